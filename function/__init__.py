@@ -1,0 +1,1 @@
+"""Rows in, tickets out: the function between Hasura and ServiceNow."""

@@ -1,0 +1,283 @@
+"""The words everyone shares: what came in, what a rule makes of it, what followed, what went wrong.
+
+Pure: nothing here reads a clock, a file or a socket.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
+from enum import StrEnum
+from typing import TypeAlias
+
+Json: TypeAlias = "bool | int | float | Decimal | str | list[Json] | dict[str, Json] | None"
+Row: TypeAlias = "dict[str, Json]"
+
+
+class Op(StrEnum):
+    """What happened to the row: Hasura's own words."""
+
+    INSERT = "INSERT"
+    UPDATE = "UPDATE"
+    DELETE = "DELETE"
+    MANUAL = "MANUAL"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened at a source, verified and parsed.
+
+    *source* is spelled as rules spell it: ``hasura/public.outages``, ``cron/NAME``.
+    *old* and *new* are the row's images; either may be None, and *new* of a MANUAL may be any JSON.
+    *entered_at* is the sender's idea of when, in UTC as far as it says so; None when it said nothing readable.
+    *content* is a digest of source, op and images: an event is known by id **and** content.
+    *body* is the text as it was received, kept so that a dead letter can be replayed.
+    """
+
+    id: str
+    source: str
+    op: Op
+    old: Json
+    new: Json
+    content: str
+    body: str
+    trigger: str = ""
+    entered_at: datetime | None = None
+    current_retry: int = 0
+    max_retries: int = 0
+    session_variables: Mapping[str, str] = field(default_factory=dict)
+    trace_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Wants:
+    """What a rule wants said when a row is at one place: a function of the row, rendered when it was heard.
+
+    *fields* holds text as ServiceNow takes it, references still by the name the rule gave.
+    *close* holds ``close_code`` and ``close_notes``, for when *resolved* or *gone*.
+    """
+
+    when: bool
+    resolved: bool
+    gone: bool
+    fields: Mapping[str, str]
+    close: Mapping[str, str]
+
+
+class Kind(StrEnum):
+    """Whether trying again can help."""
+
+    TRANSIENT = "transient"  # not done; trying again may help
+    IN_DOUBT = "in doubt"  # sent, and perhaps done: look before believing either
+    PERMANENT = "permanent"  # trying the same again cannot help
+
+
+class Reason(StrEnum):
+    """Why an outcome is not simply done. A closed list: it stands in answers that Hasura stores."""
+
+    # nothing to do
+    WHEN_FALSE = "when_false"
+    NOT_CREATED = "not_created_by_this_op"
+    ALREADY_RESOLVED = "already_resolved"
+    ROW_GONE = "row_gone"
+    TICKET_CLOSED = "ticket_closed"
+    TICKET_MISSING = "ticket_missing"
+    # ServiceNow as a whole, or the way there
+    UNREACHABLE = "servicenow_unreachable"
+    TIMEOUT = "servicenow_timeout"
+    UNAVAILABLE = "servicenow_unavailable"
+    HIBERNATING = "servicenow_hibernating"
+    OVERLOADED = "servicenow_overloaded"
+    RATE_LIMITED = "servicenow_rate_limited"
+    UNAUTHORIZED = "servicenow_unauthorized"
+    NOT_SERVICENOW = "not_servicenow"
+    BAD_ANSWER = "servicenow_bad_answer"
+    IN_DOUBT = "in_doubt"
+    # ServiceNow said no
+    ACL = "refused_by_acl"
+    BUSINESS_RULE = "refused_by_business_rule"
+    DATA_POLICY = "refused_by_data_policy"
+    INSERT_FAILED = "insert_failed"
+    REFUSED = "refused_by_servicenow"
+    CONFLICT = "sys_id_conflict"
+    MISSING = "ticket_not_found"
+    UNKNOWN_REFERENCE = "unknown_reference"
+    # the rules and the event
+    BAD_MAPPING = "bad_mapping"
+    UNKNOWN_VALUE = "unknown_value"
+    BAD_KEY = "bad_key"
+    NO_RULE = "no_rule"
+    NOT_A_ROW = "not_a_row"
+    # ourselves
+    BUSY = "key_busy"
+    NO_CAPACITY = "no_capacity"
+    DEADLINE = "deadline"
+    GAVE_UP = "gave_up"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why something was not done.
+
+    *hint* is a sentence for a human that says what to check; it holds no secret and nothing of a row.
+    *words* are the remote's own, cut short: for the ledger, the console and the mail, never for a log or an answer.
+    *retry_after_seconds* is what the remote asked for, where it did. *status* is its HTTP status, 0 without one.
+    """
+
+    kind: Kind
+    reason: Reason
+    hint: str
+    words: str = ""
+    retry_after_seconds: float | None = None
+    status: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one event means for one key of one rule: the row left a place and entered another.
+
+    *left* and *entered* are place digests (see trail.py). *left* is None where the event does not say (MANUAL).
+    *wants* belongs to the place entered; a Failure where the rule could not be rendered for it.
+    *was_resolved* and *was_wanted* say what the rule said of the place left (False where there was none).
+    *order* is the rule's ``order_by`` for the image that carries the step, None without one.
+    """
+
+    key: str
+    op: Op
+    left: str | None
+    entered: str
+    wants: Wants | Failure
+    was_resolved: bool = False
+    was_wanted: bool = False
+    order: Json = None
+
+
+class Status(StrEnum):
+    """What followed for one rule and key."""
+
+    CREATED = "created"
+    UPDATED = "updated"
+    RESOLVED = "resolved"
+    REOPENED = "reopened"
+    UNCHANGED = "unchanged"
+    SUPERSEDED = "superseded"
+    SKIPPED = "skipped"
+    RETRYING = "retrying"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What followed for one rule and key. *retry_at* is UNIX seconds, for RETRYING only."""
+
+    rule: str
+    key: str
+    status: Status
+    ticket: str = ""
+    reason: Reason | None = None
+    retry_at: float | None = None
+
+
+def text(value: Json) -> str:
+    """Spell *value* as a ticket shows it.
+
+    Nothing is ``""``, truth is ``true`` or ``false`` (as the Table API has it), a number is exact and without an
+    exponent, a list or an object is JSON.
+    """
+    match value:
+        case None:
+            return ""
+        case str():
+            return value
+        case bool():
+            return "true" if value else "false"
+        case Decimal():
+            return format(value, "f")
+        case int() | float():
+            return str(value)
+        case _:
+            return _json_text(value)
+
+
+def canonical(value: Json) -> str:
+    """Spell *value* so that two spellings of the same data are one: for digests, not for people.
+
+    A column that is null is the same as one that is absent (MSSQL leaves NULL columns out); a time with an offset is
+    its instant (a session's time zone changes the offset, not the time); 1.50 is 1.5; keys are sorted.
+    """
+    if isinstance(value, dict):
+        value = {column: inner for column, inner in value.items() if inner is not None}
+    return json.dumps(_canonical(value), ensure_ascii=True, sort_keys=True, separators=(",", ":"))
+
+
+def digest(*parts: str) -> str:
+    """128 bits that stand for *parts*, as 32 hex digits."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+_INSTANT = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d(?::?\d\d){0,2})?", re.ASCII
+)
+
+
+def instant(written: str) -> datetime | None:
+    """Read an ISO time with 0-9 fractional digits and any offset, as UTC; without a zone it is taken for UTC.
+
+    None when it is no such time. Digits beyond the microsecond are dropped.
+    """
+    found = _INSTANT.fullmatch(written.strip())
+    if found is None:
+        return None
+    year, month, day, hour, minute, second = (int(part) for part in found.groups()[:6])
+    fraction, zone = found.groups()[6:]
+    try:
+        local = datetime(year, month, day, hour, minute, second, int((fraction or "0")[:6].ljust(6, "0")), tzinfo=UTC)
+        return local - _offset(zone)
+    except (ValueError, OverflowError):
+        return None
+
+
+_ZONED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d(?::\d\d){0,2})", re.ASCII)
+# Exact whatever the number of digits.
+_EXACT = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)
+
+
+def _offset(zone: str | None) -> timedelta:
+    if zone is None or zone == "Z":
+        return timedelta()
+    digits = zone[1:].replace(":", "").ljust(6, "0")
+    span = timedelta(hours=int(digits[:2]), minutes=int(digits[2:4]), seconds=int(digits[4:6]))
+    return -span if zone[0] == "-" else span
+
+
+def _canonical(value: Json) -> Json:
+    match value:
+        case dict():
+            return {column: _canonical(inner) for column, inner in value.items()}
+        case list():
+            return [_canonical(inner) for inner in value]
+        case bool() | None:
+            return value
+        case int() | float() | Decimal():
+            return {"#": format(Decimal(str(value)).normalize(_EXACT), "f")}
+        case str() if _ZONED.fullmatch(value):
+            when = instant(value)
+            return {"@": when.isoformat()} if when else value
+        case _:
+            return value
+
+
+def _json_text(value: Json) -> str:
+    # json.dumps has no exact numbers: a Decimal would have to become a float first.
+    match value:
+        case dict():
+            return "{" + ", ".join(f"{_json_text(name)}: {_json_text(v)}" for name, v in value.items()) + "}"
+        case list():
+            return "[" + ", ".join(map(_json_text, value)) + "]"
+        case Decimal():
+            return format(value, "f")
+        case _:
+            return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,1 @@
+"""Each source: a request, verified and parsed into an Event."""

@@ -1,0 +1,1 @@
+"""Each target: one kind of effect."""

@@ -1,0 +1,210 @@
+"""Where a row is, from the steps heard of, in whatever order they were heard (DESIGN.md, P2).
+
+A row's images are places, an event is a step from one to another, and a row is where its trail ends: the place with
+more arrivals than departures. Pure: a trail is a value; hearing a step gives a new one.
+"""
+
+import json
+import re
+from dataclasses import dataclass, replace
+from datetime import datetime
+from decimal import Decimal
+from typing import Final
+
+from function.event import Json, Step, canonical, digest, instant
+
+# Before its INSERT a row is not yet; after its DELETE it is no more. They are two places, so that a step that we
+# were never told of cannot hide a deletion. No digest is spelled like them.
+NOT_YET: Final = "not yet"
+GONE: Final = "gone"
+
+# A trigger that does not listen to every column leaves gaps, hence places left over. 32 outlives any burst of
+# reordered events and keeps a row's evidence at a few kilobytes.
+PLACES_MAX: Final = 32
+
+
+_NUMBER = re.compile(r"-?\d{1,100}(\.\d{1,100})?", re.ASCII)
+
+
+def place(*images: Json) -> str:
+    """The digest of a place: the same for every spelling of the same image."""
+    return digest(*(canonical(image) for image in images))
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """When a place was entered, by each of the clocks there are.
+
+    *order* is what the rule's ``order_by`` gave (None without one), *sent_at* the event's ``created_at`` in UNIX
+    seconds (None when unreadable), *heard* the number of steps heard on this trail before.
+    """
+
+    order: Json
+    sent_at: float | None
+    heard: int
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place on the trail. *balance* is arrivals less departures; *wants* is what the rule wants said there, as JSON
+    text, rendered when it was heard; *stated* marks a place that a MANUAL named without a step; *touched* is the number
+    of the last step that entered or left it."""
+
+    digest: str
+    balance: int = 0
+    entered: Entered | None = None
+    wants: str = ""
+    stated: bool = False
+    touched: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Trail:
+    """All that is remembered of a row's steps. *heard* counts the steps."""
+
+    places: tuple[Place, ...] = ()
+    heard: int = 0
+
+    def find(self, name: str) -> Place | None:
+        return next((known for known in self.places if known.digest == name), None)
+
+
+def hear(trail: Trail, step: Step, wants: str, *, sent_at: datetime | None) -> Trail:
+    """Count *step* into *trail*. The caller sees to it that one event is counted once.
+
+    *wants* is what the rule wants said at the place entered. MANUAL (a step without a place left) moves no balance: it
+    states where the row is.
+    """
+    entered = Entered(step.order, sent_at.timestamp() if sent_at else None, trail.heard)
+    places = {known.digest: known for known in trail.places}
+    if step.left is not None:
+        left = places.get(step.left, Place(step.left))
+        # Leaving a place uses up the statement that the row is there.
+        places[step.left] = replace(left, balance=left.balance - 1, stated=False, touched=trail.heard)
+    reached = places.get(step.entered, Place(step.entered))
+    # Entered twice: the later time counts, whichever was heard first.
+    latest = entered if reached.entered is None or _later(entered, reached.entered) else reached.entered
+    places[step.entered] = replace(
+        reached,
+        balance=reached.balance + (step.left is not None),
+        entered=latest,
+        wants=wants,
+        stated=reached.stated or step.left is None,
+        touched=trail.heard,
+    )
+    return _tidy(Trail(tuple(places.values()), trail.heard + 1))
+
+
+def restate(trail: Trail, name: str, wants: str) -> Trail:
+    """Replace what is wanted at the place *name*: an event already counted was rendered anew (the rules changed)."""
+    return replace(
+        trail,
+        places=tuple(
+            replace(known, wants=wants) if known.digest == name and known.entered else known for known in trail.places
+        ),
+    )
+
+
+def end(trail: Trail) -> Place | None:
+    """The place where the row is, None when nothing was heard.
+
+    One place with a surplus is the answer, whatever the clocks say. Several (a step not heard of, yet or ever), none
+    (a round trip) or a later statement: the latest entered.
+    """
+    surplus = [known for known in trail.places if known.balance > 0]
+    stated = [known for known in trail.places if known.stated]
+    candidates = surplus + stated or [known for known in trail.places if known.entered]
+    latest: Place | None = None
+    for known in candidates:
+        if latest is None or _later_place(known, latest):
+            latest = known
+    return latest
+
+
+def _later_place(one: Place, other: Place) -> bool:
+    if one.entered is None or other.entered is None:
+        return one.entered is not None
+    return _later(one.entered, other.entered)
+
+
+def _later(one: Entered, other: Entered) -> bool:
+    """Whether *one* is after *other*: by ``order_by`` where both have it, else by ``created_at``, else by arrival."""
+    for mine, theirs in ((_sortable(one.order), _sortable(other.order)), (one.sent_at, other.sent_at)):
+        if mine is not None and theirs is not None and type(mine) is type(theirs) and mine != theirs:
+            return bool(mine > theirs)  # type: ignore[operator]  # same type, and sortable by construction
+    return one.heard > other.heard
+
+
+def _sortable(order: Json) -> float | Decimal | datetime | str | None:
+    """``order_by`` as what it is, not as text: 10 is after 9, and 08:00+02:00 before 07:00Z."""
+    match order:
+        case bool() | None:
+            return None
+        case int() | Decimal() | float():
+            return Decimal(str(order))
+        case str():
+            # A bigint arrives as text where Hasura stringifies numbers.
+            return instant(order) or (Decimal(order) if _NUMBER.fullmatch(order) else order)
+        case _:
+            return None
+
+
+def _tidy(trail: Trail) -> Trail:
+    """Drop what no longer matters: balanced places but the latest entered, and all but the newest PLACES_MAX."""
+    last = end(replace(trail, places=tuple(replace(known, balance=0, stated=False) for known in trail.places)))
+    newest_statement = end(Trail(tuple(known for known in trail.places if known.stated)))
+    kept = []
+    for known in trail.places:
+        stated = known.stated and newest_statement is not None and known.digest == newest_statement.digest
+        if known.balance or stated or (last is not None and known.digest == last.digest):
+            kept.append(replace(known, stated=stated))
+    newest = sorted(kept, key=lambda known: known.touched)[-PLACES_MAX:]
+    return replace(trail, places=tuple(known for known in kept if known in newest))
+
+
+def to_json(trail: Trail) -> str:
+    """Write *trail* for the ledger."""
+    places = [
+        {
+            "digest": known.digest,
+            "balance": known.balance,
+            "entered": known.entered and [_tagged(known.entered.order), known.entered.sent_at, known.entered.heard],
+            "wants": known.wants,
+            "stated": known.stated,
+            "touched": known.touched,
+        }
+        for known in trail.places
+    ]
+    return json.dumps({"heard": trail.heard, "places": places}, separators=(",", ":"))
+
+
+def from_json(written: str) -> Trail:
+    """Read what to_json wrote; an empty text is an empty trail."""
+    if not written:
+        return Trail()
+    read = json.loads(written)
+    return Trail(
+        tuple(
+            Place(
+                entry["digest"],
+                entry["balance"],
+                entry["entered"] and Entered(_untagged(entry["entered"][0]), entry["entered"][1], entry["entered"][2]),
+                entry["wants"],
+                entry["stated"],
+                entry["touched"],
+            )
+            for entry in read["places"]
+        ),
+        read["heard"],
+    )
+
+
+def _tagged(order: Json) -> dict[str, str] | str | None:
+    """An ``order_by`` value as JSON that keeps a number exact."""
+    if isinstance(order, int | float | Decimal) and not isinstance(order, bool):
+        return {"number": str(order)}
+    return order if isinstance(order, str) else None
+
+
+def _untagged(tagged: dict[str, str] | str | None) -> Json:
+    return Decimal(tagged["number"]) if isinstance(tagged, dict) else tagged

@@ -1,0 +1,1 @@
+"""The outside world in miniature, for `make run` and the tests."""
