@@ -35,6 +35,7 @@ class Event:
     *entered_at* is the sender's idea of when, in UTC as far as it says so; None when it said nothing readable.
     *content* is a digest of source, op and images: an event is known by id **and** content.
     *body* is the text as it was received, kept so that a dead letter can be replayed.
+    *absent_is_null*: MSSQL leaves NULL columns out of its images, so a column not there is null.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Event:
     max_retries: int = 0
     session_variables: Mapping[str, str] = field(default_factory=dict)
     trace_id: str = ""
+    absent_is_null: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +263,9 @@ def _canonical(value: Json) -> Json:
             return [_canonical(inner) for inner in value]
         case bool() | None:
             return value
-        case int() | float() | Decimal():
+        case int():
+            return {"#": str(value)}
+        case float() | Decimal():
             return {"#": format(Decimal(str(value)).normalize(_EXACT), "f")}
         case str() if _ZONED.fullmatch(value):
             when = instant(value)

@@ -1,0 +1,193 @@
+"""python -m function …: what operators do from a shell."""
+
+import os
+import sys
+from collections import Counter
+from datetime import UTC, datetime
+from typing import BinaryIO
+
+import click
+
+from function.app import App, build, read_rules
+from function.database import Database, LedgerUnavailable
+from function.event import Event, Failure, Status, instant
+from function.log import start_logging
+from function.rules import Rule, Rules, RulesError
+from function.settings import Settings, SettingsError, load
+from function.sources import hasura
+from function.targets.ticket import address, correlation_id
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def commands() -> None:
+    """Rows in, tickets out: the function between Hasura and ServiceNow."""
+
+
+@commands.command()
+def migrate() -> None:
+    """Bring the ledger's tables up to date."""
+    settings = _settings()
+    database = Database(settings.database_url, pool_size=1)
+    try:
+        applied = database.migrate()
+    except LedgerUnavailable as error:
+        raise click.ClickException(f"{error}: check DATABASE_URL") from error
+    finally:
+        database.close()
+    done = ", ".join(f"{number:04}" for number in applied)
+    click.echo(f"applied migration {done}" if applied else "the ledger is up to date")
+
+
+@commands.command()
+@click.option("--offline", is_flag=True, help="Settings and rules only; asks no other system.")
+def check(*, offline: bool) -> None:
+    """Check settings and rules, every fault at once; the exit status is 1 when there is one."""
+    if not offline:
+        raise click.UsageError(
+            "this version checks offline only: `python -m function check --offline`. "
+            "Checking against the ServiceNow instance is not there yet."
+        )
+    faults: list[str] = []
+    settings: Settings | None = None
+    try:
+        settings = load(os.environ)
+    except SettingsError as error:
+        faults += error.faults
+    rules_file = settings.rules_file if settings else os.environ.get("RULES_FILE") or "rules.yaml"
+    rules: Rules | None = None
+    try:
+        rules = read_rules(rules_file, os.environ)
+    except RulesError as error:
+        faults += error.faults
+    for fault in faults:
+        click.echo(fault, err=True)
+    if faults or settings is None or rules is None:
+        click.echo(f"{len(faults)} to put right", err=True)
+        sys.exit(1)
+    if not settings.hasura_event_secrets:
+        click.echo("warning: HASURA_EVENT_SECRETS is not set: every event will be answered 401")
+    if not settings.smtp_url:
+        click.echo("warning: SMTP_URL is not set: failures will be kept, but nobody is mailed")
+    click.echo(f"settings: in order ({settings.source_name} to {settings.servicenow_instance_url})")
+    click.echo(f"{rules_file}: in order, {len(rules.rules)} rule{'s' if len(rules.rules) != 1 else ''}")
+    for rule in rules.rules:
+        click.echo(f"  {rule.id}: {rule.source} -> {rule.ticket.table}")
+
+
+@commands.command()
+@click.argument("event_file", type=click.File("rb"), metavar="EVENT.json")
+def explain(event_file: BinaryIO) -> None:
+    """Say what each rule would do with the event in EVENT.json (`-` for standard input); sends nothing."""
+    environ = os.environ
+    try:
+        rules = read_rules(environ.get("RULES_FILE") or "rules.yaml", environ)
+    except RulesError as error:
+        raise click.ClickException(str(error)) from error
+    try:
+        event = hasura.parse(event_file.read())
+    except hasura.RefusedRequest as error:
+        raise click.ClickException(f"this would be answered 400: {error.message}") from error
+    click.echo(f"event {event.id}: {event.op.value} from {event.source}")
+    concerned = rules.concerning(event)
+    if not concerned:
+        click.echo("no rule wants it: it would be answered 422, kept as a dead letter and mailed")
+    for rule in concerned:
+        _explain_rule(rule, event, environ.get("SOURCE_NAME") or "SOURCE_NAME")
+
+
+def _explain_rule(rule: Rule, event: Event, source_name: str) -> None:
+    click.echo(f"\nrule {rule.id} (line {rule.line})")
+    if event.op not in rule.ops:
+        click.echo(f"  nothing: its ops do not name {event.op.value}")
+        return
+    steps = rule.steps(event)
+    if not steps:
+        click.echo("  nothing: its each gives no element")
+    for step in steps:
+        if isinstance(step.wants, Failure):
+            click.echo(f"  dead letter ({step.wants.reason.value}): {step.wants.hint}")
+            continue
+        wants, ticket = step.wants, rule.ticket
+        correlation = correlation_id(source_name, rule.id, step.key)
+        click.echo(f"  key {step.key}: {step.op.value}, {ticket.table} {correlation}")
+        click.echo(f"    sys_id {address(ticket.table, correlation, 0)} (its first ticket)")
+        if wants.gone:
+            click.echo(f"    the row is gone: on_delete is {ticket.on_delete}")
+            continue
+        if not wants.when:
+            click.echo("    when is false: opens no ticket; one that exists is kept in step")
+        elif step.op not in ticket.creates:
+            click.echo(f"    {step.op.value} opens no ticket here (creates); one that exists is kept in step")
+        if wants.resolved:
+            click.echo("    resolve_when is true: the ticket is resolved")
+            for field, value in wants.close.items():
+                click.echo(f"    {field}: {_shown(value)}")
+        for field, value in wants.fields.items():
+            click.echo(f"    {field}: {_shown(value)}")
+
+
+def _shown(value: str) -> str:
+    lines = value.splitlines() or [""]
+    return lines[0] + (f" (and {len(lines) - 1} more lines)" if len(lines) > 1 else "")
+
+
+@commands.command()
+@click.argument("events", nargs=-1, metavar="ID…")
+@click.option("--failed", is_flag=True, help="Every dead letter.")
+@click.option("--since", metavar="T", help="Of --failed: those that died at or after this ISO time (UTC).")
+@click.option("--rule", metavar="R", help="Of this rule only.")
+def replay(events: tuple[str, ...], *, failed: bool, since: str | None, rule: str | None) -> None:
+    """Deliver dead letters again, by the rules as they are now. Safe to repeat: what is done is not done twice."""
+    if bool(events) == failed:
+        raise click.UsageError("name the events to replay, or give --failed (and not both)")
+    if events and since:
+        raise click.UsageError("--since goes with --failed")
+    moment = instant(since if since is None or "T" in since else f"{since}T00:00:00") if since else None
+    if since and moment is None:
+        raise click.UsageError("--since takes an ISO time such as 2026-11-21T08:00:00Z")
+    app = _app()
+    try:
+        tally = _replay(app, events, since=moment.timestamp() if moment else None, rule=rule)
+    except LedgerUnavailable as error:
+        raise click.ClickException(f"{error}: check DATABASE_URL; nothing was lost, replay again") from error
+    finally:
+        app.close()
+    click.echo(", ".join(f"{count} {what}" for what, count in tally.items()) or "nothing to replay")
+    if tally["dead"] or tally["retrying"] or tally["unknown"]:
+        sys.exit(1)
+
+
+def _replay(app: App, events: tuple[str, ...], *, since: float | None, rule: str | None) -> Counter[str]:
+    tally: Counter[str] = Counter()
+    letters = app.ledger.dead_letters(events=events, since=since, rule=rule)
+    for event in events:
+        if not any(letter.event == event for letter in letters):
+            known = app.ledger.is_known(event)
+            click.echo(f"{event}: " + ("already done" if known else "not in the ledger"), err=not known)
+            tally["already done" if known else "unknown"] += 1
+    bodies = {letter.event: letter.body for letter in letters}
+    for number, (event_id, body) in enumerate(bodies.items(), start=1):
+        delivered = app.engine.deliver(hasura.parse(body.encode()), anew=True)
+        for outcome in delivered.outcomes:
+            tally[outcome.status.value] += 1
+            said = [outcome.status.value, outcome.ticket, outcome.reason.value if outcome.reason else ""]
+            if outcome.status is Status.RETRYING and outcome.retry_at:
+                said.append(f"after {datetime.fromtimestamp(outcome.retry_at, UTC):%Y-%m-%dT%H:%M:%SZ}")
+            where = f"{outcome.rule or 'no rule'}/{outcome.key}" if outcome.key else outcome.rule or "no rule"
+            click.echo(f"[{number}/{len(bodies)}] {event_id} {where}: {' '.join(filter(None, said))}")
+    return tally
+
+
+def _settings() -> Settings:
+    try:
+        return load(os.environ)
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _app() -> App:
+    start_logging("ERROR")
+    try:
+        return build(os.environ)
+    except (SettingsError, RulesError) as error:
+        raise click.ClickException(str(error)) from error

@@ -1,0 +1,450 @@
+"""deliver(event): match, lease, act, record. The only place that knows all the others."""
+
+import logging
+import random
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from function.event import Event, Failure, Kind, Outcome, Reason, Status, Step, Wants
+from function.ledger import UNRULED_SAMPLES_MAX, Alert, AlreadyDead, AlreadyDone, Begun, Busy, Ledger, held_fingerprint
+from function.line import HINTS, Deadline, Line, UnwellError
+from function.notices import Notices
+from function.retry import wait_seconds
+from function.rules import Rule, Rules, wants_from_json, wants_to_json
+from function.servicenow import ServiceNowError
+from function.settings import Settings
+from function.targets.references import References
+from function.targets.ticket import LeaseLost, Result, TicketWork, said, said_json
+from function.trail import end
+
+log = logging.getLogger(__name__)
+
+# A waiter polls the key's lease that long, then Hasura is asked to come back: threads and its pool are not for waiting.
+LEASE_PATIENCE_SECONDS: Final = 2.0
+# Less than this is not enough for a call to ServiceNow and its record.
+WORK_SECONDS_MIN: Final = 1.0
+# Kept back from every deadline for the record and the answer.
+ANSWER_SECONDS: Final = 2.0
+SETTLE_MAX: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """What became of an event.
+
+    *retry_after_seconds* is set when it should be sent again, and only then. *message* is for an event no rule wants.
+    """
+
+    event: str
+    outcomes: tuple[Outcome, ...]
+    retry_after_seconds: float | None
+    message: str = ""
+
+    @property
+    def dead(self) -> bool:
+        return any(outcome.status is Status.DEAD for outcome in self.outcomes)
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What an alert is about; *since* is UNIX seconds."""
+
+    rule: str
+    table: str
+    key: str
+    event: str
+    attempts: int
+    since: float
+
+
+class Engine:
+    """Delivers events by the rules; one for a process, used by many threads."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        rules: Rules,
+        ledger: Ledger,
+        line: Line,
+        notices: Notices,
+        draw: Callable[[], float],
+    ) -> None:
+        """*draw* gives the jitter: a random number in [0, 1)."""
+        self._settings = settings
+        self._rules = rules
+        self._ledger = ledger
+        self._line = line
+        self._notices = notices
+        self._draw = draw
+        self._references = References(line)
+        self._digest = f"{rules.digest[:16]}{settings.digest[:16]}"
+
+    def deliver(self, event: Event, *, anew: bool | None = None) -> Delivered:
+        """Do what the rules say of *event*, remember it, and say what followed.
+
+        *anew*: a dead letter is tried again with a new clock; by default when Hasura sends it as if for the first time
+        (a console Redeliver sets the count of retries to 0). Raises LedgerUnavailable, with nothing done that is not
+        safe to do again.
+        """
+        deadline = Deadline.after(self._settings.deadline_seconds - ANSWER_SECONDS)
+        if anew is None:
+            anew = event.current_retry == 0
+        rules = self._rules.concerning(event)
+        message = ""
+        if not rules:
+            message = self._no_rule(event)
+            outcomes = [self._unruled(event, message, anew=anew)]
+        else:
+            outcomes = [
+                self._one(event, rule, step, anew=anew, deadline=deadline)
+                for rule in rules
+                if event.op in rule.ops
+                for step in rule.steps(event)
+            ]
+            if anew:
+                # A dead letter without a key (no rule, no mapping of the key) is over when the event finds its way.
+                self._ledger.forgive(event.id, but=[(outcome.rule, outcome.key) for outcome in outcomes])
+        self._notices.flush(timeout_seconds=max(0.0, min(5.0, deadline.left())))
+        now = None
+        waits = []
+        for outcome in outcomes:
+            if outcome.status is Status.RETRYING and outcome.retry_at is not None:
+                now = self._ledger.now() if now is None else now
+                waits.append(outcome.retry_at - now)
+        for outcome in outcomes:
+            log.info(
+                "delivered",
+                extra={
+                    "event": event.id,
+                    "source": event.source,
+                    "op": event.op.value,
+                    "rule": outcome.rule,
+                    "status": outcome.status.value,
+                    "reason": outcome.reason.value if outcome.reason else None,
+                    "ticket": outcome.ticket or None,
+                },
+            )
+        return Delivered(event.id, tuple(outcomes), max(waits) if waits else None, message)
+
+    def housekeep(self) -> dict[str, int]:
+        """Do what nothing else would wake a function for: settle suspects, tell of what waits, forget what is old."""
+        deadline = Deadline.after(self._settings.deadline_seconds - ANSWER_SECONDS)
+        settled = 0
+        for rule_id, key in self._ledger.suspects(self._line.instance, most=SETTLE_MAX):
+            if deadline.left() < WORK_SECONDS_MIN:
+                break
+            rule = next((rule for rule in self._rules.rules if rule.id == rule_id), None)
+            if rule is not None and self._settle(rule, key, deadline=deadline):
+                settled += 1
+        told = 0
+        for delivery in self._ledger.long_waiting(seconds=self._settings.notify_after_seconds, most=SETTLE_MAX):
+            reason = Reason(delivery.reason) if delivery.reason else Reason.IN_DOUBT
+            failure = Failure(Kind.TRANSIENT, reason, delivery.hint, delivery.words)
+            self._ledger.long_waiting_told(
+                delivery,
+                self._alert(
+                    "waiting",
+                    failure,
+                    About(
+                        delivery.rule,
+                        _table(delivery.source),
+                        delivery.key,
+                        delivery.event,
+                        delivery.attempts,
+                        delivery.first_seen,
+                    ),
+                ),
+            )
+            told += 1
+        forgotten = self._ledger.forget_older_than(self._settings.keep_days * 86400.0)
+        mailed = self._notices.flush(timeout_seconds=max(0.0, deadline.left()))
+        return {"settled": settled, "told": told, "forgotten": forgotten, "mailed": mailed}
+
+    def complain(self, failure: Failure, *, source: str) -> None:
+        """Have people told that an authenticated request was no event: something upstream changed."""
+        self._ledger.raise_alert(self._alert("upstream", failure, About("", source, "", "", 1, self._ledger.now())))
+        self._notices.flush(timeout_seconds=5.0)
+
+    # One rule and key
+
+    def _one(self, event: Event, rule: Rule, step: Step, *, anew: bool, deadline: Deadline) -> Outcome:
+        if isinstance(step.wants, Wants) and not step.wants.when and step.op == "INSERT" and event.op == "INSERT":
+            # The common case of a row that deserves no ticket costs nothing, not even evidence.
+            return Outcome(rule.id, step.key, Status.SKIPPED, reason=Reason.WHEN_FALSE)
+        if isinstance(step.wants, Failure) and not step.key:
+            return self._keyless(event, rule, step.wants, anew=anew)
+        owner = uuid.uuid4().hex
+        started = time.monotonic()
+        beginning = self._begin(event, rule, step, owner=owner, anew=anew, deadline=deadline)
+        match beginning:
+            case AlreadyDone():
+                return Outcome(rule.id, step.key, Status.UNCHANGED, beginning.ticket)
+            case AlreadyDead():
+                reason = Reason(beginning.reason) if beginning.reason else Reason.GAVE_UP
+                return Outcome(rule.id, step.key, Status.DEAD, beginning.ticket, reason)
+            case Busy():
+                return Outcome(
+                    rule.id,
+                    step.key,
+                    Status.RETRYING,
+                    reason=Reason.BUSY,
+                    retry_at=self._ledger.now() + max(1.0, beginning.seconds * self._draw()),
+                )
+            case Begun():
+                return self._work(event, rule, step, beginning, owner=owner, started=started, deadline=deadline)
+
+    def _begin(
+        self, event: Event, rule: Rule, step: Step, *, owner: str, anew: bool, deadline: Deadline
+    ) -> AlreadyDone | AlreadyDead | Busy | Begun:
+        patience = Deadline.after(min(LEASE_PATIENCE_SECONDS, max(0.0, deadline.left())))
+        while True:
+            beginning = self._ledger.begin(
+                event,
+                step,
+                said_json(step.wants, wants_to_json),
+                instance=self._line.instance,
+                rule=rule.id,
+                owner=owner,
+                lease_seconds=self._settings.lease_seconds,
+                digest=self._digest,
+                anew=anew,
+                with_trail=not rule.ticket.shared,
+            )
+            if not isinstance(beginning, Busy) or patience.left() <= 0:
+                return beginning
+            time.sleep(min(0.02 + 0.1 * random.random(), max(0.0, patience.left())))  # noqa: S311  # jitter
+
+    def _work(
+        self, event: Event, rule: Rule, step: Step, begun: Begun, *, owner: str, started: float, deadline: Deadline
+    ) -> Outcome:
+        place = end(begun.ticket.trail)
+        moved = place is None or place.digest == step.entered
+        wants = step.wants if place is None or moved else said(place.wants, wants_from_json)
+        work = self._ticket_work(rule, begun, owner=owner, deadline=deadline)
+        failure: Failure | None = None
+        unwell: UnwellError | None = None
+        try:
+            if isinstance(wants, Failure):
+                # The place where the row is cannot be said; the event that took it there answers for that.
+                result = Result(Status.SUPERSEDED, None)
+                failure = wants if moved else None
+            else:
+                if deadline.left() < WORK_SECONDS_MIN:
+                    raise ServiceNowError(
+                        Failure(Kind.TRANSIENT, Reason.DEADLINE, "this delivery's time was used up; the rest follows")
+                    )
+                result = work.bring(wants, step)
+        except ServiceNowError as error:
+            failure = error.failure
+            unwell = error if isinstance(error, UnwellError) else None
+        except LeaseLost:
+            return self._retrying(rule, step, Reason.BUSY, begun.now + self._settings.lease_seconds)
+        if failure is None and work.ticket.suspect_until is not None and begun.delivery.attempts > 1:
+            # What this event sent may still change the ticket: it comes back to look.
+            failure = Failure(
+                Kind.IN_DOUBT,
+                Reason.IN_DOUBT,
+                "an earlier write may still commit; the ticket is looked at again then",
+                retry_after_seconds=work.ticket.suspect_until - begun.now,
+            )
+        if failure is None:
+            if result.status in (Status.UNCHANGED, Status.SKIPPED) and not moved:
+                result = Result(Status.SUPERSEDED, None, result.odd_fields)
+            outcome = Outcome(rule.id, step.key, result.status, work.ticket.number, result.reason)
+        else:
+            outcome = self._failed(rule, step, begun, failure, work.ticket.number, started=started)
+        alerts, fingerprint = self._alerts(event, rule, step, begun, outcome, failure, unwell, work.odd_fields)
+        stands = self._ledger.finish(
+            work.ticket,
+            owner=owner,
+            event=event.id,
+            outcome=outcome,
+            failure=failure,
+            duration_seconds=time.monotonic() - started,
+            fingerprint=fingerprint,
+            alerts=alerts,
+        )
+        if not stands:
+            return self._retrying(
+                rule, step, Reason.BUSY, begun.now + 1.0 + self._settings.lease_seconds * self._draw()
+            )
+        return outcome
+
+    def _ticket_work(self, rule: Rule, begun: Begun, *, owner: str, deadline: Deadline) -> TicketWork:
+        return TicketWork(
+            rule.ticket,
+            begun.ticket,
+            line=self._line,
+            ledger=self._ledger,
+            references=self._references,
+            owner=owner,
+            source_name=self._settings.source_name,
+            now=begun.now,
+            deadline=deadline,
+        )
+
+    def _failed(
+        self, rule: Rule, step: Step, begun: Begun, failure: Failure, number: str, *, started: float
+    ) -> Outcome:
+        """The outcome of a failure: to be tried again, or given up on."""
+        if failure.kind is Kind.PERMANENT:
+            return Outcome(rule.id, step.key, Status.DEAD, number, failure.reason)
+        now = begun.now + time.monotonic() - started
+        if now - begun.delivery.first_seen > self._settings.retry_for_seconds:
+            return Outcome(rule.id, step.key, Status.DEAD, number, Reason.GAVE_UP)
+        wait = wait_seconds(begun.delivery.attempts, self._draw(), at_least=failure.retry_after_seconds or 0.0)
+        return Outcome(rule.id, step.key, Status.RETRYING, number, failure.reason, now + max(1.0, wait))
+
+    def _retrying(self, rule: Rule, step: Step, reason: Reason, retry_at: float) -> Outcome:
+        return Outcome(rule.id, step.key, Status.RETRYING, reason=reason, retry_at=retry_at)
+
+    # What people are told
+
+    def _alerts(
+        self,
+        event: Event,
+        rule: Rule,
+        step: Step,
+        begun: Begun,
+        outcome: Outcome,
+        failure: Failure | None,
+        unwell: UnwellError | None,
+        odd_fields: frozenset[str],
+    ) -> tuple[list[Alert], str]:
+        """The alerts of one outcome, and the fingerprint of the one that the delivery belongs to."""
+        alerts = []
+        fingerprint = ""
+        delivery = begun.delivery
+        about = About(rule.id, _table(event.source), step.key, event.id, delivery.attempts, delivery.first_seen)
+        if odd_fields:
+            names = ", ".join(sorted(odd_fields))
+            odd = Failure(
+                Kind.PERMANENT,
+                Reason.REFUSED,
+                f"ServiceNow returned something else than was sent for: {names}. A business rule, an ACL, a choice "
+                "list, an unknown column or a reference that it does not know may be why",
+            )
+            alerts.append(self._alert("field", odd, about, fields=sorted(odd_fields)))
+        if failure is not None and outcome.status is Status.DEAD:
+            dead = self._alert("dead", replace(failure, reason=outcome.reason or failure.reason), about)
+            alerts.append(dead)
+            fingerprint = dead.fingerprint
+        if failure is not None and unwell is not None:
+            alerts.append(self._held(failure, unwell, about))
+        if failure is not None and outcome.status is Status.RETRYING:
+            age = begun.now - begun.delivery.first_seen
+            # An outage has its own alert; this one is for an event that fails while others get through.
+            alone = unwell is None or unwell.since - begun.delivery.first_seen > self._settings.notify_after_seconds
+            if age >= self._settings.notify_after_seconds and alone:
+                waiting = self._alert("waiting", failure, about)
+                alerts.append(waiting)
+                fingerprint = waiting.fingerprint
+            elif begun.delivery.fingerprint:
+                fingerprint = begun.delivery.fingerprint
+        return alerts, fingerprint
+
+    def _held(self, failure: Failure, unwell: UnwellError, about: About) -> Alert:
+        at_once = unwell.kind == "auth"
+        alert = self._alert(
+            "held", replace(failure, hint=failure.hint or HINTS[unwell.kind]), replace(about, since=unwell.since)
+        )
+        return replace(
+            alert,
+            fingerprint=held_fingerprint(self._line.instance, unwell.kind),
+            wait_seconds=0.0 if at_once else self._settings.notify_after_seconds,
+        )
+
+    def _alert(self, kind: str, failure: Failure, about: About, *, fields: Sequence[str] = ()) -> Alert:
+        """An alert about one delivery. Its fingerprint is what went wrong, not where."""
+        fingerprint = " ".join(
+            [kind, about.rule or about.table, failure.reason.value, *(fields or [failure.hint[:120]])]
+        )
+        facts = {
+            "source_name": self._settings.source_name,
+            "instance": self._line.instance,
+            "rule": about.rule,
+            "table": about.table,
+            "key": about.key,
+            "event": about.event,
+            "reason": failure.reason.value,
+            "hint": failure.hint,
+            "words": failure.words,
+            "attempts": about.attempts,
+            "fields": list(fields),
+        }
+        return Alert(fingerprint, kind, facts, about.since, episode=kind in ("held", "waiting", "unruled"))
+
+    # Events without a ticket
+
+    def _keyless(self, event: Event, rule: Rule, failure: Failure, *, anew: bool) -> Outcome:
+        alert = self._alert("dead", failure, About(rule.id, _table(event.source), "", event.id, 1, self._ledger.now()))
+        outcome = Outcome(rule.id, "", Status.DEAD, reason=failure.reason)
+        return self._ledger.record_without_ticket(event, outcome, failure, digest=self._digest, anew=anew, alert=alert)
+
+    def _no_rule(self, event: Event) -> str:
+        trigger = f" (trigger {event.trigger})" if event.trigger else ""
+        return (
+            f"no rule in {self._settings.rules_file} is `from: {event.source}`{trigger}: "
+            "write one, or remove the trigger that sends this"
+        )
+
+    def _unruled(self, event: Event, message: str, *, anew: bool) -> Outcome:
+        failure = Failure(Kind.PERMANENT, Reason.NO_RULE, message)
+        alert = self._alert("unruled", failure, About("", _table(event.source), "", event.id, 1, self._ledger.now()))
+        outcome = Outcome("", "", Status.DEAD, reason=Reason.NO_RULE)
+        return self._ledger.record_without_ticket(
+            event, outcome, failure, digest=self._digest, anew=anew, alert=alert, samples_max=UNRULED_SAMPLES_MAX
+        )
+
+    # Looking again
+
+    def _settle(self, rule: Rule, key: str, *, deadline: Deadline) -> bool:
+        owner = uuid.uuid4().hex
+        leased = self._ledger.begin_settling(
+            instance=self._line.instance,
+            rule=rule.id,
+            key=key,
+            owner=owner,
+            lease_seconds=self._settings.lease_seconds,
+        )
+        if leased is None:
+            return False
+        ticket, now = leased
+        place = end(ticket.trail)
+        work = TicketWork(
+            rule.ticket,
+            ticket,
+            line=self._line,
+            ledger=self._ledger,
+            references=self._references,
+            owner=owner,
+            source_name=self._settings.source_name,
+            now=now,
+            deadline=deadline,
+        )
+        wants = said(place.wants, wants_from_json) if place is not None else None
+        settled = False
+        try:
+            if isinstance(wants, Wants):
+                work.bring(wants, None)
+                settled = True
+            else:
+                # The row shares its ticket, or what it wants cannot be said: there is nothing to put right.
+                work.ticket = replace(work.ticket, suspect_until=None, suspect_fields=frozenset())
+        except ServiceNowError as error:
+            log.warning(
+                "a ticket could not be looked at", extra={"rule": rule.id, "reason": error.failure.reason.value}
+            )
+        except LeaseLost:
+            return False
+        self._ledger.let_go(work.ticket, owner=owner)
+        return settled
+
+
+def _table(source: str) -> str:
+    """``public.outages`` of ``hasura/public.outages``; a source without a table is its own name."""
+    return source.partition("/")[2] or source

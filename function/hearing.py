@@ -1,0 +1,397 @@
+"""What an event means by a rule: for each key, where the row was, where it is, and what its ticket should say.
+
+Pure, and never at a loss: what cannot be rendered is a Failure that names the place in the rules file and nothing of
+the row.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from function import trail
+from function.event import Event, Failure, Json, Kind, Op, Reason, Row, Step, Wants, canonical
+from function.templates import Allowance, Image, Template, Unrendered
+
+# A key stands in the ledger's primary key, in answers and in mails.
+KEY_CHARACTERS_MAX: Final = 255
+# Each element is a ticket, and each ticket a call: no delivery has time for more.
+ELEMENTS_MAX: Final = 500
+# Processor time granted beyond one row's; an element of ten fields takes a fraction of it.
+ELEMENT_SECONDS: Final = 0.002
+
+# What ServiceNow cuts silently is cut visibly (facts/servicenow.md, 4.1).
+FIELD_CHARACTERS_MAX: Final = {"short_description": 160}
+OTHER_FIELD_CHARACTERS_MAX: Final = 4000
+
+CLOSE_CODE: Final = "Solution provided"
+CLOSE_NOTES_RESOLVED: Final = "Resolved in the app"
+CLOSE_NOTES_GONE: Final = "The row was deleted in the app"
+
+
+class _Unsaid(Exception):  # noqa: N818  # what happened, not whose error it is
+    """A part of a rule gave nothing for this row."""
+
+    def __init__(self, where: str, sentence: str, reason: Reason = Reason.BAD_MAPPING) -> None:
+        super().__init__(sentence)
+        self.failure = Failure(Kind.PERMANENT, reason, f"{where}: {sentence}")
+
+
+@dataclass(frozen=True, slots=True)
+class Saying:
+    """A template and where it stands, as ``rules.yaml:17: rules[0].ticket.key``."""
+
+    template: Template
+    where: str
+
+    def value(self, names: Mapping[str, Any], allowance: Allowance) -> Any:
+        try:
+            return self.template.value(names, allowance)
+        except Unrendered as why:
+            raise _Unsaid(self.where, why.sentence, why.reason) from None
+
+    def text(self, names: Mapping[str, Any], allowance: Allowance, *, nulls: bool = True) -> str:
+        try:
+            return self.template.text(names, allowance, nulls=nulls)
+        except Unrendered as why:
+            raise _Unsaid(self.where, why.sentence, why.reason) from None
+
+
+@dataclass(frozen=True, slots=True)
+class TicketRule:
+    """How a rule's tickets live. *resolves*: the rule says when a row is well again."""
+
+    table: str
+    shared: bool
+    creates: frozenset[Op]
+    after_close: str
+    on_delete: str
+    on_missing: str
+    fields: tuple[str, ...]
+    resolves: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sayings:
+    key: Saying
+    fields: Mapping[str, Saying]
+    when: Saying | None
+    each: Saying | None
+    resolve_when: Saying | None
+    close_code: Saying | None
+    close_notes: Saying | None
+    order_by: Saying | None
+
+    def all(self) -> Iterator[Saying]:
+        others = (self.when, self.each, self.resolve_when, self.close_code, self.close_notes, self.order_by)
+        yield from (self.key, *self.fields.values())
+        yield from (saying for saying in others if saying is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Which rows become which tickets. *line* is where it stands, *where* says so in words."""
+
+    name: str
+    id: str
+    source: str
+    trigger: str
+    ops: frozenset[Op]
+    line: int
+    where: str
+    ticket: TicketRule
+    sayings: Sayings = field(repr=False)
+    env: Mapping[str, str] = field(repr=False)  # may hold secrets
+
+    def steps(self, event: Event) -> list[Step]:
+        """What *event* means for each key. Never raises: what cannot be rendered is a Step that wants a Failure.
+
+        Its key is empty where the key itself could not be rendered; there is one such Step at most.
+        """
+        try:
+            return _Hearing(self, event).steps()
+        except _Unsaid as unsaid:
+            failure = unsaid.failure
+        except (RecursionError, MemoryError, ArithmeticError, ValueError):
+            # Images that cannot even be compared: ten thousand lists in each other, a number without end.
+            failure = Failure(Kind.PERMANENT, Reason.BAD_MAPPING, f"{self.where}: the row is nested too deeply")
+        return [Step("", event.op, None, event.content, failure)]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The rules of a file. *digest* stands for its text and the values of the variables that it names."""
+
+    rules: tuple[Rule, ...]
+    digest: str
+
+    def concerning(self, event: Event) -> tuple[Rule, ...]:
+        """The rules whose `from` and `trigger` fit; which of them hear this op is not asked here."""
+        return tuple(rule for rule in self.rules if rule.source == event.source and rule.trigger in ("", event.trigger))
+
+
+class _Hearing:
+    """One event as one rule hears it."""
+
+    def __init__(self, rule: Rule, event: Event) -> None:
+        self.rule = rule
+        self.sayings = rule.sayings
+        self.event = event
+        self.allowance = Allowance()
+        self.old: Row | None = None
+        self.new: Row | None = None
+        if event.op is Op.DELETE or (event.op is Op.UPDATE and event.old is not None):
+            self.old = self._row(event.old, "old")
+        if event.op is not Op.DELETE:
+            self.new = self._row(event.new, "new")
+        self.old_place = trail.place(self.old)
+        self.new_place = trail.place(self.new)
+        self.known = None if event.absent_is_null else {*(self.old or ()), *(self.new or ())}
+        self.names = {
+            "old": Image(self.old, self.known),
+            "new": Image(self.new, self.known),
+            "op": event.op.value,
+            "changed": _changed(self.old, self.new) if self._asks("changed") else [],
+            "event": _described(event),
+            "env": rule.env,
+        }
+
+    def steps(self) -> list[Step]:
+        before: dict[str, Json] = {}
+        failure = None
+        if self.old is not None:
+            before, failure = self._keys(self.old)
+        after: dict[str, Json] = {}
+        if self.new is not None:
+            # An old image whose key cannot be rendered never had a ticket: only the new one's failure counts.
+            after, failure = self._keys(self.new)
+        steps = []
+        if self.old is not None and (self.new is None or failure is None):
+            steps = [self._left(key, item, self.old) for key, item in before.items() if key not in after]
+        if self.new is not None:
+            steps += [self._entered(key, item, self.new, before) for key, item in after.items()]
+        if failure is not None:
+            steps.append(Step("", self.event.op, None, self.event.content, failure))
+        return steps
+
+    def _row(self, image: Json, which: str) -> Row:
+        if not isinstance(image, dict):
+            raise _Unsaid(
+                self.rule.where, f"the event's `{which}` is not a row but another JSON value", Reason.NOT_A_ROW
+            )
+        return image
+
+    def _asks(self, name: str) -> bool:
+        return any(name in saying.template.names for saying in self.sayings.all())
+
+    def _scope(self, image: Row, item: Json) -> dict[str, Any]:
+        return {**self.names, "row": Image(image, self.known), "item": item}
+
+    def _place(self, place: str, item: Json) -> str:
+        """The place of an element is its row's and its own: an order_by may be the row's, and so may any field."""
+        return place if self.sayings.each is None else trail.place(place, item)
+
+    def _keys(self, image: Row) -> tuple[dict[str, Json], Failure | None]:
+        """The image's keys, each with its element (None without `each`), and why one that there should be is not."""
+        found: dict[str, Json] = {}
+        failure = None
+        try:
+            elements = self._elements(image)
+        except _Unsaid as unsaid:
+            return {}, unsaid.failure
+        for item in elements:
+            names = self._scope(image, item)
+            try:
+                found[self._key(names)] = item
+            except _Unsaid as unsaid:
+                # A row that deserves no ticket needs no key.
+                if failure is None and self._is(self.sayings.when, names, without=True, unsaid=True):
+                    failure = unsaid.failure
+        return found, failure
+
+    def _elements(self, image: Row) -> list[Json]:
+        each = self.sayings.each
+        if each is None:
+            return [None]
+        elements = each.value(self._scope(image, None), self.allowance)
+        if elements is None:
+            return []
+        if not isinstance(elements, list):
+            raise _Unsaid(each.where, "is not a list")
+        if len(elements) > ELEMENTS_MAX:
+            raise _Unsaid(each.where, f"has more than {ELEMENTS_MAX} elements, too many tickets for one event")
+        self.allowance.seconds += len(elements) * ELEMENT_SECONDS
+        return elements
+
+    def _key(self, names: Mapping[str, Any]) -> str:
+        saying = self.sayings.key
+        key = saying.text(names, self.allowance, nulls=False)
+        if not key.strip():
+            raise _Unsaid(saying.where, "the key is empty; a row without a key can have no ticket", Reason.BAD_KEY)
+        if len(key) > KEY_CHARACTERS_MAX:
+            raise _Unsaid(saying.where, f"the key is over {KEY_CHARACTERS_MAX} characters", Reason.BAD_KEY)
+        if _UNSTORABLE.search(key):
+            raise _Unsaid(saying.where, "the key holds a character that no database stores", Reason.BAD_KEY)
+        return key
+
+    def _entered(self, key: str, item: Json, image: Row, before: Mapping[str, Json]) -> Step:
+        names = self._scope(image, item)
+        entered = self._place(self.new_place, item)
+        if self.event.op is Op.MANUAL:
+            return self._step(key, Op.MANUAL, None, entered, names)
+        if self.old is None:
+            return self._step(key, self.event.op, trail.NOT_YET, entered, names)
+        if key not in before:
+            return self._step(key, Op.INSERT, trail.NOT_YET, entered, names)
+        left = self._place(self.old_place, before[key])
+        return self._step(key, Op.UPDATE, left, entered, names, was=self._scope(self.old, before[key]))
+
+    def _left(self, key: str, item: Json, image: Row) -> Step:
+        names = self._scope(image, item)
+        # Where the row lives on under another key, its new image says when it left this one.
+        carried = names if self.new is None else self._scope(self.new, item)
+        left = self._place(self.old_place, item)
+        return self._step(key, Op.DELETE, left, trail.GONE, names, was=names, gone=True, carried=carried)
+
+    def _step(
+        self,
+        key: str,
+        op: Op,
+        left: str | None,
+        entered: str,
+        names: Mapping[str, Any],
+        *,
+        was: Mapping[str, Any] | None = None,
+        gone: bool = False,
+        carried: Mapping[str, Any] | None = None,
+    ) -> Step:
+        wants = self._wants(names, gone=gone)
+        order = None
+        try:
+            order = self._order(carried or names)
+        except _Unsaid as unsaid:
+            if isinstance(wants, Wants) and wants.when and not gone:
+                wants = unsaid.failure
+        return Step(
+            key,
+            op,
+            left,
+            entered,
+            wants,
+            was_resolved=was is not None and self._is(self.sayings.resolve_when, was, without=False, unsaid=False),
+            was_wanted=was is not None and self._is(self.sayings.when, was, without=True, unsaid=False),
+            order=order,
+        )
+
+    def _wants(self, names: Mapping[str, Any], *, gone: bool) -> Wants | Failure:
+        """What the rule wants said of the row.
+
+        A field that cannot be rendered is a failure only where the row deserves a ticket. Of a row that no longer
+        deserves its own, or is gone (Hasura may send but its key then), the ticket keeps what it says there.
+        """
+        sayings = self.sayings
+        strict = not gone
+        try:
+            when = self._is(sayings.when, names, without=True, unsaid=None if strict else False)
+            strict = strict and when
+            unsaid = None if when or self.event.op is not Op.INSERT else False
+            resolved = not gone and self._is(sayings.resolve_when, names, without=False, unsaid=unsaid)
+            fields = {}
+            for column, saying in sayings.fields.items():
+                said = self._text(saying, names, strict=strict)
+                if said is not None:
+                    fields[column] = _cut(said, FIELD_CHARACTERS_MAX.get(column, OTHER_FIELD_CHARACTERS_MAX))
+            close_strict = strict and resolved
+            notes = CLOSE_NOTES_GONE if gone else CLOSE_NOTES_RESOLVED
+            close = {
+                "close_code": self._text(sayings.close_code, names, strict=close_strict) or CLOSE_CODE,
+                "close_notes": self._text(sayings.close_notes, names, strict=close_strict) or notes,
+            }
+        except _Unsaid as why:
+            return why.failure
+        closing = {column: _cut(said, OTHER_FIELD_CHARACTERS_MAX) for column, said in close.items()}
+        return Wants(when=when, resolved=resolved, gone=gone, fields=fields, close=closing)
+
+    def _text(self, saying: Saying | None, names: Mapping[str, Any], *, strict: bool) -> str | None:
+        if saying is None:
+            return None
+        try:
+            return saying.text(names, self.allowance)
+        except _Unsaid:
+            if strict:
+                raise
+            return None
+
+    def _is(self, saying: Saying | None, names: Mapping[str, Any], *, without: bool, unsaid: bool | None) -> bool:
+        """Whether *saying* holds. *without* is the answer where the rule has none, *unsaid* where it cannot be said.
+
+        Raises _Unsaid where *unsaid* is None.
+        """
+        if saying is None:
+            return without
+        try:
+            return bool(saying.value(names, self.allowance))
+        except _Unsaid:
+            if unsaid is None:
+                raise
+            return unsaid
+
+    def _order(self, names: Mapping[str, Any]) -> Json:
+        saying = self.sayings.order_by
+        order: Json = None if saying is None else saying.value(names, self.allowance)
+        if saying is not None and (isinstance(order, list | dict) or len(str(order)) > KEY_CHARACTERS_MAX):
+            raise _Unsaid(saying.where, "is neither a number nor a short text, so it orders nothing")
+        return order
+
+
+# PostgreSQL stores no NUL, and nobody stores half a character.
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def _changed(old: "Row | None", new: "Row | None") -> list[str]:
+    """The columns that changed; all of them where there is but one image."""
+    if old is None or new is None:
+        return list(old or new or ())
+    columns = dict.fromkeys([*new, *old])
+    return [column for column in columns if canonical(old.get(column)) != canonical(new.get(column))]
+
+
+def _described(event: Event) -> dict[str, Json]:
+    schema, _, table = (
+        event.source.removeprefix("hasura/").partition(".") if event.source[:7] == "hasura/" else [""] * 3
+    )
+    return {
+        "id": event.id,
+        "correlation_id": event.id,
+        "op": event.op.value,
+        "created_at": event.entered_at.isoformat() if event.entered_at else None,
+        "schema": schema,
+        "table": table,
+        "trigger": event.trigger,
+        "session_variables": dict(event.session_variables),
+        "trace_id": event.trace_id,
+    }
+
+
+def _cut(said: str, characters_max: int) -> str:
+    return said if len(said) <= characters_max else said[: characters_max - 1] + "…"
+
+
+def wants_to_json(wants: Wants) -> str:
+    """Write *wants* for the ledger."""
+    return json.dumps(
+        {
+            "when": wants.when,
+            "resolved": wants.resolved,
+            "gone": wants.gone,
+            "fields": dict(wants.fields),
+            "close": dict(wants.close),
+        },
+        separators=(",", ":"),
+    )
+
+
+def wants_from_json(written: str) -> Wants:
+    """Read what wants_to_json wrote."""
+    return Wants(**json.loads(written))

@@ -1,0 +1,977 @@
+"""What was done: tickets and their rows' trails, deliveries, alerts and holds.
+
+Every method is one short transaction. Times are UNIX seconds by the database's clock, the only one that all instances
+share. Nothing here decides anything about ServiceNow; it remembers, and it serialises work on one key by a lease.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+from function.database import Database, Record, Transaction
+from function.event import Event, Failure, Outcome, Status, Step
+from function.trail import Trail, from_json, hear, restate, to_json
+
+# ServiceNow's own limit for one Table API transaction: what we sent may still commit that long after we stopped
+# listening (facts/servicenow 1.6).
+IN_DOUBT_SECONDS: Final = 60.0
+# Of a table that no rule wants, so many events are kept: enough to write the rule from, not the whole table.
+UNRULED_SAMPLES_MAX: Final = 10
+# Longer than one mail takes to send: whoever claimed it and vanished is replaced.
+MAIL_CLAIM_SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """A write that was begun and not yet recorded. *doubtful*: it was sent, and no answer told what became of it."""
+
+    kind: str  # create, update
+    fields: tuple[str, ...]
+    at: float
+    doubtful: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What is known of the ticket for one key. *sys_id* is empty while there is none."""
+
+    instance: str
+    rule: str
+    key: str
+    table: str = ""
+    generation: int = 0
+    sys_id: str = ""
+    number: str = ""
+    state: str = ""
+    known: Mapping[str, str] = field(default_factory=dict)
+    asked: Mapping[str, str] = field(default_factory=dict)
+    row_resolved: bool = False
+    trail: Trail = field(default_factory=Trail)
+    sending: Sending | None = None
+    suspect_until: float | None = None
+    suspect_fields: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One event's fate under one rule for one key."""
+
+    event: str
+    rule: str
+    key: str
+    source: str
+    status: str
+    attempts: int
+    first_seen: float
+    reason: str
+    hint: str
+    words: str
+    ticket: str
+    fingerprint: str
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Calls to *instance* are not made before *until* (0: they are). *kind* is down, rate or auth."""
+
+    kind: str
+    credential: str
+    reason: str
+    words: str
+    failures: int
+    since: float
+    until: float
+    proven_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """Something that people must hear of. Same *fingerprint*: the same thing again.
+
+    *kind* is what the mail says (see mail.Notice). An *episode* (a state that lasts) is told once when it began and
+    once when it is over; anything else is told again every NOTIFY_EVERY_SECONDS, with how many more there were.
+    *wait_seconds*: not told before it has lasted that long since *since*.
+    """
+
+    fingerprint: str
+    kind: str
+    facts: Mapping[str, Any]
+    since: float
+    episode: bool = False
+    wait_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """An alert that is to be mailed now, claimed for whoever holds this record."""
+
+    fingerprint: str
+    kind: str
+    facts: Mapping[str, Any]
+    since: float
+    last_at: float
+    count: int
+    recovered: bool
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The key is ours until the lease ends."""
+
+    ticket: Ticket
+    delivery: Delivery
+    holds: tuple[Hold, ...]
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class AlreadyDone:
+    """This very event was done before."""
+
+    ticket: str
+
+
+@dataclass(frozen=True, slots=True)
+class AlreadyDead:
+    """This very event was given up on, under the same rules and settings."""
+
+    ticket: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Somebody else works on the key, for *seconds* at most."""
+
+    seconds: float
+
+
+Beginning: TypeAlias = "Begun | AlreadyDone | AlreadyDead | Busy"
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Whether a call may be made: *wait_seconds* is 0 when it may. *probing*: ours is the one that finds out."""
+
+    wait_seconds: float = 0.0
+    probing: bool = False
+    kind: str = ""
+    reason: str = ""
+    words: str = ""
+    since: float = 0.0
+    waiting_for_probe: bool = False
+
+
+_FIND_DELIVERY = "SELECT * FROM servicenow.delivery WHERE event = :event AND rule = :rule AND key = :key"
+
+# A lease is free when it has ended, and when it is ours already (a transaction repeated after a lost connection).
+_TAKE_LEASE = """
+INSERT INTO servicenow.ticket AS t (instance, rule, key, lease_owner, lease_until, created_at, updated_at)
+VALUES (:instance, :rule, :key, :owner, {now} + :seconds, {now}, {now})
+ON CONFLICT (instance, rule, key) DO UPDATE SET
+    vanished_until = CASE WHEN t.lease_owner = '' OR t.lease_owner = :owner THEN NULL ELSE t.lease_until END,
+    lease_owner = :owner,
+    lease_until = {now} + :seconds
+WHERE t.lease_owner = '' OR t.lease_owner = :owner OR t.lease_until <= {now}
+RETURNING *, {now} AS now
+"""
+
+_LEASE_LEFT = """
+SELECT lease_until - {now} AS seconds FROM servicenow.ticket
+WHERE instance = :instance AND rule = :rule AND key = :key AND lease_owner <> ''
+"""
+
+_COUNT_ATTEMPT = """
+INSERT INTO servicenow.delivery
+    (event, rule, key, content, source, status, attempts, first_seen, last_at, digest, counted, body)
+VALUES (:event, :rule, :key, :content, :source, 'waiting', 1, {now}, {now}, :digest, :counted, :body)
+ON CONFLICT (event, rule, key) DO UPDATE SET
+    content = :content, source = :source, status = 'waiting', digest = :digest, counted = :counted, body = :body,
+    attempts = CASE WHEN :anew THEN 1 ELSE servicenow.delivery.attempts + 1 END,
+    first_seen = CASE WHEN :anew THEN {now} ELSE servicenow.delivery.first_seen END,
+    last_at = {now}
+RETURNING *
+"""
+
+_HOLDS = "SELECT * FROM servicenow.hold WHERE instance = :instance"
+
+_SET_TRAIL = "UPDATE servicenow.ticket SET trail = :trail WHERE instance = :instance AND rule = :rule AND key = :key"
+
+_SAVE_TICKET = """
+UPDATE servicenow.ticket SET
+    "table" = :table, generation = :generation, sys_id = :sys_id, number = :number, state = :state, known = :known,
+    asked = :asked, row_resolved = :row_resolved, sending = :sending, suspect_until = :suspect_until,
+    suspect_fields = :suspect_fields, updated_at = {now},
+    lease_owner = CASE WHEN :release THEN '' ELSE lease_owner END,
+    vanished_until = CASE WHEN :release THEN NULL ELSE vanished_until END
+WHERE instance = :instance AND rule = :rule AND key = :key AND lease_owner = :owner
+RETURNING key, {now} AS now
+"""
+
+_ONLY_SUSPECT = """
+UPDATE servicenow.ticket SET
+    suspect_until = CASE WHEN suspect_until > {now} THEN suspect_until ELSE {now} END, suspect_fields = :suspect_fields
+WHERE instance = :instance AND rule = :rule AND key = :key
+"""
+
+_SAVE_DELIVERY = """
+UPDATE servicenow.delivery SET
+    status = :status, outcome = :outcome, retry_at = :retry_at, reason = :reason, hint = :hint, words = :words,
+    ticket = :ticket, duration = :duration, fingerprint = :fingerprint, last_at = {now},
+    body = CASE WHEN :status = 'done' THEN '' ELSE body END
+WHERE event = :event AND rule = :rule AND key = :key
+"""
+
+_RAISE_ALERT = """
+INSERT INTO servicenow.alert AS a (fingerprint, kind, facts, since, last_at, due_at, unsent, episode)
+VALUES (:fingerprint, :kind, :facts, :since, {now}, :since + :wait, 1, 'quiet')
+ON CONFLICT (fingerprint) DO UPDATE SET
+    facts = :facts, last_at = {now},
+    since = CASE WHEN a.episode IN ('closed', 'over') THEN :since ELSE a.since END,
+    due_at = CASE WHEN a.episode IN ('closed', 'over') THEN :since + :wait ELSE a.due_at END,
+    unsent = CASE WHEN a.episode = 'told' AND :lasts THEN 0 ELSE a.unsent + 1 END,
+    episode = CASE WHEN a.episode IN ('closed', 'over') THEN 'quiet' ELSE a.episode END
+"""
+
+_OVER = """
+UPDATE servicenow.alert SET
+    episode = CASE WHEN episode = 'told' AND NOT :silently THEN 'over' ELSE 'closed' END, unsent = 0, last_at = {now}
+WHERE fingerprint = :fingerprint AND episode IN ('quiet', 'told')
+"""
+
+_CLAIM_MAIL = """
+UPDATE servicenow.alert SET claimed_until = {now} + :claim
+WHERE fingerprint = (
+    SELECT fingerprint FROM servicenow.alert
+    WHERE claimed_until <= {now} AND (
+        episode = 'over'
+        OR (unsent > 0 AND due_at <= {now} AND (mailed_at IS NULL OR mailed_at + :every <= {now})
+            AND episode IN ('quiet', 'told')))
+    ORDER BY due_at, fingerprint LIMIT 1 {for_update}
+) AND claimed_until <= {now}
+RETURNING *, {now} AS now
+"""
+
+_MAIL_SENT = """
+UPDATE servicenow.alert SET
+    claimed_until = 0, mailed_at = {now},
+    unsent = CASE WHEN unsent > :count THEN unsent - :count ELSE 0 END,
+    episode = CASE WHEN :recovered AND episode = 'over' THEN 'closed'
+                   WHEN episode = 'quiet' AND NOT :recovered THEN 'told' ELSE episode END
+WHERE fingerprint = :fingerprint
+"""
+
+_CLAIM_PROBE = """
+UPDATE servicenow.hold SET probe_until = {now} + :seconds
+WHERE instance = :instance AND kind = :kind AND credential = :credential AND probe_until <= {now} AND until <= {now}
+RETURNING kind
+"""
+
+_KNOW_CREDENTIAL = """
+INSERT INTO servicenow.hold (instance, kind, credential, since) VALUES (:instance, 'auth', :credential, {now})
+ON CONFLICT (instance, kind, credential) DO NOTHING
+"""
+
+_COUNT_FAILURE = """
+INSERT INTO servicenow.hold AS h (instance, kind, credential, reason, words, failures, since, until)
+VALUES (:instance, :kind, :credential, :reason, :words, 1, {now}, CASE WHEN :at_once THEN {now} + :seconds ELSE 0 END)
+ON CONFLICT (instance, kind, credential) DO UPDATE SET
+    reason = :reason, words = :words, failures = h.failures + 1, probe_until = 0, proven_at = 0,
+    since = CASE WHEN h.failures = 0 THEN {now} ELSE h.since END,
+    doublings = CASE WHEN h.until = 0 OR h.until > {now} THEN h.doublings ELSE h.doublings + 1 END,
+    until = CASE
+        WHEN :fixed THEN {now} + :seconds
+        WHEN h.until > {now} THEN h.until
+        WHEN h.until = 0 AND NOT :at_once AND h.failures + 1 < :in_a_row THEN 0
+        WHEN h.until = 0 THEN {now} + :seconds
+        WHEN h.doublings >= :doublings_max THEN {now} + :seconds_max
+        ELSE {now} + :seconds * (CASE h.doublings WHEN 0 THEN 2 WHEN 1 THEN 4 WHEN 2 THEN 8 ELSE 16 END)
+    END
+RETURNING since, until, {now} AS now
+"""
+
+
+class Ledger:
+    """The function's memory, shared by all its instances."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @property
+    def database(self) -> Database:
+        return self._database
+
+    # Work on one key
+
+    def begin(
+        self,
+        event: Event,
+        step: Step,
+        said: str,
+        *,
+        instance: str,
+        rule: str,
+        owner: str,
+        lease_seconds: float,
+        digest: str,
+        anew: bool,
+        with_trail: bool = True,
+    ) -> Beginning:
+        """Take the key's lease, count the attempt, and count the event's step into the trail if it was not yet.
+
+        *said* is the step's wants as JSON text. *anew*: a dead letter is tried again with a new clock; otherwise, under
+        the same *digest*, it stays dead.
+        """
+        names = {"event": event.id, "rule": rule, "key": step.key}
+
+        def work(transaction: Transaction) -> Beginning:
+            before = _one(transaction.execute(_FIND_DELIVERY, **names))
+            ended = _ended(before, event, digest, anew=anew)
+            if ended is not None:
+                return ended
+            keyed = {"instance": instance, "rule": rule, "key": step.key}
+            leased = _one(transaction.execute(_TAKE_LEASE, **keyed, owner=owner, seconds=lease_seconds))
+            if leased is None:
+                left = _one(transaction.execute(_LEASE_LEFT, **keyed))
+                return Busy(max(0.0, left["seconds"]) if left else 0.0)
+            # Whoever held the lease a moment ago may have finished this very event.
+            before = _one(transaction.execute(_FIND_DELIVERY, **names))
+            ended = _ended(before, event, digest, anew=anew)
+            if ended is not None:
+                transaction.execute(
+                    "UPDATE servicenow.ticket SET lease_owner = '' "
+                    "WHERE instance = :instance AND rule = :rule AND key = :key AND lease_owner = :owner",
+                    **keyed,
+                    owner=owner,
+                )
+                return ended
+            same = before is not None and before["content"] == event.content
+            trail = from_json(leased["trail"])
+            if with_trail:
+                if same and before and before["counted"]:
+                    trail = restate(trail, step.entered, said)
+                else:
+                    trail = hear(trail, step, said, sent_at=event.entered_at)
+                transaction.execute(_SET_TRAIL, **keyed, trail=to_json(trail))
+            delivery = transaction.execute(
+                _COUNT_ATTEMPT,
+                **names,
+                content=event.content,
+                source=event.source,
+                digest=digest,
+                counted=with_trail,
+                body=event.body,
+                anew=not same or before is None or before["status"] != "waiting",
+            )[0]
+            holds = tuple(_hold(row) for row in transaction.execute(_HOLDS, instance=instance))
+            return Begun(_ticket(leased, trail), _delivery(delivery), holds, leased["now"])
+
+        return self._database.run(work)
+
+    def begin_settling(
+        self, *, instance: str, rule: str, key: str, owner: str, lease_seconds: float
+    ) -> tuple[Ticket, float] | None:
+        """Take the lease of a suspect ticket; None when somebody else has it."""
+
+        def work(transaction: Transaction) -> tuple[Ticket, float] | None:
+            row = _one(
+                transaction.execute(
+                    _TAKE_LEASE, instance=instance, rule=rule, key=key, owner=owner, seconds=lease_seconds
+                )
+            )
+            return (_ticket(row, from_json(row["trail"])), row["now"]) if row else None
+
+        return self._database.run(work)
+
+    def save(self, ticket: Ticket, *, owner: str) -> bool:
+        """Write *ticket* down in the middle of the work. False: the lease is gone, and only doubt was written."""
+        return self._database.run(lambda transaction: _save_ticket(transaction, ticket, owner, release=False))
+
+    def finish(
+        self,
+        ticket: Ticket | None,
+        *,
+        owner: str,
+        event: str,
+        outcome: Outcome,
+        failure: Failure | None,
+        duration_seconds: float,
+        fingerprint: str = "",
+        alerts: Sequence[Alert] = (),
+    ) -> bool:
+        """Record the outcome and give the lease back, all at once. False: the lease was gone, nothing stands.
+
+        A dead letter and the alert that tells of it are one transaction: neither is ever without the other.
+        """
+        done = outcome.status not in (Status.RETRYING, Status.DEAD)
+
+        def work(transaction: Transaction) -> bool:
+            if ticket is not None and not _save_ticket(transaction, ticket, owner, release=True):
+                return False
+            before = _one(transaction.execute(_FIND_DELIVERY, event=event, rule=outcome.rule, key=outcome.key))
+            transaction.execute(
+                _SAVE_DELIVERY,
+                event=event,
+                rule=outcome.rule,
+                key=outcome.key,
+                status="done" if done else "dead" if outcome.status is Status.DEAD else "waiting",
+                outcome=outcome.status.value,
+                retry_at=outcome.retry_at,
+                reason=outcome.reason.value if outcome.reason else "",
+                hint=failure.hint if failure else "",
+                words=failure.words if failure else "",
+                ticket=outcome.ticket,
+                duration=duration_seconds,
+                fingerprint=fingerprint,
+            )
+            for alert in alerts:
+                _raise(transaction, alert)
+            if before and before["fingerprint"] and before["fingerprint"] != fingerprint:
+                _over_if_none_left(transaction, before["fingerprint"], silently=not done)
+            return True
+
+        return self._database.run(work)
+
+    def let_go(self, ticket: Ticket, *, owner: str) -> None:
+        """Write *ticket* down and give the lease back; for work that has no delivery."""
+        self._database.run(lambda transaction: _save_ticket(transaction, ticket, owner, release=True))
+
+    def record_without_ticket(
+        self,
+        event: Event,
+        outcome: Outcome,
+        failure: Failure,
+        *,
+        digest: str,
+        anew: bool,
+        alert: Alert,
+        samples_max: int | None = None,
+    ) -> Outcome:
+        """Keep a dead letter that has no key, hence no ticket. Gives the outcome that stands.
+
+        *samples_max*: no more than so many are kept of this event's source and rule.
+        """
+        names = {"event": event.id, "rule": outcome.rule, "key": outcome.key}
+
+        def work(transaction: Transaction) -> Outcome:
+            before = _one(transaction.execute(_FIND_DELIVERY, **names))
+            if _ended(before, event, digest, anew=anew) is not None:
+                return outcome
+            if before is None and samples_max is not None:
+                kept = transaction.execute(
+                    "SELECT count(*) AS n FROM servicenow.delivery "
+                    "WHERE source = :source AND rule = :rule AND status = 'dead'",
+                    source=event.source,
+                    rule=outcome.rule,
+                )
+                if kept[0]["n"] >= samples_max:
+                    _raise(transaction, alert)
+                    return outcome
+            transaction.execute(
+                _COUNT_ATTEMPT,
+                **names,
+                content=event.content,
+                source=event.source,
+                digest=digest,
+                counted=False,
+                body=event.body,
+                anew=before is None or before["status"] != "waiting",
+            )
+            transaction.execute(
+                _SAVE_DELIVERY,
+                **names,
+                status="dead",
+                outcome=outcome.status.value,
+                retry_at=None,
+                reason=failure.reason.value,
+                hint=failure.hint,
+                words=failure.words,
+                ticket="",
+                duration=0.0,
+                fingerprint=alert.fingerprint,
+            )
+            _raise(transaction, alert)
+            return outcome
+
+        return self._database.run(work)
+
+    def forgive(self, event: str, *, but: Sequence[tuple[str, str]]) -> None:
+        """The dead letters of *event* that no rule and key (*but*) stands for any more are over."""
+
+        def work(transaction: Transaction) -> None:
+            rows = transaction.execute(
+                "SELECT rule, key, fingerprint FROM servicenow.delivery WHERE event = :event AND status = 'dead'",
+                event=event,
+            )
+            for row in rows:
+                if (row["rule"], row["key"]) in but:
+                    continue
+                transaction.execute(
+                    "UPDATE servicenow.delivery "
+                    "SET status = 'done', outcome = 'superseded', body = '', last_at = {now} "
+                    "WHERE event = :event AND rule = :rule AND key = :key",
+                    event=event,
+                    rule=row["rule"],
+                    key=row["key"],
+                )
+                _over_if_none_left(transaction, row["fingerprint"])
+
+        self._database.run(work)
+
+    # What is known of an instance
+
+    def honours_sys_id(self, instance: str) -> bool | None:
+        """Whether *instance* takes the sys_id we choose; None while nobody knows."""
+        rows = self._database.run(
+            lambda transaction: transaction.execute(
+                "SELECT honours_sys_id FROM servicenow.instance WHERE instance = :instance", instance=instance
+            )
+        )
+        return bool(rows[0]["honours_sys_id"]) if rows else None
+
+    def learn_sys_id(self, instance: str, *, honoured: bool) -> None:
+        """Remember what a clean create showed."""
+        self._database.run(
+            lambda transaction: transaction.execute(
+                "INSERT INTO servicenow.instance (instance, honours_sys_id) VALUES (:instance, :honoured) "
+                "ON CONFLICT (instance) DO UPDATE SET honours_sys_id = :honoured",
+                instance=instance,
+                honoured=honoured,
+            )
+        )
+
+    # Holds
+
+    def admit(self, instance: str, credential: str, *, probe_seconds: float, proof_seconds: float) -> Admission:
+        """Ask whether a call may be made now.
+
+        Under a hold nobody calls until it ends; then one probes and the others wait. A credential that was not accepted
+        within the last *proof_seconds* is tried by one at a time, so that many waiting rows cannot lock the account.
+        """
+
+        def work(transaction: Transaction) -> Admission:
+            transaction.execute(_KNOW_CREDENTIAL, instance=instance, credential=credential)
+            rows = transaction.execute(
+                "SELECT *, {now} AS now FROM servicenow.hold "
+                "WHERE instance = :instance AND credential IN ('', :credential) ORDER BY until DESC",
+                instance=instance,
+                credential=credential,
+            )
+            for row in rows:
+                if row["until"] > row["now"]:
+                    return Admission(
+                        row["until"] - row["now"],
+                        kind=row["kind"],
+                        reason=row["reason"],
+                        words=row["words"],
+                        since=row["since"],
+                    )
+            needed = [
+                row
+                for row in rows
+                if row["until"] > 0 or (row["kind"] == "auth" and row["proven_at"] + proof_seconds <= row["now"])
+            ]
+            probed = next((row for row in needed if row["probe_until"] > row["now"]), None)
+            for row in needed if probed is None else ():
+                if not transaction.execute(
+                    _CLAIM_PROBE,
+                    instance=instance,
+                    kind=row["kind"],
+                    credential=row["credential"],
+                    seconds=probe_seconds,
+                ):
+                    probed = row
+                    break
+            if probed is not None:
+                return Admission(
+                    max(0.001, probed["probe_until"] - probed["now"]),
+                    kind=probed["kind"],
+                    reason=probed["reason"],
+                    words=probed["words"],
+                    since=probed["since"],
+                    waiting_for_probe=True,
+                )
+            return Admission(probing=bool(needed))
+
+        return self._database.run(work)
+
+    def call_passed(self, instance: str, credential: str) -> None:
+        """ServiceNow answered: no hold stands any more, and what was held is over."""
+
+        def work(transaction: Transaction) -> None:
+            transaction.execute(
+                "UPDATE servicenow.hold SET proven_at = {now}, probe_until = 0, until = 0, failures = 0, "
+                "doublings = 0, reason = '', words = '' "
+                "WHERE instance = :instance AND kind = 'auth' AND credential = :credential",
+                instance=instance,
+                credential=credential,
+            )
+            transaction.execute(
+                "DELETE FROM servicenow.hold WHERE instance = :instance AND kind <> 'auth'", instance=instance
+            )
+            # A hold of another credential says nothing any more once this one works.
+            transaction.execute(
+                "DELETE FROM servicenow.hold "
+                "WHERE instance = :instance AND kind = 'auth' AND credential <> :credential "
+                "AND until > 0 AND until <= {now}",
+                instance=instance,
+                credential=credential,
+            )
+            for kind in ("down", "rate", "auth"):
+                transaction.execute(_OVER, fingerprint=held_fingerprint(instance, kind), silently=False)
+
+        self._database.run(work)
+
+    def probe_ended(self, instance: str, credential: str) -> None:
+        """Our probe found out nothing about the instance as a whole: let the next one try."""
+        self._database.run(
+            lambda transaction: transaction.execute(
+                "UPDATE servicenow.hold SET probe_until = 0 "
+                "WHERE instance = :instance AND credential IN ('', :credential)",
+                instance=instance,
+                credential=credential,
+            )
+        )
+
+    def call_failed(
+        self,
+        instance: str,
+        *,
+        kind: str,
+        credential: str,
+        failure: Failure,
+        seconds: float,
+        seconds_max: float,
+        in_a_row: int,
+        at_once: bool,
+        fixed: bool,
+    ) -> tuple[float, float]:
+        """Count a failure that concerns every event; gives (since when, seconds that calls are held: 0 for not).
+
+        Held from *in_a_row* failures on, or *at_once*, for *seconds*; each probe that fails doubles it up to
+        *seconds_max*, unless it is *fixed*.
+        """
+
+        def work(transaction: Transaction) -> tuple[float, float]:
+            row = transaction.execute(
+                _COUNT_FAILURE,
+                instance=instance,
+                kind=kind,
+                credential=credential if kind == "auth" else "",
+                reason=failure.reason.value,
+                words=failure.words,
+                seconds=seconds,
+                seconds_max=seconds_max,
+                doublings_max=4,
+                in_a_row=in_a_row,
+                at_once=at_once,
+                fixed=fixed,
+            )[0]
+            transaction.execute(
+                "UPDATE servicenow.hold SET probe_until = 0 "
+                "WHERE instance = :instance AND credential IN ('', :credential)",
+                instance=instance,
+                credential=credential,
+            )
+            return row["since"], max(0.0, row["until"] - row["now"])
+
+        return self._database.run(work)
+
+    # Mail
+
+    def raise_alert(self, alert: Alert) -> None:
+        """Have people told of *alert*."""
+        self._database.run(lambda transaction: _raise(transaction, alert))
+
+    def claim_mail(self, *, every_seconds: float) -> Mail | None:
+        """Take one mail that is due; nobody else gets it for MAIL_CLAIM_SECONDS. None: there is none."""
+
+        def work(transaction: Transaction) -> Mail | None:
+            row = _one(transaction.execute(_CLAIM_MAIL, claim=MAIL_CLAIM_SECONDS, every=every_seconds))
+            if row is None:
+                return None
+            return Mail(
+                row["fingerprint"],
+                row["kind"],
+                json.loads(row["facts"]),
+                row["since"],
+                row["last_at"],
+                row["unsent"],
+                row["episode"] == "over",
+                row["now"],
+            )
+
+        return self._database.run(work)
+
+    def mail_sent(self, mail: Mail) -> None:
+        """The mail is out."""
+        self._database.run(
+            lambda transaction: transaction.execute(
+                _MAIL_SENT, fingerprint=mail.fingerprint, count=mail.count, recovered=mail.recovered
+            )
+        )
+
+    def mail_not_sent(self, mail: Mail) -> None:
+        """The mail is not out: whoever comes next may try."""
+        self._database.run(
+            lambda transaction: transaction.execute(
+                "UPDATE servicenow.alert SET claimed_until = 0 WHERE fingerprint = :fingerprint",
+                fingerprint=mail.fingerprint,
+            )
+        )
+
+    # Looking back
+
+    def dead_letters(
+        self, *, events: Sequence[str] = (), since: float | None = None, rule: str | None = None
+    ) -> list[Delivery]:
+        """The dead letters, oldest first; of *events* only (then those still waiting too), where any are named."""
+
+        def work(transaction: Transaction) -> list[Delivery]:
+            if events:
+                rows = [
+                    row
+                    for event in events
+                    for row in transaction.execute(
+                        "SELECT * FROM servicenow.delivery WHERE event = :event AND status <> 'done' "
+                        "ORDER BY rule, key",
+                        event=event,
+                    )
+                ]
+            else:
+                rows = transaction.execute(
+                    "SELECT * FROM servicenow.delivery WHERE status = 'dead' AND last_at >= :since "
+                    "ORDER BY first_seen, event, rule, key",
+                    since=since or 0.0,
+                )
+            return [_delivery(row) for row in rows if rule is None or row["rule"] == rule]
+
+        return self._database.run(work)
+
+    def is_known(self, event: str) -> bool:
+        """Whether anything is remembered of *event*."""
+        return bool(
+            self._database.run(
+                lambda transaction: transaction.execute(
+                    "SELECT 1 FROM servicenow.delivery WHERE event = :event LIMIT 1", event=event
+                )
+            )
+        )
+
+    def long_waiting(self, *, seconds: float, most: int) -> list[Delivery]:
+        """Deliveries that have waited for *seconds* and that no alert tells of yet, oldest first."""
+        return [
+            _delivery(row)
+            for row in self._database.run(
+                lambda transaction: transaction.execute(
+                    "SELECT * FROM servicenow.delivery WHERE status = 'waiting' AND fingerprint = '' "
+                    "AND first_seen <= {now} - :seconds ORDER BY first_seen LIMIT :most",
+                    seconds=seconds,
+                    most=most,
+                )
+            )
+        ]
+
+    def long_waiting_told(self, delivery: Delivery, alert: Alert) -> None:
+        """*delivery* now belongs to *alert*."""
+
+        def work(transaction: Transaction) -> None:
+            transaction.execute(
+                "UPDATE servicenow.delivery SET fingerprint = :fingerprint "
+                "WHERE event = :event AND rule = :rule AND key = :key AND status = 'waiting'",
+                event=delivery.event,
+                rule=delivery.rule,
+                key=delivery.key,
+                fingerprint=alert.fingerprint,
+            )
+            _raise(transaction, alert)
+
+        self._database.run(work)
+
+    def suspects(self, instance: str, *, most: int) -> list[tuple[str, str]]:
+        """(rule, key) of tickets that are due for a look."""
+        rows = self._database.run(
+            lambda transaction: transaction.execute(
+                "SELECT rule, key FROM servicenow.ticket WHERE instance = :instance AND suspect_until <= {now} "
+                "AND (lease_owner = '' OR lease_until <= {now}) ORDER BY suspect_until LIMIT :most",
+                instance=instance,
+                most=most,
+            )
+        )
+        return [(row["rule"], row["key"]) for row in rows]
+
+    def forget_older_than(self, seconds: float) -> int:
+        """Apply retention; gives how many records went.
+
+        Deliveries, closed alerts and old holds go; the evidence on a row that never had a ticket goes; a ticket's own
+        record stays, because it is what keeps a closed ticket closed.
+        """
+
+        def work(transaction: Transaction) -> int:
+            gone = 0
+            for sql in (
+                "DELETE FROM servicenow.delivery WHERE last_at < {now} - :seconds RETURNING event",
+                "DELETE FROM servicenow.ticket WHERE sys_id = '' AND lease_owner = '' "
+                "AND updated_at < {now} - :seconds AND sending = '' RETURNING key",
+                "DELETE FROM servicenow.alert WHERE episode = 'closed' AND last_at < {now} - :seconds "
+                "RETURNING fingerprint",
+                "DELETE FROM servicenow.hold WHERE kind = 'auth' AND since < {now} - :seconds "
+                "AND proven_at < {now} - :seconds AND until < {now} RETURNING kind",
+            ):
+                gone += len(transaction.execute(sql, seconds=seconds))
+            return gone
+
+        return self._database.run(work)
+
+    def now(self) -> float:
+        """The database's clock."""
+        return float(self._database.run(lambda transaction: transaction.execute("SELECT {now} AS now"))[0]["now"])
+
+
+def held_fingerprint(instance: str, kind: str) -> str:
+    """The alert that tells of a hold."""
+    return f"held {kind} {instance}"
+
+
+def _ended(before: Record | None, event: Event, digest: str, *, anew: bool) -> AlreadyDone | AlreadyDead | None:
+    if before is None or before["content"] != event.content:
+        return None
+    if before["status"] == "done":
+        return AlreadyDone(before["ticket"])
+    if before["status"] == "dead" and not anew and before["digest"] == digest:
+        return AlreadyDead(before["ticket"], before["reason"])
+    return None
+
+
+def _save_ticket(transaction: Transaction, ticket: Ticket, owner: str, *, release: bool) -> bool:
+    saved = transaction.execute(
+        _SAVE_TICKET,
+        instance=ticket.instance,
+        rule=ticket.rule,
+        key=ticket.key,
+        owner=owner,
+        release=release,
+        table=ticket.table,
+        generation=ticket.generation,
+        sys_id=ticket.sys_id,
+        number=ticket.number,
+        state=ticket.state,
+        known=json.dumps(dict(ticket.known)),
+        asked=json.dumps(dict(ticket.asked)),
+        row_resolved=ticket.row_resolved,
+        sending=_sending_json(ticket.sending),
+        suspect_until=ticket.suspect_until,
+        suspect_fields=json.dumps(sorted(ticket.suspect_fields)),
+    )
+    if saved:
+        return True
+    # Our lease was taken over while we were away: what we know may be old, and what we did is to be found by looking.
+    keyed = {"instance": ticket.instance, "rule": ticket.rule, "key": ticket.key}
+    theirs = transaction.execute(
+        "SELECT suspect_fields FROM servicenow.ticket WHERE instance = :instance AND rule = :rule AND key = :key",
+        **keyed,
+    )
+    suspect = set(ticket.suspect_fields) | set(ticket.asked) | set(ticket.sending.fields if ticket.sending else ())
+    for row in theirs:
+        suspect |= set(json.loads(row["suspect_fields"]))
+    transaction.execute(_ONLY_SUSPECT, **keyed, suspect_fields=json.dumps(sorted(suspect)))
+    return False
+
+
+def _sending_json(sending: Sending | None) -> str:
+    if sending is None:
+        return ""
+    return json.dumps({"kind": sending.kind, "fields": sending.fields, "at": sending.at, "doubtful": sending.doubtful})
+
+
+def _ticket(row: Record, trail: Trail) -> Ticket:
+    sending = None
+    if row["sending"]:
+        read = json.loads(row["sending"])
+        sending = Sending(read["kind"], tuple(read["fields"]), read["at"], read["doubtful"])
+    suspect_until: float | None = row["suspect_until"]
+    suspect_fields = frozenset(json.loads(row["suspect_fields"]))
+    if sending is not None and row["vanished_until"] is not None and not sending.doubtful:
+        # The holder vanished with a write under way, which it may have sent until its lease ended.
+        sending = Sending(sending.kind, sending.fields, row["vanished_until"], doubtful=True)
+    if sending is not None and sending.kind == "update":
+        suspect_until = max(suspect_until or 0.0, sending.at + IN_DOUBT_SECONDS)
+        suspect_fields |= frozenset(sending.fields)
+        sending = None
+    return Ticket(
+        instance=row["instance"],
+        rule=row["rule"],
+        key=row["key"],
+        table=row["table"],
+        generation=row["generation"],
+        sys_id=row["sys_id"],
+        number=row["number"],
+        state=row["state"],
+        known=json.loads(row["known"]),
+        asked=json.loads(row["asked"]),
+        row_resolved=bool(row["row_resolved"]),
+        trail=trail,
+        sending=sending,
+        suspect_until=suspect_until,
+        suspect_fields=suspect_fields,
+    )
+
+
+def _delivery(row: Record) -> Delivery:
+    return Delivery(
+        row["event"],
+        row["rule"],
+        row["key"],
+        row["source"],
+        row["status"],
+        row["attempts"],
+        row["first_seen"],
+        row["reason"],
+        row["hint"],
+        row["words"],
+        row["ticket"],
+        row["fingerprint"],
+        row["body"],
+    )
+
+
+def _hold(row: Record) -> Hold:
+    return Hold(
+        row["kind"],
+        row["credential"],
+        row["reason"],
+        row["words"],
+        row["failures"],
+        row["since"],
+        row["until"],
+        row["proven_at"],
+    )
+
+
+def _raise(transaction: Transaction, alert: Alert) -> None:
+    transaction.execute(
+        _RAISE_ALERT,
+        fingerprint=alert.fingerprint,
+        kind=alert.kind,
+        facts=json.dumps(dict(alert.facts)),
+        since=alert.since,
+        wait=alert.wait_seconds,
+        lasts=alert.episode,
+    )
+
+
+def _over_if_none_left(transaction: Transaction, fingerprint: str, *, silently: bool = False) -> None:
+    """The alert is over once no delivery belongs to it any more; *silently*: because they were given up on."""
+    left = transaction.execute(
+        "SELECT 1 FROM servicenow.delivery WHERE fingerprint = :fingerprint AND status <> 'done' LIMIT 1",
+        fingerprint=fingerprint,
+    )
+    if not left:
+        transaction.execute(_OVER, fingerprint=fingerprint, silently=silently)
+
+
+def _one(rows: list[Record]) -> Record | None:
+    return rows[0] if rows else None

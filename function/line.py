@@ -1,0 +1,238 @@
+"""The line to ServiceNow: held while ServiceNow as a whole is unwell; a password is tried by one at a time.
+
+A 401, a rate limit with a time, a hibernating page, or several transport failures in a row concern every event, not
+one. The holds stand in the ledger, so that all instances keep them.
+"""
+
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from function.event import Failure, Kind, Reason
+from function.ledger import Ledger
+from function.servicenow import Credential, Record, ServiceNowClient, ServiceNowError
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+# Several failures in a row are an outage, one is an accident.
+IN_A_ROW: Final = 5
+FIRST_HOLD_SECONDS: Final = 15.0
+HOLD_SECONDS_MAX: Final = 300.0
+# A credential accepted this long ago may have been changed since. Accounts lock after about five wrong passwords in
+# fifteen minutes, so a burst after a pause is led by one call.
+PROOF_SECONDS: Final = 1.0
+# Threads and Hasura's pool are not for waiting.
+WAIT_SECONDS: Final = 2.0
+
+_DOWN: Final = {Reason.UNREACHABLE, Reason.TIMEOUT, Reason.UNAVAILABLE, Reason.BAD_ANSWER}
+_DOWN_AT_ONCE: Final = {Reason.HIBERNATING, Reason.NOT_SERVICENOW}
+# These say nothing about whether ServiceNow is well.
+_NO_VERDICT: Final = {Reason.NO_CAPACITY, Reason.DEADLINE, Reason.OVERLOADED}
+
+HINTS: Final[Mapping[str, str]] = {
+    "auth": (
+        "ServiceNow refused the user name and password; calls are held so that the account is not locked: "
+        "check SERVICENOW_USERNAME and SERVICENOW_PASSWORD, and whether the account is locked out"
+    ),
+    "rate": "ServiceNow's rate limit for this user is used up; calls are held until it says to go on",
+    "down": "ServiceNow does not answer as it should; calls are held until a probe passes",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """The moment, on the monotonic clock, by which everything must be answered."""
+
+    at: float
+
+    @classmethod
+    def after(cls, seconds: float) -> "Deadline":
+        return cls(time.monotonic() + seconds)
+
+    def left(self) -> float:
+        return self.at - time.monotonic()
+
+
+class UnwellError(ServiceNowError):
+    """ServiceNow as a whole is unwell. *kind* is down, rate or auth; *since* is UNIX seconds by the ledger's clock."""
+
+    def __init__(self, failure: Failure, *, kind: str, since: float) -> None:
+        super().__init__(failure)
+        self.kind = kind
+        self.since = since
+
+
+class Credentials:
+    """The user name and password, read anew when ServiceNow refuses them: rotation needs no redeploy."""
+
+    def __init__(self, read: Callable[[], Credential], instance_url: str) -> None:
+        self._read = read
+        self._instance_url = instance_url
+        self._current = read()
+        self._digest = ""
+
+    def current(self) -> Credential:
+        return self._current
+
+    @property
+    def digest(self) -> str:
+        """What stands for the credential in the ledger. Slow to make, so made once."""
+        if not self._digest:
+            self._digest = self._current.digest(self._instance_url)
+        return self._digest
+
+    def refresh(self) -> bool:
+        """Read the secrets again; True when they are others now."""
+        fresh = self._read()
+        if fresh == self._current:
+            return False
+        self._current, self._digest = fresh, ""
+        return True
+
+
+class Line:
+    """ServiceNow's Table API as this function uses it; raises what the client raises, and UnwellError."""
+
+    def __init__(
+        self,
+        client: ServiceNowClient,
+        ledger: Ledger,
+        credentials: Credentials,
+        *,
+        auth_hold_seconds: float,
+        probe_seconds: float,
+    ) -> None:
+        """*probe_seconds*: a probe that has not ended by then is taken for lost; longer than any call."""
+        self._client = client
+        self._ledger = ledger
+        self._credentials = credentials
+        self._auth_hold_seconds = auth_hold_seconds
+        self._probe_seconds = probe_seconds
+        self._well_at = float("-inf")
+        self._troubled = True
+
+    @property
+    def instance(self) -> str:
+        return self._client.instance_url
+
+    def get(self, table: str, sys_id: str, *, fields: Sequence[str], deadline: Deadline) -> Record:
+        return self._call(deadline, lambda left: self._client.get(table, sys_id, fields=fields, timeout_seconds=left))
+
+    def find(self, table: str, query: str, *, fields: Sequence[str], limit: int, deadline: Deadline) -> list[Record]:
+        return self._call(
+            deadline, lambda left: self._client.find(table, query, fields=fields, limit=limit, timeout_seconds=left)
+        )
+
+    def create(self, table: str, values: Mapping[str, str], *, fields: Sequence[str], deadline: Deadline) -> Record:
+        return self._call(
+            deadline, lambda left: self._client.create(table, values, fields=fields, timeout_seconds=left)
+        )
+
+    def update(
+        self, table: str, sys_id: str, values: Mapping[str, str], *, fields: Sequence[str], deadline: Deadline
+    ) -> Record:
+        return self._call(
+            deadline, lambda left: self._client.update(table, sys_id, values, fields=fields, timeout_seconds=left)
+        )
+
+    def _call(self, deadline: Deadline, call: Callable[[float], T], *, refreshed: bool = False) -> T:
+        probing = self._admitted(deadline)
+        digest = self._credentials.digest
+        try:
+            answer = call(deadline.left())
+        except ServiceNowError as error:
+            failure = error.failure
+            if failure.reason is Reason.UNAUTHORIZED and not refreshed and self._credentials.refresh():
+                log.info("ServiceNow refused the credential; the secret has changed since: trying the new one")
+                self._failed(failure, digest)
+                return self._call(deadline, call, refreshed=True)
+            unwell = self._judge(failure, digest, probing=probing)
+            if unwell is not None:
+                raise unwell from error
+            raise
+        self._passed(digest, probing=probing)
+        return answer
+
+    def _admitted(self, deadline: Deadline) -> bool:
+        """Wait for leave to call; True when this call is the one that finds out."""
+        patience = Deadline.after(min(WAIT_SECONDS, max(0.0, deadline.left())))
+        while True:
+            if time.monotonic() - self._well_at < PROOF_SECONDS:
+                return False
+            admission = self._ledger.admit(
+                self.instance,
+                self._credentials.digest,
+                probe_seconds=self._probe_seconds,
+                proof_seconds=PROOF_SECONDS,
+            )
+            if admission.wait_seconds <= 0:
+                return admission.probing
+            if admission.waiting_for_probe and patience.left() > 0:
+                time.sleep(min(0.02 + random.random() * 0.08, max(0.0, patience.left())))  # noqa: S311  # jitter
+                continue
+            if admission.waiting_for_probe and not admission.reason:
+                # Nothing is known to be wrong: others only wait for the first answer.
+                raise ServiceNowError(
+                    Failure(Kind.TRANSIENT, Reason.NO_CAPACITY, "waiting for ServiceNow's first answer took too long")
+                )
+            raise UnwellError(
+                Failure(
+                    Kind.TRANSIENT,
+                    Reason(admission.reason) if admission.reason else Reason.UNAVAILABLE,
+                    HINTS[admission.kind],
+                    words=admission.words,
+                    retry_after_seconds=0.0 if admission.waiting_for_probe else admission.wait_seconds,
+                ),
+                kind=admission.kind,
+                since=admission.since,
+            )
+
+    def _judge(self, failure: Failure, digest: str, *, probing: bool) -> UnwellError | None:
+        """Say whether *failure* concerns ServiceNow as a whole, and remember it."""
+        if failure.reason in _NO_VERDICT or (
+            failure.reason is Reason.RATE_LIMITED and failure.retry_after_seconds is None
+        ):
+            if probing:
+                self._ledger.probe_ended(self.instance, digest)
+            return None
+        if failure.reason in _DOWN | _DOWN_AT_ONCE | {Reason.UNAUTHORIZED, Reason.RATE_LIMITED}:
+            return self._failed(failure, digest)
+        # It said no to this one call, so it is there and it knows us.
+        self._passed(digest, probing=probing)
+        return None
+
+    def _failed(self, failure: Failure, digest: str) -> UnwellError:
+        self._well_at = float("-inf")
+        self._troubled = True
+        kind, seconds, at_once = "down", FIRST_HOLD_SECONDS, failure.reason in _DOWN_AT_ONCE
+        if failure.reason is Reason.UNAUTHORIZED:
+            kind, seconds, at_once = "auth", self._auth_hold_seconds, True
+        elif failure.reason is Reason.RATE_LIMITED:
+            kind, seconds, at_once = "rate", failure.retry_after_seconds or FIRST_HOLD_SECONDS, True
+        since, held_seconds = self._ledger.call_failed(
+            self.instance,
+            kind=kind,
+            credential=digest,
+            failure=failure,
+            seconds=seconds,
+            seconds_max=HOLD_SECONDS_MAX,
+            in_a_row=IN_A_ROW,
+            at_once=at_once,
+            fixed=kind != "down",
+        )
+        asked = max(held_seconds, failure.retry_after_seconds or 0.0)
+        return UnwellError(
+            Failure(failure.kind, failure.reason, failure.hint, failure.words, asked or None, failure.status),
+            kind=kind,
+            since=since,
+        )
+
+    def _passed(self, digest: str, *, probing: bool) -> None:
+        self._well_at = time.monotonic()
+        if probing or self._troubled:
+            self._ledger.call_passed(self.instance, digest)
+            self._troubled = False

@@ -1,0 +1,554 @@
+"""One notice as one mail: what it says, and how it reaches the mail server.
+
+When a mail is due, and to whom, is notices.py's to decide. compose() is pure; send() is the effect.
+"""
+
+import contextlib
+import logging
+import re
+import shlex
+import smtplib
+import socket
+import ssl
+import textwrap
+import threading
+import time
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.message import EmailMessage
+from email.utils import format_datetime
+from html import escape
+from ipaddress import ip_address
+from typing import Final, Literal, TypeAlias, cast
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from function.event import Reason, digest
+
+log = logging.getLogger(__name__)
+
+# Subjects are read in a list: what follows 120 characters is not seen there.
+SUBJECT_MAX: Final = 120
+# ServiceNow's words can quote what it was sent; 300 characters hold every message that its API is known to give.
+WORDS_MAX: Final = 300
+HINT_MAX: Final = 500
+# An event's id is a UUID, a key one cell: whatever is longer is no longer read.
+VALUE_MAX: Final = 200
+# Once the server has taken the message, its good-bye is worth no more waiting than this.
+QUIT_SECONDS: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """All that a mail may say; of the row it holds the key and nothing else.
+
+    *kind* is ``dead`` (a permanent failure, or giving up), ``waiting`` (transient for too long), ``held`` (ServiceNow
+    as a whole is unwell), ``field`` (*fields* of *ticket* came back different), ``upstream`` (requests that are
+    no events) or ``unruled`` (events that no rule wants).
+    *rule*, *table*, *key*, *event* (its id) and *ticket* (its number) may be "".
+    *since* is UNIX seconds. *count* is how many such there were since the last mail, this one included.
+    *recovered* says that it is over, *lasted_seconds* after it began. *words* are ServiceNow's own.
+    Mails of one *fingerprint* are one thread.
+    """
+
+    kind: str
+    source_name: str
+    instance: str
+    rule: str
+    table: str
+    key: str
+    event: str
+    reason: str
+    hint: str
+    words: str
+    attempts: int
+    since: float
+    count: int
+    recovered: bool
+    lasted_seconds: float = 0.0
+    fields: tuple[str, ...] = ()
+    fingerprint: str = ""
+    ticket: str = ""
+
+
+# What a reason is to somebody who has never seen our code. Reasons of which no mail is written are not here.
+PHRASES: Final[dict[str, str]] = {
+    Reason.UNREACHABLE: "ServiceNow cannot be reached",
+    Reason.TIMEOUT: "ServiceNow does not answer in time",
+    Reason.UNAVAILABLE: "ServiceNow is unavailable",
+    Reason.HIBERNATING: "the ServiceNow instance is hibernating",
+    Reason.OVERLOADED: "ServiceNow is overloaded",
+    Reason.RATE_LIMITED: "ServiceNow's rate limit is reached",
+    Reason.UNAUTHORIZED: "ServiceNow refuses our credentials",
+    Reason.NOT_SERVICENOW: "something other than ServiceNow answers",
+    Reason.BAD_ANSWER: "ServiceNow's answer cannot be understood",
+    Reason.IN_DOUBT: "it is not known whether ServiceNow did it",
+    Reason.ACL: "a ServiceNow access rule refuses it",
+    Reason.BUSINESS_RULE: "a ServiceNow business rule refuses it",
+    Reason.DATA_POLICY: "a ServiceNow data policy refuses it",
+    Reason.INSERT_FAILED: "ServiceNow could not insert it",
+    Reason.REFUSED: "ServiceNow refuses it",
+    Reason.CONFLICT: "its address in ServiceNow is taken by a foreign record",
+    Reason.MISSING: "its ticket is not in ServiceNow any more",
+    Reason.UNKNOWN_REFERENCE: "ServiceNow does not know a name that the rule refers to",
+    Reason.BAD_MAPPING: "the rule cannot be applied to this row",
+    Reason.UNKNOWN_VALUE: "the rule does not know a value of this row",
+    Reason.BAD_KEY: "the row has no usable key",
+    Reason.NO_RULE: "no rule wants it",
+    Reason.NOT_A_ROW: "what it carries is no row",
+    Reason.BUSY: "another delivery holds its key",
+    Reason.NO_CAPACITY: "the function has no capacity left",
+    Reason.DEADLINE: "there was not enough time to finish",
+    Reason.GAVE_UP: "it kept failing for too long",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """A heading and what stands below it: ``plain`` words, a ``quote`` or a ``command`` to paste."""
+
+    heading: str
+    body: str = ""
+    style: Literal["plain", "quote", "command"] = "plain"
+
+
+@dataclass(frozen=True, slots=True)
+class _Letter:
+    """What a mail says, before it is text or HTML: both are made from this, so both say the same."""
+
+    subject: str
+    opening: str
+    facts: tuple[tuple[str, str], ...]
+    blocks: tuple[_Block, ...]
+
+
+def compose(notice: Notice, *, sender: str, recipients: Sequence[str], now: float) -> EmailMessage:
+    """Write the mail that *notice* is: text and HTML with the same content. *now* is UNIX seconds.
+
+    The same notice at the same time has the same Message-ID. Raises ValueError where *sender* or
+    *recipients* hold a line break.
+    """
+    letter = _letter(notice, now)
+    message = EmailMessage()
+    message["From"] = sender
+    message["To"] = ", ".join(recipients)
+    message["Subject"] = letter.subject
+    message["Date"] = format_datetime(datetime.fromtimestamp(now, UTC))
+    domain = _domain(message)
+    mail = digest(notice.source_name, notice.fingerprint, notice.kind, notice.event, str(notice.recovered), str(now))
+    message["Message-ID"] = f"<{mail}@{domain}>"
+    # The thread's root is a mail that was never sent: mail programs gather what refers to it all the same.
+    thread = f"<alert-{digest(notice.source_name, notice.fingerprint or mail)}@{domain}>"
+    message["In-Reply-To"] = thread
+    message["References"] = thread
+    message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no out-of-office answers, please
+    # Quoted-printable: 7 bits are taken by every server, and a long line is not a line too long.
+    message.set_content(_text(letter), cte="quoted-printable")
+    colour = _COLOURS.get("over" if notice.recovered else notice.kind, _NEUTRAL)
+    message.add_alternative(_html(letter, colour), subtype="html", cte="quoted-printable")
+    return message
+
+
+def _domain(message: EmailMessage) -> str:
+    addresses = message["From"].addresses
+    domain = addresses[0].domain if addresses else ""
+    try:
+        return domain.encode("idna").decode() or "localhost"
+    except UnicodeError:
+        return "localhost"
+
+
+def _letter(notice: Notice, now: float) -> _Letter:
+    headline, opening = _headline(notice, now)
+    more = f" (+{notice.count - 1} more)" if notice.count > 1 and not notice.recovered else ""
+    prefix = f"[{_line(notice.source_name, 40)}] "
+    subject = prefix + _line(headline, SUBJECT_MAX - len(prefix) - len(more)) + more
+    return _Letter(subject, _line(opening, 2 * HINT_MAX), tuple(_facts(notice, now)), tuple(_blocks(notice)))
+
+
+def _headline(notice: Notice, now: float) -> tuple[str, str]:
+    """The subject's end and the body's first sentences."""
+    who = _who(notice)
+    why = PHRASES.get(notice.reason, notice.reason.replace("_", " ")) or "no reason is known"
+    # Where the hint names the line of the rules that is to blame, that line is what a reader looks for first.
+    where = notice.hint if re.match(r"\S+\.ya?ml:\d", notice.hint) else why
+    lasted = _span(notice.lasted_seconds)
+    # One key that works again says that the trouble is over, not that the key of this notice is done.
+    whole = _line(notice.rule or notice.table, 60) or "ServiceNow"
+    match notice.kind:
+        case _ if notice.recovered:
+            return (
+                f"over after {lasted}: {whole}, {why}",
+                f"It is over: {whole} works again, after {lasted}. What was wrong: {why}.",
+            )
+        case "dead":
+            return (
+                f"gave up on {who}: {where}",
+                f"The function gave up on {who}: {why}. "
+                "The event is kept as a dead letter; it is not tried again by itself.",
+            )
+        case "waiting":
+            waited = _span(now - notice.since)
+            return (
+                f"{who} waiting for {waited}: {why}",
+                f"{who} has been waiting for {waited}: {why}. It is tried again by itself.",
+            )
+        case "held":
+            return (
+                f"calls to ServiceNow are held: {why}",
+                f"Calls to ServiceNow are held: {why}. Events wait meanwhile: Hasura sends them again by itself.",
+            )
+        case "field":
+            fields = ", ".join(notice.fields)
+            return (
+                f"ServiceNow did not keep {fields} of {who}",
+                f"ServiceNow took {who}, but came back with another value than the rule gave for: {fields}. "
+                "The next change of the row sends it again.",
+            )
+        case _ if notice.reason == Reason.NO_RULE:
+            what = notice.table or who
+            return (
+                f"no rule wants {what}",
+                f"An event of {what} came in, and no rule wants it. "
+                "Write a rule for it, or remove its trigger from Hasura.",
+            )
+        case _:
+            return (
+                f"request refused: {where}",
+                f"A request with the right secret was refused: {why}. Something upstream has changed.",
+            )
+
+
+def _who(notice: Notice) -> str:
+    named = "/".join(part for part in (_line(notice.rule, 40), _line(notice.key, 60)) if part)
+    return named or _line(notice.table, 60) or "ServiceNow"
+
+
+def _facts(notice: Notice, now: float) -> Iterator[tuple[str, str]]:
+    """Label and value of what is known, one line each."""
+    known = {
+        "source": notice.source_name,
+        "ServiceNow": notice.instance,
+        "rule": notice.rule,
+        "table": notice.table,
+        "key": notice.key,
+        "ticket": notice.ticket,
+        "fields": ", ".join(notice.fields),
+        "event": notice.event,
+        "reason": notice.reason,
+    }
+    for label, value in known.items():
+        if line := _line(value, VALUE_MAX):
+            yield label, line
+    began = datetime.fromtimestamp(notice.since, UTC)
+    yield "since", f"{began:%Y-%m-%d %H:%M:%S} UTC ({_span(now - notice.since)} ago)"
+    if notice.recovered:
+        yield "lasted", _span(notice.lasted_seconds)
+    if notice.attempts:
+        yield "attempts", str(notice.attempts)
+
+
+def _blocks(notice: Notice) -> Iterator[_Block]:
+    if words := _line(notice.words, WORDS_MAX):
+        yield _Block("ServiceNow said:", words, "quote")
+    if (hint := _line(notice.hint, HINT_MAX)) and not notice.recovered:
+        yield _Block("What to check:", hint)
+    # What was over by itself needs no replay; nor does a field's mail, whose event was delivered.
+    if notice.event and notice.kind != "field" and not notice.recovered:
+        waits = notice.kind in ("waiting", "held")
+        heading = "To try it at once:" if waits else "Once that is put right, this sends it again:"
+        command = f"python -m function replay {shlex.quote(_line(notice.event, VALUE_MAX))}"
+        yield _Block(heading, command, "command")
+    if notice.count > 1:
+        yield _Block(f"{notice.count - 1} more like it since the last mail.")
+    if notice.kind == "dead" and (notice.count > 1 or notice.recovered):
+        yield _Block("This sends every dead letter of it again:", _replay_failed(notice), "command")
+
+
+def _replay_failed(notice: Notice) -> str:
+    rule = _line(notice.rule, VALUE_MAX)
+    return "python -m function replay --failed" + (f" --rule {shlex.quote(rule)}" if rule else "")
+
+
+# A reader must not be shown other words than stand there: these turn the direction of what follows them.
+_BIDI: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_CONTROL: Final = frozenset(("Cc", "Cs", "Zl", "Zp"))
+
+
+def _line(words: str, characters_max: int) -> str:
+    """*words* as one line without control characters or halves of a character, cut at *characters_max*."""
+    folded = "".join(" " if c in _BIDI or unicodedata.category(c) in _CONTROL else c for c in words)
+    line = " ".join(folded.split())
+    return line if len(line) <= characters_max else line[: characters_max - 1] + "…"
+
+
+def _span(seconds: float) -> str:
+    """A length of time as people say it."""
+    count, unit = max(int(seconds), 0), "second"
+    for size, larger, enough in ((60, "minute", 90), (60, "hour", 90), (24, "day", 48)):
+        if count < enough:
+            break
+        count, unit = count // size, larger
+    return f"{count} {unit}" if count == 1 else f"{count} {unit}s"
+
+
+def _text(letter: _Letter) -> str:
+    width = max(len(label) for label, _ in letter.facts)
+    facts = "\n".join(f"  {label:<{width}}  {value}" for label, value in letter.facts)
+    blocks = (f"{b.heading}\n{_body(b)}" if b.body else b.heading for b in letter.blocks)
+    return "\n\n".join((_wrapped(letter.opening), facts, *blocks)) + "\n"
+
+
+def _body(block: _Block) -> str:
+    match block.style:
+        case "command":
+            return f"  {block.body}"  # never wrapped: it is there to be pasted
+        case "quote":
+            return _wrapped(block.body, "  > ")
+        case "plain":
+            return _wrapped(block.body, "  ")
+
+
+def _wrapped(words: str, margin: str = "") -> str:
+    return textwrap.fill(
+        words, 78, initial_indent=margin, subsequent_indent=margin, break_long_words=False, break_on_hyphens=False
+    )
+
+
+# No background and no text colour of our own: what the reader's mail program has, light or dark, is right already.
+# These few are readable on both.
+_COLOURS: Final = {"dead": "#d1454b", "held": "#d1454b", "waiting": "#c2871d", "over": "#2f9e5b"}
+_NEUTRAL: Final = "#8a8f98"
+_GREY: Final = "rgba(128,128,128,0.16)"
+_LABEL: Final = "padding:3px 20px 3px 0;vertical-align:top;white-space:nowrap;opacity:0.65"
+_VALUE: Final = "padding:3px 0;vertical-align:top;overflow-wrap:anywhere"
+_HEADING: Final = "margin:20px 0 6px 0;font-weight:600"
+_MONO: Final = "font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:13px"
+_STYLES: Final = {
+    "plain": "margin:0",
+    "quote": "margin:0;padding:2px 0 2px 12px;border-left:3px solid rgba(128,128,128,0.5);overflow-wrap:anywhere",
+    "command": f"margin:0;padding:10px 12px;border-radius:6px;background:{_GREY};overflow-wrap:anywhere;{_MONO}",
+}
+
+
+def _html(letter: _Letter, colour: str) -> str:
+    facts = "".join(
+        f'<tr><td style="{_LABEL}">{escape(label)}</td><td style="{_VALUE}">{escape(value)}</td></tr>\n'
+        for label, value in letter.facts
+    )
+    blocks = "".join(
+        f'<p style="{_HEADING}">{escape(b.heading)}</p>\n'
+        + (f'<p style="{_STYLES[b.style]}">{escape(b.body)}</p>\n' if b.body else "")
+        for b in letter.blocks
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        '<meta name="color-scheme" content="light dark"><meta name="supported-color-schemes" content="light dark">'
+        f"<title>{escape(letter.subject)}</title>"
+        "<style>:root{color-scheme:light dark}</style></head>\n"
+        "<body style=\"margin:0;padding:20px;font:15px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif\">"
+        f'<div style="max-width:640px;padding-left:16px;border-left:4px solid {colour};overflow-wrap:anywhere">\n'
+        f'<p style="margin:0 0 16px 0;font-size:16px">{escape(letter.opening)}</p>\n'
+        f'<table role="presentation" style="border-collapse:collapse;font-size:14px">\n{facts}</table>\n'
+        f"{blocks}</div></body></html>\n"
+    )
+
+
+Tls: TypeAlias = Literal["none", "starttls", "implicit"]
+
+
+@dataclass(frozen=True, slots=True)
+class MailServer:
+    """Where mail is handed over. A password crosses a network only inside TLS: any other server is a ValueError."""
+
+    host: str
+    port: int
+    username: str = ""
+    password: str = field(default="", repr=False)
+    tls: Tls = "none"
+
+    def __post_init__(self) -> None:
+        if not self.host:
+            raise ValueError("the mail server's address names no host")
+        if not 0 < self.port < 65536:
+            raise ValueError("the mail server's port is not between 1 and 65535")
+        if bool(self.username) != bool(self.password):
+            raise ValueError("a mail server takes a user name and a password, or neither")
+        if not (self.username + self.password).isascii():
+            raise ValueError("the mail server's user name and password may hold ASCII characters only")
+        if self.password and self.tls == "none" and not _is_loopback(self.host):
+            raise ValueError(
+                f"the password for the mail server {self.host} would be sent unencrypted: "
+                "use smtps://, or smtp:// with ?starttls=1"
+            )
+
+    @classmethod
+    def from_url(cls, url: str) -> "MailServer":
+        """Read ``smtp[s]://user:password@host:port?starttls=1``, user and password percent-encoded.
+
+        Without a port it is 465 for smtps, 587 with STARTTLS, else 25. Anything else is a ValueError, whose text holds
+        nothing of the address but the host.
+        """
+        try:
+            parts = urlsplit(url)
+            port, host = parts.port, parts.hostname or ""
+            username = unquote(parts.username or "", errors="strict")
+            password = unquote(parts.password or "", errors="strict")
+            options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+        except ValueError:
+            # The error quotes the piece that it could not read, and that can be the password.
+            raise ValueError(f"the mail server's address cannot be read: {_SHAPE}") from None
+        if parts.scheme not in ("smtp", "smtps") or parts.path not in ("", "/") or parts.fragment:
+            raise ValueError(f"the mail server's address is not of the form that is needed: {_SHAPE}")
+        starttls = options.pop("starttls", "0")
+        if options or starttls not in ("0", "1"):
+            raise ValueError("after '?' the mail server's address takes starttls=1 and nothing else")
+        if parts.scheme == "smtps":
+            if starttls == "1":
+                raise ValueError("smtps is encrypted from the start: leave starttls=1 away, or use smtp")
+            return cls(host, 465 if port is None else port, username, password, "implicit")
+        if starttls == "1":
+            return cls(host, 587 if port is None else port, username, password, "starttls")
+        return cls(host, 25 if port is None else port, username, password, "none")
+
+
+_SHAPE: Final = (
+    "write smtp[s]://user:password@host:port, with /, ?, #, @, : and % in user and password percent-encoded (/ is %2F)"
+)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+class MailNotSent(Exception):  # noqa: N818  # what happened, not whose error it is
+    """The mail server did not take the mail. The text names the host and what failed, never the password."""
+
+
+def send(
+    message: EmailMessage, server: MailServer, *, timeout_seconds: float, context: ssl.SSLContext | None = None
+) -> None:
+    """Hand *message* to *server*, within *timeout_seconds* in all (the look-up of its name is the system's to bound).
+
+    Returns when the server has taken the message for at least one recipient, and raises MailNotSent otherwise.
+    Certificates are verified against *context*, by default the system's. Where STARTTLS is asked for, a server that
+    has none is not sent anything.
+    """
+    context = context or ssl.create_default_context()
+    deadline = time.monotonic() + timeout_seconds
+    step = "connecting"
+    try:
+        with contextlib.ExitStack() as opened:
+            wire = opened.enter_context(_dial(server, deadline))
+            opened.enter_context(_cut_off(wire, deadline))
+            if server.tls == "implicit":
+                step = "TLS"
+                wire = opened.enter_context(context.wrap_socket(wire, server_hostname=server.host))
+            step = "greeting"
+            session = _Session(wire, server)
+            opened.callback(session.close)
+            if server.tls == "starttls":
+                step = "STARTTLS"
+                session.starttls(context=context)
+            if server.password:
+                step = "login"
+                session.login(server.username, server.password)
+            step = "sending"
+            refused = session.send_message(message)
+            if refused:
+                log.warning("mail server %s took the mail, but not for %d of its recipients", server.host, len(refused))
+            with contextlib.suppress(smtplib.SMTPException, OSError):
+                cast(socket.socket, session.sock).settimeout(QUIT_SECONDS)
+                session.quit()
+    except (smtplib.SMTPException, OSError, ValueError) as error:
+        overdue = time.monotonic() >= deadline
+        why = f"not finished within {timeout_seconds:g} s" if overdue else _why(error, step)
+        # A server can quote the password or the message that it refuses: no traceback may show what it said then.
+        cause = None if step == "login" or isinstance(error, smtplib.SMTPDataError) else error
+        raise MailNotSent(f"mail server {server.host}:{server.port}, {step}: {why}") from cause
+
+
+class _Session(smtplib.SMTP):
+    """smtplib's client on a connection that is open already, so that its first byte is under the deadline too."""
+
+    def __init__(self, wire: socket.socket, server: MailServer) -> None:
+        self._wire = wire
+        address = str(wire.getsockname()[0])
+        # smtplib would look our own name up to introduce itself, and a look-up has no bound; RFC 5321, 4.1.3.
+        literal = f"[IPv6:{address}]" if ":" in address else f"[{address}]"
+        super().__init__(server.host, server.port, local_hostname=literal)
+
+    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:  # noqa: ARG002
+        # The hook by which smtplib's own SMTP_SSL brings its socket.
+        return self._wire
+
+
+def _dial(server: MailServer, deadline: float) -> socket.socket:
+    """Connect to the first of the host's addresses that answers, giving each a fair share of the time."""
+    found = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
+    addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
+    for number, address in enumerate(addresses):
+        left = deadline - time.monotonic()
+        try:
+            wire = socket.create_connection((address, server.port), max(left / (len(addresses) - number), 0.001))
+        except OSError:
+            if number == len(addresses) - 1:
+                raise
+        else:
+            wire.settimeout(max(deadline - time.monotonic(), 0.001))
+            return wire
+    raise OSError("its name has no address")
+
+
+@contextlib.contextmanager
+def _cut_off(wire: socket.socket, deadline: float) -> Iterator[None]:
+    """Shut the connection at the deadline: a socket's own time-out begins anew with every byte that trickles in."""
+    with wire.dup() as handle:
+
+        def cut() -> None:
+            with contextlib.suppress(OSError):
+                handle.shutdown(socket.SHUT_RDWR)
+
+        watch = threading.Timer(max(deadline - time.monotonic(), 0), cut)
+        watch.daemon = True
+        watch.start()
+        try:
+            yield
+        finally:
+            watch.cancel()
+            watch.join()
+
+
+def _why(error: Exception, step: str) -> str:
+    """What *error* says, without what a server may have been told in confidence: the login and the message."""
+    match error:
+        case smtplib.SMTPRecipientsRefused():
+            replies = (f", {code} {_reply(words)}" for code, words in error.recipients.values())
+            return f"no recipient accepted{next(replies, '')}"
+        case smtplib.SMTPResponseException() if step == "login" or isinstance(error, smtplib.SMTPDataError):
+            return f"refused with {error.smtp_code}"
+        case smtplib.SMTPResponseException():
+            return f"refused with {error.smtp_code} {_reply(error.smtp_error)}"
+        case smtplib.SMTPNotSupportedError():
+            return _line(str(error), VALUE_MAX)
+        case smtplib.SMTPException() if step == "login":
+            return "no way to log in that both sides know"
+        case ssl.SSLCertVerificationError():
+            return f"its certificate is not valid: {error.verify_message}"
+        case TimeoutError():
+            return "no answer in time"
+        case OSError() if error.strerror:
+            return error.strerror
+        case smtplib.SMTPException():
+            return _line(str(error), VALUE_MAX)
+        case _:
+            return type(error).__name__
+
+
+def _reply(words: bytes | str) -> str:
+    return _line(words.decode(errors="replace") if isinstance(words, bytes) else words, VALUE_MAX)

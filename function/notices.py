@@ -1,0 +1,81 @@
+"""Failure mail: who is told of an alert, and when. The ledger decides which instance sends it."""
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from function.ledger import Ledger, Mail
+from function.mail import MailNotSent, MailServer, Notice, compose, send
+
+log = logging.getLogger(__name__)
+
+# A mail server that hangs is left alone by this instance for a while.
+SLOW_SECONDS: Final = 1.0
+REST_SECONDS: Final = 60.0
+
+
+class Notices:
+    """Sends what is due. A mail server that is down changes nothing else: the next one to come by tries again."""
+
+    def __init__(
+        self, ledger: Ledger, *, server: MailServer | None, sender: str, recipients: Sequence[str], every_seconds: float
+    ) -> None:
+        """Without a *server* nothing is sent; the alerts are kept."""
+        self._ledger = ledger
+        self._server = server
+        self._sender = sender
+        self._recipients = recipients
+        self._every_seconds = every_seconds
+        self._resting_until = 0.0
+
+    def flush(self, *, timeout_seconds: float) -> int:
+        """Send the mails that are due, for *timeout_seconds* at most; gives how many went out."""
+        if self._server is None:
+            return 0
+        until = time.monotonic() + timeout_seconds
+        if time.monotonic() < self._resting_until:
+            return 0
+        count = 0
+        while (left := until - time.monotonic()) > 0:
+            mail = self._ledger.claim_mail(every_seconds=self._every_seconds)
+            if mail is None:
+                break
+            began = time.monotonic()
+            try:
+                message = compose(_notice(mail), sender=self._sender, recipients=self._recipients, now=mail.now)
+                send(message, self._server, timeout_seconds=left)
+            except MailNotSent as error:
+                log.error("a notice was not sent and is kept: %s", error)  # noqa: TRY400  # the message is the whole story
+                self._ledger.mail_not_sent(mail)
+                # A server that refuses at once is asked by the next event again; one that hangs would slow each down.
+                now = time.monotonic()
+                if now - began > SLOW_SECONDS:
+                    self._resting_until = now + REST_SECONDS
+                break
+            self._ledger.mail_sent(mail)
+            count += 1
+        return count
+
+
+def _notice(mail: Mail) -> Notice:
+    facts = dict(mail.facts)
+    return Notice(
+        kind=mail.kind,
+        fingerprint=mail.fingerprint,
+        source_name=facts["source_name"],
+        instance=facts["instance"],
+        rule=facts["rule"],
+        table=facts["table"],
+        key=facts["key"],
+        event=facts["event"],
+        reason=facts["reason"],
+        hint=facts["hint"],
+        words=facts["words"],
+        attempts=facts["attempts"],
+        since=mail.since,
+        count=max(1, mail.count),
+        recovered=mail.recovered,
+        lasted_seconds=mail.last_at - mail.since,
+        fields=tuple(facts["fields"]),
+    )

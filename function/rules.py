@@ -1,0 +1,651 @@
+"""The rules file: read once, checked whole, refused with every fault and its line.
+
+Pure: the caller reads the file. What the rules then make of an event is in hearing.py.
+
+    RulesError   the file cannot be used; it names every fault with its line
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, Final
+
+import yaml
+
+from function.event import Op, digest
+from function.hearing import (
+    CLOSE_CODE,
+    CLOSE_NOTES_RESOLVED,
+    FIELD_CHARACTERS_MAX,
+    Rule,
+    Rules,
+    Saying,
+    Sayings,
+    TicketRule,
+    wants_from_json,
+    wants_to_json,
+)
+from function.templates import BadTemplate, Template, expression, is_expression, meant
+from function.templates import template as checked_template
+
+__all__ = [
+    "FIELD_CHARACTERS_MAX",
+    "Rule",
+    "Rules",
+    "RulesError",
+    "TicketRule",
+    "load",
+    "schema",
+    "wants_from_json",
+    "wants_to_json",
+]
+
+FILE_BYTES_MAX: Final = 1024 * 1024
+# Aliases make a small file a large one.
+ENTRIES_MAX: Final = 20_000
+FAULTS_MAX: Final = 100
+# Incidents only: how other tables' tickets live comes with their own rules.
+TABLE_WITH_STATES: Final = "incident"
+CREATING_OPS: Final = (Op.INSERT, Op.UPDATE, Op.MANUAL)
+AFTER_CLOSE: Final = ("reopen", "new", "leave")
+ON_DELETE: Final = ("resolve", "cancel", "leave")
+ON_MISSING: Final = ("fail", "recreate", "ignore")
+
+TOP_KEYS: Final = {
+    "version": "The version of this language: 1.",
+    "env": "The environment variables that templates may name, as env.NAME.",
+    "rules": "Which rows become which tickets.",
+}
+RULE_KEYS: Final = {
+    "name": "The rule's name, unique in the file. It is in every ticket's address: to rename the rule, keep `id`.",
+    "id": "What stands in every ticket's address; the name unless given.",
+    "from": "Where events come from: hasura/SCHEMA.TABLE or cron/NAME.",
+    "trigger": "Only events of the event trigger with this name; of any unless given.",
+    "ops": "The kinds of event that the rule hears; all unless given.",
+    "when": "An expression: whether the row deserves a ticket. A ticket that exists follows its row all the same.",
+    "each": "An expression that gives a list: one ticket for each element, which templates call `item`.",
+    "ticket": "The ticket that the row becomes.",
+}
+TICKET_KEYS: Final = {
+    "table": "The table of the ticket; incident unless given.",
+    "key": "A template: the row's identity. One ticket per key.",
+    "fields": "For each column of the ticket, a template: what it should say.",
+    "resolve_when": "An expression: whether the row says that all is well again.",
+    "close_code": f"A template: the resolution code; {CLOSE_CODE} unless given.",
+    "close_notes": f"A template: the resolution notes; {CLOSE_NOTES_RESOLVED} unless given.",
+    "after_close": "What follows when the row is unwell again: reopen (the default), new or leave.",
+    "creates": "Which kinds of event may open a ticket: INSERT, UPDATE and MANUAL unless given.",
+    "on_delete": "What follows when the row is deleted: resolve (the default), cancel or leave.",
+    "on_missing": "What follows when people deleted the ticket: fail (the default), recreate or ignore.",
+    "shared": "Whether many rows share one ticket: the first opens it, none closes it.",
+    "order_by": "An expression: what orders the row's images, such as row.updated_at.",
+}
+_STATE_KEYS = ("resolve_when", "close_code", "close_notes", "after_close")
+_LATER_RULE_KEYS = ("note", "post", "mutate", "reply", "data")
+_LATER_NAMES = ("ticket", "link", "data")
+_FIELDS_REFUSED: Final = {
+    "sys_id": "is computed from the rule and the key",
+    "number": "is given by ServiceNow",
+    "correlation_id": "holds the ticket's address; use `key`",
+    "correlation_display": "is written by this function",
+    "state": "is written by `resolve_when`",
+    "incident_state": "is written by `resolve_when`",
+    "close_code": "stands beside `fields`, and is sent when the ticket is resolved",
+    "close_notes": "stands beside `fields`, and is sent when the ticket is resolved",
+    "comments": "is a journal, which only grows; this version writes no journals",
+    "work_notes": "is a journal, which only grows; this version writes no journals",
+    "parent_incident": "is written by `after_close: new`",
+}
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,60}", re.ASCII)
+_COLUMN = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+# Hasura takes names with blanks and dots in them.
+_SOURCE = re.compile(r"hasura/[^/.]+\..+|cron/.+")
+# What begins like this and is an expression was meant to have braces.
+_BARE = re.compile(r"(?:row|old|new|item|event|env|op|changed)\s*(?:[.\[|]|[=!]=)")
+_NAMES = ("row", "old", "new", "op", "changed", "event", "env")
+
+
+class RulesError(Exception):
+    """The rules file cannot be used. *faults* are sentences, each with the file's name and line."""
+
+    def __init__(self, faults: tuple[str, ...]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+def load(text: str, *, name: str = "rules.yaml", environ: Mapping[str, str]) -> Rules:
+    """Check a rules file whole. *name* is what faults call it; *environ* has the variables that its `env` may name.
+
+    Raises RulesError with every fault.
+    """
+    reading = _Reading(name, environ)
+    rules = reading.rules(text)
+    if reading.faults:
+        told = [fault for _, fault in sorted(reading.faults, key=lambda fault: fault[0])]
+        hidden = len(told) - FAULTS_MAX
+        more = (f"{name}: and {hidden} more faults",) if hidden > 0 else ()
+        raise RulesError((*told[:FAULTS_MAX], *more))
+    return Rules(tuple(rules), digest(text, *(part for pair in sorted(reading.env.items()) for part in pair)))
+
+
+class _TooMuch(Exception):  # noqa: N818  # what happened, not whose error it is
+    """The file is larger than it looks."""
+
+
+_NOTHING = checked_template("", names=())
+
+
+class _Reading:
+    """One file being read. It goes on after a fault, so that all are told at once."""
+
+    def __init__(self, name: str, environ: Mapping[str, str]) -> None:
+        self.name = name
+        self.environ = environ
+        self.env: dict[str, str] = {}
+        self.faults: list[tuple[int, str]] = []
+        self.entries = 0
+
+    def fault(self, line: int, path: str, what: str) -> None:
+        self.faults.append((line, f"{self._where(line, path)}: {what}"))
+
+    def _where(self, line: int, path: str) -> str:
+        return f"{self.name}:{line}: {path}" if path else f"{self.name}:{line}"
+
+    def rules(self, text: str) -> list[Rule]:
+        root = self._composed(text)
+        if root is None:
+            return []
+        try:
+            return self._file(root)
+        except _TooMuch:
+            self.faults.clear()
+            self.fault(1, "", f"has more than {ENTRIES_MAX} entries once its aliases are followed")
+        return []
+
+    def _composed(self, text: str) -> yaml.Node | None:
+        if len(text.encode("utf-8", "surrogatepass")) > FILE_BYTES_MAX:
+            self.fault(1, "", f"is over {FILE_BYTES_MAX // 1024} KiB")
+            return None
+        try:
+            # Not the faster C loader: a thousand brackets end the process there.
+            root = yaml.compose(text, Loader=yaml.SafeLoader)
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            self.fault(
+                mark.line + 1 if mark else 1,
+                "",
+                f"is not YAML: {', '.join(filter(None, (error.context, error.problem)))}",
+            )
+        except yaml.reader.ReaderError as error:
+            line = text.count("\n", 0, error.position) + 1
+            self.fault(line, "", "is not YAML: a control character in it is not allowed")
+        except RecursionError:
+            self.fault(1, "", "is nested too deeply")
+        else:
+            if root is None:
+                self.fault(1, "", "is empty; it begins with `version: 1`")
+            return root
+        return None
+
+    def _file(self, root: yaml.Node) -> list[Rule]:
+        entries = self._mapping(root, "", TOP_KEYS)
+        if entries is None:
+            return []
+        version = entries.get("version")
+        if version is None:
+            self.fault(_line(root), "version", "is missing; write `version: 1`")
+        elif not isinstance(version, yaml.ScalarNode) or version.value != "1":
+            self.fault(_line(version), "version", "is not one that this program knows; write `version: 1`")
+        if "env" in entries:
+            self._environment(entries["env"])
+        if "rules" not in entries:
+            self.fault(_line(root), "rules", "is missing")
+            return []
+        rules = []
+        seen: dict[str, int] = {}
+        for number, node in enumerate(self._list(entries["rules"], "rules", empty="has no rules in it")):
+            rule = self._rule(node, f"rules[{number}]", seen)
+            if rule is not None:
+                rules.append(rule)
+        return rules
+
+    def _environment(self, node: yaml.Node) -> None:
+        for number, entry in enumerate(self._list(node, "env")):
+            path = f"env[{number}]"
+            variable = self._text(entry, path)
+            if variable is None:
+                continue
+            if not _VARIABLE.fullmatch(variable):
+                self.fault(_line(entry), path, "is not the name of an environment variable")
+            elif variable not in self.environ:
+                self.fault(_line(entry), path, f"the environment has no `{variable}`; set it or take it out")
+                self.env[variable] = ""
+            else:
+                self.env[variable] = self.environ[variable]
+
+    def _rule(self, node: yaml.Node, path: str, seen: dict[str, int]) -> Rule | None:
+        later = {key: f"this version does not have `{key}` rules yet" for key in _LATER_RULE_KEYS}
+        entries = self._mapping(node, path, RULE_KEYS, refused=later)
+        if entries is None:
+            return None
+        line = _line(node)
+        name = self._name(entries, "name", path) or ""
+        identity = self._name(entries, "id", path) or name
+        if "name" not in entries:
+            self.fault(line, f"{path}.name", "is missing")
+        for label, key in ((name, "name"), (identity, "id")):
+            if label and key in entries and label in seen:
+                self.fault(
+                    _line(entries[key]), f"{path}.{key}", f"`{label}` is already used by the rule in line {seen[label]}"
+                )
+        seen.update({label: line for label in (name, identity) if label and label not in seen})
+        each = self._expression(entries, "each", path, _NAMES)
+        names = (*_NAMES, "item") if "each" in entries else _NAMES
+        when = self._expression(entries, "when", path, names)
+        ops = self._ops(entries, "ops", path, tuple(Op)) or frozenset(Op)
+        trigger = ""
+        if "trigger" in entries:
+            trigger = self._text(entries["trigger"], f"{path}.trigger") or ""
+            if not trigger:
+                self.fault(_line(entries["trigger"]), f"{path}.trigger", "is empty; leave it out to hear any trigger")
+        source = self._source(entries, path, line)
+        if "ticket" not in entries:
+            if not any(key in later for key in self._keys_of(node)):
+                self.fault(line, f"{path}.ticket", "is missing: it says what the row becomes")
+            return None
+        ticket = self._ticket(entries["ticket"], f"{path}.ticket", names, when=when, each=each)
+        if ticket is None:
+            return None
+        return Rule(
+            name=name,
+            id=identity,
+            source=source,
+            trigger=trigger,
+            ops=ops,
+            line=line,
+            where=self._where(line, path),
+            ticket=ticket[0],
+            sayings=ticket[1],
+            env=self.env,
+        )
+
+    def _name(self, entries: Mapping[str, yaml.Node], key: str, path: str) -> str | None:
+        if key not in entries:
+            return None
+        name = self._text(entries[key], f"{path}.{key}")
+        if name is not None and not _NAME.fullmatch(name):
+            self.fault(
+                _line(entries[key]),
+                f"{path}.{key}",
+                "must be 1 to 60 letters, digits, hyphens and underscores (A-Z only)",
+            )
+            return None
+        return name
+
+    def _source(self, entries: Mapping[str, yaml.Node], path: str, line: int) -> str:
+        if "from" not in entries:
+            self.fault(line, f"{path}.from", "is missing; write `from: hasura/public.TABLE`")
+            return ""
+        node = entries["from"]
+        source = self._text(node, f"{path}.from")
+        if source is None or _SOURCE.fullmatch(source):
+            return source or ""
+        kind, _, rest = source.partition("/")
+        if kind in ("servicenow", "slack"):
+            what = f"this version does not hear {kind}/… yet"
+        elif kind == "hasura" and rest and "." not in rest:
+            what = f"names no schema; did you mean `hasura/public.{rest}`?"
+        else:
+            what = "must be hasura/SCHEMA.TABLE or cron/NAME"
+        self.fault(_line(node), f"{path}.from", what)
+        return ""
+
+    def _ticket(
+        self, node: yaml.Node, path: str, names: tuple[str, ...], *, when: Saying | None, each: Saying | None
+    ) -> tuple[TicketRule, Sayings] | None:
+        later = {"number": "this version does not have tickets by their number yet"}
+        entries = self._mapping(node, path, TICKET_KEYS, refused=later)
+        if entries is None:
+            return None
+        table = self._text(entries["table"], f"{path}.table") if "table" in entries else TABLE_WITH_STATES
+        if table is not None and not _COLUMN.fullmatch(table):
+            self.fault(_line(entries["table"]), f"{path}.table", "is not the name of a table (such as incident)")
+        shared = self._shared(entries, path)
+        leaves = shared or table != TABLE_WITH_STATES
+        fields = self._fields(entries, path, names, _line(node))
+        sayings = Sayings(
+            key=self._key(entries, path, names, _line(node), shared=shared),
+            fields=fields,
+            when=when,
+            each=each,
+            resolve_when=self._expression(entries, "resolve_when", path, names),
+            close_code=self._template(entries["close_code"], f"{path}.close_code", names)
+            if "close_code" in entries
+            else None,
+            close_notes=self._template(entries["close_notes"], f"{path}.close_notes", names)
+            if "close_notes" in entries
+            else None,
+            order_by=self._expression(entries, "order_by", path, names),
+        )
+        ticket = TicketRule(
+            table=table or TABLE_WITH_STATES,
+            shared=shared,
+            creates=self._ops(entries, "creates", path, CREATING_OPS) or frozenset(CREATING_OPS),
+            after_close=self._choice(entries, "after_close", path, AFTER_CLOSE)
+            or ("leave" if table != TABLE_WITH_STATES else "reopen"),
+            on_delete=self._choice(entries, "on_delete", path, ON_DELETE) or ("leave" if leaves else "resolve"),
+            on_missing=self._choice(entries, "on_missing", path, ON_MISSING) or "fail",
+            fields=tuple(fields),
+            resolves="resolve_when" in entries,
+        )
+        self._lives(entries, path, ticket)
+        return ticket, sayings
+
+    def _lives(self, entries: Mapping[str, yaml.Node], path: str, ticket: TicketRule) -> None:
+        """Refuse a life that this kind of ticket does not have."""
+        if ticket.table != TABLE_WITH_STATES:
+            for key in _STATE_KEYS:
+                if key in entries:
+                    what = (
+                        f"this version knows the states of {TABLE_WITH_STATES} only, not of other tables; take it out"
+                    )
+                    self.fault(_line(entries[key]), f"{path}.{key}", what)
+        elif ticket.shared:
+            for key in ("resolve_when", "close_code", "close_notes"):
+                if key in entries:
+                    self.fault(
+                        _line(entries[key]), f"{path}.{key}", "no row closes a ticket that is shared; take it out"
+                    )
+        if "on_delete" in entries and ticket.on_delete != "leave":
+            if ticket.table != TABLE_WITH_STATES:
+                what = f"this version knows the states of {TABLE_WITH_STATES} only; write `leave` or take it out"
+                self.fault(_line(entries["on_delete"]), f"{path}.on_delete", what)
+            elif ticket.shared:
+                what = "no row closes a ticket that is shared; write `leave` or take it out"
+                self.fault(_line(entries["on_delete"]), f"{path}.on_delete", what)
+
+    def _key(
+        self, entries: Mapping[str, yaml.Node], path: str, names: tuple[str, ...], line: int, *, shared: bool
+    ) -> Saying:
+        path = f"{path}.key"
+        if "key" not in entries:
+            self.fault(line, path, 'is missing; write what identifies the row, such as "{{ row.id }}"')
+            return Saying(_NOTHING, path)
+        faults = len(self.faults)
+        saying = self._template(entries["key"], path, names)
+        used = saying.template.names
+        if len(self.faults) > faults or shared:
+            return saying
+        if not used & {"row", "new", "old", "item", "event"}:
+            what = "is the same for every row; name a column, or say `shared: true` if all share one ticket"
+            self.fault(_line(entries["key"]), path, what)
+        elif "item" in names and "item" not in used:
+            what = "is the same for every element; name a part of `item`, or say `shared: true`"
+            self.fault(_line(entries["key"]), path, what)
+        return saying
+
+    def _fields(
+        self, entries: Mapping[str, yaml.Node], path: str, names: tuple[str, ...], line: int
+    ) -> dict[str, Saying]:
+        path = f"{path}.fields"
+        if "fields" not in entries:
+            self.fault(line, path, "is missing; it says what the ticket should say")
+            return {}
+        node = entries["fields"]
+        columns = self._mapping(node, path, None, refused=_FIELDS_REFUSED)
+        if columns is not None and not node.value:
+            self.fault(_line(node), path, "is empty; name a column and what it should say")
+        return {
+            column: self._template(value, f"{path}.{column}", names, constants=True)
+            for column, value in (columns or {}).items()
+        }
+
+    def _shared(self, entries: Mapping[str, yaml.Node], path: str) -> bool:
+        if "shared" not in entries:
+            return False
+        node = entries["shared"]
+        if node.tag != "tag:yaml.org,2002:bool":
+            self.fault(_line(node), f"{path}.shared", "must be true or false")
+        return _is_true(node)
+
+    def _ops(self, entries: Mapping[str, yaml.Node], key: str, path: str, known: Collection[Op]) -> frozenset[Op]:
+        if key not in entries:
+            return frozenset()
+        path = f"{path}.{key}"
+        ops = set()
+        for number, node in enumerate(self._list(entries[key], path, empty="is empty; leave it out for the default")):
+            word = self._text(node, f"{path}[{number}]")
+            if word is None:
+                continue
+            if word in known:
+                ops.add(Op(word))
+            else:
+                what = f"must be one of {', '.join(known)}{meant(word.upper(), known)}"
+                self.fault(_line(node), f"{path}[{number}]", what)
+        return frozenset(ops)
+
+    def _choice(self, entries: Mapping[str, yaml.Node], key: str, path: str, known: Collection[str]) -> str | None:
+        if key not in entries:
+            return None
+        word = self._text(entries[key], f"{path}.{key}")
+        if word is not None and word not in known:
+            self.fault(_line(entries[key]), f"{path}.{key}", f"must be one of {', '.join(known)}{meant(word, known)}")
+            return None
+        return word
+
+    # Templates
+
+    def _expression(
+        self, entries: Mapping[str, yaml.Node], key: str, path: str, names: tuple[str, ...]
+    ) -> Saying | None:
+        if key not in entries:
+            return None
+        node = entries[key]
+        path = f"{path}.{key}"
+        source = self._text(node, path)
+        if source is None:
+            return None
+        saying = Saying(_NOTHING, self._where(_line(node), path))
+        if node.tag == "tag:yaml.org,2002:bool":
+            source = "true" if _is_true(node) else "false"
+        if not source.strip():
+            self.fault(_line(node), path, "is empty")
+        elif "{{" in source or "{%" in source:
+            bare = source.strip().removeprefix("{{").removesuffix("}}").strip()
+            hint = f"`{bare}`" if is_expression(bare) else "it without braces"
+            self.fault(_line(node), path, f"is an expression; write {hint}")
+        else:
+            return Saying(self._checked(node, path, lambda: expression(source, names=names)), saying.where)
+        return saying
+
+    def _template(self, node: yaml.Node, path: str, names: tuple[str, ...], *, constants: bool = False) -> Saying:
+        where = self._where(_line(node), path)
+        source = self._text(node, path)
+        if source is None:
+            return Saying(_NOTHING, where)
+        if constants and node.tag == "tag:yaml.org,2002:bool":
+            source = "true" if _is_true(node) else "false"
+        elif constants and node.tag == "tag:yaml.org,2002:null":
+            source = ""
+        elif not source.strip():
+            if not constants:
+                self.fault(_line(node), path, "is empty")
+        elif "{{" not in source and "{%" not in source and _BARE.match(source) and is_expression(source):
+            self.fault(
+                _line(node), path, f'is a text that looks like an expression; write "{{{{ {source.strip()} }}}}"'
+            )
+            return Saying(_NOTHING, where)
+        return Saying(self._checked(node, path, lambda: checked_template(source, names=names)), where)
+
+    def _checked(self, node: yaml.Node, path: str, check: Callable[[], Template]) -> Template:
+        # In a block of lines, a template's first line is the one below the bar.
+        first = _line(node) + 1 if isinstance(node, yaml.ScalarNode) and node.style == "|" else None
+        try:
+            checked = check()
+        except BadTemplate as bad:
+            line = _line(node) if first is None else first + bad.line - 1
+            what = bad.what
+            if bad.unknown in _LATER_NAMES:
+                what = f"this version does not offer `{bad.unknown}` to rules yet"
+            elif bad.unknown == "item":
+                what = "there is no `item` here: a rule has one beside `each`"
+            self.fault(line, path, what)
+            return _NOTHING
+        for variable in sorted(checked.parts_of("env") - self.env.keys()):
+            what = f"`env` does not list `{variable}`{meant(variable, self.env)}; list it at the top"
+            self.fault(_line(node), path, what)
+        return checked
+
+    # YAML
+
+    def _mapping(
+        self,
+        node: yaml.Node,
+        path: str,
+        known: Mapping[str, str] | None,
+        *,
+        refused: Mapping[str, str] | None = None,
+    ) -> dict[str, yaml.Node] | None:
+        """The entries of *node* under the *known* keys (None: names of columns); all others are faults."""
+        if not isinstance(node, yaml.MappingNode):
+            self.fault(_line(node), path, "must be a mapping of names to values")
+            return None
+        entries: dict[str, yaml.Node] = {}
+        for key, value, merged in self._pairs(node):
+            name = key.value if isinstance(key, yaml.ScalarNode) else ""
+            below = f"{path}.{name}" if path else name
+            if name in entries:
+                if not merged:
+                    self.fault(_line(key), below, "stands here twice")
+            elif refused and name in refused:
+                self.fault(_line(key), below, refused[name])
+            elif known is not None and name not in known:
+                self.fault(_line(key), below, f"there is no such key{meant(name, known)}")
+            elif known is None and not _COLUMN.fullmatch(name):
+                self.fault(_line(key), below, "is not the name of a column (such as short_description)")
+            else:
+                entries[name] = value
+        return entries
+
+    def _pairs(self, node: yaml.MappingNode, depth: int = 0) -> Iterator[tuple[yaml.Node, yaml.Node, bool]]:
+        """Key and value of each entry, and whether it was merged with ``<<``; those come last."""
+        merges: list[yaml.Node] = []
+        for key, value in node.value:
+            self._count()
+            if key.tag == "tag:yaml.org,2002:merge":
+                merges += value.value if isinstance(value, yaml.SequenceNode) else [value]
+            else:
+                yield key, value, depth > 0
+        for merge in merges:
+            if not isinstance(merge, yaml.MappingNode) or depth > 5:
+                self.fault(_line(merge), "<<", "must be an alias of a mapping")
+            else:
+                for key, value, _ in self._pairs(merge, depth + 1):
+                    yield key, value, True
+
+    def _keys_of(self, node: yaml.Node) -> list[str]:
+        return [str(key.value) for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+
+    def _list(self, node: yaml.Node, path: str, *, empty: str = "") -> list[yaml.Node]:
+        if not isinstance(node, yaml.SequenceNode):
+            self.fault(_line(node), path, "must be a list")
+            return []
+        if empty and not node.value:
+            self.fault(_line(node), path, empty)
+        for _ in node.value:
+            self._count()
+        entries: list[yaml.Node] = node.value
+        return entries
+
+    def _text(self, node: yaml.Node, path: str) -> str | None:
+        """A scalar as it was written."""
+        if isinstance(node, yaml.ScalarNode):
+            written: str = node.value
+            return written
+        quoted = isinstance(node, yaml.MappingNode) and node.flow_style
+        what = 'must be one value; a template that begins with braces stands in quotes: "{{ … }}"' if quoted else ""
+        self.fault(_line(node), path, what or "must be one value, not a list or a mapping")
+        return None
+
+    def _count(self) -> None:
+        self.entries += 1
+        if self.entries > ENTRIES_MAX:
+            raise _TooMuch
+
+
+def _line(node: yaml.Node) -> int:
+    line: int = node.start_mark.line
+    return line + 1
+
+
+def _is_true(node: yaml.Node) -> bool:
+    return str(node.value).lower() in ("true", "yes", "on")
+
+
+# For editors
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of the file, by which editors complete it. The checks of load() go further."""
+    expression_schema = {"type": ["string", "boolean"]}
+    template_schema = {"type": ["string", "number", "boolean", "null"]}
+    column = f"^(?!(?:{'|'.join(_FIELDS_REFUSED)})$){_COLUMN.pattern}$"
+
+    def ops(known: Collection[Op]) -> dict[str, Any]:
+        return {"type": "array", "items": {"enum": [op.value for op in known]}, "minItems": 1, "uniqueItems": True}
+
+    def mapping(keys: Mapping[str, str], required: list[str], shapes: Mapping[str, Any]) -> dict[str, Any]:
+        properties = {key: {"description": what, **shapes.get(key, {"type": "string"})} for key, what in keys.items()}
+        return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+    name_schema = {"type": "string", "pattern": f"^{_NAME.pattern}$"}
+    ticket = mapping(
+        TICKET_KEYS,
+        ["key", "fields"],
+        {
+            "table": {"type": "string", "pattern": f"^{_COLUMN.pattern}$", "default": TABLE_WITH_STATES},
+            "key": {"type": ["string", "number"]},
+            "fields": {
+                "type": "object",
+                "patternProperties": {column: template_schema},
+                "additionalProperties": False,
+                "minProperties": 1,
+            },
+            "resolve_when": expression_schema,
+            "after_close": {"enum": list(AFTER_CLOSE), "default": "reopen"},
+            "creates": ops(CREATING_OPS),
+            "on_delete": {"enum": list(ON_DELETE)},
+            "on_missing": {"enum": list(ON_MISSING), "default": "fail"},
+            "shared": {"type": "boolean", "default": False},
+        },
+    )
+    rule = mapping(
+        RULE_KEYS,
+        ["name", "from", "ticket"],
+        {
+            "name": name_schema,
+            "id": name_schema,
+            "from": {"type": "string", "pattern": f"^(?:{_SOURCE.pattern})$"},
+            "trigger": {"type": "string", "minLength": 1},
+            "ops": ops(tuple(Op)),
+            "when": expression_schema,
+            "ticket": ticket,
+        },
+    )
+    variables = {"type": "array", "items": {"type": "string", "pattern": f"^{_VARIABLE.pattern}$"}}
+    top = mapping(
+        TOP_KEYS,
+        ["version", "rules"],
+        {"version": {"const": 1}, "env": variables, "rules": {"type": "array", "items": rule, "minItems": 1}},
+    )
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Which rows become which tickets",
+        **top,
+    }
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(schema(), indent=2) + "\n")

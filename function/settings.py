@@ -1,0 +1,450 @@
+"""The environment, read once and checked whole: every fault is one sentence that names the variable.
+
+Every value may be a reference to Google Secret Manager instead, ``secret://projects/P/secrets/S[/versions/V]``; where
+a list is expected, so may each of its elements.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Final, TypeVar
+from urllib.parse import urlsplit
+
+from function import secretmanager
+from function.event import digest
+from function.mail import MailServer
+
+T = TypeVar("T")
+
+
+class SettingsError(Exception):
+    """The environment cannot be worked with. *faults* are all that is wrong with it, a sentence each."""
+
+    def __init__(self, faults: tuple[str, ...]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One line of README's table. Without a default (None) it must be set; "" stands for unset."""
+
+    name: str
+    default: str | None
+    meaning: str
+    secret: bool = False
+
+
+VARIABLES: Final = (
+    Variable(
+        "SOURCE_NAME",
+        None,
+        "Which app the rows are of. It is in every ticket's address: `shop-prod` and `shop-staging` must differ, and "
+        "under another name every row is a new ticket.",
+    ),
+    Variable(
+        "SERVICENOW_INSTANCE_URL",
+        None,
+        "The instance, `https://dev12345.service-now.com` or just `dev12345`; `http://` only on this machine.",
+    ),
+    Variable("SERVICENOW_USERNAME", None, "The user that signs in to ServiceNow (Basic auth)."),
+    Variable("SERVICENOW_PASSWORD", None, "The password of `SERVICENOW_USERNAME`.", secret=True),
+    Variable(
+        "SERVICENOW_MAX_CONCURRENCY",
+        "8",
+        "Calls to ServiceNow at a time, per instance of the function. A node of ServiceNow serves 4 and queues 50.",
+    ),
+    Variable("SERVICENOW_TIMEOUT_SECONDS", "20", "How long one call to ServiceNow may take."),
+    Variable(
+        "HASURA_EVENT_SECRETS",
+        "",
+        "What the header `X-Webhook-Secret` may say, separated by commas, so that two are valid while one is replaced. "
+        "Unset, every event is answered 401.",
+        secret=True,
+    ),
+    Variable(
+        "DATABASE_URL",
+        "sqlite:///ledger.db",
+        "The ledger: `postgresql://user:password@host/name` or `sqlite:///path`. Must be set on Cloud Run and Cloud "
+        "Functions, where a local disk is gone with the instance.",
+        secret=True,
+    ),
+    # Transactions are short and none is held across a call to ServiceNow, so 8 serve more events than 8 calls bring;
+    # and twelve instances stay below PostgreSQL's usual 100.
+    Variable("DATABASE_POOL_SIZE", "8", "Connections to PostgreSQL, per instance of the function."),
+    Variable(
+        "LEDGER_MIGRATE",
+        "on",
+        "`on`: the ledger's tables are brought up to date at first use. `off`: only `python -m function migrate` does.",
+    ),
+    Variable("RULES_FILE", "rules.yaml", "Which rows become which tickets."),
+    Variable(
+        "SMTP_URL",
+        "",
+        "The mail server: `smtp://user:password@host:port?starttls=1` or `smtps://…`, with user and password "
+        "percent-encoded. Unset, no mail is sent.",
+        secret=True,
+    ),
+    Variable("NOTIFY_FROM", "", "The address that mails come from. Required with `SMTP_URL`."),
+    Variable("NOTIFY_TO", "", "Who is told, separated by commas. Required with `SMTP_URL`."),
+    Variable("NOTIFY_EVERY_SECONDS", "900", "At most one mail about the same thing in this time."),
+    Variable("NOTIFY_AFTER_SECONDS", "600", "What may pass by itself is mailed once it has lasted this long."),
+    Variable(
+        "DEADLINE_SECONDS",
+        "50",
+        "Every event is answered within this time. Keep it below `timeout_sec` of the trigger's `retry_conf` (60).",
+    ),
+    Variable("RETRY_FOR_SECONDS", "86400", "How long an event is tried again before it becomes a dead letter."),
+    # Accounts lock after about five failures in fifteen minutes.
+    Variable(
+        "AUTH_HOLD_SECONDS", "600", "After ServiceNow refused the password, it is tried once in this time, not more."
+    ),
+    Variable("MAX_BODY_BYTES", "8388608", "A larger request is answered 413."),
+    Variable("KEEP_DAYS", "90", "How long the ledger remembers what is done."),
+    Variable("LOG_LEVEL", "INFO", "`DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`."),
+)
+
+_DAY_SECONDS: Final = 86_400
+_LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All that the environment decides; the names are the variables', in lower case."""
+
+    source_name: str
+    servicenow_instance_url: str  # https://host[:port], without a slash at the end
+    servicenow_username: str
+    servicenow_password: str = field(repr=False)
+    hasura_event_secrets: tuple[str, ...] = field(default=(), repr=False)
+    database_url: str = field(default="sqlite:///ledger.db", repr=False)
+    servicenow_max_concurrency: int = 8
+    servicenow_timeout_seconds: float = 20
+    database_pool_size: int = 8
+    ledger_migrate: bool = True
+    rules_file: str = "rules.yaml"
+    smtp_url: MailServer | None = field(default=None, repr=False)
+    notify_from: str = ""
+    notify_to: tuple[str, ...] = ()
+    notify_every_seconds: float = 900
+    notify_after_seconds: float = 600
+    deadline_seconds: float = 50
+    retry_for_seconds: float = 86_400
+    auth_hold_seconds: float = 600
+    max_body_bytes: int = 8 * 1024 * 1024
+    keep_days: int = 90
+    log_level: str = "INFO"
+
+    @property
+    def lease_seconds(self) -> float:
+        """How long the lease on a key lasts: longer than one attempt can take, however it goes.
+
+        An attempt makes no call after its deadline, and each call's time-outs are cut to what is left of it. The last
+        call can still outlast it by connecting and then waiting, each for that long: one time-out more. Ten seconds are
+        for what the ledger takes to write it down (its statements' own limit). A lease shorter than a POST makes two
+        tickets.
+        """
+        return self.deadline_seconds + self.servicenow_timeout_seconds + 10
+
+    @property
+    def digest(self) -> str:
+        """Stands for the settings that decide what becomes of an event; when they change, a dead letter may live.
+
+        No secret is part of it: it is written into the ledger.
+        """
+        return digest(
+            self.source_name,
+            self.servicenow_instance_url,
+            self.servicenow_username,
+            f"{self.servicenow_timeout_seconds:.15g}",
+            f"{self.deadline_seconds:.15g}",
+            f"{self.retry_for_seconds:.15g}",
+        )
+
+
+def table() -> str:
+    """README's table of settings, in Markdown."""
+    lines = ["| Variable | Default | Secret | Meaning |", "|---|---|---|---|"]
+    for variable in VARIABLES:
+        default = {None: "required", "": ""}.get(variable.default, f"`{variable.default}`")
+        lines.append(f"| `{variable.name}` | {default} | {'yes' if variable.secret else ''} | {variable.meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def load(environ: Mapping[str, str], *, read_secret: Callable[[str], str] = secretmanager.read) -> Settings:
+    """Read Settings from *environ*, or raise SettingsError with everything that is wrong.
+
+    *read_secret* is given the full name of a version, ``projects/P/secrets/S/versions/V``, and raises SecretUnreadable.
+    """
+    reader = _Reader(environ, read_secret)
+    if environ.get("K_SERVICE") and not environ.get("DATABASE_URL", "").strip():
+        reader.fault(
+            "DATABASE_URL",
+            "must be set on Cloud Run and Cloud Functions, to postgresql://user:password@host/name: a local disk there "
+            "is gone with the instance, and the ledger with it",
+        )
+    if environ.get("SERVICENOW_CLIENT_ID") or environ.get("SERVICENOW_CLIENT_SECRET"):
+        reader.fault(
+            "SERVICENOW_CLIENT_ID",
+            "and SERVICENOW_CLIENT_SECRET must be unset: this version signs in with SERVICENOW_USERNAME and "
+            "SERVICENOW_PASSWORD",
+        )
+    settings = Settings(
+        source_name=reader.read("SOURCE_NAME", _source_name, ""),
+        servicenow_instance_url=reader.read("SERVICENOW_INSTANCE_URL", _instance_url, ""),
+        servicenow_username=reader.read("SERVICENOW_USERNAME", _username, ""),
+        servicenow_password=reader.read("SERVICENOW_PASSWORD", _printable, ""),
+        servicenow_max_concurrency=reader.whole("SERVICENOW_MAX_CONCURRENCY", 1, 1000),
+        servicenow_timeout_seconds=reader.seconds("SERVICENOW_TIMEOUT_SECONDS", 3600),
+        hasura_event_secrets=reader.read("HASURA_EVENT_SECRETS", _secrets, ()),
+        database_url=reader.read("DATABASE_URL", _database_url, ""),
+        database_pool_size=reader.whole("DATABASE_POOL_SIZE", 1, 1000),
+        ledger_migrate=reader.read("LEDGER_MIGRATE", _on_or_off, True),  # noqa: FBT003  # a value like the others
+        rules_file=reader.read("RULES_FILE", str.strip, ""),
+        smtp_url=reader.read("SMTP_URL", _mail_server, None),
+        notify_from=reader.read("NOTIFY_FROM", _address, ""),
+        notify_to=reader.read("NOTIFY_TO", _addresses, ()),
+        notify_every_seconds=reader.seconds("NOTIFY_EVERY_SECONDS", 30 * _DAY_SECONDS),
+        notify_after_seconds=reader.seconds("NOTIFY_AFTER_SECONDS", 30 * _DAY_SECONDS),
+        deadline_seconds=reader.seconds("DEADLINE_SECONDS", 3600),  # what Cloud Functions gives a request at most
+        retry_for_seconds=reader.seconds("RETRY_FOR_SECONDS", 365 * _DAY_SECONDS),
+        auth_hold_seconds=reader.seconds("AUTH_HOLD_SECONDS", _DAY_SECONDS),
+        max_body_bytes=reader.whole("MAX_BODY_BYTES", 1024, 256 * 1024 * 1024),
+        keep_days=reader.whole("KEEP_DAYS", 1, 3650),
+        log_level=reader.read("LOG_LEVEL", _log_level, ""),
+    )
+    _relate(settings, reader)
+    if reader.faults:
+        raise SettingsError(tuple(reader.faults))
+    return settings
+
+
+def _relate(settings: Settings, reader: "_Reader") -> None:
+    """What must hold between settings that are right by themselves."""
+    timeout, deadline = settings.servicenow_timeout_seconds, settings.deadline_seconds
+    retry_for = settings.retry_for_seconds
+    reader.relate(
+        "NOTIFY_FROM",
+        "SMTP_URL",
+        holds=bool(settings.notify_from) or not settings.smtp_url,
+        what="must be set when SMTP_URL is: the address that mails come from",
+    )
+    reader.relate(
+        "NOTIFY_TO",
+        "SMTP_URL",
+        holds=bool(settings.notify_to) or not settings.smtp_url,
+        what="must be set when SMTP_URL is: who is told, separated by commas",
+    )
+    reader.relate(
+        "SMTP_URL",
+        "NOTIFY_TO",
+        holds=bool(settings.smtp_url) or not settings.notify_to,
+        what="must be set when NOTIFY_TO is: without a mail server nobody is told",
+    )
+    reader.relate(
+        "SERVICENOW_TIMEOUT_SECONDS",
+        "DEADLINE_SECONDS",
+        holds=timeout <= deadline,
+        what=f"({timeout:.15g}) must not be more than DEADLINE_SECONDS ({deadline:.15g}): "
+        "every event is answered by then",
+    )
+    reader.relate(
+        "RETRY_FOR_SECONDS",
+        "DEADLINE_SECONDS",
+        holds=retry_for > deadline,
+        what=f"({retry_for:.15g}) must be more than DEADLINE_SECONDS ({deadline:.15g}): an event would be given up "
+        "during its first attempt",
+    )
+    reader.relate(
+        "KEEP_DAYS",
+        "RETRY_FOR_SECONDS",
+        holds=settings.keep_days * _DAY_SECONDS > retry_for,
+        what=f"({settings.keep_days}) must be longer than RETRY_FOR_SECONDS ({retry_for:.15g}): an event would be "
+        "forgotten while it is still tried",
+    )
+
+
+class _Reader:
+    """Reads variables one by one, and goes on after a fault so that all are found."""
+
+    def __init__(self, environ: Mapping[str, str], read_secret: Callable[[str], str]) -> None:
+        self.faults: list[str] = []
+        self._faulty: set[str] = set()
+        self._environ = environ
+        self._read_secret = read_secret
+        self._variables = {variable.name: variable for variable in VARIABLES}
+
+    def fault(self, name: str, what: str) -> None:
+        self.faults.append(f"{name} {what}.")
+        self._faulty.add(name)
+
+    def relate(self, name: str, other: str, *, holds: bool, what: str) -> None:
+        """A fault of *name*, unless the relation *holds* or one of the two is wrong by itself."""
+        if not holds and not self._faulty & {name, other}:
+            self.fault(name, what)
+
+    def read(self, name: str, parse: Callable[[str], T], unset: T) -> T:
+        """What *parse* makes of the variable or its default; *unset* without either, and after a fault."""
+        variable = self._variables[name]
+        try:
+            written = self._resolved(self._environ.get(name, "")) or variable.default
+            if written:
+                return parse(written)
+        except ValueError as error:
+            self.fault(name, str(error))
+        else:
+            if written is None:
+                self.fault(name, f"must be set: {variable.meaning[0].lower()}{variable.meaning[1:].rstrip('.')}")
+        return unset
+
+    def whole(self, name: str, least: int, most: int) -> int:
+        def parse(written: str) -> int:
+            if re.fullmatch(r"\d{1,12}", written.strip(), re.ASCII) and least <= int(written) <= most:
+                return int(written)
+            raise ValueError(f"must be a whole number from {least} to {most}")
+
+        return self.read(name, parse, least)
+
+    def seconds(self, name: str, most: int) -> float:
+        def parse(written: str) -> float:
+            if re.fullmatch(r"\d{1,12}(\.\d{1,6})?", written.strip(), re.ASCII) and 0 < float(written) <= most:
+                return float(written)
+            raise ValueError(f"must be a number of seconds above 0, {most} at most")
+
+        return self.read(name, parse, 1.0)
+
+    def _resolved(self, written: str) -> str:
+        if not written.strip().startswith("secret://"):
+            return written if written.strip() else ""
+        return ",".join(self._secret(reference.strip()) for reference in written.split(","))
+
+    def _secret(self, reference: str) -> str:
+        name = secretmanager.resource(reference)
+        if name is None:
+            raise ValueError(
+                "must be secret://projects/PROJECT/secrets/SECRET, with /versions/VERSION if not the latest"
+            )
+        try:
+            return self._read_secret(name)
+        except secretmanager.SecretUnreadable as error:
+            raise ValueError(
+                f"could not be read from {name} ({error}): check that it exists and that the function's service "
+                "account has the role Secret Manager Secret Accessor"
+            ) from None
+
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def _printable(written: str) -> str:
+    if _CONTROL.search(written):
+        raise ValueError("must not hold control characters, such as a line end")
+    return written
+
+
+def _source_name(written: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,40}", written.strip()):
+        raise ValueError("must be 1 to 40 letters (A to Z), digits, dots, hyphens and underscores, such as shop-prod")
+    return written.strip()
+
+
+def _instance_url(written: str) -> str:
+    written = written.strip()
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{0,62}", written):
+        return f"https://{written.lower()}.service-now.com"
+    try:
+        parts = urlsplit(written)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        raise ValueError(f"cannot be read as an address: {_INSTANCE}") from None
+    if parts.scheme not in ("https", "http") or not (_HOST.fullmatch(host) or _is_ip(host)):
+        raise ValueError(_INSTANCE)
+    if "@" in parts.netloc:
+        raise ValueError("must not hold a user or password: set SERVICENOW_USERNAME and SERVICENOW_PASSWORD")
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ValueError(f"must end after the host: {_INSTANCE}")
+    if parts.scheme == "http" and not _is_loopback(host):
+        raise ValueError("must begin with https://: over http:// the password would be sent unencrypted")
+    shown = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{shown}" + ("" if port is None else f":{port}")
+
+
+_INSTANCE: Final = "must be like https://dev12345.service-now.com, or just dev12345"
+_HOST: Final = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or (_is_ip(host) and ip_address(host).is_loopback)
+
+
+def _username(written: str) -> str:
+    if ":" in written:
+        raise ValueError("must not hold a colon, which Basic auth has no way to send")
+    return _printable(written.strip())
+
+
+def _secrets(written: str) -> tuple[str, ...]:
+    return tuple(_printable(secret) for secret in _list(written))
+
+
+def _list(written: str) -> tuple[str, ...]:
+    return tuple(element.strip() for element in written.split(",") if element.strip())
+
+
+def _database_url(written: str) -> str:
+    written = written.strip()
+    if written.startswith(("postgresql://", "postgres://")):
+        return written
+    path = written.removeprefix("sqlite:///")
+    if path == written or not path:
+        raise ValueError(
+            "must be postgresql://user:password@host/name, or sqlite:///path (sqlite:////path from the root)"
+        )
+    if ":memory:" in path:
+        raise ValueError("must name a file: a ledger in memory is forgotten with the process, and tickets with it")
+    return written
+
+
+def _on_or_off(written: str) -> bool:
+    match written.strip().lower():
+        case "on":
+            return True
+        case "off":
+            return False
+    raise ValueError("must be on or off")
+
+
+def _mail_server(written: str) -> MailServer:
+    try:
+        return MailServer.from_url(written.strip())
+    except ValueError as error:
+        raise ValueError(f"is wrong: {error}") from None
+
+
+# Plain ASCII: anything else needs a mail server with SMTPUTF8.
+_ADDRESS: Final = re.compile(r"[!#-+./-9=?A-Z^-~-]+@[!#-+./-9=?A-Z^-~-]+")
+
+
+def _address(written: str) -> str:
+    if not _ADDRESS.fullmatch(written.strip()):
+        raise ValueError("must be plain mail addresses such as ops@example.com, without names or brackets")
+    return written.strip()
+
+
+def _addresses(written: str) -> tuple[str, ...]:
+    return tuple(map(_address, _list(written)))
+
+
+def _log_level(written: str) -> str:
+    if written.strip().upper() not in _LOG_LEVELS:
+        raise ValueError(f"must be one of {', '.join(_LOG_LEVELS)}")
+    return written.strip().upper()

@@ -1,0 +1,657 @@
+"""One ticket per key, brought to say what the row last said.
+
+`decide` is the life of a ticket as a table of cases, pure. `TicketWork` carries its decisions out: it looks, creates at
+the computed address, subtracts the known from the wanted, and writes down what ServiceNow returned.
+"""
+
+import hashlib
+import json
+import logging
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final, TypeAlias
+
+from function.event import Failure, Kind, Reason, Status, Step, Wants
+from function.ledger import IN_DOUBT_SECONDS, Ledger, Sending, Ticket
+from function.line import Deadline, Line
+from function.rules import TicketRule
+from function.servicenow import Record, ServiceNowError, term
+from function.targets.references import References
+
+log = logging.getLogger(__name__)
+
+# Never to be changed: every ticket's address is computed from it.
+NAMESPACE: Final = uuid.UUID("6f1d2f5e-8a52-5d0e-9b0a-3c1f4f6f0d8e")
+# ServiceNow's correlation_id is a String(100).
+CORRELATION_CHARACTERS_MAX: Final = 100
+# Who reads the ticket sees which kind of system wrote it, and a business rule can pick ours out.
+CORRELATION_DISPLAY: Final = "hasura"
+# A ticket that is followed by a new one more often than this is not followed by us.
+GENERATIONS_MAX: Final = 1000
+# Decisions about one ticket in one attempt; a good one needs four (look, create, look, resolve).
+DECISIONS_MAX: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """The numbers of a table's states. *final* ones are never left; *ended* ones are resolved, closed or canceled."""
+
+    reopened: str
+    resolved: str
+    canceled: str
+    final: frozenset[str]
+
+    @property
+    def ended(self) -> frozenset[str]:
+        return self.final | {self.resolved}
+
+
+# facts/servicenow 4.1: 2 In Progress, 6 Resolved, 7 Closed, 8 Canceled.
+INCIDENT: Final = States(reopened="2", resolved="6", canceled="8", final=frozenset({"7", "8"}))
+NO_STATES: Final = States(reopened="", resolved="", canceled="", final=frozenset())
+
+
+def states_of(table: str) -> States:
+    """The states that this version knows of *table*: without them a ticket is created and updated, not resolved."""
+    return INCIDENT if table == "incident" else NO_STATES
+
+
+def correlation_id(source_name: str, rule: str, key: str) -> str:
+    """``SOURCE_NAME:rule:key``; where that is too long or could not stand in a query, its beginning and its SHA-256."""
+    plain = f"{source_name}:{rule}:{key}"
+    if len(plain) <= CORRELATION_CHARACTERS_MAX and plain.isprintable() and "^" not in plain and plain == plain.strip():
+        return plain
+    hashed = hashlib.sha256(plain.encode()).hexdigest()
+    start = "".join(letter for letter in plain if letter.isprintable() and letter != "^").strip()
+    return f"{start[: CORRELATION_CHARACTERS_MAX - len(hashed) - 1]}:{hashed}"
+
+
+def address(table: str, correlation: str, generation: int) -> str:
+    """The ticket's sys_id: a pure function of what it stands for, so that ServiceNow's primary key is the arbiter."""
+    return uuid.uuid5(NAMESPACE, f"{table}{correlation}{generation}").hex
+
+
+# What to do next.
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """All is said. *row_resolved*: what the row says of itself, from now on."""
+
+    status: Status
+    reason: Reason | None
+    row_resolved: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Get the ticket as it is: people work on it too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Open the ticket; resolved at once where the row is."""
+
+    resolved: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Succeed:
+    """Follow a ticket that has ended by a new one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Send what differs, in one PATCH, and with it *state* where that changes."""
+
+    status: Status
+    row_resolved: bool
+    state: str = ""
+    close: bool = False
+
+
+Decision: TypeAlias = Nothing | Look | Create | Succeed | Write
+
+
+def decide(
+    rule: TicketRule, wants: Wants, step: Step | None, ticket: Ticket, *, looked: bool, differs: bool
+) -> Decision:
+    """Say what follows for a ticket whose row wants *wants* at the end of its trail.
+
+    *step* is what this event did (None when only a look is due). *looked*: the ticket's state is known as of now.
+    *differs*: some mapped field is to be sent.
+    """
+    states = states_of(rule.table)
+    if not ticket.sys_id:
+        return _decide_create(rule, wants, step)
+    if rule.shared:
+        return _decide_shared(rule, wants, step, ticket, states, looked=looked)
+    ended, final = ticket.state in states.ended, ticket.state in states.final
+    resolved = wants.resolved or (wants.gone and rule.on_delete != "leave")
+    if wants.gone and rule.on_delete == "leave":
+        resolved = ticket.row_resolved
+    stays = ticket.row_resolved and rule.after_close == "leave"
+    if resolved != ticket.row_resolved and states.resolved and not stays:
+        if not looked:
+            return Look()
+        if resolved and not ended:
+            canceled = wants.gone and rule.on_delete == "cancel"
+            return Write(
+                Status.RESOLVED,
+                row_resolved=True,
+                state=states.canceled if canceled else states.resolved,
+                close=True,
+            )
+        if not resolved and (final or (ended and rule.after_close == "new")):
+            if wants.when:
+                return Succeed()
+            return Nothing(Status.SKIPPED, Reason.WHEN_FALSE, row_resolved=False)
+        if not resolved and ended:
+            return Write(Status.REOPENED, row_resolved=False, state=states.reopened)
+    if final:
+        # Closed is final: whatever the row says now, the ticket is history.
+        return Nothing(Status.UNCHANGED, Reason.TICKET_CLOSED, row_resolved=resolved)
+    if differs:
+        return Write(Status.UPDATED, row_resolved=resolved)
+    return Nothing(Status.UNCHANGED, None, row_resolved=resolved)
+
+
+def _decide_create(rule: TicketRule, wants: Wants, step: Step | None) -> Decision:
+    if wants.gone or step is None:
+        return Nothing(Status.SKIPPED, Reason.ROW_GONE if wants.gone else None, row_resolved=False)
+    if not wants.when:
+        return Nothing(Status.SKIPPED, Reason.WHEN_FALSE, row_resolved=False)
+    if step.op not in rule.creates:
+        return Nothing(Status.SKIPPED, Reason.NOT_CREATED, row_resolved=False)
+    still_resolved = isinstance(step.wants, Wants) and step.wants.resolved and step.was_resolved
+    if wants.resolved and still_resolved:
+        return Nothing(Status.SKIPPED, Reason.ALREADY_RESOLVED, row_resolved=False)
+    return Create(resolved=wants.resolved)
+
+
+def _decide_shared(
+    rule: TicketRule, wants: Wants, step: Step | None, ticket: Ticket, states: States, *, looked: bool
+) -> Decision:
+    """Many rows share the ticket: a row that newly asks for it finds it open and leaves it, and no row closes it."""
+    asks = (
+        step is not None
+        and step.op in rule.creates
+        and wants.when
+        and not (wants.gone or wants.resolved)
+        and not (step.was_wanted and not step.was_resolved)
+    )
+    left_alone = Nothing(Status.UNCHANGED, None, row_resolved=False)
+    if not asks or not states.resolved or rule.after_close == "leave":
+        return left_alone
+    if not looked:
+        return Look()
+    if ticket.state in states.final or (ticket.state in states.ended and rule.after_close == "new"):
+        return Succeed()
+    if ticket.state in states.ended:
+        return Write(Status.REOPENED, row_resolved=False, state=states.reopened)
+    return left_alone
+
+
+# Doing it.
+
+
+class LeaseLost(Exception):  # noqa: N818  # a state, not a mistake
+    """Somebody else took the key over while we were away; all that we wrote down is doubt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What was done for one key. *odd_fields* came back different or empty."""
+
+    status: Status
+    reason: Reason | None
+    odd_fields: frozenset[str] = frozenset()
+
+
+class TicketWork:
+    """The work on one ticket in one attempt, under the key's lease.
+
+    `ticket` is always what is known by now, also when `bring` raises ServiceNowError: the caller records it.
+    """
+
+    def __init__(
+        self,
+        rule: TicketRule,
+        ticket: Ticket,
+        *,
+        line: Line,
+        ledger: Ledger,
+        references: References,
+        owner: str,
+        source_name: str,
+        now: float,
+        deadline: Deadline,
+    ) -> None:
+        self.rule = rule
+        self.ticket = replace(ticket, table=rule.table)
+        self.odd_fields: frozenset[str] = frozenset()
+        self._line = line
+        self._ledger = ledger
+        self._references = references
+        self._owner = owner
+        self._deadline = deadline
+        self._correlation = correlation_id(source_name, ticket.rule, ticket.key)
+        self._looked = False
+        self._ahead = now - time.monotonic()
+        self._wanted: dict[str, str] = {}
+
+    def bring(self, wants: Wants, step: Step | None) -> Result:
+        """Bring the ticket to say *wants*.
+
+        Raises ServiceNowError when it could not be done (its failure says whether to try again), LeaseLost.
+        """
+        status, reason = Status.UNCHANGED, None
+        for _ in range(DECISIONS_MAX):
+            if self._due_for_a_look():
+                if not self._look():
+                    return self._missing_ignored()
+                continue
+            self._wanted = self._wanted_fields(wants)
+            changes = self._changes()
+            decision = decide(self.rule, wants, step, self.ticket, looked=self._looked, differs=bool(changes))
+            match decision:
+                case Nothing():
+                    self.ticket = replace(self.ticket, row_resolved=decision.row_resolved)
+                    if status is Status.UNCHANGED:
+                        status, reason = decision.status, decision.reason
+                    return Result(status, reason, self.odd_fields)
+                case Look():
+                    if not self._look():
+                        return self._missing_ignored()
+                case Create():
+                    self._create(wants, resolved=decision.resolved)
+                    status = Status.CREATED
+                case Succeed():
+                    self._succeed()
+                    self._create(wants, resolved=False)
+                    status = Status.CREATED
+                case Write():
+                    if not self._write(wants, decision, changes):
+                        return self._missing_ignored()
+                    if status is not Status.CREATED:
+                        status = decision.status
+        raise ServiceNowError(
+            Failure(
+                Kind.PERMANENT,
+                Reason.REFUSED,
+                "the ticket does not take the state it is given: a business rule of the instance may set it back",
+            )
+        )
+
+    def _clock(self) -> float:
+        """The ledger's clock, as it has gone on since the work began."""
+        return self._ahead + time.monotonic()
+
+    # What is to be sent
+
+    def _wanted_fields(self, wants: Wants) -> dict[str, str]:
+        if self.rule.shared and self.ticket.sys_id:
+            return {}
+        wanted = dict(wants.fields)
+        if self.ticket.row_resolved and wants.resolved and "close_code" in self.ticket.asked:
+            wanted |= wants.close
+        return wanted
+
+    def _changes(self) -> dict[str, str]:
+        """The wanted less the known: what to send, references by sys_id.
+
+        A field that was asked for before is not sent again, whatever became of it: only what the row changed is sent.
+        """
+        changes: dict[str, str] = {}
+        for field, value in self._wanted.items():
+            if self.ticket.asked.get(field) == value:
+                continue
+            sent = self._references.sys_id(self.rule.table, field, value, deadline=self._deadline)
+            if field in self.ticket.known and same(self.ticket.known[field], sent):
+                self.ticket = replace(self.ticket, asked={**self.ticket.asked, field: value})
+            else:
+                changes[field] = sent
+        return changes
+
+    @property
+    def _fields(self) -> list[str]:
+        """What every call asks to be told."""
+        mapped = sorted({*self.rule.fields, "close_code", "close_notes"} - {"sys_id"})
+        return ["sys_id", "number", "correlation_id", "state", "sys_mod_count", *mapped]
+
+    # Looking
+
+    def _due_for_a_look(self) -> bool:
+        due = self.ticket.suspect_until
+        return bool(self.ticket.sys_id) and due is not None and due <= self._clock()
+
+    def _look(self) -> bool:
+        """Get the ticket as it is; False when it is missing and the rule says to ignore that."""
+        try:
+            record = self._line.get(self.rule.table, self.ticket.sys_id, fields=self._fields, deadline=self._deadline)
+        except ServiceNowError as error:
+            return self._missing(error)
+        suspect = self.ticket.suspect_fields
+        due = self._due_for_a_look()
+        self._take(record)
+        self._looked = True
+        if due:
+            asked = {field: value for field, value in self.ticket.asked.items() if field not in suspect}
+            ended = self.ticket.state in states_of(self.rule.table).ended
+            self.ticket = replace(
+                self.ticket,
+                asked=asked,
+                suspect_until=None,
+                suspect_fields=frozenset(),
+                # A state write in doubt may have come after all, and after a later one.
+                row_resolved=ended if "state" in suspect else self.ticket.row_resolved,
+            )
+        return True
+
+    def _missing(self, error: ServiceNowError) -> bool:
+        """The ticket is not there: by the rule's word it is made anew (True), ignored (False), or an error."""
+        if error.failure.reason is not Reason.MISSING:
+            raise error
+        match self.rule.on_missing:
+            case "recreate":
+                self.ticket = replace(
+                    self.ticket,
+                    sys_id="",
+                    number="",
+                    state="",
+                    known={},
+                    asked={},
+                    row_resolved=False,
+                    sending=None,
+                    suspect_until=None,
+                    suspect_fields=frozenset(),
+                )
+                return True
+            case "ignore":
+                return False
+            case _:
+                hint = (
+                    "the ticket was deleted in ServiceNow or is hidden from the integration user; somebody must "
+                    "decide: restore it, or set on_missing to recreate or ignore, then replay"
+                )
+                raise ServiceNowError(replace(error.failure, kind=Kind.PERMANENT, hint=hint)) from error
+
+    def _missing_ignored(self) -> Result:
+        self.ticket = replace(self.ticket, sending=None, suspect_until=None, suspect_fields=frozenset())
+        return Result(Status.SKIPPED, Reason.TICKET_MISSING, self.odd_fields)
+
+    # Creating
+
+    def _succeed(self) -> None:
+        if self.ticket.generation >= GENERATIONS_MAX:
+            raise ServiceNowError(
+                Failure(Kind.PERMANENT, Reason.REFUSED, "this row's ticket was followed by a new one a thousand times")
+            )
+        self.ticket = replace(
+            self.ticket,
+            generation=self.ticket.generation + 1,
+            sys_id="",
+            number="",
+            state="",
+            known={"parent_incident": self.ticket.sys_id},
+            asked={},
+            row_resolved=False,
+            sending=None,
+            suspect_until=None,
+            suspect_fields=frozenset(),
+        )
+
+    def _create(self, wants: Wants, *, resolved: bool) -> None:
+        table, generation = self.rule.table, self.ticket.generation
+        sys_id = address(table, self._correlation, generation)
+        before = self.ticket.sending
+        doubtful = before is not None and before.doubtful
+        honours = self._ledger.honours_sys_id(self._line.instance)
+        if (honours is False or (honours is None and doubtful)) and self._found_by_looking(
+            sys_id, before, honours=honours
+        ):
+            return
+        # An adopted ticket of an earlier attempt is told from an unknown one by this: with a record of our own there is
+        # no walk through the generations.
+        recorded = before is not None or generation > 0
+        sent = {field: self._sent(field, value) for field, value in wants.fields.items()}
+        values = {**sent, "correlation_id": self._correlation, "correlation_display": CORRELATION_DISPLAY}
+        values["sys_id"] = sys_id
+        if parent := self.ticket.known.get("parent_incident"):
+            values["parent_incident"] = parent
+        close = {**wants.close, "state": states_of(table).resolved} if resolved else {}
+        self._mark(Sending("create", tuple(sorted({*sent, *close})), self._clock()))
+        try:
+            record = self._line.create(
+                table, {**values, **close}, fields=[*self._fields, "parent_incident"], deadline=self._deadline
+            )
+        except ServiceNowError as error:
+            self._judge_create(error, sys_id, recorded=recorded)
+            return
+        self._learn_sys_id(honours=honours, asked=sys_id, given=record["sys_id"])
+        self._take(record)
+        self._looked = True
+        asked = {**wants.fields, **(wants.close if resolved else {})}
+        self.ticket = replace(
+            self.ticket,
+            asked=asked,
+            sending=None,
+            row_resolved=resolved and self.ticket.state in states_of(table).ended,
+        )
+        self._compare(record, {**sent, **close})
+
+    def _judge_create(self, error: ServiceNowError, sys_id: str, *, recorded: bool) -> None:
+        """A POST was not answered by a 201. Any 403 may hide a ticket that was made: look at its address first."""
+        failure = error.failure
+        marked = self.ticket.sending
+        if failure.status == 403:
+            if self._adopt_at(sys_id, recorded=recorded):
+                return
+            if failure.reason is Reason.INSERT_FAILED:
+                # Not a duplicate, then: the database failed, or the ticket is hidden from us.
+                failure = replace(failure, kind=Kind.IN_DOUBT)
+        if marked is not None and (marked.doubtful or failure.kind is Kind.IN_DOUBT):
+            self.ticket = replace(self.ticket, sending=replace(marked, at=self._clock(), doubtful=True))
+        else:
+            self.ticket = replace(self.ticket, sending=None)
+        error.failure = failure
+        raise error
+
+    def _adopt_at(self, sys_id: str, *, recorded: bool) -> bool:
+        """Adopt the ticket at *sys_id* if it is ours; False when there is none. Raises on a stranger's."""
+        record = self._get_or_none(sys_id)
+        if record is None:
+            return False
+        if record.get("correlation_id") != self._correlation:
+            raise ServiceNowError(
+                Failure(
+                    Kind.PERMANENT,
+                    Reason.CONFLICT,
+                    "a record that is not ours stands at this ticket's computed sys_id: "
+                    "somebody changed its correlation_id, or made it by hand",
+                    status=403,
+                )
+            )
+        generation = self.ticket.generation
+        if not recorded:
+            # No memory of this row: the last of its generations is its ticket.
+            while generation < GENERATIONS_MAX:
+                following = self._get_or_none(address(self.rule.table, self._correlation, generation + 1))
+                if following is None or following.get("correlation_id") != self._correlation:
+                    break
+                record, generation = following, generation + 1
+        self._learn_sys_id(honours=None, asked=sys_id, given=sys_id)
+        self.ticket = replace(self.ticket, generation=generation)
+        self._adopt(record)
+        return True
+
+    def _found_by_looking(self, sys_id: str, before: Sending | None, *, honours: bool | None) -> bool:
+        """Before a POST is repeated whose address the instance may not honour: look by address, then by correlation_id.
+
+        Raises IN_DOUBT while the first POST may still commit.
+        """
+        if honours is None and self._adopt_at(sys_id, recorded=True):
+            return True
+        rows = self._line.find(
+            self.rule.table,
+            f"{term('correlation_id', self._correlation)}^ORDERBYDESCsys_created_on",
+            fields=[*self._fields, "sys_created_on"],
+            limit=GENERATIONS_MAX,
+            deadline=self._deadline,
+        )
+        # An invalid term would have been dropped and everything returned: every row is checked.
+        previous = self.ticket.known.get("parent_incident")
+        ours = [row for row in rows if row.get("correlation_id") == self._correlation]
+        if ours and ours[0]["sys_id"] != previous:
+            self._learn_sys_id(honours=honours, asked=sys_id, given=ours[0]["sys_id"])
+            self._adopt(ours[0])
+            return True
+        if before is not None and before.doubtful:
+            wait = before.at + IN_DOUBT_SECONDS - self._clock()
+            if wait > 0:
+                raise ServiceNowError(
+                    Failure(
+                        Kind.IN_DOUBT,
+                        Reason.IN_DOUBT,
+                        "an earlier create may still commit; it is looked for again before it is repeated",
+                        retry_after_seconds=wait,
+                    )
+                )
+        return False
+
+    def _get_or_none(self, sys_id: str) -> Record | None:
+        try:
+            return self._line.get(
+                self.rule.table, sys_id, fields=[*self._fields, "parent_incident"], deadline=self._deadline
+            )
+        except ServiceNowError as error:
+            if error.failure.reason is Reason.MISSING:
+                return None
+            if error.failure.kind is Kind.PERMANENT:
+                raise
+            # The POST is in doubt as long as we cannot look.
+            raise ServiceNowError(replace(error.failure, kind=Kind.IN_DOUBT)) from error
+
+    def _adopt(self, record: Record) -> None:
+        log.info("adopted a ticket that was made before", extra={"ticket": record.get("number", "")})
+        self._take(record)
+        self._looked = True
+        self.ticket = replace(self.ticket, asked={}, sending=None)
+
+    def _learn_sys_id(self, *, honours: bool | None, asked: str, given: str) -> None:
+        honoured = asked == given
+        if honours is honoured:
+            return
+        known = self._ledger.honours_sys_id(self._line.instance) if honours is None else honours
+        if known is honoured:
+            return
+        self._ledger.learn_sys_id(self._line.instance, honoured=honoured)
+        if not honoured:
+            log.warning(
+                "the ServiceNow instance does not honour the sys_id it is given (an ACL on sys_id?): tickets are found "
+                "by correlation_id instead, and a create in doubt is not repeated for 60 s"
+            )
+
+    # Writing
+
+    def _write(self, wants: Wants, decision: Write, changes: Mapping[str, str]) -> bool:
+        """PATCH what differs; False when the ticket is missing and the rule says to ignore that."""
+        values = dict(changes)
+        if decision.state:
+            values["state"] = decision.state
+        if decision.close:
+            values |= wants.close
+            if wants.gone and self.rule.on_delete == "cancel":
+                # A canceled ticket was not solved.
+                values.pop("close_code", None)
+        self._mark(Sending("update", tuple(sorted(values)), self._clock()))
+        try:
+            record = self._line.update(
+                self.rule.table, self.ticket.sys_id, values, fields=self._fields, deadline=self._deadline
+            )
+        except ServiceNowError as error:
+            marked = self.ticket.sending
+            self.ticket = replace(self.ticket, sending=None)
+            if error.failure.kind is Kind.IN_DOUBT and marked is not None:
+                settled_at = self._clock() + IN_DOUBT_SECONDS
+                self.ticket = replace(
+                    self.ticket,
+                    suspect_until=max(self.ticket.suspect_until or 0.0, settled_at),
+                    suspect_fields=self.ticket.suspect_fields | set(marked.fields),
+                )
+                asked = max(IN_DOUBT_SECONDS, error.failure.retry_after_seconds or 0.0)
+                error.failure = replace(error.failure, retry_after_seconds=asked)
+                raise
+            return self._missing(error)
+        self._take(record)
+        self._looked = True
+        said = {field: self._wanted.get(field, wants.close.get(field, "")) for field in values if field != "state"}
+        self.ticket = replace(
+            self.ticket,
+            asked={**self.ticket.asked, **said},
+            sending=None,
+            row_resolved=decision.row_resolved,
+        )
+        self._compare(record, values)
+        return True
+
+    def _mark(self, sending: Sending) -> None:
+        """Before a call: what is being sent is unknown from now on, so that a crash cannot leave a lie behind."""
+        before = self.ticket.sending
+        if before is not None and before.doubtful:
+            sending = replace(sending, doubtful=True)
+        unknown = {*sending.fields}
+        self.ticket = replace(
+            self.ticket,
+            sending=sending,
+            known={field: value for field, value in self.ticket.known.items() if field not in unknown},
+            asked={field: value for field, value in self.ticket.asked.items() if field not in unknown},
+        )
+        if not self._ledger.save(self.ticket, owner=self._owner):
+            raise LeaseLost
+
+    def _take(self, record: Record) -> None:
+        """Remember what ServiceNow returned: that is what is known."""
+        told = {field: value for field, value in record.items() if field in {*self._fields, "parent_incident"}}
+        for name in ("sys_id", "number", "correlation_id", "sys_mod_count", "state"):
+            told.pop(name, None)
+        self.ticket = replace(
+            self.ticket,
+            sys_id=record.get("sys_id") or self.ticket.sys_id,
+            number=record.get("number") or self.ticket.number,
+            state=record.get("state", self.ticket.state),
+            known={**self.ticket.known, **told},
+        )
+
+    def _compare(self, record: Record, sent: Mapping[str, str]) -> None:
+        odd = {field for field, value in sent.items() if not same(record.get(field, ""), value)}
+        self.odd_fields |= odd
+
+    def _sent(self, field: str, value: str) -> str:
+        return self._references.sys_id(self.rule.table, field, value, deadline=self._deadline)
+
+
+def same(one: str, other: str) -> bool:
+    """Whether two values are the same to ServiceNow, which trims text and has its own idea of a line's end."""
+    return one == other or _plain(one) == _plain(other)
+
+
+def _plain(value: str) -> str:
+    return value.replace("\r\n", "\n").strip()
+
+
+def said_json(wants: Wants | Failure, to_json: Callable[[Wants], str]) -> str:
+    """What a place wants said, for the trail; a place that could not be rendered says so."""
+    if isinstance(wants, Wants):
+        return to_json(wants)
+    return json.dumps({"broken": [wants.reason.value, wants.hint]})
+
+
+def said(written: str, from_json: Callable[[str], Wants]) -> Wants | Failure:
+    """Read what said_json wrote."""
+    if written.startswith('{"broken"'):
+        reason, hint = json.loads(written)["broken"]
+        return Failure(Kind.PERMANENT, Reason(reason), hint)
+    return from_json(written)

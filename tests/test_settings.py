@@ -1,0 +1,458 @@
+"""The environment: what it is read as, and what is said when it is wrong."""
+
+import itertools
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from typing import Any
+
+import grpc  # type: ignore[import-untyped]  # it ships no types
+import pytest
+from google.cloud.secretmanager import (
+    AccessSecretVersionRequest,
+    AccessSecretVersionResponse,
+    SecretManagerServiceClient,
+)
+from google.cloud.secretmanager_v1.services.secret_manager_service.transports import SecretManagerServiceGrpcTransport
+from hypothesis import given
+from hypothesis import strategies as st
+
+from function import secretmanager
+from function.secretmanager import SecretUnreadable
+from function.settings import VARIABLES, Settings, SettingsError, load, table
+
+REQUIRED = {
+    "SOURCE_NAME": "shop-prod",
+    "SERVICENOW_INSTANCE_URL": "dev12345",
+    "SERVICENOW_USERNAME": "hasura",
+    "SERVICENOW_PASSWORD": "planted-password",
+}
+MAIL = {"SMTP_URL": "smtp://127.0.0.1:1025", "NOTIFY_FROM": "a@example.com", "NOTIFY_TO": "b@example.com"}
+
+
+def loaded(**environ: str) -> Settings:
+    return load(REQUIRED | environ)
+
+
+def faults(**environ: str) -> tuple[str, ...]:
+    with pytest.raises(SettingsError) as caught:
+        load(REQUIRED | environ)
+    return caught.value.faults
+
+
+def fault(**environ: str) -> str:
+    (only,) = faults(**environ)
+    return only
+
+
+class TestDefaults:
+    def test_four_variables_are_enough(self) -> None:
+        settings = load(REQUIRED)
+
+        assert settings.source_name == "shop-prod"
+        assert settings.servicenow_instance_url == "https://dev12345.service-now.com"
+        assert settings.servicenow_username == "hasura"
+        assert settings.servicenow_password == "planted-password"
+        assert settings.hasura_event_secrets == ()
+        assert settings.smtp_url is None
+
+    def test_defaults_are_the_same_in_the_table_and_in_the_record(self) -> None:
+        assert load(REQUIRED) == Settings(
+            source_name="shop-prod",
+            servicenow_instance_url="https://dev12345.service-now.com",
+            servicenow_username="hasura",
+            servicenow_password="planted-password",
+        )
+
+    def test_without_the_four_each_is_named_in_a_sentence(self) -> None:
+        with pytest.raises(SettingsError) as caught:
+            load({})
+
+        assert [sentence.split()[0] for sentence in caught.value.faults] == list(REQUIRED)
+        assert all("must be set" in sentence for sentence in caught.value.faults)
+        assert str(caught.value).splitlines() == list(caught.value.faults)
+
+    @pytest.mark.parametrize("name", REQUIRED)
+    @pytest.mark.parametrize("blank", ["", "  "])
+    def test_an_empty_variable_is_unset(self, name: str, blank: str) -> None:
+        assert f"{name} must be set" in fault(**{name: blank})
+        assert loaded(RULES_FILE=blank).rules_file == "rules.yaml"
+
+
+class TestTable:
+    def test_every_setting_is_a_variable_and_every_variable_a_setting(self) -> None:
+        assert {variable.name.lower() for variable in VARIABLES} == {setting.name for setting in fields(Settings)}
+
+    def test_the_table_has_a_line_for_each(self) -> None:
+        lines = table().splitlines()
+
+        assert lines[2].startswith("| `SOURCE_NAME` | required |  | ")
+        assert len(lines) == len(VARIABLES) + 2
+        assert all(line.count("|") == 5 for line in lines)
+
+
+class TestServiceNow:
+    @pytest.mark.parametrize(
+        ("written", "read"),
+        [
+            ("dev12345", "https://dev12345.service-now.com"),
+            (" DEV12345 ", "https://dev12345.service-now.com"),
+            ("https://Example.service-now.com/", "https://example.service-now.com"),
+            ("https://snow.example.com:8443", "https://snow.example.com:8443"),
+            ("http://127.0.0.1:8080/", "http://127.0.0.1:8080"),
+            ("http://localhost:8080", "http://localhost:8080"),
+            ("http://[::1]:8080", "http://[::1]:8080"),
+        ],
+    )
+    def test_the_instance_is_an_address_or_a_name(self, written: str, read: str) -> None:
+        assert loaded(SERVICENOW_INSTANCE_URL=written).servicenow_instance_url == read
+
+    @pytest.mark.parametrize(
+        ("written", "said"),
+        [
+            ("dev12345.service-now.com", "must be like https://"),
+            ("ftp://dev12345.service-now.com", "must be like https://"),
+            ("https://", "must be like https://"),
+            ("https://dev_1.example.com", "must be like https://"),
+            ("https://exa mple.com", "must be like https://"),
+            ("https://[::1", "cannot be read"),
+            ("https://example.com:99999", "cannot be read"),
+            ("https://dev12345.service-now.com/nav_to.do", "must end after the host"),
+            ("https://dev12345.service-now.com?x=1", "must end after the host"),
+            ("https://dev12345.service-now.com/#x", "must end after the host"),
+            ("http://dev12345.service-now.com", "unencrypted"),
+            ("http://127.0.0.1.example.com", "unencrypted"),
+            ("http://169.254.169.254", "unencrypted"),
+            ("https://u:planted-password@dev12345.service-now.com", "must not hold a user"),
+        ],
+    )
+    def test_any_other_address_is_refused(self, written: str, said: str) -> None:
+        assert said in fault(SERVICENOW_INSTANCE_URL=written)
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("SERVICENOW_USERNAME", "a:b"), ("SERVICENOW_USERNAME", "a\tb"), ("SERVICENOW_PASSWORD", "x\n")],
+    )
+    def test_what_basic_auth_cannot_carry_is_refused(self, name: str, value: str) -> None:
+        assert fault(**{name: value}).startswith(name)
+
+    def test_a_password_keeps_its_blanks_and_signs(self) -> None:
+        assert loaded(SERVICENOW_PASSWORD=" a,b:c%20 ").servicenow_password == " a,b:c%20 "
+
+    @pytest.mark.parametrize("name", ["SERVICENOW_CLIENT_ID", "SERVICENOW_CLIENT_SECRET"])
+    def test_oauth_is_refused_rather_than_ignored(self, name: str) -> None:
+        assert "this version signs in with SERVICENOW_USERNAME" in fault(**{name: "x"})
+
+    def test_variables_of_others_are_ignored(self) -> None:
+        assert loaded(CONSOLE_TOKEN="x", PATH="/bin", HASURA_GRAPHQL_URL="y") == load(REQUIRED)
+
+
+class TestLists:
+    def test_two_event_secrets_are_valid_while_one_is_replaced(self) -> None:
+        assert loaded(HASURA_EVENT_SECRETS=" old , new,, ").hasura_event_secrets == ("old", "new")
+
+    def test_an_event_secret_that_no_header_can_carry_is_refused(self) -> None:
+        assert fault(HASURA_EVENT_SECRETS="a\nb").startswith("HASURA_EVENT_SECRETS")
+
+    @pytest.mark.parametrize("name", ["", "a b", "shop:prod", "x" * 41, "läden", "shop\n\nprod"])
+    def test_a_source_name_is_plain(self, name: str) -> None:
+        assert fault(SOURCE_NAME=name).startswith("SOURCE_NAME")
+
+
+class TestLedger:
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "sqlite:///ledger.db",
+            "sqlite:////var/lib/ledger.db",
+            "postgresql://u:p@db/ledger",
+            "postgres://u@db/ledger",
+            "postgresql:///ledger?host=/cloudsql/a:b:c",
+        ],
+    )
+    def test_the_ledger_is_sqlite_or_postgresql(self, url: str) -> None:
+        assert loaded(DATABASE_URL=url).database_url == url
+
+    @pytest.mark.parametrize("url", ["ledger.db", "sqlite://ledger.db", "sqlite:///", "mysql://u:planted-password@db"])
+    def test_and_nothing_else(self, url: str) -> None:
+        assert fault(DATABASE_URL=url).startswith("DATABASE_URL must be postgresql://")
+
+    def test_a_ledger_in_memory_is_refused(self) -> None:
+        assert "forgotten" in fault(DATABASE_URL="sqlite:///:memory:")
+
+    def test_where_a_disk_is_gone_with_the_instance_the_ledger_must_be_named(self) -> None:
+        assert fault(K_SERVICE="f").startswith("DATABASE_URL must be set")
+        assert loaded(K_SERVICE="f", DATABASE_URL="sqlite:////mnt/ledger.db").database_url == "sqlite:////mnt/ledger.db"
+
+    @pytest.mark.parametrize(("written", "read"), [("on", True), ("OFF", False)])
+    def test_migrating_is_on_or_off(self, written: str, *, read: bool) -> None:
+        assert loaded(LEDGER_MIGRATE=written).ledger_migrate is read
+
+    def test_and_not_maybe(self) -> None:
+        assert fault(LEDGER_MIGRATE="maybe") == "LEDGER_MIGRATE must be on or off."
+
+
+class TestMail:
+    def test_a_mail_server_has_its_user_and_password_percent_decoded(self) -> None:
+        settings = loaded(
+            SMTP_URL="smtp://a%40b:p%2Fw@mail.example.com:2525?starttls=1",
+            NOTIFY_FROM=" function@example.com ",
+            NOTIFY_TO="ops@example.com, oncall@example.com",
+        )
+
+        assert settings.smtp_url is not None
+        assert (settings.smtp_url.host, settings.smtp_url.port) == ("mail.example.com", 2525)
+        assert (settings.smtp_url.username, settings.smtp_url.password) == ("a@b", "p/w")
+        assert settings.notify_from == "function@example.com"
+        assert settings.notify_to == ("ops@example.com", "oncall@example.com")
+
+    @pytest.mark.parametrize("url", ["http://mail.example.com", "smtp://u:planted-password@mail.example.com", "mail"])
+    def test_a_mail_server_that_cannot_be_used_is_refused(self, url: str) -> None:
+        assert fault(**MAIL | {"SMTP_URL": url}).startswith("SMTP_URL is wrong: ")
+
+    def test_a_mail_server_needs_somebody_to_write_to_and_from(self) -> None:
+        assert [sentence.split()[0] for sentence in faults(SMTP_URL=MAIL["SMTP_URL"])] == ["NOTIFY_FROM", "NOTIFY_TO"]
+
+    def test_somebody_to_write_to_needs_a_mail_server(self) -> None:
+        assert fault(NOTIFY_TO="ops@example.com").startswith("SMTP_URL must be set")
+
+    @pytest.mark.parametrize(
+        "address", ["ops", "Ops <ops@example.com>", "a@b@c", "ö@example.com", "a b@example.com", "a\n@b", "a@"]
+    )
+    def test_an_address_is_plain(self, address: str) -> None:
+        assert fault(**MAIL | {"NOTIFY_FROM": address}).startswith("NOTIFY_FROM must be plain mail addresses")
+        assert fault(**MAIL | {"NOTIFY_TO": f"ops@example.com,{address}"}).startswith("NOTIFY_TO must be plain")
+
+
+class TestNumbers:
+    @pytest.mark.parametrize("name", [variable.name for variable in VARIABLES if variable.name.endswith("_SECONDS")])
+    def test_seconds_may_have_a_fraction_and_are_above_nothing(self, name: str) -> None:
+        for wrong in ("0", "0.0", "-1", "soon", "nan", "inf", "1e3", "999999999999", "1_000", "٣"):
+            assert fault(**{name: wrong}).startswith(f"{name} must be a number of seconds")
+
+    def test_seconds_are_read_as_written(self) -> None:
+        assert loaded(SERVICENOW_TIMEOUT_SECONDS=" 0.25 ").servicenow_timeout_seconds == 0.25
+
+    @pytest.mark.parametrize(
+        "name", ["SERVICENOW_MAX_CONCURRENCY", "DATABASE_POOL_SIZE", "MAX_BODY_BYTES", "KEEP_DAYS"]
+    )
+    def test_counts_are_whole_and_bounded(self, name: str) -> None:
+        for wrong in ("0", "-1", "1.5", "8 MiB", "999999999999", "9" * 5000):
+            assert fault(**{name: wrong}).startswith(f"{name} must be a whole number from ")
+
+    @pytest.mark.parametrize("level", ["TRACE", "10"])
+    def test_a_log_level_is_one_of_five(self, level: str) -> None:
+        assert loaded(LOG_LEVEL="debug").log_level == "DEBUG"
+        assert fault(LOG_LEVEL=level).startswith("LOG_LEVEL must be one of DEBUG")
+
+    def test_one_call_fits_into_the_deadline(self) -> None:
+        assert loaded(SERVICENOW_TIMEOUT_SECONDS="50").servicenow_timeout_seconds == 50
+        assert fault(SERVICENOW_TIMEOUT_SECONDS="51").startswith(
+            "SERVICENOW_TIMEOUT_SECONDS (51) must not be more than"
+        )
+
+    def test_retrying_lasts_longer_than_one_attempt(self) -> None:
+        assert fault(RETRY_FOR_SECONDS="50").startswith(
+            "RETRY_FOR_SECONDS (50) must be more than DEADLINE_SECONDS (50)"
+        )
+
+    def test_an_event_is_not_forgotten_while_it_is_tried(self) -> None:
+        assert fault(KEEP_DAYS="1").startswith("KEEP_DAYS (1) must be longer than RETRY_FOR_SECONDS (86400)")
+
+    @given(deadline=st.integers(1, 3600), data=st.data())
+    def test_a_lease_outlives_the_deadline_and_a_call_begun_just_before_it(
+        self, deadline: int, data: st.DataObject
+    ) -> None:
+        timeout = data.draw(st.integers(1, deadline))
+        settings = loaded(DEADLINE_SECONDS=str(deadline), SERVICENOW_TIMEOUT_SECONDS=str(timeout))
+
+        assert settings.lease_seconds > deadline + timeout
+
+    def test_every_fault_is_said_at_once(self) -> None:
+        said = faults(
+            SOURCE_NAME="a b", LOG_LEVEL="loud", NOTIFY_TO="ops@example.com", RETRY_FOR_SECONDS="1", KEEP_DAYS="x"
+        )
+
+        assert {sentence.split()[0] for sentence in said} == {
+            "SOURCE_NAME",
+            "LOG_LEVEL",
+            "SMTP_URL",
+            "RETRY_FOR_SECONDS",
+            "KEEP_DAYS",
+        }
+
+    @given(st.sampled_from([variable.name for variable in VARIABLES]), st.text(st.characters(codec="utf-8")))
+    def test_any_text_is_a_setting_or_a_fault_that_names_it(self, name: str, value: str) -> None:
+        try:
+            load(REQUIRED | MAIL | {name: value})
+        except SettingsError as error:
+            said = str(error)
+        else:
+            said = name
+        assert name in said
+
+
+class TestSecrecy:
+    def test_a_record_shows_no_secret(self) -> None:
+        settings = loaded(
+            HASURA_EVENT_SECRETS="planted-event-secret",
+            DATABASE_URL="postgresql://u:planted-database@db/ledger",
+            **MAIL | {"SMTP_URL": "smtps://u:planted-mail@mail.example.com"},
+        )
+
+        assert "shop-prod" in repr(settings)
+        assert "planted" not in repr(settings)
+
+    def test_a_fault_shows_no_secret(self) -> None:
+        said = faults(
+            SERVICENOW_PASSWORD="planted\n",
+            SERVICENOW_INSTANCE_URL="https://u:planted@host/",
+            HASURA_EVENT_SECRETS="planted\x00",
+            DATABASE_URL="mysql://u:planted@db",
+            SMTP_URL="smtp://u:planted@mail.example.com:port",
+            SERVICENOW_CLIENT_SECRET="planted",
+        )
+
+        assert len(said) == 6
+        assert "planted" not in " ".join(said)
+
+    def test_the_digest_changes_with_what_decides_a_delivery_and_with_nothing_else(self) -> None:
+        settings = loaded()
+
+        for other in (
+            replace(settings, source_name="x"),
+            replace(settings, servicenow_instance_url="https://x"),
+            replace(settings, servicenow_username="x"),
+            replace(settings, servicenow_timeout_seconds=1),
+            replace(settings, deadline_seconds=1),
+            replace(settings, retry_for_seconds=1),
+        ):
+            assert other.digest != settings.digest
+        assert replace(settings, servicenow_password="x", log_level="DEBUG", database_url="x").digest == settings.digest
+
+
+class TestReferences:
+    def test_any_value_may_be_a_reference(self) -> None:
+        kept = {"projects/p/secrets/pw/versions/latest": "from-there", "projects/p/secrets/url/versions/3": "dev777"}
+        environ = REQUIRED | {
+            "SERVICENOW_PASSWORD": "secret://projects/p/secrets/pw",
+            "SERVICENOW_INSTANCE_URL": "secret://projects/p/secrets/url/versions/3",
+        }
+
+        settings = load(environ, read_secret=kept.__getitem__)
+
+        assert settings.servicenow_password == "from-there"
+        assert settings.servicenow_instance_url == "https://dev777.service-now.com"
+
+    def test_an_element_of_a_list_may_be_a_reference(self) -> None:
+        kept = {"projects/p/secrets/s/versions/1": "old", "projects/p/secrets/s/versions/2": "new,newer"}
+        environ = {
+            "HASURA_EVENT_SECRETS": "secret://projects/p/secrets/s/versions/1, secret://projects/p/secrets/s/versions/2"
+        }
+
+        assert load(REQUIRED | environ, read_secret=kept.__getitem__).hasura_event_secrets == ("old", "new", "newer")
+
+    @pytest.mark.parametrize(
+        "reference", ["secret://", "secret://pw", "secret://projects/p/secrets/", "secret://a/b/c/d"]
+    )
+    def test_a_reference_that_names_no_secret_is_a_fault(self, reference: str) -> None:
+        assert fault(SERVICENOW_PASSWORD=reference).startswith("SERVICENOW_PASSWORD must be secret://projects/PROJECT")
+
+    def test_a_secret_that_cannot_be_read_is_named_by_variable_and_resource(self) -> None:
+        def refuses(name: str) -> str:
+            raise SecretUnreadable("PermissionDenied")
+
+        with pytest.raises(SettingsError) as caught:
+            load(REQUIRED | {"SERVICENOW_PASSWORD": "secret://projects/p/secrets/pw"}, read_secret=refuses)
+
+        (only,) = caught.value.faults
+        assert only.startswith("SERVICENOW_PASSWORD could not be read from projects/p/secrets/pw/versions/latest")
+        assert "PermissionDenied" in only
+
+    def test_googles_client_is_not_loaded_before_a_reference_is_met(self) -> None:
+        program = (
+            f"import sys; from function.settings import load; load({REQUIRED!r}); "
+            "print({'google.cloud.secretmanager', 'grpc'} & set(sys.modules))"
+        )
+
+        answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+
+        assert answer.stdout.strip() == "set()"
+
+
+NAME = "projects/p/secrets/s/versions/latest"
+Handler = Callable[[AccessSecretVersionRequest, grpc.ServicerContext], AccessSecretVersionResponse]
+
+
+@contextmanager
+def secret_manager(handler: Handler) -> Iterator[SecretManagerServiceClient]:
+    """Google's own client, talking to a server on loopback that speaks Secret Manager's protocol."""
+    method = grpc.unary_unary_rpc_method_handler(
+        handler,
+        request_deserializer=AccessSecretVersionRequest.deserialize,
+        response_serializer=AccessSecretVersionResponse.serialize,
+    )
+    service = "google.cloud.secretmanager.v1.SecretManagerService"
+    with ThreadPoolExecutor(2) as workers:
+        server = grpc.server(workers)
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(service, {"AccessSecretVersion": method}),)
+        )
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        try:
+            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+                yield SecretManagerServiceClient(transport=SecretManagerServiceGrpcTransport(channel=channel))
+        finally:
+            server.stop(None).wait()
+
+
+def holding(payload: bytes) -> Handler:
+    def answer(request: AccessSecretVersionRequest, context: grpc.ServicerContext) -> AccessSecretVersionResponse:
+        return AccessSecretVersionResponse(
+            name=request.name, payload={"data": payload if request.name == NAME else b"no"}
+        )
+
+    return answer
+
+
+class TestGoogleSecretManager:
+    @pytest.mark.parametrize(
+        ("payload", "read"), [("pässwörd", "pässwörd"), ("pw\n", "pw"), ("pw\r\n", "pw"), (" p w ", " p w ")]
+    )
+    def test_a_secret_is_read_without_the_line_end_that_echo_leaves(self, payload: str, read: str) -> None:
+        with secret_manager(holding(payload.encode())) as client:
+            assert secretmanager.read(NAME, client=client) == read
+
+    def test_a_secret_that_is_no_text_is_refused(self) -> None:
+        with secret_manager(holding(b"\xff\xfe")) as client, pytest.raises(SecretUnreadable, match="not UTF-8"):
+            secretmanager.read(NAME, client=client)
+
+    @pytest.mark.parametrize(
+        ("code", "said"),
+        [(grpc.StatusCode.PERMISSION_DENIED, "PermissionDenied"), (grpc.StatusCode.NOT_FOUND, "NotFound")],
+    )
+    def test_a_refusal_is_said_in_googles_word_without_its_details(self, code: grpc.StatusCode, said: str) -> None:
+        def refuse(request: AccessSecretVersionRequest, context: grpc.ServicerContext) -> Any:
+            context.abort(code, "details about planted-address")
+
+        with secret_manager(refuse) as client, pytest.raises(SecretUnreadable) as caught:
+            secretmanager.read(NAME, client=client)
+
+        assert str(caught.value) == said
+
+    def test_a_moment_of_unavailability_is_waited_out(self) -> None:
+        tries = itertools.count(1)
+
+        def second_time(
+            request: AccessSecretVersionRequest, context: grpc.ServicerContext
+        ) -> AccessSecretVersionResponse:
+            if next(tries) == 1:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+            return holding(b"pw")(request, context)
+
+        with secret_manager(second_time) as client:
+            assert secretmanager.read(NAME, client=client) == "pw"

@@ -1,0 +1,445 @@
+"""The language of rules: what a template gives, what it refuses, and how it is kept from running away."""
+
+import json
+import time
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from function.event import Json, Reason, Row, text
+from function.templates import Allowance, BadTemplate, Image, Template, Unrendered, expression, template
+
+NAMES = ("row", "old", "new", "op", "changed", "event", "env", "item")
+ROW: Row = {
+    "id": 7,
+    "title": "Router down",
+    "nothing": None,
+    "amount": Decimal("12345678.9"),
+    "big": 9223372036854775807,
+    "ok": True,
+    "when": "2024-01-02T03:04:05.678901+05:30",
+    "tags": ["b", "a"],
+    "parts": [{"n": 1, "w": Decimal("1.5")}, {"n": 2, "w": Decimal("2.25")}],
+    "items": {"x": 1},
+}
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.decimals(allow_nan=False, allow_infinity=False, places=3)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def given_by(checked: Template, row: Row) -> Any:
+    return checked.value({"row": Image(row, set(row)), "op": "INSERT", "env": {"PORT": "1"}}, Allowance())
+
+
+def rendered(source: str, **columns: Json) -> Any:
+    return given_by(template(source, names=NAMES), {**ROW, **columns})
+
+
+def worked_out(source: str, **columns: Json) -> Any:
+    return given_by(expression(source, names=NAMES), {**ROW, **columns})
+
+
+def refused(source: str, **columns: Json) -> str:
+    started = time.monotonic()
+    with pytest.raises(Unrendered) as caught:
+        rendered(source, **columns)
+    assert time.monotonic() - started < 2
+    return caught.value.sentence
+
+
+@pytest.mark.parametrize(
+    ("source", "value"),
+    [
+        ("{{ row.id }}", 7),
+        ("{{ row.amount }}", Decimal("12345678.9")),
+        ("{{ row.nothing }}", None),
+        ("{{ row.ok }}", True),
+        ("{{ row.tags }}", ["b", "a"]),
+        ("{{ row.items.x }}", 1),
+        ("{{ row['title'] }}", "Router down"),
+        ("{{ (row.id, row.ok) }}", [7, True]),
+        ("{{ row.parts | map(attribute='n') }}", [1, 2]),
+    ],
+)
+def test_a_lone_value_keeps_its_type(source: str, value: Json) -> None:
+    assert rendered(source) == value
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("plain", "plain"),
+        ("#{{ row.id }}", "#7"),
+        ("<{{ row.nothing }}>", "<>"),
+        ("<{{ row.ok }}>", "<true>"),
+        ("<{{ row.amount }}>", "<12345678.9>"),
+        ("<{{ row.big }}>", "<9223372036854775807>"),
+        ("<{{ row.parts }}>", '<[{"n": 1, "w": 1.5}, {"n": 2, "w": 2.25}]>'),
+        ("<{{ 'x' if row.nothing }}>", "<>"),
+        ("{{ 'a' ~ row.nothing ~ row.ok ~ 1.50 }}", "atrue1.5"),
+        ("{% for tag in row.tags | sort %}{{ loop.index }}{{ tag }}{{ ',' if not loop.last }}{% endfor %}", "1a,2b"),
+        ("{% if row.ok %}yes{% else %}no{% endif %}{% set x = row.id + 1 %} {{ x }}", "yes 8"),
+        ("{# a remark #}x", "x"),
+    ],
+)
+def test_what_is_not_alone_becomes_text_as_a_ticket_shows_it(source: str, said: str) -> None:
+    assert rendered(source) == said
+
+
+@pytest.mark.parametrize(
+    ("source", "value"),
+    [
+        ("row.amount + 0.1", "12345679.0"),
+        ("0.1 + 0.2 == 0.3", "true"),
+        ("row.amount * 2", "24691357.8"),
+        ("row.amount - 0.9", "12345678.0"),
+        ("-row.amount", "-12345678.9"),
+        ("1 / 4", "0.25"),
+        ("6 / 2", "3"),
+        ("7 // 2", "3"),
+        ("-7 // 2.0", "-4"),
+        ("-7 % 2.0", "1.0"),
+        ("2 ** 10", "1024"),
+        ("2 ** -1", "0.5"),
+        ("row.big + 1", "9223372036854775808"),
+        ("2.5 | round", "3"),
+        ("42.555 | round(2)", "42.56"),
+        ("42.559 | round(2, 'floor')", "42.55"),
+        ("'1.50' | float", "1.50"),
+        ("'12345678901234567890.5' | int", "12345678901234567890"),
+        ("'x' | int(5)", "5"),
+        ("'ff' | int(base=16)", "255"),
+        ("row.nothing | int", "0"),
+        ("(-3.5) | abs", "3.5"),
+        ("row.parts | sum(attribute='w')", "3.75"),
+        ("'%.2f' % row.amount", "12345678.90"),
+        ("'%05d|%-4s|%s|%%' % (row.id, 'a', row.nothing)", "00007|a   ||%"),
+        ("'%(id)s' % row", "7"),
+        ("'%s'|format(row.ok)", "true"),
+        ("'{:,.2f} {} {t}'.format(row.amount, row.nothing, t=row.title)", "12,345,678.90  Router down"),
+    ],
+)
+def test_numbers_are_exact(source: str, value: str) -> None:
+    assert text(worked_out(source)) == value
+
+
+def test_a_number_of_401_digits_is_shown_digit_by_digit() -> None:
+    assert rendered("={{ row.id }}", id=10**400) == "=1" + "0" * 400
+
+
+@pytest.mark.parametrize(
+    ("source", "value"),
+    [
+        ("row.id | lookup({'7': 'seven'})", "seven"),
+        ("row.id | lookup({7: 1})", 1),
+        ("row.id | lookup({8: 1}, default='other')", "other"),
+        ("row.id | lookup({8: 1}, none)", None),
+        ("row.ok | lookup({'true': 1})", 1),
+        ("row.nothing | lookup({'': 'none'})", "none"),
+        ("row.when | sn_datetime", "2024-01-01 21:34:05"),
+        ("'2024-02-29' | sn_datetime", "2024-02-29 00:00:00"),
+        ("row.nothing | sn_datetime", ""),
+        ("row.nothing | upper", ""),
+        ("row.title.upper()", "ROUTER DOWN"),
+        ("row.title.split(' ')[0][:3]", "Rou"),
+        ("row.title | replace('down', 'up')", "Router up"),
+        ("row.title | truncate(6, true, '…', 0)", "Route…"),
+        ("row.tags | join('/')", "b/a"),
+        ("', '.join(row.tags)", "b, a"),
+        ("row.parts | selectattr('n', 'gt', 1) | map(attribute='n') | first", 2),
+        ("row.tags | tojson", '["b", "a"]'),
+        ("'\"' | tojson", '"\\""'),
+        ("'<b>bold</b> text' | striptags", "bold text"),
+        ("'a b' | urlencode", "a%20b"),
+        ("'a\nb' | indent(2)", "a\n  b"),
+        ("'one two' | wordwrap(4)", "one\ntwo"),
+        ("'ab' | center(6)", "  ab  "),
+        ("row.items['x']", 1),
+        ("row.nope is defined", False),
+        ("row.nope | default('d')", "d"),
+        ("row.nothing is none", True),
+        ("row.id in (7, 8)", True),
+        ("row.id | string in row.title ~ '7'", True),
+        ("row.items.items() | map('first') | list", ["x"]),
+    ],
+)
+def test_filters_tests_and_methods(source: str, value: Any) -> None:
+    assert worked_out(source) == value
+
+
+def test_a_value_that_lookup_does_not_know_is_a_failure_of_its_own_kind() -> None:
+    with pytest.raises(Unrendered) as caught:
+        rendered("{{ row.title | lookup({'a': 1}) }}")
+
+    assert caught.value.reason is Reason.UNKNOWN_VALUE
+    assert caught.value.sentence == "lookup does not know this value; add it or give a default"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "{{ row.id }}",
+        "{% raw %}",
+        "[code]<b>x</b>[/code]",
+        "<script>&amp;'\"",
+        "a^b^NQ",
+        "a\nb\r\n",
+        "%s {0}",
+        "\u2028",
+    ],
+)
+def test_text_of_a_row_arrives_as_it_is(value: str) -> None:
+    assert rendered("{{ row.title }}", title=value) == value
+    assert rendered("{{ row.title }}!", title=value) == f"{value}!"
+    assert rendered("{{ row.title ~ '' }}", title=value) == value
+
+
+@given(JSON)
+def test_any_value_is_spelled_as_the_event_spells_it(value: Json) -> None:
+    assert rendered("-{{ row.title }}", title=value) == "-" + text(value)
+
+
+@given(st.text(), JSON)
+def test_tojson_writes_json_that_reads_back(title: str, value: Json) -> None:
+    written = rendered("{{ row.title | tojson }}", title=[title, value])
+
+    assert text(json.loads(written, parse_float=Decimal)) == text([title, value])
+
+
+# What a column that is not there means
+
+
+def test_a_column_of_either_image_is_null_where_it_is_absent() -> None:
+    row = Image({"a": 1}, {"a", "b"})
+
+    assert expression("row.b", names=NAMES).value({"row": row}, Allowance()) is None
+
+
+def test_a_column_of_neither_image_is_a_failure_that_names_it() -> None:
+    assert refused("{{ row.titel }}") == "names `titel` that the row does not have"
+
+
+def test_a_part_whose_name_is_of_the_row_is_not_named() -> None:
+    assert "secret" not in refused("{{ row.parts[row.title] }}", title="secret")
+    assert "secret" not in refused("{{ row[row.title] }}", title="secret")
+
+
+def test_any_absent_column_is_null_where_absent_means_null() -> None:
+    assert expression("row.titel", names=NAMES).value({"row": Image({}, None)}, Allowance()) is None
+
+
+def test_an_image_that_is_not_there_is_none_and_false_and_its_columns_are_null() -> None:
+    names = {"old": Image(None, {"status"})}
+
+    assert expression("old is none", names=NAMES).value(names, Allowance())
+    assert expression("not old", names=NAMES).value(names, Allowance())
+    assert expression("old.status", names=NAMES).value(names, Allowance()) is None
+    assert expression("old", names=NAMES).value(names, Allowance()) is None
+
+
+def test_a_list_that_a_filter_left_empty_is_false() -> None:
+    assert worked_out("row.tags | select('eq', 'z')") == []
+
+
+# What cannot be worked out is said without a word of the row
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        ("{{ row.title + 1 }}", "does not suit the type of a value (perhaps it is null, or a number that is a text)"),
+        ("{{ row.nothing > 1 }}", "does not suit the type of a value (perhaps it is null, or a number that is a text)"),
+        ("{{ row.id / 0 }}", "divides by zero"),
+        ("{{ row.title.index('zz') }}", "cannot be worked out from these values"),
+        ("{{ row.title | sn_datetime }}", "sn_datetime cannot read this value as a time; give it an ISO 8601 time"),
+        ("{{ row.title.nope }}", "names `nope` that the value does not have"),
+        ("{{ row.nothing.x }}", "names `x` that the value does not have"),
+        ("{{ row.nope.x }}", "names `nope` that the row does not have"),
+        ("{{ row.nope + 1 }}", "names `nope` that the row does not have"),
+        ("{{ row.nope | upper }}", "names `nope` that the row does not have"),
+        ("{{ row.title | lookup(row.title) }}", None),
+        ("{{ '{0.__class__}'.format(row.title) }}", None),
+        ("{{ '{0!r}'.format(row.title) }}", None),
+        ("{{ '%d' % row.title }}", None),
+        ("{{ row.title | map(row.title) | list }}", None),
+        ("{{ row.title.__class__ }}", None),
+        ("{{ row['__init__'] }}", None),
+        ("{{ (1).__class__.__mro__ }}", None),
+    ],
+)
+def test_a_failure_says_what_to_do_and_nothing_of_the_row(source: str, sentence: str | None) -> None:
+    said = refused(source, title="planted secret")
+
+    assert "planted" not in said
+    assert sentence in (None, said)
+
+
+# Bounds
+
+LONG = "x" * 8_000_000
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ 'a' * 10 ** 9 }}",
+        "{{ [0] * 10 ** 9 }}",
+        "{{ 10 ** 100000 }}",
+        "{{ 9.9 ** 99999 }}",
+        "{{ range(10 ** 9) | list }}",
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{% for a in range(99999) %}" + "y" * 5000 + "{% endfor %}",
+        "{% for a in range(99999) %}{{ row.title }}{% endfor %}",
+        "{% set a = 'x' %}" + "{% set a = a ~ a %}" * 60 + "{{ a }}",
+        "{% set a = 'x' %}" + "{% set a = a + a %}" * 60 + "{{ a }}",
+        "{% set a = 9 %}" + "{% set a = a * a %}" * 60 + "{{ a }}",
+        "{% set a = [1] %}" + "{% set a = [a, a] %}" * 60 + "{{ a }}",
+        "{% set a = [1] %}{% set b = [1] %}" + "{% set a = [a, a] %}{% set b = [b, b] %}" * 60 + "{{ a == b }}",
+        "{% set a = {1: 1} %}" + "{% set a = {1: a, 2: a} %}" * 60 + "{{ [a, a] | unique | list }}",
+        "{% set a = (1,) %}" + "{% set a = (a, a) %}" * 60 + "{{ {a: 1} }}",
+        "{{ row.title | replace('x', row.title) }}",
+        "{{ row.title | list | join(row.title) }}",
+        "{{ row.title.join(row.title) }}",
+        "{{ row.title | list | sort | unique | list }}",
+        "{% for a in [1] %}" * 30 + "{% endfor %}" * 30,
+        "{{ 'x' | center(10 ** 9) }}",
+        "{{ 'x'.ljust(10 ** 9) }}",
+        "{{ 'a\nb' | indent(10 ** 9) }}",
+        "{{ 'a b' | wordwrap(1, wrapstring=row.title) }}",
+        "{{ '%1000000000d' % 1 }}",
+        "{{ '%.1000000000f' % 1 }}",
+        "{{ '{:1000000000}'.format(1) }}",
+        "{{ '{:{}}'.format(1, 1000000000) }}",
+        "{{ row.title.format(1) }}",
+        "{{ row.title % 1 }}",
+        "{{ row.huge | int }}",
+        "{{ row.huge }}!",
+        "{{ row.huge + 1 }}",
+        "{{ row.deep }}!",
+        "{{ row.deep == row.deep }}",
+        "{{ 1.5 | round(10 ** 9) }}",
+    ],
+)
+def test_a_template_that_grows_without_end_is_stopped_soon(source: str) -> None:
+    deep: Json = []
+    for _ in range(5000):
+        deep = [deep]
+
+    assert refused(source, title=LONG, huge=Decimal("1e999999999"), deep=deep)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ row.title }}",
+        "{{ row.title | trim | upper }}",
+        "Details:\n{{ row.title }}",
+        "{{ row.title | wordwrap }}",
+        "{{ row.title | striptags }}",
+        "{{ row.title | replace('x', 'y') }}",
+    ],
+)
+def test_a_text_as_large_as_an_event_is_rendered(source: str) -> None:
+    assert len(rendered(source, title=LONG)) > 60_000
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ row.title | replace('x', row.title) }}",
+        "{{ [1, 2, 3, 4] | join(row.title) }}",
+        "{{ row.title ~ row.title ~ row.title }}",
+        "{{ row.title * 3 }}",
+        "{% for a in range(3) %}{{ row.title }}{% endfor %}",
+    ],
+)
+def test_a_text_that_would_be_too_long_is_refused_before_it_is_made(source: str) -> None:
+    assert refused(source, title=LONG) == "makes too long a text; cut its parts with `truncate`"
+
+
+def test_the_time_that_one_value_took_is_not_there_for_the_next() -> None:
+    allowance = Allowance()
+    endless = template("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", names=NAMES)
+    with pytest.raises(Unrendered):
+        endless.value({}, allowance)
+
+    with pytest.raises(Unrendered, match="takes too long"):
+        template("{{ 1 }}.", names=NAMES).value({}, allowance)
+
+
+# What is refused when the rules are loaded
+
+
+@pytest.mark.parametrize(
+    ("source", "what"),
+    [
+        ("{{ row.id", "is not a template: unexpected end of template, expected 'end of print statement'."),
+        ("{{ row.id | uper }}", "there is no filter `uper`; did you mean `upper`?"),
+        ("{{ row.tags | map('uper') }}", "there is no filter `uper`; did you mean `upper`?"),
+        ("{{ row.tags | select('od') }}", "there is no test `od`; did you mean `odd`?"),
+        ("{{ row.tags | selectattr('a', 'od') }}", "there is no test `od`; did you mean `odd`?"),
+        ("{{ row.id is definde }}", "there is no test `definde`; did you mean `defined`?"),
+        ("{{ rwo.id }}", "there is no `rwo` here; did you mean `row`?"),
+        ("{{ row.title.uper() }}", "there is no method `uper`; did you mean `upper`?"),
+        ("{{ row.tags.append(1) }}", "there is no method `append`"),
+        ("{{ lipsum() }}", "only `range` and the methods of texts, lists and objects can be called"),
+        ("{{ row.tags | random }}", "there is no filter `random`"),
+        ("{{ row | attr('id') }}", "there is no filter `attr`"),
+        ("{% macro m() %}{% endmacro %}", "only `if`, `for` and `set` can stand in {% … %} here"),
+        ("{% include 'x' %}", "only `if`, `for` and `set` can stand in {% … %} here"),
+        ("{% for a in row.tags recursive %}{% endfor %}", "a loop cannot be recursive here"),
+        ("{{ row.title.format(*row.tags) }}", "arguments cannot be unpacked with `*` here"),
+        ("{{ 1e999 }}", "a number in it is too large"),
+        ("{{ " + "9" * 5000 + " }}", "is not a template: a number in it is too long, or it is nested too deeply"),
+        (
+            "{{ " + "(" * 2000 + "1" + ")" * 2000,
+            "is not a template: a number in it is too long, or it is nested too deeply",
+        ),
+    ],
+)
+def test_a_template_that_no_row_could_make_work_is_refused(source: str, what: str) -> None:
+    with pytest.raises(BadTemplate) as caught:
+        template(source, names=NAMES)
+
+    assert caught.value.what == what
+
+
+def test_an_expression_is_one_expression() -> None:
+    with pytest.raises(BadTemplate, match="more after the expression"):
+        expression("row.id row.title", names=NAMES)
+    with pytest.raises(BadTemplate, match="unexpected"):
+        expression("row.id ==", names=NAMES)
+
+
+def test_a_fault_has_the_line_within_the_template() -> None:
+    with pytest.raises(BadTemplate) as caught:
+        template("one\ntwo {{ rwo }}\n", names=NAMES)
+
+    assert caught.value.line == 2
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_a_template_or_refused(source: str) -> None:
+    try:
+        checked = template("{{ row.a " + source, names=NAMES)
+        checked.text({"row": Image({"a": 1}, {"a"})}, Allowance())
+    except (BadTemplate, Unrendered):
+        pass
+
+
+def test_a_null_in_a_key_is_refused_wherever_it_stands() -> None:
+    for source in ("{{ row.nothing }}", "{{ row.id }}/{{ row.nothing }}"):
+        checked = template(source, names=NAMES)
+        with pytest.raises(Unrendered) as caught:
+            checked.text({"row": Image(ROW, set(ROW))}, Allowance(), nulls=False)
+
+        assert caught.value.reason is Reason.BAD_KEY

@@ -1,0 +1,206 @@
+"""The trail of a row: where it ends, in whatever order its steps are heard."""
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from itertools import pairwise, permutations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from function.event import Json, Op, Step, Wants
+from function.trail import GONE, NOT_YET, PLACES_MAX, Trail, end, from_json, hear, place, restate, to_json
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+NO_WANTS = Wants(when=True, resolved=False, gone=False, fields={}, close={})
+
+
+def step(left: str | None, entered: str, order: Json = None) -> Step:
+    return Step("1", Op.UPDATE, left, entered, NO_WANTS, order=order)
+
+
+def heard(*steps: tuple[Step, datetime | None]) -> Trail:
+    trail = Trail()
+    for one, at in steps:
+        trail = hear(trail, one, f"wants of {one.entered}", sent_at=at)
+    return trail
+
+
+def where(trail: Trail) -> str | None:
+    reached = end(trail)
+    return reached.digest if reached else None
+
+
+def history(*places: str) -> list[tuple[Step, datetime]]:
+    """The steps of a row through *places*, a second apart."""
+    return [
+        (step(left, entered), NOON + timedelta(seconds=number))
+        for number, (left, entered) in enumerate(pairwise(places))
+    ]
+
+
+HISTORIES = [
+    (NOT_YET, "a"),
+    (NOT_YET, "a", "b", "c"),
+    (NOT_YET, "a", "b", "a"),
+    (NOT_YET, "open", "fixed", "ack", "open"),
+    (NOT_YET, "a", "b", GONE),
+    (NOT_YET, "a", GONE),
+    (NOT_YET, "a", "b", "a", "b"),
+    (NOT_YET, "a", "b", "c", "d", "e"),
+    ("a", "b", "c"),
+]
+
+
+@pytest.mark.parametrize("places", HISTORIES, ids="-".join)
+def test_a_row_is_where_its_history_ends_in_every_order_of_hearing(places: tuple[str, ...]) -> None:
+    wrong = [order for order in permutations(history(*places)) if where(heard(*order)) != places[-1]]
+
+    assert not wrong
+
+
+@pytest.mark.parametrize("places", HISTORIES, ids="-".join)
+def test_equal_created_at_changes_nothing_where_the_row_never_came_back_to_its_start(places: tuple[str, ...]) -> None:
+    steps = [(one, NOON) for one, _ in history(*places)]
+
+    assert {where(heard(*order)) for order in permutations(steps)} == {places[-1]}
+
+
+@pytest.mark.parametrize("places", HISTORIES, ids="-".join)
+def test_clocks_that_contradict_the_trail_change_nothing(places: tuple[str, ...]) -> None:
+    steps = history(*places)
+    backwards = [(one, NOON - (at - NOON)) for one, at in steps]
+
+    assert {where(heard(*order)) for order in permutations(backwards)} == {places[-1]}
+
+
+def test_created_at_alone_would_end_wrong_on_the_same_histories() -> None:
+    """What the trail is for: the rule that many use, the newest created_at wins, on equal and on skewed clocks."""
+
+    def newest(steps: tuple[tuple[Step, datetime], ...]) -> str:
+        best = steps[0]
+        for candidate in steps[1:]:
+            if candidate[1] > best[1]:
+                best = candidate
+        return best[0].entered
+
+    wrong = right = 0
+    for places in HISTORIES:
+        for clock in (timedelta(0), -timedelta(seconds=1)):
+            steps = [(one, NOON + clock * number) for number, (one, _) in enumerate(history(*places))]
+            for order in permutations(steps):
+                assert where(heard(*order)) == places[-1]
+                if newest(order) == places[-1]:
+                    right += 1
+                else:
+                    wrong += 1
+
+    assert (wrong, right) == (292, 90)
+
+
+def test_a_delete_and_a_later_insert_end_at_the_new_row_when_clocks_are_right() -> None:
+    steps = [*history(NOT_YET, "a", GONE), (step(NOT_YET, "b"), NOON + timedelta(seconds=5))]
+
+    assert {where(heard(*order)) for order in permutations(steps)} == {"b"}
+
+
+def test_a_round_trip_without_a_beginning_ends_at_the_latest_arrival() -> None:
+    steps = [(step("a", "b"), NOON), (step("b", "a"), NOON + timedelta(seconds=1))]
+
+    assert {where(heard(*order)) for order in permutations(steps)} == {"a"}
+
+
+def test_order_by_settles_what_equal_clocks_leave_open() -> None:
+    steps = [(step("a", "b", 9), NOON), (step("b", "a", 10), NOON)]
+
+    assert {where(heard(*order)) for order in permutations(steps)} == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [
+        (9, 10),
+        (Decimal("9.5"), 10),
+        ("9", "10"),
+        ("2026-01-01T08:00:00+02:00", "2026-01-01T07:00:00Z"),
+        ("2026-01-01T08:00:00.9", "2026-01-01T08:00:01"),
+        ("a", "b"),
+    ],
+)
+def test_order_by_compares_a_value_as_what_it_is(earlier: Json, later: Json) -> None:
+    steps = [(step("a", "b", earlier), NOON), (step("b", "a", later), NOON)]
+
+    assert {where(heard(*order)) for order in permutations(steps)} == {"a"}
+
+
+def test_manual_says_where_the_row_is_until_it_is_left() -> None:
+    stated = heard(*history(NOT_YET, "a"), (step(None, "b"), NOON + timedelta(hours=1)))
+    left = hear(stated, step("b", "c"), "", sent_at=NOON + timedelta(hours=2))
+
+    assert (where(stated), where(left)) == ("b", "c")
+
+
+def test_an_older_manual_does_not_move_the_row_back() -> None:
+    trail = heard(*history(NOT_YET, "a", "b"), (step(None, "a"), NOON - timedelta(hours=1)))
+
+    assert where(trail) == "b"
+
+
+def test_nothing_heard_is_nowhere() -> None:
+    assert end(Trail()) is None
+
+
+def test_gaps_leave_no_more_than_a_fixed_number_of_places_and_the_newest_wins() -> None:
+    gaps = [(step(f"from {n}", f"to {n}"), NOON + timedelta(seconds=n)) for n in range(200)]
+    trail = heard(*gaps)
+
+    assert (len(trail.places), where(trail)) == (PLACES_MAX, "to 199")
+
+
+def test_what_is_wanted_at_a_place_can_be_said_anew() -> None:
+    trail = restate(heard(*history(NOT_YET, "a")), "a", "better")
+
+    reached = end(trail)
+    assert reached is not None
+    assert reached.wants == "better"
+
+
+@given(
+    st.lists(st.sampled_from("abcde"), min_size=1, max_size=7, unique=True),
+    st.booleans(),
+    st.randoms(use_true_random=False),
+)
+def test_any_history_without_a_repeated_place_ends_right_in_any_order_on_any_clock(
+    places: list[str], deleted: bool, random: st.DataObject
+) -> None:
+    names = [NOT_YET, *places, *([GONE] if deleted else [])]
+    steps = [(one, NOON + timedelta(seconds=random.randint(-3, 3))) for one, _ in history(*names)]  # type: ignore[attr-defined]  # random.Random
+    random.shuffle(steps)  # type: ignore[attr-defined]  # random.Random
+
+    assert where(heard(*steps)) == names[-1]
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=8), st.randoms(use_true_random=False))
+def test_any_history_ends_right_in_any_order_when_clocks_are_right(places: list[str], random: st.DataObject) -> None:
+    names = [NOT_YET]
+    for name in places:
+        if name != names[-1]:
+            names.append(name)
+    steps = history(*names)
+    random.shuffle(steps)  # type: ignore[attr-defined]  # random.Random
+
+    assert where(heard(*steps)) == names[-1]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["a", "b", NOT_YET, None]), st.sampled_from(["a", "b", GONE]))))
+def test_a_trail_is_the_same_after_it_was_written_and_read(steps: list[tuple[str | None, str]]) -> None:
+    trail = heard(*((step(left, entered, Decimal("1.50")), NOON) for left, entered in steps))
+
+    assert from_json(to_json(trail)) == trail
+
+
+def test_a_place_is_the_same_however_its_image_is_spelled() -> None:
+    one = place({"id": 1, "at": "2026-01-01T08:00:00+02:00", "amount": Decimal("1.50"), "note": None})
+    other = place({"amount": Decimal("1.5"), "at": "2026-01-01T06:00:00.000+00:00", "id": Decimal(1)})
+
+    assert one == other

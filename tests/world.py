@@ -1,0 +1,220 @@
+"""A small world for the tests: a sandbox ServiceNow, a ledger on a real database, and functions that share them.
+
+The functions are in this process (fast), or processes of their own (tests/processes.py) where they are to be killed.
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any, Self
+
+import werkzeug.test
+from flask import Request
+
+from function import rules as rules_file
+from function.app import App, assemble
+from function.database import Database
+from function.ledger import Ledger
+from function.settings import load
+from sandbox.mailbox import Mailbox
+from sandbox.servicenow import ServiceNow
+
+# Planted everywhere, and looked for in every log line and answer of the whole run (tests/test_leaks.py).
+SECRET = "planted-webhook-secret"
+PASSWORD = "planted-password"
+ROW_TEXT = "planted-row-text"
+TOLD: list[str] = []
+RULES = """
+version: 1
+rules:
+  - name: outage
+    from: hasura/public.outages
+    when: row.severity in ['major', 'critical']
+    ticket:
+      key: "{{ row.id }}"
+      fields:
+        short_description: "{{ row.title }}"
+        impact: "{{ row.severity | lookup({'critical': 1, 'major': 2, 'minor': 3}) }}"
+      resolve_when: row.status == 'fixed'
+      close_code: Solution provided
+      close_notes: "{{ row.resolution or 'Fixed in the app' }}"
+"""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An answer as Hasura sees it."""
+
+    status: int
+    body: dict[str, Any]
+    retry_after: int | None
+
+    @property
+    def outcome(self) -> dict[str, Any]:
+        """The only outcome."""
+        [outcome] = self.body["outcomes"]
+        return dict(outcome)
+
+    @property
+    def said(self) -> str:
+        """The only outcome's status, and its reason where it has one."""
+        return " ".join(filter(None, [self.outcome["status"], self.outcome["reason"]]))
+
+
+class Clock:
+    """How far the database's clock is ahead of the wall's; a test moves it."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return self.ahead
+
+    def advance(self, seconds: float) -> None:
+        self.ahead += seconds
+
+
+class World:
+    """Everything outside one or more functions; a context manager."""
+
+    def __init__(
+        self,
+        *,
+        rules: str = RULES,
+        database_url: str | None = None,
+        honours_sys_id: bool = True,
+        instances: int = 1,
+        **settings: str,
+    ) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self.ledger_file = Path(self._folder.name) / "ledger.db"
+        self._database_url = database_url or f"sqlite:///{self.ledger_file}"
+        self._rules = rules
+        self._settings = settings
+        self._instances = instances
+        self.clock = Clock()
+        self.servicenow = ServiceNow(honours_sys_id=honours_sys_id, password=PASSWORD)
+        self.mailbox = Mailbox()
+        self.apps: list[App] = []
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.enter_context(self._folder)
+            stack.enter_context(self.servicenow)
+            stack.enter_context(self.mailbox)
+            stack.callback(self.stop)
+            self.start()
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return {
+            "SOURCE_NAME": "shop",
+            "SERVICENOW_INSTANCE_URL": self.servicenow.url,
+            "SERVICENOW_USERNAME": "svc.hasura",
+            "SERVICENOW_PASSWORD": PASSWORD,
+            "HASURA_EVENT_SECRETS": SECRET,
+            "DATABASE_URL": self._database_url,
+            "SMTP_URL": self.mailbox.url,
+            "NOTIFY_FROM": "tickets@example.com",
+            "NOTIFY_TO": "ops@example.com",
+            **self._settings,
+        }
+
+    def start(self, *, rules: str | None = None, **settings: str) -> None:
+        """Start the functions (anew, with what is given)."""
+        self.stop()
+        self._rules = rules or self._rules
+        self._settings |= settings
+        environ = self.environ
+        for _ in range(self._instances):
+            database = Database(self._database_url, clock_ahead_seconds=self.clock)
+            self.apps.append(
+                assemble(load(environ), rules_file.load(self._rules, environ=environ), Ledger(database), environ)
+            )
+
+    def stop(self) -> None:
+        for app in self.apps:
+            app.close()
+        self.apps = []
+
+    def forget(self) -> None:
+        """Lose the ledger (SQLite), as a disk that is gone with its instance."""
+        self.stop()
+        for file in self.ledger_file.parent.glob("ledger.db*"):
+            file.unlink()
+        self.start()
+
+    def send(self, body: bytes, *, instance: int = 0, secret: str | None = SECRET) -> Answered:
+        """Post *body* as Hasura does."""
+        return self.request("POST", "/hasura", body, instance=instance, secret=secret)
+
+    def request(
+        self, method: str, path: str, body: bytes = b"", *, instance: int = 0, secret: str | None = SECRET
+    ) -> Answered:
+        headers = {"Content-Type": "application/json"}
+        if secret is not None:
+            headers["X-Webhook-Secret"] = secret
+        environ = werkzeug.test.EnvironBuilder(
+            method=method, path=path, data=body, headers=[*headers.items()]
+        ).get_environ()
+        answer = self.apps[instance].handle(Request(environ))
+        TOLD.append(f"{answer.headers}{answer.get_data(as_text=True)}")
+        retry_after = answer.headers.get("Retry-After")
+        return Answered(
+            answer.status_code,
+            json.loads(answer.get_data()),
+            int(retry_after) if retry_after is not None else None,
+        )
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.apps[0].ledger
+
+    def query(self, sql: str, **values: object) -> list[dict[str, Any]]:
+        return self.ledger.database.run(lambda transaction: transaction.execute(sql, **values))
+
+    @property
+    def incidents(self) -> list[dict[str, str]]:
+        return self.servicenow.rows("incident")
+
+    @property
+    def incident(self) -> dict[str, str]:
+        """The only incident."""
+        [incident] = self.incidents
+        return incident
+
+    def calls(self) -> list[str]:
+        """What was called since the last time of asking, as ``METHOD table``."""
+        calls = [f"{call.method} {call.table}" for call in self.servicenow.calls]
+        self.servicenow.forget()
+        return calls
+
+    @property
+    def mails(self) -> Sequence[EmailMessage]:
+        return self.mailbox.messages
+
+
+def outage(id: object = 1, **columns: object) -> dict[str, object]:
+    """A row of public.outages."""
+    row: dict[str, object] = {
+        "id": id,
+        "title": f"Checkout is down {ROW_TEXT}",
+        "severity": "critical",
+        "status": "open",
+        "resolution": None,
+    }
+    return row | columns
+
+
+def said(row: Mapping[str, str]) -> tuple[str, str]:
+    """What people see first of an incident."""
+    return row["short_description"], row["state"]
