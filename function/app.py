@@ -156,7 +156,6 @@ def assemble(settings: Settings, rules: rules_file.Rules, ledger: Ledger, enviro
         ledger,
         credentials,
         auth_hold_seconds=settings.auth_hold_seconds,
-        probe_seconds=settings.lease_seconds,
     )
     notices = Notices(
         ledger,

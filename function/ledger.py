@@ -154,15 +154,18 @@ Beginning: TypeAlias = "Begun | AlreadyDone | AlreadyDead | Busy"
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Whether a call may be made: *wait_seconds* is 0 when it may. *probing*: ours is the one that finds out."""
+    """Whether a call may be made: *wait_seconds* is 0 when it may; otherwise which hold stands in its way.
+
+    *waiting_for_probe*: none does, but somebody else's call is finding out; *now* is when this was said.
+    """
 
     wait_seconds: float = 0.0
-    probing: bool = False
     kind: str = ""
     reason: str = ""
     words: str = ""
     since: float = 0.0
     waiting_for_probe: bool = False
+    now: float = 0.0
 
 
 _FIND_DELIVERY = "SELECT * FROM servicenow.delivery WHERE event = :event AND rule = :rule AND key = :key"
@@ -545,11 +548,12 @@ class Ledger:
 
     # Holds
 
-    def admit(self, instance: str, credential: str, *, probe_seconds: float, proof_seconds: float) -> Admission:
-        """Ask whether a call may be made now.
+    def admit(self, instance: str, credential: str, *, probe_seconds: float, proven_after: float | None) -> Admission:
+        """Ask whether the first of some calls may be made now.
 
-        Under a hold nobody calls until it ends; then one probes and the others wait. A credential that was not accepted
-        within the last *proof_seconds* is tried by one at a time, so that many waiting rows cannot lock the account.
+        Under a hold nobody calls until it ends; then one probes and the others wait. Without one, it is the same with a
+        credential: one call finds out whether it is still good, so that many waiting rows cannot lock the account.
+        *proven_after*: since then the caller has waited for another's probe, which will do for its own if it passed.
         """
 
         def work(transaction: Transaction) -> Admission:
@@ -562,18 +566,12 @@ class Ledger:
             )
             for row in rows:
                 if row["until"] > row["now"]:
-                    return Admission(
-                        row["until"] - row["now"],
-                        kind=row["kind"],
-                        reason=row["reason"],
-                        words=row["words"],
-                        since=row["since"],
-                    )
-            needed = [
-                row
-                for row in rows
-                if row["until"] > 0 or (row["kind"] == "auth" and row["proven_at"] + proof_seconds <= row["now"])
-            ]
+                    return _not_admitted(row, row["until"] - row["now"], waiting_for_probe=False)
+            needed = [row for row in rows if row["until"] > 0 or row["kind"] == "auth"]
+            if proven_after is not None and all(
+                row["kind"] == "auth" and row["until"] == 0 and row["proven_at"] >= proven_after for row in needed
+            ):
+                return Admission()
             probed = next((row for row in needed if row["probe_until"] > row["now"]), None)
             for row in needed if probed is None else ():
                 if not transaction.execute(
@@ -586,15 +584,8 @@ class Ledger:
                     probed = row
                     break
             if probed is not None:
-                return Admission(
-                    max(0.001, probed["probe_until"] - probed["now"]),
-                    kind=probed["kind"],
-                    reason=probed["reason"],
-                    words=probed["words"],
-                    since=probed["since"],
-                    waiting_for_probe=True,
-                )
-            return Admission(probing=bool(needed))
+                return _not_admitted(probed, max(0.001, probed["probe_until"] - probed["now"]), waiting_for_probe=True)
+            return Admission()
 
         return self._database.run(work)
 
@@ -762,13 +753,13 @@ class Ledger:
         )
 
     def long_waiting(self, *, seconds: float, most: int) -> list[Delivery]:
-        """Deliveries that have waited for *seconds* and that no alert tells of yet, oldest first."""
+        """Deliveries that should have come back *seconds* ago and that no alert tells of yet, oldest first."""
         return [
             _delivery(row)
             for row in self._database.run(
                 lambda transaction: transaction.execute(
                     "SELECT * FROM servicenow.delivery WHERE status = 'waiting' AND fingerprint = '' "
-                    "AND first_seen <= {now} - :seconds ORDER BY first_seen LIMIT :most",
+                    "AND COALESCE(retry_at, last_at) <= {now} - :seconds ORDER BY first_seen LIMIT :most",
                     seconds=seconds,
                     most=most,
                 )
@@ -834,6 +825,18 @@ class Ledger:
 def held_fingerprint(instance: str, kind: str) -> str:
     """The alert that tells of a hold."""
     return f"held {kind} {instance}"
+
+
+def _not_admitted(row: Record, wait_seconds: float, *, waiting_for_probe: bool) -> Admission:
+    return Admission(
+        wait_seconds,
+        kind=row["kind"],
+        reason=row["reason"],
+        words=row["words"],
+        since=row["since"],
+        waiting_for_probe=waiting_for_probe,
+        now=row["now"],
+    )
 
 
 def _ended(before: Record | None, event: Event, digest: str, *, anew: bool) -> AlreadyDone | AlreadyDead | None:

@@ -6,6 +6,7 @@ one. The holds stand in the ledger, so that all instances keep them.
 
 import logging
 import random
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,9 +23,8 @@ T = TypeVar("T")
 IN_A_ROW: Final = 5
 FIRST_HOLD_SECONDS: Final = 15.0
 HOLD_SECONDS_MAX: Final = 300.0
-# A credential accepted this long ago may have been changed since. Accounts lock after about five wrong passwords in
-# fifteen minutes, so a burst after a pause is led by one call.
-PROOF_SECONDS: Final = 1.0
+# A probe that has told nothing by then is taken for lost (its process was killed), and another may try.
+PROBE_SECONDS: Final = 10.0
 # Threads and Hasura's pool are not for waiting.
 WAIT_SECONDS: Final = 2.0
 
@@ -43,11 +43,15 @@ HINTS: Final[Mapping[str, str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Deadline:
-    """The moment, on the monotonic clock, by which everything must be answered."""
+    """The moment, on the monotonic clock, by which a delivery must be answered.
+
+    *proven*: a call of this delivery was let in by ServiceNow, so its next ones need no leave.
+    """
 
     at: float
+    proven: bool = False
 
     @classmethod
     def after(cls, seconds: float) -> "Deadline":
@@ -98,21 +102,20 @@ class Line:
     """ServiceNow's Table API as this function uses it; raises what the client raises, and UnwellError."""
 
     def __init__(
-        self,
-        client: ServiceNowClient,
-        ledger: Ledger,
-        credentials: Credentials,
-        *,
-        auth_hold_seconds: float,
-        probe_seconds: float,
+        self, client: ServiceNowClient, ledger: Ledger, credentials: Credentials, *, auth_hold_seconds: float
     ) -> None:
-        """*probe_seconds*: a probe that has not ended by then is taken for lost; longer than any call."""
         self._client = client
         self._ledger = ledger
         self._credentials = credentials
         self._auth_hold_seconds = auth_hold_seconds
-        self._probe_seconds = probe_seconds
-        self._well_at = float("-inf")
+        # Accounts lock after about five wrong passwords in fifteen minutes, and a password may be changed at any time:
+        # so calls overlap freely only as long as one that was let in overlaps them. The first after a pause goes alone,
+        # of all threads (these four) and of all instances (the ledger).
+        self._turn = threading.Condition()
+        self._in_flight = 0
+        self._waiting = 0
+        self._asking = False
+        self._proven = False
         self._troubled = True
 
     @property
@@ -140,45 +143,74 @@ class Line:
         )
 
     def _call(self, deadline: Deadline, call: Callable[[float], T], *, refreshed: bool = False) -> T:
-        probing = self._admitted(deadline)
-        digest = self._credentials.digest
+        leading = self._take_turn(deadline)
+        passed = False
         try:
-            answer = call(deadline.left())
-        except ServiceNowError as error:
-            failure = error.failure
-            if failure.reason is Reason.UNAUTHORIZED and not refreshed and self._credentials.refresh():
-                log.info("ServiceNow refused the credential; the secret has changed since: trying the new one")
-                self._failed(failure, digest)
-                return self._call(deadline, call, refreshed=True)
-            unwell = self._judge(failure, digest, probing=probing)
-            if unwell is not None:
-                raise unwell from error
-            raise
-        self._passed(digest, probing=probing)
-        return answer
+            if leading:
+                self._ask(deadline)
+            digest = self._credentials.digest
+            try:
+                answer = call(deadline.left())
+            except ServiceNowError as error:
+                failure = error.failure
+                if failure.reason is Reason.UNAUTHORIZED and not refreshed and self._credentials.refresh():
+                    log.info("ServiceNow refused the credential; the secret has changed since: trying the new one")
+                    self._failed(failure, digest)
+                else:
+                    unwell, passed = self._judge(failure, digest, leading=leading)
+                    if unwell is not None:
+                        raise unwell from error
+                    raise
+            else:
+                self._passed(digest, leading=leading)
+                passed = True
+                return answer
+        finally:
+            deadline.proven = passed
+            self._end_turn(leading=leading, passed=passed)
+        return self._call(deadline, call, refreshed=True)
 
-    def _admitted(self, deadline: Deadline) -> bool:
-        """Wait for leave to call; True when this call is the one that finds out."""
+    def _take_turn(self, deadline: Deadline) -> bool:
+        """Wait for a turn among this process's threads; True: ours is the call that finds out."""
         patience = Deadline.after(min(WAIT_SECONDS, max(0.0, deadline.left())))
+        with self._turn:
+            self._waiting += 1
+            try:
+                while self._asking and not (deadline.proven or self._proven):
+                    if not self._turn.wait(max(0.0, patience.left())) and patience.left() <= 0:
+                        raise ServiceNowError(_impatient())
+            finally:
+                self._waiting -= 1
+            self._in_flight += 1
+            leading = not (deadline.proven or self._proven)
+            self._asking = self._asking or leading
+            return leading
+
+    def _end_turn(self, *, leading: bool, passed: bool) -> None:
+        with self._turn:
+            self._in_flight -= 1
+            if leading:
+                self._asking = False
+            self._proven = (self._proven or passed) and self._in_flight + self._waiting > 0
+            self._turn.notify_all()
+
+    def _ask(self, deadline: Deadline) -> None:
+        """Ask the ledger for leave to call, for all of this process."""
+        patience = Deadline.after(min(WAIT_SECONDS, max(0.0, deadline.left())))
+        asked_at = None
         while True:
-            if time.monotonic() - self._well_at < PROOF_SECONDS:
-                return False
             admission = self._ledger.admit(
-                self.instance,
-                self._credentials.digest,
-                probe_seconds=self._probe_seconds,
-                proof_seconds=PROOF_SECONDS,
+                self.instance, self._credentials.digest, probe_seconds=PROBE_SECONDS, proven_after=asked_at
             )
             if admission.wait_seconds <= 0:
-                return admission.probing
+                return
+            asked_at = admission.now if asked_at is None else asked_at
             if admission.waiting_for_probe and patience.left() > 0:
-                time.sleep(min(0.02 + random.random() * 0.08, max(0.0, patience.left())))  # noqa: S311  # jitter
+                time.sleep(min(0.02 + random.random() * 0.05, max(0.0, patience.left())))  # noqa: S311  # jitter
                 continue
             if admission.waiting_for_probe and not admission.reason:
-                # Nothing is known to be wrong: others only wait for the first answer.
-                raise ServiceNowError(
-                    Failure(Kind.TRANSIENT, Reason.NO_CAPACITY, "waiting for ServiceNow's first answer took too long")
-                )
+                # Nothing is known to be wrong: another instance only has not had its first answer yet.
+                raise ServiceNowError(_impatient())
             raise UnwellError(
                 Failure(
                     Kind.TRANSIENT,
@@ -191,23 +223,24 @@ class Line:
                 since=admission.since,
             )
 
-    def _judge(self, failure: Failure, digest: str, *, probing: bool) -> UnwellError | None:
-        """Say whether *failure* concerns ServiceNow as a whole, and remember it."""
+    def _judge(self, failure: Failure, digest: str, *, leading: bool) -> tuple[UnwellError | None, bool]:
+        """Say whether *failure* concerns ServiceNow as a whole, and remember it; and whether we were let in."""
         if failure.reason in _NO_VERDICT or (
             failure.reason is Reason.RATE_LIMITED and failure.retry_after_seconds is None
         ):
-            if probing:
+            if leading:
                 self._ledger.probe_ended(self.instance, digest)
-            return None
+            return None, False
         if failure.reason in _DOWN | _DOWN_AT_ONCE | {Reason.UNAUTHORIZED, Reason.RATE_LIMITED}:
-            return self._failed(failure, digest)
+            return self._failed(failure, digest), False
         # It said no to this one call, so it is there and it knows us.
-        self._passed(digest, probing=probing)
-        return None
+        self._passed(digest, leading=leading)
+        return None, True
 
     def _failed(self, failure: Failure, digest: str) -> UnwellError:
-        self._well_at = float("-inf")
         self._troubled = True
+        with self._turn:
+            self._proven = False
         kind, seconds, at_once = "down", FIRST_HOLD_SECONDS, failure.reason in _DOWN_AT_ONCE
         if failure.reason is Reason.UNAUTHORIZED:
             kind, seconds, at_once = "auth", self._auth_hold_seconds, True
@@ -231,8 +264,13 @@ class Line:
             since=since,
         )
 
-    def _passed(self, digest: str, *, probing: bool) -> None:
-        self._well_at = time.monotonic()
-        if probing or self._troubled:
+    def _passed(self, digest: str, *, leading: bool) -> None:
+        if leading or self._troubled:
             self._ledger.call_passed(self.instance, digest)
             self._troubled = False
+
+
+def _impatient() -> Failure:
+    return Failure(
+        Kind.TRANSIENT, Reason.NO_CAPACITY, "waiting for ServiceNow's first answer to another call took too long"
+    )

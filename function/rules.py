@@ -352,12 +352,6 @@ class _Reading:
                         f"this version knows the states of {TABLE_WITH_STATES} only, not of other tables; take it out"
                     )
                     self.fault(_line(entries[key]), f"{path}.{key}", what)
-        elif ticket.shared:
-            for key in ("resolve_when", "close_code", "close_notes"):
-                if key in entries:
-                    self.fault(
-                        _line(entries[key]), f"{path}.{key}", "no row closes a ticket that is shared; take it out"
-                    )
         if "on_delete" in entries and ticket.on_delete != "leave":
             if ticket.table != TABLE_WITH_STATES:
                 what = f"this version knows the states of {TABLE_WITH_STATES} only; write `leave` or take it out"

@@ -428,7 +428,7 @@ class TicketWork:
                 table, {**values, **close}, fields=[*self._fields, "parent_incident"], deadline=self._deadline
             )
         except ServiceNowError as error:
-            self._judge_create(error, sys_id, recorded=recorded)
+            self._judge_create(error, sys_id, recorded=recorded, honours=honours)
             return
         self._learn_sys_id(honours=honours, asked=sys_id, given=record["sys_id"])
         self._take(record)
@@ -442,12 +442,14 @@ class TicketWork:
         )
         self._compare(record, {**sent, **close})
 
-    def _judge_create(self, error: ServiceNowError, sys_id: str, *, recorded: bool) -> None:
+    def _judge_create(self, error: ServiceNowError, sys_id: str, *, recorded: bool, honours: bool | None) -> None:
         """A POST was not answered by a 201. Any 403 may hide a ticket that was made: look at its address first."""
         failure = error.failure
         marked = self.ticket.sending
         if failure.status == 403:
             if self._adopt_at(sys_id, recorded=recorded):
+                return
+            if honours is not True and self._adopt_by_correlation_id(sys_id, honours=honours):
                 return
             if failure.reason is Reason.INSERT_FAILED:
                 # Not a duplicate, then: the database failed, or the ticket is hidden from us.
@@ -494,19 +496,7 @@ class TicketWork:
         """
         if honours is None and self._adopt_at(sys_id, recorded=True):
             return True
-        rows = self._line.find(
-            self.rule.table,
-            f"{term('correlation_id', self._correlation)}^ORDERBYDESCsys_created_on",
-            fields=[*self._fields, "sys_created_on"],
-            limit=GENERATIONS_MAX,
-            deadline=self._deadline,
-        )
-        # An invalid term would have been dropped and everything returned: every row is checked.
-        previous = self.ticket.known.get("parent_incident")
-        ours = [row for row in rows if row.get("correlation_id") == self._correlation]
-        if ours and ours[0]["sys_id"] != previous:
-            self._learn_sys_id(honours=honours, asked=sys_id, given=ours[0]["sys_id"])
-            self._adopt(ours[0])
+        if self._adopt_by_correlation_id(sys_id, honours=honours):
             return True
         if before is not None and before.doubtful:
             wait = before.at + IN_DOUBT_SECONDS - self._clock()
@@ -521,6 +511,24 @@ class TicketWork:
                 )
         return False
 
+    def _adopt_by_correlation_id(self, sys_id: str, *, honours: bool | None) -> bool:
+        """Adopt the newest ticket of this row, other than the one that this one follows; False when there is none."""
+        rows = self._line.find(
+            self.rule.table,
+            f"{term('correlation_id', self._correlation)}^ORDERBYDESCsys_created_on",
+            fields=[*self._fields, "sys_created_on"],
+            limit=GENERATIONS_MAX,
+            deadline=self._deadline,
+        )
+        # An invalid term would have been dropped and everything returned: every row is checked.
+        previous = self.ticket.known.get("parent_incident")
+        ours = [row for row in rows if row.get("correlation_id") == self._correlation]
+        if ours and ours[0]["sys_id"] != previous:
+            self._learn_sys_id(honours=honours, asked=sys_id, given=ours[0]["sys_id"])
+            self._adopt(ours[0])
+            return True
+        return False
+
     def _get_or_none(self, sys_id: str) -> Record | None:
         try:
             return self._line.get(
@@ -532,7 +540,8 @@ class TicketWork:
             if error.failure.kind is Kind.PERMANENT:
                 raise
             # The POST is in doubt as long as we cannot look.
-            raise ServiceNowError(replace(error.failure, kind=Kind.IN_DOUBT)) from error
+            error.failure = replace(error.failure, kind=Kind.IN_DOUBT)
+            raise
 
     def _adopt(self, record: Record) -> None:
         log.info("adopted a ticket that was made before", extra={"ticket": record.get("number", "")})

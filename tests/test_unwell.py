@@ -1,0 +1,226 @@
+"""When ServiceNow as a whole is unwell: calls are held, people hear of it once, and everything heals by redelivery."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.payloads import insert, update
+from tests.world import PASSWORD, Answered, World, outage
+
+
+def redeliver(world: World, body: bytes, *, until_seconds: float = 6 * 3600, instance: int = 0) -> list[Answered]:
+    """Deliver *body* as Hasura does: again after each Retry-After. Gives all answers."""
+    answers = []
+    start = world.clock.ahead
+    while world.clock.ahead - start < until_seconds:
+        answers.append(world.send(body, instance=instance))
+        if answers[-1].retry_after is None:
+            return answers
+        world.clock.advance(answers[-1].retry_after)
+    raise AssertionError("never done")
+
+
+def subjects(world: World) -> list[str]:
+    return [str(mail["Subject"]) for mail in world.mails]
+
+
+def test_an_outage_of_an_hour_ends_in_one_incident_one_mail_and_one_that_it_is_over(world: World) -> None:
+    world.servicenow.arm("down", times=None)
+    body = insert("outages", outage())
+    while world.clock.ahead < 3600:
+        answer = world.send(body)
+        assert (answer.status, answer.said.split()[0]) == (503, "retrying")
+        assert answer.retry_after is not None
+        world.clock.advance(answer.retry_after)
+        mails_by_then = len(world.mails)
+        if world.clock.ahead < 600:
+            assert mails_by_then == 0
+    world.servicenow.disarm()
+    redeliver(world, body)
+
+    assert world.incident["state"] == "1"
+    assert len(world.mails) == 2, subjects(world)
+    assert "over" in subjects(world)[1] or "again" in subjects(world)[1]
+
+
+def test_a_hiccup_of_five_minutes_is_nobodys_mail(world: World) -> None:
+    world.servicenow.arm("unavailable_503", times=None)
+    body = insert("outages", outage())
+    while world.clock.ahead < 300:
+        answer = world.send(body)
+        world.clock.advance(min(answer.retry_after or 0, 300.0))
+    world.servicenow.disarm()
+    redeliver(world, body)
+
+    assert (len(world.incidents), world.mails) == (1, [])
+
+
+def test_the_waits_double_and_stay_whole_and_under_an_hour(world: World) -> None:
+    world.servicenow.arm("error_500", times=None)
+    body = insert("outages", outage())
+    waits = []
+    for _ in range(15):
+        answer = world.send(body)
+        assert answer.retry_after is not None
+        waits.append(answer.retry_after)
+        world.clock.advance(answer.retry_after)
+
+    assert all(1 <= wait <= 3601 for wait in waits)
+    assert max(waits) > 100
+
+
+def test_after_retry_for_seconds_the_event_is_given_up_with_a_mail() -> None:
+    with World(RETRY_FOR_SECONDS="3600", NOTIFY_AFTER_SECONDS="600") as world:
+        world.servicenow.arm("down", times=None)
+        answers = redeliver(world, insert("outages", outage(), id="e"))
+
+        assert (answers[-1].status, answers[-1].said) == (422, "dead gave_up")
+        assert 3600 < world.clock.ahead < 2 * 3600 + 3600
+        assert any("python -m function replay e" in str(mail.get_body(("plain",))) for mail in world.mails)
+
+
+def test_several_failures_in_a_row_hold_the_calls_until_one_probe_passes(world: World) -> None:
+    world.servicenow.arm("unavailable_503", times=None)
+    for n in range(5):
+        world.send(insert("outages", outage(n)))
+    world.calls()
+    held = [world.send(insert("outages", outage(n))) for n in range(5, 25)]
+    calls_while_held = world.calls()
+    world.servicenow.disarm()
+    world.clock.advance(16)
+    probe = world.send(insert("outages", outage(99)))
+
+    assert {answer.status for answer in held} == {503}
+    assert calls_while_held == []
+    assert probe.status == 200
+
+
+def test_an_accident_holds_nobody(world: World) -> None:
+    world.servicenow.arm("error_500")
+    world.send(insert("outages", outage(1)))
+
+    assert world.send(insert("outages", outage(2))).status == 200
+
+
+def test_a_rate_limit_is_kept_until_its_time_by_all(world: World) -> None:
+    world.servicenow.arm("rate_limit_429", seconds=120)
+    first = world.send(insert("outages", outage(1)))
+    world.calls()
+    second = world.send(insert("outages", outage(2)))
+
+    assert first.retry_after is not None
+    assert second.retry_after is not None
+    assert (first.retry_after >= 119, second.retry_after >= 100) == (True, True)
+    assert world.calls() == []
+
+
+def test_a_wrong_password_is_tried_once_and_then_held_and_mailed_at_once(world: World) -> None:
+    world.servicenow.password = "changed"
+    first = world.send(insert("outages", outage(1)))
+    others = [world.send(insert("outages", outage(n))) for n in range(2, 20)]
+
+    assert (first.status, first.said) == (503, "retrying servicenow_unauthorized")
+    assert {(answer.status, answer.said) for answer in others} == {(503, "retrying servicenow_unauthorized")}
+    assert all(answer.retry_after is not None and answer.retry_after >= 595 for answer in others)
+    assert len(world.servicenow.refused_logins) == 1
+    assert len(world.mails) == 1
+
+
+def test_a_thousand_events_wait_for_a_right_password_from_three_instances_on_one_postgresql(postgresql: str) -> None:
+    with World(database_url=postgresql, instances=3) as world:
+        for instance in range(3):
+            world.send(insert("outages", outage(f"before-{instance}")), instance=instance)
+        world.servicenow.password = "changed"
+        bodies = [insert("outages", outage(n)) for n in range(1000)]
+
+        def deliver(number: int) -> Answered:
+            return world.send(bodies[number], instance=number % 3)
+
+        with ThreadPoolExecutor(30) as pool:
+            first = list(pool.map(deliver, range(1000)))
+        attempts_first = len(world.servicenow.refused_logins)
+        world.clock.advance(601)
+        with ThreadPoolExecutor(30) as pool:
+            second = list(pool.map(deliver, range(60)))
+        attempts_second = len(world.servicenow.refused_logins) - attempts_first
+        world.servicenow.password = PASSWORD
+        world.servicenow.unlock()
+        world.clock.advance(601)
+        waiting = list(range(1000))
+        for _ in range(10):
+            with ThreadPoolExecutor(30) as pool:
+                answers = list(pool.map(deliver, waiting))
+            waiting = [number for number, answer in zip(waiting, answers, strict=True) if answer.status != 200]
+            if not waiting:
+                break
+            world.clock.advance(30)
+
+        assert {answer.status for answer in first + second} == {503}
+        assert attempts_first <= 2
+        assert attempts_second <= 2
+        assert waiting == []
+        assert len(world.incidents) == 1003
+        assert [mail["Subject"] for mail in world.mails if "401" in str(mail) or "password" in str(mail)][:1]
+        assert len(world.mails) == 2, subjects(world)
+
+
+def test_one_event_that_fails_while_others_get_through_is_told_when_it_has_lasted(world: World) -> None:
+    world.send(insert("outages", outage(1)))
+    stuck = update("outages", outage(1), outage(1, title="x"))
+    answer = None
+    while world.clock.ahead < 1500:
+        world.servicenow.arm("error_500", method="PATCH")
+        answer = world.send(stuck)
+        world.servicenow.disarm()
+        world.send(insert("outages", outage(f"other {world.clock.ahead}")))
+        assert answer.retry_after is not None
+        world.clock.advance(min(answer.retry_after, 120))
+    mails = len(world.mails)
+    redeliver(world, stuck)
+
+    assert (mails, len(world.mails)) == (1, 2), subjects(world)
+
+
+@pytest.mark.parametrize("seconds", [0.5])
+def test_an_event_is_answered_within_the_deadline_even_when_servicenow_hangs(seconds: float) -> None:
+    import time
+
+    with World(DEADLINE_SECONDS="4", SERVICENOW_TIMEOUT_SECONDS="3") as world:
+        world.servicenow.arm("commit_then_hang", seconds=30, times=None)
+        started = time.monotonic()
+        answer = world.send(insert("outages", outage()))
+
+        assert time.monotonic() - started < 4 + seconds
+        assert answer.status == 503
+
+
+def test_permanent_failures_are_one_mail_and_the_next_says_how_many_more(world: World) -> None:
+    for n in range(20):
+        row = outage(n)
+        del row["title"]
+        world.send(insert("outages", row))
+    first = len(world.mails)
+    world.clock.advance(901)
+    row = outage(21)
+    del row["title"]
+    world.send(insert("outages", row))
+
+    assert (first, len(world.mails)) == (1, 2)
+    assert "20" in str(world.mails[1].get_body(("plain",)))
+
+
+def test_when_the_dead_letters_are_replayed_one_mail_says_that_it_is_over(world: World) -> None:
+    bodies = []
+    for n in range(3):
+        row = outage(n)
+        del row["title"]
+        bodies.append(insert("outages", row, id=f"e{n}"))
+        world.send(bodies[-1])
+    world.start(rules=world._rules.replace('"{{ row.title }}"', '"Outage {{ row.id }}"'))
+    counts = []
+    for body in bodies:
+        world.send(body)
+        counts.append(len(world.mails))
+
+    assert counts == [1, 1, 2]
+    assert len(world.incidents) == 3
