@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 HOUSEKEEPING: Final = "cron/servicenow_housekeeping"
 # Our own trouble is short (a database that restarts); spread, so that what waited does not come back at one moment.
 UNAVAILABLE_SECONDS: Final = (5, 15)
+# Answers are kept in Hasura's log for each attempt.
+ERROR_CHARACTERS_MAX: Final = 500
 JSON_TYPE: Final = "application/json"
 
 
@@ -188,8 +190,10 @@ def _told(delivered: Delivered) -> Response:
         "event": delivered.event,
         "outcomes": [_outcome(outcome) for outcome in delivered.outcomes],
     }
-    if delivered.message:
-        body["error"] = delivered.message
+    hints = dict.fromkeys(outcome.hint for outcome in delivered.outcomes if outcome.hint)
+    if hints:
+        # Hasura stores and shows the answer: what to do stands where people look first.
+        body["error"] = " | ".join(hints)[:ERROR_CHARACTERS_MAX]
     if delivered.retry_after_seconds is not None:
         answer = _answer(503, body)
         answer.headers["Retry-After"] = str(retry_after(delivered.retry_after_seconds))

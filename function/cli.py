@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import click
 
-from function.app import App, build, read_rules
+from function.app import HOUSEKEEPING, App, build, read_rules
 from function.database import Database, LedgerUnavailable
 from function.event import Event, Failure, Status, instant
 from function.log import start_logging
@@ -39,7 +39,7 @@ def migrate() -> None:
 
 
 @commands.command()
-@click.option("--offline", is_flag=True, help="Settings and rules only; asks no other system.")
+@click.option("--offline", is_flag=True, help="Settings (secrets are read) and rules only.")
 def check(*, offline: bool) -> None:
     """Check settings and rules, every fault at once; the exit status is 1 when there is one."""
     if not offline:
@@ -89,10 +89,13 @@ def explain(event_file: BinaryIO) -> None:
         raise click.ClickException(f"this would be answered 400: {error.message}") from error
     click.echo(f"event {event.id}: {event.op.value} from {event.source}")
     concerned = rules.concerning(event)
-    if not concerned:
+    if event.source == HOUSEKEEPING:
+        click.echo("this wakes the housekeeping; no rule is asked")
+    elif not concerned:
         click.echo("no rule wants it: it would be answered 422, kept as a dead letter and mailed")
-    for rule in concerned:
-        _explain_rule(rule, event, environ.get("SOURCE_NAME") or "SOURCE_NAME")
+    else:
+        for rule in concerned:
+            _explain_rule(rule, event, environ.get("SOURCE_NAME", "").strip())
 
 
 def _explain_rule(rule: Rule, event: Event, source_name: str) -> None:
@@ -108,9 +111,10 @@ def _explain_rule(rule: Rule, event: Event, source_name: str) -> None:
             click.echo(f"  dead letter ({step.wants.reason.value}): {step.wants.hint}")
             continue
         wants, ticket = step.wants, rule.ticket
-        correlation = correlation_id(source_name, rule.id, step.key)
+        correlation = correlation_id(source_name or "SOURCE_NAME", rule.id, step.key)
         click.echo(f"  key {step.key}: {step.op.value}, {ticket.table} {correlation}")
-        click.echo(f"    sys_id {address(ticket.table, correlation, 0)} (its first ticket)")
+        if source_name:
+            click.echo(f"    sys_id {address(ticket.table, correlation, 0)} (its first ticket)")
         if wants.gone:
             click.echo(f"    the row is gone: on_delete is {ticket.on_delete}")
             continue
@@ -142,7 +146,7 @@ def replay(events: tuple[str, ...], *, failed: bool, since: str | None, rule: st
         raise click.UsageError("name the events to replay, or give --failed (and not both)")
     if events and since:
         raise click.UsageError("--since goes with --failed")
-    moment = instant(since if since is None or "T" in since else f"{since}T00:00:00") if since else None
+    moment = (instant(since) or instant(f"{since}T00:00:00")) if since else None
     if since and moment is None:
         raise click.UsageError("--since takes an ISO time such as 2026-11-21T08:00:00Z")
     app = _app()

@@ -296,7 +296,7 @@ class _PostgreSQL:
                     kwargs=settings,
                     min_size=1,
                     max_size=self._size,
-                    timeout=STATEMENT_SECONDS,
+                    timeout=CONNECT_SECONDS,
                     check=ConnectionPool.check_connection,
                     open=True,
                     name="ledger",

@@ -35,13 +35,12 @@ SETTLE_MAX: Final = 200
 class Delivered:
     """What became of an event.
 
-    *retry_after_seconds* is set when it should be sent again, and only then. *message* is for an event no rule wants.
+    *retry_after_seconds* is set when it should be sent again, and only then.
     """
 
     event: str
     outcomes: tuple[Outcome, ...]
     retry_after_seconds: float | None
-    message: str = ""
 
     @property
     def dead(self) -> bool:
@@ -94,10 +93,8 @@ class Engine:
         if anew is None:
             anew = event.current_retry == 0
         rules = self._rules.concerning(event)
-        message = ""
         if not rules:
-            message = self._no_rule(event)
-            outcomes = [self._unruled(event, message, anew=anew)]
+            outcomes = [self._unruled(event, anew=anew)]
         else:
             outcomes = [
                 self._one(event, rule, step, anew=anew, deadline=deadline)
@@ -128,7 +125,7 @@ class Engine:
                     "ticket": outcome.ticket or None,
                 },
             )
-        return Delivered(event.id, tuple(outcomes), max(waits) if waits else None, message)
+        return Delivered(event.id, tuple(outcomes), max(waits) if waits else None)
 
     def housekeep(self) -> dict[str, int]:
         """Do what nothing else would wake a function for: settle suspects, tell of what waits, forget what is old."""
@@ -185,7 +182,7 @@ class Engine:
                 return Outcome(rule.id, step.key, Status.UNCHANGED, beginning.ticket)
             case AlreadyDead():
                 reason = Reason(beginning.reason) if beginning.reason else Reason.GAVE_UP
-                return Outcome(rule.id, step.key, Status.DEAD, beginning.ticket, reason)
+                return Outcome(rule.id, step.key, Status.DEAD, beginning.ticket, reason, hint=beginning.hint)
             case Busy():
                 return Outcome(
                     rule.id,
@@ -292,10 +289,10 @@ class Engine:
     ) -> Outcome:
         """The outcome of a failure: to be tried again, or given up on."""
         if failure.kind is Kind.PERMANENT:
-            return Outcome(rule.id, step.key, Status.DEAD, number, failure.reason)
+            return Outcome(rule.id, step.key, Status.DEAD, number, failure.reason, hint=failure.hint)
         now = begun.now + time.monotonic() - started
         if now - begun.delivery.first_seen > self._settings.retry_for_seconds:
-            return Outcome(rule.id, step.key, Status.DEAD, number, Reason.GAVE_UP)
+            return Outcome(rule.id, step.key, Status.DEAD, number, Reason.GAVE_UP, hint=failure.hint)
         wait = wait_seconds(begun.delivery.attempts, self._draw(), at_least=failure.retry_after_seconds or 0.0)
         return Outcome(rule.id, step.key, Status.RETRYING, number, failure.reason, now + max(1.0, wait))
 
@@ -382,20 +379,18 @@ class Engine:
 
     def _keyless(self, event: Event, rule: Rule, failure: Failure, *, anew: bool) -> Outcome:
         alert = self._alert("dead", failure, About(rule.id, _table(event.source), "", event.id, 1, self._ledger.now()))
-        outcome = Outcome(rule.id, "", Status.DEAD, reason=failure.reason)
+        outcome = Outcome(rule.id, "", Status.DEAD, reason=failure.reason, hint=failure.hint)
         return self._ledger.record_without_ticket(event, outcome, failure, digest=self._digest, anew=anew, alert=alert)
 
-    def _no_rule(self, event: Event) -> str:
+    def _unruled(self, event: Event, *, anew: bool) -> Outcome:
         trigger = f" (trigger {event.trigger})" if event.trigger else ""
-        return (
+        message = (
             f"no rule in {self._settings.rules_file} is `from: {event.source}`{trigger}: "
             "write one, or remove the trigger that sends this"
         )
-
-    def _unruled(self, event: Event, message: str, *, anew: bool) -> Outcome:
         failure = Failure(Kind.PERMANENT, Reason.NO_RULE, message)
         alert = self._alert("unruled", failure, About("", _table(event.source), "", event.id, 1, self._ledger.now()))
-        outcome = Outcome("", "", Status.DEAD, reason=Reason.NO_RULE)
+        outcome = Outcome("", "", Status.DEAD, reason=Reason.NO_RULE, hint=message)
         return self._ledger.record_without_ticket(
             event, outcome, failure, digest=self._digest, anew=anew, alert=alert, samples_max=UNRULED_SAMPLES_MAX
         )

@@ -173,7 +173,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What followed for one rule and key. *retry_at* is UNIX seconds, for RETRYING only."""
+    """What followed for one rule and key. *retry_at* (UNIX seconds) is for RETRYING; *hint*, what to do, for DEAD."""
 
     rule: str
     key: str
@@ -181,6 +181,7 @@ class Outcome:
     ticket: str = ""
     reason: Reason | None = None
     retry_at: float | None = None
+    hint: str = ""
 
 
 def text(value: Json) -> str:

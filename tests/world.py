@@ -147,11 +147,15 @@ class World:
         self.apps = []
 
     def forget(self) -> None:
-        """Lose the ledger (SQLite), as a disk that is gone with its instance."""
-        self.stop()
-        for file in self.ledger_file.parent.glob("ledger.db*"):
-            file.unlink()
-        self.start()
+        """Lose the ledger, as a disk that is gone with its instance."""
+        if self._database_url.startswith("sqlite"):
+            self.stop()
+            for file in self.ledger_file.parent.glob("ledger.db*"):
+                file.unlink()
+            self.start()
+        else:
+            for table in ("ticket", "delivery", "alert", "hold", "instance"):
+                self.query(f"DELETE FROM servicenow.{table}")  # noqa: S608  # our own names
 
     def send(self, body: bytes, *, instance: int = 0, secret: str | None = SECRET) -> Answered:
         """Post *body* as Hasura does."""

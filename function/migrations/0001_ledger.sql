@@ -18,6 +18,8 @@ CREATE TABLE servicenow.ticket (
     sending         TEXT NOT NULL DEFAULT '',    -- JSON: the write under way, if one is
     suspect_until   DOUBLE PRECISION,            -- a write in doubt may still commit until then
     suspect_fields  TEXT NOT NULL DEFAULT '[]',  -- JSON: the fields it wrote
+    late_writes     INTEGER NOT NULL DEFAULT 0,  -- by holders that had lost their lease
+    late_seen       INTEGER NOT NULL DEFAULT 0,  -- of these, how many a look has settled
     lease_owner     TEXT NOT NULL DEFAULT '',
     lease_until     DOUBLE PRECISION NOT NULL DEFAULT 0,
     vanished_until  DOUBLE PRECISION,            -- when the lease ended that the present one was taken from

@@ -1,0 +1,339 @@
+"""The ledger on SQLite and on PostgreSQL, through the same SQL."""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from function.database import Database, LedgerNotMigrated, LedgerUnavailable
+from function.event import Event, Failure, Kind, Op, Outcome, Reason, Status, Step, Wants
+from function.ledger import UNRULED_SAMPLES_MAX, Alert, AlreadyDead, AlreadyDone, Beginning, Begun, Busy, Ledger, Ticket
+from function.trail import NOT_YET, end
+from tests.world import Clock
+
+WANTS = Wants(when=True, resolved=False, gone=False, fields={}, close={})
+ME, OTHER = "me", "another instance"
+LEASE = 80.0
+
+
+def event(id: str = "e", content: str = "c") -> Event:
+    return Event(id, "hasura/public.outages", Op.INSERT, None, {"id": 1}, content, '{"id": "e"}')
+
+
+def step(key: str = "1", left: str | None = NOT_YET, entered: str = "a") -> Step:
+    return Step(key, Op.INSERT, left, entered, WANTS)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/ledger.db"
+    return str(request.getfixturevalue("postgresql"))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ledger(url: str, clock: Clock) -> Iterator[Ledger]:
+    database = Database(url, clock_ahead_seconds=clock)
+    yield Ledger(database)
+    database.close()
+
+
+Begin = Callable[..., Beginning]
+
+
+@pytest.fixture
+def begin(ledger: Ledger) -> Begin:
+    def begin(
+        one: Event | None = None, what: Step | None = None, *, owner: str = ME, digest: str = "d", anew: bool = False
+    ) -> Beginning:
+        return ledger.begin(
+            one or event(),
+            what or step(),
+            "{}",
+            instance="sn",
+            rule="r",
+            owner=owner,
+            lease_seconds=LEASE,
+            digest=digest,
+            anew=anew,
+        )
+
+    return begin
+
+
+def begun(beginning: Beginning) -> Begun:
+    assert isinstance(beginning, Begun)
+    return beginning
+
+
+def finish(
+    ledger: Ledger, work: Begun, status: Status, *, owner: str = ME, alert: Alert | None = None, event: str = "e"
+) -> bool:
+    failure = Failure(Kind.PERMANENT, Reason.BAD_MAPPING, "a hint") if status is Status.DEAD else None
+    return ledger.finish(
+        work.ticket,
+        owner=owner,
+        event=event,
+        outcome=Outcome("r", work.ticket.key, status, "INC1", Reason.BAD_MAPPING if failure else None),
+        failure=failure,
+        duration_seconds=0.1,
+        fingerprint=alert.fingerprint if alert else "",
+        alerts=[alert] if alert else [],
+    )
+
+
+def test_a_key_is_one_holders_until_it_is_finished(ledger: Ledger, begin: Begin) -> None:
+    mine = begun(begin())
+    busy = begin(event("f"), owner=OTHER)
+    finish(ledger, mine, Status.CREATED)
+
+    assert isinstance(busy, Busy)
+    assert 0 < busy.seconds <= LEASE
+    assert isinstance(begin(event("f"), owner=OTHER), Begun)
+
+
+def test_another_key_is_free(begin: Begin) -> None:
+    begin()
+
+    assert isinstance(begin(event("f"), step("2"), owner=OTHER), Begun)
+
+
+def test_a_lease_ends_by_the_databases_clock(begin: Begin, clock: Clock) -> None:
+    begin()
+    clock.advance(LEASE + 1)
+
+    assert isinstance(begin(event("f"), owner=OTHER), Begun)
+
+
+def test_a_holder_that_wakes_up_without_its_lease_writes_down_nothing_but_suspect(
+    ledger: Ledger, begin: Begin, clock: Clock
+) -> None:
+    slept = begun(begin())
+    clock.advance(LEASE + 1)
+    now = begun(begin(event("f"), owner=OTHER))
+    stands = finish(ledger, slept, Status.CREATED)
+    finish(ledger, now, Status.CREATED, owner=OTHER, event="f")
+    [kept] = ledger.database.run(lambda t: t.execute("SELECT status FROM servicenow.delivery WHERE event = 'e'"))
+
+    assert not stands
+    assert ledger.suspects("sn", most=10) == [("r", "1")]
+    assert begun(begin(event("g"))).ticket.suspect_until is not None
+    assert kept["status"] == "waiting"
+
+
+def test_a_done_event_is_done_and_a_dead_one_stays_dead_under_the_same_digest(ledger: Ledger, begin: Begin) -> None:
+    finish(ledger, begun(begin()), Status.CREATED)
+    finish(ledger, begun(begin(event("f"))), Status.DEAD, event="f")
+
+    assert isinstance(begin(), AlreadyDone)
+    assert isinstance(begin(event("f")), AlreadyDead)
+    assert isinstance(begin(event("f"), digest="other"), Begun)
+
+
+def test_a_dead_one_is_a_new_attempt_with_a_new_clock_when_asked_anew(
+    ledger: Ledger, begin: Begin, clock: Clock
+) -> None:
+    first = begun(begin())
+    finish(ledger, first, Status.DEAD)
+    clock.advance(1000)
+    anew = begun(begin(anew=True))
+
+    assert anew.delivery.attempts == 1
+    assert anew.delivery.first_seen >= first.delivery.first_seen + 1000
+
+
+def test_an_event_is_counted_into_the_trail_once_however_often_it_arrives(ledger: Ledger, begin: Begin) -> None:
+    for _ in range(3):
+        trail = begun(begin()).ticket.trail
+
+    assert [(known.digest, known.balance) for known in trail.places] == [(NOT_YET, -1), ("a", 1)]
+
+
+def test_the_same_id_with_other_content_is_another_event(ledger: Ledger, begin: Begin) -> None:
+    finish(ledger, begun(begin()), Status.CREATED)
+    other = begun(begin(event("e", "other"), step(left="a", entered="b")))
+
+    reached = end(other.ticket.trail)
+    assert reached is not None
+    assert reached.digest == "b"
+
+
+def test_the_event_is_kept_until_it_is_done(ledger: Ledger, begin: Begin) -> None:
+    work = begun(begin())
+    waiting = [letter.body for letter in ledger.dead_letters(events=["e"])]
+    finish(ledger, work, Status.CREATED)
+
+    assert waiting == ['{"id": "e"}']
+    assert ledger.dead_letters(events=["e"]) == []
+    assert ledger.database.run(lambda t: t.execute("SELECT body FROM servicenow.delivery")) == [{"body": ""}]
+
+
+def alert(fingerprint: str = "f", *, since: float = 0.0, episode: bool = False, wait: float = 0.0) -> Alert:
+    return Alert(fingerprint, "dead", {"rule": "r"}, since, episode, wait)
+
+
+def test_one_mail_is_claimed_by_one_of_many(ledger: Ledger) -> None:
+    ledger.raise_alert(alert())
+    with ThreadPoolExecutor(8) as pool:
+        claimed = list(pool.map(lambda _: ledger.claim_mail(every_seconds=900), range(16)))
+
+    assert len([mail for mail in claimed if mail]) == 1
+
+
+def test_a_mail_whose_sender_vanished_is_claimed_again(ledger: Ledger, clock: Clock) -> None:
+    ledger.raise_alert(alert())
+    ledger.claim_mail(every_seconds=900)
+    clock.advance(31)
+
+    assert ledger.claim_mail(every_seconds=900) is not None
+
+
+def test_the_next_mail_waits_and_counts(ledger: Ledger, clock: Clock) -> None:
+    ledger.raise_alert(alert())
+    first = ledger.claim_mail(every_seconds=900)
+    assert first is not None
+    ledger.mail_sent(first)
+    for _ in range(5):
+        ledger.raise_alert(alert())
+    early = ledger.claim_mail(every_seconds=900)
+    clock.advance(901)
+    late = ledger.claim_mail(every_seconds=900)
+
+    assert early is None
+    assert late is not None
+    assert (first.count, late.count) == (1, 5)
+
+
+def test_an_episode_is_told_once_while_it_lasts(ledger: Ledger, clock: Clock) -> None:
+    now = ledger.now()
+    ledger.raise_alert(alert(since=now, episode=True, wait=600))
+    early = ledger.claim_mail(every_seconds=900)
+    clock.advance(601)
+    told = ledger.claim_mail(every_seconds=900)
+    assert told is not None
+    ledger.mail_sent(told)
+    clock.advance(10_000)
+    ledger.raise_alert(alert(since=now, episode=True, wait=600))
+
+    assert early is None
+    assert ledger.claim_mail(every_seconds=900) is None
+
+
+def test_a_dead_letter_that_is_done_after_all_is_told_to_be_over(ledger: Ledger, begin: Begin) -> None:
+    finish(ledger, begun(begin()), Status.DEAD, alert=alert())
+    mail = ledger.claim_mail(every_seconds=900)
+    assert mail is not None
+    ledger.mail_sent(mail)
+    finish(ledger, begun(begin(anew=True)), Status.CREATED)
+    over = ledger.claim_mail(every_seconds=900)
+
+    assert over is not None
+    assert over.recovered
+
+
+def test_only_a_sample_of_a_table_no_rule_wants_is_kept(ledger: Ledger) -> None:
+    failure = Failure(Kind.PERMANENT, Reason.NO_RULE, "h")
+    for number in range(UNRULED_SAMPLES_MAX + 5):
+        ledger.record_without_ticket(
+            event(f"e{number}"),
+            Outcome("", "", Status.DEAD, reason=Reason.NO_RULE),
+            failure,
+            digest="d",
+            anew=False,
+            alert=alert(episode=True),
+            samples_max=UNRULED_SAMPLES_MAX,
+        )
+
+    assert len(ledger.dead_letters()) == UNRULED_SAMPLES_MAX
+
+
+def test_what_is_old_is_forgotten_but_not_a_ticket(ledger: Ledger, begin: Begin, clock: Clock) -> None:
+    work = begun(begin())
+    ledger.save(_with_ticket(work), owner=ME)
+    finish(ledger, Begun(_with_ticket(work), work.delivery, (), work.now), Status.CREATED)
+    finish(ledger, begun(begin(event("f"), step("2"))), Status.UNCHANGED, event="f")
+    clock.advance(91 * 86400)
+    ledger.forget_older_than(90 * 86400)
+
+    assert ledger.database.run(lambda t: t.execute("SELECT key FROM servicenow.ticket")) == [{"key": "1"}]
+    assert ledger.database.run(lambda t: t.execute("SELECT event FROM servicenow.delivery")) == []
+
+
+def _with_ticket(work: Begun) -> Ticket:
+    return replace(work.ticket, sys_id="x" * 32)
+
+
+def test_many_instances_bring_the_ledger_up_to_date_at_once(url: str) -> None:
+    databases = [Database(url) for _ in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        applied = [number for numbers in pool.map(lambda database: database.migrate(), databases) for number in numbers]
+    for database in databases:
+        database.close()
+
+    assert applied == [1]
+
+
+def test_with_ledger_migrate_off_one_sentence_says_what_is_missing(url: str) -> None:
+    database = Database(url, migrate=False)
+
+    with pytest.raises(LedgerNotMigrated, match=r"lacks migration 0001 .*python -m function migrate"):
+        Ledger(database).now()
+    database.close()
+
+
+def test_a_database_that_cannot_be_reached_is_unavailable() -> None:
+    database = Database("postgresql://nobody@127.0.0.1:1/nowhere", pool_size=1)
+
+    with pytest.raises(LedgerUnavailable):
+        Ledger(database).now()
+    database.close()
+
+
+def test_connections_that_the_server_cut_are_replaced(postgresql: str) -> None:
+    database = Database(postgresql)
+    ledger = Ledger(database)
+    ledger.now()
+    with psycopg.connect(postgresql, autocommit=True) as admin:
+        admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE pid <> pg_backend_pid() AND datname = current_database()"
+        )
+
+    assert ledger.now() > 0
+    database.close()
+
+
+def test_a_sqlite_file_that_was_deleted_is_a_new_ledger(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/ledger.db")
+    Ledger(database).learn_sys_id("sn", honoured=True)
+    for file in tmp_path.glob("ledger.db*"):
+        file.unlink()
+
+    assert Ledger(database).honours_sys_id("sn") is None
+    database.close()
+
+
+def test_the_tables_stand_in_the_schema_servicenow_or_in_the_file(postgresql: str, tmp_path: Path) -> None:
+    names = {"ticket", "delivery", "alert", "hold", "instance", "migration"}
+    for url in (postgresql, f"sqlite:///{tmp_path}/ledger.db"):
+        database = Database(url)
+        database.migrate()
+        database.close()
+    with psycopg.connect(postgresql) as connection:
+        found = connection.execute(
+            "SELECT table_name FROM information_schema.tables WHERE table_schema = 'servicenow'"
+        ).fetchall()
+    file = sqlite3.connect(tmp_path / "ledger.db")
+    kept = file.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    file.close()
+
+    assert {row[0] for row in found} == {row[0] for row in kept} == names
