@@ -1,6 +1,7 @@
 """python -m function …: what operators do from a shell."""
 
 import os
+import shlex
 import sys
 from collections import Counter
 from datetime import UTC, datetime
@@ -170,6 +171,7 @@ def _replay(app: App, events: tuple[str, ...], *, since: float | None, rule: str
             click.echo(f"{event}: " + ("already done" if known else "not in the ledger"), err=not known)
             tally["already done" if known else "unknown"] += 1
     bodies = {letter.event: letter.body for letter in letters}
+    waiting: list[str] = []
     for number, (event_id, body) in enumerate(bodies.items(), start=1):
         delivered = app.engine.deliver(hasura.parse(body.encode()), anew=True)
         for outcome in delivered.outcomes:
@@ -177,8 +179,12 @@ def _replay(app: App, events: tuple[str, ...], *, since: float | None, rule: str
             said = [outcome.status.value, outcome.ticket, outcome.reason.value if outcome.reason else ""]
             if outcome.status is Status.RETRYING and outcome.retry_at:
                 said.append(f"after {datetime.fromtimestamp(outcome.retry_at, UTC):%Y-%m-%dT%H:%M:%SZ}")
+                waiting.append(event_id)
             where = f"{outcome.rule or 'no rule'}/{outcome.key}" if outcome.key else outcome.rule or "no rule"
             click.echo(f"[{number}/{len(bodies)}] {event_id} {where}: {' '.join(filter(None, said))}")
+    if waiting:
+        # Hasura has given these up: nobody but the operator sends them again.
+        click.echo(f"to try again: python -m function replay {shlex.join(dict.fromkeys(waiting))}")
     return tally
 
 

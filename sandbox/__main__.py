@@ -174,8 +174,8 @@ class Tour:
         self.send("a row is inserted", first)
         self.send("the row is updated", _event("UPDATE", opened, worse))
         self.send("the row says it is fixed", _event("UPDATE", worse, fixed))
-        self.send("Hasura delivers the first event again", first)
-        self.send("a row that the rule cannot map: it has no title", _event("INSERT", None, unmapped))
+        self.send("the first event is delivered again", first)
+        self.send("a row without the title it needs", _event("INSERT", None, unmapped))
         for message in self._mailbox.wait(1, 10.0)[-1:]:
             self.show(message)
         print(f"\nThe incidents, to look at:  {self._instance.url}/incidents")
@@ -207,16 +207,13 @@ class Tour:
         except urllib.error.HTTPError as error:
             with error:
                 status, body = error.code, json.load(error)
-        said = ", ".join(
-            " ".join(filter(None, [outcome["status"], outcome["ticket"], outcome["reason"]]))
-            for outcome in body["outcomes"]
-        )
-        calls = ", ".join(f"{call.method} {call.table} {call.status}" for call in self._instance.calls)
-        states = {row["number"]: STATES.get(row["state"], row["state"]) for row in self._instance.rows("incident")}
-        ticket = next((outcome["ticket"] for outcome in body["outcomes"] if outcome["ticket"]), None)
+        [outcome] = body["outcomes"]
+        ticket = next((row for row in self._instance.rows("incident") if row["number"] == outcome["ticket"]), None)
+        became = f"{ticket['number']} {STATES.get(ticket['state'], ticket['state'])}" if ticket else "no ticket"
+        calls = ", ".join(f"{call.method} {call.table}" for call in self._instance.calls) or "none"
+        said = " ".join(filter(None, [str(status), outcome["status"], outcome["reason"]]))
         print(
-            f"{self._step}. {event['event']['op']:6} {what:49} -> {status} {said:24} "
-            f"| {ticket + ' is ' + states.get(ticket, '?') if ticket else 'no ticket':23} | calls: {calls or 'none'}",
+            f"{self._step}. {event['event']['op']:6} {what:34} -> {said:20} | {became:19} | calls: {calls}",
             flush=True,
         )
 

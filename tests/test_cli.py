@@ -1,0 +1,320 @@
+"""`python -m function …`, as processes of their own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from function.settings import VARIABLES
+from tests.payloads import cron, delete, encode, envelope, insert, update
+from tests.processes import HERE
+from tests.world import PASSWORD, ROW_TEXT, RULES, SECRET, TOLD, World, outage
+
+# Major and critical outages are mapped; what is odd is not, until the rules are put right.
+BROKEN = RULES.replace("when: row.severity in ['major', 'critical']", "when: row.severity != 'minor'")
+MENDED = BROKEN.replace("'minor': 3", "'odd': 3")
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a command ended, and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        return self.out.splitlines()
+
+
+class Shell:
+    """Runs commands as an operator does, beside a world."""
+
+    def __init__(self, world: World, folder: Path) -> None:
+        self.world = world
+        self.folder = folder
+        self.rules = folder / "rules.yaml"
+        self.rules.write_text(BROKEN)
+
+    def run(self, *arguments: str, stdin: bytes = b"", **settings: str) -> Ran:
+        """Run one command; whatever it says, it says no secret."""
+        environ = {**self.world.environ, "RULES_FILE": str(self.rules), "PATH": os.environ["PATH"], **settings}
+        ended = subprocess.run(
+            [sys.executable, "-m", "function", *arguments],
+            cwd=HERE,
+            env=environ,
+            input=stdin,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        ran = Ran(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
+        assert SECRET not in ran.out + ran.err
+        assert PASSWORD not in ran.out + ran.err
+        assert "Traceback" not in ran.err
+        if arguments[0] != "explain":
+            # What explain is for is to show what would be said of a row.
+            TOLD.append(ran.out + ran.err)
+        return ran
+
+    def die(self, *events: str, key: int = 1) -> None:
+        """Have *events* become dead letters: one row each, from *key* on, with a severity that no rule knows."""
+        for number, event in enumerate(events):
+            answer = self.world.send(insert("outages", outage(key + number, severity="odd"), id=event))
+            assert answer.said == "dead unknown_value"
+        self.world.servicenow.forget()
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    with World(rules=BROKEN) as world:
+        yield Shell(world, tmp_path)
+
+
+# migrate
+
+
+def test_migrate_brings_the_ledger_up_to_date_and_says_so(shell: Shell) -> None:
+    first = shell.run("migrate")
+    second = shell.run("migrate")
+
+    assert (first.status, first.out) == (0, "applied migration 0001\n")
+    assert (second.status, second.out) == (0, "the ledger is up to date\n")
+
+
+def test_migrate_without_a_database_is_one_sentence(shell: Shell) -> None:
+    refused = shell.run("migrate", DATABASE_URL=f"postgresql://u:{PASSWORD}@127.0.0.1:1/none")
+
+    assert refused.status == 1
+    assert "check DATABASE_URL" in refused.err
+
+
+# check
+
+
+def test_check_says_what_is_in_order(shell: Shell) -> None:
+    good = shell.run("check", "--offline")
+
+    assert good.status == 0
+    assert good.lines == [
+        f"settings: in order (shop to {shell.world.servicenow.url})",
+        f"{shell.rules}: in order, 1 rule",
+        "  outage: hasura/public.outages -> incident",
+    ]
+    assert not shell.world.calls()
+    assert not shell.world.ledger_file.exists()
+
+
+def test_check_names_every_fault_of_settings_and_rules_at_once(shell: Shell) -> None:
+    shell.rules.write_text(RULES.replace("from: hasura/public.outages", "from: hasura/outages").replace("row.id", "i"))
+
+    bad = shell.run("check", "--offline", SOURCE_NAME="", DEADLINE_SECONDS="soon", SMTP_URL=f"smtp://u:{PASSWORD}@h")
+
+    told = bad.err.splitlines()
+    assert bad.status == 1
+    assert [line.split(" ")[0].rstrip(":") for line in told] == [
+        "SOURCE_NAME",
+        "SMTP_URL",
+        "DEADLINE_SECONDS",
+        "rules.yaml:5",
+        "rules.yaml:8",
+        "5",
+    ]
+
+
+def test_check_warns_of_what_is_allowed_and_seldom_meant(shell: Shell) -> None:
+    bare = shell.run("check", "--offline", HASURA_EVENT_SECRETS="", SMTP_URL="", NOTIFY_TO="", NOTIFY_FROM="")
+
+    assert bare.status == 0
+    assert [line.split(" is ")[0] for line in bare.lines[:2]] == [
+        "warning: HASURA_EVENT_SECRETS",
+        "warning: SMTP_URL",
+    ]
+
+
+def test_check_without_offline_says_that_there_is_no_more_yet(shell: Shell) -> None:
+    refused = shell.run("check")
+
+    assert refused.status == 2
+    assert "check --offline" in refused.err
+
+
+# explain
+
+
+def test_explain_says_what_would_be_sent_and_sends_nothing(shell: Shell) -> None:
+    file = shell.folder / "event.json"
+    file.write_bytes(insert("outages", outage(42, status="fixed"), id="e1"))
+
+    told = shell.run("explain", str(file))
+
+    assert told.status == 0
+    assert told.lines[0] == "event e1: INSERT from hasura/public.outages"
+    assert told.lines[2:4] == ["rule outage (line 4)", "  key 42: INSERT, incident shop:outage:42"]
+    assert f"    short_description: Checkout is down {ROW_TEXT}" in told.lines
+    assert "    resolve_when is true: the ticket is resolved" in told.lines
+    assert "    close_code: Solution provided" in told.lines
+    assert not shell.world.calls()
+    assert not shell.world.ledger_file.exists()
+
+
+def test_explain_computes_the_address_that_the_ticket_gets(shell: Shell) -> None:
+    body = insert("outages", outage(42))
+
+    told = shell.run("explain", "-", stdin=body)
+
+    shell.world.send(body)
+    assert f"    sys_id {shell.world.incident['sys_id']} (its first ticket)" in told.lines
+
+
+def test_explain_needs_the_rules_alone(shell: Shell) -> None:
+    unset = {variable.name: "" for variable in VARIABLES if variable.name != "RULES_FILE"}
+
+    told = shell.run("explain", "-", stdin=insert("outages", outage(42)), **unset)
+
+    assert told.status == 0
+    assert "  key 42: INSERT, incident SOURCE_NAME:outage:42" in told.lines
+    assert "sys_id" not in told.out
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (insert("outages", outage(severity="odd")), "dead letter (unknown_value): rules.yaml:11"),
+        (insert("outages", outage(severity="minor")), "when is false: opens no ticket"),
+        (update("outages", outage(1), outage(2)), "key 1: DELETE"),
+        (delete("outages", outage()), "the row is gone: on_delete is resolve"),
+        (insert("meetings", {"id": 1}), "no rule wants it: it would be answered 422"),
+        (cron("servicenow_housekeeping"), "this wakes the housekeeping"),
+    ],
+)
+def test_explain_says_what_else_may_come_of_an_event(shell: Shell, body: bytes, words: str) -> None:
+    told = shell.run("explain", "-", stdin=body)
+
+    assert told.status == 0
+    assert words in told.out
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"not json", "JSON"),
+        (encode({"payload": envelope("outages", "INSERT", None, outage())}), "`payload`"),
+    ],
+)
+def test_explain_refuses_a_body_in_the_words_of_the_answer(shell: Shell, body: bytes, words: str) -> None:
+    refused = shell.run("explain", "-", stdin=body)
+
+    assert refused.status == 1
+    assert "this would be answered 400" in refused.err
+    assert words in refused.err
+
+
+# replay
+
+
+def test_replay_delivers_a_dead_letter_by_the_rules_as_they_are_now_and_once(shell: Shell) -> None:
+    shell.die("e1")
+    still = shell.run("replay", "e1")
+    shell.rules.write_text(MENDED)
+
+    mended = shell.run("replay", "e1")
+    repeated = shell.run("replay", "e1")
+
+    assert (still.status, still.lines[-1]) == (1, "1 dead")
+    assert mended.lines == ["[1/1] e1 outage/1: created INC0010001", "1 created"]
+    assert (mended.status, repeated.status, repeated.out) == (0, 0, "e1: already done\n1 already done\n")
+    assert len(shell.world.incidents) == 1
+
+
+def test_replay_failed_delivers_every_dead_letter_and_then_none(shell: Shell) -> None:
+    shell.die("e1", "e2", "e3")
+    shell.rules.write_text(MENDED)
+
+    everything = shell.run("replay", "--failed")
+    repeated = shell.run("replay", "--failed")
+
+    assert (everything.status, everything.lines[-1]) == (0, "3 created")
+    assert (repeated.status, repeated.out) == (0, "nothing to replay\n")
+    assert len(shell.world.incidents) == 3
+
+
+def test_replay_takes_the_dead_letters_of_a_time_and_of_a_rule_only(shell: Shell) -> None:
+    shell.die("e1")
+    shell.rules.write_text(MENDED)
+
+    other = shell.run("replay", "--failed", "--rule", "another")
+    later = shell.run("replay", "--failed", "--since", "2999-01-01")
+    both = shell.run("replay", "--failed", "--since", "2020-01-01T08:00:00Z", "--rule", "outage")
+
+    assert (other.out, later.out) == ("nothing to replay\n", "nothing to replay\n")
+    assert both.lines[-1] == "1 created"
+
+
+def test_replay_of_an_event_that_no_rule_wanted_ends_it_once_one_does(shell: Shell) -> None:
+    shell.world.send(insert("meetings", {"id": 1, "title": "Weekly"}, id="e1"))
+    shell.rules.write_text(
+        "version: 1\nrules:\n  - name: meeting\n    from: hasura/public.meetings\n"
+        "    ticket: {key: '{{ row.id }}', fields: {short_description: '{{ row.title }}'}}\n"
+    )
+
+    wanted = shell.run("replay", "--failed")
+    repeated = shell.run("replay", "--failed")
+
+    assert wanted.lines[-1] == "1 created"
+    assert repeated.out == "nothing to replay\n"
+
+
+def test_replay_names_an_event_that_the_ledger_does_not_know(shell: Shell) -> None:
+    shell.die("e1")
+    shell.rules.write_text(MENDED)
+
+    ran = shell.run("replay", "e1", "nope")
+
+    assert (ran.status, ran.err) == (1, "nope: not in the ledger\n")
+    assert ran.lines[-1] == "1 unknown, 1 created"
+
+
+def test_replay_while_servicenow_is_overloaded_says_when_and_how_to_go_on(shell: Shell) -> None:
+    shell.die("e1")
+    shell.rules.write_text(MENDED)
+    shell.world.servicenow.arm("semaphore_429")
+
+    busy = shell.run("replay", "e1")
+    again = shell.run("replay", "e1")
+
+    assert busy.status == 1
+    assert busy.lines[0].startswith("[1/1] e1 outage/1: retrying servicenow_overloaded after ")
+    assert busy.lines[1:] == ["to try again: python -m function replay e1", "1 retrying"]
+    assert (again.status, again.lines[-1]) == (0, "1 created")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("replay",),
+        ("replay", "e1", "--failed"),
+        ("replay", "e1", "--since", "2026-11-21"),
+        ("replay", "--failed", "--since", "soon"),
+    ],
+)
+def test_replay_explains_how_it_is_used(shell: Shell, arguments: tuple[str, ...]) -> None:
+    refused = shell.run(*arguments)
+
+    assert refused.status == 2
+    assert refused.err.startswith("Usage: python -m function replay")
+
+
+def test_a_command_with_wrong_settings_says_what_is_wrong_and_nothing_else(shell: Shell) -> None:
+    refused = shell.run("replay", "--failed", SERVICENOW_PASSWORD="", SOURCE_NAME=f"a {SECRET}")
+
+    assert refused.status == 1
+    assert [line.split(" ")[0] for line in refused.err.removeprefix("Error: ").splitlines()] == [
+        "SOURCE_NAME",
+        "SERVICENOW_PASSWORD",
+    ]

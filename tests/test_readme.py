@@ -1,0 +1,184 @@
+"""README says what the code does."""
+
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from function import rules
+from function.cli import commands
+from function.event import Reason
+from function.rules import RULE_KEYS, TICKET_KEYS, TOP_KEYS
+from function.settings import load, table
+from function.templates import FILTERS_OFFERED
+
+HERE = Path(__file__).resolve().parent.parent
+README = (HERE / "README.md").read_text("utf-8")
+BLOCKS = re.findall(r"^```yaml\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+RULES_FILES = [block for block in BLOCKS if block.startswith("version: 1")]
+OTHERS = [yaml.safe_load(block) for block in BLOCKS if block not in RULES_FILES]
+
+
+def _under(heading: str) -> str:
+    """The text of the chapter *heading*."""
+    return README.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
+def _triggers() -> list[dict[str, Any]]:
+    return [trigger for block in OTHERS if "event_triggers" in block for trigger in block["event_triggers"]]
+
+
+def _cron_triggers() -> list[dict[str, Any]]:
+    return [trigger for block in OTHERS if isinstance(block, list) for trigger in block]
+
+
+def test_the_table_of_settings_is_the_one_that_the_code_has() -> None:
+    assert f"\n\n{table()}" in _under("Settings")
+
+
+@pytest.mark.parametrize("word", [*(reason.value for reason in Reason)])
+def test_every_reason_is_named(word: str) -> None:
+    assert f"`{word}`" in _under("Answers")
+
+
+def test_no_reason_is_named_that_there_is_not() -> None:
+    listed = _under("Answers").partition("| `reason` |")[2]
+
+    assert set(re.findall(r"`(\w+)`", listed)) == {reason.value for reason in Reason}
+
+
+@pytest.mark.parametrize("command", sorted(commands.commands))
+def test_every_command_is_shown(command: str) -> None:
+    assert f"$ python -m function {command}" in _under("Operations") or f"python -m function {command} " in _under(
+        "Operations"
+    )
+
+
+def test_every_option_of_a_command_is_named() -> None:
+    options = {option for command in commands.commands.values() for param in command.params for option in param.opts}
+
+    assert not {option for option in options if option.startswith("--") and option not in _under("Operations")}
+
+
+@pytest.mark.parametrize(
+    ("keys", "section"),
+    [(TOP_KEYS, "| Of the file |"), (RULE_KEYS, "| Of a rule |"), (TICKET_KEYS, "| Of a ticket |")],
+)
+def test_every_key_of_the_rules_is_explained(keys: dict[str, str], section: str) -> None:
+    rows = README.partition(section)[2].partition("\n\n")[0].splitlines()[2:]
+    explained = {key for row in rows for key in re.findall(r"`(\w+)`", row.split("|")[1])}
+
+    assert explained == set(keys)
+
+
+def test_every_filter_is_named() -> None:
+    listed = re.search(r"^Filters: (.*)$", README, re.MULTILINE)
+
+    assert listed
+    assert set(re.findall(r"`(\w+)`", listed[1])) == FILTERS_OFFERED
+
+
+def test_every_field_that_is_refused_is_named() -> None:
+    listed = re.search(r"^- Refused under `fields`(.*)$", README, re.MULTILINE)
+    refused = re.findall(r"\w+", rules.schema()["properties"]["rules"]["items"]["properties"]["ticket"]["properties"][
+        "fields"]["patternProperties"].popitem()[0].partition("(?:")[2].partition(")")[0])  # fmt: skip
+
+    assert listed
+    assert set(re.findall(r"`(\w+)`", listed[1])) == set(refused)
+
+
+@pytest.mark.parametrize("text", RULES_FILES)
+def test_the_examples_of_rules_load(text: str) -> None:
+    assert rules.load(text, environ={"RUNBOOK_URL": "https://wiki.example.com"}).rules
+
+
+def test_there_are_examples_of_each_and_shared_and_env() -> None:
+    assert len(RULES_FILES) == 2
+    assert all(re.search(word, RULES_FILES[1]) for word in ("each:", "shared: true", "env:"))
+
+
+def test_the_trigger_for_hasura_is_retried_outlasts_the_deadline_and_keeps_its_secret() -> None:
+    [trigger] = _triggers()
+    retry, [header] = trigger["retry_conf"], trigger["headers"]
+
+    assert retry["num_retries"] > 0
+    assert retry["interval_sec"] > 0
+    assert retry["timeout_sec"] > 50
+    assert header == {"name": "X-Webhook-Secret", "value_from_env": header["value_from_env"]}
+    assert {"insert", "update", "delete"} <= set(trigger["definition"])
+
+
+def test_the_cron_trigger_for_hasura_is_the_one_that_the_function_knows() -> None:
+    [trigger] = _cron_triggers()
+    retry, [header] = trigger["retry_conf"], trigger["headers"]
+
+    assert trigger["name"] == "servicenow_housekeeping"
+    assert trigger["include_in_metadata"] is True
+    assert set(retry) == {"num_retries", "retry_interval_seconds", "timeout_seconds", "tolerance_seconds"}
+    assert retry["num_retries"] > 0
+    assert set(header) == {"name", "value_from_env"}
+
+
+def test_the_settings_to_deploy_with_are_all_that_must_be_set() -> None:
+    [settings] = [block for block in OTHERS if isinstance(block, dict) and "SOURCE_NAME" in block]
+    elsewhere = {
+        "HASURA_EVENT_SECRETS": "s",
+        "DATABASE_URL": "postgresql://u:p@/d?host=/cloudsql/p:r:i",
+        "SMTP_URL": "smtps://u:p@mail.example.com",
+    }
+
+    loaded = load({**settings, **elsewhere, "K_SERVICE": "hasura-servicenow"}, read_secret=lambda name: f"of {name}")
+
+    assert all(f"{name}=" in README for name in elsewhere)
+    assert loaded.servicenow_password == "of projects/my-project/secrets/servicenow-password/versions/latest"
+
+
+def test_the_transcript_is_what_make_run_prints() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "sandbox", "--once", f"--port={port}", "--servicenow-port=0", "--mail-port=0"]
+
+    printed = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=60, check=True).stdout
+
+    steps = re.findall(r"^\d\. .*$", printed, re.MULTILINE)
+    assert len(steps) == 5
+    assert [step for step in steps if step not in README] == []
+    assert re.search(r"^ +Subject: .*$", printed, re.MULTILINE)[0] in README  # type: ignore[index]
+
+
+def test_what_is_said_of_created_at_alone_is_what_the_test_shows() -> None:
+    counted = re.search(r"\(wrong, right\) == \((\d+), (\d+)\)", (HERE / "tests" / "test_trail.py").read_text("utf-8"))
+
+    assert counted
+    assert f"in {counted[1]} of {int(counted[1]) + int(counted[2])}," in README
+
+
+def test_every_file_that_is_named_is_there() -> None:
+    named = set(re.findall(r"`((?:function|tests|sandbox)/[\w./]*)`", README))
+
+    assert len(named) > 8
+    assert not [name for name in named if not (HERE / name).exists()]
+
+
+def test_every_link_within_has_its_heading() -> None:
+    headings = {
+        re.sub(r"[^a-z0-9 -]", "", line.lower()).strip().replace(" ", "-")
+        for line in re.findall(r"^#+ (.*)$", README, re.MULTILINE)
+    }
+
+    assert set(re.findall(r"\]\(#([a-z-]+)\)", README)) <= headings
+
+
+@pytest.mark.parametrize("place", ["/work", "/root", "/home/", "/usr", str(HERE)])
+def test_no_line_names_a_path_of_a_machine(place: str) -> None:
+    assert place not in README
+
+
+def test_it_is_short_enough_to_be_read() -> None:
+    assert len(README.splitlines()) <= 450
