@@ -4,7 +4,6 @@ import json
 import logging
 import math
 import random
-import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
@@ -19,11 +18,12 @@ from function.database import Database, LedgerUnavailable
 from function.engine import Delivered, Engine
 from function.event import Failure, Kind, Outcome, Reason
 from function.ledger import Ledger
-from function.line import Credentials, Line
+from function.line import Credentials, CredentialUnreadable, Line
+from function.log import fault
 from function.notices import Notices
 from function.retry import retry_after
 from function.servicenow import Credential, ServiceNowClient
-from function.settings import Settings, load
+from function.settings import Settings, SettingsError, load
 from function.sources import hasura
 
 log = logging.getLogger(__name__)
@@ -85,9 +85,7 @@ class App:
             answer = _answer(503, {"error": "the ledger is unavailable; nothing was done"})
             answer.headers["Retry-After"] = str(random.randint(*UNAVAILABLE_SECONDS))  # noqa: S311  # jitter
         except Exception as error:  # noqa: BLE001  # the outermost edge
-            # An exception's own text may hold a row: the places in our code are enough.
-            places = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
-            log.critical("a fault of ours", extra={"error": type(error).__name__, "at": places[-8:]})
+            log.critical("a fault of ours: %s", fault(error))
             answer = _answer(500, {"error": "a fault of ours; it is in the log"})
         return answer
 
@@ -143,7 +141,10 @@ def assemble(settings: Settings, rules: rules_file.Rules, ledger: Ledger, enviro
     """The same from parts that are there already."""
 
     def read_credential() -> Credential:
-        fresh = load(environ) if any(value.startswith("secret://") for value in environ.values()) else settings
+        try:
+            fresh = load(environ) if any(value.startswith("secret://") for value in environ.values()) else settings
+        except SettingsError as error:
+            raise CredentialUnreadable(str(error)) from error
         return Credential(fresh.servicenow_username, fresh.servicenow_password)
 
     credentials = Credentials(read_credential, settings.servicenow_instance_url)
@@ -158,6 +159,7 @@ def assemble(settings: Settings, rules: rules_file.Rules, ledger: Ledger, enviro
         ledger,
         credentials,
         auth_hold_seconds=settings.auth_hold_seconds,
+        concurrency_max=settings.servicenow_max_concurrency,
     )
     notices = Notices(
         ledger,

@@ -8,6 +8,7 @@ import os
 import re
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -25,6 +26,8 @@ Record: TypeAlias = dict[str, Any]
 # A statement here is short, and a ledger that does not answer is better told to Hasura than waited for.
 STATEMENT_SECONDS: Final = 10
 CONNECT_SECONDS: Final = 5
+# Who comes right after a failure is told so at once, not after a wait of its own.
+FAIL_FAST_SECONDS: Final = 1.0
 # Any number, as long as it is always the same one.
 MIGRATION_LOCK: Final = 5_227_931
 
@@ -68,6 +71,7 @@ class Database:
         )
         self._ready_for: object = None
         self._preparing = threading.Lock()
+        self._failed_at = float("-inf")
 
     def run(self, work: Callable[[Transaction], T]) -> T:
         """Do *work* in one transaction: committed when it returns, rolled back when it raises.
@@ -81,7 +85,9 @@ class Database:
                 with self._backend.transaction() as execute:
                     return work(_Statements(self._backend.dialect, execute, self._clock_ahead_seconds))
             except self._backend.gone() as error:
-                if last:
+                if last or not self._backend.was_cut(error):
+                    # It may have been dropped and made anew, so it is looked at before it is used again.
+                    self._ready_for = None
                     raise LedgerUnavailable(f"the ledger is unavailable: {type(error).__name__}") from error
         raise AssertionError("unreachable")
 
@@ -100,11 +106,21 @@ class Database:
     def _prepare(self) -> None:
         if self._is_ready():
             return
-        with self._preparing:
+        if not self._preparing.acquire(timeout=CONNECT_SECONDS):
+            raise LedgerUnavailable("the ledger is unavailable: others wait for it already")
+        try:
             if self._is_ready():
                 return
-            self._bring_up_to_date()
+            if time.monotonic() - self._failed_at < FAIL_FAST_SECONDS:
+                raise LedgerUnavailable("the ledger is unavailable: it was so a moment ago")
+            try:
+                self._bring_up_to_date()
+            except LedgerUnavailable:
+                self._failed_at = time.monotonic()
+                raise
             self._ready_for = self._backend.identity()
+        finally:
+            self._preparing.release()
 
     def _is_ready(self) -> bool:
         identity = self._backend.identity()
@@ -159,6 +175,7 @@ class _Backend(Protocol):
 
     def identity(self) -> object: ...
     def gone(self) -> tuple[type[Exception], ...]: ...
+    def was_cut(self, error: Exception) -> bool: ...
     def transaction(self, *, migrating: bool = False) -> Any: ...  # a context manager giving an _Execute
     def has_table(self, execute: Callable[..., list[Record]], name: str) -> bool: ...
     def close(self) -> None: ...
@@ -183,6 +200,10 @@ class _SQLite:
 
     def gone(self) -> tuple[type[Exception], ...]:
         return (sqlite3.OperationalError, sqlite3.DatabaseError)
+
+    def was_cut(self, error: Exception) -> bool:  # noqa: ARG002  # the same for both
+        """Whether a new connection may do better: a file has none that could be cut."""
+        return False
 
     @contextmanager
     def transaction(self, *, migrating: bool = False) -> Iterator[_Execute]:  # noqa: ARG002  # the same for both
@@ -254,7 +275,28 @@ class _PostgreSQL:
         import psycopg  # noqa: PLC0415  # 60 ms that SQLite's users need not pay
         from psycopg_pool import PoolTimeout  # noqa: PLC0415
 
-        return (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout)
+        errors = psycopg.errors
+        # Down or cut off; a standby after a fail-over; dropped or being restored; rights taken away.
+        return (
+            psycopg.OperationalError,
+            psycopg.InterfaceError,
+            PoolTimeout,
+            errors.ReadOnlySqlTransaction,
+            errors.UndefinedTable,
+            errors.InvalidSchemaName,
+            errors.InsufficientPrivilege,
+        )
+
+    def was_cut(self, error: Exception) -> bool:
+        """Whether the connection died, so that a new one may do better; a lock or a full pool only takes longer."""
+        import psycopg  # noqa: PLC0415  # see gone()
+        from psycopg_pool import PoolTimeout  # noqa: PLC0415
+
+        if isinstance(error, PoolTimeout):
+            return False
+        return isinstance(error, psycopg.InterfaceError | psycopg.errors.AdminShutdown) or (
+            isinstance(error, psycopg.OperationalError) and error.sqlstate is None
+        )
 
     @contextmanager
     def transaction(self, *, migrating: bool = False) -> Iterator[_Execute]:

@@ -8,9 +8,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from function.event import Event, Failure, Kind, Outcome, Reason, Status, Step, Wants
-from function.ledger import UNRULED_SAMPLES_MAX, Alert, AlreadyDead, AlreadyDone, Begun, Busy, Ledger, held_fingerprint
+from function.database import LedgerUnavailable
+from function.event import Event, Failure, Kind, Op, Outcome, Reason, Status, Step, Wants
+from function.ledger import (
+    UNRULED_SAMPLES_MAX,
+    Alert,
+    AlreadyDead,
+    AlreadyDone,
+    Begun,
+    Busy,
+    Delivery,
+    Ledger,
+    held_fingerprint,
+    unruled_fingerprint,
+)
 from function.line import HINTS, Deadline, Line, UnwellError
+from function.log import fault
 from function.notices import Notices
 from function.retry import wait_seconds
 from function.rules import Rule, Rules, wants_from_json, wants_to_json
@@ -29,6 +42,7 @@ WORK_SECONDS_MIN: Final = 1.0
 # Kept back from every deadline for the record and the answer.
 ANSWER_SECONDS: Final = 2.0
 SETTLE_MAX: Final = 200
+OVERDUE: Final = "it was interrupted, and Hasura has not sent it again: is its event trigger still there, and running?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +94,7 @@ class Engine:
         self._notices = notices
         self._draw = draw
         self._references = References(line)
+        self._welcomed = False
         self._digest = f"{rules.digest[:16]}{settings.digest[:16]}"
 
     def deliver(self, event: Event, *, anew: bool | None = None) -> Delivered:
@@ -96,15 +111,19 @@ class Engine:
         if not rules:
             outcomes = [self._unruled(event, anew=anew)]
         else:
-            outcomes = [
-                self._one(event, rule, step, anew=anew, deadline=deadline)
-                for rule in rules
-                if event.op in rule.ops
-                for step in rule.steps(event)
-            ]
-            if anew:
-                # A dead letter without a key (no rule, no mapping of the key) is over when the event finds its way.
-                self._ledger.forgive(event.id, but=[(outcome.rule, outcome.key) for outcome in outcomes])
+            self._welcome()
+            outcomes = []
+            kept = []
+            for rule in rules:
+                for step in rule.steps(event) if event.op in rule.ops else ():
+                    if _deserves_nothing(event, step):
+                        # The common case of a row that deserves no ticket costs no record, not even evidence.
+                        outcomes.append(Outcome(rule.id, step.key, Status.SKIPPED, reason=Reason.WHEN_FALSE))
+                        continue
+                    outcomes.append(self._one(event, rule, step, anew=anew, deadline=deadline))
+                    kept.append((rule.id, step.key))
+            # Under other rules it may have been dead or waiting: no rule, no mapping of the key, another key.
+            self._ledger.forgive(event.id, but=kept)
         self._notices.flush(timeout_seconds=max(0.0, min(5.0, deadline.left())))
         now = None
         waits = []
@@ -138,40 +157,47 @@ class Engine:
             if rule is not None and self._settle(rule, key, deadline=deadline):
                 settled += 1
         told = 0
-        for delivery in self._ledger.long_waiting(seconds=self._settings.notify_after_seconds, most=SETTLE_MAX):
-            reason = Reason(delivery.reason) if delivery.reason else Reason.IN_DOUBT
-            failure = Failure(Kind.TRANSIENT, reason, delivery.hint, delivery.words)
-            self._ledger.long_waiting_told(
-                delivery,
-                self._alert(
-                    "waiting",
-                    failure,
-                    About(
-                        delivery.rule,
-                        _table(delivery.source),
-                        delivery.key,
-                        delivery.event,
-                        delivery.attempts,
-                        delivery.first_seen,
-                    ),
-                ),
-            )
-            told += 1
+        now = self._ledger.now()
+        for delivery in self._ledger.overdue(seconds=self._settings.notify_after_seconds, most=SETTLE_MAX):
+            gave_up = now - delivery.first_seen > self._settings.retry_for_seconds
+            if gave_up or not delivery.fingerprint.startswith("waiting "):
+                self._tell_of_overdue(delivery, gave_up=gave_up)
+                told += 1
         forgotten = self._ledger.forget_older_than(self._settings.keep_days * 86400.0)
         mailed = self._notices.flush(timeout_seconds=max(0.0, deadline.left()))
         return {"settled": settled, "told": told, "forgotten": forgotten, "mailed": mailed}
+
+    def _tell_of_overdue(self, delivery: Delivery, *, gave_up: bool) -> None:
+        """Hasura did not send *delivery* again when it should have: people hear of it, and in the end it is dead."""
+        reason = Reason.GAVE_UP if gave_up else Reason(delivery.reason) if delivery.reason else Reason.IN_DOUBT
+        alert = self._alert(
+            "dead" if gave_up else "waiting",
+            Failure(Kind.TRANSIENT, reason, delivery.hint or OVERDUE, delivery.words),
+            About(
+                delivery.rule,
+                _table(delivery.source),
+                delivery.key,
+                delivery.event,
+                delivery.attempts,
+                delivery.first_seen,
+            ),
+        )
+        self._ledger.tell_of(delivery, alert, gave_up=gave_up)
 
     def complain(self, failure: Failure, *, source: str) -> None:
         """Have people told that an authenticated request was no event: something upstream changed."""
         self._ledger.raise_alert(self._alert("upstream", failure, About("", source, "", "", 1, self._ledger.now())))
         self._notices.flush(timeout_seconds=5.0)
 
+    def _welcome(self) -> None:
+        """Once for each start, for rules change by a start: what has a rule now is told to be no stranger any more."""
+        if not self._welcomed:
+            self._ledger.end_alerts(sorted({unruled_fingerprint(rule.source) for rule in self._rules.rules}))
+            self._welcomed = True
+
     # One rule and key
 
     def _one(self, event: Event, rule: Rule, step: Step, *, anew: bool, deadline: Deadline) -> Outcome:
-        if isinstance(step.wants, Wants) and not step.wants.when and step.op == "INSERT" and event.op == "INSERT":
-            # The common case of a row that deserves no ticket costs nothing, not even evidence.
-            return Outcome(rule.id, step.key, Status.SKIPPED, reason=Reason.WHEN_FALSE)
         if isinstance(step.wants, Failure) and not step.key:
             return self._keyless(event, rule, step.wants, anew=anew)
         owner = uuid.uuid4().hex
@@ -240,6 +266,10 @@ class Engine:
             unwell = error if isinstance(error, UnwellError) else None
         except LeaseLost:
             return self._retrying(rule, step, Reason.BUSY, begun.now + self._settings.lease_seconds)
+        except LedgerUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001  # a fault of ours must not cost the event
+            failure = Failure(Kind.TRANSIENT, Reason.FAULT, f"a fault of ours ({fault(error)}); the log has more")
         if failure is None and work.ticket.suspect_until is not None and begun.delivery.attempts > 1:
             # What this event sent may still change the ticket: it comes back to look.
             failure = Failure(
@@ -338,6 +368,9 @@ class Engine:
             alone = unwell is None or unwell.since - begun.delivery.first_seen > self._settings.notify_after_seconds
             if age >= self._settings.notify_after_seconds and alone:
                 waiting = self._alert("waiting", failure, about)
+                if begun.delivery.fingerprint.startswith("waiting "):
+                    # Told once, whatever it waits for by now.
+                    waiting = replace(waiting, fingerprint=begun.delivery.fingerprint)
                 alerts.append(waiting)
                 fingerprint = waiting.fingerprint
             elif begun.delivery.fingerprint:
@@ -389,7 +422,10 @@ class Engine:
             "write one, or remove the trigger that sends this"
         )
         failure = Failure(Kind.PERMANENT, Reason.NO_RULE, message)
-        alert = self._alert("unruled", failure, About("", _table(event.source), "", event.id, 1, self._ledger.now()))
+        alert = replace(
+            self._alert("unruled", failure, About("", _table(event.source), "", event.id, 1, self._ledger.now())),
+            fingerprint=unruled_fingerprint(event.source),
+        )
         outcome = Outcome("", "", Status.DEAD, reason=Reason.NO_RULE, hint=message)
         return self._ledger.record_without_ticket(
             event, outcome, failure, digest=self._digest, anew=anew, alert=alert, samples_max=UNRULED_SAMPLES_MAX
@@ -427,6 +463,8 @@ class Engine:
             if isinstance(wants, Wants):
                 work.bring(wants, None)
                 settled = True
+            elif work.ticket.sending is not None:
+                work.settle_create()
             else:
                 # The row shares its ticket, or what it wants cannot be said: there is nothing to put right.
                 work.ticket = replace(work.ticket, suspect_until=None, suspect_fields=frozenset())
@@ -438,6 +476,10 @@ class Engine:
             return False
         self._ledger.let_go(work.ticket, owner=owner)
         return settled
+
+
+def _deserves_nothing(event: Event, step: Step) -> bool:
+    return event.op is Op.INSERT and step.op is Op.INSERT and isinstance(step.wants, Wants) and not step.wants.when
 
 
 def _table(source: str) -> str:

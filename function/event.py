@@ -118,6 +118,7 @@ class Reason(StrEnum):
     NO_CAPACITY = "no_capacity"
     DEADLINE = "deadline"
     GAVE_UP = "gave_up"
+    FAULT = "fault"
 
 
 @dataclass(frozen=True, slots=True)

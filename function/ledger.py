@@ -231,6 +231,17 @@ UPDATE servicenow.delivery SET
 WHERE event = :event AND rule = :rule AND key = :key
 """
 
+# Suspect by our own record, by a late writer's, or because a holder vanished with a write under way.
+_SUSPECTS = """
+SELECT rule, key FROM servicenow.ticket
+WHERE instance = :instance AND (lease_owner = '' OR lease_until <= {now}) AND (
+    suspect_until <= {now}
+    OR late_writes > late_seen
+    OR (sending <> '' AND lease_owner <> '' AND lease_until + :doubt <= {now})
+)
+ORDER BY suspect_until, rule, key LIMIT :most
+"""
+
 _RAISE_ALERT = """
 INSERT INTO servicenow.alert AS a (fingerprint, kind, facts, since, last_at, due_at, unsent, episode)
 VALUES (:fingerprint, :kind, :facts, :since, {now}, :since + :wait, 1, 'quiet')
@@ -464,7 +475,7 @@ class Ledger:
 
         def work(transaction: Transaction) -> Outcome:
             before = _one(transaction.execute(_FIND_DELIVERY, **names))
-            if _ended(before, event, digest, anew=anew) is not None:
+            if isinstance(_ended(before, event, digest, anew=anew), AlreadyDead):
                 return outcome
             if before is None and samples_max is not None:
                 kept = transaction.execute(
@@ -505,11 +516,11 @@ class Ledger:
         return self._database.run(work)
 
     def forgive(self, event: str, *, but: Sequence[tuple[str, str]]) -> None:
-        """The dead letters of *event* that no rule and key (*but*) stands for any more are over."""
+        """What is kept of *event* as dead or waiting, but for *but* (rule and key), is over: no rule wants it now."""
 
         def work(transaction: Transaction) -> None:
             rows = transaction.execute(
-                "SELECT rule, key, fingerprint FROM servicenow.delivery WHERE event = :event AND status = 'dead'",
+                "SELECT rule, key, fingerprint FROM servicenow.delivery WHERE event = :event AND status <> 'done'",
                 event=event,
             )
             for row in rows:
@@ -614,7 +625,12 @@ class Ledger:
                 instance=instance,
                 credential=credential,
             )
-            for kind in ("down", "rate", "auth"):
+            refused = transaction.execute(
+                "SELECT 1 FROM servicenow.hold WHERE instance = :instance AND kind = 'auth' AND until > {now} LIMIT 1",
+                instance=instance,
+            )
+            # Another instance may still have the old password.
+            for kind in ("down", "rate") if refused else ("down", "rate", "auth"):
                 transaction.execute(_OVER, fingerprint=held_fingerprint(instance, kind), silently=False)
 
         self._database.run(work)
@@ -717,6 +733,15 @@ class Ledger:
             )
         )
 
+    def end_alerts(self, fingerprints: Sequence[str]) -> None:
+        """What these alerts told of is over."""
+
+        def work(transaction: Transaction) -> None:
+            for fingerprint in fingerprints:
+                transaction.execute(_OVER, fingerprint=fingerprint, silently=False)
+
+        self._database.run(work)
+
     # Looking back
 
     def dead_letters(
@@ -755,33 +780,37 @@ class Ledger:
             )
         )
 
-    def long_waiting(self, *, seconds: float, most: int) -> list[Delivery]:
-        """Deliveries that should have come back *seconds* ago and that no alert tells of yet, oldest first."""
-        return [
-            _delivery(row)
-            for row in self._database.run(
-                lambda transaction: transaction.execute(
-                    "SELECT * FROM servicenow.delivery WHERE status = 'waiting' AND fingerprint = '' "
-                    "AND COALESCE(retry_at, last_at) <= {now} - :seconds ORDER BY first_seen LIMIT :most",
-                    seconds=seconds,
-                    most=most,
-                )
+    def overdue(self, *, seconds: float, most: int) -> list[Delivery]:
+        """Deliveries that should have come back *seconds* ago, oldest first."""
+        rows = self._database.run(
+            lambda transaction: transaction.execute(
+                "SELECT * FROM servicenow.delivery WHERE status = 'waiting' "
+                "AND COALESCE(retry_at, last_at) <= {now} - :seconds ORDER BY first_seen LIMIT :most",
+                seconds=seconds,
+                most=most,
             )
-        ]
+        )
+        return [_delivery(row) for row in rows]
 
-    def long_waiting_told(self, delivery: Delivery, alert: Alert) -> None:
-        """*delivery* now belongs to *alert*."""
+    def tell_of(self, delivery: Delivery, alert: Alert, *, gave_up: bool) -> None:
+        """Put *delivery*, if it still waits, under *alert*; *gave_up*: as a dead letter."""
 
         def work(transaction: Transaction) -> None:
-            transaction.execute(
-                "UPDATE servicenow.delivery SET fingerprint = :fingerprint "
-                "WHERE event = :event AND rule = :rule AND key = :key AND status = 'waiting'",
+            told = transaction.execute(
+                "UPDATE servicenow.delivery SET fingerprint = :fingerprint, "
+                "status = CASE WHEN :gave_up THEN 'dead' ELSE status END, "
+                "reason = CASE WHEN :gave_up THEN 'gave_up' ELSE reason END "
+                "WHERE event = :event AND rule = :rule AND key = :key AND status = 'waiting' RETURNING event",
                 event=delivery.event,
                 rule=delivery.rule,
                 key=delivery.key,
                 fingerprint=alert.fingerprint,
+                gave_up=gave_up,
             )
-            _raise(transaction, alert)
+            if told:
+                _raise(transaction, alert)
+                if delivery.fingerprint:
+                    _over_if_none_left(transaction, delivery.fingerprint, silently=True)
 
         self._database.run(work)
 
@@ -789,11 +818,10 @@ class Ledger:
         """(rule, key) of tickets that are due for a look."""
         rows = self._database.run(
             lambda transaction: transaction.execute(
-                "SELECT rule, key FROM servicenow.ticket WHERE instance = :instance "
-                "AND (suspect_until <= {now} OR late_writes > late_seen) "
-                "AND (lease_owner = '' OR lease_until <= {now}) ORDER BY suspect_until, rule, key LIMIT :most",
+                _SUSPECTS,
                 instance=instance,
                 most=most,
+                doubt=IN_DOUBT_SECONDS,
             )
         )
         return [(row["rule"], row["key"]) for row in rows]
@@ -806,9 +834,14 @@ class Ledger:
         """
 
         def work(transaction: Transaction) -> int:
-            gone = 0
+            deliveries = transaction.execute(
+                "DELETE FROM servicenow.delivery WHERE last_at < {now} - :seconds RETURNING fingerprint",
+                seconds=seconds,
+            )
+            for fingerprint in {row["fingerprint"] for row in deliveries} - {""}:
+                _over_if_none_left(transaction, fingerprint, silently=True)
+            gone = len(deliveries)
             for sql in (
-                "DELETE FROM servicenow.delivery WHERE last_at < {now} - :seconds RETURNING event",
                 "DELETE FROM servicenow.ticket WHERE sys_id = '' AND lease_owner = '' "
                 "AND updated_at < {now} - :seconds AND sending = '' RETURNING key",
                 "DELETE FROM servicenow.alert WHERE episode = 'closed' AND last_at < {now} - :seconds "
@@ -824,6 +857,11 @@ class Ledger:
     def now(self) -> float:
         """The database's clock."""
         return float(self._database.run(lambda transaction: transaction.execute("SELECT {now} AS now"))[0]["now"])
+
+
+def unruled_fingerprint(source: str) -> str:
+    """The alert that tells of events from *source* that no rule wants."""
+    return f"unruled {source}"
 
 
 def held_fingerprint(instance: str, kind: str) -> str:
@@ -897,6 +935,8 @@ def _ticket(row: Record, trail: Trail) -> Ticket:
     if sending is not None and row["vanished_until"] is not None and not sending.doubtful:
         # The holder vanished with a write under way, which it may have sent until its lease ended.
         sending = Sending(sending.kind, sending.fields, row["vanished_until"], doubtful=True)
+    if sending is not None and sending.kind == "create" and sending.doubtful:
+        suspect_until = max(suspect_until or 0.0, sending.at + IN_DOUBT_SECONDS)
     if sending is not None and sending.kind == "update":
         suspect_until = max(suspect_until or 0.0, sending.at + IN_DOUBT_SECONDS)
         suspect_fields |= frozenset(sending.fields)

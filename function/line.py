@@ -9,9 +9,11 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+from function.database import LedgerUnavailable
 from function.event import Failure, Kind, Reason
 from function.ledger import Ledger
 from function.servicenow import Credential, Record, ServiceNowClient, ServiceNowError
@@ -25,8 +27,12 @@ FIRST_HOLD_SECONDS: Final = 15.0
 HOLD_SECONDS_MAX: Final = 300.0
 # A probe that has told nothing by then is taken for lost (its process was killed), and another may try.
 PROBE_SECONDS: Final = 10.0
-# Threads and Hasura's pool are not for waiting.
+# Threads and Hasura's pool are not for waiting where something is wrong.
 WAIT_SECONDS: Final = 2.0
+# Where nothing is, ServiceNow is only slow: as long as its own slowest good answer.
+TURN_SECONDS: Final = 20.0
+# A rotated secret is noticed that soon while the old one is held, without a call to ServiceNow.
+REFRESH_SECONDS: Final = 30.0
 
 _DOWN: Final = {Reason.UNREACHABLE, Reason.TIMEOUT, Reason.UNAVAILABLE, Reason.BAD_ANSWER}
 _DOWN_AT_ONCE: Final = {Reason.HIBERNATING, Reason.NOT_SERVICENOW}
@@ -70,6 +76,10 @@ class UnwellError(ServiceNowError):
         self.since = since
 
 
+class CredentialUnreadable(Exception):  # noqa: N818  # what happened
+    """Where the secrets are kept does not answer; the text names the variable, never a value."""
+
+
 class Credentials:
     """The user name and password, read anew when ServiceNow refuses them: rotation needs no redeploy."""
 
@@ -91,7 +101,11 @@ class Credentials:
 
     def refresh(self) -> bool:
         """Read the secrets again; True when they are others now."""
-        fresh = self._read()
+        try:
+            fresh = self._read()
+        except CredentialUnreadable as error:
+            log.warning("the credential could not be read again: %s", error)
+            return False
         if fresh == self._current:
             return False
         self._current, self._digest = fresh, ""
@@ -102,7 +116,13 @@ class Line:
     """ServiceNow's Table API as this function uses it; raises what the client raises, and UnwellError."""
 
     def __init__(
-        self, client: ServiceNowClient, ledger: Ledger, credentials: Credentials, *, auth_hold_seconds: float
+        self,
+        client: ServiceNowClient,
+        ledger: Ledger,
+        credentials: Credentials,
+        *,
+        auth_hold_seconds: float,
+        concurrency_max: int,
     ) -> None:
         self._client = client
         self._ledger = ledger
@@ -110,10 +130,12 @@ class Line:
         self._auth_hold_seconds = auth_hold_seconds
         # Accounts lock after about five wrong passwords in fifteen minutes, and a password may be changed at any time:
         # so calls overlap freely only as long as one that was let in overlaps them. The first after a pause goes alone,
-        # of all threads (these four) and of all instances (the ledger).
+        # of all threads (these below) and of all instances (the ledger); and who waits for a slot asks again after it.
         self._turn = threading.Condition()
         self._in_flight = 0
+        self._in_flight_max = concurrency_max
         self._waiting = 0
+        self._refreshed_at = time.monotonic()
         self._asking = False
         self._proven = False
         self._troubled = True
@@ -144,7 +166,7 @@ class Line:
 
     def _call(self, deadline: Deadline, call: Callable[[float], T], *, refreshed: bool = False) -> T:
         leading = self._take_turn(deadline)
-        passed = False
+        passed, told = False, not leading
         try:
             if leading:
                 self._ask(deadline)
@@ -153,31 +175,35 @@ class Line:
                 answer = call(deadline.left())
             except ServiceNowError as error:
                 failure = error.failure
-                if failure.reason is Reason.UNAUTHORIZED and not refreshed and self._credentials.refresh():
-                    log.info("ServiceNow refused the credential; the secret has changed since: trying the new one")
-                    self._failed(failure, digest)
-                else:
-                    unwell, passed = self._judge(failure, digest, leading=leading)
+                unwell, passed = self._judge(failure, digest, leading=leading)
+                told = True
+                renewed = failure.reason is Reason.UNAUTHORIZED and not refreshed and self._credentials.refresh()
+                if not renewed:
                     if unwell is not None:
                         raise unwell from error
                     raise
+                log.info("ServiceNow refused the credential; the secret has changed since: trying the new one")
             else:
                 self._passed(digest, leading=leading)
-                passed = True
+                passed = told = True
                 return answer
         finally:
             deadline.proven = passed
             self._end_turn(leading=leading, passed=passed)
+            if not told:
+                with suppress(LedgerUnavailable):
+                    self._ledger.probe_ended(self.instance, self._credentials.digest)
         return self._call(deadline, call, refreshed=True)
 
     def _take_turn(self, deadline: Deadline) -> bool:
         """Wait for a turn among this process's threads; True: ours is the call that finds out."""
-        patience = Deadline.after(min(WAIT_SECONDS, max(0.0, deadline.left())))
         with self._turn:
             self._waiting += 1
             try:
-                while self._asking and not (deadline.proven or self._proven):
-                    if not self._turn.wait(max(0.0, patience.left())) and patience.left() <= 0:
+                while self._in_flight >= self._in_flight_max or (
+                    self._asking and not (deadline.proven or self._proven)
+                ):
+                    if not self._turn.wait(max(0.0, min(TURN_SECONDS, deadline.left()))):
                         raise ServiceNowError(_impatient())
             finally:
                 self._waiting -= 1
@@ -196,7 +222,7 @@ class Line:
 
     def _ask(self, deadline: Deadline) -> None:
         """Ask the ledger for leave to call, for all of this process."""
-        patience = Deadline.after(min(WAIT_SECONDS, max(0.0, deadline.left())))
+        patience = Deadline.after(min(PROBE_SECONDS, max(0.0, deadline.left())))
         asked_at = None
         while True:
             admission = self._ledger.admit(
@@ -205,7 +231,11 @@ class Line:
             if admission.wait_seconds <= 0:
                 return
             asked_at = admission.now if asked_at is None else asked_at
-            if admission.waiting_for_probe and patience.left() > 0:
+            if admission.kind == "auth" and admission.reason and self._refreshed():
+                continue
+            if admission.waiting_for_probe and patience.left() > (
+                PROBE_SECONDS - WAIT_SECONDS if admission.reason else 0
+            ):
                 time.sleep(min(0.02 + random.random() * 0.05, max(0.0, patience.left())))  # noqa: S311  # jitter
                 continue
             if admission.waiting_for_probe and not admission.reason:
@@ -222,6 +252,14 @@ class Line:
                 kind=admission.kind,
                 since=admission.since,
             )
+
+    def _refreshed(self) -> bool:
+        """While a credential is held: whether the secret has changed, asked now and then."""
+        with self._turn:
+            if time.monotonic() - self._refreshed_at < REFRESH_SECONDS:
+                return False
+            self._refreshed_at = time.monotonic()
+        return self._credentials.refresh()
 
     def _judge(self, failure: Failure, digest: str, *, leading: bool) -> tuple[UnwellError | None, bool]:
         """Say whether *failure* concerns ServiceNow as a whole, and remember it; and whether we were let in."""

@@ -2,6 +2,8 @@
 
 import logging
 import sys
+import traceback
+from pathlib import Path
 
 from pythonjsonlogger.json import JsonFormatter
 
@@ -21,3 +23,9 @@ def start_logging(level: str) -> None:
     root.setLevel(logging.WARNING)
     known = logging.getLevelNamesMapping()
     logging.getLogger("function").setLevel(known.get(level.upper(), logging.INFO))
+
+
+def fault(error: BaseException) -> str:
+    """What went wrong in our own code, for the log: the exception's type and the places. Its text may hold a row."""
+    frames = traceback.extract_tb(error.__traceback__)[-6:]
+    return " ".join([type(error).__name__, *(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames)])

@@ -83,6 +83,7 @@ PHRASES: Final[dict[str, str]] = {
     Reason.UNAUTHORIZED: "ServiceNow refuses our credentials",
     Reason.NOT_SERVICENOW: "something other than ServiceNow answers",
     Reason.BAD_ANSWER: "ServiceNow's answer cannot be understood",
+    Reason.FAULT: "a fault of our own",
     Reason.IN_DOUBT: "it is not known whether ServiceNow did it",
     Reason.ACL: "a ServiceNow access rule refuses it",
     Reason.BUSINESS_RULE: "a ServiceNow business rule refuses it",

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from function.ledger import Ledger, Mail
+from function.ledger import MAIL_CLAIM_SECONDS, Ledger, Mail
 from function.mail import MailNotSent, MailServer, Notice, compose, send
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,8 @@ class Notices:
                 break
             began = time.monotonic()
             try:
+                # Shorter than the claim: nobody else may send it meanwhile.
+                left = min(left, MAIL_CLAIM_SECONDS - 5.0)
                 message = compose(_notice(mail), sender=self._sender, recipients=self._recipients, now=mail.now)
                 send(message, self._server, timeout_seconds=left)
             except MailNotSent as error:

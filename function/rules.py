@@ -98,7 +98,7 @@ _FIELDS_REFUSED: Final = {
     "parent_incident": "is written by `after_close: new`",
 }
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,60}", re.ASCII)
-_COLUMN = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
+_COLUMN = re.compile(r"[a-z][a-z0-9_]{0,79}", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 # Hasura takes names with blanks and dots in them.
 _SOURCE = re.compile(r"hasura/[^/.]+\..+|cron/.+")

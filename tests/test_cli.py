@@ -232,6 +232,16 @@ def test_replay_delivers_a_dead_letter_by_the_rules_as_they_are_now_and_once(she
     assert len(shell.world.incidents) == 1
 
 
+def test_replay_tries_again_what_was_put_right_in_servicenow(shell: Shell) -> None:
+    shell.world.servicenow.arm("acl_403", method="POST")
+    dead = shell.world.send(insert("outages", outage(), id="e1", current_retry=1))
+
+    allowed = shell.run("replay", "e1")
+
+    assert dead.said == "dead refused_by_acl"
+    assert allowed.lines[-1] == "1 created"
+
+
 def test_replay_failed_delivers_every_dead_letter_and_then_none(shell: Shell) -> None:
     shell.die("e1", "e2", "e3")
     shell.rules.write_text(MENDED)

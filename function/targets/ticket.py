@@ -125,7 +125,7 @@ def decide(
     """
     states = states_of(rule.table)
     if not ticket.sys_id:
-        return _decide_create(rule, wants, step)
+        return _decide_create(rule, wants, step, ticket)
     if rule.shared:
         return _decide_shared(rule, wants, step, ticket, states, looked=looked)
     ended, final = ticket.state in states.ended, ticket.state in states.final
@@ -158,15 +158,17 @@ def decide(
     return Nothing(Status.UNCHANGED, None, row_resolved=resolved)
 
 
-def _decide_create(rule: TicketRule, wants: Wants, step: Step | None) -> Decision:
+def _decide_create(rule: TicketRule, wants: Wants, step: Step | None, ticket: Ticket) -> Decision:
     if wants.gone or step is None:
         return Nothing(Status.SKIPPED, Reason.ROW_GONE if wants.gone else None, row_resolved=False)
     if not wants.when:
         return Nothing(Status.SKIPPED, Reason.WHEN_FALSE, row_resolved=False)
-    if step.op not in rule.creates:
+    # One that follows another, or takes the place of one that was deleted, opens nothing new.
+    existed = ticket.generation > 0 or bool(ticket.number)
+    if step.op not in rule.creates and not existed:
         return Nothing(Status.SKIPPED, Reason.NOT_CREATED, row_resolved=False)
     still_resolved = isinstance(step.wants, Wants) and step.wants.resolved and step.was_resolved
-    if wants.resolved and still_resolved:
+    if wants.resolved and (still_resolved or ticket.generation > 0):
         return Nothing(Status.SKIPPED, Reason.ALREADY_RESOLVED, row_resolved=False)
     return Create(resolved=wants.resolved)
 
@@ -257,6 +259,8 @@ class TicketWork:
             changes = self._changes()
             decision = decide(self.rule, wants, step, self.ticket, looked=self._looked, differs=bool(changes))
             match decision:
+                case Nothing() if self._create_in_doubt:
+                    self.settle_create()
                 case Nothing():
                     self.ticket = replace(self.ticket, row_resolved=decision.row_resolved)
                     if status is Status.UNCHANGED:
@@ -275,7 +279,7 @@ class TicketWork:
                 case Write():
                     if not self._write(wants, decision, changes):
                         return self._missing_ignored()
-                    if status is not Status.CREATED:
+                    if self.ticket.sys_id and status is not Status.CREATED:
                         status = decision.status
         raise ServiceNowError(
             Failure(
@@ -356,10 +360,10 @@ class TicketWork:
             raise error
         match self.rule.on_missing:
             case "recreate":
+                # The number stays: it tells that there was a ticket.
                 self.ticket = replace(
                     self.ticket,
                     sys_id="",
-                    number="",
                     state="",
                     known={},
                     asked={},
@@ -438,6 +442,9 @@ class TicketWork:
             self.ticket,
             asked=asked,
             sending=None,
+            # The primary key has decided: nothing that was sent before can commit any more.
+            suspect_until=None,
+            suspect_fields=frozenset(),
             row_resolved=resolved and self.ticket.state in states_of(table).ended,
         )
         self._compare(record, {**sent, **close})
@@ -455,7 +462,12 @@ class TicketWork:
                 # Not a duplicate, then: the database failed, or the ticket is hidden from us.
                 failure = replace(failure, kind=Kind.IN_DOUBT)
         if marked is not None and (marked.doubtful or failure.kind is Kind.IN_DOUBT):
-            self.ticket = replace(self.ticket, sending=replace(marked, at=self._clock(), doubtful=True))
+            now = self._clock()
+            self.ticket = replace(
+                self.ticket,
+                sending=replace(marked, at=now, doubtful=True),
+                suspect_until=now + IN_DOUBT_SECONDS,
+            )
         else:
             self.ticket = replace(self.ticket, sending=None)
         error.failure = failure
@@ -486,7 +498,7 @@ class TicketWork:
                 record, generation = following, generation + 1
         self._learn_sys_id(honours=None, asked=sys_id, given=sys_id)
         self.ticket = replace(self.ticket, generation=generation)
-        self._adopt(record)
+        self._adopt(record, recorded=recorded)
         return True
 
     def _found_by_looking(self, sys_id: str, before: Sending | None, *, honours: bool | None) -> bool:
@@ -505,11 +517,27 @@ class TicketWork:
                     Failure(
                         Kind.IN_DOUBT,
                         Reason.IN_DOUBT,
-                        "an earlier create may still commit; it is looked for again before it is repeated",
+                        "an earlier create may still commit; it is looked for again before anything else",
                         retry_after_seconds=wait,
                     )
                 )
         return False
+
+    @property
+    def _create_in_doubt(self) -> bool:
+        return not self.ticket.sys_id and self.ticket.sending is not None and self.ticket.sending.doubtful
+
+    def settle_create(self) -> None:
+        """Find out what became of a create in doubt, though the row wants no ticket any more.
+
+        Afterwards the ticket is adopted, or known not to be. Raises IN_DOUBT while it may still commit.
+        """
+        sys_id = address(self.rule.table, self._correlation, self.ticket.generation)
+        honours = self._ledger.honours_sys_id(self._line.instance)
+        if honours is True and self._adopt_at(sys_id, recorded=True):
+            return
+        if not self._found_by_looking(sys_id, self.ticket.sending, honours=honours):
+            self.ticket = replace(self.ticket, sending=None, suspect_until=None, suspect_fields=frozenset())
 
     def _adopt_by_correlation_id(self, sys_id: str, *, honours: bool | None) -> bool:
         """Adopt the newest ticket of this row, other than the one that this one follows; False when there is none."""
@@ -525,7 +553,7 @@ class TicketWork:
         ours = [row for row in rows if row.get("correlation_id") == self._correlation]
         if ours and ours[0]["sys_id"] != previous:
             self._learn_sys_id(honours=honours, asked=sys_id, given=ours[0]["sys_id"])
-            self._adopt(ours[0])
+            self._adopt(ours[0], recorded=self.ticket.sending is not None)
             return True
         return False
 
@@ -543,11 +571,24 @@ class TicketWork:
             error.failure = replace(error.failure, kind=Kind.IN_DOUBT)
             raise
 
-    def _adopt(self, record: Record) -> None:
+    def _adopt(self, record: Record, *, recorded: bool) -> None:
+        """Take *record* for this key's ticket. *recorded*: our own record says that we sent it."""
         log.info("adopted a ticket that was made before", extra={"ticket": record.get("number", "")})
+        sent = self.ticket.sending
         self._take(record)
         self._looked = True
-        self.ticket = replace(self.ticket, asked={}, sending=None)
+        # Sent resolved by us: then the row said so, and may be open again since. Without a record of that, nothing is
+        # reopened on the word of one event.
+        resolved_by_us = recorded and sent is not None and "state" in sent.fields
+        ended = self.ticket.state in states_of(self.rule.table).ended
+        self.ticket = replace(
+            self.ticket,
+            asked={},
+            sending=None,
+            suspect_until=None,
+            suspect_fields=frozenset(),
+            row_resolved=resolved_by_us and ended,
+        )
 
     def _learn_sys_id(self, *, honours: bool | None, asked: str, given: str) -> None:
         honoured = asked == given
@@ -568,6 +609,10 @@ class TicketWork:
     def _write(self, wants: Wants, decision: Write, changes: Mapping[str, str]) -> bool:
         """PATCH what differs; False when the ticket is missing and the rule says to ignore that."""
         values = dict(changes)
+        assignee = self._wanted.get("assigned_to")
+        if "assignment_group" in values and assignee and "assigned_to" not in values:
+            # A change of the group clears the assignee (facts/servicenow 4.1).
+            values["assigned_to"] = self._sent("assigned_to", assignee)
         if decision.state:
             values["state"] = decision.state
         if decision.close:
@@ -610,7 +655,7 @@ class TicketWork:
         """Before a call: what is being sent is unknown from now on, so that a crash cannot leave a lie behind."""
         before = self.ticket.sending
         if before is not None and before.doubtful:
-            sending = replace(sending, doubtful=True)
+            sending = replace(sending, doubtful=True, fields=tuple(sorted({*before.fields, *sending.fields})))
         unknown = {*sending.fields}
         self.ticket = replace(
             self.ticket,

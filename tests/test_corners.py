@@ -1,0 +1,240 @@
+"""Corners where one promise meets another; each was once wrong."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from function.ledger import IN_DOUBT_SECONDS
+from tests.payloads import cron, delete, insert, update
+from tests.world import RULES, Answered, World, outage, said
+
+OPEN, FIXED, MINOR = outage(), outage(status="fixed"), outage(severity="minor", title="Harmless")
+LATER = "2026-03-04T05:06:08"
+LATEST = "2026-03-04T05:06:09"
+ONLY_INSERT = RULES.replace("      resolve_when:", "      creates: [INSERT]\n      resolve_when:")
+
+
+def heal(world: World, *bodies: bytes) -> list[Answered]:
+    """Redeliver what is not done, as Hasura does, until all is."""
+    last: dict[bytes, Answered] = {}
+    for _ in range(20):
+        for body in bodies:
+            if body not in last or last[body].retry_after is not None:
+                last[body] = world.send(body)
+        waits = [answer.retry_after for answer in last.values() if answer.retry_after is not None]
+        if not waits:
+            return [last[body] for body in bodies]
+        world.clock.advance(max(waits))
+    raise AssertionError("never done")
+
+
+@pytest.mark.parametrize("fault", ["commit_then_reset", "commit_then_500"])
+@pytest.mark.parametrize("honours", [True, False], ids=["honoured", "not honoured"])
+def test_a_create_in_doubt_is_resolved_after_all_when_its_row_was_deleted_meanwhile(
+    fault: str, *, honours: bool
+) -> None:
+    with World(honours_sys_id=honours) as world:
+        world.send(insert("outages", outage("other")))
+        world.servicenow.arm(fault, method="POST")
+        created, deleted = insert("outages", OPEN), delete("outages", OPEN, created_at=LATER)
+        world.send(created)
+        heal(world, deleted, created)
+
+        assert [row["state"] for row in world.incidents] == ["1", "6"]
+
+
+def test_a_create_in_doubt_follows_a_row_that_deserves_none_any_more(world: World) -> None:
+    world.servicenow.arm("commit_then_reset", method="POST")
+    created, changed = insert("outages", OPEN), update("outages", OPEN, MINOR, created_at=LATER)
+    world.send(created)
+    heal(world, changed, created)
+
+    assert said(world.incident) == ("Harmless", "1")
+
+
+def test_a_create_that_never_committed_leaves_nothing_of_a_deleted_row(world: World) -> None:
+    world.servicenow.arm("reset", method="POST")
+    created, deleted = insert("outages", OPEN), delete("outages", OPEN, created_at=LATER)
+    world.send(created)
+    early = world.send(deleted)
+    answers = heal(world, deleted, created)
+
+    assert (early.status, early.said) == (503, "retrying in_doubt")
+    assert [answer.status for answer in answers] == [200, 200]
+    assert world.incidents == []
+
+
+def test_housekeeping_settles_a_create_in_doubt_whose_events_never_return(world: World) -> None:
+    world.servicenow.arm("commit_then_reset", method="POST")
+    world.send(insert("outages", OPEN))
+    world.send(delete("outages", OPEN, created_at=LATER))
+    world.clock.advance(IN_DOUBT_SECONDS + 1)
+    world.send(cron("servicenow_housekeeping"))
+
+    assert [row["state"] for row in world.incidents] == ["6"]
+
+
+def test_a_create_sent_resolved_in_doubt_is_reopened_for_a_row_that_is_open_again(world: World) -> None:
+    world.servicenow.arm("commit_then_500", method="POST")
+    fixed = update("outages", OPEN, FIXED, created_at=LATER)
+    opened = update("outages", FIXED, OPEN, created_at=LATEST)
+    world.send(fixed)
+    heal(world, opened, fixed)
+
+    assert world.incident["state"] == "2"
+
+
+def test_a_new_generation_whose_create_failed_is_made_later_whatever_creates_says() -> None:
+    with World(rules=ONLY_INSERT.replace("      creates:", "      after_close: new\n      creates:")) as world:
+        world.send(insert("outages", OPEN))
+        world.send(update("outages", OPEN, FIXED, created_at=LATER))
+        world.servicenow.arm("unavailable_503", method="POST")
+        heal(world, update("outages", FIXED, OPEN, created_at=LATEST))
+
+        assert [row["state"] for row in world.incidents] == ["6", "1"]
+
+
+def test_a_missing_ticket_is_recreated_whatever_creates_says() -> None:
+    with World(rules=ONLY_INSERT.replace("      creates:", "      on_missing: recreate\n      creates:")) as world:
+        world.send(insert("outages", OPEN))
+        world.servicenow.remove("incident", world.incident["sys_id"])
+        answer = world.send(update("outages", OPEN, outage(title="Worse"), created_at=LATER))
+
+        assert (answer.said, said(world.incident)) == ("created", ("Worse", "1"))
+
+
+def test_a_change_of_the_group_keeps_the_assignee() -> None:
+    fields = '        assignment_group: "{{ row.group }}"\n        assigned_to: "{{ row.who }}"\n        impact:'
+    with World(rules=RULES.replace("        impact:", fields)) as world:
+        before, after = outage(group="Network", who="admin"), outage(group="Hardware", who="admin")
+        world.send(insert("outages", before))
+        assigned = world.incident["assigned_to"]
+        world.send(update("outages", before, after, created_at=LATER))
+
+        assert assigned
+        assert world.incident["assigned_to"] == assigned
+
+
+@pytest.mark.parametrize("instances", [1, 3])
+def test_a_password_changed_under_load_is_tried_by_no_more_than_were_in_flight(postgresql: str, instances: int) -> None:
+    with World(database_url=postgresql, instances=instances, SERVICENOW_MAX_CONCURRENCY="2") as world:
+        world.servicenow.arm("slow", seconds=0.1, times=None)
+
+        def deliver(number: int) -> Answered:
+            if number == 60:
+                world.servicenow.password = "changed"
+            return world.send(insert("outages", outage(number)), instance=number % instances)
+
+        with ThreadPoolExecutor(40) as pool:
+            answers = list(pool.map(deliver, range(200)))
+
+        assert {answer.status for answer in answers} <= {200, 503}
+        assert len(world.servicenow.refused_logins) <= 2 * instances + 1
+
+
+def test_a_slow_servicenow_serves_all_who_come_at_once_after_a_pause(world: World) -> None:
+    world.servicenow.arm("slow", seconds=2.5, times=None)
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda number: world.send(insert("outages", outage(number))), range(4)))
+
+    assert {answer.status for answer in answers} == {200}
+
+
+def test_an_event_that_fails_in_changing_ways_is_told_once(world: World) -> None:
+    world.send(insert("outages", OPEN))
+    stuck = update("outages", OPEN, outage(title="x"), created_at=LATER)
+    faults = ["error_500", "session_sync_202", "acl_flap_403"]
+    for number in range(40):
+        world.servicenow.arm(faults[number % 3], method="PATCH")
+        answer = world.send(stuck)
+        world.servicenow.disarm()
+        world.send(insert("outages", outage(f"other {number}")))
+        world.clock.advance(min(answer.retry_after or 0, 300))
+
+    assert world.clock.ahead > 3600
+    assert len(world.mails) == 1
+
+
+def test_an_event_the_new_rules_do_not_want_any_more_is_over(world: World) -> None:
+    world.servicenow.arm("unavailable_503", method="POST")
+    waiting = insert("outages", OPEN)
+    world.send(waiting)
+    world.start(rules=RULES.replace("row.severity in ['major', 'critical']", "false"))
+    answer = world.send(waiting)
+    world.clock.advance(3600)
+    world.send(cron("servicenow_housekeeping"))
+
+    assert answer.said == "skipped when_false"
+    assert [row["status"] for row in world.query("SELECT status FROM servicenow.delivery")] == ["done"]
+    assert world.mails == []
+
+
+def test_an_event_hasura_never_sends_again_becomes_a_dead_letter_with_a_mail(world: World) -> None:
+    world.servicenow.arm("unavailable_503", method="POST")
+    world.send(insert("outages", OPEN, id="lost"))
+    world.clock.advance(1300)
+    world.send(cron("servicenow_housekeeping"))
+    told = len(world.mails)
+    world.clock.advance(86_400)
+    world.send(cron("servicenow_housekeeping"))
+
+    assert told == 1
+    assert [letter.event for letter in world.ledger.dead_letters()] == ["lost"]
+    assert "gave up" in str(world.mails[-1]["Subject"])
+
+
+def test_a_dead_letter_replayed_into_an_outage_is_not_lost(world: World) -> None:
+    row = outage()
+    del row["title"]
+    world.send(insert("outages", row, id="e"))
+    world.start(rules=RULES.replace('"{{ row.title }}"', '"Outage {{ row.id }}"'))
+    world.servicenow.arm("adc_502", method="POST")
+    world.send(insert("outages", row, id="e"))
+    world.clock.advance(90_000)
+    world.send(cron("servicenow_housekeeping"))
+
+    assert [letter.event for letter in world.ledger.dead_letters()] == ["e"]
+
+
+def test_a_table_that_loses_its_rule_again_is_told_again(world: World) -> None:
+    world.start(rules=RULES.replace("public.outages", "public.others"))
+    world.send(insert("outages", OPEN))
+    world.start(rules=RULES)
+    world.send(insert("outages", OPEN))
+    over = len(world.mails)
+    world.clock.advance(1000)
+    world.start(rules=RULES.replace("public.outages", "public.others"))
+    world.send(insert("outages", outage(2)))
+
+    assert (over, len(world.mails)) == (2, 3)
+
+
+def test_a_fault_of_ours_in_the_middle_of_the_work_is_tried_again_and_holds_nobody(world: World) -> None:
+    world.send(insert("outages", OPEN))
+    world.query("UPDATE servicenow.ticket SET known = '[1]'")
+    answer = world.send(update("outages", OPEN, FIXED))
+    other = world.send(insert("outages", outage(2)))
+
+    assert (answer.status, answer.said) == (503, "retrying fault")
+    assert answer.retry_after is not None
+    assert other.status == 200
+
+
+def test_a_fault_of_ours_before_the_work_is_a_500_and_holds_nobody(world: World) -> None:
+    world.send(insert("outages", OPEN))
+    world.query("UPDATE servicenow.ticket SET trail = 'broken'")
+    answer = world.send(update("outages", OPEN, FIXED))
+    other = world.send(insert("outages", outage(2)))
+
+    assert (answer.status, answer.retry_after, other.status) == (500, None, 200)
+
+
+def test_requests_do_not_queue_behind_a_database_that_is_away() -> None:
+    with World(database_url="postgresql://nobody@127.0.0.1:1/nowhere") as world:
+        started = time.monotonic()
+        with ThreadPoolExecutor(12) as pool:
+            answers = list(pool.map(lambda number: world.send(insert("outages", outage(number))), range(12)))
+
+        assert {answer.status for answer in answers} == {503}
+        assert time.monotonic() - started < 15
