@@ -212,8 +212,8 @@ def test_a_table_that_loses_its_rule_again_is_told_again(world: World) -> None:
 
 def test_a_fault_of_ours_in_the_middle_of_the_work_is_tried_again_and_holds_nobody(world: World) -> None:
     world.send(insert("outages", OPEN))
-    world.query("UPDATE servicenow.ticket SET known = '[1]'")
-    answer = world.send(update("outages", OPEN, FIXED))
+    world.query("""UPDATE servicenow.ticket SET known = '{"short_description": 5}'""")
+    answer = world.send(update("outages", OPEN, outage(title="Worse")))
     other = world.send(insert("outages", outage(2)))
 
     assert (answer.status, answer.said) == (503, "retrying fault")
