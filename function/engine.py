@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 # A waiter polls the key's lease that long, then Hasura is asked to come back: threads and its pool are not for waiting.
 LEASE_PATIENCE_SECONDS: Final = 2.0
+# A key is busy for as long as a call takes, seldom for the whole lease of a holder that vanished: asking costs little.
+BUSY_SECONDS_MAX: Final = 10.0
 # Less than this is not enough for a call to ServiceNow and its record.
 WORK_SECONDS_MIN: Final = 1.0
 # Kept back from every deadline for the record and the answer.
@@ -215,7 +217,7 @@ class Engine:
                     step.key,
                     Status.RETRYING,
                     reason=Reason.BUSY,
-                    retry_at=self._ledger.now() + max(1.0, beginning.seconds * self._draw()),
+                    retry_at=self._ledger.now() + max(1.0, min(beginning.seconds, BUSY_SECONDS_MAX) * self._draw()),
                 )
             case Begun():
                 return self._work(event, rule, step, beginning, owner=owner, started=started, deadline=deadline)
