@@ -159,10 +159,12 @@ Beginning: TypeAlias = "Begun | AlreadyDone | AlreadyDead | Busy"
 class Admission:
     """Whether a call may be made: *wait_seconds* is 0 when it may; otherwise which hold stands in its way.
 
-    *waiting_for_probe*: none does, but somebody else's call is finding out; *now* is when this was said.
+    *probing*: nobody else may until this probe has ended. *waiting_for_probe*: no hold stands in the way, but somebody
+    else's probe is finding out. *now* is when this was said.
     """
 
     wait_seconds: float = 0.0
+    probing: bool = False
     kind: str = ""
     reason: str = ""
     words: str = ""
@@ -287,6 +289,10 @@ WHERE instance = :instance AND kind = :kind AND credential = :credential AND pro
 RETURNING kind
 """
 
+_END_PROBE = """
+UPDATE servicenow.hold SET probe_until = 0 WHERE instance = :instance AND credential IN ('', :credential)
+"""
+
 _KNOW_CREDENTIAL = """
 INSERT INTO servicenow.hold (instance, kind, credential, since) VALUES (:instance, 'auth', :credential, {now})
 ON CONFLICT (instance, kind, credential) DO NOTHING
@@ -296,7 +302,7 @@ _COUNT_FAILURE = """
 INSERT INTO servicenow.hold AS h (instance, kind, credential, reason, words, failures, since, until)
 VALUES (:instance, :kind, :credential, :reason, :words, 1, {now}, CASE WHEN :at_once THEN {now} + :seconds ELSE 0 END)
 ON CONFLICT (instance, kind, credential) DO UPDATE SET
-    reason = :reason, words = :words, failures = h.failures + 1, probe_until = 0, proven_at = 0,
+    reason = :reason, words = :words, failures = h.failures + 1, proven_at = 0,
     since = CASE WHEN h.failures = 0 THEN {now} ELSE h.since END,
     doublings = CASE WHEN h.until = 0 OR h.until > {now} THEN h.doublings ELSE h.doublings + 1 END,
     until = CASE
@@ -599,7 +605,7 @@ class Ledger:
                     break
             if probed is not None:
                 return _not_admitted(probed, max(0.001, probed["probe_until"] - probed["now"]), waiting_for_probe=True)
-            return Admission()
+            return Admission(probing=True)
 
         return self._database.run(work)
 
@@ -638,12 +644,7 @@ class Ledger:
     def probe_ended(self, instance: str, credential: str) -> None:
         """Our probe found out nothing about the instance as a whole: let the next one try."""
         self._database.run(
-            lambda transaction: transaction.execute(
-                "UPDATE servicenow.hold SET probe_until = 0 "
-                "WHERE instance = :instance AND credential IN ('', :credential)",
-                instance=instance,
-                credential=credential,
-            )
+            lambda transaction: transaction.execute(_END_PROBE, instance=instance, credential=credential)
         )
 
     def call_failed(
@@ -658,11 +659,12 @@ class Ledger:
         in_a_row: int,
         at_once: bool,
         fixed: bool,
+        claimed: bool,
     ) -> tuple[float, float]:
         """Count a failure that concerns every event; gives (since when, seconds that calls are held: 0 for not).
 
         Held from *in_a_row* failures on, or *at_once*, for *seconds*; each probe that fails doubles it up to
-        *seconds_max*, unless it is *fixed*.
+        *seconds_max*, unless it is *fixed*. *claimed*: it was a probe of ours, which has ended.
         """
 
         def work(transaction: Transaction) -> tuple[float, float]:
@@ -680,12 +682,8 @@ class Ledger:
                 at_once=at_once,
                 fixed=fixed,
             )[0]
-            transaction.execute(
-                "UPDATE servicenow.hold SET probe_until = 0 "
-                "WHERE instance = :instance AND credential IN ('', :credential)",
-                instance=instance,
-                credential=credential,
-            )
+            if claimed:
+                transaction.execute(_END_PROBE, instance=instance, credential=credential)
             return row["since"], max(0.0, row["until"] - row["now"])
 
         return self._database.run(work)

@@ -53,11 +53,12 @@ HINTS: Final[Mapping[str, str]] = {
 class Deadline:
     """The moment, on the monotonic clock, by which a delivery must be answered.
 
-    *proven*: a call of this delivery was let in by ServiceNow, so its next ones need no leave.
+    *proven*: a call of this delivery was let in by ServiceNow, so its next ones need no leave; it is the number of
+    the troubles (see Line) by then, for after another one they do.
     """
 
     at: float
-    proven: bool = False
+    proven: int | None = None
 
     @classmethod
     def after(cls, seconds: float) -> "Deadline":
@@ -138,6 +139,7 @@ class Line:
         self._refreshed_at = time.monotonic()
         self._asking = False
         self._proven = False
+        self._troubles = 0
         self._troubled = True
 
     @property
@@ -166,16 +168,15 @@ class Line:
 
     def _call(self, deadline: Deadline, call: Callable[[float], T], *, refreshed: bool = False) -> T:
         leading = self._take_turn(deadline)
-        passed, told = False, not leading
+        passed = claimed = told = False
         try:
-            if leading:
-                self._ask(deadline)
+            claimed = leading and self._ask(deadline)
             digest = self._credentials.digest
             try:
                 answer = call(deadline.left())
             except ServiceNowError as error:
                 failure = error.failure
-                unwell, passed = self._judge(failure, digest, leading=leading)
+                unwell, passed = self._judge(failure, digest, leading=leading, claimed=claimed)
                 told = True
                 renewed = failure.reason is Reason.UNAUTHORIZED and not refreshed and self._credentials.refresh()
                 if not renewed:
@@ -188,9 +189,9 @@ class Line:
                 passed = told = True
                 return answer
         finally:
-            deadline.proven = passed
+            deadline.proven = self._troubles if passed else None
             self._end_turn(leading=leading, passed=passed)
-            if not told:
+            if claimed and not told:
                 with suppress(LedgerUnavailable):
                     self._ledger.probe_ended(self.instance, self._credentials.digest)
         return self._call(deadline, call, refreshed=True)
@@ -200,17 +201,18 @@ class Line:
         with self._turn:
             self._waiting += 1
             try:
-                while self._in_flight >= self._in_flight_max or (
-                    self._asking and not (deadline.proven or self._proven)
-                ):
+                while self._in_flight >= self._in_flight_max or (self._asking and not self._is_let_in(deadline)):
                     if not self._turn.wait(max(0.0, min(TURN_SECONDS, deadline.left()))):
                         raise ServiceNowError(_impatient())
             finally:
                 self._waiting -= 1
             self._in_flight += 1
-            leading = not (deadline.proven or self._proven)
+            leading = not self._is_let_in(deadline)
             self._asking = self._asking or leading
             return leading
+
+    def _is_let_in(self, deadline: Deadline) -> bool:
+        return self._proven or deadline.proven == self._troubles
 
     def _end_turn(self, *, leading: bool, passed: bool) -> None:
         with self._turn:
@@ -220,8 +222,8 @@ class Line:
             self._proven = (self._proven or passed) and self._in_flight + self._waiting > 0
             self._turn.notify_all()
 
-    def _ask(self, deadline: Deadline) -> None:
-        """Ask the ledger for leave to call, for all of this process."""
+    def _ask(self, deadline: Deadline) -> bool:
+        """Ask the ledger for leave to call, for all of this process; True: we are the only one who has it."""
         patience = Deadline.after(min(PROBE_SECONDS, max(0.0, deadline.left())))
         asked_at = None
         while True:
@@ -229,7 +231,7 @@ class Line:
                 self.instance, self._credentials.digest, probe_seconds=PROBE_SECONDS, proven_after=asked_at
             )
             if admission.wait_seconds <= 0:
-                return
+                return admission.probing
             asked_at = admission.now if asked_at is None else asked_at
             if admission.kind == "auth" and admission.reason and self._refreshed():
                 continue
@@ -261,24 +263,25 @@ class Line:
             self._refreshed_at = time.monotonic()
         return self._credentials.refresh()
 
-    def _judge(self, failure: Failure, digest: str, *, leading: bool) -> tuple[UnwellError | None, bool]:
+    def _judge(self, failure: Failure, digest: str, *, leading: bool, claimed: bool) -> tuple[UnwellError | None, bool]:
         """Say whether *failure* concerns ServiceNow as a whole, and remember it; and whether we were let in."""
         if failure.reason in _NO_VERDICT or (
             failure.reason is Reason.RATE_LIMITED and failure.retry_after_seconds is None
         ):
-            if leading:
+            if claimed:
                 self._ledger.probe_ended(self.instance, digest)
             return None, False
         if failure.reason in _DOWN | _DOWN_AT_ONCE | {Reason.UNAUTHORIZED, Reason.RATE_LIMITED}:
-            return self._failed(failure, digest), False
+            return self._failed(failure, digest, claimed=claimed), False
         # It said no to this one call, so it is there and it knows us.
         self._passed(digest, leading=leading)
         return None, True
 
-    def _failed(self, failure: Failure, digest: str) -> UnwellError:
+    def _failed(self, failure: Failure, digest: str, *, claimed: bool) -> UnwellError:
         self._troubled = True
         with self._turn:
             self._proven = False
+            self._troubles += 1
         kind, seconds, at_once = "down", FIRST_HOLD_SECONDS, failure.reason in _DOWN_AT_ONCE
         if failure.reason is Reason.UNAUTHORIZED:
             kind, seconds, at_once = "auth", self._auth_hold_seconds, True
@@ -294,6 +297,7 @@ class Line:
             in_a_row=IN_A_ROW,
             at_once=at_once,
             fixed=kind != "down",
+            claimed=claimed,
         )
         asked = max(held_seconds, failure.retry_after_seconds or 0.0)
         return UnwellError(
