@@ -1,5 +1,10 @@
 """``python -m function``."""
 
-from function.cli import commands
+import sys
+
+try:
+    from function.cli import commands
+except ModuleNotFoundError as error:
+    sys.exit(f"{error.name} is not installed in this Python: use .venv/bin/python, which `make run` makes.")
 
 commands(prog_name="python -m function")

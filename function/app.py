@@ -23,7 +23,7 @@ from function.log import fault
 from function.notices import Notices
 from function.retry import retry_after
 from function.servicenow import Credential, ServiceNowClient
-from function.settings import Settings, SettingsError, load
+from function.settings import Settings, SettingsError, credential, load
 from function.sources import hasura
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,12 @@ class App:
         limit = self._settings.max_body_bytes
         if (request.content_length or 0) > limit:
             return self._refused(413, f"the body is larger than MAX_BODY_BYTES ({limit}): send fewer columns")
-        body = request.stream.read(limit + 1)
+        try:
+            body = request.stream.read(limit + 1)
+        except Exception:  # noqa: BLE001  # each server has its own for a body that breaks off or is malformed
+            body = None
+        if body is None or len(body) < min(request.content_length or 0, limit):
+            return _answer(400, {"error": "the body broke off before its end: send it again"})
         if len(body) > limit:
             return self._refused(413, f"the body is larger than MAX_BODY_BYTES ({limit}): send fewer columns")
         try:
@@ -134,6 +139,13 @@ def build(environ: Mapping[str, str]) -> App:
     if not settings.smtp_url:
         log.warning("SMTP_URL is not set: no notice is mailed; failures are kept in the ledger")
     database = Database(settings.database_url, pool_size=settings.database_pool_size, migrate=settings.ledger_migrate)
+    log.info(
+        "ready: %d rules of %s, to %s, ledger on %s",
+        len(rules.rules),
+        settings.rules_file,
+        settings.servicenow_instance_url,
+        settings.database_url.partition(":")[0],
+    )
     return assemble(settings, rules, Ledger(database), environ)
 
 
@@ -142,12 +154,12 @@ def assemble(settings: Settings, rules: rules_file.Rules, ledger: Ledger, enviro
 
     def read_credential() -> Credential:
         try:
-            fresh = load(environ) if any(value.startswith("secret://") for value in environ.values()) else settings
+            return Credential(*credential(environ))
         except SettingsError as error:
             raise CredentialUnreadable(str(error)) from error
-        return Credential(fresh.servicenow_username, fresh.servicenow_password)
 
-    credentials = Credentials(read_credential, settings.servicenow_instance_url)
+    known = Credential(settings.servicenow_username, settings.servicenow_password)
+    credentials = Credentials(known, read_credential, settings.servicenow_instance_url)
     client = ServiceNowClient(
         instance_url=settings.servicenow_instance_url,
         credential=credentials.current,
@@ -218,4 +230,4 @@ def _outcome(outcome: Outcome) -> dict[str, object]:
 
 
 def _answer(status: int, body: Mapping[str, object]) -> Response:
-    return Response(json.dumps(body), status=status, content_type=JSON_TYPE)
+    return Response(json.dumps(body) + "\n", status=status, content_type=JSON_TYPE)

@@ -182,6 +182,8 @@ def _replay(app: App, events: tuple[str, ...], *, since: float | None, rule: str
                 waiting.append(event_id)
             where = f"{outcome.rule or 'no rule'}/{outcome.key}" if outcome.key else outcome.rule or "no rule"
             click.echo(f"[{number}/{len(bodies)}] {event_id} {where}: {' '.join(filter(None, said))}")
+            if outcome.hint:
+                click.echo(f"    {outcome.hint}")
     if waiting:
         # Hasura has given these up: nobody but the operator sends them again.
         click.echo(f"to try again: python -m function replay {shlex.join(dict.fromkeys(waiting))}")

@@ -44,6 +44,8 @@ WORK_SECONDS_MIN: Final = 1.0
 # Kept back from every deadline for the record and the answer.
 ANSWER_SECONDS: Final = 2.0
 SETTLE_MAX: Final = 200
+# Hasura is asked to send again after that, where only the time ran out.
+SOON_SECONDS: Final = 3.0
 OVERDUE: Final = "it was interrupted, and Hasura has not sent it again: is its event trigger still there, and running?"
 
 
@@ -106,7 +108,7 @@ class Engine:
         (a console Redeliver sets the count of retries to 0). Raises LedgerUnavailable, with nothing done that is not
         safe to do again.
         """
-        deadline = Deadline.after(self._settings.deadline_seconds - ANSWER_SECONDS)
+        deadline = self._deadline()
         if anew is None:
             anew = event.current_retry == 0
         rules = self._rules.concerning(event)
@@ -122,10 +124,15 @@ class Engine:
                         # The common case of a row that deserves no ticket costs no record, not even evidence.
                         outcomes.append(Outcome(rule.id, step.key, Status.SKIPPED, reason=Reason.WHEN_FALSE))
                         continue
-                    outcomes.append(self._one(event, rule, step, anew=anew, deadline=deadline))
                     kept.append((rule.id, step.key))
+                    if len(kept) > 1 and deadline.left() < self._work_seconds_min:
+                        # Hasura comes back for the rest.
+                        outcomes.append(self._retrying(rule, step, Reason.DEADLINE, self._ledger.now() + SOON_SECONDS))
+                        continue
+                    outcomes.append(self._one(event, rule, step, anew=anew, deadline=deadline))
             # Under other rules it may have been dead or waiting: no rule, no mapping of the key, another key.
-            self._ledger.forgive(event.id, but=kept)
+            # What a rule has that this instance does not know is another instance's, in the middle of a deployment.
+            self._ledger.forgive(event.id, rules=["", *(rule.id for rule in rules)], but=kept)
         self._notices.flush(timeout_seconds=max(0.0, min(5.0, deadline.left())))
         now = None
         waits = []
@@ -134,30 +141,28 @@ class Engine:
                 now = self._ledger.now() if now is None else now
                 waits.append(outcome.retry_at - now)
         for outcome in outcomes:
-            log.info(
-                "delivered",
-                extra={
-                    "event": event.id,
-                    "source": event.source,
-                    "op": event.op.value,
-                    "rule": outcome.rule,
-                    "status": outcome.status.value,
-                    "reason": outcome.reason.value if outcome.reason else None,
-                    "ticket": outcome.ticket or None,
-                },
-            )
+            _log(event, outcome)
         return Delivered(event.id, tuple(outcomes), max(waits) if waits else None)
 
     def housekeep(self) -> dict[str, int]:
         """Do what nothing else would wake a function for: settle suspects, tell of what waits, forget what is old."""
-        deadline = Deadline.after(self._settings.deadline_seconds - ANSWER_SECONDS)
+        deadline = self._deadline()
         settled = 0
+        rules = {rule.id: rule for rule in self._rules.rules}
         for rule_id, key in self._ledger.suspects(self._line.instance, most=SETTLE_MAX):
-            if deadline.left() < WORK_SECONDS_MIN:
+            if deadline.left() < self._work_seconds_min:
                 break
-            rule = next((rule for rule in self._rules.rules if rule.id == rule_id), None)
-            if rule is not None and self._settle(rule, key, deadline=deadline):
+            try:
+                done = rule_id in rules and self._settle(rules[rule_id], key, deadline=deadline)
+            except LedgerUnavailable:
+                raise
+            except Exception as error:  # noqa: BLE001  # one that cannot be read must not stop the others
+                log.critical("a fault of ours: %s", fault(error))
+                done = False
+            if done:
                 settled += 1
+            else:
+                self._ledger.postpone(self._line.instance, rule_id, key)
         told = 0
         now = self._ledger.now()
         for delivery in self._ledger.overdue(seconds=self._settings.notify_after_seconds, most=SETTLE_MAX):
@@ -190,6 +195,14 @@ class Engine:
         """Have people told that an authenticated request was no event: something upstream changed."""
         self._ledger.raise_alert(self._alert("upstream", failure, About("", source, "", "", 1, self._ledger.now())))
         self._notices.flush(timeout_seconds=5.0)
+
+    def _deadline(self) -> Deadline:
+        allowed = self._settings.deadline_seconds
+        return Deadline.after(allowed - min(ANSWER_SECONDS, allowed / 10))
+
+    @property
+    def _work_seconds_min(self) -> float:
+        return min(WORK_SECONDS_MIN, self._settings.deadline_seconds / 4)
 
     def _welcome(self) -> None:
         """Once for each start, for rules change by a start: what has a rule now is told to be no stranger any more."""
@@ -258,7 +271,7 @@ class Engine:
                 result = Result(Status.SUPERSEDED, None)
                 failure = wants if moved else None
             else:
-                if deadline.left() < WORK_SECONDS_MIN:
+                if deadline.left() < self._work_seconds_min:
                     raise ServiceNowError(
                         Failure(Kind.TRANSIENT, Reason.DEADLINE, "this delivery's time was used up; the rest follows")
                     )
@@ -325,7 +338,9 @@ class Engine:
         now = begun.now + time.monotonic() - started
         if now - begun.delivery.first_seen > self._settings.retry_for_seconds:
             return Outcome(rule.id, step.key, Status.DEAD, number, Reason.GAVE_UP, hint=failure.hint)
-        wait = wait_seconds(begun.delivery.attempts, self._draw(), at_least=failure.retry_after_seconds or 0.0)
+        # Time that ran out is nobody's outage: the rest is done soon.
+        attempt = 1 if failure.reason is Reason.DEADLINE else begun.delivery.attempts
+        wait = wait_seconds(attempt, self._draw(), at_least=failure.retry_after_seconds or 0.0)
         return Outcome(rule.id, step.key, Status.RETRYING, number, failure.reason, now + max(1.0, wait))
 
     def _retrying(self, rule: Rule, step: Step, reason: Reason, retry_at: float) -> Outcome:
@@ -353,7 +368,7 @@ class Engine:
             names = ", ".join(sorted(odd_fields))
             odd = Failure(
                 Kind.PERMANENT,
-                Reason.REFUSED,
+                Reason.NOT_KEPT,
                 f"ServiceNow returned something else than was sent for: {names}. A business rule, an ACL, a choice "
                 "list, an unknown column or a reference that it does not know may be why",
             )
@@ -368,7 +383,7 @@ class Engine:
             age = begun.now - begun.delivery.first_seen
             # An outage has its own alert; this one is for an event that fails while others get through.
             alone = unwell is None or unwell.since - begun.delivery.first_seen > self._settings.notify_after_seconds
-            if age >= self._settings.notify_after_seconds and alone:
+            if age >= self._settings.notify_after_seconds and alone and failure.reason is not Reason.DEADLINE:
                 waiting = self._alert("waiting", failure, about)
                 if begun.delivery.fingerprint.startswith("waiting "):
                     # Told once, whatever it waits for by now.
@@ -420,7 +435,7 @@ class Engine:
     def _unruled(self, event: Event, *, anew: bool) -> Outcome:
         trigger = f" (trigger {event.trigger})" if event.trigger else ""
         message = (
-            f"no rule in {self._settings.rules_file} is `from: {event.source}`{trigger}: "
+            f"no rule in {self._settings.rules_file.rpartition('/')[2]} is `from: {event.source}`{trigger}: "
             "write one, or remove the trigger that sends this"
         )
         failure = Failure(Kind.PERMANENT, Reason.NO_RULE, message)
@@ -478,6 +493,25 @@ class Engine:
             return False
         self._ledger.let_go(work.ticket, owner=owner)
         return settled
+
+
+def _log(event: Event, outcome: Outcome) -> None:
+    """One line an outcome, as loud as it is bad; the key is row content, and stays out."""
+    level, message = logging.INFO, "delivered"
+    if outcome.status is Status.DEAD:
+        level, message = logging.ERROR, f"gave up: {outcome.hint}"
+    elif outcome.status is Status.RETRYING:
+        level, message = logging.WARNING, "will be tried again"
+    said = {
+        "event": event.id,
+        "source": event.source,
+        "op": event.op.value,
+        "rule": outcome.rule,
+        "status": outcome.status.value,
+        "reason": outcome.reason.value if outcome.reason else None,
+        "ticket": outcome.ticket or None,
+    }
+    log.log(level, message, extra=said)
 
 
 def _deserves_nothing(event: Event, step: Step) -> bool:

@@ -107,6 +107,7 @@ class Reason(StrEnum):
     CONFLICT = "sys_id_conflict"
     MISSING = "ticket_not_found"
     UNKNOWN_REFERENCE = "unknown_reference"
+    NOT_KEPT = "value_not_kept"
     # the rules and the event
     BAD_MAPPING = "bad_mapping"
     UNKNOWN_VALUE = "unknown_value"

@@ -18,6 +18,10 @@ from function.trail import Trail, from_json, hear, restate, to_json
 IN_DOUBT_SECONDS: Final = 60.0
 # Of a table that no rule wants, so many events are kept: enough to write the rule from, not the whole table.
 UNRULED_SAMPLES_MAX: Final = 10
+# The outcome of a delivery that the rules do not want any more.
+FORGIVEN: Final = "forgiven"
+# A ticket that could not be looked at is left alone so long by the housekeeping, for others wait too.
+POSTPONED_SECONDS: Final = 600.0
 # Longer than one mail takes to send: whoever claimed it and vanished is replaced.
 MAIL_CLAIM_SECONDS: Final = 30.0
 
@@ -53,6 +57,8 @@ class Ticket:
     suspect_fields: frozenset[str] = frozenset()
     late_writes: int = 0
     late_seen: int = 0
+    # In this attempt; not kept.
+    wrote: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +218,8 @@ _SAVE_TICKET = """
 UPDATE servicenow.ticket SET
     "table" = :table, generation = :generation, sys_id = :sys_id, number = :number, state = :state, known = :known,
     asked = :asked, row_resolved = :row_resolved, sending = :sending, suspect_until = :suspect_until,
-    suspect_fields = :suspect_fields, late_seen = :late_seen, updated_at = {now},
+    suspect_fields = :suspect_fields, late_seen = :late_seen,
+    late_fields = CASE WHEN late_writes = :late_seen THEN '[]' ELSE late_fields END, updated_at = {now},
     lease_owner = CASE WHEN :release THEN '' ELSE lease_owner END,
     vanished_until = CASE WHEN :release THEN NULL ELSE vanished_until END
 WHERE instance = :instance AND rule = :rule AND key = :key AND lease_owner = :owner
@@ -221,7 +228,7 @@ RETURNING key, {now} AS now
 
 # Beside the lease: whoever holds it now cannot overwrite this by what it does not know of.
 _ONLY_SUSPECT = """
-UPDATE servicenow.ticket SET late_writes = late_writes + 1
+UPDATE servicenow.ticket SET late_writes = late_writes + 1, late_fields = :fields
 WHERE instance = :instance AND rule = :rule AND key = :key
 """
 
@@ -236,8 +243,9 @@ WHERE event = :event AND rule = :rule AND key = :key
 # Suspect by our own record, by a late writer's, or because a holder vanished with a write under way.
 _SUSPECTS = """
 SELECT rule, key FROM servicenow.ticket
-WHERE instance = :instance AND (lease_owner = '' OR lease_until <= {now}) AND (
-    suspect_until <= {now}
+WHERE instance = :instance AND (lease_owner = '' OR lease_until <= {now})
+AND COALESCE(suspect_until, 0) <= {now} AND (
+    suspect_until IS NOT NULL
     OR late_writes > late_seen
     OR (sending <> '' AND lease_owner <> '' AND lease_until + :doubt <= {now})
 )
@@ -432,9 +440,12 @@ class Ledger:
         done = outcome.status not in (Status.RETRYING, Status.DEAD)
 
         def work(transaction: Transaction) -> bool:
+            before = _one(transaction.execute(_FIND_DELIVERY, event=event, rule=outcome.rule, key=outcome.key))
+            if before and before["duration"] == duration_seconds and before["outcome"] == outcome.status.value:
+                # Committed already, and repeated because the answer to that was lost.
+                return True
             if ticket is not None and not _save_ticket(transaction, ticket, owner, release=True):
                 return False
-            before = _one(transaction.execute(_FIND_DELIVERY, event=event, rule=outcome.rule, key=outcome.key))
             transaction.execute(
                 _SAVE_DELIVERY,
                 event=event,
@@ -521,8 +532,10 @@ class Ledger:
 
         return self._database.run(work)
 
-    def forgive(self, event: str, *, but: Sequence[tuple[str, str]]) -> None:
-        """What is kept of *event* as dead or waiting, but for *but* (rule and key), is over: no rule wants it now."""
+    def forgive(self, event: str, *, rules: Sequence[str], but: Sequence[tuple[str, str]]) -> None:
+        """What is kept of *event* as dead or waiting under *rules*, but for *but* (rule and key), is over: they do not
+        want it now. It is not done, though: should they want it again, it begins again.
+        """
 
         def work(transaction: Transaction) -> None:
             rows = transaction.execute(
@@ -530,15 +543,16 @@ class Ledger:
                 event=event,
             )
             for row in rows:
-                if (row["rule"], row["key"]) in but:
+                if (row["rule"], row["key"]) in but or row["rule"] not in rules:
                     continue
                 transaction.execute(
                     "UPDATE servicenow.delivery "
-                    "SET status = 'done', outcome = 'superseded', body = '', last_at = {now} "
+                    "SET status = 'done', outcome = :forgiven, body = '', last_at = {now} "
                     "WHERE event = :event AND rule = :rule AND key = :key",
                     event=event,
                     rule=row["rule"],
                     key=row["key"],
+                    forgiven=FORGIVEN,
                 )
                 _over_if_none_left(transaction, row["fingerprint"])
 
@@ -631,12 +645,7 @@ class Ledger:
                 instance=instance,
                 credential=credential,
             )
-            refused = transaction.execute(
-                "SELECT 1 FROM servicenow.hold WHERE instance = :instance AND kind = 'auth' AND until > {now} LIMIT 1",
-                instance=instance,
-            )
-            # Another instance may still have the old password.
-            for kind in ("down", "rate") if refused else ("down", "rate", "auth"):
+            for kind in ("down", "rate", "auth"):
                 transaction.execute(_OVER, fingerprint=held_fingerprint(instance, kind), silently=False)
 
         self._database.run(work)
@@ -824,6 +833,19 @@ class Ledger:
         )
         return [(row["rule"], row["key"]) for row in rows]
 
+    def postpone(self, instance: str, rule: str, key: str) -> None:
+        """A suspect could not be looked at: leave it for a while, and leave it to others."""
+        self._database.run(
+            lambda transaction: transaction.execute(
+                "UPDATE servicenow.ticket SET suspect_until = {now} + :seconds, lease_owner = '' "
+                "WHERE instance = :instance AND rule = :rule AND key = :key",
+                instance=instance,
+                rule=rule,
+                key=key,
+                seconds=POSTPONED_SECONDS,
+            )
+        )
+
     def forget_older_than(self, seconds: float) -> int:
         """Apply retention; gives how many records went.
 
@@ -882,7 +904,7 @@ def _not_admitted(row: Record, wait_seconds: float, *, waiting_for_probe: bool) 
 def _ended(before: Record | None, event: Event, digest: str, *, anew: bool) -> AlreadyDone | AlreadyDead | None:
     if before is None or before["content"] != event.content:
         return None
-    if before["status"] == "done":
+    if before["status"] == "done" and before["outcome"] != FORGIVEN:
         return AlreadyDone(before["ticket"])
     if before["status"] == "dead" and not anew and before["digest"] == digest:
         return AlreadyDead(before["ticket"], before["reason"], before["hint"])
@@ -913,7 +935,14 @@ def _save_ticket(transaction: Transaction, ticket: Ticket, owner: str, *, releas
     if saved:
         return True
     # Our lease was taken over while we were away: what we know may be old, and what we did is to be found by looking.
-    transaction.execute(_ONLY_SUSPECT, instance=ticket.instance, rule=ticket.rule, key=ticket.key)
+    if ticket.wrote:
+        keyed = {"instance": ticket.instance, "rule": ticket.rule, "key": ticket.key}
+        late = transaction.execute(
+            "SELECT late_fields FROM servicenow.ticket WHERE instance = :instance AND rule = :rule AND key = :key",
+            **keyed,
+        )
+        fields = ticket.wrote.union(*(json.loads(row["late_fields"]) for row in late))
+        transaction.execute(_ONLY_SUSPECT, **keyed, fields=json.dumps(sorted(fields)))
     return False
 
 
@@ -942,7 +971,7 @@ def _ticket(row: Record, trail: Trail) -> Ticket:
     if row["late_writes"] > row["late_seen"]:
         # What a holder without its lease wrote has been written by now: it is to be found by looking, at once.
         suspect_until = suspect_until or 0.0
-        suspect_fields |= {*json.loads(row["asked"]), "state"}
+        suspect_fields |= frozenset(json.loads(row["late_fields"]))
     return Ticket(
         instance=row["instance"],
         rule=row["rule"],

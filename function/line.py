@@ -84,10 +84,11 @@ class CredentialUnreadable(Exception):  # noqa: N818  # what happened
 class Credentials:
     """The user name and password, read anew when ServiceNow refuses them: rotation needs no redeploy."""
 
-    def __init__(self, read: Callable[[], Credential], instance_url: str) -> None:
+    def __init__(self, known: Credential, read: Callable[[], Credential], instance_url: str) -> None:
         self._read = read
         self._instance_url = instance_url
-        self._current = read()
+        self._lock = threading.Lock()
+        self._current = known
         self._digest = ""
 
     def current(self) -> Credential:
@@ -96,9 +97,10 @@ class Credentials:
     @property
     def digest(self) -> str:
         """What stands for the credential in the ledger. Slow to make, so made once."""
-        if not self._digest:
-            self._digest = self._current.digest(self._instance_url)
-        return self._digest
+        with self._lock:
+            if not self._digest:
+                self._digest = self._current.digest(self._instance_url)
+            return self._digest
 
     def refresh(self) -> bool:
         """Read the secrets again; True when they are others now."""
@@ -107,10 +109,11 @@ class Credentials:
         except CredentialUnreadable as error:
             log.warning("the credential could not be read again: %s", error)
             return False
-        if fresh == self._current:
-            return False
-        self._current, self._digest = fresh, ""
-        return True
+        with self._lock:
+            if fresh == self._current:
+                return False
+            self._current, self._digest = fresh, ""
+            return True
 
 
 class Line:
@@ -178,7 +181,12 @@ class Line:
                 failure = error.failure
                 unwell, passed = self._judge(failure, digest, leading=leading, claimed=claimed)
                 told = True
-                renewed = failure.reason is Reason.UNAUTHORIZED and not refreshed and self._credentials.refresh()
+                # Another thread may have read the new one by now.
+                renewed = (
+                    failure.reason is Reason.UNAUTHORIZED
+                    and not refreshed
+                    and (digest != self._credentials.digest or self._credentials.refresh())
+                )
                 if not renewed:
                     if unwell is not None:
                         raise unwell from error

@@ -20,9 +20,11 @@ def start_logging(level: str) -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING)
-    known = logging.getLevelNamesMapping()
-    logging.getLogger("function").setLevel(known.get(level.upper(), logging.INFO))
+    ours = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
+    # Its warnings quote what could not be parsed of DATABASE_URL, the password too; our own line says the rest.
+    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
+    root.setLevel(max(ours, logging.WARNING))
+    logging.getLogger("function").setLevel(ours)
 
 
 def fault(error: BaseException) -> str:

@@ -83,6 +83,7 @@ PHRASES: Final[dict[str, str]] = {
     Reason.UNAUTHORIZED: "ServiceNow refuses our credentials",
     Reason.NOT_SERVICENOW: "something other than ServiceNow answers",
     Reason.BAD_ANSWER: "ServiceNow's answer cannot be understood",
+    Reason.NOT_KEPT: "ServiceNow did not keep a value",
     Reason.FAULT: "a fault of our own",
     Reason.IN_DOUBT: "it is not known whether ServiceNow did it",
     Reason.ACL: "a ServiceNow access rule refuses it",
@@ -205,7 +206,7 @@ def _headline(notice: Notice, now: float) -> tuple[str, str]:
             return (
                 f"ServiceNow did not keep {fields} of {who}",
                 f"ServiceNow took {who}, but came back with another value than the rule gave for: {fields}. "
-                "The next change of the row sends it again.",
+                "It is sent again when the row changes it.",
             )
         case _ if notice.reason == Reason.NO_RULE:
             what = notice.table or who
@@ -258,12 +259,12 @@ def _blocks(notice: Notice) -> Iterator[_Block]:
     # What was over by itself needs no replay; nor does a field's mail, whose event was delivered.
     if notice.event and notice.kind != "field" and not notice.recovered:
         waits = notice.kind in ("waiting", "held")
-        heading = "To try it at once:" if waits else "Once that is put right, this sends it again:"
+        heading = "To try it at once:" if waits else "Once that is put right, and deployed, this sends it again:"
         command = f"python -m function replay {shlex.quote(_line(notice.event, VALUE_MAX))}"
         yield _Block(heading, command, "command")
     if notice.count > 1:
         yield _Block(f"{notice.count - 1} more like it since the last mail.")
-    if notice.kind == "dead" and (notice.count > 1 or notice.recovered):
+    if notice.kind == "dead" and notice.count > 1 and not notice.recovered:
         yield _Block("This sends every dead letter of it again:", _replay_failed(notice), "command")
 
 
@@ -281,7 +282,11 @@ def _line(words: str, characters_max: int) -> str:
     """*words* as one line without control characters or halves of a character, cut at *characters_max*."""
     folded = "".join(" " if c in _BIDI or unicodedata.category(c) in _CONTROL else c for c in words)
     line = " ".join(folded.split())
-    return line if len(line) <= characters_max else line[: characters_max - 1] + "…"
+    if len(line) <= characters_max:
+        return line
+    # Three dots are ASCII: a subject with another character is folded, and gains a space, where it is encoded.
+    cut = line[: characters_max - 3]
+    return (cut.rpartition(" ")[0] if " " in cut[characters_max // 2 :] else cut) + "..."
 
 
 def _span(seconds: float) -> str:

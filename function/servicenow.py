@@ -526,11 +526,14 @@ class ServiceNowClient:
         deadline = started + min(timeout_seconds, self._timeout_seconds)
         reply = self._in_turn(request, params, values, deadline)
         answer = reply if isinstance(reply, Failure) else read(request, reply, now=time.time())
-        log.info(
-            "ServiceNow %s %s: HTTP %d in %d ms, %s",
+        # A ticket that is not there is often the answer that was hoped for.
+        bad = isinstance(answer, Failure) and answer.reason is not Reason.MISSING
+        log.log(
+            logging.WARNING if bad else logging.INFO,
+            "ServiceNow %s %s: %s in %d ms, %s",
             request.method,
             request.table,
-            reply.status,
+            f"HTTP {reply.status}" if reply.status else "no answer",
             (time.monotonic() - started) * 1000,
             f"{answer.kind}, {answer.reason}" if isinstance(answer, Failure) else "done",
         )

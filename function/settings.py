@@ -196,7 +196,7 @@ def load(environ: Mapping[str, str], *, read_secret: Callable[[str], str] = secr
         servicenow_username=reader.read("SERVICENOW_USERNAME", _username, ""),
         servicenow_password=reader.read("SERVICENOW_PASSWORD", _printable, ""),
         servicenow_max_concurrency=reader.whole("SERVICENOW_MAX_CONCURRENCY", 1, 1000),
-        servicenow_timeout_seconds=reader.seconds("SERVICENOW_TIMEOUT_SECONDS", 3600),
+        servicenow_timeout_seconds=reader.seconds("SERVICENOW_TIMEOUT_SECONDS", 3600, least=0.2),
         hasura_event_secrets=reader.read("HASURA_EVENT_SECRETS", _secrets, ()),
         database_url=reader.read("DATABASE_URL", _database_url, ""),
         database_pool_size=reader.whole("DATABASE_POOL_SIZE", 1, 1000),
@@ -207,7 +207,8 @@ def load(environ: Mapping[str, str], *, read_secret: Callable[[str], str] = secr
         notify_to=reader.read("NOTIFY_TO", _addresses, ()),
         notify_every_seconds=reader.seconds("NOTIFY_EVERY_SECONDS", 30 * _DAY_SECONDS),
         notify_after_seconds=reader.seconds("NOTIFY_AFTER_SECONDS", 30 * _DAY_SECONDS),
-        deadline_seconds=reader.seconds("DEADLINE_SECONDS", 3600),  # what Cloud Functions gives a request at most
+        # 3600: what Cloud Functions gives a request at most.
+        deadline_seconds=reader.seconds("DEADLINE_SECONDS", 3600, least=1),
         retry_for_seconds=reader.seconds("RETRY_FOR_SECONDS", 365 * _DAY_SECONDS),
         auth_hold_seconds=reader.seconds("AUTH_HOLD_SECONDS", _DAY_SECONDS),
         max_body_bytes=reader.whole("MAX_BODY_BYTES", 1024, 256 * 1024 * 1024),
@@ -265,6 +266,18 @@ def _relate(settings: Settings, reader: "_Reader") -> None:
     )
 
 
+def credential(
+    environ: Mapping[str, str], *, read_secret: Callable[[str], str] = secretmanager.read
+) -> tuple[str, str]:
+    """Read SERVICENOW_USERNAME and SERVICENOW_PASSWORD anew, and nothing else. Raises SettingsError."""
+    reader = _Reader(environ, read_secret)
+    username = reader.read("SERVICENOW_USERNAME", _username, "")
+    password = reader.read("SERVICENOW_PASSWORD", _printable, "")
+    if reader.faults:
+        raise SettingsError(tuple(reader.faults))
+    return username, password
+
+
 class _Reader:
     """Reads variables one by one, and goes on after a fault so that all are found."""
 
@@ -306,11 +319,15 @@ class _Reader:
 
         return self.read(name, parse, least)
 
-    def seconds(self, name: str, most: int) -> float:
+    def seconds(self, name: str, most: int, *, least: float = 0.0) -> float:
         def parse(written: str) -> float:
-            if re.fullmatch(r"\d{1,12}(\.\d{1,6})?", written.strip(), re.ASCII) and 0 < float(written) <= most:
+            if (
+                re.fullmatch(r"\d{1,12}(\.\d{1,6})?", written.strip(), re.ASCII)
+                and least <= float(written) <= most
+                and float(written) > 0
+            ):
                 return float(written)
-            raise ValueError(f"must be a number of seconds above 0, {most} at most")
+            raise ValueError(f"must be a number of seconds {f'from {least:g}' if least else 'above 0'}, {most} at most")
 
         return self.read(name, parse, 1.0)
 
@@ -403,6 +420,9 @@ def _list(written: str) -> tuple[str, ...]:
 def _database_url(written: str) -> str:
     written = written.strip()
     if written.startswith(("postgresql://", "postgres://")):
+        login, at, _ = written.partition("://")[2].partition("?")[0].rpartition("@")
+        if at and not re.fullmatch(r"([^@/?#\[\]%\s]|%[0-9A-Fa-f]{2})*", login):
+            raise ValueError("must have its user and password percent-encoded, such as %40 for @ and %25 for %")
         return written
     path = written.removeprefix("sqlite:///")
     if path == written or not path:

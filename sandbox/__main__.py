@@ -5,6 +5,7 @@ import argparse
 import json
 import os
 import secrets
+import shlex
 import signal
 import socket
 import subprocess
@@ -24,9 +25,28 @@ from sandbox.mailbox import Mailbox
 from sandbox.servicenow import ServiceNow
 
 STATES: Final = {"1": "New", "2": "In Progress", "3": "On Hold", "6": "Resolved", "7": "Closed", "8": "Canceled"}
+PORTS: Final = (
+    ("--port", "PORT", "8080", "function"),
+    ("--servicenow-port", "SERVICENOW_PORT", "8091", "sandbox ServiceNow"),
+    ("--mail-port", "MAIL_PORT", "8025", "sandbox mailbox"),
+)
 LOG: Final = "function.log"
+SETTINGS: Final = "settings.env"
 START_SECONDS_MAX: Final = 30.0
+OPENED: Final[dict[str, Any]] = {
+    "id": 42,
+    "title": "Checkout is down",
+    "details": "Payments fail since 08:02 UTC.",
+    "severity": "critical",
+    "status": "open",
+    "resolution": None,
+    "updated_at": "2026-11-21T08:03:00+00:00",
+}
 HERE: Final = Path(__file__).resolve().parent.parent
+
+
+class FunctionNotStartedError(Exception):
+    """The function ended, or did not answer; the text is its log."""
 
 
 class Stopped(Exception):  # noqa: N818  # said by the person at the keyboard
@@ -36,16 +56,18 @@ class Stopped(Exception):  # noqa: N818  # said by the person at the keyboard
 def main() -> int:
     """Run the tour, then stay up until Ctrl-C."""
     parser = argparse.ArgumentParser(prog="make run", description=__doc__)
-    parser.add_argument("--port", type=int, default=int(os.environ.get("PORT", "8080")), help="the function's")
-    parser.add_argument("--servicenow-port", type=int, default=8091, help="the sandbox ServiceNow's")
-    parser.add_argument("--mail-port", type=int, default=8025, help="the sandbox mailbox's")
+    for option, variable, usual, whose in PORTS:
+        port = int(os.environ.get(variable, usual))
+        parser.add_argument(option, type=int, default=port, help=f"the {whose}'s (default: {variable} or {usual})")
+    own = os.environ.get("RULES_FILE", "")
+    parser.add_argument("--rules", default=own, help="rules of your own: no tour, all is ready for your events")
     parser.add_argument("--once", action="store_true", help="end after the tour")
     asked = parser.parse_args()
 
     def stop(*_: object) -> None:
         raise Stopped
 
-    for sign in (signal.SIGINT, signal.SIGTERM):
+    for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(sign, stop)
     if not _is_free(asked.port):
         print(f"Port {asked.port} is taken: stop what listens there, or take another with `make run PORT=8081`.")
@@ -57,20 +79,26 @@ def main() -> int:
             tempfile.TemporaryDirectory(prefix="hasura-servicenow-") as folder,
         ):
             secret = secrets.token_hex(16)
-            function = _start(asked.port, instance, mailbox, secret, folder)
+            function = _start(asked.port, instance, mailbox, secret, folder, asked.rules)
             try:
                 tour = Tour(f"http://127.0.0.1:{asked.port}", secret, instance, mailbox, Path(folder, LOG))
                 tour.wait_until_ready(function)
-                tour.go()
+                tour.introduce()
+                if not asked.rules:
+                    tour.go()
+                tour.invite(folder)
                 if not asked.once:
-                    print("\nCtrl-C ends it.", flush=True)
-                    function.wait()
+                    tour.watch(function)
                     print("The function has ended by itself.")
                     return 1
             finally:
                 _end(function)
     except OSError as taken:
-        print(f"{taken.strerror or taken}. Stop what listens there, and run it again.")
+        variables = " ".join(f"{variable}={int(usual) + 100}" for _, variable, usual, _ in PORTS)
+        print(f"{taken.strerror or taken}. Stop what listens there, or take others with `make run {variables}`.")
+        return 1
+    except FunctionNotStartedError as why:
+        print(why)
         return 1
     except Stopped:
         print("\nEnded.")
@@ -87,21 +115,25 @@ def _is_free(port: int) -> bool:
         return True
 
 
-def _start(port: int, instance: ServiceNow, mailbox: Mailbox, secret: str, folder: str) -> subprocess.Popen[bytes]:
-    """Start the function as production does; its log goes to a file that is named when it is wanted."""
-    environ = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "TMPDIR")}
-    environ |= {
+def _start(
+    port: int, instance: ServiceNow, mailbox: Mailbox, secret: str, folder: str, rules: str
+) -> subprocess.Popen[bytes]:
+    """Start the function as production does; its log and its settings go to files that are named to the reader."""
+    settings = {
         "SOURCE_NAME": "sandbox",
         "SERVICENOW_INSTANCE_URL": instance.url,
         "SERVICENOW_USERNAME": instance.username,
         "SERVICENOW_PASSWORD": instance.password,
         "HASURA_EVENT_SECRETS": secret,
         "DATABASE_URL": f"sqlite:///{folder}/ledger.db",
-        "RULES_FILE": str(HERE / "rules.yaml"),
+        "RULES_FILE": str(Path(rules).resolve() if rules else HERE / "rules.yaml"),
         "SMTP_URL": mailbox.url,
         "NOTIFY_FROM": "tickets@sandbox.example",
         "NOTIFY_TO": "you@sandbox.example",
     }
+    Path(folder, SETTINGS).write_text("".join(f"{name}={shlex.quote(value)}\n" for name, value in settings.items()))
+    # What rules of one's own name under `env:` is this shell's to say; the settings are the sandbox's.
+    environ = {**os.environ, **settings}
     command = [
         str(Path(sys.executable).parent / "functions-framework"),
         "--target=handle",
@@ -140,26 +172,22 @@ class Tour:
         until = time.monotonic() + START_SECONDS_MAX
         while time.monotonic() < until:
             if function.poll() is not None:
-                raise OSError(f"The function did not start:\n{self._log.read_text('utf-8', 'replace')}".strip())
+                log = self._log.read_text("utf-8", "replace").strip()
+                raise FunctionNotStartedError(f"The function did not start:\n{log}")
             try:
                 with urllib.request.urlopen(f"{self._url}/readyz", timeout=5):  # noqa: S310  # our own address
                     return
             except OSError:
                 time.sleep(0.1)
-        raise OSError(f"the function did not answer within {START_SECONDS_MAX:.0f} s")
+        raise FunctionNotStartedError(f"The function did not answer within {START_SECONDS_MAX:.0f} s.")
+
+    def introduce(self) -> None:
+        """Say what is where."""
+        print(f"\nHasura's events go to {self._url}/ ; tickets go to {self._instance.url}\n")
 
     def go(self) -> None:
         """Send the events, and show what came of each."""
-        print(f"\nHasura's events go to {self._url}/ ; tickets go to {self._instance.url}\n")
-        opened = {
-            "id": 42,
-            "title": "Checkout is down",
-            "details": "Payments fail since 08:02 UTC.",
-            "severity": "critical",
-            "status": "open",
-            "resolution": None,
-            "updated_at": "2026-11-21T08:03:00+00:00",
-        }
+        opened = OPENED
         worse = opened | {
             "title": "Checkout and refunds are down",
             "updated_at": "2026-11-21T08:10:00+00:00",
@@ -178,15 +206,40 @@ class Tour:
         self.send("a row without the title it needs", _event("INSERT", None, unmapped))
         for message in self._mailbox.wait(1, 10.0)[-1:]:
             self.show(message)
+
+    def invite(self, folder: str) -> None:
+        """Say how to go on from here."""
         print(f"\nThe incidents, to look at:  {self._instance.url}/incidents")
+        print(f"The function's log:         {Path(folder, LOG)}")
+        print(f"For commands as in a mail:  set -a; . {Path(folder, SETTINGS)}; set +a; . .venv/bin/activate")
         print("An event of your own, to paste (each new id is a new row's ticket):\n")
-        sample = opened | {"id": 44, "title": "Login is slow", "severity": "major"}
+        sample = OPENED | {
+            "id": 44,
+            "title": "Login is slow",
+            "details": "Since the last release.",
+            "severity": "major",
+        }
         body = json.dumps(_event("INSERT", None, sample), separators=(",", ":"))
         print(
             f"curl -i {self._url}/ -H 'X-Webhook-Secret: {self._secret}' -H 'Content-Type: application/json' \\\n"
             f"  -d '{body}'",
             flush=True,
         )
+
+    def watch(self, function: subprocess.Popen[bytes]) -> None:
+        """Stay until the function ends, and show each call to ServiceNow and each mail as it comes."""
+        print("\nCalls and mails are shown as they come. Ctrl-C ends it.", flush=True)
+        self._instance.forget()
+        seen = len(self._mailbox.messages)
+        while function.poll() is None:
+            time.sleep(0.3)
+            calls = list(self._instance.calls)
+            self._instance.forget()
+            for call in calls:
+                print(f"ServiceNow: {call.method} {call.table} -> {call.status or 'no answer'}", flush=True)
+            for message in self._mailbox.messages[seen:]:
+                seen += 1
+                print(f"mail: {message['Subject']}", flush=True)
 
     def send(self, what: str, event: dict[str, Any]) -> None:
         """Post one event as Hasura does and print one line of it."""

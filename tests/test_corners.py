@@ -238,3 +238,137 @@ def test_requests_do_not_queue_behind_a_database_that_is_away() -> None:
 
         assert {answer.status for answer in answers} == {503}
         assert time.monotonic() - started < 15
+
+
+def test_a_403_whose_look_fails_too_keeps_its_doubt(world: World) -> None:
+    world.servicenow.arm("commit_then_403", method="POST")
+    world.servicenow.arm("unavailable_503", method="GET")
+    created, deleted = insert("outages", OPEN), delete("outages", OPEN, created_at=LATER)
+    world.send(created)
+    heal(world, deleted, created)
+
+    assert [row["state"] for row in world.incidents] == ["6"]
+
+
+def test_a_403_whose_look_fails_too_makes_no_second_ticket_where_the_sys_id_is_not_honoured() -> None:
+    with World(honours_sys_id=False) as world:
+        world.servicenow.arm("commit_then_403", method="POST")
+        world.servicenow.arm("unavailable_503", method="GET")
+        created = insert("outages", OPEN)
+        world.send(created)
+        world.clock.advance(10)
+        heal(world, created)
+
+        assert len(world.incidents) == 1
+
+
+TWO = RULES + RULES.partition("rules:\n")[2].replace("name: outage", "name: second")
+
+
+def test_an_instance_that_does_not_know_a_rule_yet_leaves_what_it_has_alone() -> None:
+    with World(rules=TWO) as world:
+        world.servicenow.arm("acl_flap_403", times=None, method="POST")
+        body = insert("outages", OPEN, id="e")
+        world.send(body)
+        world.servicenow.disarm()
+        world.start(rules=RULES)
+        old = world.send(body)
+        world.start(rules=TWO)
+        new = world.send(body)
+
+        assert (old.status, new.status) == (200, 200)
+        assert len(world.incidents) == 2
+
+
+def test_what_a_mistaken_rule_did_not_want_is_wanted_again_by_a_better_one(world: World) -> None:
+    world.servicenow.arm("unavailable_503", method="POST")
+    body = insert("outages", OPEN, id="e")
+    world.send(body)
+    world.start(rules=RULES.replace("row.severity in ['major', 'critical']", "false"))
+    skipped = world.send(body)
+    world.start(rules=RULES)
+    [answer] = heal(world, body)
+
+    assert (skipped.said, answer.said, len(world.incidents)) == ("skipped when_false", "created", 1)
+
+
+def test_a_persons_resolve_stays_when_a_late_writer_wrote_only_the_title(world: World) -> None:
+    world.send(insert("outages", OPEN))
+    world.query("""UPDATE servicenow.ticket SET late_writes = 1, late_fields = '["short_description"]'""")
+    world.servicenow.change(
+        "incident", world.incident["sys_id"], state="Resolved", close_code="Duplicate", close_notes="A person's"
+    )
+    world.send(update("outages", OPEN, outage(title="Worse"), created_at=LATER))
+
+    assert said(world.incident) == ("Worse", "6")
+
+
+def test_a_recreated_ticket_follows_the_one_its_predecessor_followed() -> None:
+    recreate = RULES.replace("      resolve_when:", "      on_missing: recreate\n      resolve_when:")
+    with World(rules=recreate, honours_sys_id=False) as world:
+        world.send(insert("outages", OPEN))
+        world.send(update("outages", OPEN, FIXED, created_at=LATER))
+        world.servicenow.change("incident", world.incident["sys_id"], state="Closed")
+        world.send(update("outages", FIXED, OPEN, created_at=LATEST))
+        closed, second = world.incidents
+        world.servicenow.remove("incident", second["sys_id"])
+        world.send(update("outages", OPEN, outage(title="Worse"), created_at="2026-03-04T05:06:10"))
+
+        assert [said(row) for row in world.incidents] == [(closed["short_description"], "7"), ("Worse", "1")]
+        assert world.incidents[1]["parent_incident"] == closed["sys_id"]
+
+
+EACH = """
+version: 1
+rules:
+  - name: items
+    from: hasura/public.meetings
+    each: row.items
+    ticket: {key: "{{ row.id }}/{{ item.id }}", fields: {short_description: "{{ item.id }}"}}
+"""
+
+
+def test_a_long_list_is_answered_in_time_and_done_over_a_few_deliveries() -> None:
+    with World(rules=EACH, DEADLINE_SECONDS="2", SERVICENOW_TIMEOUT_SECONDS="1") as world:
+        world.servicenow.arm("slow", seconds=0.05, times=None)
+        body = insert("meetings", {"id": 1, "items": [{"id": number} for number in range(60)]})
+        spent, waits = [], []
+        for _ in range(12):
+            started = time.monotonic()
+            answer = world.send(body)
+            spent.append(time.monotonic() - started)
+            if answer.status == 200:
+                break
+            waits.append(answer.retry_after)
+            world.clock.advance(answer.retry_after or 0)
+
+        assert len(world.incidents) == 60
+        assert len(waits) >= 1
+        assert max(spent) < 2.5
+        assert all(wait is not None and wait <= 6 for wait in waits)
+
+
+@pytest.mark.parametrize("deadline", ["1", "2.5"])
+def test_a_small_deadline_still_delivers(deadline: str) -> None:
+    with World(DEADLINE_SECONDS=deadline, SERVICENOW_TIMEOUT_SECONDS="1") as world:
+        assert world.send(insert("outages", OPEN)).said == "created"
+
+
+def test_a_suspect_that_cannot_be_read_stops_no_housekeeping(world: World) -> None:
+    world.send(insert("outages", OPEN))
+    world.send(insert("outages", outage(2)))
+    world.query("UPDATE servicenow.ticket SET suspect_until = 1")
+    world.query("UPDATE servicenow.ticket SET trail = 'broken' WHERE key = '1'")
+    first = world.send(cron("servicenow_housekeeping"))
+    second = world.send(cron("servicenow_housekeeping"))
+
+    assert (first.body["housekeeping"]["settled"], second.body["housekeeping"]["settled"]) == (1, 0)
+    assert second.status == 200
+
+
+def test_a_suspicion_without_a_ticket_costs_no_event(world: World) -> None:
+    world.send(update("outages", MINOR, outage(severity="minor", title="x")))
+    world.query("UPDATE servicenow.ticket SET late_writes = 1")
+    answers = heal(world, update("outages", outage(severity="minor", title="x"), MINOR, created_at=LATER))
+
+    assert [answer.status for answer in answers] == [200]

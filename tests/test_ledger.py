@@ -120,7 +120,8 @@ def test_a_holder_that_wakes_up_without_its_lease_writes_down_nothing_but_suspec
     slept = begun(begin())
     clock.advance(LEASE + 1)
     now = begun(begin(event("f"), owner=OTHER))
-    stands = finish(ledger, slept, Status.CREATED)
+    wrote = Begun(replace(slept.ticket, wrote=frozenset({"state"})), slept.delivery, (), slept.now)
+    stands = finish(ledger, wrote, Status.CREATED)
     finish(ledger, now, Status.CREATED, owner=OTHER, event="f")
     [kept] = ledger.database.run(lambda t: t.execute("SELECT status FROM servicenow.delivery WHERE event = 'e'"))
 

@@ -140,7 +140,7 @@ def test_a_permanent_failure_says_what_happened_and_how_to_send_it_again() -> No
         "What to check:\n"
         "  Give the user of SERVICENOW_USERNAME the role itil.\n"
         "\n"
-        "Once that is put right, this sends it again:\n"
+        "Once that is put right, and deployed, this sends it again:\n"
         "  python -m function replay 5a3e1f0c-7d9b-4b57-9f39-2b1f6d7c8e90\n"
     )
 

@@ -456,3 +456,12 @@ class TestGoogleSecretManager:
 
         with secret_manager(second_time) as client:
             assert secretmanager.read(NAME, client=client) == "pw"
+
+
+@pytest.mark.parametrize("password", ["Plan%ted", "plan@ted", "plan[ted", "plan/ted", "plan#ted"])
+def test_a_database_url_with_a_raw_character_in_its_password_is_refused_without_repeating_it(password: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load({**REQUIRED, "DATABASE_URL": f"postgresql://u:{password}@db.example.com/name"})
+
+    assert "DATABASE_URL must have its user and password percent-encoded" in str(refused.value)
+    assert password not in str(refused.value)

@@ -20,6 +20,7 @@ CREATE TABLE servicenow.ticket (
     suspect_fields  TEXT NOT NULL DEFAULT '[]',  -- JSON: the fields it wrote
     late_writes     INTEGER NOT NULL DEFAULT 0,  -- by holders that had lost their lease
     late_seen       INTEGER NOT NULL DEFAULT 0,  -- of these, how many a look has settled
+    late_fields     TEXT NOT NULL DEFAULT '[]',  -- JSON: the fields they wrote
     lease_owner     TEXT NOT NULL DEFAULT '',
     lease_until     DOUBLE PRECISION NOT NULL DEFAULT 0,
     vanished_until  DOUBLE PRECISION,            -- when the lease ended that the present one was taken from

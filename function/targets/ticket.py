@@ -263,6 +263,9 @@ class TicketWork:
                     self.settle_create()
                 case Nothing():
                     self.ticket = replace(self.ticket, row_resolved=decision.row_resolved)
+                    if not self.ticket.sys_id:
+                        # Where there is no ticket, nothing is left to look at.
+                        self.ticket = replace(self.ticket, suspect_until=None, suspect_fields=frozenset())
                     if status is Status.UNCHANGED:
                         status, reason = decision.status, decision.reason
                     return Result(status, reason, self.odd_fields)
@@ -365,7 +368,7 @@ class TicketWork:
                     self.ticket,
                     sys_id="",
                     state="",
-                    known={},
+                    known={name: value for name, value in self.ticket.known.items() if name == "parent_incident"},
                     asked={},
                     row_resolved=False,
                     sending=None,
@@ -452,8 +455,11 @@ class TicketWork:
     def _judge_create(self, error: ServiceNowError, sys_id: str, *, recorded: bool, honours: bool | None) -> None:
         """A POST was not answered by a 201. Any 403 may hide a ticket that was made: look at its address first."""
         failure = error.failure
-        marked = self.ticket.sending
-        if failure.status == 403:
+        before = self.ticket
+        marked = before.sending
+        if failure.status == 403 and marked is not None:
+            # In doubt until the look has told; the look may fail too.
+            self._doubt_create(marked)
             if self._adopt_at(sys_id, recorded=recorded):
                 return
             if honours is not True and self._adopt_by_correlation_id(sys_id, honours=honours):
@@ -462,16 +468,17 @@ class TicketWork:
                 # Not a duplicate, then: the database failed, or the ticket is hidden from us.
                 failure = replace(failure, kind=Kind.IN_DOUBT)
         if marked is not None and (marked.doubtful or failure.kind is Kind.IN_DOUBT):
-            now = self._clock()
-            self.ticket = replace(
-                self.ticket,
-                sending=replace(marked, at=now, doubtful=True),
-                suspect_until=now + IN_DOUBT_SECONDS,
-            )
+            self._doubt_create(marked)
         else:
-            self.ticket = replace(self.ticket, sending=None)
+            self.ticket = replace(self.ticket, sending=None, suspect_until=before.suspect_until)
         error.failure = failure
         raise error
+
+    def _doubt_create(self, marked: Sending) -> None:
+        now = self._clock()
+        self.ticket = replace(
+            self.ticket, sending=replace(marked, at=now, doubtful=True), suspect_until=now + IN_DOUBT_SECONDS
+        )
 
     def _adopt_at(self, sys_id: str, *, recorded: bool) -> bool:
         """Adopt the ticket at *sys_id* if it is ours; False when there is none. Raises on a stranger's."""
@@ -479,6 +486,7 @@ class TicketWork:
         if record is None:
             return False
         if record.get("correlation_id") != self._correlation:
+            self.ticket = replace(self.ticket, sending=None, suspect_until=None)
             raise ServiceNowError(
                 Failure(
                     Kind.PERMANENT,
@@ -498,7 +506,9 @@ class TicketWork:
                 record, generation = following, generation + 1
         self._learn_sys_id(honours=None, asked=sys_id, given=sys_id)
         self.ticket = replace(self.ticket, generation=generation)
-        self._adopt(record, recorded=recorded)
+        # A field ACL may keep the sys_id from us; it is where we looked.
+        at = address(self.rule.table, self._correlation, generation)
+        self._adopt({**record, "sys_id": at}, recorded=recorded)
         return True
 
     def _found_by_looking(self, sys_id: str, before: Sending | None, *, honours: bool | None) -> bool:
@@ -544,14 +554,17 @@ class TicketWork:
         rows = self._line.find(
             self.rule.table,
             f"{term('correlation_id', self._correlation)}^ORDERBYDESCsys_created_on",
-            fields=[*self._fields, "sys_created_on"],
+            fields=[*self._fields, "sys_created_on", "parent_incident"],
             limit=GENERATIONS_MAX,
             deadline=self._deadline,
         )
         # An invalid term would have been dropped and everything returned: every row is checked.
         previous = self.ticket.known.get("parent_incident")
-        ours = [row for row in rows if row.get("correlation_id") == self._correlation]
-        if ours and ours[0]["sys_id"] != previous:
+        ours = [row for row in rows if row.get("correlation_id") == self._correlation and row["sys_id"] != previous]
+        if previous:
+            # Stamps are whole seconds: which one follows which is told by the link.
+            ours = [row for row in ours if row.get("parent_incident") == previous]
+        if ours:
             self._learn_sys_id(honours=honours, asked=sys_id, given=ours[0]["sys_id"])
             self._adopt(ours[0], recorded=self.ticket.sending is not None)
             return True
@@ -660,6 +673,7 @@ class TicketWork:
         self.ticket = replace(
             self.ticket,
             sending=sending,
+            wrote=self.ticket.wrote | unknown,
             known={field: value for field, value in self.ticket.known.items() if field not in unknown},
             asked={field: value for field, value in self.ticket.asked.items() if field not in unknown},
         )
