@@ -902,7 +902,9 @@ class TestBrokenConnections:
         with Server(answer) as server, calling(server.url) as client:
             assert fails(create, client).kind is D
             assert fails(get, client).kind is T
-            assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+            # A library that warns quotes what it could not read; our own line does not.
+            loud = [record for record in caplog.records if record.levelno >= logging.WARNING]
+            assert {record.name for record in loud} == {"function.servicenow"}
 
 
 class TestTls:
