@@ -578,3 +578,14 @@ def test_no_refusal_of_an_address_quotes_its_password(password: str) -> None:
         except ValueError as refused:
             said = str(refused)
         assert "planted" not in said
+
+
+@pytest.mark.parametrize(
+    "rule", ["000)¡ 0¡¡¡¡𐀀𐀀𐀀𐀀 ¡", "a, (é) <b> 漢; c: d= ?e é " * 3, "names `title` that the row does not have … at all"]
+)
+def test_a_subject_is_read_as_it_was_written(rule: str) -> None:
+    message = compose(replace(FIELD, rule=rule), sender="a@example.com", recipients=["b@example.com"], now=FIELD.since)
+    received = message_from_bytes(message.as_bytes(), policy=policy.default)
+
+    assert received["Subject"] == message["Subject"]
+    assert "=?" not in received["Subject"]
