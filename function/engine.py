@@ -19,6 +19,7 @@ from function.ledger import (
     Busy,
     Delivery,
     Ledger,
+    Ticket,
     held_fingerprint,
     unruled_fingerprint,
 )
@@ -262,7 +263,7 @@ class Engine:
         place = end(begun.ticket.trail)
         moved = place is None or place.digest == step.entered
         wants = step.wants if place is None or moved else said(place.wants, wants_from_json)
-        work = self._ticket_work(rule, begun, owner=owner, deadline=deadline)
+        work = self._ticket_work(rule, begun.ticket, now=begun.now, owner=owner, deadline=deadline)
         failure: Failure | None = None
         unwell: UnwellError | None = None
         try:
@@ -316,16 +317,16 @@ class Engine:
             )
         return outcome
 
-    def _ticket_work(self, rule: Rule, begun: Begun, *, owner: str, deadline: Deadline) -> TicketWork:
+    def _ticket_work(self, rule: Rule, ticket: Ticket, *, now: float, owner: str, deadline: Deadline) -> TicketWork:
         return TicketWork(
             rule.ticket,
-            begun.ticket,
+            ticket,
             line=self._line,
             ledger=self._ledger,
             references=self._references,
             owner=owner,
             source_name=self._settings.source_name,
-            now=begun.now,
+            now=now,
             deadline=deadline,
         )
 
@@ -463,28 +464,18 @@ class Engine:
             return False
         ticket, now = leased
         place = end(ticket.trail)
-        work = TicketWork(
-            rule.ticket,
-            ticket,
-            line=self._line,
-            ledger=self._ledger,
-            references=self._references,
-            owner=owner,
-            source_name=self._settings.source_name,
-            now=now,
-            deadline=deadline,
-        )
+        work = self._ticket_work(rule, ticket, now=now, owner=owner, deadline=deadline)
         wants = said(place.wants, wants_from_json) if place is not None else None
         settled = False
         try:
             if isinstance(wants, Wants):
                 work.bring(wants, None)
-                settled = True
             elif work.ticket.sending is not None:
                 work.settle_create()
             else:
                 # The row shares its ticket, or what it wants cannot be said: there is nothing to put right.
                 work.ticket = replace(work.ticket, suspect_until=None, suspect_fields=frozenset())
+            settled = True
         except ServiceNowError as error:
             log.warning(
                 "a ticket could not be looked at", extra={"rule": rule.id, "reason": error.failure.reason.value}

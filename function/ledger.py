@@ -81,20 +81,6 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
-    """Calls to *instance* are not made before *until* (0: they are). *kind* is down, rate or auth."""
-
-    kind: str
-    credential: str
-    reason: str
-    words: str
-    failures: int
-    since: float
-    until: float
-    proven_at: float
-
-
-@dataclass(frozen=True, slots=True)
 class Alert:
     """Something that people must hear of. Same *fingerprint*: the same thing again.
 
@@ -131,7 +117,6 @@ class Begun:
 
     ticket: Ticket
     delivery: Delivery
-    holds: tuple[Hold, ...]
     now: float
 
 
@@ -209,8 +194,6 @@ ON CONFLICT (event, rule, key) DO UPDATE SET
     last_at = {now}
 RETURNING *
 """
-
-_HOLDS = "SELECT * FROM servicenow.hold WHERE instance = :instance"
 
 _SET_TRAIL = "UPDATE servicenow.ticket SET trail = :trail WHERE instance = :instance AND rule = :rule AND key = :key"
 
@@ -397,8 +380,7 @@ class Ledger:
                 body=event.body,
                 anew=not same or before is None or before["status"] != "waiting",
             )[0]
-            holds = tuple(_hold(row) for row in transaction.execute(_HOLDS, instance=instance))
-            return Begun(_ticket(leased, trail), _delivery(delivery), holds, leased["now"])
+            return Begun(_ticket(leased, trail), _delivery(delivery), leased["now"])
 
         return self._database.run(work)
 
@@ -834,11 +816,12 @@ class Ledger:
         return [(row["rule"], row["key"]) for row in rows]
 
     def postpone(self, instance: str, rule: str, key: str) -> None:
-        """A suspect could not be looked at: leave it for a while, and leave it to others."""
+        """A suspect could not be looked at: leave it for a while, unless somebody works on it just now."""
         self._database.run(
             lambda transaction: transaction.execute(
-                "UPDATE servicenow.ticket SET suspect_until = {now} + :seconds, lease_owner = '' "
-                "WHERE instance = :instance AND rule = :rule AND key = :key",
+                "UPDATE servicenow.ticket SET suspect_until = {now} + :seconds "
+                "WHERE instance = :instance AND rule = :rule AND key = :key "
+                "AND (lease_owner = '' OR lease_until <= {now})",
                 instance=instance,
                 rule=rule,
                 key=key,
@@ -1008,19 +991,6 @@ def _delivery(row: Record) -> Delivery:
         row["ticket"],
         row["fingerprint"],
         row["body"],
-    )
-
-
-def _hold(row: Record) -> Hold:
-    return Hold(
-        row["kind"],
-        row["credential"],
-        row["reason"],
-        row["words"],
-        row["failures"],
-        row["since"],
-        row["until"],
-        row["proven_at"],
     )
 
 

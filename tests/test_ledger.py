@@ -101,6 +101,13 @@ def test_a_key_is_one_holders_until_it_is_finished(ledger: Ledger, begin: Begin)
     assert isinstance(begin(event("f"), owner=OTHER), Begun)
 
 
+def test_what_the_housekeeping_leaves_for_later_keeps_its_holder(ledger: Ledger, begin: Begin) -> None:
+    begin()
+    ledger.postpone("sn", "r", "1")
+
+    assert isinstance(begin(event("f"), owner=OTHER), Busy)
+
+
 def test_another_key_is_free(begin: Begin) -> None:
     begin()
 
@@ -120,7 +127,7 @@ def test_a_holder_that_wakes_up_without_its_lease_writes_down_nothing_but_suspec
     slept = begun(begin())
     clock.advance(LEASE + 1)
     now = begun(begin(event("f"), owner=OTHER))
-    wrote = Begun(replace(slept.ticket, wrote=frozenset({"state"})), slept.delivery, (), slept.now)
+    wrote = Begun(replace(slept.ticket, wrote=frozenset({"state"})), slept.delivery, slept.now)
     stands = finish(ledger, wrote, Status.CREATED)
     finish(ledger, now, Status.CREATED, owner=OTHER, event="f")
     [kept] = ledger.database.run(lambda t: t.execute("SELECT status FROM servicenow.delivery WHERE event = 'e'"))
@@ -260,7 +267,7 @@ def test_only_a_sample_of_a_table_no_rule_wants_is_kept(ledger: Ledger) -> None:
 def test_what_is_old_is_forgotten_but_not_a_ticket(ledger: Ledger, begin: Begin, clock: Clock) -> None:
     work = begun(begin())
     ledger.save(_with_ticket(work), owner=ME)
-    finish(ledger, Begun(_with_ticket(work), work.delivery, (), work.now), Status.CREATED)
+    finish(ledger, Begun(_with_ticket(work), work.delivery, work.now), Status.CREATED)
     finish(ledger, begun(begin(event("f"), step("2"))), Status.UNCHANGED, event="f")
     clock.advance(91 * 86400)
     ledger.forget_older_than(90 * 86400)
