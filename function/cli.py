@@ -5,16 +5,19 @@ import shlex
 import sys
 from collections import Counter
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import BinaryIO
 
 import click
 
+from function import metadata
 from function.app import HOUSEKEEPING, App, build, read_rules
 from function.database import Database, LedgerUnavailable
-from function.event import Event, Failure, Status, instant
+from function.event import Event, Failure, Op, Status, instant
 from function.log import start_logging
 from function.rules import Rule, Rules, RulesError
 from function.settings import Settings, SettingsError, load
+from function.setup import hasura as setup_hasura
 from function.sources import hasura
 from function.targets.ticket import address, correlation_id
 
@@ -40,14 +43,10 @@ def migrate() -> None:
 
 
 @commands.command()
-@click.option("--offline", is_flag=True, help="Settings (secrets are read) and rules only.")
-def check(*, offline: bool) -> None:
-    """Check settings and rules, every fault at once; the exit status is 1 when there is one."""
-    if not offline:
-        raise click.UsageError(
-            "this version checks offline only: `python -m function check --offline`. "
-            "Checking against the ServiceNow instance is not there yet."
-        )
+@click.option("--offline", is_flag=True, help="Nothing is asked of ServiceNow (secrets are read).")
+@click.option("--hasura", "project", metavar="DIR", help="The Hasura project; ./hasura where that is one.")
+def check(*, offline: bool, project: str | None) -> None:
+    """Check settings, rules and Hasura's triggers, every fault at once; the exit status is 1 when there is one."""
     faults: list[str] = []
     settings: Settings | None = None
     try:
@@ -60,6 +59,12 @@ def check(*, offline: bool) -> None:
         rules = read_rules(rules_file, os.environ)
     except RulesError as error:
         faults += error.faults
+    folder = Path(project or "hasura")
+    triggers = _checked_triggers(folder, rules, settings) if project or (folder / "config.yaml").is_file() else None
+    if triggers is not None:
+        faults += triggers.faults
+    for warning in triggers.warnings if triggers else ():
+        click.echo(f"warning: {warning}")
     for fault in faults:
         click.echo(fault, err=True)
     if faults or settings is None or rules is None:
@@ -70,9 +75,56 @@ def check(*, offline: bool) -> None:
     if not settings.smtp_url:
         click.echo("warning: SMTP_URL is not set: failures will be kept, but nobody is mailed")
     click.echo(f"settings: in order ({settings.source_name} to {settings.servicenow_instance_url})")
-    click.echo(f"{rules_file}: in order, {len(rules.rules)} rule{'s' if len(rules.rules) != 1 else ''}")
+    click.echo(f"{rules_file}: in order, {_counted(len(rules.rules), 'rule')}")
     for rule in rules.rules:
         click.echo(f"  {rule.id}: {rule.source} -> {rule.ticket.table}")
+    if triggers is None:
+        click.echo("Hasura's triggers: not checked; name the folder of your Hasura project with --hasura DIR")
+    else:
+        events, crons = triggers.event_triggers, triggers.cron_triggers
+        click.echo(f"{folder}: in order, {_counted(events, 'event trigger')}, {_counted(crons, 'cron trigger')}")
+    if not offline:
+        raise click.UsageError(
+            "the ServiceNow instance was not asked: this version cannot check it yet. All else is in order; "
+            "`python -m function check --offline` checks that alone."
+        )
+
+
+def _checked_triggers(folder: Path, rules: Rules | None, settings: Settings | None) -> metadata.Findings:
+    try:
+        found = metadata.read(folder)
+    except metadata.MetadataError as error:
+        return metadata.Findings(faults=list(error.faults))
+    return metadata.check(found, rules, deadline_seconds=settings.deadline_seconds if settings else None)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+@commands.group()
+def setup() -> None:
+    """Print what to paste elsewhere; changes nothing."""
+
+
+@setup.command("hasura")
+def print_hasura() -> None:
+    """Print, for each rule about rows, a view of its tickets and the relationship to them, for a Hasura project.
+
+    The row's columns are read from DATABASE_URL, which must be the PostgreSQL that holds both the ledger and the rows.
+    """
+    settings = _settings()
+    try:
+        rules = read_rules(settings.rules_file, os.environ).rules
+        rows = {row for row in map(setup_hasura.row_table, rules) if row is not None}
+        tables = setup_hasura.read_tables(settings.database_url, rows)
+    except (RulesError, setup_hasura.DatabaseUnreadable) as error:
+        raise click.ClickException(str(error)) from error
+    views, missing = setup_hasura.views(rules, tables)
+    click.echo(setup_hasura.printed(views, missing), nl=False)
+    faulty = [f"rule {none.rule}: {none.why}: check DATABASE_URL" for none in missing if none.faulty]
+    if faulty:
+        raise click.ClickException("\n".join(faulty))
 
 
 @commands.command()
@@ -116,7 +168,7 @@ def _explain_rule(rule: Rule, event: Event, source_name: str) -> None:
         click.echo(f"  key {step.key}: {step.op.value}, {ticket.table} {correlation}")
         if source_name:
             click.echo(f"    sys_id {address(ticket.table, correlation, 0)} (its first ticket)")
-        if wants.gone:
+        if wants.gone and step.op is Op.DELETE:
             click.echo(f"    the row is gone: on_delete is {ticket.on_delete}")
             continue
         if not wants.when:

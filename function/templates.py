@@ -170,6 +170,26 @@ class Template:
                     parts.add(part)
         return parts
 
+    def beginning(self) -> tuple[str, str] | None:
+        """The column of `row` that it begins with and the text right after it; None where it begins otherwise.
+
+        ``("id", "/")`` for ``{{ row.id }}/{{ item.id }}``; ``("id", "")`` for a lone ``{{ row.id }}``.
+        """
+        match self._tree.body:
+            case [nodes.Output(nodes=[first])]:
+                text_after = ""
+            case [nodes.Output(nodes=[first, nodes.TemplateData(data=text_after), *_]), *_]:
+                pass
+            case _:
+                return None
+        match first:
+            case nodes.Getattr(node=nodes.Name(name="row"), attr=column):
+                return column, text_after
+            case nodes.Getitem(node=nodes.Name(name="row"), arg=nodes.Const(value=str() as column)):
+                return column, text_after
+            case _:
+                return None
+
     @cached_property
     def _compiled(self) -> JinjaTemplate:
         body: list[nodes.Node] = self._tree.body

@@ -1,12 +1,14 @@
 """`python -m function …`, as processes of their own."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from function.settings import VARIABLES
@@ -43,10 +45,16 @@ class Shell:
 
     def run(self, *arguments: str, stdin: bytes = b"", **settings: str) -> Ran:
         """Run one command; whatever it says, it says no secret."""
-        environ = {**self.world.environ, "RULES_FILE": str(self.rules), "PATH": os.environ["PATH"], **settings}
+        environ = {
+            **self.world.environ,
+            "RULES_FILE": str(self.rules),
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(HERE),
+            **settings,
+        }
         ended = subprocess.run(
             [sys.executable, "-m", "function", *arguments],
-            cwd=HERE,
+            cwd=self.folder,
             env=environ,
             input=stdin,
             capture_output=True,
@@ -83,7 +91,7 @@ def test_migrate_brings_the_ledger_up_to_date_and_says_so(shell: Shell) -> None:
     first = shell.run("migrate")
     second = shell.run("migrate")
 
-    assert (first.status, first.out) == (0, "applied migration 0001\n")
+    assert (first.status, first.out) == (0, "applied migration 0001, 0002\n")
     assert (second.status, second.out) == (0, "the ledger is up to date\n")
 
 
@@ -105,6 +113,7 @@ def test_check_says_what_is_in_order(shell: Shell) -> None:
         f"settings: in order (shop to {shell.world.servicenow.url})",
         f"{shell.rules}: in order, 1 rule",
         "  outage: hasura/public.outages -> incident",
+        "Hasura's triggers: not checked; name the folder of your Hasura project with --hasura DIR",
     ]
     assert not shell.world.calls()
     assert not shell.world.ledger_file.exists()
@@ -137,11 +146,76 @@ def test_check_warns_of_what_is_allowed_and_seldom_meant(shell: Shell) -> None:
     ]
 
 
-def test_check_without_offline_says_that_there_is_no_more_yet(shell: Shell) -> None:
-    refused = shell.run("check")
+def test_check_reads_the_triggers_of_the_hasura_project_that_is_named(shell: Shell) -> None:
+    good = shell.run("check", "--offline", "--hasura", str(HERE / "hasura"), RULES_FILE=str(HERE / "rules.yaml"))
 
-    assert refused.status == 2
-    assert "check --offline" in refused.err
+    assert good.status == 0
+    assert good.lines[-1] == f"{HERE / 'hasura'}: in order, 2 event triggers, 1 cron trigger"
+
+
+def test_check_reads_the_hasura_project_beside_it_and_names_its_faults_with_the_others(shell: Shell) -> None:
+    shutil.copytree(HERE / "hasura", shell.folder / "hasura")
+
+    bad = shell.run("check", "--offline", SOURCE_NAME="", RULES_FILE="missing.yaml", DEADLINE_SECONDS="60")
+    unwanted = shell.run("check", "--offline")
+
+    # Without settings and rules in order, what the triggers are by themselves is checked all the same.
+    assert [line.split(" ")[0] for line in bad.err.splitlines()] == ["SOURCE_NAME", "missing.yaml:", "2"]
+    assert unwanted.status == 1
+    assert unwanted.err.splitlines() == [
+        "hasura/metadata/databases/default/tables/public_meetings.yaml:15: event_triggers[0]: no rule is for "
+        "hasura/public.meetings, so every event would be answered 422; add one, or take it out",
+        "1 to put right",
+    ]
+
+
+def test_check_warns_of_triggers_in_the_way_of_its_other_warnings(shell: Shell) -> None:
+    shutil.copytree(HERE / "hasura", shell.folder / "hasura")
+    (shell.folder / "hasura/metadata/cron_triggers.yaml").write_text("[]\n")
+
+    warned = shell.run("check", "--offline", RULES_FILE=str(HERE / "rules.yaml"))
+
+    assert warned.status == 0
+    assert warned.lines[0].startswith("warning: hasura/metadata/cron_triggers.yaml: has no servicenow_housekeeping")
+
+
+def test_check_of_a_folder_that_is_no_hasura_project_is_a_fault(shell: Shell) -> None:
+    bad = shell.run("check", "--offline", "--hasura", "elsewhere")
+
+    assert bad.status == 1
+    assert bad.err.startswith("elsewhere/config.yaml: is not there")
+
+
+def test_check_without_offline_checks_all_it_can_and_says_what_it_cannot_yet(shell: Shell) -> None:
+    ran = shell.run("check")
+
+    assert ran.status == 2
+    assert "  outage: hasura/public.outages -> incident" in ran.lines
+    assert "check --offline" in ran.err
+
+
+# setup
+
+
+def test_setup_hasura_prints_a_view_for_each_rule(shell: Shell, postgresql: str) -> None:
+    with psycopg.connect(postgresql, autocommit=True) as connection:
+        connection.execute("CREATE TABLE public.outages (id integer PRIMARY KEY)")
+
+    ran = shell.run("setup", "hasura", DATABASE_URL=postgresql)
+
+    assert (ran.status, ran.err) == (0, "")
+    assert "CREATE OR REPLACE VIEW public.ticket_outage AS" in ran.lines
+
+
+def test_setup_hasura_without_the_apps_tables_is_one_sentence(shell: Shell, postgresql: str) -> None:
+    sqlite = shell.run("setup", "hasura")
+    away = shell.run("setup", "hasura", DATABASE_URL=f"postgresql://u:{PASSWORD}@127.0.0.1:1/none")
+    other = shell.run("setup", "hasura", DATABASE_URL=postgresql)
+
+    assert (sqlite.status, away.status, other.status) == (1, 1, 1)
+    assert sqlite.err.startswith("Error: DATABASE_URL must name the PostgreSQL that holds both")
+    assert away.err == "Error: the app's tables cannot be read: OperationalError: check DATABASE_URL\n"
+    assert other.err == "Error: rule outage: public.outages is not in this database: check DATABASE_URL\n"
 
 
 # explain

@@ -1,0 +1,1 @@
+"""What other systems need beside this function, as texts to paste there."""

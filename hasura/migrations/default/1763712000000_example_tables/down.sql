@@ -1,0 +1,6 @@
+DROP TABLE public.meetings;
+DROP TABLE public.accounts;
+DROP TABLE public.plans;
+DROP TABLE public.outage_comments;
+DROP TABLE public.outages;
+DROP FUNCTION public.set_updated_at();
