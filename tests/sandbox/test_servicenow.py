@@ -864,6 +864,22 @@ class TestFaults:
             time.sleep(0.02)
         assert (now["description"], now["urgency"]) == ("late", "1")
 
+    def test_what_waits_to_be_committed_late_is_committed_on_demand_and_once(
+        self, api: Api, instance: ServiceNow
+    ) -> None:
+        made = api.make()
+        instance.arm("commit_late", times=2, seconds=3600)
+        for words in ("first", "second"):
+            with pytest.raises(requests.ConnectionError):
+                api.patch(made["sys_id"], description=words)
+        before = instance.rows("incident")[0]
+        instance.commit_now()
+        instance.commit_now()
+        after = instance.rows("incident")[0]
+
+        assert before["description"] == ""
+        assert (after["description"], after["sys_mod_count"]) == ("second", "2")
+
     def test_what_would_be_committed_late_is_not_waited_for_at_the_end(self) -> None:
         began = time.monotonic()
         with ServiceNow() as instance:
@@ -1014,12 +1030,53 @@ class TestFaults:
 
         assert api.call("POST", "table/incident", {}).status_code == 500
 
+    def test_a_read_can_lag_behind_the_last_write(self, api: Api, instance: ServiceNow) -> None:
+        made = api.make(description="old", correlation_id="shop:outage:1")
+        api.patch(made["sys_id"], description="new", correlation_id="another")
+        instance.arm("stale_read", times=2)
+        got = api.call("GET", f"table/incident/{made['sys_id']}").json()["result"]
+        found = api.found("correlation_id=shop:outage:1")
+
+        assert (got["description"], got["sys_mod_count"]) == ("old", "0")
+        assert [row["sys_id"] for row in found] == [made["sys_id"]]
+        assert api.call("GET", f"table/incident/{made['sys_id']}").json()["result"]["description"] == "new"
+
+    def test_a_record_just_made_is_not_there_for_a_read_that_lags(self, api: Api, instance: ServiceNow) -> None:
+        made = api.make(correlation_id="shop:outage:1")
+        instance.arm("stale_read", times=2)
+
+        assert api.call("GET", f"table/incident/{made['sys_id']}").status_code == 404
+        assert api.found("correlation_id=shop:outage:1") == []
+        assert len(api.found("correlation_id=shop:outage:1")) == 1
+
+    def test_a_record_just_deleted_is_still_there_for_a_read_that_lags(self, api: Api, instance: ServiceNow) -> None:
+        made = api.make()
+        instance.remove("incident", made["sys_id"])
+        instance.arm("stale_read")
+
+        assert api.call("GET", f"table/incident/{made['sys_id']}").status_code == 200
+        assert api.call("GET", f"table/incident/{made['sys_id']}").status_code == 404
+
+    def test_reads_that_have_caught_up_see_everything(self, api: Api, instance: ServiceNow) -> None:
+        made = api.make()
+        instance.catch_up()
+        instance.arm("stale_read")
+
+        assert api.call("GET", f"table/incident/{made['sys_id']}").status_code == 200
+
+    def test_a_lag_waits_for_a_read(self, api: Api, instance: ServiceNow) -> None:
+        instance.arm("stale_read")
+        made = api.make()
+
+        assert api.call("GET", f"table/incident/{made['sys_id']}").status_code == 404
+
     @pytest.mark.parametrize("fault", sorted(FAULTS))
     @pytest.mark.parametrize("method", ["GET", "DELETE"])
     def test_every_fault_can_happen_to_every_method(
         self, api: Api, instance: ServiceNow, fault: str, method: str
     ) -> None:
         api.make(sys_id=HEX)
+        instance.catch_up()
         instance.arm(fault, method=method)
 
         try:
@@ -1195,3 +1252,19 @@ class TestStarting:
 
         with ServiceNow() as other:
             assert other.rows("incident") == []
+
+
+def test_a_request_whose_sender_dies_before_its_end_has_no_effect() -> None:
+    with ServiceNow() as servicenow:
+        head = (
+            "POST /api/now/table/incident HTTP/1.1\r\nHost: x\r\nAccept: application/json\r\n"
+            f"Authorization: Basic {base64.b64encode(b'svc.hasura:sandbox').decode()}\r\n"
+            "Content-Type: application/json\r\nContent-Length: 20\r\n\r\n"
+        )
+        with socket.create_connection(("127.0.0.1", int(servicenow.url.rpartition(":")[2]))) as connection:
+            connection.sendall(head.encode())
+            connection.shutdown(socket.SHUT_WR)
+            with pytest.raises(ConnectionResetError):
+                connection.recv(1000)
+
+        assert servicenow.rows("incident") == []

