@@ -14,6 +14,7 @@ from werkzeug.routing import Map
 from werkzeug.routing import Rule as Route
 
 from function import rules as rules_file
+from function.checkpoint import reached
 from function.database import Database, LedgerUnavailable
 from function.engine import Delivered, Engine
 from function.event import Failure, Kind, Outcome, Reason
@@ -107,6 +108,7 @@ class App:
             event = hasura.parse(body)
         except hasura.RefusedRequest as error:
             return self._refused(400, error.message)
+        reached("received")
         if event.source == HOUSEKEEPING:
             return _answer(200, {"event": event.id, "outcomes": [], "housekeeping": self._engine.housekeep()})
         return _told(self._engine.deliver(event))

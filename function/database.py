@@ -28,6 +28,8 @@ STATEMENT_SECONDS: Final = 10
 CONNECT_SECONDS: Final = 5
 # Who comes right after a failure is told so at once, not after a wait of its own.
 FAIL_FAST_SECONDS: Final = 1.0
+# A second try on a new connection is enough; two that met in a deadlock may meet others.
+TRIES_MAX: Final = 3
 # Any number, as long as it is always the same one.
 MIGRATION_LOCK: Final = 5_227_931
 
@@ -76,16 +78,16 @@ class Database:
     def run(self, work: Callable[[Transaction], T]) -> T:
         """Do *work* in one transaction: committed when it returns, rolled back when it raises.
 
-        A connection that proves dead before anything was committed is tried once more, with a new one, so *work* must
-        have no effect but its statements.
+        Where a connection proves dead before anything was committed, or a deadlock ends the transaction, it is done
+        again, so *work* must have no effect but its statements.
         """
         self._prepare()
-        for last in (False, True):
+        for tries_left in reversed(range(TRIES_MAX)):
             try:
                 with self._backend.transaction() as execute:
                     return work(_Statements(self._backend.dialect, execute, self._clock_ahead_seconds))
             except self._backend.gone() as error:
-                if last or not self._backend.was_cut(error):
+                if not tries_left or not self._backend.may_do_better(error):
                     # It may have been dropped and made anew, so it is looked at before it is used again.
                     self._ready_for = None
                     raise LedgerUnavailable(f"the ledger is unavailable: {type(error).__name__}") from error
@@ -175,7 +177,7 @@ class _Backend(Protocol):
 
     def identity(self) -> object: ...
     def gone(self) -> tuple[type[Exception], ...]: ...
-    def was_cut(self, error: Exception) -> bool: ...
+    def may_do_better(self, error: Exception) -> bool: ...
     def transaction(self, *, migrating: bool = False) -> Any: ...  # a context manager giving an _Execute
     def has_table(self, execute: Callable[..., list[Record]], name: str) -> bool: ...
     def close(self) -> None: ...
@@ -201,8 +203,8 @@ class _SQLite:
     def gone(self) -> tuple[type[Exception], ...]:
         return (sqlite3.OperationalError, sqlite3.DatabaseError)
 
-    def was_cut(self, error: Exception) -> bool:  # noqa: ARG002  # the same for both
-        """Whether a new connection may do better: a file has none that could be cut."""
+    def may_do_better(self, error: Exception) -> bool:  # noqa: ARG002  # the same for both
+        """Whether another try may: a file has no connection that could be cut, and one writer meets nobody."""
         return False
 
     @contextmanager
@@ -235,9 +237,13 @@ class _SQLite:
             self.path, timeout=STATEMENT_SECONDS, isolation_level=None, check_same_thread=False
         )
         connection.row_factory = sqlite3.Row
-        connection.execute("PRAGMA journal_mode = WAL")
-        # What we answered for must outlive the machine's power.
-        connection.execute("PRAGMA synchronous = FULL")
+        try:
+            _log_ahead(connection)
+            # What we answered for must outlive the machine's power.
+            connection.execute("PRAGMA synchronous = FULL")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def has_table(self, execute: Callable[..., list[Record]], name: str) -> bool:
@@ -246,6 +252,20 @@ class _SQLite:
     def close(self) -> None:
         while self._idle:
             self._idle.pop()[1].close()
+
+
+def _log_ahead(connection: sqlite3.Connection) -> None:
+    """Switch to write-ahead logging. While others switch the same new file SQLite refuses at once, without its wait."""
+    until = time.monotonic() + STATEMENT_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.005)
+        else:
+            return
 
 
 def _sqlite_rows(connection: sqlite3.Connection, sql: str, values: Record) -> list[Record]:
@@ -287,16 +307,18 @@ class _PostgreSQL:
             errors.InsufficientPrivilege,
         )
 
-    def was_cut(self, error: Exception) -> bool:
-        """Whether the connection died, so that a new one may do better; a lock or a full pool only takes longer."""
+    def may_do_better(self, error: Exception) -> bool:
+        """Whether another try may: the connection died, or a deadlock's other side has gone on by now.
+
+        Where a lock or a full pool was waited for in vain it would only take longer.
+        """
         import psycopg  # noqa: PLC0415  # see gone()
         from psycopg_pool import PoolTimeout  # noqa: PLC0415
 
         if isinstance(error, PoolTimeout):
             return False
-        return isinstance(error, psycopg.InterfaceError | psycopg.errors.AdminShutdown) or (
-            isinstance(error, psycopg.OperationalError) and error.sqlstate is None
-        )
+        lost = psycopg.InterfaceError | psycopg.errors.AdminShutdown | psycopg.errors.DeadlockDetected
+        return isinstance(error, lost) or (isinstance(error, psycopg.OperationalError) and error.sqlstate is None)
 
     @contextmanager
     def transaction(self, *, migrating: bool = False) -> Iterator[_Execute]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from function.checkpoint import reached
 from function.database import LedgerUnavailable
 from function.event import Event, Failure, Kind, Op, Outcome, Reason, Status, Step, Wants
 from function.ledger import (
@@ -32,7 +33,7 @@ from function.servicenow import ServiceNowError
 from function.settings import Settings
 from function.targets.references import References
 from function.targets.ticket import LeaseLost, Result, TicketWork, said, said_json
-from function.trail import end
+from function.trail import Place, end
 
 log = logging.getLogger(__name__)
 
@@ -121,8 +122,14 @@ class Engine:
             kept = []
             for rule in rules:
                 for step in rule.steps(event) if event.op in rule.ops else ():
-                    if _deserves_nothing(event, step):
-                        # The common case of a row that deserves no ticket costs no record, not even evidence.
+                    if isinstance(step.wants, Wants) and _deserves_nothing(event, step, step.wants):
+                        # The common case of a row that deserves no ticket costs no record, not even evidence; but where
+                        # its key had a row before, that one's end would be taken for this one's.
+                        if not rule.ticket.shared:
+                            written = said_json(step.wants, wants_to_json)
+                            self._ledger.hear(
+                                event, step, written, instance=self._line.instance, rule=rule.id, digest=self._digest
+                            )
                         outcomes.append(Outcome(rule.id, step.key, Status.SKIPPED, reason=Reason.WHEN_FALSE))
                         continue
                     kept.append((rule.id, step.key))
@@ -234,6 +241,7 @@ class Engine:
                     retry_at=self._ledger.now() + max(1.0, min(beginning.seconds, BUSY_SECONDS_MAX) * self._draw()),
                 )
             case Begun():
+                reached("leased")
                 return self._work(event, rule, step, beginning, owner=owner, started=started, deadline=deadline)
 
     def _begin(
@@ -262,7 +270,7 @@ class Engine:
     ) -> Outcome:
         place = end(begun.ticket.trail)
         moved = place is None or place.digest == step.entered
-        wants = step.wants if place is None or moved else said(place.wants, wants_from_json)
+        wants = _wanted_of(place, step.wants if moved else None) if place is not None else step.wants
         work = self._ticket_work(rule, begun.ticket, now=begun.now, owner=owner, deadline=deadline)
         failure: Failure | None = None
         unwell: UnwellError | None = None
@@ -311,6 +319,7 @@ class Engine:
             fingerprint=fingerprint,
             alerts=alerts,
         )
+        reached("recorded")
         if not stands:
             return self._retrying(
                 rule, step, Reason.BUSY, begun.now + 1.0 + self._settings.lease_seconds * self._draw()
@@ -465,7 +474,7 @@ class Engine:
         ticket, now = leased
         place = end(ticket.trail)
         work = self._ticket_work(rule, ticket, now=now, owner=owner, deadline=deadline)
-        wants = said(place.wants, wants_from_json) if place is not None else None
+        wants = _wanted_of(place) if place is not None else None
         settled = False
         try:
             if isinstance(wants, Wants):
@@ -486,6 +495,19 @@ class Engine:
         return settled
 
 
+def _deserves_nothing(event: Event, step: Step, wants: Wants) -> bool:
+    return event.op is Op.INSERT and step.op is Op.INSERT and not wants.when
+
+
+def _wanted_of(place: Place, fresh: Wants | Failure | None = None) -> Wants | Failure:
+    """What is wanted of the ticket when its row is at *place*; *fresh* where it was rendered just now."""
+    wants = fresh or said(place.wants, wants_from_json)
+    if place.unwanted and isinstance(wants, Wants):
+        # The row that the ticket was for is gone; the one that came under its key deserves none.
+        return replace(wants, gone=True, resolved=False, fields={})
+    return wants
+
+
 def _log(event: Event, outcome: Outcome) -> None:
     """One line an outcome, as loud as it is bad; the key is row content, and stays out."""
     level, message = logging.INFO, "delivered"
@@ -503,10 +525,6 @@ def _log(event: Event, outcome: Outcome) -> None:
         "ticket": outcome.ticket or None,
     }
     log.log(level, message, extra=said)
-
-
-def _deserves_nothing(event: Event, step: Step) -> bool:
-    return event.op is Op.INSERT and step.op is Op.INSERT and isinstance(step.wants, Wants) and not step.wants.when
 
 
 def _table(source: str) -> str:

@@ -60,6 +60,7 @@ class Wants:
 
     *fields* holds text as ServiceNow takes it, references still by the name the rule gave.
     *close* holds ``close_code`` and ``close_notes``, for when *resolved* or *gone*.
+    *gone*: the row that a ticket under this key was for is not there any more.
     """
 
     when: bool

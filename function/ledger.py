@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from function.database import Database, Record, Transaction
-from function.event import Event, Failure, Outcome, Status, Step
-from function.trail import Trail, from_json, hear, restate, to_json
+from function.event import Event, Failure, Outcome, Reason, Status, Step
+from function.trail import Trail, end, from_json, hear, restate, to_json
 
 # ServiceNow's own limit for one Table API transaction: what we sent may still commit that long after we stopped
 # listening (facts/servicenow 1.6).
@@ -57,6 +57,9 @@ class Ticket:
     suspect_fields: frozenset[str] = frozenset()
     late_writes: int = 0
     late_seen: int = 0
+    # What ServiceNow counted when it last told of the ticket, and when that was written down (UNIX seconds).
+    mod_count: int = 0
+    updated_at: float = 0.0
     # In this attempt; not kept.
     wrote: frozenset[str] = frozenset()
 
@@ -197,10 +200,16 @@ RETURNING *
 
 _SET_TRAIL = "UPDATE servicenow.ticket SET trail = :trail WHERE instance = :instance AND rule = :rule AND key = :key"
 
+_LOCK_TICKET = """
+UPDATE servicenow.ticket SET trail = trail WHERE instance = :instance AND rule = :rule AND key = :key
+RETURNING trail, sys_id, row_resolved
+"""
+
 _SAVE_TICKET = """
 UPDATE servicenow.ticket SET
     "table" = :table, generation = :generation, sys_id = :sys_id, number = :number, state = :state, known = :known,
-    asked = :asked, row_resolved = :row_resolved, sending = :sending, suspect_until = :suspect_until,
+    asked = :asked, row_resolved = :row_resolved, mod_count = :mod_count, sending = :sending,
+    suspect_until = :suspect_until,
     suspect_fields = :suspect_fields, late_seen = :late_seen,
     late_fields = CASE WHEN late_writes = :late_seen THEN '[]' ELSE late_fields END, updated_at = {now},
     lease_owner = CASE WHEN :release THEN '' ELSE lease_owner END,
@@ -212,6 +221,11 @@ RETURNING key, {now} AS now
 # Beside the lease: whoever holds it now cannot overwrite this by what it does not know of.
 _ONLY_SUSPECT = """
 UPDATE servicenow.ticket SET late_writes = late_writes + 1, late_fields = :fields
+WHERE instance = :instance AND rule = :rule AND key = :key
+"""
+
+_SUSPECT = """
+UPDATE servicenow.ticket SET late_writes = late_writes + 1
 WHERE instance = :instance AND rule = :rule AND key = :key
 """
 
@@ -383,6 +397,44 @@ class Ledger:
             return Begun(_ticket(leased, trail), _delivery(delivery), leased["now"])
 
         return self._database.run(work)
+
+    def hear(self, event: Event, step: Step, said: str, *, instance: str, rule: str, digest: str) -> None:
+        """Count the step of an event for which nothing is to be done, if its key was heard of before.
+
+        Of a key that nobody has heard of nothing is kept. Needs no lease: the trail alone changes. Where it tells that
+        the row of a ticket is gone, the ticket is suspect from now on, and brought in step when it is looked at.
+        """
+        names = {"event": event.id, "rule": rule, "key": step.key}
+        keyed = {"instance": instance, "rule": rule, "key": step.key}
+
+        def work(transaction: Transaction) -> None:
+            ticket = _one(transaction.execute(_LOCK_TICKET, **keyed))
+            if ticket is None or transaction.execute(_FIND_DELIVERY, **names):
+                return
+            trail = hear(from_json(ticket["trail"]), step, said, sent_at=event.entered_at)
+            transaction.execute(_SET_TRAIL, **keyed, trail=to_json(trail))
+            place = end(trail)
+            if place is not None and place.unwanted and ticket["sys_id"] and not ticket["row_resolved"]:
+                transaction.execute(_SUSPECT, **keyed)
+            transaction.execute(
+                _COUNT_ATTEMPT,
+                **names,
+                content=event.content,
+                source=event.source,
+                digest=digest,
+                counted=True,
+                body="",
+                anew=True,
+            )
+            transaction.execute(
+                "UPDATE servicenow.delivery SET status = 'done', outcome = :outcome, reason = :reason "
+                "WHERE event = :event AND rule = :rule AND key = :key",
+                **names,
+                outcome=Status.SKIPPED.value,
+                reason=Reason.WHEN_FALSE.value,
+            )
+
+        self._database.run(work)
 
     def begin_settling(
         self, *, instance: str, rule: str, key: str, owner: str, lease_seconds: float
@@ -887,7 +939,9 @@ def _not_admitted(row: Record, wait_seconds: float, *, waiting_for_probe: bool) 
 def _ended(before: Record | None, event: Event, digest: str, *, anew: bool) -> AlreadyDone | AlreadyDead | None:
     if before is None or before["content"] != event.content:
         return None
-    if before["status"] == "done" and before["outcome"] != FORGIVEN:
+    # What the rules did not want is wanted again by others, perhaps.
+    unwanted = before["reason"] == Reason.WHEN_FALSE and before["digest"] != digest
+    if before["status"] == "done" and before["outcome"] != FORGIVEN and not unwanted:
         return AlreadyDone(before["ticket"])
     if before["status"] == "dead" and not anew and before["digest"] == digest:
         return AlreadyDead(before["ticket"], before["reason"], before["hint"])
@@ -910,6 +964,7 @@ def _save_ticket(transaction: Transaction, ticket: Ticket, owner: str, *, releas
         known=json.dumps(dict(ticket.known)),
         asked=json.dumps(dict(ticket.asked)),
         row_resolved=ticket.row_resolved,
+        mod_count=ticket.mod_count,
         sending=_sending_json(ticket.sending),
         suspect_until=ticket.suspect_until,
         suspect_fields=json.dumps(sorted(ticket.suspect_fields)),
@@ -955,6 +1010,9 @@ def _ticket(row: Record, trail: Trail) -> Ticket:
         # What a holder without its lease wrote has been written by now: it is to be found by looking, at once.
         suspect_until = suspect_until or 0.0
         suspect_fields |= frozenset(json.loads(row["late_fields"]))
+        if sending is None and not row["sys_id"]:
+            # No ticket is known, so what it wrote was one: whoever settles this looks for it.
+            sending = Sending("create", tuple(sorted(suspect_fields)), 0.0, doubtful=True)
     return Ticket(
         instance=row["instance"],
         rule=row["rule"],
@@ -972,6 +1030,8 @@ def _ticket(row: Record, trail: Trail) -> Ticket:
         suspect_until=suspect_until,
         suspect_fields=suspect_fields,
         late_writes=row["late_writes"],
+        mod_count=row["mod_count"],
+        updated_at=row["updated_at"],
         late_seen=row["late_seen"],
     )
 

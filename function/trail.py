@@ -11,7 +11,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
-from function.event import Json, Step, canonical, digest, instant
+from function.event import Json, Step, Wants, canonical, digest, instant
 
 # Before its INSERT a row is not yet; after its DELETE it is no more. They are two places, so that a step that we
 # were never told of cannot hide a deletion. No digest is spelled like them.
@@ -48,7 +48,8 @@ class Entered:
 class Place:
     """A place on the trail. *balance* is arrivals less departures; *wants* is what the rule wants said there, as JSON
     text, rendered when it was heard; *stated* marks a place that a MANUAL named without a step; *touched* is the number
-    of the last step that entered or left it."""
+    of the last step that entered or left it. *unwanted*: under the key of a row that was there before another one was
+    inserted, and it has not deserved a ticket yet: a ticket under this key is not its."""
 
     digest: str
     balance: int = 0
@@ -56,6 +57,7 @@ class Place:
     wants: str = ""
     stated: bool = False
     touched: int = 0
+    unwanted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +79,11 @@ def hear(trail: Trail, step: Step, wants: str, *, sent_at: datetime | None) -> T
     """
     entered = Entered(step.order, sent_at.timestamp() if sent_at else None, trail.heard)
     places = {known.digest: known for known in trail.places}
+    undeserving = isinstance(step.wants, Wants) and not step.wants.when
+    unwanted = step.left == NOT_YET and undeserving and bool(trail.places)
     if step.left is not None:
         left = places.get(step.left, Place(step.left))
+        unwanted = unwanted or (left.unwanted and undeserving)
         # Leaving a place uses up the statement that the row is there.
         places[step.left] = replace(left, balance=left.balance - 1, stated=False, touched=trail.heard)
     reached = places.get(step.entered, Place(step.entered))
@@ -91,6 +96,7 @@ def hear(trail: Trail, step: Step, wants: str, *, sent_at: datetime | None) -> T
         wants=wants,
         stated=reached.stated or step.left is None,
         touched=trail.heard,
+        unwanted=unwanted if latest is entered else reached.unwanted,
     )
     return _tidy(Trail(tuple(places.values()), trail.heard + 1))
 
@@ -172,6 +178,7 @@ def to_json(trail: Trail) -> str:
             "wants": known.wants,
             "stated": known.stated,
             "touched": known.touched,
+            "unwanted": known.unwanted,
         }
         for known in trail.places
     ]
@@ -192,6 +199,7 @@ def from_json(written: str) -> Trail:
                 entry["wants"],
                 entry["stated"],
                 entry["touched"],
+                entry.get("unwanted", False),  # a ledger of before has none
             )
             for entry in read["places"]
         ),

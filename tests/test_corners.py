@@ -1,10 +1,12 @@
 """Corners where one promise meets another; each was once wrong."""
 
+import itertools
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from function.checkpoint import Place, listen
 from function.ledger import IN_DOUBT_SECONDS
 from tests.payloads import cron, delete, insert, update
 from tests.world import RULES, Answered, World, outage, said
@@ -372,3 +374,222 @@ def test_a_suspicion_without_a_ticket_costs_no_event(world: World) -> None:
     answers = heal(world, update("outages", outage(severity="minor", title="x"), MINOR, created_at=LATER))
 
     assert [answer.status for answer in answers] == [200]
+
+
+def test_a_resolve_that_committed_under_a_403_is_seen_by_looking() -> None:
+    with World() as world:
+        world.send(insert("outages", OPEN))
+        world.servicenow.arm("commit_then_403", method="PATCH")
+        resolved = world.send(update("outages", OPEN, FIXED, created_at=LATER))
+        reopened = world.send(update("outages", FIXED, OPEN, created_at=LATEST))
+
+        assert [answer.said for answer in (resolved, reopened)] == ["resolved", "reopened"]
+        assert world.incident["state"] == "2"
+
+
+def test_a_refused_change_whose_look_fails_too_is_in_doubt_and_looked_at_again() -> None:
+    change = update("outages", OPEN, outage(title="Worse"), created_at=LATER)
+    with World() as world:
+        world.send(insert("outages", OPEN))
+        world.servicenow.arm("commit_then_403", method="PATCH")
+        world.servicenow.arm("adc_502", method="GET")
+        doubted = world.send(change)
+        [healed] = heal(world, change)
+
+        assert doubted.status == 503
+        assert healed.status == 200
+        assert said(world.incident) == ("Worse", "1")
+
+
+FIRST = insert("outages", OPEN, created_at="2026-03-04T05:06:01", id="first")
+GONE = delete("outages", OPEN, created_at="2026-03-04T05:06:02", id="gone")
+SECOND = insert("outages", outage(severity="minor", title="Second life"), created_at="2026-03-04T05:06:03", id="second")
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations([FIRST, GONE, SECOND])))
+def test_a_row_inserted_again_that_deserves_no_ticket_leaves_the_former_rows_ended(order: tuple[bytes, ...]) -> None:
+    with World() as world:
+        for event in order:
+            world.send(event)
+        world.send(cron("servicenow_housekeeping"))
+
+        assert [said(row) for row in world.incidents] in ([], [(OPEN["title"], "6")])
+
+
+def test_a_deletion_in_doubt_and_a_row_that_deserves_no_ticket_inserted_again() -> None:
+    with World() as world:
+        world.send(FIRST)
+        world.servicenow.arm("commit_then_500", method="PATCH")
+        world.send(GONE)
+        heal(world, SECOND, GONE)
+
+        assert said(world.incident) == (OPEN["title"], "6")
+
+
+def test_a_row_inserted_again_is_followed_from_when_it_deserves_its_ticket() -> None:
+    second = outage(severity="minor", title="Second life")
+    changed = second | {"title": "Changed"}
+    up = changed | {"severity": "major"}
+    with World() as world:
+        for event in (FIRST, GONE, SECOND):
+            world.send(event)
+        world.send(update("outages", second, changed, created_at="2026-03-04T05:06:04"))
+        unwanted = said(world.incident)
+        world.send(update("outages", changed, up, created_at="2026-03-04T05:06:05"))
+
+        assert unwanted == (OPEN["title"], "6")
+        assert said(world.incident) == ("Changed", "2")
+
+
+def test_a_closed_ticket_is_followed_by_a_new_one_once_its_row_deserves_one_again() -> None:
+    fixed = outage(status="fixed")
+    minor = outage(severity="minor")
+    with World() as world:
+        world.send(insert("outages", OPEN))
+        world.send(update("outages", OPEN, fixed, created_at="2026-03-04T05:06:08"))
+        world.servicenow.change("incident", world.incident["sys_id"], state="Closed")
+        undeserving = world.send(update("outages", fixed, minor, created_at="2026-03-04T05:06:09"))
+        world.send(update("outages", minor, OPEN, created_at="2026-03-04T05:06:10"))
+
+        assert undeserving.said == "skipped when_false"
+        assert [row["state"] for row in world.incidents] == ["7", "1"]
+
+
+def test_a_change_committed_under_a_403_is_found_though_reads_lag_for_a_moment() -> None:
+    worse = outage(title="Worse")
+    with World() as world:
+        world.send(insert("outages", OPEN))
+        world.servicenow.arm("commit_then_403", method="PATCH")
+        world.servicenow.arm("stale_read", method="GET")
+        changed = world.send(update("outages", OPEN, worse, created_at=LATER))
+        world.send(update("outages", worse, OPEN, created_at=LATEST))
+
+        assert changed.said == "updated"
+        assert said(world.incident) == (OPEN["title"], "1")
+
+
+def test_a_change_that_seems_refused_is_sent_back_all_the_same_where_reads_lag_for_long() -> None:
+    worse = outage(title="Worse")
+    with World() as world:
+        world.send(insert("outages", OPEN))
+        world.servicenow.arm("commit_then_403", method="PATCH")
+        world.servicenow.arm("stale_read", method="GET", times=2)
+        refused = world.send(update("outages", OPEN, worse, created_at=LATER))
+        world.send(update("outages", worse, OPEN, created_at=LATEST))
+
+        assert refused.said == "dead refused_by_acl"
+        assert said(world.incident) == (OPEN["title"], "1")
+
+
+def test_a_create_committed_under_a_403_is_found_though_reads_lag_for_a_moment() -> None:
+    with World() as world:
+        world.servicenow.arm("commit_then_403", method="POST")
+        world.servicenow.arm("stale_read", method="GET")
+        answer = world.send(insert("outages", OPEN))
+
+        assert answer.said == "created"
+        assert len(world.incidents) == 1
+
+
+def test_a_row_inserted_again_that_deserves_no_ticket_is_not_taken_for_the_one_that_was_deleted() -> None:
+    second = outage(severity="minor", title="Second life")
+    up = second | {"severity": "major"}
+    with World() as world:
+        world.send(insert("outages", OPEN, created_at="2026-03-04T05:06:01"))
+        world.send(delete("outages", OPEN, created_at="2026-03-04T05:06:02"))
+        world.send(insert("outages", second, created_at="2026-03-04T05:06:03"))
+        world.send(update("outages", second, up, created_at="2026-03-04T05:06:04"))
+        world.send(update("outages", up, second, created_at="2026-03-04T05:06:05"))
+
+        assert said(world.incident) == ("Second life", "2")
+
+
+@pytest.mark.parametrize(("row", "state"), [(FIXED, "2"), (OPEN, "6")], ids=["and the row is open", "and is gone"])
+def test_a_create_that_stood_still_before_its_post_is_found(row: dict[str, object], state: str) -> None:
+    """For longer than its lease and the 60 s after which another worker takes for settled that there is no ticket."""
+    created = insert("outages", row, id="stood still")
+    with World(instances=2) as world:
+        world.send(insert("outages", outage("other")))
+
+        def meanwhile(place: Place) -> None:
+            if place == "before_call":
+                listen(None)
+                world.clock.advance(150)
+                world.send(delete("outages", row, created_at=LATEST), instance=1)
+
+        listen(meanwhile)
+        world.send(created)
+        listen(None)
+        if state == "2":
+            world.send(insert("outages", OPEN, created_at="2026-03-04T05:06:10"))
+        heal(world, created)
+        world.clock.advance(1000)
+        world.send(cron("servicenow_housekeeping"))
+        ticket = world.incidents[1]
+
+    assert ticket["state"] == state
+
+
+@pytest.mark.parametrize(("before", "after", "state"), [(FIXED, OPEN, "2"), (OPEN, FIXED, "6")], ids=["reopen", "fix"])
+def test_a_read_that_lags_behind_our_last_write_is_not_taken_for_the_ticket(
+    before: dict[str, object], after: dict[str, object], state: str
+) -> None:
+    with World() as world:
+        world.send(insert("outages", OPEN))
+        world.send(update("outages", OPEN, FIXED, created_at="2026-03-04T05:06:08"))
+        if before is OPEN:
+            world.send(update("outages", FIXED, OPEN, created_at="2026-03-04T05:06:09"))
+        world.servicenow.arm("stale_read", method="GET", times=2)
+        change = update("outages", before, after, created_at="2026-03-04T05:06:10")
+        lagging = world.send(change)
+        [healed] = heal(world, change)
+
+        assert (lagging.status, lagging.said) == (503, "retrying servicenow_bad_answer")
+        assert healed.status == 200
+        assert world.incident["state"] == state
+
+
+@pytest.mark.parametrize("fault", ["reset", "commit_then_reset", "commit_then_500"])
+def test_a_lost_ledger_and_then_a_doubt_do_not_hide_the_last_generation(fault: str) -> None:
+    worse = outage(title="Worse")
+    with World() as world:
+        world.send(insert("outages", OPEN))
+        world.send(update("outages", OPEN, FIXED, created_at="2026-03-04T05:06:08"))
+        world.servicenow.change("incident", world.incident["sys_id"], state="7")
+        world.send(update("outages", FIXED, OPEN, created_at="2026-03-04T05:06:09"))
+        world.forget()
+        world.servicenow.arm(fault, method="POST")
+        heal(world, update("outages", OPEN, worse, created_at="2026-03-04T05:06:10"))
+        fixed = worse | {"status": "fixed"}
+        heal(world, update("outages", worse, fixed, created_at="2026-03-04T05:06:11"))
+
+        assert [said(row) for row in world.incidents] == [(OPEN["title"], "7"), ("Worse", "6")]
+
+
+def test_a_crowd_of_rows_that_name_an_unknown_group_asks_for_it_once() -> None:
+    rules = RULES.replace("        short_description:", "        assignment_group: Nobody\n        short_description:")
+    with World(rules=rules) as world:
+        world.servicenow.arm("slow", table="sys_user_group", seconds=1.0)
+        with ThreadPoolExecutor(12) as pool:
+            answers = list(pool.map(lambda n: world.send(insert("outages", outage(n))), range(12)))
+
+        assert {answer.said for answer in answers} == {"dead unknown_reference"}
+        assert world.calls().count("GET sys_user_group") <= 3
+
+
+def test_a_sqlite_ledger_that_is_full_costs_no_event() -> None:
+    body = insert("outages", OPEN)
+    with World() as world:
+        [pages] = world.query("PRAGMA page_count")
+        # Of the connection that the function goes on with.
+        world.query(f"PRAGMA max_page_count = {pages['page_count']}")
+        answers = [world.send(insert("outages", outage(id=number, title="x" * 4000))) for number in range(2, 30)]
+        full = [answer for answer in answers if answer.status == 503]
+        calls = world.calls()
+        world.query("PRAGMA max_page_count = 1000000")
+        [healed] = heal(world, body)
+
+        assert full
+        assert all(answer.retry_after for answer in full)
+        assert calls.count("POST incident") == len(world.incidents) - 1
+        assert healed.said == "created"

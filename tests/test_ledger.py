@@ -1,6 +1,7 @@
 """The ledger on SQLite and on PostgreSQL, through the same SQL."""
 
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -9,7 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from function.database import Database, LedgerNotMigrated, LedgerUnavailable
+from function.database import Database, LedgerNotMigrated, LedgerUnavailable, Transaction
 from function.event import Event, Failure, Kind, Op, Outcome, Reason, Status, Step, Wants
 from function.ledger import UNRULED_SAMPLES_MAX, Alert, AlreadyDead, AlreadyDone, Beginning, Begun, Busy, Ledger, Ticket
 from function.trail import NOT_YET, end
@@ -287,13 +288,52 @@ def test_many_instances_bring_the_ledger_up_to_date_at_once(url: str) -> None:
     for database in databases:
         database.close()
 
-    assert applied == [1]
+    assert applied == [1, 2]
+
+
+def test_a_new_file_is_opened_by_many_at_once(tmp_path: Path) -> None:
+    for number in range(60):
+        databases = [Database(f"sqlite:///{tmp_path}/{number}.db") for _ in range(8)]
+        with ThreadPoolExecutor(8) as pool:
+            applied = list(pool.map(lambda database: database.migrate(), databases))
+        for database in databases:
+            database.close()
+
+        assert sorted(applied) == [*[[]] * 7, [1, 2]]
+
+
+def test_two_that_meet_in_a_deadlock_are_both_done(postgresql: str) -> None:
+    database = Database(postgresql)
+    ledger = Ledger(database)
+    for name in ("one", "two"):
+        ledger.raise_alert(Alert(name, "dead", {}, 0.0))
+    both_hold_one = threading.Barrier(2, timeout=5)
+    begun: list[str] = []
+
+    def touch_both(transaction: Transaction, first: str, second: str) -> None:
+        begun.append(first)
+        for fingerprint in (first, second):
+            transaction.execute(
+                "UPDATE servicenow.alert SET unsent = unsent + 1 WHERE fingerprint = :fingerprint",
+                fingerprint=fingerprint,
+            )
+            if fingerprint == first and len(begun) <= 2:
+                both_hold_one.wait()
+
+    with ThreadPoolExecutor(2) as pool:
+        for names in (("one", "two"), ("two", "one")):
+            pool.submit(database.run, lambda transaction, names=names: touch_both(transaction, *names))
+    unsent = database.run(lambda t: t.execute("SELECT unsent FROM servicenow.alert"))
+    database.close()
+
+    assert len(begun) == 3
+    assert [row["unsent"] for row in unsent] == [3, 3]
 
 
 def test_with_ledger_migrate_off_one_sentence_says_what_is_missing(url: str) -> None:
     database = Database(url, migrate=False)
 
-    with pytest.raises(LedgerNotMigrated, match=r"lacks migration 0001 .*python -m function migrate"):
+    with pytest.raises(LedgerNotMigrated, match=r"lacks migration 0001, 0002 .*python -m function migrate"):
         Ledger(database).now()
     database.close()
 

@@ -3,6 +3,9 @@
 import re
 import threading
 import time
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -45,6 +48,7 @@ class References:
     def __init__(self, line: Line) -> None:
         self._line = line
         self._known: dict[tuple[str, str], tuple[str, float]] = {}
+        self._asked: dict[tuple[str, str], Future[str]] = {}
         self._lock = threading.Lock()
 
     def sys_id(self, table: str, field: str, name: str, *, deadline: Deadline) -> str:  # noqa: ARG002  # by table later
@@ -55,15 +59,38 @@ class References:
         referred = REFERENCES.get(field)
         if referred is None or not name:
             return name
-        cached = self._known.get((referred.table, name))
-        if cached is not None and cached[1] > time.monotonic():
-            return cached[0]
-        found = self._look_up(referred, field, name, deadline)
+        key = (referred.table, name)
+        known, until = self._known.get(key, ("", 0.0))
+        if until > time.monotonic():
+            return known
+        # Many rows name one group: one asks, and the others take what it was told.
         with self._lock:
-            if len(self._known) >= CACHE_ENTRIES_MAX:
-                self._known.clear()
-            self._known[referred.table, name] = (found, time.monotonic() + CACHE_SECONDS)
-        return found
+            asked = self._asked.get(key)
+            mine = asked is None
+            asked = asked or self._asked.setdefault(key, Future())
+        if not mine:
+            with suppress(FutureTimeout):
+                failure = asked.exception(timeout=max(0.0, deadline.left()))
+                if failure is None:
+                    return asked.result()
+                if isinstance(failure, ServiceNowError) and failure.failure.kind is Kind.PERMANENT:
+                    raise ServiceNowError(failure.failure) from failure
+            return self._look_up(referred, field, name, deadline)
+        try:
+            found = self._look_up(referred, field, name, deadline)
+        except BaseException as error:
+            asked.set_exception(error)
+            raise
+        else:
+            asked.set_result(found)
+            with self._lock:
+                if len(self._known) >= CACHE_ENTRIES_MAX:
+                    self._known.clear()
+                self._known[key] = (found, time.monotonic() + CACHE_SECONDS)
+            return found
+        finally:
+            with self._lock:
+                del self._asked[key]
 
     def _look_up(self, referred: _Referred, field: str, name: str, deadline: Deadline) -> str:
         columns = ("sys_id",) if _SYS_ID.fullmatch(name) else referred.names

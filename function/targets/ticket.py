@@ -9,11 +9,12 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
-from function.event import Failure, Kind, Reason, Status, Step, Wants
+from function.checkpoint import reached
+from function.event import Failure, Kind, Op, Reason, Status, Step, Wants
 from function.ledger import IN_DOUBT_SECONDS, Ledger, Sending, Ticket
 from function.line import Deadline, Line
 from function.rules import TicketRule
@@ -30,6 +31,10 @@ CORRELATION_CHARACTERS_MAX: Final = 100
 CORRELATION_DISPLAY: Final = "hasura"
 # A ticket that is followed by a new one more often than this is not followed by us.
 GENERATIONS_MAX: Final = 1000
+# A replica that is read is behind the database that is written by less than that, as a rule.
+LAG_SECONDS: Final = 0.5
+# Refusals of the platform's own, before it writes: one look is enough. (A failed insert is looked for again anyway.)
+_NEVER_WRITTEN: Final = frozenset({Reason.BUSINESS_RULE, Reason.DATA_POLICY, Reason.INSERT_FAILED})
 # Decisions about one ticket in one attempt; a good one needs four (look, create, look, resolve).
 DECISIONS_MAX: Final = 10
 
@@ -78,7 +83,7 @@ def address(table: str, correlation: str, generation: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Nothing:
-    """All is said. *row_resolved*: what the row says of itself, from now on."""
+    """All is said. *row_resolved*: what the ticket was last told of its row, from now on."""
 
     status: Status
     reason: Reason | None
@@ -134,7 +139,7 @@ def decide(
         resolved = ticket.row_resolved
     stays = ticket.row_resolved and rule.after_close == "leave"
     if resolved != ticket.row_resolved and states.resolved and not stays:
-        if not looked:
+        if not looked and not final:
             return Look()
         if resolved and not ended:
             canceled = wants.gone and rule.on_delete == "cancel"
@@ -147,7 +152,8 @@ def decide(
         if not resolved and (final or (ended and rule.after_close == "new")):
             if wants.when:
                 return Succeed()
-            return Nothing(Status.SKIPPED, Reason.WHEN_FALSE, row_resolved=False)
+            # Should it deserve one later, it is followed then.
+            return Nothing(Status.SKIPPED, Reason.WHEN_FALSE, row_resolved=True)
         if not resolved and ended:
             return Write(Status.REOPENED, row_resolved=False, state=states.reopened)
     if final:
@@ -159,9 +165,9 @@ def decide(
 
 
 def _decide_create(rule: TicketRule, wants: Wants, step: Step | None, ticket: Ticket) -> Decision:
-    if wants.gone or step is None:
+    if step is None or (wants.gone and step.op is not Op.INSERT):
         return Nothing(Status.SKIPPED, Reason.ROW_GONE if wants.gone else None, row_resolved=False)
-    if not wants.when:
+    if wants.gone or not wants.when:
         return Nothing(Status.SKIPPED, Reason.WHEN_FALSE, row_resolved=False)
     # One that follows another, or takes the place of one that was deleted, opens nothing new.
     existed = ticket.generation > 0 or bool(ticket.number)
@@ -337,7 +343,7 @@ class TicketWork:
     def _look(self) -> bool:
         """Get the ticket as it is; False when it is missing and the rule says to ignore that."""
         try:
-            record = self._line.get(self.rule.table, self.ticket.sys_id, fields=self._fields, deadline=self._deadline)
+            record = self._get_known()
         except ServiceNowError as error:
             return self._missing(error)
         suspect = self.ticket.suspect_fields
@@ -356,6 +362,47 @@ class TicketWork:
                 row_resolved=ended if "state" in suspect else self.ticket.row_resolved,
             )
         return True
+
+    def _looks(self) -> Iterator[None]:
+        """The moments to look: now, and again a little later, for reads may lag behind writes."""
+        yield
+        if self._deadline.left() > 2 * LAG_SECONDS:
+            time.sleep(LAG_SECONDS)
+            yield
+
+    def _get_known(self) -> Record:
+        """Get a ticket that we know of; one that is missing, or older than what we know, is asked for again.
+
+        Raises ServiceNowError, transient where it is older still.
+        """
+        missing: ServiceNowError | None = None
+        for _ in self._looks():
+            try:
+                record = self._line.get(
+                    self.rule.table, self.ticket.sys_id, fields=self._fields, deadline=self._deadline
+                )
+            except ServiceNowError as error:
+                if error.failure.reason is not Reason.MISSING:
+                    raise
+                missing = error
+            else:
+                missing = None
+                if not self._is_older(record):
+                    return record
+        raise missing or ServiceNowError(
+            Failure(
+                Kind.TRANSIENT,
+                Reason.BAD_ANSWER,
+                "ServiceNow tells of the ticket as it was before our last change: its reads lag behind",
+                retry_after_seconds=LAG_SECONDS * 10,
+            )
+        )
+
+    def _is_older(self, record: Record) -> bool:
+        """Whether *record* is from before what we know. A count that went back long ago is a restored instance's."""
+        count = record.get("sys_mod_count", "")
+        recent = self._clock() - self.ticket.updated_at < IN_DOUBT_SECONDS
+        return recent and count.isdecimal() and int(count) < self.ticket.mod_count
 
     def _missing(self, error: ServiceNowError) -> bool:
         """The ticket is not there: by the rule's word it is made anew (True), ignored (False), or an error."""
@@ -420,8 +467,7 @@ class TicketWork:
             sys_id, before, honours=honours
         ):
             return
-        # An adopted ticket of an earlier attempt is told from an unknown one by this: with a record of our own there is
-        # no walk through the generations.
+        # An adopted ticket of an earlier attempt is told from an unknown one by this.
         recorded = before is not None or generation > 0
         sent = {field: self._sent(field, value) for field, value in wants.fields.items()}
         values = {**sent, "correlation_id": self._correlation, "correlation_display": CORRELATION_DISPLAY}
@@ -430,11 +476,14 @@ class TicketWork:
             values["parent_incident"] = parent
         close = {**wants.close, "state": states_of(table).resolved} if resolved else {}
         self._mark(Sending("create", tuple(sorted({*sent, *close})), self._clock()))
+        reached("before_call")
         try:
             record = self._line.create(
                 table, {**values, **close}, fields=[*self._fields, "parent_incident"], deadline=self._deadline
             )
+            reached("after_call")
         except ServiceNowError as error:
+            reached("after_call")
             self._judge_create(error, sys_id, recorded=recorded, honours=honours)
             return
         self._learn_sys_id(honours=honours, asked=sys_id, given=record["sys_id"])
@@ -460,8 +509,11 @@ class TicketWork:
         if failure.status == 403 and marked is not None:
             # In doubt until the look has told; the look may fail too.
             self._doubt_create(marked)
-            if self._adopt_at(sys_id, recorded=recorded):
-                return
+            for _ in self._looks():
+                if self._adopt_at(sys_id, recorded=recorded):
+                    return
+                if failure.reason in _NEVER_WRITTEN:
+                    break
             if honours is not True and self._adopt_by_correlation_id(sys_id, honours=honours):
                 return
             if failure.reason is Reason.INSERT_FAILED:
@@ -496,9 +548,9 @@ class TicketWork:
                     status=403,
                 )
             )
-        generation = self.ticket.generation
-        if not recorded:
-            # No memory of this row: the last of its generations is its ticket.
+        first = generation = self.ticket.generation
+        if generation == 0 and not self.ticket.number:
+            # We remember no ticket of this row, be it that the ledger was lost: the last of its generations is the one.
             while generation < GENERATIONS_MAX:
                 following = self._get_or_none(address(self.rule.table, self._correlation, generation + 1))
                 if following is None or following.get("correlation_id") != self._correlation:
@@ -508,7 +560,7 @@ class TicketWork:
         self.ticket = replace(self.ticket, generation=generation)
         # A field ACL may keep the sys_id from us; it is where we looked.
         at = address(self.rule.table, self._correlation, generation)
-        self._adopt({**record, "sys_id": at}, recorded=recorded)
+        self._adopt({**record, "sys_id": at}, recorded=recorded and generation == first)
         return True
 
     def _found_by_looking(self, sys_id: str, before: Sending | None, *, honours: bool | None) -> bool:
@@ -634,13 +686,20 @@ class TicketWork:
                 # A canceled ticket was not solved.
                 values.pop("close_code", None)
         self._mark(Sending("update", tuple(sorted(values)), self._clock()))
+        reached("before_call")
         try:
             record = self._line.update(
                 self.rule.table, self.ticket.sys_id, values, fields=self._fields, deadline=self._deadline
             )
+            reached("after_call")
         except ServiceNowError as error:
+            reached("after_call")
             marked = self.ticket.sending
             self.ticket = replace(self.ticket, sending=None)
+            if error.failure.status == 403:
+                found = self._look_after_a_403(error, values)
+                if found is not None:
+                    return self._written(found, values, wants, decision)
             if error.failure.kind is Kind.IN_DOUBT and marked is not None:
                 settled_at = self._clock() + IN_DOUBT_SECONDS
                 self.ticket = replace(
@@ -652,6 +711,31 @@ class TicketWork:
                 error.failure = replace(error.failure, retry_after_seconds=asked)
                 raise
             return self._missing(error)
+        return self._written(record, values, wants, decision)
+
+    def _look_after_a_403(self, error: ServiceNowError, values: Mapping[str, str]) -> Record | None:
+        """Any 403 may hide a write that was made: see whether *values* stand in the ticket.
+
+        None where they do not, or the look fails; *error* is in doubt then, where looking later may tell.
+        """
+        for _ in self._looks():
+            try:
+                record = self._line.get(
+                    self.rule.table, self.ticket.sys_id, fields=self._fields, deadline=self._deadline
+                )
+            except ServiceNowError as blind:
+                if blind.failure.kind is not Kind.PERMANENT:
+                    error.failure = replace(error.failure, kind=Kind.IN_DOUBT)
+                return None
+            if all(same(record.get(field, ""), value) for field, value in values.items()):
+                return record
+            if error.failure.reason in _NEVER_WRITTEN:
+                break
+        # What was sent stays unknown, for reads may lag for longer.
+        return None
+
+    def _written(self, record: Record, values: Mapping[str, str], wants: Wants, decision: Write) -> bool:
+        """Remember that *values* stand in the ticket, as *record* has them."""
         self._take(record)
         self._looked = True
         said = {field: self._wanted.get(field, wants.close.get(field, "")) for field in values if field != "state"}
@@ -682,6 +766,7 @@ class TicketWork:
 
     def _take(self, record: Record) -> None:
         """Remember what ServiceNow returned: that is what is known."""
+        count = record.get("sys_mod_count", "")
         told = {field: value for field, value in record.items() if field in {*self._fields, "parent_incident"}}
         for name in ("sys_id", "number", "correlation_id", "sys_mod_count", "state"):
             told.pop(name, None)
@@ -690,6 +775,8 @@ class TicketWork:
             sys_id=record.get("sys_id") or self.ticket.sys_id,
             number=record.get("number") or self.ticket.number,
             state=record.get("state", self.ticket.state),
+            mod_count=int(count) if count.isdecimal() else 0,
+            updated_at=self._clock(),
             known={**self.ticket.known, **told},
         )
 
