@@ -1,0 +1,36 @@
+"""A site for the trials of one file: started once, because processes take their time."""
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from tests.faults.site import Site
+
+
+@pytest.fixture(scope="module")
+def site(postgresql_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Two functions, two Hasura engines, one PostgreSQL. Each test takes rows of its own."""
+    url = _database(postgresql_server, "site")
+    with Site(url, tmp_path_factory.mktemp("site")) as site:
+        yield site
+    _drop(postgresql_server, "site")
+
+
+@pytest.fixture
+def calm(site: Site) -> Site:
+    """The same, when nothing of an earlier test is under way."""
+    site.heal()
+    return site
+
+
+def _database(server: str, name: str) -> str:
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        connection.execute(f"CREATE DATABASE {name}")
+    return server.replace("/postgres?", f"/{name}?")
+
+
+def _drop(server: str, name: str) -> None:
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")

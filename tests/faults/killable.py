@@ -1,0 +1,56 @@
+"""What functions-framework starts in the trials: the function of main.py, whose ledger goes by the trial's clock, and
+whose process can be ended or stopped at each step.
+
+In the folder TRIAL_FOLDER, a file ``kill-at-PLACE`` has the first process that comes there end itself as kill -9 does,
+``stop-at-PLACE`` stops it (SIGSTOP) until somebody wakes it. The file is gone then, so that it meets one process only.
+"""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import time_machine
+from flask import Request, Response
+
+from function import checkpoint
+from function.app import App, assemble, read_rules
+from function.database import Database
+from function.ledger import Ledger
+from function.log import start_logging
+from function.settings import load
+from tests.faults.clock import SharedClock
+
+FOLDER = Path(os.environ["TRIAL_FOLDER"])
+
+
+def _end_here(place: checkpoint.Place) -> None:
+    for sign, what in ((signal.SIGKILL, "kill"), (signal.SIGSTOP, "stop")):
+        order = FOLDER / f"{what}-at-{place}"
+        try:
+            order.unlink()
+        except FileNotFoundError:
+            continue
+        (FOLDER / f"{what}-at-{place}.done").write_text(str(os.getpid()))
+        os.kill(os.getpid(), sign)
+
+
+def _app() -> App:
+    start_logging(os.environ.get("LOG_LEVEL", "INFO"))
+    settings = load(os.environ)
+    clock = SharedClock(FOLDER / "clock")
+    database = Database(settings.database_url, pool_size=settings.database_pool_size, clock_ahead_seconds=clock.ahead)
+    return assemble(settings, read_rules(settings.rules_file, os.environ), Ledger(database), os.environ)
+
+
+if ahead := float(os.environ.get("WALL_AHEAD_SECONDS", "0")):
+    # This host's own clock is wrong.
+    time_machine.travel(time.time() + ahead, tick=True).start()
+if "TRIAL_SPARED" not in os.environ:
+    checkpoint.listen(_end_here)
+app = _app()
+
+
+def handle(request: Request) -> Response:
+    """As main.handle."""
+    return app.handle(request)
