@@ -174,7 +174,8 @@ _TAKE_LEASE = """
 INSERT INTO servicenow.ticket AS t (instance, rule, key, lease_owner, lease_until, created_at, updated_at)
 VALUES (:instance, :rule, :key, :owner, {now} + :seconds, {now}, {now})
 ON CONFLICT (instance, rule, key) DO UPDATE SET
-    vanished_until = CASE WHEN t.lease_owner = '' OR t.lease_owner = :owner THEN NULL ELSE t.lease_until END,
+    vanished_until = CASE WHEN t.lease_owner = '' THEN NULL
+                          WHEN t.lease_owner = :owner THEN t.vanished_until ELSE t.lease_until END,
     lease_owner = :owner,
     lease_until = {now} + :seconds
 WHERE t.lease_owner = '' OR t.lease_owner = :owner OR t.lease_until <= {now}

@@ -15,6 +15,7 @@ import json
 import math
 import os
 import re
+import select
 import signal
 import socket
 import struct
@@ -297,8 +298,8 @@ class ServiceNow:
 
     @property
     def in_flight(self) -> int:
-        """Requests that are not answered yet."""
-        return self._server.in_flight
+        """Requests that are not answered yet, though their sender may be gone; one that is sent counts, read or not."""
+        return self._server.in_flight or int(self._server.has_unread())
 
     def commit_now(self, *, due_by: float = math.inf) -> None:
         """Commit what commit_late has taken and not committed yet, in the order in which it came.
@@ -767,6 +768,21 @@ class _Handler(BaseHTTPRequestHandler):
         with suppress(ConnectionError):  # the caller went away
             super().handle()
 
+    def handle_one_request(self) -> None:
+        said = select.poll()
+        said.register(self.connection, select.POLLIN)
+        if not said.poll(_IDLE_SECONDS * 1000):
+            self.close_connection = True
+            return
+        # From before its first byte is read: what is not read yet, the operating system tells.
+        with self.server.counting:
+            self.server.in_flight += 1
+        try:
+            super().handle_one_request()
+        finally:
+            with self.server.counting:
+                self.server.in_flight -= 1
+
     def _serve(self) -> None:
         path, _, query = self.path.partition("?")
         length = _number(self.headers.get("Content-Length", "0"), -1)
@@ -785,14 +801,8 @@ class _Handler(BaseHTTPRequestHandler):
             length=length,
             peer=str(self.client_address[0]),
         )
-        with self.server.counting:
-            self.server.in_flight += 1
-        try:
-            answer = self.server.instance.answer(request)
-            return self._reset() if answer is None else self._send(answer)
-        finally:
-            with self.server.counting:
-                self.server.in_flight -= 1
+        answer = self.server.instance.answer(request)
+        return self._reset() if answer is None else self._send(answer)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815  # http.server's names
 

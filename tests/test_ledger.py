@@ -12,7 +12,18 @@ import pytest
 
 from function.database import Database, LedgerNotMigrated, LedgerUnavailable, Transaction
 from function.event import Event, Failure, Kind, Op, Outcome, Reason, Status, Step, Wants
-from function.ledger import UNRULED_SAMPLES_MAX, Alert, AlreadyDead, AlreadyDone, Beginning, Begun, Busy, Ledger, Ticket
+from function.ledger import (
+    UNRULED_SAMPLES_MAX,
+    Alert,
+    AlreadyDead,
+    AlreadyDone,
+    Beginning,
+    Begun,
+    Busy,
+    Ledger,
+    Sending,
+    Ticket,
+)
 from function.trail import NOT_YET, end
 from tests.world import Clock
 
@@ -100,6 +111,18 @@ def test_a_key_is_one_holders_until_it_is_finished(ledger: Ledger, begin: Begin)
     assert isinstance(busy, Busy)
     assert 0 < busy.seconds <= LEASE
     assert isinstance(begin(event("f"), owner=OTHER), Begun)
+
+
+def test_a_doubt_outlives_a_transaction_that_is_repeated(ledger: Ledger, begin: Begin, clock: Clock) -> None:
+    """Its commit was answered by a cut connection: it takes the same lease again, for the same holder."""
+    work = begun(begin(event(), owner=OTHER))
+    ledger.save(replace(work.ticket, sending=Sending("create", (), 0.0)), owner=OTHER)
+    clock.advance(LEASE + 1)
+    begin(event(), owner=ME)
+    again = begun(begin(event(), owner=ME))
+
+    assert again.ticket.sending is not None
+    assert again.ticket.sending.doubtful
 
 
 def test_what_the_housekeeping_leaves_for_later_keeps_its_holder(ledger: Ledger, begin: Begin) -> None:

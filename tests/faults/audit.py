@@ -50,15 +50,20 @@ class _Life:
 
     @property
     def must_have_one(self) -> bool:
-        """It deserves a ticket as it is: open; or well, and seen to become so while it deserved one."""
+        """It deserves a ticket as it is and is not well, or became well when it had deserved one all its life.
+
+        Heard in another order, one that did not deserve a ticket for a while may have become well before (README).
+        """
         if self.row is None or self.row["severity"] not in DESERVING:
             return False
-        became_well = [
-            step["new"]["severity"] in DESERVING
+        if self.row["status"] != "fixed":
+            return True
+        images = [image for step in self.steps for image in (step["old"], step["new"])]
+        became_well = any(
+            step["old"] and step["new"] and step["old"]["status"] != "fixed" and step["new"]["status"] == "fixed"
             for step in self.steps
-            if step["old"] and step["new"] and step["old"]["status"] != "fixed" and step["new"]["status"] == "fixed"
-        ]
-        return self.row["status"] != "fixed" or any(became_well)
+        )
+        return became_well and all(image is None or image["severity"] in DESERVING for image in images)
 
 
 def audit(site: Site) -> Audit:

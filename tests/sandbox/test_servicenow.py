@@ -1268,3 +1268,18 @@ def test_a_request_whose_sender_dies_before_its_end_has_no_effect() -> None:
                 connection.recv(1000)
 
         assert servicenow.rows("incident") == []
+
+
+def test_a_request_counts_as_in_flight_from_when_it_is_sent_though_its_sender_is_gone() -> None:
+    with ServiceNow() as servicenow:
+        with socket.create_connection(("127.0.0.1", int(servicenow.url.rpartition(":")[2]))) as caller:
+            until = time.monotonic() + 5
+            while servicenow.in_flight and time.monotonic() < until:
+                time.sleep(0.01)
+            idle = servicenow.in_flight
+            caller.sendall(b"PATCH /api/now/table/incident/x HTTP/1.1\r\n")
+            sent = [servicenow.in_flight for _ in range(100)]
+        while servicenow.in_flight and time.monotonic() < until:
+            time.sleep(0.01)
+
+        assert (idle, set(sent), servicenow.in_flight) == (0, {1}, 0)
