@@ -330,7 +330,7 @@ def test_two_that_meet_in_a_deadlock_are_both_done(postgresql: str) -> None:
     ledger = Ledger(database)
     for name in ("one", "two"):
         ledger.raise_alert(Alert(name, "dead", {}, 0.0))
-    both_hold_one = threading.Barrier(2, timeout=5)
+    both_hold_one = threading.Barrier(2, timeout=30)
     begun: list[str] = []
 
     def touch_both(transaction: Transaction, first: str, second: str) -> None:
