@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -16,6 +17,8 @@ from tests.world import SECRET, TOLD, Answered
 
 HERE = Path(__file__).resolve().parent.parent
 START_SECONDS_MAX = 30.0
+# TCP_CLOSE_WAIT of Linux's net/tcp_states.h, in hex: the other side has closed, and this one has not.
+_CLOSE_WAIT = "08"
 
 
 class Function:
@@ -74,6 +77,16 @@ class Function:
         """Of the server; its worker is a child."""
         assert self._process is not None
         return self._process.pid
+
+    def serves_one_who_left(self) -> bool:
+        """Whether a request is under way whose sender has hung up, as Linux tells; elsewhere nobody can."""
+        local = f":{self.port:04X}"
+        with suppress(OSError):
+            for line in Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]:
+                _, address, _, state, *_ = line.split()
+                if address.endswith(local) and state == _CLOSE_WAIT:
+                    return True
+        return False
 
     @property
     def log(self) -> str:

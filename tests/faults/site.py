@@ -298,7 +298,12 @@ class Site:
         return due is None
 
     def _at_rest(self) -> bool:
-        return self.servicenow.in_flight == 0 and not any(engine.in_flight for engine in self.engines)
+        """Nothing is under way, be it for an engine that is gone: a function works on, and may not know it yet."""
+        return (
+            not any(engine.in_flight for engine in self.engines)
+            and self.servicenow.in_flight == 0
+            and not any(function.serves_one_who_left() for function in self.functions)
+        )
 
     def _next_due_at(self) -> float | None:
         """UNIX seconds, by the shared clock, of the next event that is neither delivered nor given up."""

@@ -32,6 +32,20 @@ def test_an_engine_that_crashes_sends_its_events_again_after_half_an_hour(calm: 
     assert len(calm.tickets(row)) == 1
 
 
+def test_what_a_crashed_engine_has_asked_for_is_under_way_until_it_is_done(calm: Site) -> None:
+    calm.servicenow.arm("slow", method="POST", seconds=1.0)
+    calm.outage()
+    calm.until(lambda: calm.servicenow.in_flight)
+    for number in (0, 1):
+        calm.engines[number].kill()
+        calm.start_engine(number)
+    calm.until(lambda: any(function.serves_one_who_left() for function in calm.functions), 0.5)
+
+    calm.until(lambda: not any(function.serves_one_who_left() for function in calm.functions), 5.0)
+    assert calm.servicenow.in_flight == 0
+    calm.settle()
+
+
 def test_an_engine_that_shuts_down_lets_another_send_the_same_event_at_the_same_time(calm: Site) -> None:
     calm.servicenow.arm("slow", method="POST", seconds=1.5)
     row = calm.outage()
