@@ -284,12 +284,12 @@ def test_what_is_no_list_or_too_long_a_one_is_a_failure(not_a_list: Json) -> Non
 def test_the_longest_list_is_rendered_in_time() -> None:
     items: list[Json] = [{"id": n, "n": n, "x": "x" * 100} for n in range(ELEMENTS_MAX)]
 
-    started = time.monotonic()
+    started = time.thread_time()
     steps = rule(ITEMS).steps(event("UPDATE", {**ROW, "items": items}, {**ROW, "items": items, "title": "x"}))
 
     assert len(steps) == ELEMENTS_MAX
     assert all(isinstance(step.wants, Wants) for step in steps)
-    assert time.monotonic() - started < 2
+    assert time.thread_time() - started < 2
 
 
 # What the ticket should say
@@ -498,8 +498,8 @@ def test_a_row_nested_without_end_is_a_failure(field: str) -> None:
 def test_a_rule_without_end_is_a_failure_soon() -> None:
     endless = saying('"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"')
 
-    started = time.monotonic()
+    started = time.thread_time()
     step = only(endless.steps(event("INSERT", new={"id": 1})))
 
     assert failure(step).hint == "rules.yaml:6: rules[0].ticket.fields.description: takes too long"
-    assert time.monotonic() - started < 2
+    assert time.thread_time() - started < 2

@@ -143,7 +143,9 @@ def test_a_holder_frozen_past_its_lease_and_woken_again_is_found_by_looking(worl
         world.servicenow.arm("slow", method="PATCH", seconds=1)
         sending = threading.Thread(target=_ignoring, args=(function, frozen))
         sending.start()
-        time.sleep(0.5)
+        until = time.monotonic() + 10
+        while world.servicenow.armed() and time.monotonic() < until:
+            time.sleep(0.01)
         function.pause()
         world.clock.advance(100)
         moved_on = world.send(newer)

@@ -49,10 +49,10 @@ def worked_out(source: str, **columns: Json) -> Any:
 
 
 def refused(source: str, **columns: Json) -> str:
-    started = time.monotonic()
+    started = time.thread_time()
     with pytest.raises(Unrendered) as caught:
         rendered(source, **columns)
-    assert time.monotonic() - started < 2
+    assert time.thread_time() - started < 2
     return caught.value.sentence
 
 
