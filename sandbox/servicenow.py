@@ -43,6 +43,8 @@ _BODY_BYTES_MAX: Final = 10_485_760
 _DISCARD_BYTES_MAX: Final = 64 * 1024 * 1024
 # A connection that says nothing for so long is closed.
 _IDLE_SECONDS: Final = 60.0
+# How often it is looked whether what is committed late has its time.
+_LATE_LOOK_SECONDS: Final = 0.02
 # Accounts lock after about five failures in fifteen minutes.
 _FAILURES_MAX: Final = 5
 _FAILURES_WITHIN_SECONDS: Final = 900.0
@@ -102,10 +104,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class _Late:
-    """What is committed later: *at* is UNIX seconds by the instance's clock, the timer goes by the wall's."""
+    """What is committed later: *at* is UNIX seconds by the instance's clock, or *by*, on the monotonic one."""
 
     at: float
-    timer: threading.Timer
+    by: float
+    commit: Callable[[], None]
 
 
 # --- faults --------------------------------------------------------------------------------------------------------
@@ -246,6 +249,8 @@ class ServiceNow:
         self._failures: list[float] = []
         self._stopped = threading.Event()
         self._late: list[_Late] = []
+        self._latecomers: threading.Thread | None = None
+        self._committing = threading.Lock()
         self._pages = jinja2.Environment(
             loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True
         )
@@ -261,13 +266,9 @@ class ServiceNow:
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
-        with self._lock:
-            timers = [late.timer for late in self._late]
-        for timer in timers:
-            timer.cancel()
         self._server.stop()
-        for timer in timers:
-            timer.join()
+        if self._latecomers is not None:
+            self._latecomers.join()
         self.tables.close()
 
     @property
@@ -299,20 +300,21 @@ class ServiceNow:
     @property
     def in_flight(self) -> int:
         """Requests that are not answered yet, though their sender may be gone; one that is sent counts, read or not."""
-        return self._server.in_flight or int(self._server.has_unread())
+        # In this order: who reads counts first, so that nothing is between the two.
+        unread = self._server.has_unread()
+        return self._server.in_flight or int(unread)
 
     def commit_now(self, *, due_by: float = math.inf) -> None:
         """Commit what commit_late has taken and not committed yet, in the order in which it came.
 
         *due_by*, UNIX seconds by the instance's clock: only what has its time by then.
         """
-        with self._lock:
-            due = [late for late in self._late if late.at <= due_by]
-            self._late = [late for late in self._late if late.at > due_by]
-        for late in due:
-            late.timer.cancel()
-            late.timer.function()
-            late.timer.join()
+        with self._committing:
+            with self._lock:
+                due = [late for late in self._late if late.at <= due_by or late.by <= time.monotonic()]
+                self._late = [late for late in self._late if late not in due]
+            for late in due:
+                late.commit()
 
     def catch_up(self) -> None:
         """Let reads have caught up: stale_read hides only what is written from now on."""
@@ -418,18 +420,22 @@ class ServiceNow:
                 return self._json(answer.status, {"result": bare})
 
     def _commit_later(self, seconds: float, request: Request, called: re.Match[str]) -> None:
-        once = threading.Lock()
-
         def commit() -> None:
-            if once.acquire(blocking=False):  # its time has come, or commit_now
-                with suppress(Refused):  # nobody is left to be told
-                    self._table_api(request, called)
+            with suppress(Refused):  # nobody is left to be told
+                self._table_api(request, called)
 
-        timer = threading.Timer(seconds, commit)
         with self._lock:
-            if not self._stopped.is_set():
-                self._late.append(_Late(self._clock() + seconds, timer))
-                timer.start()
+            if self._stopped.is_set():
+                return
+            self._late.append(_Late(self._clock() + seconds, time.monotonic() + seconds, commit))
+            if self._latecomers is None:
+                self._latecomers = threading.Thread(target=self._commit_latecomers, name="commit_late")
+                self._latecomers.start()
+
+    def _commit_latecomers(self) -> None:
+        """By the instance's clock, which whoever tries things out may move on, or stop."""
+        while not self._stopped.wait(_LATE_LOOK_SECONDS):
+            self.commit_now(due_by=self._clock())
 
     def _log_in(self, request: Request) -> None:
         given = request.headers.get("authorization", "")

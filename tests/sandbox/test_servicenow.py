@@ -880,6 +880,20 @@ class TestFaults:
         assert before["description"] == ""
         assert (after["description"], after["sys_mod_count"]) == ("second", "2")
 
+    def test_what_is_committed_late_goes_by_the_instances_clock(self) -> None:
+        ahead = [0.0]
+        with ServiceNow(clock=lambda: time.time() + ahead[0]) as instance:
+            made = instance.tables.insert("incident", {"description": "old"}, by="somebody")
+            instance.arm("commit_late", method="PATCH", seconds=3600)
+            with pytest.raises(requests.ConnectionError):
+                Api(instance).patch(made["sys_id"], description="late")
+            ahead[0] = 3601.0
+
+            deadline = time.monotonic() + 5
+            while (now := instance.rows("incident")[0])["description"] == "old" and time.monotonic() < deadline:
+                time.sleep(0.02)
+            assert now["description"] == "late"
+
     def test_what_would_be_committed_late_is_not_waited_for_at_the_end(self) -> None:
         began = time.monotonic()
         with ServiceNow() as instance:
