@@ -136,6 +136,9 @@ def _audit_ticket(found: Audit, mark: str, row: dict[str, Any] | None, ticket: d
     """The shipped rule, written down once more: what each field says."""
     well = row is None or row["status"] == "fixed"
     wanted: dict[str, str] = {}
+    if ticket["state"] in FINAL and row is not None and row["severity"] not in DESERVING:
+        # People closed it, which is final, and a row that does not deserve a ticket is given no other one.
+        return
     if well != (ticket["state"] in ENDED):
         found.stale.append(f"{mark}: {ticket['number']} is in state {ticket['state']}, {_said(row)}")
     elif row is not None and ticket["state"] != "7":
