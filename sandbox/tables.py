@@ -1,204 +1,160 @@
 """The records of one small ServiceNow instance, and what the platform does when somebody writes them.
 
 No HTTP here: servicenow.py asks, this answers with records or raises Refused. A record is a dict of strings, as the
-Table API has it. The sources of the rules are sections 1.3, 3, 4.1 and 10 of the facts gathered about ServiceNow.
+Table API has it. The sources of the rules are sections 1.3, 3, 4 and 10 of the facts gathered about ServiceNow.
 """
 
+import functools
+import hashlib
 import json
 import re
 import sqlite3
 import threading
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from enum import StrEnum
-from typing import Final, TypeAlias
+from datetime import UTC, datetime, tzinfo
+from typing import Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-Record: TypeAlias = dict[str, str]
+from sandbox import change, query, seed
+from sandbox.incident import (
+    CANCELED,
+    CLOSED,
+    IN_PROGRESS,
+    NEW,
+    ON_HOLD,
+    RESOLVED,
+    incident_rules,
+    problem_rules,
+)
+from sandbox.query import Asker, Value
+from sandbox.schema import (
+    NUMBERED,
+    SCHEMA,
+    SYSTEM,
+    Column,
+    Kind,
+    Record,
+    Refused,
+    aborted,
+    missing,
+    quoted,
+    shown_as,
+)
+from sandbox.seed import ADMIN
+
+__all__ = [
+    "ADMIN",
+    "CANCELED",
+    "CLOSED",
+    "IN_PROGRESS",
+    "NEW",
+    "ON_HOLD",
+    "RESOLVED",
+    "SCHEMA",
+    "Column",
+    "Kind",
+    "Record",
+    "Refused",
+    "Tables",
+    "Written",
+    "is_read_only",
+    "missing",
+]
+
+# Where a fresh developer instance begins.
+_FIRST_NUMBER: Final = 10001
+# What a caller may send and the platform sets itself.
+_READ_ONLY: Final = {
+    table: frozenset({*SYSTEM, "sys_class_name"} if table in NUMBERED else SYSTEM)
+    | (frozenset({"priority"}) if table in {"incident", "problem"} else frozenset())
+    for table in SCHEMA
+}
+_DEFAULTS: Final[Mapping[str, Mapping[str, str]]] = {
+    "incident": {"state": NEW, "impact": "3", "urgency": "3", "priority": "5"},
+    "problem": {"state": "101", "impact": "3", "urgency": "3", "priority": "5", "known_error": "false"},
+    "change_request": change.DEFAULTS,
+    "change_task": change.TASK_DEFAULTS | {"impact": "3", "urgency": "3"},
+    "sys_script": {"active": "true", "when": "before", "order": "100", "abort_action": "false"},
+    "sys_user": {"active": "true"},
+    "sys_user_group": {"active": "true"},
+}
+_SYS_ID = re.compile(r"[0-9a-fA-F]{32}", re.ASCII)
+_DATE = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)", re.ASCII)
+_CONTENT: Final = "CREATE TABLE attached (sys_id TEXT COLLATE NOCASE PRIMARY KEY, content BLOB NOT NULL)"
 
 
-class Kind(StrEnum):
-    """How a column takes and compares its values."""
-
-    STRING = "string"
-    INTEGER = "integer"
-    BOOLEAN = "boolean"
-    DATETIME = "datetime"
-    REFERENCE = "reference"
-    JOURNAL = "journal"
+def is_read_only(table: str, column: str) -> bool:
+    """If what a caller sends for *column* is ignored, because the platform sets it."""
+    return column in _READ_ONLY[table]
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
-    """A column: longer texts than *length* are cut without a word; a reference *refers_to* a table."""
+class Written:
+    """One write as it was committed. *before* is None for an insert; *journal* are the entries that it made."""
 
-    kind: Kind = Kind.STRING
-    length: int = 40
-    refers_to: str = ""
-
-
-class Refused(Exception):  # noqa: N818  # what ServiceNow did, not our error
-    """ServiceNow says no: an HTTP status and the two texts of its error envelope."""
-
-    def __init__(self, status: int, message: str, detail: str | None = None) -> None:
-        super().__init__(status, message, detail)
-        self.status = status
-        self.message = message
-        self.detail = detail
+    table: str
+    before: Record | None
+    after: Record
+    journal: tuple[Record, ...]
 
 
-def _text(length: int) -> Column:
-    return Column(length=length)
+@functools.cache
+def _image() -> bytes:
+    """A fresh instance's database, made once per process: hundreds of tests start hundreds of instances."""
+    db = sqlite3.connect(":memory:")
+    for table, columns in SCHEMA.items():
+        others = ", ".join(f"{quoted(column)} TEXT NOT NULL" for column in columns if column != "sys_id")
+        db.execute(f"CREATE TABLE {table} (sys_id TEXT COLLATE NOCASE PRIMARY KEY, {others})")
+    db.execute(_CONTENT)
+    db.execute("CREATE INDEX labels ON sys_choice (name, element)")
+    db.execute("CREATE INDEX journals ON sys_journal_field (element_id)")
+    for table, record in seed.records():
+        db.execute(*_inserted(table, record))
+    db.commit()
+    image = db.serialize()
+    db.close()
+    return image
 
 
-def _to(table: str) -> Column:
-    return Column(Kind.REFERENCE, 32, table)
-
-
-_INTEGER, _BOOLEAN, _DATETIME, _JOURNAL = (Column(k) for k in (Kind.INTEGER, Kind.BOOLEAN, Kind.DATETIME, Kind.JOURNAL))
-
-_SYSTEM: Final = {
-    "sys_id": _text(32),
-    "sys_created_on": _DATETIME,
-    "sys_created_by": _text(40),
-    "sys_updated_on": _DATETIME,
-    "sys_updated_by": _text(40),
-    "sys_mod_count": _INTEGER,
-}
-_TASK: Final = _SYSTEM | {
-    "number": _text(40),
-    "short_description": _text(160),
-    "description": _text(4000),
-    "state": _INTEGER,
-    "active": _BOOLEAN,
-    "impact": _INTEGER,
-    "urgency": _INTEGER,
-    "priority": _INTEGER,
-    "assignment_group": _to("sys_user_group"),
-    "assigned_to": _to("sys_user"),
-    "cmdb_ci": _to("cmdb_ci"),
-    "contact_type": _text(40),
-    "watch_list": _text(4000),
-    "due_date": _DATETIME,
-    "opened_at": _DATETIME,
-    "opened_by": _to("sys_user"),
-    "closed_at": _DATETIME,
-    "closed_by": _to("sys_user"),
-    "close_notes": _text(4000),
-    "correlation_id": _text(100),
-    "correlation_display": _text(100),
-    "comments": _JOURNAL,
-    "work_notes": _JOURNAL,
-    "sys_class_name": _text(80),
-}
-SCHEMA: Final[Mapping[str, Mapping[str, Column]]] = {
-    "incident": _TASK
-    | {
-        "incident_state": _INTEGER,
-        "caller_id": _to("sys_user"),
-        "category": _text(40),
-        "subcategory": _text(40),
-        "severity": _INTEGER,
-        "business_service": _to("cmdb_ci"),
-        "hold_reason": _INTEGER,
-        "close_code": _text(40),
-        "resolved_at": _DATETIME,
-        "resolved_by": _to("sys_user"),
-        "reopen_count": _INTEGER,
-        "reopened_by": _to("sys_user"),
-        "reopened_time": _DATETIME,
-        "parent_incident": _to("incident"),
-        "problem_id": _to("problem"),
-    },
-    "problem": _TASK,
-    "sys_user": _SYSTEM
-    | {
-        "user_name": _text(40),
-        "name": _text(151),
-        "email": _text(100),
-        "active": _BOOLEAN,
-        "web_service_access_only": _BOOLEAN,
-    },
-    "sys_user_group": _SYSTEM
-    | {"name": _text(80), "description": _text(1000), "email": _text(100), "active": _BOOLEAN}
-    | {"manager": _to("sys_user")},
-    "cmdb_ci": _SYSTEM | {"name": _text(255), "sys_class_name": _text(80), "operational_status": _INTEGER},
-    "sys_choice": _SYSTEM
-    | {"name": _text(80), "element": _text(80), "value": _text(60), "label": _text(60)}
-    | {"sequence": _INTEGER, "language": _text(5), "inactive": _BOOLEAN},
-    "sys_journal_field": _SYSTEM
-    | {"name": _text(80), "element_id": _text(32), "element": _text(80), "value": _text(4000)},
-}
-# The column that stands for a record where a reference is shown or given by name.
-_SHOWN_AS: Final = {"incident": "number", "problem": "number", "sys_choice": "label", "sys_journal_field": "value"}
-_NUMBERED: Final = {"incident": "INC", "problem": "PRB"}
-# Where a fresh developer instance begins.
-_FIRST_NUMBER: Final = 10001
-
-# What a caller may send and the platform sets itself.
-_READ_ONLY: Final = frozenset({*_SYSTEM, "priority", "sys_class_name"})
-
-_CHOICES: Final = {
-    "state": {"1": "New", "2": "In Progress", "3": "On Hold", "6": "Resolved", "7": "Closed", "8": "Canceled"},
-    "impact": {"1": "1 - High", "2": "2 - Medium", "3": "3 - Low"},
-    "urgency": {"1": "1 - High", "2": "2 - Medium", "3": "3 - Low"},
-    "priority": {"1": "1 - Critical", "2": "2 - High", "3": "3 - Moderate", "4": "4 - Low", "5": "5 - Planning"},
-    "hold_reason": {"1": "Awaiting Caller", "3": "Awaiting Problem", "4": "Awaiting Vendor", "5": "Awaiting Change"},
-    "category": {
-        "inquiry": "Inquiry / Help",
-        "software": "Software",
-        "hardware": "Hardware",
-        "network": "Network",
-        "database": "Database",
-    },
-    "close_code": {
-        code: code
-        for code in (
-            "Duplicate",
-            "Known error",
-            "No resolution provided",
-            "Resolved by caller",
-            "Resolved by change",
-            "Resolved by problem",
-            "Resolved by request",
-            "Solution provided",
-            "User error",
-            "Workaround provided",
-        )
-    },
-}
-
-ADMIN: Final = "admin"
-# The id that the administrator has in every fresh instance.
-_ADMIN_ID: Final = "6816f79cc0a8016401c5a33be04be441"
-_SEED_NAMESPACE: Final = uuid.UUID("9d2f8b1e-6f0c-4c3b-9a53-2f5d1c7e4b10")
-
-_SYS_ID = re.compile(r"[0-9a-fA-F]{32}", re.ASCII)
-_DATE = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)", re.ASCII)
+def _inserted(table: str, record: Record) -> tuple[str, Record]:
+    names, marks = ", ".join(map(quoted, record)), ", ".join(f":{column}" for column in record)
+    return f"INSERT INTO {table} ({names}) VALUES ({marks})", record  # noqa: S608  # names from SCHEMA
 
 
 class Tables:
     """The instance's tables, in a database of their own; every method is one transaction.
 
-    *user* is the integration user, who is seeded beside the administrator. *now* gives UNIX seconds.
+    *user* is the integration user, who is planted beside the demo data's people. *now* gives UNIX seconds.
     With *honours_sys_id* off, an insert gets an id of the instance's own choosing, as under an ACL on ``sys_id``.
+    *written* is told of every write, after its commit and before the next one; it must not wait.
     """
 
-    def __init__(self, *, user: str, now: Callable[[], float], honours_sys_id: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        user: str,
+        now: Callable[[], float],
+        honours_sys_id: bool = True,
+        time_zone: str = "",
+        written: Callable[[Written], None] = lambda _: None,
+    ) -> None:
         self.honours_sys_id = honours_sys_id
         self._now = now
+        self._written = written
         self._lock = threading.RLock()
-        self._numbers = dict.fromkeys(_NUMBERED, _FIRST_NUMBER)
+        self._numbers = dict.fromkeys(NUMBERED, _FIRST_NUMBER)
         # What each record was before its last write; None: it was not there.
         self._before: dict[tuple[str, str], Record | None] = {}
         self._db = sqlite3.connect(":memory:", check_same_thread=False)
+        self._db.deserialize(_image())
         self._db.row_factory = sqlite3.Row
-        for table, columns in SCHEMA.items():
-            others = ", ".join(f"{column} TEXT NOT NULL" for column in columns if column != "sys_id")
-            self._db.execute(f"CREATE TABLE {table} (sys_id TEXT COLLATE NOCASE PRIMARY KEY, {others})")
-        self._seed(user)
+        if user != ADMIN:
+            fields = {"user_name": user, "name": user, "active": "true", "web_service_access_only": "true"}
+            with self._db:
+                self._put("sys_user", seed.record("sys_user", user, self._stamp(), **fields, time_zone=time_zone))
 
     def close(self) -> None:
         with self._lock:
@@ -208,18 +164,20 @@ class Tables:
         found = self._read(f"SELECT * FROM {table} WHERE sys_id = ?", [sys_id])  # noqa: S608  # a name from SCHEMA
         return found[0] if found else None
 
-    def select(self, table: str, query: str = "", *, limit: int = -1, offset: int = 0) -> list[Record]:
-        """The records that an encoded *query* describes; a *limit* below 0 is none."""
-        where, order, values = _sql(query, SCHEMA[table])
+    def select(
+        self, table: str, encoded: str = "", *, limit: int = -1, offset: int = 0, by: str = ADMIN
+    ) -> list[Record]:
+        """The records that an *encoded* query describes; a *limit* below 0 is none."""
+        asked = query.read(encoded, table, asker=self._asker(by))
         return self._read(
-            f"SELECT * FROM {table} WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?",  # noqa: S608  # names from SCHEMA
-            [*values, limit, offset],
+            f"SELECT t.* FROM {table} t WHERE {asked.where} ORDER BY {asked.order} LIMIT ? OFFSET ?",  # noqa: S608  # names from SCHEMA
+            [*asked.values, limit, offset],
         )
 
-    def count(self, table: str, query: str = "") -> int:
-        where, _, values = _sql(query, SCHEMA[table])
+    def count(self, table: str, encoded: str = "", *, by: str = ADMIN) -> int:
+        asked = query.read(encoded, table, asker=self._asker(by))
         with self._lock:
-            counted = self._db.execute(f"SELECT count(*) FROM {table} WHERE {where}", values)  # noqa: S608  # as above
+            counted = self._db.execute(f"SELECT count(*) FROM {table} t WHERE {asked.where}", asked.values)  # noqa: S608  # as above
             return int(counted.fetchone()[0])
 
     def insert(self, table: str, sent: Mapping[str, object], *, by: str, shown: bool = False) -> Record:
@@ -227,27 +185,28 @@ class Tables:
 
         Raises Refused; also for a ``sys_id`` that is taken, which is the primary key's verdict.
         """
-        with self._lock, self._db:
-            taken = self._taken(table, sent, shown=shown)
-            at = self._stamp()
-            after = dict.fromkeys(SCHEMA[table], "") | taken
-            asked = str(sent.get("sys_id") or "")
-            honoured = self.honours_sys_id and _SYS_ID.fullmatch(asked)
-            after |= {"sys_id": asked if honoured else uuid.uuid4().hex, "sys_mod_count": "0"}
-            after |= {"sys_created_on": at, "sys_created_by": by, "sys_updated_on": at, "sys_updated_by": by}
-            if table in _NUMBERED:
-                self._open_task(table, after, by=by, at=at)
-            if table == "incident":
-                _incident_rules(None, after, sent=taken.keys(), by=self._user_id(by), at=at)
-            journal = _emptied_journal(table, after)
-            try:
-                self._put(table, after)
-            except sqlite3.IntegrityError as taken_already:
-                shown_as = after[_SHOWN_AS.get(table, "name")]
-                detail = f"Error during insert of {table} ({shown_as})"
-                raise Refused(403, "Operation Failed", detail) from taken_already
-            self._write_journal(table, after["sys_id"], journal, by=by, at=at)
-            self._before[table, after["sys_id"]] = None
+        with self._lock:
+            with self._db:
+                taken = self._taken(table, sent, by=by, shown=shown)
+                at = self._stamp()
+                asked = str(sent.get("sys_id") or "")
+                honoured = self.honours_sys_id and _SYS_ID.fullmatch(asked)
+                after = {**dict.fromkeys(SCHEMA[table], ""), **_DEFAULTS.get(table, {})}
+                after |= {name: value for name, value in taken.items() if value or table not in NUMBERED}
+                after |= {"sys_id": asked if honoured else uuid.uuid4().hex, "sys_mod_count": "0"}
+                after |= {"sys_created_on": at, "sys_created_by": by, "sys_updated_on": at, "sys_updated_by": by}
+                if table in NUMBERED:
+                    self._open_task(table, after, by=by, at=at)
+                self._apply_rules(table, None, after, taken, by=by, at=at)
+                texts = _emptied_journal(table, after)
+                try:
+                    self._put(table, after)
+                except sqlite3.IntegrityError as taken_already:
+                    detail = f"Error during insert of {table} ({after[shown_as(table)]})"
+                    raise Refused(403, "Operation Failed", detail) from taken_already
+                journal = self._write_journal(table, after["sys_id"], texts, by=by, at=at)
+                self._before[table, after["sys_id"]] = None
+            self._written(Written(table, None, after, journal))
         return after
 
     def update(self, table: str, sys_id: str, sent: Mapping[str, object], *, by: str, shown: bool = False) -> Record:
@@ -255,32 +214,61 @@ class Tables:
 
         Raises Refused: 404 where there is no such record, 403 where a rule of the platform forbids it.
         """
-        with self._lock, self._db:
-            before = self.find(table, sys_id)
-            if before is None:
-                raise missing()
-            taken = self._taken(table, sent, shown=shown)
-            at = self._stamp()
-            after = before | taken
-            if table == "incident":
-                _incident_rules(before, after, sent=taken.keys(), by=self._user_id(by), at=at)
-            journal = _emptied_journal(table, after)
-            if after == before and not journal:
-                return after
-            after |= {"sys_updated_on": at, "sys_updated_by": by, "sys_mod_count": str(int(after["sys_mod_count"]) + 1)}
-            self._change(table, after)
-            self._write_journal(table, after["sys_id"], journal, by=by, at=at)
-            self._before[table, after["sys_id"]] = before
+        with self._lock:
+            with self._db:
+                before = self.find(table, sys_id)
+                if before is None:
+                    raise missing()
+                taken = self._taken(table, sent, by=by, shown=shown)
+                at = self._stamp()
+                after = before | taken
+                self._apply_rules(table, before, after, taken, by=by, at=at)
+                texts = _emptied_journal(table, after)
+                if after == before and not texts:
+                    return after
+                count = str(int(after["sys_mod_count"]) + 1)
+                after |= {"sys_updated_on": at, "sys_updated_by": by, "sys_mod_count": count}
+                self._change(table, after)
+                journal = self._write_journal(table, after["sys_id"], texts, by=by, at=at)
+                self._before[table, after["sys_id"]] = before
+            self._written(Written(table, before, after, journal))
         return after
 
     def delete(self, table: str, sys_id: str) -> None:
-        """Remove a record. Raises Refused (404) where there is none."""
+        """Remove a record, and what is attached to it. Raises Refused (404) where there is none."""
         with self._lock, self._db:
             before = self.find(table, sys_id)
             if before is None:
                 raise missing()
-            self._db.execute(f"DELETE FROM {table} WHERE sys_id = ?", [sys_id])  # noqa: S608  # as above
-            self._before[table, before["sys_id"]] = before
+            attached = "SELECT * FROM sys_attachment WHERE table_name = ? AND table_sys_id = ? COLLATE NOCASE"
+            for attachment in self._read(attached, [table, sys_id]):
+                self._remove("sys_attachment", attachment)
+            self._remove(table, before)
+
+    def attach(self, table: str, sys_id: str, file_name: str, content: bytes, *, content_type: str, by: str) -> Record:
+        """Keep *content* with a record. Raises Refused (404) where there is no such record."""
+        with self._lock, self._db:
+            if self.find(table, sys_id) is None:
+                raise missing()
+            at, attachment_id = self._stamp(), uuid.uuid4().hex
+            after = dict.fromkeys(SCHEMA["sys_attachment"], "")
+            after |= {"sys_id": attachment_id, "sys_mod_count": "0", "state": "available", "compressed": "true"}
+            after |= {"sys_created_on": at, "sys_created_by": by, "sys_updated_on": at, "sys_updated_by": by}
+            after |= {"table_name": table, "table_sys_id": sys_id, "file_name": file_name, "content_type": content_type}
+            after |= {"size_bytes": str(len(content)), "size_compressed": str(len(content))}
+            after |= {"hash": hashlib.sha256(content).hexdigest()}
+            self._put("sys_attachment", after)
+            self._db.execute("INSERT INTO attached (sys_id, content) VALUES (?, ?)", [attachment_id, content])
+            self._before["sys_attachment", attachment_id] = None
+        return after
+
+    def content(self, sys_id: str) -> bytes:
+        """What is attached under *sys_id*, of ``sys_attachment``. Raises Refused (404)."""
+        with self._lock:
+            found = self._db.execute("SELECT content FROM attached WHERE sys_id = ?", [sys_id]).fetchone()
+        if found is None:
+            raise missing()
+        return bytes(found["content"])
 
     @contextmanager
     def lagging(self) -> Iterator[None]:
@@ -303,39 +291,78 @@ class Tables:
         with self._lock:
             self._before.clear()
 
-    def shown(self, table: str, column: str, value: str) -> str:
-        """The display value of *value* in *column*: a name for a reference, a label for a choice."""
+    def shown(self, table: str, column: str, value: str, *, by: str = "") -> str:
+        """The display value of *value* in *column*: a name for a reference, a label for a choice, a time in the time
+        zone of *by*."""
         about = SCHEMA[table][column]
-        if about.kind is Kind.REFERENCE:
-            record = self.find(about.refers_to, value) if value else None
-            return record[_SHOWN_AS.get(about.refers_to, "name")] if record else ""
-        return self._labels(table, column).get(value, value)
+        match about.kind:
+            case Kind.REFERENCE:
+                record = self.find(about.refers_to, value) if value else None
+                return record[shown_as(about.refers_to)] if record else ""
+            case Kind.DATETIME:
+                return _moved(value, UTC, self._zone(by))
+            case _:
+                return self._labels(table, column).get(value, value)
+
+    def walked(self, table: str, record: Record, path: str) -> tuple[str, str, str] | None:
+        """Where a dotted *path* leads from *record*: a table, its column, and the value there; None for nowhere."""
+        *steps, last = path.split(".")
+        at: Record | None = record
+        for step in steps:
+            column = SCHEMA[table].get(step)
+            if column is None or column.kind is not Kind.REFERENCE:
+                return None
+            at = self.find(column.refers_to, at[step]) if at else None
+            table = column.refers_to
+        return (table, last, at[last] if at else "") if last in SCHEMA[table] else None
+
+    def user_id(self, user_name: str) -> str:
+        found = self._read("SELECT * FROM sys_user WHERE user_name = ?", [user_name])
+        return found[0]["sys_id"] if found else ""
+
+    def _asker(self, by: str) -> Asker:
+        return Asker(self.user_id(by), by, self._now())
+
+    def _zone(self, user_name: str) -> tzinfo:
+        """A person's time zone; the system's own is UTC."""
+        found = self._read("SELECT time_zone FROM sys_user WHERE user_name = ?", [user_name])
+        if not found or not found[0]["time_zone"]:
+            return UTC
+        try:
+            return ZoneInfo(found[0]["time_zone"])
+        except (ZoneInfoNotFoundError, ValueError):
+            return UTC
 
     def _labels(self, table: str, column: str) -> dict[str, str]:
         rows = self._read("SELECT * FROM sys_choice WHERE name = ? AND element = ?", [table, column])
         return {row["value"]: row["label"] for row in rows}
 
-    def _read(self, sql: str, values: list[str | int]) -> list[Record]:
+    def _read(self, sql: str, values: list[Value]) -> list[Record]:
         with self._lock:
             return [dict(row) for row in self._db.execute(sql, values)]
 
     def _put(self, table: str, record: Record) -> None:
-        names, marks = ", ".join(record), ", ".join(f":{column}" for column in record)
-        self._db.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", record)  # noqa: S608  # as above
+        self._db.execute(*_inserted(table, record))
 
     def _change(self, table: str, record: Record) -> None:
-        changes = ", ".join(f"{column} = :{column}" for column in record)
+        changes = ", ".join(f"{quoted(column)} = :{column}" for column in record)
         self._db.execute(f"UPDATE {table} SET {changes} WHERE sys_id = :sys_id", record)  # noqa: S608  # as above
 
-    def _taken(self, table: str, sent: Mapping[str, object], *, shown: bool) -> Record:
+    def _remove(self, table: str, record: Record) -> None:
+        self._db.execute(f"DELETE FROM {table} WHERE sys_id = ?", [record["sys_id"]])  # noqa: S608  # as above
+        if table == "sys_attachment":
+            self._db.execute("DELETE FROM attached WHERE sys_id = ?", [record["sys_id"]])
+        self._before[table, record["sys_id"]] = record
+
+    def _taken(self, table: str, sent: Mapping[str, object], *, by: str, shown: bool) -> Record:
         """What the platform takes of what was *sent*: known, writable columns, each value as its column keeps it."""
         return {
-            name: self._kept(table, name, column, _plain(sent[name]), shown=shown)
+            name: self._kept(table, name, column, _plain(sent[name]), by=by, shown=shown)
             for name, column in SCHEMA[table].items()
-            if name in sent and (name not in _READ_ONLY or (table not in _NUMBERED and name not in _SYSTEM))
+            if name in sent and name not in _READ_ONLY[table]
         }
 
-    def _kept(self, table: str, name: str, column: Column, value: str, *, shown: bool) -> str:
+    def _kept(self, table: str, name: str, column: Column, value: str, *, by: str, shown: bool) -> str:
         match column.kind:
             case Kind.JOURNAL:
                 return value
@@ -344,7 +371,8 @@ class Tables:
             case Kind.DATETIME:
                 # The ISO form with a T is stored with a space; what is no time is stored empty.
                 found = _DATE.match(value)
-                return " ".join(found.groups()) if found else ""
+                time = " ".join(found.groups()) if found else ""
+                return _moved(time, self._zone(by), UTC) if shown else time
             case Kind.REFERENCE:
                 return self._referred(column.refers_to, value, shown=shown)
             case _:
@@ -356,77 +384,81 @@ class Tables:
         """The sys_id to keep. An id is believed; a name counts only where names were announced; else it is empty."""
         if _SYS_ID.fullmatch(value) or not value:
             return value
-        by_name = f"SELECT * FROM {table} WHERE {_SHOWN_AS.get(table, 'name')} = ? COLLATE NOCASE"  # noqa: S608  # as above
+        by_name = f"SELECT * FROM {table} WHERE {quoted(shown_as(table))} = ? COLLATE NOCASE"  # noqa: S608  # as above
         found = self._read(by_name, [value]) if shown else []
         return found[0]["sys_id"] if found else ""
 
     def _open_task(self, table: str, after: Record, *, by: str, at: str) -> None:
         if not after["number"]:
-            after["number"] = f"{_NUMBERED[table]}{self._numbers[table]:07}"
+            after["number"] = f"{NUMBERED[table]}{self._numbers[table]:07}"
             self._numbers[table] += 1
-        given = {column: value for column, value in after.items() if value}
-        defaults = {"opened_at": at, "opened_by": self._user_id(by), "active": "true", "state": "1"}
-        after |= defaults | {"impact": "3", "urgency": "3", "priority": "5"} | given | {"sys_class_name": table}
+        after["opened_at"] = after["opened_at"] or at
+        after["opened_by"] = after["opened_by"] or self.user_id(by)
+        after |= {"active": "true", "sys_class_name": table}
 
-    def _write_journal(self, table: str, sys_id: str, journal: Mapping[str, str], *, by: str, at: str) -> None:
-        for element, value in journal.items():
+    def _apply_rules(
+        self, table: str, before: Record | None, after: Record, taken: Record, *, by: str, at: str
+    ) -> None:
+        """The platform's own rules, then the instance's: those change *after* or raise Refused, these only refuse."""
+        moved = before is not None and after.get("assignment_group") != before.get("assignment_group")
+        if moved and "assigned_to" not in taken:
+            after["assigned_to"] = ""
+        match table:
+            case "incident":
+                incident_rules(before, after, sent=taken.keys(), by=self.user_id(by), at=at)
+            case "problem":
+                problem_rules(before, after, sent=taken.keys(), at=at)
+            case "change_request":
+                if before is None:
+                    self._fill_from_template(after)
+                change.change_rules(before, after, by=self.user_id(by), at=at)
+            case "change_task":
+                change.task_rules(before, after, by=self.user_id(by), at=at)
+        self._run_scripts(table, before, after, by=by)
+
+    def _fill_from_template(self, after: Record) -> None:
+        """A standard change begins as its template says."""
+        template = self.find("std_change_producer_version", after["std_change_producer_version"])
+        if template is not None:
+            for column in ("short_description", "description"):
+                after[column] = after[column] or template[column]
+
+    def _run_scripts(self, table: str, before: Record | None, after: Record, *, by: str) -> None:
+        """The business rules that somebody inserted: of what they could do, a condition and an abort are done here."""
+        action = "action_insert" if before is None else "action_update"
+        rules = self._read(
+            f"""SELECT * FROM sys_script WHERE collection = ? AND "when" = 'before' AND active = 'true'
+                AND abort_action = 'true' AND {action} = 'true' ORDER BY CAST("order" AS INTEGER), rowid""",  # noqa: S608  # a column of SCHEMA
+            [table],
+        )
+        for rule in rules:
+            images = (after, before or {})
+            statement, values = query.condition(rule["filter_condition"], table, *images, asker=self._asker(by))
+            if self._db.execute(statement, values).fetchone()[0]:
+                raise aborted(table, rule["name"], rule["sys_id"])
+
+    def _write_journal(
+        self, table: str, sys_id: str, texts: Mapping[str, str], *, by: str, at: str
+    ) -> tuple[Record, ...]:
+        entries = []
+        for element, value in texts.items():
             entry = dict.fromkeys(SCHEMA["sys_journal_field"], "")
             entry |= {"sys_id": uuid.uuid4().hex, "sys_created_on": at, "sys_created_by": by, "sys_mod_count": "0"}
             entry |= {"name": table, "element_id": sys_id, "element": element, "value": value}
             self._put("sys_journal_field", entry)
-
-    def _user_id(self, user_name: str) -> str:
-        found = self._read("SELECT * FROM sys_user WHERE user_name = ?", [user_name])
-        return found[0]["sys_id"] if found else ""
+            entries.append(entry)
+        return tuple(entries)
 
     def _stamp(self) -> str:
-        return datetime.fromtimestamp(self._now(), UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-    def _seed(self, user: str) -> None:
-        def plant(table: str, **fields: str) -> None:
-            sys_id = uuid.uuid5(_SEED_NAMESPACE, f"{table} {sorted(fields.items())}").hex
-            blank = dict.fromkeys(SCHEMA[table], "") | {"sys_created_on": at, "sys_created_by": ADMIN}
-            updated = {"sys_updated_on": at, "sys_updated_by": ADMIN, "sys_mod_count": "0"}
-            self._put(table, blank | updated | {"sys_id": sys_id} | fields)
-
-        with self._lock, self._db:
-            at = self._stamp()
-            plant(
-                "sys_user",
-                sys_id=_ADMIN_ID,
-                user_name=ADMIN,
-                name="System Administrator",
-                email="admin@example.com",
-                active="true",
-            )
-            if user != ADMIN:
-                plant("sys_user", user_name=user, name=user, active="true", web_service_access_only="true")
-            for user_name, name in (("abel.tuter", "Abel Tuter"), ("beth.anglin", "Beth Anglin")):
-                plant("sys_user", user_name=user_name, name=name, email=f"{user_name}@example.com", active="true")
-            for group in ("Network", "Hardware", "Database"):
-                plant("sys_user_group", name=group, active="true")
-            for name, kind in (
-                ("core-switch-1", "cmdb_ci_ip_switch"),
-                ("web-01", "cmdb_ci_server"),
-                ("shop", "cmdb_ci_appl"),
-            ):
-                plant("cmdb_ci", name=name, sys_class_name=kind, operational_status="1")
-            for element, labels in (*_CHOICES.items(), ("incident_state", _CHOICES["state"])):
-                for sequence, (value, label) in enumerate(labels.items()):
-                    plant(
-                        "sys_choice",
-                        name="incident",
-                        element=element,
-                        value=value,
-                        label=label,
-                        sequence=str(sequence),
-                        language="en",
-                        inactive="false",
-                    )
+        return query.stamp(self._now())
 
 
-def missing() -> Refused:
-    return Refused(404, "No Record found", "Record doesn't exist or ACL restricts the record retrieval")
+def _moved(time: str, zone: tzinfo, into: tzinfo) -> str:
+    """A *time* of one zone as another one's clocks have it."""
+    if zone is into or not time:
+        return time
+    there = datetime.strptime(time, "%Y-%m-%d %H:%M:%S").replace(tzinfo=zone).astimezone(into)
+    return there.strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _plain(value: object) -> str:
@@ -447,144 +479,3 @@ def _emptied_journal(table: str, after: Record) -> Record:
     texts = {name: after[name] for name, column in SCHEMA[table].items() if column.kind is Kind.JOURNAL and after[name]}
     after |= dict.fromkeys(texts, "")
     return texts
-
-
-# --- what the platform does to an incident -------------------------------------------------------------------------
-
-NEW, IN_PROGRESS, ON_HOLD, RESOLVED, CLOSED, CANCELED = "1", "2", "3", "6", "7", "8"
-_OPEN: Final = frozenset({NEW, IN_PROGRESS, ON_HOLD})
-_AWAITING_CALLER: Final = "1"
-# dl_u_priority as it is shipped: impact and urgency add up.
-_PRIORITY: Final = {
-    (impact, urgency): str(impact_and_urgency - 1)
-    for impact, urgency, impact_and_urgency in ((str(i), str(u), i + u) for i in (1, 2, 3) for u in (1, 2, 3))
-}
-
-
-def _incident_rules(before: Record | None, after: Record, *, sent: Collection[str], by: str, at: str) -> None:
-    """Do to *after* what the platform's own rules do before an incident is stored, or raise Refused."""
-    was = before["state"] if before else ""
-    if "state" not in sent and after["incident_state"] and after["incident_state"] != was:
-        after["state"] = after["incident_state"]
-    state = after["incident_state"] = after["state"]
-    if was in {CLOSED, CANCELED} and state != was:
-        raise _aborted("incident", "Closed incident is final", after["sys_id"])
-    _mandatory(before, after, sent=sent)
-
-    after["priority"] = _PRIORITY.get((after["impact"], after["urgency"]), after["priority"])
-    after["active"] = "false" if state in {CLOSED, CANCELED} else "true"
-    after["reopen_count"] = after["reopen_count"] or "0"
-    if before and after["assignment_group"] != before["assignment_group"] and "assigned_to" not in sent:
-        after["assigned_to"] = ""
-    if state == was:
-        return
-    if state == RESOLVED:
-        after |= {"resolved_at": at, "resolved_by": by}
-    if state == CLOSED:
-        after |= {"closed_at": at, "closed_by": by}
-    if was == RESOLVED and state in _OPEN:
-        after |= {"reopened_time": at, "reopened_by": by, "reopen_count": str(int(after["reopen_count"]) + 1)}
-        after |= {"resolved_at": "", "resolved_by": ""}
-
-
-def _mandatory(before: Record | None, after: Record, *, sent: Collection[str]) -> None:
-    """The data policies: what must be filled in, by the labels that people see."""
-    lacking = []
-    if after["state"] in {RESOLVED, CLOSED}:
-        labels = {"close_code": "Resolution code", "close_notes": "Resolution notes"}
-        lacking = [label for column, label in labels.items() if not after[column].strip()]
-    if after["state"] == ON_HOLD and (before is None or before["state"] != ON_HOLD):
-        if not after["hold_reason"]:
-            lacking.append("On hold reason")
-        elif after["hold_reason"] == _AWAITING_CALLER and "comments" not in sent:
-            lacking.append("Additional comments")
-    if lacking:
-        words = f"Data Policy Exception: The following fields are mandatory: {', '.join(lacking)}"
-        raise Refused(403, "Operation Failed", words)
-
-
-def _aborted(table: str, rule: str, sys_id: str) -> Refused:
-    words = (
-        f"Operation against file '{table}' was aborted by Business Rule '{rule}^{sys_id}'. Business Rule Stack:{rule}"
-    )
-    return Refused(403, "Operation Failed", words)
-
-
-# --- encoded queries -----------------------------------------------------------------------------------------------
-
-_TERM = re.compile(
-    r"([a-z0-9_]+)"
-    r"(!=|>=|<=|=|>|<|ISNOTEMPTY|ISEMPTY|STARTSWITH|ENDSWITH|CONTAINS|NOT LIKE|LIKE|NOT IN|IN)"
-    r"(.*)",
-    re.ASCII | re.DOTALL,
-)
-
-
-def _sql(query: str, columns: Mapping[str, Column]) -> tuple[str, str, list[str | int]]:
-    """An encoded query as (where, order, values).
-
-    ``^OR`` binds to the term before it, tighter than ``^``; ``^NQ`` separates whole groups. A term that names an
-    unknown column or operator is dropped, as the platform does: a typo returns everything.
-    """
-    groups: list[str] = []
-    orders: list[str] = []
-    values: list[str | int] = []
-    for group in query.split("^NQ"):
-        alternatives: list[list[str]] = []  # joined by AND; each inner list by OR
-        for token in group.split("^"):
-            if token.startswith("ORDERBY"):
-                orders += _order(token.removeprefix("ORDERBY"), columns)
-                continue
-            joins = token.startswith("OR")
-            if not joins or not alternatives:
-                alternatives.append([])
-            term = _term(token.removeprefix("OR"), columns)
-            if term is not None:
-                alternatives[-1].append(term[0])
-                values += term[1]
-        groups.append(" AND ".join(f"({' OR '.join(terms)})" for terms in alternatives if terms) or "1")
-    return " OR ".join(f"({group})" for group in groups), ", ".join([*orders, "rowid"]), values
-
-
-def _order(asked: str, columns: Mapping[str, Column]) -> list[str]:
-    descending = asked.startswith("DESC")
-    column = asked.removeprefix("DESC")
-    if column not in columns:
-        return []
-    return [f"{_comparable(column, columns[column])}{' DESC' if descending else ''}"]
-
-
-def _comparable(name: str, column: Column) -> str:
-    return f"CAST({name} AS INTEGER)" if column.kind is Kind.INTEGER else name
-
-
-def _term(token: str, columns: Mapping[str, Column]) -> tuple[str, list[str | int]] | None:
-    found = _TERM.fullmatch(token)
-    if found is None or found[1] not in columns:
-        return None
-    name, operator, value = found.groups()
-    match operator:
-        case "=":
-            return f"{name} = ? COLLATE NOCASE", [value]
-        case "!=":
-            return f"{name} != ? COLLATE NOCASE", [value]
-        case "ISEMPTY":
-            return f"{name} = ''", []
-        case "ISNOTEMPTY":
-            return f"{name} != ''", []
-        case "STARTSWITH":
-            return f"instr(lower({name}), lower(?)) = 1", [value]
-        case "ENDSWITH":
-            return f"lower(substr({name}, -length(?))) = lower(?)", [value, value]
-        case "LIKE" | "CONTAINS":
-            return f"instr(lower({name}), lower(?)) > 0", [value]
-        case "NOT LIKE":
-            return f"instr(lower({name}), lower(?)) = 0", [value]
-        case "IN" | "NOT IN":
-            chosen = value.split(",")
-            return f"{name} COLLATE NOCASE {operator} ({', '.join('?' * len(chosen))})", list(chosen)
-        case _:
-            column = columns[name]
-            number = column.kind is Kind.INTEGER and re.fullmatch(r"-?[0-9]{1,18}", value)
-            compared = f"{_comparable(name, column)} {operator} ?"
-            return f"({name} != '' AND {compared})", [int(value) if number else value]

@@ -1,0 +1,285 @@
+"""A request to the instance, what it is aimed at, and how the platform words its answers."""
+
+import json
+import re
+import uuid
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import parse_qsl, quote, unquote, urlencode
+
+from sandbox.schema import Kind, Record, Refused
+from sandbox.tables import SCHEMA, Tables
+
+# KB0747638.
+BODY_BYTES_MAX: Final = 10_485_760
+# The platform's own default for sysparm_limit.
+_LIMIT_DEFAULT: Final = 10_000
+
+JSON: Final = ("Content-Type", "application/json;charset=UTF-8")
+HTML: Final = ("Content-Type", "text/html;charset=UTF-8")
+# A real instance sends them all; sending them back ties a client to one node and one transaction at a time.
+_COOKIES: Final = (
+    ("JSESSIONID", "/; HttpOnly"),
+    ("glide_user_route", "/; HttpOnly"),
+    ("glide_user", "/; HttpOnly"),
+    ("glide_user_session", "/; HttpOnly"),
+    ("glide_session_store", "/; HttpOnly"),
+    ("BIGipServerpool_sandbox", "/"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request, read whole. *headers* have lower-case names; *body* is None where it was too large."""
+
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    body: bytes | None
+    length: int
+    peer: str
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        return dict(parse_qsl(self.query, keep_blank_values=True))
+
+    @property
+    def meant(self) -> str:
+        """The method that is meant."""
+        override = self.headers.get("x-http-method-override", "").upper()
+        return override if override and self.method == "POST" else self.method
+
+    @property
+    def sent(self) -> dict[str, Any]:
+        """The object in the body; of several, the first. Raises Refused (400)."""
+        try:
+            sent = json.loads(self.body or b"{}")
+        except (ValueError, RecursionError) as wrong:
+            raise Refused(400, "Exception while reading request", "The body is no JSON") from wrong
+        if isinstance(sent, list) and sent:
+            sent = sent[0]
+        if not isinstance(sent, dict):
+            raise Refused(400, "Exception while reading request", "The body is no JSON object")
+        return sent
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    body: bytes = b""
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a path leads to: an *api*, and of it a table and a record where they are named. *rest* is what follows."""
+
+    api: str
+    version: str = ""
+    table: str = ""
+    sys_id: str = ""
+    rest: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """The tables that the integration user may read, insert into, and change or delete from; None is all of them."""
+
+    may_read: Collection[str] | None = None
+    may_create: Collection[str] | None = None
+    may_write: Collection[str] | None = None
+
+    def check(self, method: str, table: str, *, single: bool) -> None:
+        """Raise Refused where an ACL forbids *method* on *table*: a *single* record that is hidden is not there."""
+        verb = {"GET": "", "HEAD": "", "POST": "Insert", "DELETE": "Delete"}.get(method, "Update")
+        allowed = {"": self.may_read, "Insert": self.may_create}.get(verb, self.may_write)
+        if allowed is None or table in allowed:
+            return
+        if verb:
+            raise Refused(403, "Operation Failed", f"ACL Exception {verb} Failed due to security constraints")
+        if single:
+            raise Refused(404, "No Record found", "Record doesn't exist or ACL restricts the record retrieval")
+        raise Refused(403, "Insufficient rights to query records")
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What every API works on: the records, the address, who is logged in and what that user may do."""
+
+    tables: Tables
+    url: str
+    user: str
+    rights: Rights
+
+
+# --- addresses -----------------------------------------------------------------------------------------------------
+
+_TABLE_PATH = re.compile(r"/api/now/(?:(v1|v2)/)?table/([^/]+)(?:/([^/]+))?/?")
+_ATTACHMENT_PATH = re.compile(r"/api/now/(?:(v1|v2)/)?attachment(?:/([^/]+))?(/file)?/?")
+_CHANGE_PATH = re.compile(r"/api/sn_chg_rest/(?:(v1)/)?change((?:/[^/]+)*)/?")
+_OTHER_PATH = re.compile(r"/api/now/(?:(v1|v2)/)?(batch|tinyurl)/?")
+
+
+def target(path: str) -> Target | None:
+    """What *path* leads to; None where there is nothing."""
+    if found := _TABLE_PATH.fullmatch(path):
+        return Target("table", found[1] or "", unquote(found[2]), unquote(found[3] or ""))
+    if found := _ATTACHMENT_PATH.fullmatch(path):
+        rest = ("file",) if found[3] else ()
+        return Target("attachment", found[1] or "", "sys_attachment", unquote(found[2] or ""), rest)
+    if found := _CHANGE_PATH.fullmatch(path):
+        parts = tuple(unquote(part) for part in found[2].split("/") if part)
+        return Target("change", found[1] or "", "change_request", rest=parts)
+    if found := _OTHER_PATH.fullmatch(path):
+        return Target(found[2], found[1] or "")
+    return None
+
+
+def check_headers(request: Request, *, json_body: bool) -> None:
+    """Raise Refused where the platform would not read the request: 400, 406 or 415."""
+    accepted = request.headers.get("accept", "")
+    if json_body and not any(kind in accepted for kind in ("application/json", "application/*", "*/*")):
+        raise Refused(406, "Not Acceptable", "Accept must allow application/json")
+    if request.body is None:
+        words = f"content-length = {request.length} bytes. Max allowed: {BODY_BYTES_MAX} bytes."
+        raise Refused(400, f"Rejected large REST payload with {words}")
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if json_body and request.meant in {"POST", "PUT", "PATCH"} and kind != "application/json":
+        raise Refused(415, "Unsupported Media Type", "Content-Type must be application/json")
+
+
+def no_such_method(request: Request) -> Refused:
+    return Refused(405, "Method not allowed", f"{request.meant} is not supported by {request.path}")
+
+
+# --- answers -------------------------------------------------------------------------------------------------------
+
+
+def headers() -> tuple[tuple[str, str], ...]:
+    """What every real answer carries."""
+    cookies = [("Set-Cookie", f"{name}={uuid.uuid4().hex.upper()}; Path={rest}") for name, rest in _COOKIES]
+    return (
+        JSON,
+        ("X-Is-Logged-In", "true"),
+        ("X-Transaction-ID", uuid.uuid4().hex[:12]),
+        ("Cache-Control", "no-cache,no-store,must-revalidate,max-age=-1"),
+        ("Pragma", "no-store,no-cache"),
+        ("Expires", "0"),
+        *cookies,
+    )
+
+
+def answered(status: int, content: object, *more: tuple[str, str]) -> Answer:
+    return Answer(status, json.dumps(content).encode(), (*headers(), *more))
+
+
+def failed(refused: Refused) -> Answer:
+    envelope = {"error": {"message": refused.message, "detail": refused.detail}, "status": "failure"}
+    if refused.status == 401:
+        return answered(401, envelope, ("WWW-Authenticate", 'BASIC realm="Service-now"'))
+    return answered(refused.status, envelope)
+
+
+def plainly(status: int, content: object) -> Answer:
+    """For those who control the sandbox, not for ServiceNow's clients."""
+    return Answer(status, json.dumps(content).encode(), (JSON,))
+
+
+def html_page(title: str, content: str) -> bytes:
+    return f"<!DOCTYPE html><html><head><title>{title}</title></head><body>{content}</body></html>".encode()
+
+
+# --- lists ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The rows that a list was asked for, and what its headers say about the others."""
+
+    rows: list[Record]
+    headers: tuple[tuple[str, str], ...]
+
+
+def page(site: Site, request: Request, table: str, *, also: str = "") -> Page:
+    """The records of *table* that *request* asks for, by ``sysparm_query`` or by plain pairs, and *also*."""
+    asked = request.parameters
+    pairs = "^".join(f"{name}={value}" for name, value in asked.items() if not name.startswith("sysparm_"))
+    query = "^".join(filter(None, [also, asked.get("sysparm_query", pairs)]))
+    limit = number(asked.get("sysparm_limit"), _LIMIT_DEFAULT)
+    offset = number(asked.get("sysparm_offset"), 0)
+    rows = site.tables.select(table, query, limit=limit, offset=offset, by=site.user)
+    uncounted = asked.get("sysparm_no_count") == "true"
+    total = len(rows) if uncounted else site.tables.count(table, query, by=site.user)
+    more = [("X-Total-Count", str(total))]
+    if asked.get("sysparm_suppress_pagination_header") != "true":
+        more.append(("Link", _links(f"{site.url}{request.path}", asked, limit=limit, offset=offset, total=total)))
+    return Page(rows, tuple(more))
+
+
+def number(written: str | None, default: int) -> int:
+    return int(written) if written and re.fullmatch(r"[0-9]{1,9}", written) else default
+
+
+def _links(address: str, asked: Mapping[str, str], *, limit: int, offset: int, total: int) -> str:
+    step = max(limit, 1)
+    starts = {
+        "first": 0,
+        "prev": max(offset - step, 0),
+        "next": offset + step,
+        "last": max(total - 1, 0) // step * step,
+    }
+    reached = {"prev": offset > 0, "next": offset + step < total}
+    links = []
+    for relation, start in starts.items():
+        if reached.get(relation, True):
+            query = urlencode({**asked, "sysparm_offset": str(start)}, quote_via=quote)
+            links.append(f'<{address}?{query}>;rel="{relation}"')
+    return ",".join(links)
+
+
+# --- records, as they are shown ------------------------------------------------------------------------------------
+
+
+class Presenter:
+    """Shows records as the parameters of one request ask for it. What it has looked up, it remembers."""
+
+    def __init__(self, site: Site, asked: Mapping[str, str]) -> None:
+        self._site = site
+        self._display = asked.get("sysparm_display_value", "false")
+        self._linked = asked.get("sysparm_exclude_reference_link") != "true"
+        self._fields = [name.strip() for name in asked.get("sysparm_fields", "").split(",") if name.strip()]
+        self._seen: dict[tuple[str, str, str], str] = {}
+
+    def record(self, table: str, row: Record) -> dict[str, object]:
+        if not self._fields:
+            return {name: self._value(table, name, value) for name, value in row.items()}
+        shown = {}
+        for path in self._fields:
+            # A dotted path comes back under itself; what leads nowhere is left out.
+            walked = self._site.tables.walked(table, row, path)
+            if walked is not None:
+                shown[path] = self._value(*walked)
+        return shown
+
+    def shown(self, table: str, name: str, value: str) -> str:
+        key = (table, name, value)
+        if key not in self._seen:
+            self._seen[key] = self._site.tables.shown(table, name, value, by=self._site.user)
+        return self._seen[key]
+
+    def _value(self, table: str, name: str, value: str) -> object:
+        """One value as ``sysparm_display_value`` and ``sysparm_exclude_reference_link`` ask for it."""
+        column = SCHEMA[table][name]
+        reference = column.kind is Kind.REFERENCE and bool(value)
+        link = f"{self._site.url}/api/now/table/{column.refers_to}/{value}"
+        linked = {"link": link} if reference and self._linked else {}
+        match self._display:
+            case "all":
+                return {"display_value": self.shown(table, name, value), "value": value} | linked
+            case "true":
+                shown = self.shown(table, name, value)
+                return {"display_value": shown} | linked if linked else shown
+            case _:
+                return linked | {"value": value} if linked else value
