@@ -23,7 +23,7 @@ from function.line import Credentials, CredentialUnreadable, Line
 from function.log import fault
 from function.notices import Notices
 from function.retry import retry_after
-from function.servicenow import Credential, ServiceNowClient
+from function.servicenow import Basic, Credential, ServiceNowClient
 from function.settings import Settings, SettingsError, credential, load
 from function.sources import hasura
 
@@ -156,15 +156,15 @@ def assemble(settings: Settings, rules: rules_file.Rules, ledger: Ledger, enviro
 
     def read_credential() -> Credential:
         try:
-            return Credential(*credential(environ))
+            return Basic(*credential(environ))
         except SettingsError as error:
             raise CredentialUnreadable(str(error)) from error
 
-    known = Credential(settings.servicenow_username, settings.servicenow_password)
+    known = Basic(settings.servicenow_username, settings.servicenow_password)
     credentials = Credentials(known, read_credential, settings.servicenow_instance_url)
     client = ServiceNowClient(
-        instance_url=settings.servicenow_instance_url,
-        credential=credentials.current,
+        settings.servicenow_instance_url,
+        credentials.current,
         timeout_seconds=settings.servicenow_timeout_seconds,
         concurrency_max=settings.servicenow_max_concurrency,
     )

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from function.event import Failure, Kind, Reason
 from function.servicenow import (
     BODY_BYTES_MAX,
-    Credential,
+    Basic,
     Record,
     Reply,
     Request,
@@ -404,18 +404,18 @@ class TestCredential:
     def test_its_digest_is_32_hex_digits_that_depend_on_everything(self) -> None:
         url = "https://dev1.service-now.com"
         digests = {
-            Credential("u", "p").digest(url),
-            Credential("u", "q").digest(url),
-            Credential("v", "p").digest(url),
-            Credential("u", "p").digest("https://dev2.service-now.com"),
+            Basic("u", "p").digest(url),
+            Basic("u", "q").digest(url),
+            Basic("v", "p").digest(url),
+            Basic("u", "p").digest("https://dev2.service-now.com"),
         }
 
         assert len(digests) == 4
         assert all(len(digest) == 32 and int(digest, 16) >= 0 for digest in digests)
-        assert Credential("u", "p").digest(url + "/") == Credential("u", "p").digest(url)
+        assert Basic("u", "p").digest(url + "/") == Basic("u", "p").digest(url)
 
     def test_its_repr_hides_the_password(self) -> None:
-        assert "hunter2" not in repr(Credential("u", "hunter2"))
+        assert "hunter2" not in repr(Basic("u", "hunter2"))
 
 
 # --- On real sockets --------------------------------------------------------------------------------------------------
@@ -428,12 +428,15 @@ PLANTED = "planted row content"
 
 
 @contextmanager
-def calling(url: str, *, timeout_seconds: float = 10, concurrency_max: int = 4) -> Iterator[ServiceNowClient]:
+def calling(
+    url: str, *, timeout_seconds: float = 10, concurrency_max: int = 4, ca_file: str | None = None
+) -> Iterator[ServiceNowClient]:
     client = ServiceNowClient(
-        instance_url=url,
-        credential=lambda: Credential("svc.häsura", PASSWORD),
+        url,
+        lambda: Basic("svc.häsura", PASSWORD),
         timeout_seconds=timeout_seconds,
         concurrency_max=concurrency_max,
+        ca_file=ca_file,
     )
     try:
         yield client
@@ -540,7 +543,7 @@ class TestRequests:
         with Server(always(FOUND)) as server:
             client = ServiceNowClient(
                 instance_url=server.url,
-                credential=lambda: Credential("u", next(passwords)),
+                credential=lambda: Basic("u", next(passwords)),
                 timeout_seconds=5,
                 concurrency_max=1,
             )
@@ -932,9 +935,8 @@ class TestTls:
 
         authority = trustme.CA()
         authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-        with Server(answer, _tls(authority)) as server, calling(server.url) as client:
-            client._session.verify = str(tmp_path / "ca.pem")
-
+        trusted = str(tmp_path / "ca.pem")
+        with Server(answer, _tls(authority)) as server, calling(server.url, ca_file=trusted) as client:
             assert get(client)["sys_id"] == ID
             assert fails(create, client, 0.4).reason is Reason.TIMEOUT
             assert fails(create, client).kind is D

@@ -1,7 +1,6 @@
-"""ServiceNow's Table API: what its answers mean, and a thin client that asks.
+"""What ServiceNow's answers mean. Pure: an answer is a value, and so is what is wrong with it.
 
-The upper half does no I/O: *read* takes an answer as a value and says what it is, by words rather than by status, since
-HTTP 200 is not success here and 403 is five different things. The lower half sends, within one bound on the whole call.
+By words rather than by status, since HTTP 200 is not success here and 403 is five different things.
 
 Sources: the Table API's reference (r_RESTAPIHTTPResponseCodes), KB0564204 (202, 429), KB0778443 (cancelled
 transactions), KB2466644 (403 after a node switch), KB2697679 (403 although the row was inserted).
@@ -9,35 +8,18 @@ transactions), KB2466644 (403 after a node switch), KB2697679 (403 although the 
     ServiceNowError      ServiceNow did not do it, or perhaps did; .failure says which, and what to check
 """
 
-import base64
 import email.utils
-import hashlib
-import http.client
-import io
-import json
-import logging
 import re
-import socket
-import ssl
-import threading
-import time
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC
-from http.cookiejar import DefaultCookiePolicy
-from typing import Any, Final, Literal, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 import msgspec
-import requests
-import urllib3
-from requests.adapters import HTTPAdapter
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, SSLError
 
-from function.event import Failure, Json, Kind, Reason, digest, text
-
-log = logging.getLogger(__name__)
+from function.event import Failure, Json, Kind, Reason, text
 
 Record: TypeAlias = dict[str, str]
 
@@ -51,22 +33,6 @@ class ServiceNowError(Exception):
     def __init__(self, failure: Failure) -> None:
         super().__init__(f"{failure.reason}: {failure.hint}")
         self.failure = failure
-
-
-@dataclass(frozen=True, slots=True)
-class Credential:
-    """Who we are to ServiceNow."""
-
-    username: str
-    password: str = field(repr=False)
-
-    def digest(self, instance_url: str) -> str:
-        """What stands for this credential in the ledger, as 32 hex digits.
-
-        Slow on purpose (about 10 ms and 4 MiB): a ledger that leaks must not be a fast way to try passwords.
-        """
-        salt = digest(instance_url.rstrip("/"), self.username).encode()
-        return hashlib.scrypt(self.password.encode(), salt=salt, n=2**12, r=8, p=1, dklen=16).hex()
 
 
 # --- What is asked ----------------------------------------------------------------------------------------------------
@@ -164,7 +130,7 @@ def _verdict(request: Request, reply: Reply, body: dict[str, Any] | None, wait: 
         case 200 | 201 | 203 if _is_page(reply):
             # A login page is never the answer to something that was done; of another page who knows.
             certain = reply.status == 200 and _LOGIN.search(reply.body)
-            return _NOT_SERVICENOW if certain else _lost(request, Reason.NOT_SERVICENOW, _NOT_SERVICENOW.hint)
+            return _NOT_SERVICENOW if certain else lost(request, Reason.NOT_SERVICENOW, _NOT_SERVICENOW.hint)
         case 202:
             return _SESSION_SYNC
         case status if 300 <= status < 400:
@@ -174,41 +140,41 @@ def _verdict(request: Request, reply: Reply, body: dict[str, Any] | None, wait: 
         case 429:
             return _OVERLOADED if wait is None else _RATE_LIMITED
         case 408 | 499:
-            return _lost(request, Reason.TIMEOUT, "Something between here and ServiceNow gave up waiting for it.")
+            return lost(request, Reason.TIMEOUT, "Something between here and ServiceNow gave up waiting for it.")
         case status if 400 <= status < 500:
             return _refusal(request, status, body)
         case status if status >= 500:
-            return _lost(
+            return lost(
                 request,
                 Reason.UNAVAILABLE,
                 "ServiceNow, or the load balancer before it, answered with a server error: the instance may be"
                 " restarting or upgrading, or its 60-second limit was reached. Check its status page if this lasts.",
             )
         case _:
-            return _lost(request, Reason.BAD_ANSWER, "ServiceNow's answer was cut off, or is not JSON.")
+            return lost(request, Reason.BAD_ANSWER, "ServiceNow's answer was cut off, or is not JSON.")
 
 
 def _records(request: Request, status: int, body: dict[str, Any]) -> list[Record] | Failure:
     # Before `result`: a cancelled transaction answers 200 with part of the result and an error behind it (KB0778443).
     if "error" in body:
-        return _lost(
+        return lost(
             request,
             Reason.BAD_ANSWER,
             "ServiceNow began to answer and then reported an error, as it does when a transaction exceeds its time"
             " limit: look for slow business rules on the table.",
         )
     if status != (201 if request.method == "POST" else 200):
-        return _lost(request, Reason.BAD_ANSWER, f"ServiceNow answered a {request.method} with HTTP {status}.")
+        return lost(request, Reason.BAD_ANSWER, f"ServiceNow answered a {request.method} with HTTP {status}.")
     many = request.method == "GET" and not request.sys_id
     found = body.get("result")
     entries = found if many else [found]
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        return _lost(request, Reason.BAD_ANSWER, "ServiceNow's answer holds no result of the expected shape.")
+        return lost(request, Reason.BAD_ANSWER, "ServiceNow's answer holds no result of the expected shape.")
     if any(isinstance(_plain(value), dict | list) for entry in entries for value in entry.values()):
-        return _lost(request, Reason.BAD_ANSWER, "A field of ServiceNow's answer is neither text nor a reference.")
+        return lost(request, Reason.BAD_ANSWER, "A field of ServiceNow's answer is neither text nor a reference.")
     records = [{name: text(_plain(value)) for name, value in entry.items()} for entry in entries]
     if request.method == "POST" and not _SYS_ID.fullmatch(records[0].get("sys_id", "")):
-        return _lost(
+        return lost(
             request,
             Reason.BAD_ANSWER,
             "ServiceNow says that it created a record but not which: let the integration user read sys_id"
@@ -221,7 +187,7 @@ def _refusal(request: Request, status: int, body: dict[str, Any] | None) -> list
     if body is None or not isinstance(body.get("error"), dict):
         # ServiceNow sends a page for a URL that is too long, and proxies for a request that they do not like; any other
         # refusal that is not in ServiceNow's form is not ServiceNow's.
-        return _UNSPOKEN.get(status) or _lost(request, Reason.NOT_SERVICENOW, _NOT_SERVICENOW.hint)
+        return _UNSPOKEN.get(status) or lost(request, Reason.NOT_SERVICENOW, _NOT_SERVICENOW.hint)
     said = _said(body)
     if status == 404 and any(words.startswith("No Record found") for words in said) and request.method != "POST":
         return _MISSING if request.sys_id else []  # a query that finds nothing, as v1 of the API has it
@@ -231,7 +197,7 @@ def _refusal(request: Request, status: int, body: dict[str, Any] | None) -> list
     return _UNSPOKEN.get(status, _REFUSED)
 
 
-def _lost(request: Request, reason: Reason, hint: str, *, status: int = 0) -> Failure:
+def lost(request: Request, reason: Reason, hint: str, *, status: int = 0) -> Failure:
     """The request was sent and its answer is no answer: a write may have been done, a GET can be sent again."""
     return Failure(Kind.IN_DOUBT if request.writes else Kind.TRANSIENT, reason, hint, status=status)
 
@@ -446,319 +412,3 @@ def _http_date(written: str) -> float | None:
         return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
-
-
-# --- Asking -----------------------------------------------------------------------------------------------------------
-
-# A call that has less left could only end in doubt.
-CALL_SECONDS_MIN: Final = 0.05
-# A page of records is kilobytes; 16 MiB is more than any answer that we ask for.
-BODY_BYTES_MAX: Final = 16 * 1024 * 1024
-_CHUNK_BYTES: Final = 64 * 1024
-
-
-class ServiceNowClient:
-    """Gets, finds, creates and updates records, at most *concurrency_max* at a time.
-
-    Each method takes the bound of the whole call, waiting for its turn included; the client's own applies as well.
-    (The look-up of the host's name alone is bounded by the system's resolver.) Each raises ServiceNowError, and
-    ValueError for a table or sys_id that is none. Every record carries its ``sys_id`` beside the *fields* asked for.
-    Threads may share a client.
-    """
-
-    def __init__(
-        self,
-        *,
-        instance_url: str,
-        credential: Callable[[], Credential],
-        timeout_seconds: float,
-        concurrency_max: int,
-    ) -> None:
-        self.instance_url = instance_url.rstrip("/")
-        self._credential = credential
-        self._timeout_seconds = timeout_seconds
-        self._slots = threading.BoundedSemaphore(concurrency_max)
-        self._session = _session(concurrency_max)
-        self._counting = threading.Lock()
-        self._calls = 0
-
-    @property
-    def calls(self) -> int:
-        """How many requests were sent."""
-        return self._calls
-
-    def get(self, table: str, sys_id: str, *, fields: Sequence[str], timeout_seconds: float) -> Record:
-        """The record *sys_id*; one that is not there, or hidden, is a Failure MISSING."""
-        return self._call(_addressed("GET", table, sys_id), _params(fields), None, timeout_seconds)[0]
-
-    def find(
-        self, table: str, query: str, *, fields: Sequence[str], limit: int, timeout_seconds: float
-    ) -> list[Record]:
-        """At most *limit* records that match the encoded *query*, which is made of *term*s.
-
-        ServiceNow drops a term that it does not understand and returns every row: check what comes back.
-        """
-        params = _params(fields) | {
-            "sysparm_query": query,
-            "sysparm_limit": str(limit),
-            "sysparm_no_count": "true",  # KB0564204: a count costs as much as the query
-            "sysparm_suppress_pagination_header": "true",
-        }
-        return self._call(Request("GET", table), params, None, timeout_seconds)
-
-    def create(self, table: str, values: Mapping[str, str], *, fields: Sequence[str], timeout_seconds: float) -> Record:
-        """Insert a record and return it as ServiceNow has it; compare its sys_id with the one asked for."""
-        return self._call(Request("POST", table), _params(fields), values, timeout_seconds)[0]
-
-    def update(
-        self, table: str, sys_id: str, values: Mapping[str, str], *, fields: Sequence[str], timeout_seconds: float
-    ) -> Record:
-        """Change some fields of a record and return it as ServiceNow has it then."""
-        return self._call(_addressed("PATCH", table, sys_id), _params(fields), values, timeout_seconds)[0]
-
-    def close(self) -> None:
-        self._session.close()
-
-    def _call(
-        self, request: Request, params: Mapping[str, str], values: Mapping[str, str] | None, timeout_seconds: float
-    ) -> list[Record]:
-        started = time.monotonic()
-        deadline = started + min(timeout_seconds, self._timeout_seconds)
-        reply = self._in_turn(request, params, values, deadline)
-        answer = reply if isinstance(reply, Failure) else read(request, reply, now=time.time())
-        # A ticket that is not there is often the answer that was hoped for.
-        bad = isinstance(answer, Failure) and answer.reason is not Reason.MISSING
-        log.log(
-            logging.WARNING if bad else logging.INFO,
-            "ServiceNow %s %s: %s in %d ms, %s",
-            request.method,
-            request.table,
-            f"HTTP {reply.status}" if reply.status else "no answer",
-            (time.monotonic() - started) * 1000,
-            f"{answer.kind}, {answer.reason}" if isinstance(answer, Failure) else "done",
-        )
-        if isinstance(answer, Failure):
-            raise ServiceNowError(answer)
-        return answer
-
-    def _in_turn(
-        self, request: Request, params: Mapping[str, str], values: Mapping[str, str] | None, deadline: float
-    ) -> Reply | Failure:
-        if deadline - time.monotonic() < CALL_SECONDS_MIN:
-            return Failure(Kind.TRANSIENT, Reason.DEADLINE, "There was no time left for a call to ServiceNow.")
-        if not self._slots.acquire(timeout=deadline - time.monotonic()):
-            return _CROWDED
-        try:
-            left_seconds = deadline - time.monotonic()
-            return (
-                self._exchange(request, params, values, left_seconds) if left_seconds > CALL_SECONDS_MIN else _CROWDED
-            )
-        finally:
-            self._slots.release()
-
-    def _exchange(
-        self, request: Request, params: Mapping[str, str], values: Mapping[str, str] | None, left_seconds: float
-    ) -> Reply | Failure:
-        """Send *request* and receive the answer.
-
-        A failure is a value; the exception behind it is let go: its text may hold the address and what was received.
-        """
-        authorization = _basic(self._credential())
-        deadline = time.monotonic() + left_seconds
-        status, headers, body = 0, dict[str, str](), bytearray()
-        # requests hands urllib3's own kind of time-out through, which bounds connecting and answering together.
-        bound = urllib3.Timeout(total=left_seconds, connect=left_seconds * _CONNECT_SHARE)
-        try:
-            with self._session.request(
-                request.method,
-                self.instance_url + request.path,
-                params=params,
-                data=None if values is None else json.dumps(dict(values)).encode(),
-                headers={"Authorization": authorization},
-                timeout=cast(float, bound),
-                allow_redirects=False,  # the password must not follow a hibernating instance to another host
-                stream=True,
-            ) as response:
-                self._count()
-                status = response.status_code
-                headers = {name.lower(): value for name, value in response.headers.items()}
-                for chunk in response.iter_content(_CHUNK_BYTES):
-                    body += chunk
-                    if len(body) > BODY_BYTES_MAX:
-                        hint = "ServiceNow's answer is larger than 16 MiB, and was not read to its end."
-                        return _lost(request, Reason.BAD_ANSWER, hint, status=status)
-        except _NeverSentError as error:
-            return error.failure
-        except (OSError, HTTPError):  # requests' own exceptions are OSErrors
-            if not status:
-                self._count()
-            if not _status_says_it(status):
-                return _cut_off(request, status, late=time.monotonic() >= deadline)
-        return Reply(status, headers, bytes(body))
-
-    def _count(self) -> None:
-        with self._counting:
-            self._calls += 1
-
-
-_CROWDED: Final = Failure(
-    Kind.TRANSIENT,
-    Reason.NO_CAPACITY,
-    "All our calls to ServiceNow were taken for the whole time: SERVICENOW_MAX_CONCURRENCY bounds them, and ServiceNow"
-    " may be slow.",
-)
-
-
-def _addressed(method: Literal["GET", "PATCH"], table: str, sys_id: str) -> Request:
-    if not sys_id:
-        raise ValueError("that is not a sys_id")  # without one, a GET would return every record
-    return Request(method, table, sys_id)
-
-
-def _params(fields: Sequence[str]) -> dict[str, str]:
-    return {
-        "sysparm_fields": ",".join(dict.fromkeys(["sys_id", *fields])),
-        "sysparm_exclude_reference_link": "true",
-        "sysparm_display_value": "false",
-    }
-
-
-def _basic(credential: Credential) -> str:
-    # UTF-8 (RFC 7617); requests' own would refuse a password outside Latin-1.
-    return "Basic " + base64.b64encode(f"{credential.username}:{credential.password}".encode()).decode()
-
-
-def _status_says_it(status: int) -> bool:
-    """Whether the status alone is the answer, so that a body broken off does not matter."""
-    return status in {202, 401, 429} or 300 <= status < 400 or status >= 500
-
-
-def _cut_off(request: Request, status: int, *, late: bool) -> Failure:
-    if late:
-        hint = "ServiceNow did not answer in time: look for slow business rules on the table, and at its status page."
-        return _lost(request, Reason.TIMEOUT, hint, status=status)
-    if status:
-        return _lost(request, Reason.BAD_ANSWER, "ServiceNow's answer broke off.", status=status)
-    hint = "The connection to ServiceNow broke before it answered: it may be restarting, or a proxy cuts connections."
-    return _lost(request, Reason.UNREACHABLE, hint)
-
-
-class _Session(requests.Session):
-    def get_redirect_target(self, resp: requests.Response) -> None:
-        """None: requests would prepare the next request even if not to send it, and read the whole body for that."""
-
-
-def _session(concurrency_max: int) -> requests.Session:
-    session = _Session()
-    # With trust_env, a .netrc would replace our Authorization and a proxy from the environment would see it; and each
-    # call would spend 8 % more CPU on looking.
-    session.trust_env = False
-    # A cookie pins us to a node and to a session, which runs one request at a time and drops the eleventh (KB0564204).
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    session.headers.update(
-        {
-            "Accept": "application/json",
-            "Content-Type": "application/json",
-            "User-Agent": "hasura-servicenow",
-        }
-    )
-    adapter = _Adapter(pool_connections=1, pool_maxsize=concurrency_max, max_retries=0)
-    session.mount("https://", adapter)
-    session.mount("http://", adapter)
-    return session
-
-
-# --- A bound on the whole call ----------------------------------------------------------------------------------------
-# A socket's time-out bounds each wait, not their sum: a server that drips a byte a second would hold us for ever. Here
-# the answer, its headers included, is read against one deadline; and what failed before the request was sent is told
-# from what failed after, which no exception of requests or urllib3 does reliably (an SSLError can be either).
-
-# Connecting to each of a host's addresses, and TLS after that, may take this part of the time that is left.
-_CONNECT_SHARE: Final = 0.25
-
-
-class _NeverSentError(Exception):
-    """There was no connection to send the request on."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.hint)
-        self.failure = failure
-
-
-class _TimedReader(io.RawIOBase):
-    """A socket's bytes until *deadline*, and TimeoutError from then on."""
-
-    def __init__(self, sock: socket.socket, deadline: float) -> None:
-        self._sock = sock
-        self._bytes = sock.makefile("rb", buffering=0)
-        self._deadline = deadline
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        left_seconds = self._deadline - time.monotonic()
-        if left_seconds <= 0:
-            raise TimeoutError("the answer took too long")
-        self._sock.settimeout(left_seconds)
-        return self._bytes.readinto(buffer)
-
-    def close(self) -> None:
-        self._bytes.close()
-        super().close()
-
-
-class _TimedResponse(http.client.HTTPResponse):
-    """An answer whose every byte is read before what is, at its start, the socket's time-out."""
-
-    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        self.fp.close()
-        self.fp = io.BufferedReader(_TimedReader(sock, time.monotonic() + (sock.gettimeout() or 0)))
-
-    def begin(self) -> None:
-        super().begin()
-        if self.msg.defects:
-            # urllib3 would read on, and log what it could not parse, which may be anything.
-            raise http.client.HTTPException("the answer's headers are malformed")
-
-
-class _Connection(urllib3.connection.HTTPConnection):
-    response_class = _TimedResponse
-
-    def connect(self) -> None:
-        try:
-            super().connect()
-        except (OSError, HTTPError, http.client.HTTPException) as error:
-            raise _NeverSentError(_unreached(error)) from error
-
-
-class _SecureConnection(_Connection, urllib3.connection.HTTPSConnection):
-    """The same over TLS."""
-
-
-class _Pool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _SecurePool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _SecureConnection
-
-
-class _Adapter(HTTPAdapter):
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
-
-
-def _unreached(error: Exception) -> Failure:
-    match error:
-        case NameResolutionError():
-            hint = "ServiceNow's host name is not known: check SERVICENOW_INSTANCE_URL, and the network's name service."
-        case ssl.SSLError() | SSLError():
-            hint = "No secure connection to ServiceNow: check SERVICENOW_INSTANCE_URL and the host's certificate."
-        case ConnectTimeoutError() | TimeoutError():
-            hint = "ServiceNow could not be reached in time: check SERVICENOW_INSTANCE_URL, firewalls and egress rules."
-        case _:
-            hint = "ServiceNow could not be reached: check SERVICENOW_INSTANCE_URL, firewalls and egress rules."
-    return Failure(Kind.TRANSIENT, Reason.UNREACHABLE, hint)

@@ -1,0 +1,114 @@
+"""A client of ServiceNow's Table API: a thin one, that says what became of each call."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+from function.event import Failure, Reason
+from function.servicenow.answers import Record, Request, ServiceNowError, read
+from function.servicenow.credentials import Credential
+from function.servicenow.transport import Transport
+
+log = logging.getLogger("function.servicenow")
+
+
+class ServiceNowClient:
+    """Gets, finds, creates and updates records, at most *concurrency_max* at a time.
+
+    Each method takes the bound of the whole call, waiting for its turn included; the client's own applies as well.
+    (The look-up of the host's name alone is bounded by the system's resolver.) Each raises ServiceNowError, and
+    ValueError for a table or sys_id that is none. Every record carries its ``sys_id`` beside the *fields* asked for.
+    *credential* is asked for before each call where it is a function: it may change. *ca_file* has the certificates to
+    trust instead of the usual ones. Threads may share a client.
+    """
+
+    def __init__(
+        self,
+        instance_url: str,
+        credential: Credential | Callable[[], Credential],
+        *,
+        timeout_seconds: float = 20.0,
+        concurrency_max: int = 4,
+        ca_file: str | None = None,
+    ) -> None:
+        self.instance_url = instance_url.rstrip("/")
+        self._credential = credential if callable(credential) else lambda: credential
+        self._timeout_seconds = timeout_seconds
+        self._transport = Transport(self.instance_url, concurrency_max=concurrency_max, ca_file=ca_file)
+
+    @property
+    def calls(self) -> int:
+        """How many requests were sent."""
+        return self._transport.calls
+
+    def get(self, table: str, sys_id: str, *, fields: Sequence[str], timeout_seconds: float) -> Record:
+        """The record *sys_id*; one that is not there, or hidden, is a Failure MISSING."""
+        return self._call(_addressed("GET", table, sys_id), _params(fields), None, timeout_seconds)[0]
+
+    def find(
+        self, table: str, query: str, *, fields: Sequence[str], limit: int, timeout_seconds: float
+    ) -> list[Record]:
+        """At most *limit* records that match the encoded *query*, which is made of *term*s.
+
+        ServiceNow drops a term that it does not understand and returns every row: check what comes back.
+        """
+        params = _params(fields) | {
+            "sysparm_query": query,
+            "sysparm_limit": str(limit),
+            "sysparm_no_count": "true",  # KB0564204: a count costs as much as the query
+            "sysparm_suppress_pagination_header": "true",
+        }
+        return self._call(Request("GET", table), params, None, timeout_seconds)
+
+    def create(self, table: str, values: Mapping[str, str], *, fields: Sequence[str], timeout_seconds: float) -> Record:
+        """Insert a record and return it as ServiceNow has it; compare its sys_id with the one asked for."""
+        return self._call(Request("POST", table), _params(fields), values, timeout_seconds)[0]
+
+    def update(
+        self, table: str, sys_id: str, values: Mapping[str, str], *, fields: Sequence[str], timeout_seconds: float
+    ) -> Record:
+        """Change some fields of a record and return it as ServiceNow has it then."""
+        return self._call(_addressed("PATCH", table, sys_id), _params(fields), values, timeout_seconds)[0]
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def _call(
+        self, request: Request, params: Mapping[str, str], values: Mapping[str, str] | None, timeout_seconds: float
+    ) -> list[Record]:
+        started = time.monotonic()
+        deadline = started + min(timeout_seconds, self._timeout_seconds)
+        reply = self._transport.send(request, params, values, headers=self._proof, deadline=deadline)
+        answer = reply if isinstance(reply, Failure) else read(request, reply, now=time.time())
+        # A ticket that is not there is often the answer that was hoped for.
+        bad = isinstance(answer, Failure) and answer.reason is not Reason.MISSING
+        log.log(
+            logging.WARNING if bad else logging.INFO,
+            "ServiceNow %s %s: %s in %d ms, %s",
+            request.method,
+            request.table,
+            f"HTTP {reply.status}" if reply.status else "no answer",
+            (time.monotonic() - started) * 1000,
+            f"{answer.kind}, {answer.reason}" if isinstance(answer, Failure) else "done",
+        )
+        if isinstance(answer, Failure):
+            raise ServiceNowError(answer)
+        return answer
+
+    def _proof(self) -> Mapping[str, str]:
+        return self._credential().headers()
+
+
+def _addressed(method: Literal["GET", "PATCH"], table: str, sys_id: str) -> Request:
+    if not sys_id:
+        raise ValueError("that is not a sys_id")  # without one, a GET would return every record
+    return Request(method, table, sys_id)
+
+
+def _params(fields: Sequence[str]) -> dict[str, str]:
+    return {
+        "sysparm_fields": ",".join(dict.fromkeys(["sys_id", *fields])),
+        "sysparm_exclude_reference_link": "true",
+        "sysparm_display_value": "false",
+    }

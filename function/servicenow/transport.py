@@ -1,0 +1,266 @@
+"""One call over HTTP, within one bound on the whole of it, at most so many at a time.
+
+A socket's time-out bounds each wait, not their sum: a server that drips a byte a second would hold us for ever. Here
+the answer, its headers included, is read against one deadline; and what failed before the request was sent is told from
+what failed after, which no exception of requests or urllib3 does reliably (an SSLError can be either).
+"""
+
+import http.client
+import io
+import json
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Mapping
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any, Final, cast
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, SSLError
+
+from function.event import Failure, Kind, Reason
+from function.servicenow.answers import Reply, Request, lost
+
+# A call that has less left could only end in doubt.
+CALL_SECONDS_MIN: Final = 0.05
+# A page of records is kilobytes; 16 MiB is more than any answer that we ask for.
+BODY_BYTES_MAX: Final = 16 * 1024 * 1024
+_CHUNK_BYTES: Final = 64 * 1024
+# Connecting to each of a host's addresses, and TLS after that, may take this part of the time that is left.
+_CONNECT_SHARE: Final = 0.25
+
+
+class Transport:
+    """Sends requests to one instance, at most *concurrency_max* at a time. Threads may share it.
+
+    *ca_file* has the certificates to trust instead of the usual ones.
+    """
+
+    def __init__(self, instance_url: str, *, concurrency_max: int, ca_file: str | None = None) -> None:
+        self._instance_url = instance_url
+        self._slots = threading.BoundedSemaphore(concurrency_max)
+        self._session = _session(concurrency_max)
+        self._session.verify = ca_file or True
+        self._counting = threading.Lock()
+        self._calls = 0
+
+    @property
+    def calls(self) -> int:
+        """How many requests were sent."""
+        return self._calls
+
+    def close(self) -> None:
+        self._session.close()
+
+    def send(
+        self,
+        request: Request,
+        params: Mapping[str, str],
+        values: Mapping[str, str] | None,
+        *,
+        headers: Callable[[], Mapping[str, str]],
+        deadline: float,
+    ) -> Reply | Failure:
+        """Send *request* when its turn comes, and receive the answer by *deadline* (on the monotonic clock).
+
+        *headers* is asked for what proves who we are right before the request is sent.
+        """
+        if deadline - time.monotonic() < CALL_SECONDS_MIN:
+            return Failure(Kind.TRANSIENT, Reason.DEADLINE, "There was no time left for a call to ServiceNow.")
+        if not self._slots.acquire(timeout=deadline - time.monotonic()):
+            return _CROWDED
+        try:
+            left_seconds = deadline - time.monotonic()
+            return (
+                self._exchange(request, params, values, headers(), left_seconds)
+                if left_seconds > CALL_SECONDS_MIN
+                else _CROWDED
+            )
+        finally:
+            self._slots.release()
+
+    def _exchange(
+        self,
+        request: Request,
+        params: Mapping[str, str],
+        values: Mapping[str, str] | None,
+        proof: Mapping[str, str],
+        left_seconds: float,
+    ) -> Reply | Failure:
+        """Send and receive.
+
+        A failure is a value; the exception behind it is let go: its text may hold the address and what was received.
+        """
+        deadline = time.monotonic() + left_seconds
+        status, headers, body = 0, dict[str, str](), bytearray()
+        # requests hands urllib3's own kind of time-out through, which bounds connecting and answering together.
+        bound = urllib3.Timeout(total=left_seconds, connect=left_seconds * _CONNECT_SHARE)
+        try:
+            with self._session.request(
+                request.method,
+                self._instance_url + request.path,
+                params=params,
+                data=None if values is None else json.dumps(dict(values)).encode(),
+                headers=dict(proof),
+                timeout=cast(float, bound),
+                allow_redirects=False,  # the password must not follow a hibernating instance to another host
+                stream=True,
+            ) as response:
+                self._count()
+                status = response.status_code
+                headers = {name.lower(): value for name, value in response.headers.items()}
+                for chunk in response.iter_content(_CHUNK_BYTES):
+                    body += chunk
+                    if len(body) > BODY_BYTES_MAX:
+                        hint = "ServiceNow's answer is larger than 16 MiB, and was not read to its end."
+                        return lost(request, Reason.BAD_ANSWER, hint, status=status)
+        except _NeverSentError as error:
+            return error.failure
+        except (OSError, HTTPError):  # requests' own exceptions are OSErrors
+            if not status:
+                self._count()
+            if not _status_says_it(status):
+                return _cut_off(request, status, late=time.monotonic() >= deadline)
+        return Reply(status, headers, bytes(body))
+
+    def _count(self) -> None:
+        with self._counting:
+            self._calls += 1
+
+
+_CROWDED: Final = Failure(
+    Kind.TRANSIENT,
+    Reason.NO_CAPACITY,
+    "All our calls to ServiceNow were taken for the whole time: SERVICENOW_MAX_CONCURRENCY bounds them, and ServiceNow"
+    " may be slow.",
+)
+
+
+def _status_says_it(status: int) -> bool:
+    """Whether the status alone is the answer, so that a body broken off does not matter."""
+    return status in {202, 401, 429} or 300 <= status < 400 or status >= 500
+
+
+def _cut_off(request: Request, status: int, *, late: bool) -> Failure:
+    if late:
+        hint = "ServiceNow did not answer in time: look for slow business rules on the table, and at its status page."
+        return lost(request, Reason.TIMEOUT, hint, status=status)
+    if status:
+        return lost(request, Reason.BAD_ANSWER, "ServiceNow's answer broke off.", status=status)
+    hint = "The connection to ServiceNow broke before it answered: it may be restarting, or a proxy cuts connections."
+    return lost(request, Reason.UNREACHABLE, hint)
+
+
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """None: requests would prepare the next request even if not to send it, and read the whole body for that."""
+
+
+def _session(concurrency_max: int) -> requests.Session:
+    session = _Session()
+    # With trust_env, a .netrc would replace our Authorization and a proxy from the environment would see it; and each
+    # call would spend 8 % more CPU on looking.
+    session.trust_env = False
+    # A cookie pins us to a node and to a session, which runs one request at a time and drops the eleventh (KB0564204).
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    session.headers.update(
+        {
+            "Accept": "application/json",
+            "Content-Type": "application/json",
+            "User-Agent": "hasura-servicenow",
+        }
+    )
+    adapter = _Adapter(pool_connections=1, pool_maxsize=concurrency_max, max_retries=0)
+    session.mount("https://", adapter)
+    session.mount("http://", adapter)
+    return session
+
+
+class _NeverSentError(Exception):
+    """There was no connection to send the request on."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.hint)
+        self.failure = failure
+
+
+class _TimedReader(io.RawIOBase):
+    """A socket's bytes until *deadline*, and TimeoutError from then on."""
+
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        self._sock = sock
+        self._bytes = sock.makefile("rb", buffering=0)
+        self._deadline = deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left_seconds = self._deadline - time.monotonic()
+        if left_seconds <= 0:
+            raise TimeoutError("the answer took too long")
+        self._sock.settimeout(left_seconds)
+        return self._bytes.readinto(buffer)
+
+    def close(self) -> None:
+        self._bytes.close()
+        super().close()
+
+
+class _TimedResponse(http.client.HTTPResponse):
+    """An answer whose every byte is read before what is, at its start, the socket's time-out."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.fp.close()
+        self.fp = io.BufferedReader(_TimedReader(sock, time.monotonic() + (sock.gettimeout() or 0)))
+
+    def begin(self) -> None:
+        super().begin()
+        if self.msg.defects:
+            # urllib3 would read on, and log what it could not parse, which may be anything.
+            raise http.client.HTTPException("the answer's headers are malformed")
+
+
+class _Connection(urllib3.connection.HTTPConnection):
+    response_class = _TimedResponse
+
+    def connect(self) -> None:
+        try:
+            super().connect()
+        except (OSError, HTTPError, http.client.HTTPException) as error:
+            raise _NeverSentError(_unreached(error)) from error
+
+
+class _SecureConnection(_Connection, urllib3.connection.HTTPSConnection):
+    """The same over TLS."""
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _SecurePool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _SecureConnection
+
+
+class _Adapter(HTTPAdapter):
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
+
+
+def _unreached(error: Exception) -> Failure:
+    match error:
+        case NameResolutionError():
+            hint = "ServiceNow's host name is not known: check SERVICENOW_INSTANCE_URL, and the network's name service."
+        case ssl.SSLError() | SSLError():
+            hint = "No secure connection to ServiceNow: check SERVICENOW_INSTANCE_URL and the host's certificate."
+        case ConnectTimeoutError() | TimeoutError():
+            hint = "ServiceNow could not be reached in time: check SERVICENOW_INSTANCE_URL, firewalls and egress rules."
+        case _:
+            hint = "ServiceNow could not be reached: check SERVICENOW_INSTANCE_URL, firewalls and egress rules."
+    return Failure(Kind.TRANSIENT, Reason.UNREACHABLE, hint)
