@@ -176,7 +176,8 @@ def _explain_rule(rule: Rule, event: Event, source_name: str) -> None:
         elif step.op not in ticket.creates:
             click.echo(f"    {step.op.value} opens no ticket here (creates); one that exists is kept in step")
         if wants.resolved:
-            click.echo("    resolve_when is true: the ticket is resolved")
+            by_steps = ", by the states between" if ticket.states.paths else ""
+            click.echo(f"    resolve_when is true: the ticket is resolved{by_steps}")
             for field, value in wants.close.items():
                 click.echo(f"    {field}: {_shown(value)}")
         for field, value in wants.fields.items():

@@ -59,7 +59,7 @@ class Wants:
     """What a rule wants said when a row is at one place: a function of the row, rendered when it was heard.
 
     *fields* holds text as ServiceNow takes it, references still by the name the rule gave.
-    *close* holds ``close_code`` and ``close_notes``, for when *resolved* or *gone*.
+    *close* holds ``close_code`` and ``close_notes``, those that the ticket's table has, for when *resolved* or *gone*.
     *gone*: the row that a ticket under this key was for is not there any more.
     """
 

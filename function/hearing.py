@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from function import trail
 from function.event import Event, Failure, Json, Kind, Op, Reason, Row, Step, Wants, canonical
+from function.states import States, not_a_choice
 from function.templates import Allowance, Image, Template, Unrendered
 
 # A key stands in the ledger's primary key, in answers and in mails.
@@ -25,7 +26,8 @@ ELEMENT_SECONDS: Final = 0.002
 FIELD_CHARACTERS_MAX: Final = {"short_description": 160}
 OTHER_FIELD_CHARACTERS_MAX: Final = 4000
 
-CLOSE_CODE: Final = "Solution provided"
+# The column that names the template of a standard change.
+TEMPLATE: Final = "std_change_producer_version"
 CLOSE_NOTES_RESOLVED: Final = "Resolved in the app"
 CLOSE_NOTES_GONE: Final = "The row was deleted in the app"
 
@@ -60,15 +62,22 @@ class Saying:
 
 @dataclass(frozen=True, slots=True)
 class TicketRule:
-    """How a rule's tickets live. *resolves*: the rule says when a row is well again."""
+    """How a rule's tickets live. *resolves*: the rule says when a row is well again.
+
+    *fields* are the columns that the rule writes, *opening* those among them that are written at creation only.
+    *closing* are the columns that go with the state of a ticket that ends.
+    """
 
     table: str
+    states: States
     shared: bool
     creates: frozenset[Op]
     after_close: str
     on_delete: str
     on_missing: str
     fields: tuple[str, ...]
+    opening: frozenset[str]
+    closing: tuple[str, ...]
     resolves: bool
 
 
@@ -82,9 +91,11 @@ class Sayings:
     close_code: Saying | None
     close_notes: Saying | None
     order_by: Saying | None
+    template: Saying | None
 
     def all(self) -> Iterator[Saying]:
-        others = (self.when, self.each, self.resolve_when, self.close_code, self.close_notes, self.order_by)
+        closing = (self.resolve_when, self.close_code, self.close_notes)
+        others = (self.when, self.each, *closing, self.order_by, self.template)
         yield from (self.key, *self.fields.values())
         yield from (saying for saying in others if saying is not None)
 
@@ -297,31 +308,55 @@ class _Hearing:
             strict = strict and when
             unsaid = None if when or self.event.op is not Op.INSERT else False
             resolved = not gone and self._is(sayings.resolve_when, names, without=False, unsaid=unsaid)
-            fields = {}
-            for column, saying in sayings.fields.items():
-                said = self._text(saying, names, strict=strict)
-                if said is not None:
-                    fields[column] = _cut(said, FIELD_CHARACTERS_MAX.get(column, OTHER_FIELD_CHARACTERS_MAX))
-            close_strict = strict and resolved
-            notes = CLOSE_NOTES_GONE if gone else CLOSE_NOTES_RESOLVED
-            close = {
-                "close_code": self._text(sayings.close_code, names, strict=close_strict) or CLOSE_CODE,
-                "close_notes": self._text(sayings.close_notes, names, strict=close_strict) or notes,
-            }
+            fields = self._fields(names, strict=strict)
+            close = self._close(names, strict=strict and resolved, gone=gone)
         except _Unsaid as why:
             return why.failure
-        closing = {column: _cut(said, OTHER_FIELD_CHARACTERS_MAX) for column, said in close.items()}
-        return Wants(when=when, resolved=resolved, gone=gone, fields=fields, close=closing)
+        return Wants(when=when, resolved=resolved, gone=gone, fields=fields, close=close)
 
-    def _text(self, saying: Saying | None, names: Mapping[str, Any], *, strict: bool) -> str | None:
+    def _fields(self, names: Mapping[str, Any], *, strict: bool) -> dict[str, str]:
+        fields = {}
+        for column, saying in self.sayings.fields.items():
+            said = self._text(column, saying, names, strict=strict)
+            if said is not None:
+                fields[column] = _cut(said, FIELD_CHARACTERS_MAX.get(column, OTHER_FIELD_CHARACTERS_MAX))
+        template = self._text(TEMPLATE, self.sayings.template, names, strict=strict)
+        if template is not None:
+            if not template.strip() and strict and self.sayings.template is not None:
+                raise _Unsaid(self.sayings.template.where, "names no template for this row", Reason.UNKNOWN_VALUE)
+            # The instance copies the template's own values into what the rule leaves empty.
+            fields |= {"type": "standard", TEMPLATE: template}
+        if self.rule.ticket.table == "change_request" and "chg_model" not in self.sayings.fields and "type" in fields:
+            # facts/servicenow 4.2: they are the same word.
+            fields["chg_model"] = fields["type"]
+        return fields
+
+    def _close(self, names: Mapping[str, Any], *, strict: bool, gone: bool) -> dict[str, str]:
+        """What goes with the state of a ticket that ends, of what its table has."""
+        sayings, ticket = self.sayings, self.rule.ticket
+        notes = CLOSE_NOTES_GONE if gone else CLOSE_NOTES_RESOLVED
+        said = {
+            "close_code": self._text("close_code", sayings.close_code, names, strict=strict)
+            or ticket.states.close_code,
+            "close_notes": self._text("close_notes", sayings.close_notes, names, strict=strict) or notes,
+        }
+        return {column: _cut(said[column], OTHER_FIELD_CHARACTERS_MAX) for column in ticket.closing if said[column]}
+
+    def _text(self, column: str, saying: Saying | None, names: Mapping[str, Any], *, strict: bool) -> str | None:
+        """What *saying* gives for *column*; None where it gives nothing, or nothing that the column takes."""
         if saying is None:
             return None
         try:
-            return saying.text(names, self.allowance)
+            said = saying.text(names, self.allowance)
+            if wrong := not_a_choice(self.rule.ticket.table, column, said):
+                raise _Unsaid(
+                    saying.where, f"for this row it is none of ServiceNow's choices; it {wrong}", Reason.UNKNOWN_VALUE
+                )
         except _Unsaid:
             if strict:
                 raise
             return None
+        return said
 
     def _is(self, saying: Saying | None, names: Mapping[str, Any], *, without: bool, unsaid: bool | None) -> bool:
         """Whether *saying* holds. *without* is the answer where the rule has none, *unsaid* where it cannot be said.

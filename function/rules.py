@@ -15,9 +15,9 @@ import yaml
 
 from function.event import Op, digest
 from function.hearing import (
-    CLOSE_CODE,
     CLOSE_NOTES_RESOLVED,
     FIELD_CHARACTERS_MAX,
+    TEMPLATE,
     Rule,
     Rules,
     Saying,
@@ -25,6 +25,17 @@ from function.hearing import (
     TicketRule,
     wants_from_json,
     wants_to_json,
+)
+from function.states import (
+    CHANGE_REQUEST,
+    INCIDENT,
+    LINK,
+    NO_STATES,
+    STATES,
+    States,
+    meant_choice,
+    not_a_choice,
+    states_of,
 )
 from function.templates import BadTemplate, Template, expression, is_expression, meant
 from function.templates import template as checked_template
@@ -45,8 +56,8 @@ FILE_BYTES_MAX: Final = 1024 * 1024
 # Aliases make a small file a large one.
 ENTRIES_MAX: Final = 20_000
 FAULTS_MAX: Final = 100
-# Incidents only: how other tables' tickets live comes with their own rules.
-TABLE_WITH_STATES: Final = "incident"
+DEFAULT_TABLE: Final = "incident"
+CHANGE_TABLE: Final = "change_request"
 CREATING_OPS: Final = (Op.INSERT, Op.UPDATE, Op.MANUAL)
 AFTER_CLOSE: Final = ("reopen", "new", "leave")
 ON_DELETE: Final = ("resolve", "cancel", "leave")
@@ -71,17 +82,30 @@ TICKET_KEYS: Final = {
     "table": "The table of the ticket; incident unless given.",
     "key": "A template: the row's identity. One ticket per key.",
     "fields": "For each column of the ticket, a template: what it should say.",
+    "template": "A template: the name or sys_id of the standard change that a change_request is made from.",
+    "states": "The states of the table, where it is neither incident nor change_request.",
     "resolve_when": "An expression: whether the row says that all is well again.",
-    "close_code": f"A template: the resolution code; {CLOSE_CODE} unless given.",
-    "close_notes": f"A template: the resolution notes; {CLOSE_NOTES_RESOLVED} unless given.",
-    "after_close": "What follows when the row is unwell again: reopen (the default), new or leave.",
+    "close_code": f"A template: the resolution code; {INCIDENT.close_code} unless given, {CHANGE_REQUEST.close_code} of"
+    " a change_request. Of a table with `states`, only what is given is sent.",
+    "close_notes": f"A template: the resolution notes; {CLOSE_NOTES_RESOLVED} unless given. Of a table with `states`,"
+    " only what is given is sent.",
+    "after_close": "What follows when the row is unwell again: reopen (the default; of a change_request new), new or"
+    " leave.",
     "creates": "Which kinds of event may open a ticket: INSERT, UPDATE and MANUAL unless given.",
-    "on_delete": "What follows when the row is deleted: resolve (the default), cancel or leave.",
+    "on_delete": "What follows when the row is deleted: resolve (the default; of a change_request cancel), cancel or"
+    " leave.",
     "on_missing": "What follows when people deleted the ticket: fail (the default), recreate or ignore.",
     "shared": "Whether many rows share one ticket: the first opens it, none closes it.",
     "order_by": "An expression: what orders the row's images, such as row.updated_at.",
 }
+STATES_KEYS: Final = {
+    "resolved": "The state of a ticket whose row is well again, or gone.",
+    "reopened": "The state that a resolved ticket goes back to; without it, it is followed by a new one.",
+    "canceled": "The state for `on_delete: cancel`.",
+    "final": "The states that a ticket never leaves; none unless given.",
+}
 _STATE_KEYS = ("resolve_when", "close_code", "close_notes", "after_close")
+_STATES_UNKNOWN: Final = "this version knows the states of incident only"
 _LATER_RULE_KEYS = ("note", "post", "mutate", "reply", "data")
 _LATER_NAMES = ("ticket", "link", "data")
 _FIELDS_REFUSED: Final = {
@@ -98,6 +122,7 @@ _FIELDS_REFUSED: Final = {
     "parent_incident": "is written by `after_close: new`",
 }
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,60}", re.ASCII)
+_STATE = re.compile(r"-?[A-Za-z0-9_][A-Za-z0-9_ -]{0,39}", re.ASCII)
 _COLUMN = re.compile(r"[a-z][a-z0-9_]{0,79}", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 # Hasura takes names with blanks and dots in them.
@@ -309,56 +334,127 @@ class _Reading:
         entries = self._mapping(node, path, TICKET_KEYS, refused=later)
         if entries is None:
             return None
-        table = self._text(entries["table"], f"{path}.table") if "table" in entries else TABLE_WITH_STATES
+        table = self._text(entries["table"], f"{path}.table") if "table" in entries else DEFAULT_TABLE
         if table is not None and not _COLUMN.fullmatch(table):
             self.fault(_line(entries["table"]), f"{path}.table", "is not the name of a table (such as incident)")
+        table = table or DEFAULT_TABLE
         shared = self._shared(entries, path)
-        leaves = shared or table != TABLE_WITH_STATES
-        fields = self._fields(entries, path, names, _line(node))
+        states = self._states(entries, path, table)
+        after_close = self._choice(entries, "after_close", path, AFTER_CLOSE) or _after_close(states)
+        refused = _refused(table, states, links=after_close != "leave", templated="template" in entries)
+        fields = self._fields(entries, path, names, _line(node), table, refused)
         sayings = Sayings(
             key=self._key(entries, path, names, _line(node), shared=shared),
             fields=fields,
             when=when,
             each=each,
             resolve_when=self._expression(entries, "resolve_when", path, names),
-            close_code=self._template(entries["close_code"], f"{path}.close_code", names)
-            if "close_code" in entries
-            else None,
-            close_notes=self._template(entries["close_notes"], f"{path}.close_notes", names)
-            if "close_notes" in entries
-            else None,
+            close_code=self._closing(entries, "close_code", path, names, table),
+            close_notes=self._closing(entries, "close_notes", path, names, table),
             order_by=self._expression(entries, "order_by", path, names),
+            template=self._template(entries["template"], f"{path}.template", names) if "template" in entries else None,
         )
+        written, opening = _written(table, fields, templated="template" in entries)
+        known = table in STATES
         ticket = TicketRule(
-            table=table or TABLE_WITH_STATES,
+            table=table,
+            states=states,
             shared=shared,
             creates=self._ops(entries, "creates", path, CREATING_OPS) or frozenset(CREATING_OPS),
-            after_close=self._choice(entries, "after_close", path, AFTER_CLOSE)
-            or ("leave" if table != TABLE_WITH_STATES else "reopen"),
-            on_delete=self._choice(entries, "on_delete", path, ON_DELETE) or ("leave" if leaves else "resolve"),
+            after_close=after_close,
+            on_delete=self._choice(entries, "on_delete", path, ON_DELETE) or _on_delete(table, states, shared=shared),
             on_missing=self._choice(entries, "on_missing", path, ON_MISSING) or "fail",
-            fields=tuple(fields),
+            fields=written,
+            opening=opening,
+            closing=tuple(key for key in ("close_code", "close_notes") if known or key in entries),
             resolves="resolve_when" in entries,
         )
         self._lives(entries, path, ticket)
         return ticket, sayings
 
+    def _closing(
+        self, entries: Mapping[str, yaml.Node], key: str, path: str, names: tuple[str, ...], table: str
+    ) -> Saying | None:
+        return self._chosen(entries[key], f"{path}.{key}", names, table, key) if key in entries else None
+
+    def _states(self, entries: Mapping[str, yaml.Node], path: str, table: str) -> States:
+        if "states" not in entries:
+            return states_of(table)
+        node, path = entries["states"], f"{path}.states"
+        if table in STATES:
+            self.fault(_line(node), path, f"the states of {table} are known; take it out")
+            return states_of(table)
+        declared = self._mapping(node, path, STATES_KEYS)
+        if declared is None:
+            return NO_STATES
+        final = frozenset(
+            state
+            for number, entry in enumerate(
+                self._list(declared["final"], f"{path}.final") if "final" in declared else ()
+            )
+            if (state := self._state(entry, f"{path}.final[{number}]"))
+        )
+        resolved, reopened, canceled = (
+            self._state(declared[key], f"{path}.{key}") if key in declared else ""
+            for key in ("resolved", "reopened", "canceled")
+        )
+        if "resolved" not in declared:
+            self.fault(_line(node), f"{path}.resolved", "is missing: the state of a ticket whose row is well again")
+        if reopened and reopened in {resolved, canceled, *final}:
+            what = "is a state of tickets that have ended; name the one that they go back to"
+            self.fault(_line(declared["reopened"]), f"{path}.reopened", what)
+        return States(resolved=resolved, reopened=reopened, canceled=canceled, final=final, link=LINK)
+
+    def _state(self, node: yaml.Node, path: str) -> str:
+        """A state's value as it was written; empty where it is none."""
+        written = self._text(node, path)
+        if written is not None and (node.tag == "tag:yaml.org,2002:null" or not _STATE.fullmatch(written)):
+            self.fault(_line(node), path, "is not the value of a state (such as 3, not its label)")
+            return ""
+        return written or ""
+
     def _lives(self, entries: Mapping[str, yaml.Node], path: str, ticket: TicketRule) -> None:
         """Refuse a life that this kind of ticket does not have."""
-        if ticket.table != TABLE_WITH_STATES:
+        if ticket.table not in STATES and "states" not in entries:
             for key in _STATE_KEYS:
                 if key in entries:
-                    what = (
-                        f"this version knows the states of {TABLE_WITH_STATES} only, not of other tables; take it out"
+                    self.fault(
+                        _line(entries[key]), f"{path}.{key}", f"{_STATES_UNKNOWN}, not of other tables; take it out"
                     )
-                    self.fault(_line(entries[key]), f"{path}.{key}", what)
         if "on_delete" in entries and ticket.on_delete != "leave":
-            if ticket.table != TABLE_WITH_STATES:
-                what = f"this version knows the states of {TABLE_WITH_STATES} only; write `leave` or take it out"
-                self.fault(_line(entries["on_delete"]), f"{path}.on_delete", what)
+            what = ""
+            if ticket.table not in STATES and "states" not in entries:
+                what = f"{_STATES_UNKNOWN}; write `leave` or take it out"
             elif ticket.shared:
                 what = "no row closes a ticket that is shared; write `leave` or take it out"
+            elif ticket.on_delete == "cancel" and not ticket.states.canceled:
+                what = "`states` has no `canceled`; say which state that is"
+            if what:
                 self.fault(_line(entries["on_delete"]), f"{path}.on_delete", what)
+        states = ticket.states
+        if (
+            ticket.after_close == "reopen"
+            and states.resolved
+            and not (states.reopened or states.resolved in states.final)
+        ):
+            what = "`states` has no `reopened`; say which state that is, or write `new`"
+            self.fault(_line(entries["after_close"]), f"{path}.after_close", what)
+        if "template" in entries and ticket.table != CHANGE_TABLE:
+            what = f"only a {CHANGE_TABLE} is made from a template; say `table: {CHANGE_TABLE}` or take it out"
+            self.fault(_line(entries["template"]), f"{path}.template", what)
+
+    def _chosen(
+        self, node: yaml.Node, path: str, names: tuple[str, ...], table: str, column: str, *, constants: bool = False
+    ) -> Saying:
+        """A template for a column; a plain text that is none of the choices which ServiceNow has fixed is a fault."""
+        faults = len(self.faults)
+        saying = self._template(node, path, names, constants=constants)
+        if len(self.faults) > faults or node.tag == "tag:yaml.org,2002:null" or not isinstance(node, yaml.ScalarNode):
+            return saying
+        plain = not any(braces in node.value for braces in ("{{", "{%", "{#"))
+        if plain and (wrong := not_a_choice(table, column, node.value)):
+            self.fault(_line(node), path, f"{wrong}{meant_choice(table, column, node.value)}")
+        return saying
 
     def _key(
         self, entries: Mapping[str, yaml.Node], path: str, names: tuple[str, ...], line: int, *, shared: bool
@@ -381,18 +477,24 @@ class _Reading:
         return saying
 
     def _fields(
-        self, entries: Mapping[str, yaml.Node], path: str, names: tuple[str, ...], line: int
+        self,
+        entries: Mapping[str, yaml.Node],
+        path: str,
+        names: tuple[str, ...],
+        line: int,
+        table: str,
+        refused: Mapping[str, str],
     ) -> dict[str, Saying]:
         path = f"{path}.fields"
         if "fields" not in entries:
             self.fault(line, path, "is missing; it says what the ticket should say")
             return {}
         node = entries["fields"]
-        columns = self._mapping(node, path, None, refused=_FIELDS_REFUSED)
+        columns = self._mapping(node, path, None, refused=refused)
         if columns is not None and not node.value:
             self.fault(_line(node), path, "is empty; name a column and what it should say")
         return {
-            column: self._template(value, f"{path}.{column}", names, constants=True)
+            column: self._chosen(value, f"{path}.{column}", names, table, column, constants=True)
             for column, value in (columns or {}).items()
         }
 
@@ -569,6 +671,38 @@ class _Reading:
             raise _TooMuch
 
 
+def _written(table: str, fields: Collection[str], *, templated: bool) -> tuple[tuple[str, ...], frozenset[str]]:
+    """The columns that a rule with these *fields* writes, and those among them that are written at creation only."""
+    of_template = ("type", TEMPLATE, "chg_model") if templated else ()
+    model = ("chg_model",) if table == CHANGE_TABLE and "type" in fields else ()
+    return tuple(dict.fromkeys((*fields, *of_template, *model))), frozenset(of_template)
+
+
+def _refused(table: str, states: States, *, links: bool, templated: bool) -> dict[str, str]:
+    """The columns that may not stand under `fields`, and why: something else writes them."""
+    refused = dict(_FIELDS_REFUSED)
+    if states.link == LINK and links:
+        refused[LINK] = "is written by `after_close: new`; to write it yourself, say `after_close: leave`"
+    if table == CHANGE_TABLE:
+        refused[TEMPLATE] = "stands beside `fields`, as `template`"
+    if templated:
+        refused |= dict.fromkeys(("type", "chg_model"), "is `standard`, because there is a `template`; take it out")
+    return refused
+
+
+def _after_close(states: States) -> str:
+    if not states.resolved:
+        return "leave"
+    return "reopen" if states.reopened else "new"
+
+
+def _on_delete(table: str, states: States, *, shared: bool) -> str:
+    if shared or not states.resolved:
+        return "leave"
+    # What a change was for is gone; to close it as successful would say that it was carried out.
+    return "cancel" if table == CHANGE_TABLE else "resolve"
+
+
 def _line(node: yaml.Node) -> int:
     line: int = node.start_mark.line
     return line + 1
@@ -585,6 +719,7 @@ def schema() -> dict[str, Any]:
     """The JSON Schema of the file, by which editors complete it. The checks of load() go further."""
     expression_schema = {"type": ["string", "boolean"]}
     template_schema = {"type": ["string", "number", "boolean", "null"]}
+    state_schema = {"type": ["string", "integer"], "pattern": f"^{_STATE.pattern}$"}
     column = f"^(?!(?:{'|'.join(_FIELDS_REFUSED)})$){_COLUMN.pattern}$"
 
     def ops(known: Collection[Op]) -> dict[str, Any]:
@@ -599,7 +734,7 @@ def schema() -> dict[str, Any]:
         TICKET_KEYS,
         ["key", "fields"],
         {
-            "table": {"type": "string", "pattern": f"^{_COLUMN.pattern}$", "default": TABLE_WITH_STATES},
+            "table": {"type": "string", "pattern": f"^{_COLUMN.pattern}$", "default": DEFAULT_TABLE},
             "key": {"type": ["string", "number"]},
             "fields": {
                 "type": "object",
@@ -607,8 +742,13 @@ def schema() -> dict[str, Any]:
                 "additionalProperties": False,
                 "minProperties": 1,
             },
+            "states": mapping(
+                STATES_KEYS,
+                ["resolved"],
+                {**dict.fromkeys(STATES_KEYS, state_schema), "final": {"type": "array", "items": state_schema}},
+            ),
             "resolve_when": expression_schema,
-            "after_close": {"enum": list(AFTER_CLOSE), "default": "reopen"},
+            "after_close": {"enum": list(AFTER_CLOSE)},
             "creates": ops(CREATING_OPS),
             "on_delete": {"enum": list(ON_DELETE)},
             "on_missing": {"enum": list(ON_MISSING), "default": "fail"},

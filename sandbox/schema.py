@@ -141,6 +141,7 @@ SCHEMA: Final[Mapping[str, Mapping[str, Column]]] = {
     | {
         "type": _text(40),
         "chg_model": _text(40),
+        "parent": _to("change_request"),
         "std_change_producer_version": _to("std_change_producer_version"),
         "risk": _INTEGER,
         "category": _text(40),

@@ -237,6 +237,18 @@ def test_explain_says_what_would_be_sent_and_sends_nothing(shell: Shell) -> None
     assert not shell.world.ledger_file.exists()
 
 
+def test_explain_says_how_a_change_is_opened_and_closed(shell: Shell) -> None:
+    lines = "      table: change_request\n      template: Reboot a switch\n      key:"
+    shell.rules.write_text(RULES.replace("      key:", lines).replace("Solution provided", "successful"))
+
+    told = shell.run("explain", "-", stdin=insert("outages", outage(42, status="fixed")))
+
+    assert "    resolve_when is true: the ticket is resolved, by the states between" in told.lines
+    assert "    close_code: successful" in told.lines
+    assert "    std_change_producer_version: Reboot a switch" in told.lines
+    assert {"    type: standard", "    chg_model: standard"} <= set(told.lines)
+
+
 def test_explain_computes_the_address_that_the_ticket_gets(shell: Shell) -> None:
     body = insert("outages", outage(42))
 

@@ -452,6 +452,216 @@ def test_a_shared_ticket_may_say_when_a_row_is_well_for_such_a_row_opens_none() 
     assert only(text).ticket.resolves
 
 
+# Change requests, and the states of other tables
+
+
+def of_table(table: str, *lines: str) -> str:
+    """The rule, about *table*, with more said of its ticket from line 11 on."""
+    said = "".join(f"      {line}\n" for line in lines)
+    return FIRST.replace("ticket:\n", f"ticket:\n      table: {table}\n") + said
+
+
+def test_what_a_change_does_not_say_has_a_default_of_its_own() -> None:
+    ticket = only(of_table("change_request", "resolve_when: row.done")).ticket
+
+    assert (ticket.after_close, ticket.on_delete, ticket.on_missing) == ("new", "cancel", "fail")
+    assert (ticket.fields, ticket.opening) == (("short_description",), frozenset())
+    assert ticket.closing == ("close_code", "close_notes")
+
+
+def test_a_template_writes_its_columns_at_creation_only() -> None:
+    ticket = only(of_table("change_request", "template: Reboot a switch")).ticket
+
+    assert ticket.opening == {"type", "chg_model", "std_change_producer_version"}
+    assert set(ticket.fields) == {"short_description", *ticket.opening}
+
+
+def test_the_states_that_a_rule_declares_are_texts_as_they_are_written() -> None:
+    text = of_table("sc_task", "states: {resolved: '3', reopened: -5, canceled: u_gone, final: [4, 7]}")
+    states = only(text).ticket.states
+
+    assert (states.resolved, states.reopened, states.canceled) == ("3", "-5", "u_gone")
+    assert states.final == {"4", "7"}
+
+
+@pytest.mark.parametrize(
+    ("states", "after_close", "on_delete"),
+    [("{resolved: 3, reopened: 1}", "reopen", "resolve"), ("{resolved: 3}", "new", "resolve")],
+)
+def test_a_table_with_declared_states_lives_as_an_incident_does(states: str, after_close: str, on_delete: str) -> None:
+    ticket = only(of_table("sc_task", f"states: {states}", "close_notes: x")).ticket
+
+    assert (ticket.after_close, ticket.on_delete) == (after_close, on_delete)
+    assert ticket.closing == ("close_notes",)
+
+
+def test_a_parent_may_be_mapped_where_nothing_else_writes_it() -> None:
+    other = of_table("problem").replace("short_description", "parent")
+    left = of_table("change_request", "after_close: leave").replace("short_description", "parent")
+
+    assert only(other).ticket.fields == only(left).ticket.fields == ("parent",)
+
+
+@pytest.mark.parametrize(
+    ("table", "lines", "line", "fault"),
+    [
+        ("incident", ["states: {resolved: 6}"], 11, "states: the states of incident are known; take it out"),
+        (
+            "change_request",
+            ["states: {resolved: 3}"],
+            11,
+            "states: the states of change_request are known; take it out",
+        ),
+        ("sc_task", ["states: 3"], 11, "states: must be a mapping of names to values"),
+        ("sc_task", ["states: {}"], 11, "states.resolved: is missing: the state of a ticket whose row is well again"),
+        (
+            "sc_task",
+            ["states:", "  resolved: 3", "  canceld: 3"],
+            13,
+            "states.canceld: there is no such key; did you mean `canceled`?",
+        ),
+        (
+            "sc_task",
+            ["states: {resolved: Closed/Complete}"],
+            11,
+            "states.resolved: is not the value of a state (such as 3, not its label)",
+        ),
+        (
+            "sc_task",
+            ["states: {resolved: ~}"],
+            11,
+            "states.resolved: is not the value of a state (such as 3, not its label)",
+        ),
+        ("sc_task", ["states: {resolved: [3]}"], 11, "states.resolved: must be one value, not a list or a mapping"),
+        ("sc_task", ["states: {resolved: 3, final: 3}"], 11, "states.final: must be a list"),
+        (
+            "sc_task",
+            ["states:", "  resolved: 3", "  final:", "    - 4", "    - ''"],
+            15,
+            "states.final[1]: is not the value of a state (such as 3, not its label)",
+        ),
+        *(
+            (
+                "sc_task",
+                [f"states: {{resolved: 3, canceled: 4, final: [7], reopened: {state}}}"],
+                11,
+                "states.reopened: is a state of tickets that have ended; name the one that they go back to",
+            )
+            for state in (3, 4, 7)
+        ),
+        (
+            "sc_task",
+            ["states: {resolved: 3}", "on_delete: cancel"],
+            12,
+            "on_delete: `states` has no `canceled`; say which state that is",
+        ),
+        (
+            "sc_task",
+            ["states: {resolved: 3}", "after_close: reopen"],
+            12,
+            "after_close: `states` has no `reopened`; say which state that is, or write `new`",
+        ),
+        (
+            "sc_task",
+            ["states: {resolved: 3}", "shared: true", "on_delete: resolve"],
+            13,
+            "on_delete: no row closes a ticket that is shared; write `leave` or take it out",
+        ),
+        (
+            "incident",
+            ["template: Reboot"],
+            11,
+            "template: only a change_request is made from a template; say `table: change_request` or take it out",
+        ),
+        ("change_request", ["template: ''"], 11, "template: is empty"),
+        (
+            "change_request",
+            ["close_code: succesful"],
+            11,
+            "close_code: must be one of successful, successful_issues, unsuccessful; did you mean `successful`?",
+        ),
+        (
+            "change_request",
+            ["  type: standart"],
+            11,
+            "fields.type: must be one of normal, standard, emergency; did you mean `standard`?",
+        ),
+        (
+            "change_request",
+            ["  risk: 5"],
+            11,
+            "fields.risk: must be one of 1 (very high), 2 (high), 3 (moderate), 4 (low)",
+        ),
+        (
+            "change_request",
+            ["  risk: moderate"],
+            11,
+            "fields.risk: must be one of 1 (very high), 2 (high), 3 (moderate), 4 (low); did you mean `3`?",
+        ),
+        ("incident", ["  impact: 4"], 11, "fields.impact: must be one of 1 (high), 2 (medium), 3 (low)"),
+        (
+            "incident",
+            ["  urgency: 1 - High"],
+            11,
+            "fields.urgency: must be one of 1 (high), 2 (medium), 3 (low); did you mean `1`?",
+        ),
+        (
+            "change_request",
+            ["  parent: x"],
+            11,
+            "fields.parent: is written by `after_close: new`; to write it yourself, say `after_close: leave`",
+        ),
+        (
+            "change_request",
+            ["  std_change_producer_version: x"],
+            11,
+            "fields.std_change_producer_version: stands beside `fields`, as `template`",
+        ),
+        (
+            "change_request",
+            ["  type: standard", "template: Reboot"],
+            11,
+            "fields.type: is `standard`, because there is a `template`; take it out",
+        ),
+    ],
+)
+def test_a_fault_in_how_a_ticket_lives_is_told_with_its_line(
+    table: str, lines: list[str], line: int, fault: str
+) -> None:
+    assert faults(of_table(table, *lines)) == (f"rules.yaml:{line}: rules[0].ticket.{fault}",)
+
+
+@pytest.mark.parametrize("line", ["risk: 7", "type: urgent"])
+def test_the_choices_of_a_change_are_no_matter_of_another_table(line: str) -> None:
+    assert only(of_table("incident", f"  {line}"))
+
+
+@pytest.mark.parametrize("said", ["1", "'2'", "~", "''", '"{{ 4 }}"'])
+def test_a_choice_that_there_is_or_nothing_or_a_template_is_no_fault(said: str) -> None:
+    assert only(of_table("incident", f"  impact: {said}"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        of_table("sc_task", "states: {resolved: 3, reopened: 1, canceled: 4, final: [3, '4', -7]}"),
+        of_table("change_request", "template: Reboot a switch", "resolve_when: row.done"),
+    ],
+)
+def test_the_schema_accepts_states_and_templates(text: str) -> None:
+    jsonschema.validate(yaml.safe_load(text), schema())
+    assert read(text).rules
+
+
+@pytest.mark.parametrize("states", ["{}", "{resolved: [3]}", "{resolved: 3, final: 3}", "{resolved: 3, canceld: 4}"])
+def test_the_schema_refuses_states_that_the_rules_refuse(states: str) -> None:
+    text = of_table("sc_task", f"states: {states}")
+
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(yaml.safe_load(text), schema())
+    assert faults(text)
+
+
 def test_every_fault_is_told_at_once_in_the_order_of_lines() -> None:
     told = faults(
         FIRST.replace("version: 1", "version: 3").replace("row.id", "rwo.id").replace("[PORT]", "[PORT, NOPE]")

@@ -29,14 +29,17 @@ class _Referred:
 _GROUP: Final = _Referred("sys_user_group", ("name",))
 _USER: Final = _Referred("sys_user", ("user_name", "email", "name"))
 _CI: Final = _Referred("cmdb_ci", ("name",))
+_STANDARD_CHANGE: Final = _Referred("std_change_producer_version", ("name",))
 
 REFERENCES: Final = {
     "assignment_group": _GROUP,
     "assigned_to": _USER,
     "caller_id": _USER,
     "opened_by": _USER,
+    "requested_by": _USER,
     "cmdb_ci": _CI,
     "business_service": _CI,
+    "std_change_producer_version": _STANDARD_CHANGE,
 }
 
 _SYS_ID = re.compile(r"[0-9a-f]{32}")

@@ -9,7 +9,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
@@ -19,6 +19,7 @@ from function.ledger import IN_DOUBT_SECONDS, Ledger, Sending, Ticket
 from function.line import Deadline, Line
 from function.rules import TicketRule
 from function.servicenow import Record, ServiceNowError, term
+from function.states import States
 from function.targets.references import References
 
 log = logging.getLogger(__name__)
@@ -35,32 +36,14 @@ GENERATIONS_MAX: Final = 1000
 LAG_SECONDS: Final = 0.5
 # Refusals of the platform's own, before it writes: one look is enough. (A failed insert is looked for again anyway.)
 _NEVER_WRITTEN: Final = frozenset({Reason.BUSINESS_RULE, Reason.DATA_POLICY, Reason.INSERT_FAILED})
+# What tells the ways to resolved apart, of a table whose states must be passed through.
+KIND: Final = "type"
+# The instance may know a change's model by another name than the one it is given, and answers with that.
+_RENAMED: Final = frozenset({"chg_model"})
+# Less than this is not enough for the next of several transitions: it would be cut off, and in doubt for a minute.
+TRANSITION_SECONDS_MIN: Final = 2.0
 # Decisions about one ticket in one attempt; a good one needs four (look, create, look, resolve).
 DECISIONS_MAX: Final = 10
-
-
-@dataclass(frozen=True, slots=True)
-class States:
-    """The numbers of a table's states. *final* ones are never left; *ended* ones are resolved, closed or canceled."""
-
-    reopened: str
-    resolved: str
-    canceled: str
-    final: frozenset[str]
-
-    @property
-    def ended(self) -> frozenset[str]:
-        return self.final | {self.resolved}
-
-
-# facts/servicenow 4.1: 2 In Progress, 6 Resolved, 7 Closed, 8 Canceled.
-INCIDENT: Final = States(reopened="2", resolved="6", canceled="8", final=frozenset({"7", "8"}))
-NO_STATES: Final = States(reopened="", resolved="", canceled="", final=frozenset())
-
-
-def states_of(table: str) -> States:
-    """The states that this version knows of *table*: without them a ticket is created and updated, not resolved."""
-    return INCIDENT if table == "incident" else NO_STATES
 
 
 def correlation_id(source_name: str, rule: str, key: str) -> str:
@@ -97,7 +80,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """Open the ticket; resolved at once where the row is."""
+    """Open the ticket; resolved at once where the row is, and the table's states may be jumped to."""
 
     resolved: bool
 
@@ -109,7 +92,10 @@ class Succeed:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Send what differs, in one PATCH, and with it *state* where that changes."""
+    """Send what differs, in one PATCH, and with it *state* where that changes.
+
+    *row_resolved* is still false where *state* is but a step on the way to resolved.
+    """
 
     status: Status
     row_resolved: bool
@@ -128,11 +114,11 @@ def decide(
     *step* is what this event did (None when only a look is due). *looked*: the ticket's state is known as of now.
     *differs*: some mapped field is to be sent.
     """
-    states = states_of(rule.table)
+    states = rule.states
     if not ticket.sys_id:
         return _decide_create(rule, wants, step, ticket)
     if rule.shared:
-        return _decide_shared(rule, wants, step, ticket, states, looked=looked)
+        return _decide_shared(rule, wants, step, ticket, looked=looked)
     ended, final = ticket.state in states.ended, ticket.state in states.final
     resolved = wants.resolved or (wants.gone and rule.on_delete != "leave")
     if wants.gone and rule.on_delete == "leave":
@@ -142,14 +128,8 @@ def decide(
         if not looked and not final:
             return Look()
         if resolved and not ended:
-            canceled = wants.gone and rule.on_delete == "cancel"
-            return Write(
-                Status.RESOLVED,
-                row_resolved=True,
-                state=states.canceled if canceled else states.resolved,
-                close=True,
-            )
-        if not resolved and (final or (ended and rule.after_close == "new")):
+            return _decide_end(rule, wants, ticket, differs=differs)
+        if not resolved and (final or (ended and _is_followed(rule))):
             if wants.when:
                 return Succeed()
             # Should it deserve one later, it is followed then.
@@ -164,6 +144,24 @@ def decide(
     return Nothing(Status.UNCHANGED, None, row_resolved=resolved)
 
 
+def _decide_end(rule: TicketRule, wants: Wants, ticket: Ticket, *, differs: bool) -> Decision:
+    """Resolve or cancel a ticket that has not ended: at once, or by the next of the states that lie between."""
+    states = rule.states
+    if states.paths and differs:
+        # A transition may be refused; that must not cost what the row says.
+        return Write(Status.UPDATED, row_resolved=ticket.row_resolved)
+    if wants.gone and rule.on_delete == "cancel":
+        return Write(Status.RESOLVED, row_resolved=True, state=states.canceled, close=True)
+    state = states.towards_resolved(ticket.state, ticket.known.get(KIND, ""))
+    last = state == states.resolved
+    return Write(Status.RESOLVED, row_resolved=last, state=state, close=last)
+
+
+def _is_followed(rule: TicketRule) -> bool:
+    """Whether a ticket that has ended, but is not final, is followed by a new one rather than reopened."""
+    return rule.after_close == "new" or not rule.states.reopened
+
+
 def _decide_create(rule: TicketRule, wants: Wants, step: Step | None, ticket: Ticket) -> Decision:
     if step is None or (wants.gone and step.op is not Op.INSERT):
         return Nothing(Status.SKIPPED, Reason.ROW_GONE if wants.gone else None, row_resolved=False)
@@ -176,13 +174,12 @@ def _decide_create(rule: TicketRule, wants: Wants, step: Step | None, ticket: Ti
     still_resolved = isinstance(step.wants, Wants) and step.wants.resolved and step.was_resolved
     if wants.resolved and (still_resolved or ticket.generation > 0):
         return Nothing(Status.SKIPPED, Reason.ALREADY_RESOLVED, row_resolved=False)
-    return Create(resolved=wants.resolved)
+    return Create(resolved=wants.resolved and not rule.states.paths)
 
 
-def _decide_shared(
-    rule: TicketRule, wants: Wants, step: Step | None, ticket: Ticket, states: States, *, looked: bool
-) -> Decision:
+def _decide_shared(rule: TicketRule, wants: Wants, step: Step | None, ticket: Ticket, *, looked: bool) -> Decision:
     """Many rows share the ticket: a row that newly asks for it finds it open and leaves it, and no row closes it."""
+    states = rule.states
     asks = (
         step is not None
         and step.op in rule.creates
@@ -195,7 +192,7 @@ def _decide_shared(
         return left_alone
     if not looked:
         return Look()
-    if ticket.state in states.final or (ticket.state in states.ended and rule.after_close == "new"):
+    if ticket.state in states.final or (ticket.state in states.ended and _is_followed(rule)):
         return Succeed()
     if ticket.state in states.ended:
         return Write(Status.REOPENED, row_resolved=False, state=states.reopened)
@@ -247,6 +244,7 @@ class TicketWork:
         self._deadline = deadline
         self._correlation = correlation_id(source_name, ticket.rule, ticket.key)
         self._looked = False
+        self._transitions = 0
         self._ahead = now - time.monotonic()
         self._wanted: dict[str, str] = {}
 
@@ -308,7 +306,10 @@ class TicketWork:
         if self.rule.shared and self.ticket.sys_id:
             return {}
         wanted = dict(wants.fields)
-        if self.ticket.row_resolved and wants.resolved and "close_code" in self.ticket.asked:
+        if self.ticket.sys_id:
+            wanted = {field: value for field, value in wanted.items() if field not in self.rule.opening}
+        # The first of them tells that it was we who resolved the ticket.
+        if self.ticket.row_resolved and wants.resolved and next(iter(wants.close), "") in self.ticket.asked:
             wanted |= wants.close
         return wanted
 
@@ -331,8 +332,23 @@ class TicketWork:
     @property
     def _fields(self) -> list[str]:
         """What every call asks to be told."""
-        mapped = sorted({*self.rule.fields, "close_code", "close_notes"} - {"sys_id"})
+        kind = (KIND,) if self._states.paths else ()
+        mapped = sorted({*self.rule.fields, *self.rule.closing, *kind} - {"sys_id"})
         return ["sys_id", "number", "correlation_id", "state", "sys_mod_count", *mapped]
+
+    @property
+    def _states(self) -> States:
+        return self.rule.states
+
+    @property
+    def _link(self) -> list[str]:
+        """The column by which a ticket names the one that it follows, where the table has one."""
+        return [self._states.link] if self._states.link else []
+
+    @property
+    def _follows(self) -> str:
+        """The sys_id of the ticket that this one follows; empty where there is none."""
+        return self.ticket.known.get(self._states.link, "")
 
     # Looking
 
@@ -352,7 +368,7 @@ class TicketWork:
         self._looked = True
         if due:
             asked = {field: value for field, value in self.ticket.asked.items() if field not in suspect}
-            ended = self.ticket.state in states_of(self.rule.table).ended
+            ended = self.ticket.state in self._states.ended
             self.ticket = replace(
                 self.ticket,
                 asked=asked,
@@ -415,7 +431,7 @@ class TicketWork:
                     self.ticket,
                     sys_id="",
                     state="",
-                    known={name: value for name, value in self.ticket.known.items() if name == "parent_incident"},
+                    known={name: value for name, value in self.ticket.known.items() if name in self._link},
                     asked={},
                     row_resolved=False,
                     sending=None,
@@ -449,7 +465,7 @@ class TicketWork:
             sys_id="",
             number="",
             state="",
-            known={"parent_incident": self.ticket.sys_id},
+            known=dict.fromkeys(self._link, self.ticket.sys_id),
             asked={},
             row_resolved=False,
             sending=None,
@@ -472,14 +488,14 @@ class TicketWork:
         sent = {field: self._sent(field, value) for field, value in wants.fields.items()}
         values = {**sent, "correlation_id": self._correlation, "correlation_display": CORRELATION_DISPLAY}
         values["sys_id"] = sys_id
-        if parent := self.ticket.known.get("parent_incident"):
-            values["parent_incident"] = parent
-        close = {**wants.close, "state": states_of(table).resolved} if resolved else {}
+        if self._follows:
+            values[self._states.link] = self._follows
+        close = {**wants.close, "state": self._states.resolved} if resolved else {}
         self._mark(Sending("create", tuple(sorted({*sent, *close})), self._clock()))
         reached("before_call")
         try:
             record = self._line.create(
-                table, {**values, **close}, fields=[*self._fields, "parent_incident"], deadline=self._deadline
+                table, {**values, **close}, fields=[*self._fields, *self._link], deadline=self._deadline
             )
             reached("after_call")
         except ServiceNowError as error:
@@ -497,7 +513,7 @@ class TicketWork:
             # The primary key has decided: nothing that was sent before can commit any more.
             suspect_until=None,
             suspect_fields=frozenset(),
-            row_resolved=resolved and self.ticket.state in states_of(table).ended,
+            row_resolved=resolved and self.ticket.state in self._states.ended,
         )
         self._compare(record, {**sent, **close})
 
@@ -606,27 +622,34 @@ class TicketWork:
         rows = self._line.find(
             self.rule.table,
             f"{term('correlation_id', self._correlation)}^ORDERBYDESCsys_created_on",
-            fields=[*self._fields, "sys_created_on", "parent_incident"],
+            fields=[*self._fields, "sys_created_on", *self._link],
             limit=GENERATIONS_MAX,
             deadline=self._deadline,
         )
         # An invalid term would have been dropped and everything returned: every row is checked.
-        previous = self.ticket.known.get("parent_incident")
-        ours = [row for row in rows if row.get("correlation_id") == self._correlation and row["sys_id"] != previous]
-        if previous:
-            # Stamps are whole seconds: which one follows which is told by the link.
-            ours = [row for row in ours if row.get("parent_incident") == previous]
+        ours = [row for row in rows if row.get("correlation_id") == self._correlation]
+        if previous := self._follows:
+            ours = self._following(previous, ours)
         if ours:
             self._learn_sys_id(honours=honours, asked=sys_id, given=ours[0]["sys_id"])
             self._adopt(ours[0], recorded=self.ticket.sending is not None)
             return True
         return False
 
+    def _following(self, previous: str, ours: Sequence[Record]) -> list[Record]:
+        """Of this row's tickets, newest first, those that follow the ticket *previous*."""
+        if any(self._states.link in row for row in ours):
+            # Stamps are whole seconds: which one follows which is told by the link.
+            return [row for row in ours if row["sys_id"] != previous and row.get(self._states.link) == previous]
+        # The table has no such column: what follows is not older.
+        since = next((row.get("sys_created_on", "") for row in ours if row["sys_id"] == previous), None)
+        if since is None:
+            return []
+        return [row for row in ours if row["sys_id"] != previous and row.get("sys_created_on", "") >= since]
+
     def _get_or_none(self, sys_id: str) -> Record | None:
         try:
-            return self._line.get(
-                self.rule.table, sys_id, fields=[*self._fields, "parent_incident"], deadline=self._deadline
-            )
+            return self._line.get(self.rule.table, sys_id, fields=[*self._fields, *self._link], deadline=self._deadline)
         except ServiceNowError as error:
             if error.failure.reason is Reason.MISSING:
                 return None
@@ -645,7 +668,7 @@ class TicketWork:
         # Sent resolved by us: then the row said so, and may be open again since. Without a record of that, nothing is
         # reopened on the word of one event.
         resolved_by_us = recorded and sent is not None and "state" in sent.fields
-        ended = self.ticket.state in states_of(self.rule.table).ended
+        ended = self.ticket.state in self._states.ended
         self.ticket = replace(
             self.ticket,
             asked={},
@@ -680,6 +703,8 @@ class TicketWork:
             values["assigned_to"] = self._sent("assigned_to", assignee)
         if decision.state:
             values["state"] = decision.state
+            if self._states.paths:
+                self._check_time()
         if decision.close:
             values |= wants.close
             if wants.gone and self.rule.on_delete == "cancel":
@@ -710,8 +735,33 @@ class TicketWork:
                 asked = max(IN_DOUBT_SECONDS, error.failure.retry_after_seconds or 0.0)
                 error.failure = replace(error.failure, retry_after_seconds=asked)
                 raise
+            if decision.state and self._states.paths:
+                error.failure = self._refused_transition(error.failure, decision.state)
             return self._missing(error)
         return self._written(record, values, wants, decision)
+
+    def _check_time(self) -> None:
+        """Between two transitions: raise ServiceNowError where this delivery has no time for the next."""
+        if self._transitions and self._deadline.left() < TRANSITION_SECONDS_MIN:
+            raise ServiceNowError(
+                Failure(
+                    Kind.TRANSIENT,
+                    Reason.DEADLINE,
+                    "this delivery's time was used up between two states of the ticket; it goes on from there",
+                )
+            )
+        self._transitions += 1
+
+    def _refused_transition(self, failure: Failure, state: str) -> Failure:
+        """*failure* with what to do about it, where the instance does not let the ticket go on to *state*."""
+        if failure.status != 403 or failure.reason not in {Reason.BUSINESS_RULE, Reason.REFUSED}:
+            return failure
+        hint = (
+            f"ServiceNow does not let the {self.rule.table} go from {self._states.named(self.ticket.state)} to "
+            f"{self._states.named(state)}: an approval has to be given first, or its state model (chg_model) has no "
+            "such transition; ServiceNow's own words name the rule. Approve it or move it on there, then replay"
+        )
+        return replace(failure, hint=hint)
 
     def _look_after_a_403(self, error: ServiceNowError, values: Mapping[str, str]) -> Record | None:
         """Any 403 may hide a write that was made: see whether *values* stand in the ticket.
@@ -736,17 +786,35 @@ class TicketWork:
 
     def _written(self, record: Record, values: Mapping[str, str], wants: Wants, decision: Write) -> bool:
         """Remember that *values* stand in the ticket, as *record* has them."""
+        before = self.ticket.state
         self._take(record)
         self._looked = True
         said = {field: self._wanted.get(field, wants.close.get(field, "")) for field in values if field != "state"}
+        stuck = self._states.paths and decision.state and not self._went_on(before, to_end=decision.row_resolved)
         self.ticket = replace(
             self.ticket,
             asked={**self.ticket.asked, **said},
             sending=None,
-            row_resolved=decision.row_resolved,
+            row_resolved=self.ticket.row_resolved if stuck else decision.row_resolved,
         )
-        self._compare(record, values)
+        if stuck:
+            raise ServiceNowError(
+                Failure(
+                    Kind.PERMANENT,
+                    Reason.REFUSED,
+                    f"ServiceNow took {self._states.named(decision.state)} for the {self.rule.table}'s next state, and "
+                    f"left it in {self._states.named(self.ticket.state)}: a business rule or a workflow of the "
+                    "instance sets it back. Move it on there, then replay",
+                )
+            )
+        # A workflow may have taken it further than asked.
+        passing = {"state"} if self._states.paths else set()
+        self._compare(record, {field: value for field, value in values.items() if field not in passing})
         return True
+
+    def _went_on(self, before: str, *, to_end: bool) -> bool:
+        state = self.ticket.state
+        return state in self._states.ended or (not to_end and self._states.is_nearer(state, before))
 
     def _mark(self, sending: Sending) -> None:
         """Before a call: what is being sent is unknown from now on, so that a crash cannot leave a lie behind."""
@@ -767,7 +835,7 @@ class TicketWork:
     def _take(self, record: Record) -> None:
         """Remember what ServiceNow returned: that is what is known."""
         count = record.get("sys_mod_count", "")
-        told = {field: value for field, value in record.items() if field in {*self._fields, "parent_incident"}}
+        told = {field: value for field, value in record.items() if field in {*self._fields, *self._link}}
         for name in ("sys_id", "number", "correlation_id", "sys_mod_count", "state"):
             told.pop(name, None)
         self.ticket = replace(
@@ -782,7 +850,7 @@ class TicketWork:
 
     def _compare(self, record: Record, sent: Mapping[str, str]) -> None:
         odd = {field for field, value in sent.items() if not same(record.get(field, ""), value)}
-        self.odd_fields |= odd
+        self.odd_fields |= odd - {field for field in _RENAMED if record.get(field)}
 
     def _sent(self, field: str, value: str) -> str:
         return self._references.sys_id(self.rule.table, field, value, deadline=self._deadline)

@@ -1,0 +1,142 @@
+"""How the tickets of a table live: the numbers of their states, and the choices that ServiceNow has fixed. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
+
+from function.templates import meant
+
+_NONE: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """The states of a table, as their values. *final* ones are never left; *ended* ones are resolved, closed, canceled.
+
+    An empty value is a state that the table does not have; without *resolved*, tickets are only created and updated.
+    *link* is the column by which a ticket names the one that it follows.
+    *paths*: where a ticket must pass through states on its way to *resolved*, all of them in order, by its `type`.
+    *close_code* is the resolution code unless the rule gives one. *names* are what people call the states.
+    """
+
+    resolved: str = ""
+    reopened: str = ""
+    canceled: str = ""
+    final: frozenset[str] = frozenset()
+    link: str = ""
+    close_code: str = ""
+    paths: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _NONE)
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def ended(self) -> frozenset[str]:
+        return self.final | {state for state in (self.resolved, self.canceled) if state}
+
+    def towards_resolved(self, state: str, kind: str) -> str:
+        """The state that follows *state* on the way to resolved, for a ticket whose `type` is *kind*.
+
+        A state that is on no path is one of the instance's own: what follows it is for the instance to say, so that
+        resolved itself is tried.
+        """
+        if state not in self._order:
+            return self.resolved
+        path = self.paths.get(kind) or self._order
+        ahead = self._order[self._order.index(state) + 1 :]
+        return next((following for following in path if following in ahead), self.resolved)
+
+    def is_nearer(self, state: str, than: str) -> bool:
+        """Whether *state* is further on the way to resolved than the state *than*, as far as the way is known."""
+        if state not in self._order or than not in self._order:
+            return state != than
+        return self._order.index(state) > self._order.index(than)
+
+    def named(self, state: str) -> str:
+        return f"{self.names[state]} ({state})" if state in self.names else state
+
+    @property
+    def _order(self) -> tuple[str, ...]:
+        return max(self.paths.values(), key=len, default=())
+
+
+NO_STATES: Final = States()
+# facts/servicenow 4.1: 2 In Progress, 6 Resolved, 7 Closed, 8 Canceled.
+INCIDENT: Final = States(
+    resolved="6",
+    reopened="2",
+    canceled="8",
+    final=frozenset({"7", "8"}),
+    link="parent_incident",
+    # One that a fresh instance has since about Utah; before, it was `Solved (Permanently)`.
+    close_code="Solution provided",
+)
+# facts/servicenow 4.2. The instance enforces the order: a normal change passes through all of them, an emergency is not
+# assessed, and a standard change was authorized once for all.
+_ALL: Final = ("-5", "-4", "-3", "-2", "-1", "0", "3")
+CHANGE_REQUEST: Final = States(
+    resolved="3",
+    canceled="4",
+    final=frozenset({"3", "4"}),
+    link="parent",
+    close_code="successful",
+    paths={
+        "normal": _ALL,
+        "emergency": tuple(state for state in _ALL if state != "-4"),
+        "standard": tuple(state for state in _ALL if state not in {"-4", "-3"}),
+    },
+    names={
+        "-5": "New",
+        "-4": "Assess",
+        "-3": "Authorize",
+        "-2": "Scheduled",
+        "-1": "Implement",
+        "0": "Review",
+        "3": "Closed",
+        "4": "Canceled",
+    },
+)
+# Any table that extends task has it; another one ignores it.
+LINK: Final = "parent"
+STATES: Final[Mapping[str, States]] = {"incident": INCIDENT, "change_request": CHANGE_REQUEST}
+
+
+def states_of(table: str) -> States:
+    """The states that this version knows of *table*; a rule may declare those of other tables."""
+    return STATES.get(table, NO_STATES)
+
+
+# Choices
+
+_SCALE: Final = {"1": "high", "2": "medium", "3": "low"}
+# What the shipped look-ups and rules of the platform count on. ServiceNow stores any other value without a word, and
+# shows it as an empty field. Lists that differ between instances and releases, such as an incident's close_code, are
+# not here.
+CHOICES: Final[Mapping[str, Mapping[str, Mapping[str, str]]]] = {
+    "incident": {"impact": _SCALE, "urgency": _SCALE},
+    "change_request": {
+        "impact": _SCALE,
+        "urgency": _SCALE,
+        "risk": {"1": "very high", "2": "high", "3": "moderate", "4": "low"},
+        "type": dict.fromkeys(("normal", "standard", "emergency"), ""),
+        "close_code": dict.fromkeys(("successful", "successful_issues", "unsuccessful"), ""),
+    },
+}
+
+
+def not_a_choice(table: str, column: str, said: str) -> str:
+    """What is wrong with *said* in *column*, without saying it; empty where nothing is.
+
+    Nothing is no wrong choice: the platform has a default.
+    """
+    choices = CHOICES.get(table, {}).get(column)
+    if choices is None or not said.strip() or said.strip() in choices:
+        return ""
+    return f"must be one of {', '.join(f'{value} ({label})' if label else value for value, label in choices.items())}"
+
+
+def meant_choice(table: str, column: str, said: str) -> str:
+    """The words "; did you mean …?" where *said* is like a choice, or like the label of one."""
+    choices = CHOICES[table][column]
+    word = said.strip().lower()
+    labelled = next((value for value, label in choices.items() if label and label in (word, word[4:])), None)
+    return f"; did you mean `{labelled}`?" if labelled else meant(word, choices)

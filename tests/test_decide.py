@@ -1,0 +1,119 @@
+"""What follows for a ticket, in every case there is: no socket, no ledger."""
+
+from collections.abc import Iterator
+from itertools import product
+
+import pytest
+
+from function.event import Op, Reason, Status, Step, Wants
+from function.ledger import Ticket
+from function.rules import AFTER_CLOSE, ON_DELETE, RulesError, TicketRule, load
+from function.states import CHANGE_REQUEST, INCIDENT, NO_STATES
+from function.targets.ticket import Create, Decision, Look, Nothing, Succeed, Write, decide
+
+TABLES = {
+    "incident": "table: incident",
+    "change_request": "table: change_request",
+    "without states": "table: problem",
+    "a task": "table: sc_task\n      states: {resolved: 3, reopened: 1, canceled: 4, final: [4, 7]}",
+    "a task that ends": "table: sc_task\n      states: {resolved: 3, canceled: 4, final: [3, 4, 7]}",
+    "a task that is only resolved": "table: sc_task\n      states: {resolved: 3}",
+}
+STATES = ("", "-5", "-4", "-3", "-2", "-1", "0", "1", "2", "3", "4", "6", "7", "8", "900")
+WANTS = tuple(
+    Wants(when, resolved, gone, {"short_description": "x"}, {"close_code": "c", "close_notes": "n"})
+    for when, resolved, gone in product((True, False), repeat=3)
+    if not (resolved and gone)
+)
+
+
+def rules(about: str) -> Iterator[TicketRule]:
+    """Every rule about a table that loads."""
+    for after_close, on_delete, shared in product(("", *AFTER_CLOSE), ("", *ON_DELETE), ("true", "false")):
+        chosen = f"      after_close: {after_close}\n" if after_close else ""
+        chosen += f"      on_delete: {on_delete}\n" if on_delete else ""
+        text = (
+            "version: 1\nrules:\n  - name: a\n    from: hasura/public.a\n    ticket:\n"
+            f"      {about}\n      shared: {shared}\n{chosen}"
+            '      key: "{{ row.id }}"\n      fields: {short_description: x}\n'
+        )
+        try:
+            [rule] = load(text, environ={}).rules
+        except RulesError:
+            continue
+        yield rule.ticket
+
+
+def steps(wants: Wants) -> Iterator[Step | None]:
+    yield None
+    for op, was_resolved, was_wanted in product(Op, (True, False), (True, False)):
+        yield Step("1", op, None, "place", wants, was_resolved=was_resolved, was_wanted=was_wanted)
+
+
+def cases(rule: TicketRule) -> Iterator[tuple[Ticket, bool, Decision]]:
+    """Each ticket, whether it was looked at, and what is decided."""
+    for wants in WANTS:
+        for step in steps(wants):
+            for state, row_resolved, kind in product(STATES, (True, False), ("standard", "own")):
+                if kind == "own" and not rule.states.paths:
+                    continue
+                there = Ticket("i", "r", "1", sys_id="s", state=state, row_resolved=row_resolved, known={"type": kind})
+                for looked, differs in product((True, False), repeat=2):
+                    yield there, looked, decide(rule, wants, step, there, looked=looked, differs=differs)
+            for generation, number in product((0, 1), ("", "INC1")):
+                none = Ticket("i", "r", "1", generation=generation, number=number)
+                yield none, False, decide(rule, wants, step, none, looked=False, differs=True)
+
+
+@pytest.mark.parametrize("about", TABLES.values(), ids=TABLES)
+def test_in_every_case_there_is_a_decision_and_none_leaves_a_final_state(about: str) -> None:
+    for rule in rules(about):
+        states = rule.states
+        for ticket, looked, decision in cases(rule):
+            match decision:
+                case Write(state=""):
+                    assert ticket.state not in states.final
+                case Write(state=state):
+                    assert looked
+                    assert ticket.state not in states.final
+                    assert state != ticket.state
+                    assert state in {states.resolved, states.reopened, states.canceled, *states.names}
+                case Succeed():
+                    assert ticket.state in states.ended
+                case Create():
+                    assert not ticket.sys_id
+                case Look():
+                    assert ticket.sys_id
+                    assert not looked
+                case Nothing(reason=Reason.TICKET_CLOSED):
+                    assert ticket.state in states.final
+
+
+@pytest.mark.parametrize("kind", ["normal", "standard", "emergency", "", "own"])
+@pytest.mark.parametrize("state", STATES)
+def test_every_state_of_a_change_leads_to_closed_in_steps_that_only_go_on(state: str, kind: str) -> None:
+    passed = [state]
+    while passed[-1] not in CHANGE_REQUEST.final:
+        following = CHANGE_REQUEST.towards_resolved(passed[-1], kind)
+        assert following == "3" or CHANGE_REQUEST.is_nearer(following, passed[-1])
+        passed.append(following)
+
+    assert len(passed) <= 7
+
+
+def test_the_states_of_an_incident_are_those_of_the_facts() -> None:
+    assert (INCIDENT.resolved, INCIDENT.reopened, INCIDENT.canceled) == ("6", "2", "8")
+    assert INCIDENT.final == {"7", "8"}
+    assert INCIDENT.ended == {"6", "7", "8"}
+    assert NO_STATES.ended == frozenset()
+
+
+def test_a_change_sends_what_differs_before_it_moves() -> None:
+    ticket = Ticket("i", "r", "1", sys_id="s", state="-5", known={"type": "standard"})
+    wants = Wants(when=True, resolved=True, gone=False, fields={}, close={})
+    rule = next(rule for rule in rules(TABLES["change_request"]) if not rule.shared)
+
+    assert decide(rule, wants, None, ticket, looked=True, differs=True) == Write(Status.UPDATED, row_resolved=False)
+    assert decide(rule, wants, None, ticket, looked=True, differs=False) == Write(
+        Status.RESOLVED, row_resolved=False, state="-2"
+    )
