@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -14,6 +14,7 @@ from werkzeug.routing import Map
 from werkzeug.routing import Rule as Route
 
 from function import rules as rules_file
+from function import secretmanager
 from function.checkpoint import reached
 from function.database import Database, LedgerUnavailable
 from function.engine import Delivered, Engine
@@ -23,7 +24,7 @@ from function.line import Credentials, CredentialUnreadable, Line
 from function.log import fault
 from function.notices import Notices
 from function.retry import retry_after
-from function.servicenow import Basic, Credential, ServiceNowClient
+from function.servicenow import Credential, ServiceNowClient
 from function.settings import Settings, SettingsError, credential, load
 from function.sources import hasura
 
@@ -151,17 +152,23 @@ def build(environ: Mapping[str, str]) -> App:
     return assemble(settings, rules, Ledger(database), environ)
 
 
-def assemble(settings: Settings, rules: rules_file.Rules, ledger: Ledger, environ: Mapping[str, str]) -> App:
+def assemble(
+    settings: Settings,
+    rules: rules_file.Rules,
+    ledger: Ledger,
+    environ: Mapping[str, str],
+    *,
+    read_secret: Callable[[str], str] = secretmanager.read,
+) -> App:
     """The same from parts that are there already."""
 
     def read_credential() -> Credential:
         try:
-            return Basic(*credential(environ))
+            return credential(environ, read_secret=read_secret)
         except SettingsError as error:
             raise CredentialUnreadable(str(error)) from error
 
-    known = Basic(settings.servicenow_username, settings.servicenow_password)
-    credentials = Credentials(known, read_credential, settings.servicenow_instance_url)
+    credentials = Credentials(settings.credential, read_credential, settings.servicenow_instance_url)
     client = ServiceNowClient(
         settings.servicenow_instance_url,
         credentials.current,

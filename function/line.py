@@ -41,8 +41,9 @@ _NO_VERDICT: Final = {Reason.NO_CAPACITY, Reason.DEADLINE, Reason.OVERLOADED}
 
 HINTS: Final[Mapping[str, str]] = {
     "auth": (
-        "ServiceNow refused the user name and password; calls are held so that the account is not locked: "
-        "check SERVICENOW_USERNAME and SERVICENOW_PASSWORD, and whether the account is locked out"
+        "ServiceNow refused the password, the OAuth client or the API key; calls are held so that the account is not "
+        "locked: check what the function signs in with (SERVICENOW_USERNAME and SERVICENOW_PASSWORD, "
+        "SERVICENOW_CLIENT_ID and SERVICENOW_CLIENT_SECRET, or SERVICENOW_API_KEY), and whether the account is locked"
     ),
     "rate": "ServiceNow's rate limit for this user is used up; calls are held until it says to go on",
     "down": "ServiceNow does not answer as it should; calls are held until a probe passes",
@@ -82,12 +83,14 @@ class CredentialUnreadable(Exception):  # noqa: N818  # what happened
 
 
 class Credentials:
-    """The user name and password, read anew when ServiceNow refuses them: rotation needs no redeploy."""
+    """Who we are to ServiceNow, read anew when that is refused: rotation needs no redeploy."""
 
     def __init__(self, known: Credential, read: Callable[[], Credential], instance_url: str) -> None:
         self._read = read
         self._instance_url = instance_url
         self._lock = threading.Lock()
+        self._reading = threading.Lock()
+        self._reads = 0
         self._current = known
         self._digest = ""
 
@@ -103,17 +106,21 @@ class Credentials:
             return self._digest
 
     def refresh(self) -> bool:
-        """Read the secrets again; True when they are others now."""
-        try:
-            fresh = self._read()
-        except CredentialUnreadable as error:
-            log.warning("the credential could not be read again: %s", error)
-            return False
-        with self._lock:
-            if fresh == self._current:
-                return False
-            self._current, self._digest = fresh, ""
-            return True
+        """Read the secrets again; True when they are others now. Of several who ask at once, one reads."""
+        known, reads = self._current, self._reads
+        with self._reading:
+            if reads == self._reads:
+                try:
+                    fresh = self._read()
+                except CredentialUnreadable as error:
+                    log.warning("the credential could not be read again: %s", error)
+                    return False
+                finally:
+                    self._reads += 1
+                with self._lock:
+                    if fresh != self._current:
+                        self._current, self._digest = fresh, ""
+        return self._current != known
 
 
 class Line:

@@ -1,5 +1,6 @@
 """Reads secrets from Google Secret Manager. Its client is loaded (0.1 s, 27 MB) when the first one is asked for."""
 
+import functools
 import re
 from typing import Any, Final
 
@@ -24,25 +25,33 @@ def resource(reference: str) -> str | None:
     return named if reference.startswith("secret://") and _RESOURCE.fullmatch(named) else None
 
 
-def read(name: str, *, client: Any = None) -> str:
+def read(name: str, *, client: Any = None, seconds: float = READ_SECONDS) -> str:
     """The secret that the resource *name* holds, without the line end that ``echo`` leaves behind.
 
-    *client* is a SecretManagerServiceClient, by default one with the credentials that the function runs with.
+    *client* is a SecretManagerServiceClient, by default one with the credentials that the function runs with. It is
+    asked each time: who reads often keeps what was read. Raises SecretUnreadable, after *seconds* at the latest.
     """
     # Here, because loading them is what takes the time.
     from google.api_core.exceptions import GoogleAPICallError, RetryError, ServiceUnavailable  # noqa: PLC0415
     from google.api_core.retry import Retry, if_exception_type  # noqa: PLC0415
     from google.auth.exceptions import GoogleAuthError  # noqa: PLC0415
-    from google.cloud.secretmanager import SecretManagerServiceClient  # noqa: PLC0415
 
     try:
-        client = client or SecretManagerServiceClient()
+        client = client or _client()
         # The library's own retries go on for a minute, whatever the time-out of one try.
-        again = Retry(if_exception_type(ServiceUnavailable), initial=0.2, timeout=READ_SECONDS)
-        answer = client.access_secret_version(request={"name": name}, retry=again, timeout=READ_SECONDS)
+        again = Retry(if_exception_type(ServiceUnavailable), initial=0.2, timeout=seconds)
+        answer = client.access_secret_version(request={"name": name}, retry=again, timeout=seconds)
         return str(answer.payload.data.decode("utf-8")).rstrip("\r\n")
     except (GoogleAPICallError, RetryError, GoogleAuthError) as error:
         # Its text can quote credentials' files and addresses; its name (PermissionDenied, NotFound) says enough.
         raise SecretUnreadable(type(error).__name__) from None
     except UnicodeDecodeError:
         raise SecretUnreadable("it is not UTF-8 text") from None
+
+
+@functools.cache
+def _client() -> Any:
+    """One for the process: each has a channel and threads of its own, which nothing closes."""
+    from google.cloud.secretmanager import SecretManagerServiceClient  # noqa: PLC0415
+
+    return SecretManagerServiceClient()

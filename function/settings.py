@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from function import secretmanager
 from function.event import digest
 from function.mail import MailServer
+from function.servicenow.credentials import ApiKey, Basic, Credential, OAuth
 
 T = TypeVar("T")
 
@@ -48,8 +49,36 @@ VARIABLES: Final = (
         None,
         "The instance, `https://dev12345.service-now.com` or just `dev12345`; `http://` only on this machine.",
     ),
-    Variable("SERVICENOW_USERNAME", None, "The user that signs in to ServiceNow (Basic auth)."),
-    Variable("SERVICENOW_PASSWORD", None, "The password of `SERVICENOW_USERNAME`.", secret=True),
+    Variable(
+        "SERVICENOW_USERNAME",
+        "",
+        "The user that signs in to ServiceNow: by Basic auth, or beside `SERVICENOW_CLIENT_ID` by OAuth's password "
+        "grant. Required without `SERVICENOW_CLIENT_ID` and `SERVICENOW_API_KEY`.",
+    ),
+    Variable(
+        "SERVICENOW_PASSWORD",
+        "",
+        "The password of `SERVICENOW_USERNAME`. Required with it.",
+        secret=True,
+    ),
+    Variable(
+        "SERVICENOW_CLIENT_ID",
+        "",
+        "The client of ServiceNow's OAuth that signs in: for itself (the client credentials grant), or for "
+        "`SERVICENOW_USERNAME` where that is set too.",
+    ),
+    Variable(
+        "SERVICENOW_CLIENT_SECRET",
+        "",
+        "The secret of `SERVICENOW_CLIENT_ID`. Required with it.",
+        secret=True,
+    ),
+    Variable(
+        "SERVICENOW_API_KEY",
+        "",
+        "An API key of ServiceNow's, sent as `x-sn-apikey`. Instead of the four above.",
+        secret=True,
+    ),
     Variable(
         "SERVICENOW_MAX_CONCURRENCY",
         "8",
@@ -98,7 +127,10 @@ VARIABLES: Final = (
     Variable("RETRY_FOR_SECONDS", "86400", "How long an event is tried again before it becomes a dead letter."),
     # Accounts lock after about five failures in fifteen minutes.
     Variable(
-        "AUTH_HOLD_SECONDS", "600", "After ServiceNow refused the password, it is tried once in this time, not more."
+        "AUTH_HOLD_SECONDS",
+        "600",
+        "After ServiceNow refused the password, the OAuth client or the API key, it is tried once in this time, not "
+        "more.",
     ),
     Variable("MAX_BODY_BYTES", "8388608", "A larger request is answered 413."),
     Variable("KEEP_DAYS", "90", "How long the ledger remembers what is done."),
@@ -115,8 +147,11 @@ class Settings:
 
     source_name: str
     servicenow_instance_url: str  # https://host[:port], without a slash at the end
-    servicenow_username: str
-    servicenow_password: str = field(repr=False)
+    servicenow_username: str = ""
+    servicenow_password: str = field(default="", repr=False)
+    servicenow_client_id: str = ""
+    servicenow_client_secret: str = field(default="", repr=False)
+    servicenow_api_key: str = field(default="", repr=False)
     hasura_event_secrets: tuple[str, ...] = field(default=(), repr=False)
     database_url: str = field(default="sqlite:///ledger.db", repr=False)
     servicenow_max_concurrency: int = 8
@@ -148,6 +183,17 @@ class Settings:
         return self.deadline_seconds + self.servicenow_timeout_seconds + 10
 
     @property
+    def credential(self) -> Credential:
+        """Who the function is to ServiceNow."""
+        return _Login(
+            self.servicenow_username,
+            self.servicenow_password,
+            self.servicenow_client_id,
+            self.servicenow_client_secret,
+            self.servicenow_api_key,
+        ).credential
+
+    @property
     def digest(self) -> str:
         """Stands for the settings that decide what becomes of an event; when they change, a dead letter may live.
 
@@ -157,6 +203,7 @@ class Settings:
             self.source_name,
             self.servicenow_instance_url,
             self.servicenow_username,
+            self.servicenow_client_id,
             f"{self.servicenow_timeout_seconds:.15g}",
             f"{self.deadline_seconds:.15g}",
             f"{self.retry_for_seconds:.15g}",
@@ -184,17 +231,17 @@ def load(environ: Mapping[str, str], *, read_secret: Callable[[str], str] = secr
             "must be set on Cloud Run and Cloud Functions, to postgresql://user:password@host/name: a local disk there "
             "is gone with the instance, and the ledger with it",
         )
-    if environ.get("SERVICENOW_CLIENT_ID") or environ.get("SERVICENOW_CLIENT_SECRET"):
-        reader.fault(
-            "SERVICENOW_CLIENT_ID",
-            "and SERVICENOW_CLIENT_SECRET must be unset: this version signs in with SERVICENOW_USERNAME and "
-            "SERVICENOW_PASSWORD",
-        )
+    source_name = reader.read("SOURCE_NAME", _source_name, "")
+    instance_url = reader.read("SERVICENOW_INSTANCE_URL", _instance_url, "")
+    login = _login(reader)
     settings = Settings(
-        source_name=reader.read("SOURCE_NAME", _source_name, ""),
-        servicenow_instance_url=reader.read("SERVICENOW_INSTANCE_URL", _instance_url, ""),
-        servicenow_username=reader.read("SERVICENOW_USERNAME", _username, ""),
-        servicenow_password=reader.read("SERVICENOW_PASSWORD", _printable, ""),
+        source_name=source_name,
+        servicenow_instance_url=instance_url,
+        servicenow_username=login.username,
+        servicenow_password=login.password,
+        servicenow_client_id=login.client_id,
+        servicenow_client_secret=login.client_secret,
+        servicenow_api_key=login.api_key,
         servicenow_max_concurrency=reader.whole("SERVICENOW_MAX_CONCURRENCY", 1, 1000),
         servicenow_timeout_seconds=reader.seconds("SERVICENOW_TIMEOUT_SECONDS", 3600, least=0.2),
         hasura_event_secrets=reader.read("HASURA_EVENT_SECRETS", _secrets, ()),
@@ -266,16 +313,74 @@ def _relate(settings: Settings, reader: "_Reader") -> None:
     )
 
 
-def credential(
-    environ: Mapping[str, str], *, read_secret: Callable[[str], str] = secretmanager.read
-) -> tuple[str, str]:
-    """Read SERVICENOW_USERNAME and SERVICENOW_PASSWORD anew, and nothing else. Raises SettingsError."""
+@dataclass(frozen=True, slots=True)
+class _Login:
+    """What ServiceNow is told about who we are; "" for what is not set."""
+
+    username: str
+    password: str = field(repr=False)
+    client_id: str
+    client_secret: str = field(repr=False)
+    api_key: str = field(repr=False)
+
+    @property
+    def credential(self) -> Credential:
+        if self.api_key:
+            return ApiKey(self.api_key)
+        if self.client_id:
+            return OAuth(self.client_id, self.client_secret, self.username, self.password)
+        return Basic(self.username, self.password)
+
+
+def _login(reader: "_Reader") -> _Login:
+    """Read the five variables, of which one of four combinations is set."""
+    login = _Login(
+        username=reader.read("SERVICENOW_USERNAME", _username, ""),
+        password=reader.read("SERVICENOW_PASSWORD", _printable, ""),
+        client_id=reader.read("SERVICENOW_CLIENT_ID", _client_id, ""),
+        client_secret=reader.read("SERVICENOW_CLIENT_SECRET", _printable, ""),
+        api_key=reader.read("SERVICENOW_API_KEY", _api_key, ""),
+    )
+    others = {
+        "SERVICENOW_USERNAME": login.username,
+        "SERVICENOW_PASSWORD": login.password,
+        "SERVICENOW_CLIENT_ID": login.client_id,
+        "SERVICENOW_CLIENT_SECRET": login.client_secret,
+    }
+    if reader.is_faulty("SERVICENOW_API_KEY", *others):
+        return login
+    beside = [name for name, written in others.items() if written]
+    if login.api_key and beside:
+        reader.fault("SERVICENOW_API_KEY", f"must be unset, or {_listed(beside)}: an API key signs in by itself")
+    elif not login.api_key and not beside:
+        reader.fault(
+            "SERVICENOW_USERNAME",
+            "and SERVICENOW_PASSWORD must be set, or SERVICENOW_CLIENT_ID and SERVICENOW_CLIENT_SECRET, or "
+            "SERVICENOW_API_KEY: with one of these the function signs in to ServiceNow",
+        )
+    elif not login.api_key:
+        for name, other in (
+            ("SERVICENOW_USERNAME", "SERVICENOW_PASSWORD"),
+            ("SERVICENOW_PASSWORD", "SERVICENOW_USERNAME"),
+            ("SERVICENOW_CLIENT_ID", "SERVICENOW_CLIENT_SECRET"),
+            ("SERVICENOW_CLIENT_SECRET", "SERVICENOW_CLIENT_ID"),
+        ):
+            if others[other] and not others[name]:
+                reader.fault(name, f"must be set when {other} is: they go together")
+    return login
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def credential(environ: Mapping[str, str], *, read_secret: Callable[[str], str] = secretmanager.read) -> Credential:
+    """Read anew who the function is to ServiceNow, and nothing else. Raises SettingsError."""
     reader = _Reader(environ, read_secret)
-    username = reader.read("SERVICENOW_USERNAME", _username, "")
-    password = reader.read("SERVICENOW_PASSWORD", _printable, "")
+    login = _login(reader)
     if reader.faults:
         raise SettingsError(tuple(reader.faults))
-    return username, password
+    return login.credential
 
 
 class _Reader:
@@ -292,9 +397,13 @@ class _Reader:
         self.faults.append(f"{name} {what}.")
         self._faulty.add(name)
 
+    def is_faulty(self, *names: str) -> bool:
+        """Whether one of *names* is wrong by itself."""
+        return not self._faulty.isdisjoint(names)
+
     def relate(self, name: str, other: str, *, holds: bool, what: str) -> None:
         """A fault of *name*, unless the relation *holds* or one of the two is wrong by itself."""
-        if not holds and not self._faulty & {name, other}:
+        if not holds and not self.is_faulty(name, other):
             self.fault(name, what)
 
     def read(self, name: str, parse: Callable[[str], T], unset: T) -> T:
@@ -407,6 +516,16 @@ def _username(written: str) -> str:
     if ":" in written:
         raise ValueError("must not hold a colon, which Basic auth has no way to send")
     return _printable(written.strip())
+
+
+def _client_id(written: str) -> str:
+    return _printable(written.strip())
+
+
+def _api_key(written: str) -> str:
+    if not re.fullmatch(r"[!-~]+", written.strip()):
+        raise ValueError("must be letters, digits and signs of ASCII without blanks, as a header can carry them")
+    return written.strip()
 
 
 def _secrets(written: str) -> tuple[str, ...]:

@@ -3,26 +3,16 @@
 import itertools
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import Any
 
-import grpc  # type: ignore[import-untyped]  # it ships no types
 import pytest
-from google.cloud.secretmanager import (
-    AccessSecretVersionRequest,
-    AccessSecretVersionResponse,
-    SecretManagerServiceClient,
-)
-from google.cloud.secretmanager_v1.services.secret_manager_service.transports import SecretManagerServiceGrpcTransport
 from hypothesis import given
 from hypothesis import strategies as st
 
-from function import secretmanager
 from function.secretmanager import SecretUnreadable
-from function.settings import VARIABLES, Settings, SettingsError, load, table
+from function.servicenow import ApiKey, Basic, Credential, OAuth
+from function.settings import VARIABLES, Settings, SettingsError, credential, load, table
 
 REQUIRED = {
     "SOURCE_NAME": "shop-prod",
@@ -67,11 +57,16 @@ class TestDefaults:
             servicenow_password="planted-password",
         )
 
-    def test_without_the_four_each_is_named_in_a_sentence(self) -> None:
+    def test_without_the_four_what_is_missing_is_named_in_a_sentence_each(self) -> None:
         with pytest.raises(SettingsError) as caught:
             load({})
 
-        assert [sentence.split()[0] for sentence in caught.value.faults] == list(REQUIRED)
+        assert [sentence.split()[0] for sentence in caught.value.faults] == [
+            "SOURCE_NAME",
+            "SERVICENOW_INSTANCE_URL",
+            "SERVICENOW_USERNAME",
+        ]
+        assert all(name in caught.value.faults[2] for name in LOGIN)
         assert all("must be set" in sentence for sentence in caught.value.faults)
         assert str(caught.value).splitlines() == list(caught.value.faults)
 
@@ -142,12 +137,120 @@ class TestServiceNow:
     def test_a_password_keeps_its_blanks_and_signs(self) -> None:
         assert loaded(SERVICENOW_PASSWORD=" a,b:c%20 ").servicenow_password == " a,b:c%20 "
 
-    @pytest.mark.parametrize("name", ["SERVICENOW_CLIENT_ID", "SERVICENOW_CLIENT_SECRET"])
-    def test_oauth_is_refused_rather_than_ignored(self, name: str) -> None:
-        assert "this version signs in with SERVICENOW_USERNAME" in fault(**{name: "x"})
-
     def test_variables_of_others_are_ignored(self) -> None:
         assert loaded(CONSOLE_TOKEN="x", PATH="/bin", HASURA_GRAPHQL_URL="y") == load(REQUIRED)
+
+
+LOGIN = {
+    "SERVICENOW_USERNAME": "user",
+    "SERVICENOW_PASSWORD": "planted-password",
+    "SERVICENOW_CLIENT_ID": "client",
+    "SERVICENOW_CLIENT_SECRET": "planted-client-secret",
+    "SERVICENOW_API_KEY": "planted-key",
+}
+USER, WORD, CLIENT, SECRET, KEY = LOGIN
+SIGNS_IN: dict[frozenset[str], Credential] = {
+    frozenset({USER, WORD}): Basic("user", "planted-password"),
+    frozenset({CLIENT, SECRET}): OAuth("client", "planted-client-secret"),
+    frozenset({USER, WORD, CLIENT, SECRET}): OAuth("client", "planted-client-secret", "user", "planted-password"),
+    frozenset({KEY}): ApiKey("planted-key"),
+}
+
+
+def signing_in(*names: str) -> Mapping[str, str]:
+    """An environment that says these of how to sign in, and nothing else about it."""
+    return {**{name: REQUIRED[name] for name in REQUIRED if name not in LOGIN}, **{name: LOGIN[name] for name in names}}
+
+
+class TestLogin:
+    @pytest.mark.parametrize("names", SIGNS_IN)
+    def test_there_are_four_ways_to_sign_in(self, names: frozenset[str]) -> None:
+        environ = signing_in(*names)
+
+        assert load(environ).credential == credential(environ) == SIGNS_IN[names]
+
+    def test_every_other_combination_is_a_fault_that_says_what_to_change(self) -> None:
+        combinations = [frozenset(names) for number in range(6) for names in itertools.combinations(LOGIN, number)]
+        for names in set(combinations) - set(SIGNS_IN):
+            with pytest.raises(SettingsError) as loading:
+                load(signing_in(*names))
+            with pytest.raises(SettingsError) as reading:
+                credential(signing_in(*names))
+
+            assert loading.value.faults == reading.value.faults
+            assert "planted" not in str(loading.value)
+
+    @pytest.mark.parametrize(
+        ("names", "said"),
+        [
+            ([USER], "SERVICENOW_PASSWORD must be set when SERVICENOW_USERNAME is: they go together."),
+            ([WORD], "SERVICENOW_USERNAME must be set when SERVICENOW_PASSWORD is: they go together."),
+            ([CLIENT], "SERVICENOW_CLIENT_SECRET must be set when SERVICENOW_CLIENT_ID is: they go together."),
+            ([SECRET], "SERVICENOW_CLIENT_ID must be set when SERVICENOW_CLIENT_SECRET is: they go together."),
+            (
+                [CLIENT, SECRET, USER],
+                "SERVICENOW_PASSWORD must be set when SERVICENOW_USERNAME is: they go together.",
+            ),
+            (
+                [USER, WORD, CLIENT],
+                "SERVICENOW_CLIENT_SECRET must be set when SERVICENOW_CLIENT_ID is: they go together.",
+            ),
+            (
+                [KEY, USER, WORD],
+                "SERVICENOW_API_KEY must be unset, or SERVICENOW_USERNAME and SERVICENOW_PASSWORD: an API key signs in "
+                "by itself.",
+            ),
+            (
+                [KEY, CLIENT],
+                "SERVICENOW_API_KEY must be unset, or SERVICENOW_CLIENT_ID: an API key signs in by itself.",
+            ),
+            (
+                [],
+                "SERVICENOW_USERNAME and SERVICENOW_PASSWORD must be set, or SERVICENOW_CLIENT_ID and "
+                "SERVICENOW_CLIENT_SECRET, or SERVICENOW_API_KEY: with one of these the function signs in to "
+                "ServiceNow.",
+            ),
+        ],
+    )
+    def test_a_wrong_combination_is_one_sentence(self, names: list[str], said: str) -> None:
+        with pytest.raises(SettingsError) as caught:
+            load(signing_in(*names))
+
+        assert caught.value.faults == (said,)
+
+    def test_what_is_wrong_by_itself_is_not_called_missing_too(self) -> None:
+        with pytest.raises(SettingsError) as caught:
+            load({**signing_in(USER, WORD, CLIENT), SECRET: "planted\n"})
+
+        assert caught.value.faults == (
+            "SERVICENOW_CLIENT_SECRET must not hold control characters, such as a line end.",
+        )
+
+    @pytest.mark.parametrize("key", ["planted key", "planted\nkey", "plantéd", "planted\x00"])
+    def test_an_api_key_that_no_header_can_carry_is_refused(self, key: str) -> None:
+        with pytest.raises(SettingsError) as caught:
+            load({**signing_in(), KEY: key})
+
+        assert [sentence.split()[0] for sentence in caught.value.faults] == [KEY]
+        assert "plant" not in str(caught.value)
+
+    def test_each_may_be_a_reference_and_is_read_anew(self) -> None:
+        kept = {f"projects/p/secrets/{name}/versions/latest": value for name, value in LOGIN.items()}
+        environ = {name: f"secret://projects/p/secrets/{name}" for name in (USER, WORD, CLIENT, SECRET)}
+        before = credential(environ, read_secret=kept.__getitem__)
+        kept[f"projects/p/secrets/{SECRET}/versions/latest"] = "planted-new"
+        after = credential(environ, read_secret=kept.__getitem__)
+
+        assert before == OAuth("client", "planted-client-secret", "user", "planted-password")
+        assert after == OAuth("client", "planted-new", "user", "planted-password")
+
+    def test_a_record_shows_none_of_the_secrets_and_its_digest_depends_on_none(self) -> None:
+        for names in SIGNS_IN:
+            settings = load(signing_in(*names))
+            others = replace(settings, servicenow_password="x", servicenow_client_secret="x", servicenow_api_key="x")
+
+            assert "planted" not in repr(settings) + repr(settings.credential)
+            assert settings.digest == others.digest
 
 
 class TestLists:
@@ -313,7 +416,7 @@ class TestSecrecy:
             HASURA_EVENT_SECRETS="planted\x00",
             DATABASE_URL="mysql://u:planted@db",
             SMTP_URL="smtp://u:planted@mail.example.com:port",
-            SERVICENOW_CLIENT_SECRET="planted",
+            SERVICENOW_CLIENT_SECRET="planted\n",
         )
 
         assert len(said) == 6
@@ -326,6 +429,7 @@ class TestSecrecy:
             replace(settings, source_name="x"),
             replace(settings, servicenow_instance_url="https://x"),
             replace(settings, servicenow_username="x"),
+            replace(settings, servicenow_client_id="x"),
             replace(settings, servicenow_timeout_seconds=1),
             replace(settings, deadline_seconds=1),
             replace(settings, retry_for_seconds=1),
@@ -381,81 +485,6 @@ class TestReferences:
         answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
 
         assert answer.stdout.strip() == "set()"
-
-
-NAME = "projects/p/secrets/s/versions/latest"
-Handler = Callable[[AccessSecretVersionRequest, grpc.ServicerContext], AccessSecretVersionResponse]
-
-
-@contextmanager
-def secret_manager(handler: Handler) -> Iterator[SecretManagerServiceClient]:
-    """Google's own client, talking to a server on loopback that speaks Secret Manager's protocol."""
-    method = grpc.unary_unary_rpc_method_handler(
-        handler,
-        request_deserializer=AccessSecretVersionRequest.deserialize,
-        response_serializer=AccessSecretVersionResponse.serialize,
-    )
-    service = "google.cloud.secretmanager.v1.SecretManagerService"
-    with ThreadPoolExecutor(2) as workers:
-        server = grpc.server(workers)
-        server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(service, {"AccessSecretVersion": method}),)
-        )
-        port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        try:
-            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-                yield SecretManagerServiceClient(transport=SecretManagerServiceGrpcTransport(channel=channel))
-        finally:
-            server.stop(None).wait()
-
-
-def holding(payload: bytes) -> Handler:
-    def answer(request: AccessSecretVersionRequest, context: grpc.ServicerContext) -> AccessSecretVersionResponse:
-        return AccessSecretVersionResponse(
-            name=request.name, payload={"data": payload if request.name == NAME else b"no"}
-        )
-
-    return answer
-
-
-class TestGoogleSecretManager:
-    @pytest.mark.parametrize(
-        ("payload", "read"), [("pässwörd", "pässwörd"), ("pw\n", "pw"), ("pw\r\n", "pw"), (" p w ", " p w ")]
-    )
-    def test_a_secret_is_read_without_the_line_end_that_echo_leaves(self, payload: str, read: str) -> None:
-        with secret_manager(holding(payload.encode())) as client:
-            assert secretmanager.read(NAME, client=client) == read
-
-    def test_a_secret_that_is_no_text_is_refused(self) -> None:
-        with secret_manager(holding(b"\xff\xfe")) as client, pytest.raises(SecretUnreadable, match="not UTF-8"):
-            secretmanager.read(NAME, client=client)
-
-    @pytest.mark.parametrize(
-        ("code", "said"),
-        [(grpc.StatusCode.PERMISSION_DENIED, "PermissionDenied"), (grpc.StatusCode.NOT_FOUND, "NotFound")],
-    )
-    def test_a_refusal_is_said_in_googles_word_without_its_details(self, code: grpc.StatusCode, said: str) -> None:
-        def refuse(request: AccessSecretVersionRequest, context: grpc.ServicerContext) -> Any:
-            context.abort(code, "details about planted-address")
-
-        with secret_manager(refuse) as client, pytest.raises(SecretUnreadable) as caught:
-            secretmanager.read(NAME, client=client)
-
-        assert str(caught.value) == said
-
-    def test_a_moment_of_unavailability_is_waited_out(self) -> None:
-        tries = itertools.count(1)
-
-        def second_time(
-            request: AccessSecretVersionRequest, context: grpc.ServicerContext
-        ) -> AccessSecretVersionResponse:
-            if next(tries) == 1:
-                context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
-            return holding(b"pw")(request, context)
-
-        with secret_manager(second_time) as client:
-            assert secretmanager.read(NAME, client=client) == "pw"
 
 
 @pytest.mark.parametrize("password", ["Plan%ted", "plan@ted", "plan[ted", "plan/ted", "plan#ted"])

@@ -5,7 +5,7 @@ The functions are in this process (fast), or processes of their own (tests/proce
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from email.message import EmailMessage
@@ -16,6 +16,7 @@ import werkzeug.test
 from flask import Request
 
 from function import rules as rules_file
+from function import secretmanager
 from function.app import App, assemble
 from function.database import Database
 from function.ledger import Ledger
@@ -96,6 +97,7 @@ class World:
         self._rules = rules
         self._settings = settings
         self._instances = instances
+        self.read_secret: Callable[[str], str] = secretmanager.read
         self.clock = Clock()
         self.servicenow = ServiceNow(honours_sys_id=honours_sys_id, password=PASSWORD)
         self.mailbox = Mailbox()
@@ -138,7 +140,13 @@ class World:
         for _ in range(self._instances):
             database = Database(self._database_url, clock_ahead_seconds=self.clock)
             self.apps.append(
-                assemble(load(environ), rules_file.load(self._rules, environ=environ), Ledger(database), environ)
+                assemble(
+                    load(environ, read_secret=self.read_secret),
+                    rules_file.load(self._rules, environ=environ),
+                    Ledger(database),
+                    environ,
+                    read_secret=self.read_secret,
+                )
             )
 
     def stop(self) -> None:

@@ -5,13 +5,15 @@ ServiceNowError      ServiceNow did not do it, or perhaps did; .failure says whi
 
 from function.servicenow.answers import Record, Reply, Request, ServiceNowError, read, term
 from function.servicenow.client import ServiceNowClient
-from function.servicenow.credentials import Basic, Credential
+from function.servicenow.credentials import ApiKey, Basic, Credential, OAuth
 from function.servicenow.transport import BODY_BYTES_MAX
 
 __all__ = [
     "BODY_BYTES_MAX",
+    "ApiKey",
     "Basic",
     "Credential",
+    "OAuth",
     "Record",
     "Reply",
     "Request",

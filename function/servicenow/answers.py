@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
 import msgspec
@@ -136,7 +136,7 @@ def _verdict(request: Request, reply: Reply, body: dict[str, Any] | None, wait: 
         case status if 300 <= status < 400:
             return _ASLEEP if _is_developer_site(reply) else _REDIRECTED
         case 401:
-            return _MFA if reply.headers.get("x-mfa_token", "").strip().lower() == "invalid" else _UNAUTHORIZED
+            return _MFA if reply.headers.get("x-mfa_token", "").strip().lower() == "invalid" else UNAUTHORIZED
         case 429:
             return _OVERLOADED if wait is None else _RATE_LIMITED
         case 408 | 499:
@@ -197,7 +197,14 @@ def _refusal(request: Request, status: int, body: dict[str, Any] | None) -> list
     return _UNSPOKEN.get(status, _REFUSED)
 
 
-def lost(request: Request, reason: Reason, hint: str, *, status: int = 0) -> Failure:
+class Sent(Protocol):
+    """What was sent: whether it may have changed something."""
+
+    @property
+    def writes(self) -> bool: ...
+
+
+def lost(request: Sent, reason: Reason, hint: str, *, status: int = 0) -> Failure:
     """The request was sent and its answer is no answer: a write may have been done, a GET can be sent again."""
     return Failure(Kind.IN_DOUBT if request.writes else Kind.TRANSIENT, reason, hint, status=status)
 
@@ -243,7 +250,7 @@ _RATE_LIMITED: Final = Failure(
     Reason.RATE_LIMITED,
     "A rate limit rule of the instance applies to the integration user: raise it in sys_rate_limit_rules, or wait.",
 )
-_UNAUTHORIZED: Final = Failure(
+UNAUTHORIZED: Final = Failure(
     Kind.TRANSIENT,
     Reason.UNAUTHORIZED,
     "ServiceNow does not accept the user and password: check SERVICENOW_USERNAME and SERVICENOW_PASSWORD, that the"

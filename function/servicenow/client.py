@@ -8,6 +8,7 @@ from typing import Literal
 from function.event import Failure, Reason
 from function.servicenow.answers import Record, Request, ServiceNowError, read
 from function.servicenow.credentials import Credential
+from function.servicenow.oauth import Proof, TokenKeeper
 from function.servicenow.transport import Transport
 
 log = logging.getLogger("function.servicenow")
@@ -36,10 +37,11 @@ class ServiceNowClient:
         self._credential = credential if callable(credential) else lambda: credential
         self._timeout_seconds = timeout_seconds
         self._transport = Transport(self.instance_url, concurrency_max=concurrency_max, ca_file=ca_file)
+        self._tokens = TokenKeeper(self._transport.post_form)
 
     @property
     def calls(self) -> int:
-        """How many requests were sent."""
+        """How many requests were sent, those for tokens too."""
         return self._transport.calls
 
     def get(self, table: str, sys_id: str, *, fields: Sequence[str], timeout_seconds: float) -> Record:
@@ -79,8 +81,11 @@ class ServiceNowClient:
     ) -> list[Record]:
         started = time.monotonic()
         deadline = started + min(timeout_seconds, self._timeout_seconds)
-        reply = self._transport.send(request, params, values, headers=self._proof, deadline=deadline)
-        answer = reply if isinstance(reply, Failure) else read(request, reply, now=time.time())
+        proof = Proof(self._credential, self._tokens, deadline=deadline)
+        reply = self._transport.send(request, params, values, headers=proof.headers, deadline=deadline)
+        if proof.has_lapsed(reply):
+            reply = self._transport.send(request, params, values, headers=proof.headers, deadline=deadline)
+        answer = reply if isinstance(reply, Failure) else proof.explained(read(request, reply, now=time.time()))
         # A ticket that is not there is often the answer that was hoped for.
         bad = isinstance(answer, Failure) and answer.reason is not Reason.MISSING
         log.log(
@@ -95,9 +100,6 @@ class ServiceNowClient:
         if isinstance(answer, Failure):
             raise ServiceNowError(answer)
         return answer
-
-    def _proof(self) -> Mapping[str, str]:
-        return self._credential().headers()
 
 
 def _addressed(method: Literal["GET", "PATCH"], table: str, sys_id: str) -> Request:

@@ -4,9 +4,14 @@ import base64
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from function.event import digest
+
+REFUSED_KEY: Final = (
+    "ServiceNow does not accept the API key: check SERVICENOW_API_KEY, that the key is active and its user too, and"
+    " that a REST API access policy lets API keys use the Table API (plugin com.glide.tokenbased_auth)."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +26,7 @@ class Basic:
 
         Slow on purpose (about 10 ms and 4 MiB): a ledger that leaks must not be a fast way to try passwords.
         """
-        salt = digest(instance_url.rstrip("/"), self.username).encode()
-        return hashlib.scrypt(self.password.encode(), salt=salt, n=2**12, r=8, p=1, dklen=16).hex()
+        return _slow_digest(self.password, digest(instance_url.rstrip("/"), self.username))
 
     def headers(self) -> Mapping[str, str]:
         """What proves it to ServiceNow. UTF-8: requests' own would refuse a password outside Latin-1."""
@@ -30,4 +34,68 @@ class Basic:
         return {"Authorization": f"Basic {proof}"}
 
 
-Credential: TypeAlias = Basic
+@dataclass(frozen=True, slots=True)
+class OAuth:
+    """A client of ServiceNow's OAuth: it acts for itself, or with *username* for that user (the password grant).
+
+    What is sent with a call is a token, which is fetched with this: see oauth.py.
+    """
+
+    client_id: str
+    client_secret: str = field(repr=False)
+    username: str = ""
+    password: str = field(default="", repr=False)
+
+    def digest(self, instance_url: str) -> str:
+        """As that of Basic; never the same as that of another kind."""
+        # Joined by what tells where one ends: ("ab", "c") is not ("a", "bc").
+        secrets = digest(self.client_secret, self.password)
+        return _slow_digest(secrets, digest(instance_url.rstrip("/"), "oauth", self.client_id, self.username))
+
+    @property
+    def refused(self) -> str:
+        """What to check when the token endpoint refuses it, which says ``access_denied`` whatever the cause."""
+        registered = (
+            "ServiceNow gives no token (its answer is the same whatever the cause): check SERVICENOW_CLIENT_ID and"
+            " SERVICENOW_CLIENT_SECRET, that their entry in the Application Registry is active, and that"
+        )
+        if self.username:
+            return (
+                f"{registered} SERVICENOW_USERNAME and SERVICENOW_PASSWORD are right and the account is active, not"
+                " locked out and free of multi-factor authentication."
+            )
+        return (
+            f"{registered} the system property glide.oauth.inbound.client.credential.grant_type.enabled is true and the"
+            " entry names an active OAuth Application User."
+        )
+
+    @property
+    def token_refused(self) -> str:
+        """What to check when a token that was just fetched is refused."""
+        user = "the account SERVICENOW_USERNAME" if self.username else "the entry's OAuth Application User"
+        return (
+            f"ServiceNow gave a token and does not accept it: check that {user} is active and not locked out, and that"
+            " the scope of the entry in the Application Registry and the REST API access policies allow the Table API."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """An API key of ServiceNow's, sent with every call."""
+
+    key: str = field(repr=False)
+
+    def digest(self, instance_url: str) -> str:
+        """As that of Basic; never the same as that of another kind."""
+        return _slow_digest(self.key, digest(instance_url.rstrip("/"), "api key", "", ""))
+
+    def headers(self) -> Mapping[str, str]:
+        """What proves it to ServiceNow."""
+        return {"x-sn-apikey": self.key}
+
+
+Credential: TypeAlias = Basic | OAuth | ApiKey
+
+
+def _slow_digest(secret: str, salt: str) -> str:
+    return hashlib.scrypt(secret.encode(), salt=salt.encode(), n=2**12, r=8, p=1, dklen=16).hex()

@@ -13,8 +13,9 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 import requests
 import urllib3
@@ -22,7 +23,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, SSLError
 
 from function.event import Failure, Kind, Reason
-from function.servicenow.answers import Reply, Request, lost
+from function.servicenow.answers import Reply, Request, Sent, lost
 
 # A call that has less left could only end in doubt.
 CALL_SECONDS_MIN: Final = 0.05
@@ -61,32 +62,42 @@ class Transport:
         params: Mapping[str, str],
         values: Mapping[str, str] | None,
         *,
-        headers: Callable[[], Mapping[str, str]],
+        headers: Callable[[], Mapping[str, str] | Failure],
         deadline: float,
     ) -> Reply | Failure:
         """Send *request* when its turn comes, and receive the answer by *deadline* (on the monotonic clock).
 
-        *headers* is asked for what proves who we are right before the request is sent.
+        *headers* is asked for what proves who we are right before the request is sent; its failure is the answer.
         """
         if deadline - time.monotonic() < CALL_SECONDS_MIN:
-            return Failure(Kind.TRANSIENT, Reason.DEADLINE, "There was no time left for a call to ServiceNow.")
+            return _NO_TIME
         if not self._slots.acquire(timeout=deadline - time.monotonic()):
             return _CROWDED
         try:
-            left_seconds = deadline - time.monotonic()
-            return (
-                self._exchange(request, params, values, headers(), left_seconds)
-                if left_seconds > CALL_SECONDS_MIN
-                else _CROWDED
-            )
+            if deadline - time.monotonic() <= CALL_SECONDS_MIN:
+                return _CROWDED
+            proof = headers()
+            if isinstance(proof, Failure):
+                return proof
+            if (left_seconds := deadline - time.monotonic()) <= CALL_SECONDS_MIN:
+                return _NO_TIME
+            body = None if values is None else json.dumps(dict(values)).encode()
+            return self._exchange(request, params, body, proof, left_seconds)
         finally:
             self._slots.release()
 
+    def post_form(self, path: str, form: bytes, *, deadline: float) -> Reply | Failure:
+        """Post *form* and receive the answer by *deadline*: what a call needs, in the turn which that call has."""
+        if (left_seconds := deadline - time.monotonic()) < CALL_SECONDS_MIN:
+            return _NO_TIME
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        return self._exchange(_Form(path), {}, form, headers, left_seconds)
+
     def _exchange(
         self,
-        request: Request,
+        request: "Request | _Form",
         params: Mapping[str, str],
-        values: Mapping[str, str] | None,
+        data: bytes | None,
         proof: Mapping[str, str],
         left_seconds: float,
     ) -> Reply | Failure:
@@ -103,7 +114,7 @@ class Transport:
                 request.method,
                 self._instance_url + request.path,
                 params=params,
-                data=None if values is None else json.dumps(dict(values)).encode(),
+                data=data,
                 headers=dict(proof),
                 timeout=cast(float, bound),
                 allow_redirects=False,  # the password must not follow a hibernating instance to another host
@@ -131,6 +142,16 @@ class Transport:
             self._calls += 1
 
 
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """A form to post, which changes no record."""
+
+    path: str
+    method: Literal["POST"] = "POST"
+    writes: Literal[False] = False
+
+
+_NO_TIME: Final = Failure(Kind.TRANSIENT, Reason.DEADLINE, "There was no time left for a call to ServiceNow.")
 _CROWDED: Final = Failure(
     Kind.TRANSIENT,
     Reason.NO_CAPACITY,
@@ -144,7 +165,7 @@ def _status_says_it(status: int) -> bool:
     return status in {202, 401, 429} or 300 <= status < 400 or status >= 500
 
 
-def _cut_off(request: Request, status: int, *, late: bool) -> Failure:
+def _cut_off(request: Sent, status: int, *, late: bool) -> Failure:
     if late:
         hint = "ServiceNow did not answer in time: look for slow business rules on the table, and at its status page."
         return lost(request, Reason.TIMEOUT, hint, status=status)

@@ -1,0 +1,236 @@
+"""Google Secret Manager: its own client library, talking to a server on loopback that speaks its protocol."""
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import grpc  # type: ignore[import-untyped]  # it ships no types
+import pytest
+from google.cloud.secretmanager import (
+    AccessSecretVersionRequest,
+    AccessSecretVersionResponse,
+    SecretManagerServiceClient,
+)
+from google.cloud.secretmanager_v1.services.secret_manager_service.transports import SecretManagerServiceGrpcTransport
+
+from function import secretmanager
+from function.secretmanager import SecretUnreadable
+from tests.payloads import insert
+from tests.world import PASSWORD, World, outage
+
+NAME = "projects/p/secrets/s/versions/latest"
+Handler = Callable[[AccessSecretVersionRequest, grpc.ServicerContext], AccessSecretVersionResponse]
+
+
+@contextmanager
+def secret_manager(handler: Handler) -> Iterator[SecretManagerServiceClient]:
+    """Google's own client, talking to a server on loopback that speaks Secret Manager's protocol."""
+    method = grpc.unary_unary_rpc_method_handler(
+        handler,
+        request_deserializer=AccessSecretVersionRequest.deserialize,
+        response_serializer=AccessSecretVersionResponse.serialize,
+    )
+    service = "google.cloud.secretmanager.v1.SecretManagerService"
+    with ThreadPoolExecutor(2) as workers:
+        server = grpc.server(workers)
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(service, {"AccessSecretVersion": method}),)
+        )
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        try:
+            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+                yield SecretManagerServiceClient(transport=SecretManagerServiceGrpcTransport(channel=channel))
+        finally:
+            server.stop(None).wait()
+
+
+def holding(payload: bytes) -> Handler:
+    def answer(request: AccessSecretVersionRequest, context: grpc.ServicerContext) -> AccessSecretVersionResponse:
+        return AccessSecretVersionResponse(
+            name=request.name, payload={"data": payload if request.name == NAME else b"no"}
+        )
+
+    return answer
+
+
+class TestGoogleSecretManager:
+    @pytest.mark.parametrize(
+        ("payload", "read"), [("pässwörd", "pässwörd"), ("pw\n", "pw"), ("pw\r\n", "pw"), (" p w ", " p w ")]
+    )
+    def test_a_secret_is_read_without_the_line_end_that_echo_leaves(self, payload: str, read: str) -> None:
+        with secret_manager(holding(payload.encode())) as client:
+            assert secretmanager.read(NAME, client=client) == read
+
+    def test_a_secret_that_is_no_text_is_refused(self) -> None:
+        with secret_manager(holding(b"\xff\xfe")) as client, pytest.raises(SecretUnreadable, match="not UTF-8"):
+            secretmanager.read(NAME, client=client)
+
+    @pytest.mark.parametrize(
+        ("code", "said"),
+        [(grpc.StatusCode.PERMISSION_DENIED, "PermissionDenied"), (grpc.StatusCode.NOT_FOUND, "NotFound")],
+    )
+    def test_a_refusal_is_said_in_googles_word_without_its_details(self, code: grpc.StatusCode, said: str) -> None:
+        def refuse(request: AccessSecretVersionRequest, context: grpc.ServicerContext) -> Any:
+            context.abort(code, "details about planted-address")
+
+        with secret_manager(refuse) as client, pytest.raises(SecretUnreadable) as caught:
+            secretmanager.read(NAME, client=client)
+
+        assert str(caught.value) == said
+
+    def test_a_moment_of_unavailability_is_waited_out(self) -> None:
+        tries = itertools.count(1)
+
+        def second_time(
+            request: AccessSecretVersionRequest, context: grpc.ServicerContext
+        ) -> AccessSecretVersionResponse:
+            if next(tries) == 1:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+            return holding(b"pw")(request, context)
+
+        with secret_manager(second_time) as client:
+            assert secretmanager.read(NAME, client=client) == "pw"
+
+    def test_a_version_is_asked_for_by_its_name(self) -> None:
+        vault = Vault({"projects/p/secrets/s": ["old", "new"]})
+        with secret_manager(vault) as client:
+            read = [
+                secretmanager.read(
+                    str(secretmanager.resource(f"secret://projects/p/secrets/s{version}")), client=client
+                )
+                for version in ("", "/versions/latest", "/versions/1", "/versions/2")
+            ]
+
+        assert read == ["new", "new", "old", "new"]
+        assert [name.rpartition("/")[2] for name in vault.asked] == ["latest", "latest", "1", "2"]
+
+    def test_what_is_unavailable_for_long_is_given_up(self) -> None:
+        tries = []
+
+        def never(request: AccessSecretVersionRequest, context: grpc.ServicerContext) -> Any:
+            tries.append(request.name)
+            context.abort(grpc.StatusCode.UNAVAILABLE, "planted details")
+
+        started = time.monotonic()
+        with secret_manager(never) as client, pytest.raises(SecretUnreadable) as caught:
+            secretmanager.read(NAME, client=client, seconds=1)
+
+        assert time.monotonic() - started < 4
+        assert len(tries) > 1
+        assert str(caught.value) in {"RetryError", "ServiceUnavailable", "DeadlineExceeded"}
+
+    def test_a_server_that_does_not_answer_is_waited_for_no_longer_than_that(self) -> None:
+        over = threading.Event()
+
+        def silent(request: AccessSecretVersionRequest, context: grpc.ServicerContext) -> Any:
+            over.wait(10)
+
+        with secret_manager(silent) as client:
+            started = time.monotonic()
+            with pytest.raises(SecretUnreadable, match=r"DeadlineExceeded|RetryError"):
+                secretmanager.read(NAME, client=client, seconds=0.5)
+            took_seconds = time.monotonic() - started
+            over.set()
+
+        assert took_seconds < 3
+
+
+class Vault:
+    """Secrets with their versions, the last of which is the latest."""
+
+    def __init__(self, secrets: dict[str, list[str]]) -> None:
+        self.secrets = secrets
+        self.asked: list[str] = []
+
+    def __call__(
+        self, request: AccessSecretVersionRequest, context: grpc.ServicerContext
+    ) -> AccessSecretVersionResponse:
+        self.asked.append(request.name)
+        secret, _, version = request.name.rpartition("/versions/")
+        versions = self.secrets.get(secret, [])
+        number = len(versions) if version == "latest" else int(version)
+        if not 1 <= number <= len(versions):
+            context.abort(grpc.StatusCode.NOT_FOUND, f"Secret [{secret}] not found or has no versions.")
+        value = versions[number - 1].encode()
+        return AccessSecretVersionResponse(name=f"{secret}/versions/{number}", payload={"data": value})
+
+
+PASSWORDS = "projects/p/secrets/servicenow"
+
+
+@contextmanager
+def keeping(vault: Vault, *, concurrency_max: int = 8) -> Iterator[World]:
+    """A world whose function reads ServiceNow's password from *vault*, by Google's library."""
+    with secret_manager(vault) as client:
+        world = World(SERVICENOW_PASSWORD=f"secret://{PASSWORDS}", SERVICENOW_MAX_CONCURRENCY=str(concurrency_max))
+        world.read_secret = partial(secretmanager.read, client=client)
+        with world:
+            yield world
+
+
+class TestTheFunction:
+    def test_a_secret_is_read_at_start_and_not_for_each_call(self) -> None:
+        vault = Vault({PASSWORDS: [PASSWORD]})
+        with keeping(vault) as world:
+            answers = [world.send(insert("outages", outage(number))) for number in range(20)]
+
+        assert {answer.status for answer in answers} == {200}
+        assert vault.asked == [f"{PASSWORDS}/versions/latest"]
+
+    def test_a_rotated_password_heals_within_one_delivery(self) -> None:
+        vault = Vault({PASSWORDS: [PASSWORD]})
+        with keeping(vault) as world:
+            world.send(insert("outages", outage(1)))
+            world.servicenow.password = f"{PASSWORD}-new"
+            vault.secrets[PASSWORDS].append(f"{PASSWORD}-new")
+            answer = world.send(insert("outages", outage(2)))
+            later = world.send(insert("outages", outage(3)))
+
+            assert (answer.status, later.status) == (200, 200)
+            assert len(world.incidents) == 3
+            assert len(world.servicenow.refused_logins) == 1
+            assert len(vault.asked) == 2
+            assert world.mails == []
+
+    def test_two_hundred_rows_meet_a_rotated_password_and_none_waits(self) -> None:
+        vault = Vault({PASSWORDS: [PASSWORD]})
+        with keeping(vault, concurrency_max=4) as world:
+            world.send(insert("outages", outage("first")))
+            world.servicenow.password = f"{PASSWORD}-new"
+            vault.secrets[PASSWORDS].append(f"{PASSWORD}-new")
+            with ThreadPoolExecutor(16) as pool:
+                answers = list(pool.map(lambda number: world.send(insert("outages", outage(number))), range(200)))
+
+            assert {answer.status for answer in answers} == {200}
+            assert len(world.incidents) == 201
+            assert len(world.servicenow.refused_logins) == 1
+
+    def test_a_password_changed_only_in_servicenow_is_tried_once(self) -> None:
+        vault = Vault({PASSWORDS: [PASSWORD]})
+        with keeping(vault) as world:
+            world.servicenow.password = f"{PASSWORD}-new"
+            answers = [world.send(insert("outages", outage(number))) for number in range(5)]
+
+            assert {answer.said for answer in answers} == {"retrying servicenow_unauthorized"}
+            assert len(world.servicenow.refused_logins) == 1
+            assert len(vault.asked) == 2
+
+    def test_a_secret_that_cannot_be_read_again_is_a_line_in_the_log_and_tried_once(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        vault = Vault({PASSWORDS: [PASSWORD]})
+        with keeping(vault) as world:
+            world.servicenow.password = f"{PASSWORD}-new"
+            vault.secrets.clear()
+            answer = world.send(insert("outages", outage(1)))
+
+            assert answer.said == "retrying servicenow_unauthorized"
+            assert len(world.servicenow.refused_logins) == 1
+        assert "SERVICENOW_PASSWORD could not be read from" in caplog.text
+        assert "NotFound" in caplog.text
