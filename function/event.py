@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 Json: TypeAlias = "bool | int | float | Decimal | str | list[Json] | dict[str, Json] | None"
 Row: TypeAlias = "dict[str, Json]"
@@ -206,6 +206,17 @@ def text(value: Json) -> str:
             return str(value)
         case _:
             return _json_text(value)
+
+
+# What ServiceNow cuts silently is cut visibly.
+FIELD_CHARACTERS_MAX: Final = {"short_description": 160}
+OTHER_FIELD_CHARACTERS_MAX: Final = 4000
+
+
+def fitted(field: str, said: str) -> str:
+    """*said*, cut with an ellipsis where a ticket's *field* is too short for it."""
+    characters_max = FIELD_CHARACTERS_MAX.get(field, OTHER_FIELD_CHARACTERS_MAX)
+    return said if len(said) <= characters_max else said[: characters_max - 1] + "…"
 
 
 def canonical(value: Json) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from function import trail
-from function.event import Event, Failure, Json, Kind, Op, Reason, Row, Step, Wants, canonical
+from function.event import Event, Failure, Json, Kind, Op, Reason, Row, Step, Wants, canonical, fitted
 from function.states import States, not_a_choice
 from function.templates import Allowance, Image, Template, Unrendered
 
@@ -21,10 +21,6 @@ KEY_CHARACTERS_MAX: Final = 255
 ELEMENTS_MAX: Final = 500
 # Processor time granted beyond one row's; an element of ten fields takes a fraction of it.
 ELEMENT_SECONDS: Final = 0.002
-
-# What ServiceNow cuts silently is cut visibly (facts/servicenow.md, 4.1).
-FIELD_CHARACTERS_MAX: Final = {"short_description": 160}
-OTHER_FIELD_CHARACTERS_MAX: Final = 4000
 
 # The column that names the template of a standard change.
 TEMPLATE: Final = "std_change_producer_version"
@@ -319,7 +315,7 @@ class _Hearing:
         for column, saying in self.sayings.fields.items():
             said = self._text(column, saying, names, strict=strict)
             if said is not None:
-                fields[column] = _cut(said, FIELD_CHARACTERS_MAX.get(column, OTHER_FIELD_CHARACTERS_MAX))
+                fields[column] = fitted(column, said)
         template = self._text(TEMPLATE, self.sayings.template, names, strict=strict)
         if template is not None:
             if not template.strip() and strict and self.sayings.template is not None:
@@ -340,7 +336,7 @@ class _Hearing:
             or ticket.states.close_code,
             "close_notes": self._text("close_notes", sayings.close_notes, names, strict=strict) or notes,
         }
-        return {column: _cut(said[column], OTHER_FIELD_CHARACTERS_MAX) for column in ticket.closing if said[column]}
+        return {column: fitted(column, said[column]) for column in ticket.closing if said[column]}
 
     def _text(self, column: str, saying: Saying | None, names: Mapping[str, Any], *, strict: bool) -> str | None:
         """What *saying* gives for *column*; None where it gives nothing, or nothing that the column takes."""
@@ -407,10 +403,6 @@ def _described(event: Event) -> dict[str, Json]:
         "session_variables": dict(event.session_variables),
         "trace_id": event.trace_id,
     }
-
-
-def _cut(said: str, characters_max: int) -> str:
-    return said if len(said) <= characters_max else said[: characters_max - 1] + "…"
 
 
 def wants_to_json(wants: Wants) -> str:

@@ -16,7 +16,6 @@ import yaml
 from function.event import Op, digest
 from function.hearing import (
     CLOSE_NOTES_RESOLVED,
-    FIELD_CHARACTERS_MAX,
     TEMPLATE,
     Rule,
     Rules,
@@ -41,7 +40,6 @@ from function.templates import BadTemplate, Template, expression, is_expression,
 from function.templates import template as checked_template
 
 __all__ = [
-    "FIELD_CHARACTERS_MAX",
     "Rule",
     "Rules",
     "RulesError",

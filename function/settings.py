@@ -7,14 +7,13 @@ a list is expected, so may each of its elements.
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from typing import Final, TypeVar
-from urllib.parse import urlsplit
 
 from function import secretmanager
 from function.event import digest
 from function.mail import MailServer
 from function.servicenow.credentials import ApiKey, Basic, Credential, OAuth
+from function.servicenow.instance import instance_url
 
 T = TypeVar("T")
 
@@ -232,11 +231,11 @@ def load(environ: Mapping[str, str], *, read_secret: Callable[[str], str] = secr
             "is gone with the instance, and the ledger with it",
         )
     source_name = reader.read("SOURCE_NAME", _source_name, "")
-    instance_url = reader.read("SERVICENOW_INSTANCE_URL", _instance_url, "")
+    servicenow_instance_url = reader.read("SERVICENOW_INSTANCE_URL", instance_url, "")
     login = _login(reader)
     settings = Settings(
         source_name=source_name,
-        servicenow_instance_url=instance_url,
+        servicenow_instance_url=servicenow_instance_url,
         servicenow_username=login.username,
         servicenow_password=login.password,
         servicenow_client_id=login.client_id,
@@ -473,43 +472,6 @@ def _source_name(written: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,40}", written.strip()):
         raise ValueError("must be 1 to 40 letters (A to Z), digits, dots, hyphens and underscores, such as shop-prod")
     return written.strip()
-
-
-def _instance_url(written: str) -> str:
-    written = written.strip()
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{0,62}", written):
-        return f"https://{written.lower()}.service-now.com"
-    try:
-        parts = urlsplit(written)
-        host, port = parts.hostname or "", parts.port
-    except ValueError:
-        raise ValueError(f"cannot be read as an address: {_INSTANCE}") from None
-    if parts.scheme not in ("https", "http") or not (_HOST.fullmatch(host) or _is_ip(host)):
-        raise ValueError(_INSTANCE)
-    if "@" in parts.netloc:
-        raise ValueError("must not hold a user or password: set SERVICENOW_USERNAME and SERVICENOW_PASSWORD")
-    if parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ValueError(f"must end after the host: {_INSTANCE}")
-    if parts.scheme == "http" and not _is_loopback(host):
-        raise ValueError("must begin with https://: over http:// the password would be sent unencrypted")
-    shown = f"[{host}]" if ":" in host else host
-    return f"{parts.scheme}://{shown}" + ("" if port is None else f":{port}")
-
-
-_INSTANCE: Final = "must be like https://dev12345.service-now.com, or just dev12345"
-_HOST: Final = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_loopback(host: str) -> bool:
-    return host == "localhost" or (_is_ip(host) and ip_address(host).is_loopback)
 
 
 def _username(written: str) -> str:

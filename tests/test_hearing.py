@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from function.event import Event, Failure, Json, Kind, Op, Reason, Step, Wants
-from function.hearing import ELEMENTS_MAX, FIELD_CHARACTERS_MAX
+from function.event import FIELD_CHARACTERS_MAX, Event, Failure, Json, Kind, Op, Reason, Step, Wants
+from function.hearing import ELEMENTS_MAX
 from function.rules import Rule, load
 from function.trail import GONE, NOT_YET, place
 

@@ -14,8 +14,10 @@ from function import rules
 from function.cli import commands
 from function.event import Reason
 from function.rules import RULE_KEYS, TICKET_KEYS, TOP_KEYS
+from function.servicenow import ServiceNowClient, ServiceNowError
 from function.settings import load, table
 from function.templates import FILTERS_OFFERED
+from sandbox.servicenow import ServiceNow
 
 HERE = Path(__file__).resolve().parent.parent
 README = (HERE / "README.md").read_text("utf-8")
@@ -27,6 +29,12 @@ OTHERS = [yaml.safe_load(block) for block in BLOCKS if block not in RULES_FILES]
 def _under(heading: str) -> str:
     """The text of the chapter *heading*."""
     return README.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
+def _errors(of: type[ServiceNowError]) -> list[type[ServiceNowError]]:
+    """Those that the client raises, as errors.py draws them."""
+    raised = [error for error in of.__subclasses__() if error.__module__ == of.__module__]
+    return raised + [error for kind in raised for error in _errors(kind)]
 
 
 def _triggers() -> list[dict[str, Any]]:
@@ -152,6 +160,33 @@ def test_the_transcript_is_what_make_run_prints() -> None:
     assert re.search(r"^ +Subject: .*$", printed, re.MULTILINE)[0] in README  # type: ignore[index]
 
 
+def test_the_example_in_python_runs_on_the_sandbox() -> None:
+    [example] = re.findall(r"^```python\n(.*?)^```", _under("From Python"), re.MULTILINE | re.DOTALL)
+    with ServiceNow() as instance:
+        code = example.replace("http://127.0.0.1:8091", instance.url)
+        printed = subprocess.run(
+            [sys.executable, "-c", code], cwd=HERE, capture_output=True, text=True, timeout=60, check=True
+        ).stdout
+
+    listed, closed, refused = printed.splitlines()
+    assert listed == "INC0010001 3 Checkout is down"
+    assert closed == "INC0010001 is closed"
+    assert refused.startswith("Refused reopening an incident: The incident is closed")
+
+
+def test_the_methods_named_are_those_that_there_are() -> None:
+    rows = _under("From Python").partition("|---|---|\n")[2].partition("\n\n")[0].splitlines()
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    offered = {name for name in dir(ServiceNowClient) if not name.startswith("_")}
+
+    assert named == offered - {"calls", "close"}
+
+
+@pytest.mark.parametrize("name", [error.__name__ for error in _errors(ServiceNowError)])
+def test_every_error_is_named(name: str) -> None:
+    assert f"`{name}`" in _under("From Python")
+
+
 def test_what_is_said_of_created_at_alone_is_what_the_test_shows() -> None:
     counted = re.search(r"\(wrong, right\) == \((\d+), (\d+)\)", (HERE / "tests" / "test_trail.py").read_text("utf-8"))
 
@@ -181,4 +216,4 @@ def test_no_line_names_a_path_of_a_machine(place: str) -> None:
 
 
 def test_it_is_short_enough_to_be_read() -> None:
-    assert len(README.splitlines()) <= 540
+    assert len(README.splitlines()) <= 600

@@ -794,7 +794,7 @@ class TestBrokenConnections:
             assert client.calls == 0
 
     def test_an_unknown_host_was_certainly_not_called(self) -> None:
-        with calling("http://no-such-instance.invalid") as client:
+        with calling("https://no-such-instance.invalid") as client:
             found = fails(create, client)
 
             assert (found.kind, found.reason) == (T, Reason.UNREACHABLE)

@@ -1,11 +1,21 @@
-"""ServiceNow, as this function uses it: what its answers mean, and a client that asks.
+"""ServiceNow, for this function's rules and for anybody else's Python.
 
-ServiceNowError      ServiceNow did not do it, or perhaps did; .failure says which, and what to check
+itsm.py has ServiceNowClient, errors.py the tree of what it raises.
 """
 
-from function.servicenow.answers import Record, Reply, Request, ServiceNowError, read, term
-from function.servicenow.client import ServiceNowClient
+from function.servicenow.answers import Record, Reply, Request, read, term
 from function.servicenow.credentials import ApiKey, Basic, Credential, OAuth
+from function.servicenow.errors import (
+    InDoubt,
+    InvalidArgument,
+    NotAuthorized,
+    NotFound,
+    Refused,
+    ServiceNowError,
+    Unavailable,
+    UnknownReference,
+)
+from function.servicenow.itsm import ServiceNowClient
 from function.servicenow.transport import BODY_BYTES_MAX
 
 __all__ = [
@@ -13,12 +23,19 @@ __all__ = [
     "ApiKey",
     "Basic",
     "Credential",
+    "InDoubt",
+    "InvalidArgument",
+    "NotAuthorized",
+    "NotFound",
     "OAuth",
     "Record",
+    "Refused",
     "Reply",
     "Request",
     "ServiceNowClient",
     "ServiceNowError",
+    "Unavailable",
+    "UnknownReference",
     "read",
     "term",
 ]

@@ -4,8 +4,6 @@ By words rather than by status, since HTTP 200 is not success here and 403 is fi
 
 Sources: the Table API's reference (r_RESTAPIHTTPResponseCodes), KB0564204 (202, 429), KB0778443 (cancelled
 transactions), KB2466644 (403 after a node switch), KB2697679 (403 although the row was inserted).
-
-    ServiceNowError      ServiceNow did not do it, or perhaps did; .failure says which, and what to check
 """
 
 import email.utils
@@ -22,17 +20,6 @@ import msgspec
 from function.event import Failure, Json, Kind, Reason, text
 
 Record: TypeAlias = dict[str, str]
-
-
-class ServiceNowError(Exception):
-    """ServiceNow did not do what was asked, or perhaps did: *failure* says which, and what to check.
-
-    The text names the reason and the hint, never ServiceNow's words, which may quote the row.
-    """
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(f"{failure.reason}: {failure.hint}")
-        self.failure = failure
 
 
 # --- What is asked ----------------------------------------------------------------------------------------------------

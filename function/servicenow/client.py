@@ -6,16 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from function.event import Failure, Reason
-from function.servicenow.answers import Record, Request, ServiceNowError, read
+from function.servicenow.answers import Record, Request, read
 from function.servicenow.credentials import Credential
+from function.servicenow.errors import InvalidArgument, error_of
+from function.servicenow.instance import instance_url as parsed
 from function.servicenow.oauth import Proof, TokenKeeper
 from function.servicenow.transport import Transport
 
 log = logging.getLogger("function.servicenow")
 
 
-class ServiceNowClient:
-    """Gets, finds, creates and updates records, at most *concurrency_max* at a time.
+class TableClient:
+    """Gets, finds, creates and updates records of any table, at most *concurrency_max* at a time.
 
     Each method takes the bound of the whole call, waiting for its turn included; the client's own applies as well.
     (The look-up of the host's name alone is bounded by the system's resolver.) Each raises ServiceNowError, and
@@ -33,7 +35,10 @@ class ServiceNowClient:
         concurrency_max: int = 4,
         ca_file: str | None = None,
     ) -> None:
-        self.instance_url = instance_url.rstrip("/")
+        try:
+            self.instance_url = parsed(instance_url)
+        except ValueError as error:
+            raise InvalidArgument(f"instance_url {error}") from None
         self._credential = credential if callable(credential) else lambda: credential
         self._timeout_seconds = timeout_seconds
         self._transport = Transport(self.instance_url, concurrency_max=concurrency_max, ca_file=ca_file)
@@ -98,7 +103,7 @@ class ServiceNowClient:
             f"{answer.kind}, {answer.reason}" if isinstance(answer, Failure) else "done",
         )
         if isinstance(answer, Failure):
-            raise ServiceNowError(answer)
+            raise error_of(answer, call=f"{request.method} {request.table}")
         return answer
 
 

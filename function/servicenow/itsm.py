@@ -1,0 +1,532 @@
+"""Incidents and change requests by the words that operators use, on top of the Table API (client.py).
+
+with ServiceNowClient("dev12345", Basic("svc.app", password)) as servicenow:
+    incident = servicenow.create_incident("Checkout is down", urgency=1, assignment_group="Network")
+    servicenow.add_work_note(incident["number"], "Restarted.", key="restart-1")
+    servicenow.resolve_incident(incident["number"], close_code="Solution provided", close_notes="Restarted.")
+"""
+
+import logging
+import re
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
+from typing import Final, Self
+
+from function.event import Failure, Kind, Reason, digest
+from function.servicenow.answers import Record, term
+from function.servicenow.client import TableClient
+from function.servicenow.errors import (
+    InDoubt,
+    InvalidArgument,
+    NotFound,
+    Refused,
+    ServiceNowError,
+    doing,
+)
+from function.servicenow.fields import (
+    CANCELED,
+    CHANGE,
+    CLOSED,
+    IN_PROGRESS,
+    INCIDENT,
+    RESOLVED,
+    TABLES,
+    Condition,
+    TicketTable,
+    Value,
+    Values,
+    check_names,
+    conditions,
+    is_custom,
+    spelled,
+    written,
+)
+from function.servicenow.references import REFERENCES, References
+from function.servicenow.search import Search, records
+
+log = logging.getLogger("function.servicenow")
+
+_SYS_ID = re.compile(r"[0-9a-fA-F]{32}", re.ASCII)
+# A journal entry may be cut at its end, where the marker stands if there is room.
+JOURNAL_CHARACTERS_MAX: Final = 4000
+_JOURNAL_ROWS: Final = 10
+
+
+class ServiceNowClient(TableClient):
+    """Incidents, change requests and their notes; and any table, by what TableClient has.
+
+    Records are given by number or sys_id; groups, users and configuration items by name or sys_id, looked up first.
+    Records come back as text, field by field as ServiceNow keeps it: references as sys_ids, times in UTC.
+    Whatever is wrong with the arguments is an InvalidArgument before anything is written, and mostly before any call.
+    Every error is a ServiceNowError, of a kind that says whose fault it is (errors.py). Nothing is tried twice.
+    """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Incidents
+
+    def create_incident(
+        self,
+        short_description: str,
+        *,
+        description: Value = None,
+        impact: Value = 3,
+        urgency: Value = 3,
+        category: Value = None,
+        subcategory: Value = None,
+        assignment_group: Value = None,
+        assigned_to: Value = None,
+        caller_id: Value = None,
+        cmdb_ci: Value = None,
+        business_service: Value = None,
+        correlation_id: Value = None,
+        sys_id: str | None = None,
+        **fields: Value,
+    ) -> Record:
+        """Open an incident, and return it. Other fields by their names; None and "" are not sent.
+
+        It is sent with a sys_id of its own, so an answer that is lost is settled by looking. Where looking does not
+        help either (InDoubt), the same call with *sys_id* set to the error's makes it once, as far as the instance
+        honours a given sys_id.
+        """
+        named = {
+            "short_description": short_description,
+            "description": description,
+            "impact": impact,
+            "urgency": urgency,
+            "category": category,
+            "subcategory": subcategory,
+            "assignment_group": assignment_group,
+            "assigned_to": assigned_to,
+            "caller_id": caller_id,
+            "cmdb_ci": cmdb_ci,
+            "business_service": business_service,
+            "correlation_id": correlation_id,
+        }
+        return self._create(INCIDENT, named | fields, sys_id)
+
+    def get_incident(self, number_or_sys_id: str, *, fields: Sequence[str] = INCIDENT.told) -> Record:
+        """The incident. Raises NotFound."""
+        with doing("getting an incident"):
+            return self._look(INCIDENT, number_or_sys_id, fields)
+
+    def update_incident(self, number_or_sys_id: str, **fields: Value) -> Record:
+        """Change some fields, and return the incident as it is then. "" empties a field, None leaves it alone."""
+        return self._update(INCIDENT, number_or_sys_id, fields)
+
+    def search_incidents(
+        self,
+        *,
+        state: Values = None,
+        assignment_group: Values = None,
+        assigned_to: Values = None,
+        caller_id: Values = None,
+        priority: Values = None,
+        category: Values = None,
+        correlation_id: Values = None,
+        active: bool | None = None,
+        opened_after: Value = None,
+        opened_before: Value = None,
+        updated_after: Value = None,
+        updated_before: Value = None,
+        fields: Sequence[str] = INCIDENT.told,
+        limit: int | None = None,
+        order_by: str = "number",
+        **others: Values,
+    ) -> Iterator[Record]:
+        """The incidents that are all of this, one page in memory at a time; other fields by their names.
+
+        A list of values means any of them, "" means empty, None is no condition. Times are strictly after and before,
+        to the second. *order_by* is number, sys_id, opened_at, sys_created_on, sys_updated_on or priority; ``-number``
+        begins with the last. Each incident that is there all the time comes once, whatever is inserted meanwhile; one
+        that changes its place in the order meanwhile may come twice or not at all.
+        Bad arguments and unknown names are raised here, what befalls a page where it is read.
+        """
+        named = {
+            "state": state,
+            "assignment_group": assignment_group,
+            "assigned_to": assigned_to,
+            "caller_id": caller_id,
+            "priority": priority,
+            "category": category,
+            "correlation_id": correlation_id,
+            "active": active,
+        }
+        times = (
+            ("opened_at", ">", "opened_after", opened_after),
+            ("opened_at", "<", "opened_before", opened_before),
+            ("sys_updated_on", ">", "updated_after", updated_after),
+            ("sys_updated_on", "<", "updated_before", updated_before),
+        )
+        with doing("searching incidents"):
+            if limit is not None and limit < 1:
+                raise InvalidArgument("limit must be 1 or more, or None for all")
+            check_names(INCIDENT, fields)
+            moments = []
+            for column, operator, argument, moment in times:
+                if moment == "":
+                    raise InvalidArgument(f"{argument} needs a time, or None for any")
+                if moment is not None:
+                    said = spelled(INCIDENT, column, moment)
+                    moments.append(Condition(column, ">" if operator == ">" else "<", (said,)))
+            asked = conditions(INCIDENT, named | others)
+            search = Search.by([*asked, *moments], order_by)  # before a call, what cannot be asked
+            columns = [*fields, *(condition.column for condition in search.conditions)]
+            self._check_custom(INCIDENT, [column for column in columns if is_custom(column)])
+            search = Search.by([*map(self._by_sys_id, asked), *moments], order_by)
+        return self._records(INCIDENT, search, fields, limit)
+
+    def resolve_incident(self, number_or_sys_id: str, *, close_code: str, close_notes: str) -> Record:
+        """Resolve it, and return it; one that is resolved or closed already is left as it is.
+
+        Which close codes there are depends on the instance's release: ``sys_choice`` has them.
+        """
+        closing = _closing(close_code, close_notes)
+        with doing("resolving an incident"):
+            known = self._look(INCIDENT, number_or_sys_id, INCIDENT.told)
+            if known["state"] in {RESOLVED, CLOSED}:
+                return known
+            _not_canceled(known)
+            return self._change(INCIDENT, known["sys_id"], {"state": RESOLVED} | closing)
+
+    def close_incident(
+        self, number_or_sys_id: str, *, close_code: str, close_notes: str, resolve_first: bool = False
+    ) -> Record:
+        """Close it, which is final, and return it; one that is closed already is left as it is.
+
+        An instance whose rules or policies refuse to close what is not resolved is obeyed: resolve, then close.
+        *resolve_first* does not try without, so that resolved_at is set. Closing usually needs the role itil_admin:
+        where that is missing, NotAuthorized is raised, and the incident may be resolved by then.
+        """
+        closing = _closing(close_code, close_notes)
+        with doing("closing an incident"):
+            known = self._look(INCIDENT, number_or_sys_id, INCIDENT.told)
+            if known["state"] == CLOSED:
+                return known
+            _not_canceled(known)
+            resolved = known["state"] == RESOLVED
+            if not resolved and not resolve_first:
+                try:
+                    return self._change(INCIDENT, known["sys_id"], {"state": CLOSED} | closing)
+                except Refused as refused:
+                    if refused.failure.reason not in {Reason.BUSINESS_RULE, Reason.DATA_POLICY}:
+                        raise
+            if not resolved:
+                self._change(INCIDENT, known["sys_id"], {"state": RESOLVED} | closing)
+            return self._change(INCIDENT, known["sys_id"], {"state": CLOSED} | closing)
+
+    def reopen_incident(self, number_or_sys_id: str) -> Record:
+        """Take a resolved incident up again, and return it; one that is open is left as it is. Closed is final."""
+        with doing("reopening an incident"):
+            known = self._look(INCIDENT, number_or_sys_id, INCIDENT.told)
+            if known["state"] in {CLOSED, CANCELED}:
+                raise _final("closed or canceled, which is final: open another one with parent_incident set to it")
+            if known["state"] != RESOLVED:
+                return known
+            return self._change(INCIDENT, known["sys_id"], {"state": IN_PROGRESS})
+
+    # Notes
+
+    def add_work_note(
+        self, number_or_sys_id: str, text: str, *, key: str | None = None, table: str = INCIDENT.name
+    ) -> bool:
+        """Append a note that only agents see. False: it was there already.
+
+        A note is appended each time it is sent. With a *key*, it carries a short marker, and the journal is asked for
+        that first, and again when no answer tells what became of it; so the same call may be repeated after InDoubt,
+        once 60 s have passed, in which ServiceNow may still append it. Needs read on ``sys_journal_field``; two
+        callers must not use one key at the same time.
+        """
+        return self._append(table, number_or_sys_id, "work_notes", text, key)
+
+    def add_comment(
+        self, number_or_sys_id: str, text: str, *, key: str | None = None, table: str = INCIDENT.name
+    ) -> bool:
+        """Append a comment, which the caller sees too (and is mailed). Everything else is as for add_work_note."""
+        return self._append(table, number_or_sys_id, "comments", text, key)
+
+    # Change requests
+
+    def create_change_request(
+        self,
+        short_description: str,
+        *,
+        type: str = "normal",  # the field's name
+        description: Value = None,
+        risk: Value = None,
+        impact: Value = 3,
+        template: str | None = None,
+        category: Value = None,
+        assignment_group: Value = None,
+        assigned_to: Value = None,
+        requested_by: Value = None,
+        cmdb_ci: Value = None,
+        business_service: Value = None,
+        justification: Value = None,
+        implementation_plan: Value = None,
+        backout_plan: Value = None,
+        test_plan: Value = None,
+        start_date: Value = None,
+        end_date: Value = None,
+        correlation_id: Value = None,
+        sys_id: str | None = None,
+        **fields: Value,
+    ) -> Record:
+        """Open a change request, and return it. *type* is normal, standard or emergency.
+
+        A standard change is made from a *template*: the name or sys_id of a ``std_change_producer_version``. All else,
+        *sys_id* too, is as for create_incident.
+        """
+        with doing(f"creating {CHANGE.called}"):
+            if (type == "standard") != bool(template):
+                raise InvalidArgument("a standard change needs a template, and no other change takes one")
+        named = {
+            "short_description": short_description,
+            "type": type,
+            # Since Quebec the model decides which states follow which; those that ship are named as the types.
+            "chg_model": type,
+            "description": description,
+            "risk": risk,
+            "impact": impact,
+            "std_change_producer_version": template,
+            "category": category,
+            "assignment_group": assignment_group,
+            "assigned_to": assigned_to,
+            "requested_by": requested_by,
+            "cmdb_ci": cmdb_ci,
+            "business_service": business_service,
+            "justification": justification,
+            "implementation_plan": implementation_plan,
+            "backout_plan": backout_plan,
+            "test_plan": test_plan,
+            "start_date": start_date,
+            "end_date": end_date,
+            "correlation_id": correlation_id,
+        }
+        return self._create(CHANGE, named | fields, sys_id)
+
+    def get_change_request(self, number_or_sys_id: str, *, fields: Sequence[str] = CHANGE.told) -> Record:
+        """The change request. Raises NotFound."""
+        with doing("getting a change request"):
+            return self._look(CHANGE, number_or_sys_id, fields)
+
+    def update_change_request(self, number_or_sys_id: str, **fields: Value) -> Record:
+        """Change some fields, and return the change request as it is then. "" empties a field, None leaves it alone.
+
+        Which state follows which, the instance decides: Refused, with its words, where it says no.
+        """
+        return self._update(CHANGE, number_or_sys_id, fields)
+
+    # What they are made of
+
+    @cached_property
+    def _references(self) -> References:
+        return References()
+
+    @cached_property
+    def _custom_fields(self) -> set[tuple[str, str]]:
+        """The fields of the customer's own that were seen, by table."""
+        return set()
+
+    def _create(self, table: TicketTable, values: Mapping[str, Value], sys_id: str | None) -> Record:
+        with doing(f"creating {table.called}"):
+            sent = written(table, values)
+            if not sent.get("short_description", "").strip():
+                raise InvalidArgument("short_description must say something")
+            if sys_id is not None and not _SYS_ID.fullmatch(sys_id):
+                raise InvalidArgument("sys_id must be 32 hexadecimal digits")
+            sent = self._prepared(table, sent)
+            asked = (sys_id or uuid.uuid4().hex).lower()
+            try:
+                made = self.create(
+                    table.name,
+                    {"sys_id": asked} | sent,
+                    fields=_told(table, sent),
+                    timeout_seconds=self._timeout_seconds,
+                )
+            except ServiceNowError as error:
+                # Even a 403 may stand for a record that was made, and may only not be read (KB2697679).
+                unclear = error.failure.kind is Kind.IN_DOUBT or error.failure.status == 403
+                found = self._made(table, asked, sent) if unclear else None
+                if found is not None:
+                    return found
+                error.sys_id = asked
+                raise
+            if made["sys_id"] != asked:
+                log.warning("ServiceNow gave %s a sys_id of its own: lost answers stay in doubt", table.called)
+            return made
+
+    def _made(self, table: TicketTable, sys_id: str, sent: Mapping[str, str]) -> Record | None:
+        """The record that a create without a good answer made, as far as it can be seen.
+
+        Raises Refused where the sys_id is another's.
+        """
+        found = None
+        with suppress(ServiceNowError):
+            found = self.get(table.name, sys_id, fields=_told(table, sent), timeout_seconds=self._timeout_seconds)
+        if found and found.get("correlation_id", "") != sent.get("correlation_id", ""):
+            hint = "That sys_id is another record's: its correlation_id is another one."
+            raise Refused(Failure(Kind.PERMANENT, Reason.CONFLICT, hint), call=f"POST {table.name}")
+        return found
+
+    def _update(self, table: TicketTable, number_or_sys_id: str, values: Mapping[str, Value]) -> Record:
+        with doing(f"updating {table.called}"):
+            sent = written(table, values, may_empty=True)
+            if not sent:
+                raise InvalidArgument("there is nothing to change: name the fields and their values")
+            query = _named(number_or_sys_id)
+            sent = self._prepared(table, sent)
+            sys_id = self._sys_id(table, number_or_sys_id, query)
+            return self._change(table, sys_id, sent)
+
+    def _change(self, table: TicketTable, sys_id: str, sent: Mapping[str, str]) -> Record:
+        return self.update(table.name, sys_id, sent, fields=_told(table, sent), timeout_seconds=self._timeout_seconds)
+
+    def _look(self, table: TicketTable, number_or_sys_id: str, fields: Sequence[str]) -> Record:
+        query = _named(number_or_sys_id)
+        check_names(table, fields)
+        if not query:
+            return self.get(table.name, number_or_sys_id.strip(), fields=fields, timeout_seconds=self._timeout_seconds)
+        return self._by_number(table, number_or_sys_id.strip(), query, fields)
+
+    def _sys_id(self, table: TicketTable, number_or_sys_id: str, query: str) -> str:
+        if not query:
+            return number_or_sys_id.strip()
+        return self._by_number(table, number_or_sys_id.strip(), query, [])["sys_id"]
+
+    def _by_number(self, table: TicketTable, number: str, query: str, fields: Sequence[str]) -> Record:
+        rows = self._find(table.name, query, [*fields, "number"], 2)
+        found = [row for row in rows if row.get("number", "").casefold() == number.casefold()]
+        if len(found) > 1:
+            hint = f"More than one record of {table.name} has that number: use the sys_id."
+            raise Refused(Failure(Kind.PERMANENT, Reason.CONFLICT, hint))
+        if not found:
+            hint = f"No record of {table.name} has that number, or it is hidden from the integration user (role itil)."
+            raise NotFound(Failure(Kind.PERMANENT, Reason.MISSING, hint), call=f"GET {table.name}")
+        return found[0]
+
+    def _prepared(self, table: TicketTable, sent: Mapping[str, str]) -> dict[str, str]:
+        """*sent* with names as sys_ids, once the customer's own fields are known to exist."""
+        self._check_custom(table, [name for name in sent if is_custom(name)])
+        return {name: self._referred(name, said) for name, said in sent.items()}
+
+    def _referred(self, field: str, name: str) -> str:
+        return self._references.sys_id(field, name, find=self._find, left_seconds=lambda: self._timeout_seconds)
+
+    def _by_sys_id(self, condition: Condition) -> Condition:
+        if condition.column not in REFERENCES:
+            return condition
+        sys_ids = tuple(self._referred(condition.column, name) for name in condition.values)
+        return Condition(condition.column, condition.operator, sys_ids)
+
+    def _check_custom(self, table: TicketTable, names: Sequence[str]) -> None:
+        """Raise InvalidArgument for a field that no record has: ServiceNow would ignore it without a word."""
+        unknown = [name for name in names if (table.name, name) not in self._custom_fields]
+        rows = self._find(table.name, "ORDERBYDESCsys_created_on", unknown, 1) if unknown else []
+        for row in rows:
+            for name in unknown:
+                if name not in row:
+                    raise InvalidArgument(
+                        f"the instance has no field {name} in {table.name}, or hides it from the integration user"
+                    )
+                self._custom_fields.add((table.name, name))
+
+    def _records(
+        self, table: TicketTable, search: Search, fields: Sequence[str], limit: int | None
+    ) -> Iterator[Record]:
+        def find(query: str, asked: Sequence[str], rows_max: int) -> list[Record]:
+            return self._find(table.name, query, asked, rows_max)
+
+        with doing(f"searching for {table.called}"):
+            yield from records(search, find, fields=fields, limit=limit)
+
+    def _find(self, table: str, query: str, fields: Sequence[str], limit: int) -> list[Record]:
+        return self.find(table, query, fields=fields, limit=limit, timeout_seconds=self._timeout_seconds)
+
+    def _append(self, table: str, number_or_sys_id: str, journal: str, text: str, key: str | None) -> bool:
+        with doing(f"adding {'a work note' if journal == 'work_notes' else 'a comment'}"):
+            into = TABLES.get(table)
+            if into is None:
+                raise InvalidArgument(f"table must be one of {', '.join(TABLES)}")
+            if not text.strip():
+                raise InvalidArgument("text must say something")
+            if key == "":
+                raise InvalidArgument("key must say what the note is about, or be None")
+            sys_id = self._sys_id(into, number_or_sys_id, _named(number_or_sys_id))
+            marker = f"[hasura:{digest(key)[:16]}]" if key else ""
+            if key and self._is_noted(into, sys_id, journal, marker):
+                return False
+            try:
+                self.update(
+                    table,
+                    sys_id,
+                    {journal: _marked(text, marker)},
+                    fields=[],
+                    timeout_seconds=self._timeout_seconds,
+                )
+            except ServiceNowError as error:
+                if key and (isinstance(error, InDoubt) or error.failure.status == 403):
+                    with suppress(ServiceNowError):
+                        if self._is_noted(into, sys_id, journal, marker):
+                            return True
+                raise
+            return True
+
+    def _is_noted(self, table: TicketTable, sys_id: str, journal: str, marker: str) -> bool:
+        """Whether the journal has an entry with *marker*."""
+        query = f"{term('name', table.name)}^{term('element_id', sys_id)}^{term('element', journal)}^valueLIKE{marker}"
+        rows = self._find("sys_journal_field", query, ["element_id", "element", "value"], _JOURNAL_ROWS)
+        ours = [
+            row
+            for row in rows
+            if row.get("element_id", "").lower() == sys_id.lower()
+            and row.get("element") == journal
+            and marker in row.get("value", "")
+        ]
+        if rows and not ours:
+            hint = "ServiceNow's journal answered with other entries than were asked for: the note was not sent."
+            raise Refused(Failure(Kind.PERMANENT, Reason.BAD_ANSWER, hint), call="GET sys_journal_field")
+        return bool(ours)
+
+
+def _named(number_or_sys_id: str) -> str:
+    """The query for a number; "" for a sys_id. Raises InvalidArgument."""
+    given = number_or_sys_id.strip()
+    if _SYS_ID.fullmatch(given):
+        return ""
+    try:
+        return term("number", given)
+    except ValueError as error:
+        raise InvalidArgument(str(error)) from None
+
+
+def _told(table: TicketTable, sent: Mapping[str, str]) -> list[str]:
+    return [name for name in dict.fromkeys([*table.told, *sent]) if name not in {"comments", "work_notes"}]
+
+
+def _closing(close_code: str, close_notes: str) -> dict[str, str]:
+    if not close_code.strip() or not close_notes.strip():
+        raise InvalidArgument("close_code and close_notes must both say something: ServiceNow takes no end without")
+    return written(INCIDENT, {"close_code": close_code, "close_notes": close_notes})
+
+
+def _not_canceled(known: Record) -> None:
+    if known["state"] == CANCELED:
+        raise _final("canceled, which is final")
+
+
+def _final(what: str) -> Refused:
+    return Refused(Failure(Kind.PERMANENT, Reason.TICKET_CLOSED, f"The incident is {what}."))
+
+
+def _marked(text: str, marker: str) -> str:
+    if not marker:
+        return text
+    behind = f"{text}\n{marker}"
+    return behind if len(behind) <= JOURNAL_CHARACTERS_MAX else f"{marker}\n{text}"

@@ -1,0 +1,134 @@
+"""Reference fields by name: looked up first, because ServiceNow stores a name it does not know as nothing."""
+
+import re
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from function.event import Kind
+from function.servicenow.answers import Record, term
+from function.servicenow.errors import ServiceNowError, UnknownReference
+
+# A group that is renamed or deleted is noticed within ten minutes.
+CACHE_SECONDS: Final = 600.0
+CACHE_ENTRIES_MAX: Final = 10_000
+# Enough to see that a name is not the only one of its kind.
+_ROWS_MAX: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Referred:
+    """The table that a field refers to, and the columns its record may be named by, the surest first."""
+
+    table: str
+    names: tuple[str, ...]
+
+
+_GROUP: Final = Referred("sys_user_group", ("name",))
+_USER: Final = Referred("sys_user", ("user_name", "email", "name"))
+_CI: Final = Referred("cmdb_ci", ("name",))
+
+REFERENCES: Final = {
+    "assignment_group": _GROUP,
+    "assigned_to": _USER,
+    "caller_id": _USER,
+    "opened_by": _USER,
+    "requested_by": _USER,
+    "cmdb_ci": _CI,
+    "business_service": _CI,
+    "parent_incident": Referred("incident", ("number",)),
+    "problem_id": Referred("problem", ("number",)),
+    "std_change_producer_version": Referred("std_change_producer_version", ("name",)),
+}
+
+_SYS_ID = re.compile(r"[0-9a-f]{32}")
+
+Find: TypeAlias = Callable[[str, str, Sequence[str], int], list[Record]]
+"""Asks ServiceNow: table, query, fields, limit."""
+
+
+class References:
+    """Names to sys_ids, remembered for CACHE_SECONDS in this process. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], tuple[str, float]] = {}
+        self._asked: dict[tuple[str, str], Future[str]] = {}
+        self._lock = threading.Lock()
+
+    def sys_id(self, field: str, name: str, *, find: Find, left_seconds: Callable[[], float]) -> str:
+        """What to send for *name* in *field*: itself where the field is no reference, or is emptied.
+
+        *left_seconds*: how long another thread that asks for the same name may be waited for.
+        Raises UnknownReference where no record, or more than one, goes by that name, and what *find* raises.
+        """
+        referred = REFERENCES.get(field)
+        if referred is None or not name:
+            return name
+        key = (referred.table, name)
+        known, until = self._known.get(key, ("", 0.0))
+        if until > time.monotonic():
+            return known
+        # Many tickets name one group: one asks, and the others take what it was told.
+        with self._lock:
+            asked = self._asked.get(key)
+            mine = asked is None
+            asked = asked or self._asked.setdefault(key, Future())
+        if not mine:
+            with suppress(FutureTimeout):
+                failure = asked.exception(timeout=max(0.0, left_seconds()))
+                if failure is None:
+                    return asked.result()
+                if isinstance(failure, UnknownReference):
+                    raise UnknownReference(failure.hint) from failure
+                if isinstance(failure, ServiceNowError) and failure.failure.kind is Kind.PERMANENT:
+                    raise ServiceNowError(failure.failure, call=failure.call) from failure
+            return _look_up(referred, field, name, find)
+        try:
+            found = _look_up(referred, field, name, find)
+        except BaseException as error:
+            asked.set_exception(error)
+            raise
+        else:
+            asked.set_result(found)
+            with self._lock:
+                if len(self._known) >= CACHE_ENTRIES_MAX:
+                    self._known.clear()
+                self._known[key] = (found, time.monotonic() + CACHE_SECONDS)
+            return found
+        finally:
+            with self._lock:
+                del self._asked[key]
+
+
+def _look_up(referred: Referred, field: str, name: str, find: Find) -> str:
+    columns = ("sys_id",) if _SYS_ID.fullmatch(name) else referred.names
+    try:
+        query = "^OR".join(term(column, name) for column in columns)
+    except ValueError as error:
+        raise _unknown(field, referred, "holds a character that a query cannot carry") from error
+    return chosen(referred, field, name, find(referred.table, query, ["sys_id", *referred.names], _ROWS_MAX))
+
+
+def chosen(referred: Referred, field: str, name: str, rows: Sequence[Record]) -> str:
+    """The sys_id of the one among *rows* that goes by *name*. Raises UnknownReference.
+
+    What matched is checked here: ServiceNow drops an invalid term and returns everything.
+    """
+    for column in ("sys_id",) if _SYS_ID.fullmatch(name) else referred.names:
+        matching = {row["sys_id"] for row in rows if row.get(column, "").casefold() == name.casefold()}
+        if len(matching) == 1:
+            return matching.pop()
+        if matching:
+            raise _unknown(field, referred, f"is the {column} of more than one record")
+    raise _unknown(field, referred, "is not there, or is hidden from the integration user")
+
+
+def _unknown(field: str, referred: Referred, why: str) -> UnknownReference:
+    return UnknownReference(
+        f"what is given for {field} {why} in {referred.table} (by {' or '.join(referred.names)}, or sys_id)"
+    )
