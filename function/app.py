@@ -16,6 +16,8 @@ from werkzeug.routing import Rule as Route
 from function import rules as rules_file
 from function import secretmanager
 from function.checkpoint import reached
+from function.configuration import ConfigurationError, Configurations, parse
+from function.connection import Tester
 from function.database import Database, LedgerUnavailable
 from function.engine import Delivered, Engine
 from function.event import Failure, Kind, Outcome, Reason
@@ -24,9 +26,10 @@ from function.line import Credentials, CredentialUnreadable, Line
 from function.log import fault
 from function.notices import Notices
 from function.retry import retry_after
-from function.servicenow import Credential, ServiceNowClient
+from function.servicenow import Credential
 from function.settings import Settings, SettingsError, credential, load
 from function.sources import hasura
+from function.switchboard import Switchboard
 
 log = logging.getLogger(__name__)
 
@@ -36,20 +39,36 @@ UNAVAILABLE_SECONDS: Final = (5, 15)
 # Answers are kept in Hasura's log for each attempt.
 ERROR_CHARACTERS_MAX: Final = 500
 JSON_TYPE: Final = "application/json"
+# An address, a user name and a password.
+CONFIGURATION_BYTES_MAX: Final = 16 * 1024
 
 
 class App:
     """The function: what `handle` and a WSGI server call."""
 
-    def __init__(self, settings: Settings, engine: Engine, ledger: Ledger, client: ServiceNowClient) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        switchboard: Switchboard,
+        ledger: Ledger,
+        configurations: Configurations,
+        tester: Tester,
+    ) -> None:
         self._settings = settings
-        self._engine = engine
+        self._switchboard = switchboard
         self._ledger = ledger
-        self._client = client
+        self._configurations = configurations
+        self._tester = tester
+        config = "/api/servicenow/config"
         self._routes = Map(
             [
                 Route("/", endpoint=self._hasura, methods=["POST"]),
                 Route("/hasura", endpoint=self._hasura, methods=["POST"]),
+                Route(config, endpoint=self._by_operator(self._show_configuration), methods=["GET"]),
+                Route(config, endpoint=self._by_operator(self._create_configuration), methods=["POST"]),
+                Route(config, endpoint=self._by_operator(self._replace_configuration), methods=["PUT"]),
+                Route(config, endpoint=self._by_operator(self._delete_configuration), methods=["DELETE"]),
+                Route("/api/servicenow/test", endpoint=self._by_operator(self._test_connection), methods=["POST"]),
                 Route("/healthz", endpoint=self._healthz, methods=["GET"]),
                 Route("/readyz", endpoint=self._readyz, methods=["GET"]),
             ],
@@ -58,7 +77,8 @@ class App:
 
     @property
     def engine(self) -> Engine:
-        return self._engine
+        """The engine for the configuration that is in force now. Raises LedgerUnavailable."""
+        return self._switchboard.connection().engine
 
     @property
     def ledger(self) -> Ledger:
@@ -66,7 +86,7 @@ class App:
 
     def close(self) -> None:
         """Close what is open to the outside."""
-        self._client.close()
+        self._switchboard.close()
         self._ledger.database.close()
 
     def handle(self, request: Request) -> Response:
@@ -76,7 +96,8 @@ class App:
             answer: Response = endpoint(request)
         except MethodNotAllowed as error:
             # Hasura follows a 302 as a GET and would take a 2xx for delivered.
-            answer = _answer(405, {"error": "this route takes POST only"})
+            methods = sorted(set(error.valid_methods or ["POST"]) - {"HEAD"})
+            answer = _answer(405, {"error": f"this route takes {', '.join(methods)} only"})
             answer.headers["Allow"] = ", ".join(error.valid_methods or ["POST"])
         except NotFound:
             answer = _answer(404, {"error": "there is no such route; Hasura's events go to POST / or POST /hasura"})
@@ -95,32 +116,85 @@ class App:
         if not hasura.authentic(request.headers.get("X-Webhook-Secret"), self._settings.hasura_event_secrets):
             return _answer(401, {"error": "the header X-Webhook-Secret is missing or wrong"})
         limit = self._settings.max_body_bytes
-        if (request.content_length or 0) > limit:
-            return self._refused(413, f"the body is larger than MAX_BODY_BYTES ({limit}): send fewer columns")
         try:
-            body = request.stream.read(limit + 1)
-        except Exception:  # noqa: BLE001  # each server has its own for a body that breaks off or is malformed
-            body = None
-        if body is None or len(body) < min(request.content_length or 0, limit):
-            return _answer(400, {"error": "the body broke off before its end: send it again"})
-        if len(body) > limit:
-            return self._refused(413, f"the body is larger than MAX_BODY_BYTES ({limit}): send fewer columns")
+            body = _read(request, limit, too_large=f"MAX_BODY_BYTES ({limit}): send fewer columns")
+        except _TooLarge as error:
+            return self._refused(413, str(error))
+        if body is None:
+            return _answer(400, {"error": BROKEN_OFF})
         try:
             event = hasura.parse(body)
         except hasura.RefusedRequest as error:
             return self._refused(400, error.message)
         reached("received")
+        engine = self.engine
         if event.source == HOUSEKEEPING:
-            return _answer(200, {"event": event.id, "outcomes": [], "housekeeping": self._engine.housekeep()})
-        return _told(self._engine.deliver(event))
+            return _answer(200, {"event": event.id, "outcomes": [], "housekeeping": engine.housekeep()})
+        return _told(engine.deliver(event))
 
     def _refused(self, status: int, message: str) -> Response:
         log.warning("refused", extra={"status": status, "why": message})
         try:
-            self._engine.complain(Failure(Kind.PERMANENT, Reason.REFUSED, message, status=status), source="hasura")
+            self.engine.complain(Failure(Kind.PERMANENT, Reason.REFUSED, message, status=status), source="hasura")
         except LedgerUnavailable as error:
             log.error("a refused request was not put down: %s", error)  # noqa: TRY400  # the message is the story
         return _answer(status, {"error": message})
+
+    # What operators may do
+
+    def _by_operator(self, answer: Callable[[Request], Response]) -> Callable[[Request], Response]:
+        def endpoint(request: Request) -> Response:
+            scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+            tokens = (self._settings.console_token,) if self._settings.console_token else ()
+            if not hasura.authentic(token.strip() if scheme.lower() == "bearer" else None, tokens):
+                refused = _answer(401, {"error": "send Authorization: Bearer and the value of CONSOLE_TOKEN"})
+                refused.headers["WWW-Authenticate"] = "Bearer"
+                return refused
+            try:
+                answered = answer(request)
+            except ConfigurationError as error:
+                answered = _answer(error.status, {"error": str(error)})
+            answered.headers["Cache-Control"] = "no-store"
+            return answered
+
+        return endpoint
+
+    def _show_configuration(self, request: Request) -> Response:  # noqa: ARG002  # every endpoint is given it
+        return _answer(200, self._configurations.show().shown())
+
+    def _create_configuration(self, request: Request) -> Response:
+        body = _configuration(request)
+        if isinstance(body, Response):
+            return body
+        stored = self._configurations.create(parse(body))
+        log.info("a configuration was stored over HTTP: %s", stored.instance_url)
+        return _answer(201, stored.shown())
+
+    def _replace_configuration(self, request: Request) -> Response:
+        body = _configuration(request)
+        if isinstance(body, Response):
+            return body
+        stored = self._configurations.replace(parse(body))
+        log.info("the stored configuration was replaced over HTTP: %s", stored.instance_url)
+        return _answer(200, stored.shown())
+
+    def _delete_configuration(self, request: Request) -> Response:  # noqa: ARG002  # every endpoint is given it
+        self._configurations.delete()
+        log.info("the stored configuration was removed over HTTP: the environment's is in force")
+        return Response(status=204)
+
+    def _test_connection(self, request: Request) -> Response:
+        body = _configuration(request, may_be_empty=True)
+        if isinstance(body, Response):
+            return body
+        told = self._tester.test(parse(body) if body else None, self._switchboard.connection())
+        answer = _answer(
+            200 if told.retry_after_seconds is None else 429,
+            {"success": told.success, "message": told.message, "instance": told.instance_url},
+        )
+        if told.retry_after_seconds is not None:
+            answer.headers["Retry-After"] = str(retry_after(told.retry_after_seconds))
+        return answer
 
     def _healthz(self, request: Request) -> Response:  # noqa: ARG002  # every endpoint is given it
         return _answer(200, {"status": "ok"})
@@ -139,14 +213,18 @@ def build(environ: Mapping[str, str]) -> App:
     rules = read_rules(settings.rules_file, environ)
     if not settings.hasura_event_secrets:
         log.warning("HASURA_EVENT_SECRETS is not set: every event is answered 401")
+    if not settings.console_token:
+        log.warning("CONSOLE_TOKEN is not set: /api/servicenow/config and /api/servicenow/test are answered 401")
+    elif not settings.config_key:
+        log.warning("CONFIG_KEY is not set: no configuration can be stored over HTTP")
     if not settings.smtp_url:
         log.warning("SMTP_URL is not set: no notice is mailed; failures are kept in the ledger")
     database = Database(settings.database_url, pool_size=settings.database_pool_size, migrate=settings.ledger_migrate)
     log.info(
-        "ready: %d rules of %s, to %s, ledger on %s",
+        "ready: %d rules of %s, to %s unless another instance is stored, ledger on %s",
         len(rules.rules),
         settings.rules_file,
-        settings.servicenow_instance_url,
+        settings.servicenow_instance_url or "no instance",
         settings.database_url.partition(":")[0],
     )
     return assemble(settings, rules, Ledger(database), environ)
@@ -162,26 +240,6 @@ def assemble(
 ) -> App:
     """The same from parts that are there already."""
 
-    def read_credential() -> Credential:
-        try:
-            return credential(environ, read_secret=read_secret)
-        except SettingsError as error:
-            raise CredentialUnreadable(str(error)) from error
-
-    credentials = Credentials(settings.credential, read_credential, settings.servicenow_instance_url)
-    client = ServiceNowClient(
-        settings.servicenow_instance_url,
-        credentials.current,
-        timeout_seconds=settings.servicenow_timeout_seconds,
-        concurrency_max=settings.servicenow_max_concurrency,
-    )
-    line = Line(
-        client,
-        ledger,
-        credentials,
-        auth_hold_seconds=settings.auth_hold_seconds,
-        concurrency_max=settings.servicenow_max_concurrency,
-    )
     notices = Notices(
         ledger,
         server=settings.smtp_url,
@@ -189,10 +247,39 @@ def assemble(
         recipients=settings.notify_to,
         every_seconds=settings.notify_every_seconds,
     )
-    engine = Engine(
-        settings=settings, rules=rules, ledger=ledger, line=line, notices=notices, draw=random.SystemRandom().random
+
+    def engine(settings: Settings, line: Line) -> Engine:
+        return Engine(
+            settings=settings, rules=rules, ledger=ledger, line=line, notices=notices, draw=random.SystemRandom().random
+        )
+
+    configurations = Configurations(ledger.database, settings.config_key)
+    switchboard = Switchboard(
+        settings=settings,
+        ledger=ledger,
+        configurations=configurations,
+        environment=_credentials(settings, environ, read_secret),
+        engine=engine,
     )
-    return App(settings, engine, ledger, client)
+    tables = dict.fromkeys(rule.ticket.table for rule in rules.rules)
+    tester = Tester(settings, ledger, configurations, tables=list(tables) or ["incident"])
+    return App(settings, switchboard, ledger, configurations, tester)
+
+
+def _credentials(
+    settings: Settings, environ: Mapping[str, str], read_secret: Callable[[str], str]
+) -> Credentials | None:
+    """Who we are by the environment; None where it does not say."""
+    if not settings.servicenow_instance_url:
+        return None
+
+    def read_credential() -> Credential:
+        try:
+            return credential(environ, read_secret=read_secret)
+        except SettingsError as error:
+            raise CredentialUnreadable(str(error)) from error
+
+    return Credentials(settings.credential, read_credential, settings.servicenow_instance_url)
 
 
 def read_rules(path: str, environ: Mapping[str, str]) -> rules_file.Rules:
@@ -205,6 +292,47 @@ def read_rules(path: str, environ: Mapping[str, str]) -> rules_file.Rules:
     except (OSError, UnicodeDecodeError) as error:
         raise rules_file.RulesError((f"{path}: cannot be read: {type(error).__name__}",)) from error
     return rules_file.load(text, name=path.rpartition("/")[2], environ=environ)
+
+
+BROKEN_OFF: Final = "the body broke off before its end: send it again"
+
+
+class _TooLarge(Exception):  # noqa: N818  # what is the case
+    """The request's body is larger than we take."""
+
+
+def _read(request: Request, limit: int, *, too_large: str) -> bytes | None:
+    """The body; None where it broke off. Raises _TooLarge over *limit* bytes."""
+    if (request.content_length or 0) > limit:
+        raise _TooLarge(f"the body is larger than {too_large}")
+    try:
+        body = request.stream.read(limit + 1)
+    except Exception:  # noqa: BLE001  # each server has its own for a body that breaks off or is malformed
+        return None
+    if len(body) < min(request.content_length or 0, limit):
+        return None
+    if len(body) > limit:
+        raise _TooLarge(f"the body is larger than {too_large}")
+    return body
+
+
+def _configuration(request: Request, *, may_be_empty: bool = False) -> bytes | Response:
+    """What an operator sent, or the answer that refuses it."""
+    try:
+        body = _read(
+            request,
+            CONFIGURATION_BYTES_MAX,
+            too_large=f"{CONFIGURATION_BYTES_MAX} bytes: send instance_url, username and password only",
+        )
+    except _TooLarge as error:
+        return _answer(413, {"error": str(error)})
+    if body is None:
+        return _answer(400, {"error": BROKEN_OFF})
+    if may_be_empty and not body.strip():
+        return b""
+    if request.mimetype != JSON_TYPE:
+        return _answer(415, {"error": f"send JSON, and Content-Type: {JSON_TYPE}"})
+    return body
 
 
 def _told(delivered: Delivered) -> Response:

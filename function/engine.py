@@ -405,7 +405,7 @@ class Engine:
         return alerts, fingerprint
 
     def _held(self, failure: Failure, unwell: UnwellError, about: About) -> Alert:
-        at_once = unwell.kind == "auth"
+        at_once = unwell.kind in ("auth", "config")
         alert = self._alert(
             "held", replace(failure, hint=failure.hint or HINTS[unwell.kind]), replace(about, since=unwell.since)
         )

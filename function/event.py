@@ -116,6 +116,7 @@ class Reason(StrEnum):
     NO_RULE = "no_rule"
     NOT_A_ROW = "not_a_row"
     # ourselves
+    NOT_CONFIGURED = "not_configured"
     BUSY = "key_busy"
     NO_CAPACITY = "no_capacity"
     DEADLINE = "deadline"

@@ -230,6 +230,14 @@ UPDATE servicenow.ticket SET late_writes = late_writes + 1
 WHERE instance = :instance AND rule = :rule AND key = :key
 """
 
+_CLAIM_TRIAL = """
+INSERT INTO servicenow.trial AS t (instance, account, tries, last_at) VALUES (:instance, :account, 1, {now})
+ON CONFLICT (instance, account) DO UPDATE SET
+    tries = CASE WHEN t.last_at + :within <= {now} THEN 1 ELSE t.tries + 1 END, last_at = {now}
+WHERE t.last_at + :within <= {now} OR t.tries < :most
+RETURNING tries
+"""
+
 _SAVE_DELIVERY = """
 UPDATE servicenow.delivery SET
     status = :status, outcome = :outcome, retry_at = :retry_at, reason = :reason, hint = :hint, words = :words,
@@ -680,7 +688,7 @@ class Ledger:
                 instance=instance,
                 credential=credential,
             )
-            for kind in ("down", "rate", "auth"):
+            for kind in ("down", "rate", "auth", "config"):
                 transaction.execute(_OVER, fingerprint=held_fingerprint(instance, kind), silently=False)
 
         self._database.run(work)
@@ -731,6 +739,60 @@ class Ledger:
             return row["since"], max(0.0, row["until"] - row["now"])
 
         return self._database.run(work)
+
+    # Connection tests
+
+    def claim_trial(self, instance: str, account: str, *, most: int, within_seconds: float) -> float:
+        """Count a connection test of *account* before it is made; gives the seconds to wait, 0 for none.
+
+        *most* may be refused, or under way, until *within_seconds* have passed since the last of them.
+        """
+        names = {"instance": instance, "account": account}
+
+        def work(transaction: Transaction) -> float:
+            if transaction.execute(_CLAIM_TRIAL, **names, most=most, within=within_seconds):
+                return 0.0
+            left = transaction.execute(
+                "SELECT last_at + :within - {now} AS seconds FROM servicenow.trial "
+                "WHERE instance = :instance AND account = :account",
+                **names,
+                within=within_seconds,
+            )
+            return max(1.0, left[0]["seconds"]) if left else 1.0
+
+        return self._database.run(work)
+
+    def trial_ended(self, instance: str, account: str, *, signed_in: bool | None) -> None:
+        """The test was let in (then those that were refused before count no more), refused, or (None) nobody knows."""
+        names = {"instance": instance, "account": account}
+
+        def work(transaction: Transaction) -> None:
+            if signed_in:
+                transaction.execute(
+                    "DELETE FROM servicenow.trial WHERE instance = :instance AND account = :account", **names
+                )
+            elif signed_in is None:
+                transaction.execute(
+                    "UPDATE servicenow.trial SET tries = tries - 1 "
+                    "WHERE instance = :instance AND account = :account AND tries > 0",
+                    **names,
+                )
+
+        self._database.run(work)
+
+    def newest_tickets(self, instance: str, table: str, *, most: int) -> list[tuple[str, int]]:
+        """(sys_id, generation) of tickets in *table*, the newest first."""
+        rows = self._database.run(
+            lambda transaction: transaction.execute(
+                "SELECT sys_id, generation FROM servicenow.ticket "
+                "WHERE instance = :instance AND \"table\" = :table AND sys_id <> '' "
+                "ORDER BY created_at DESC LIMIT :most",
+                instance=instance,
+                table=table,
+                most=most,
+            )
+        )
+        return [(row["sys_id"], row["generation"]) for row in rows]
 
     # Mail
 
@@ -904,6 +966,7 @@ class Ledger:
                 "RETURNING fingerprint",
                 "DELETE FROM servicenow.hold WHERE kind = 'auth' AND since < {now} - :seconds "
                 "AND proven_at < {now} - :seconds AND until < {now} RETURNING kind",
+                "DELETE FROM servicenow.trial WHERE last_at < {now} - :seconds RETURNING account",
             ):
                 gone += len(transaction.execute(sql, seconds=seconds))
             return gone
@@ -921,8 +984,8 @@ def unruled_fingerprint(source: str) -> str:
 
 
 def held_fingerprint(instance: str, kind: str) -> str:
-    """The alert that tells of a hold."""
-    return f"held {kind} {instance}"
+    """The alert that tells of a hold. Without a configuration there is no instance that it could be about."""
+    return f"held {kind}" if kind == "config" else f"held {kind} {instance}"
 
 
 def _not_admitted(row: Record, wait_seconds: float, *, waiting_for_probe: bool) -> Admission:

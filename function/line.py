@@ -31,6 +31,8 @@ PROBE_SECONDS: Final = 10.0
 WAIT_SECONDS: Final = 2.0
 # Where nothing is, ServiceNow is only slow: as long as its own slowest good answer.
 TURN_SECONDS: Final = 20.0
+# Whoever puts a configuration right waits no longer than that for what comes back.
+NOT_CONFIGURED_SECONDS: Final = 30.0
 # A rotated secret is noticed that soon while the old one is held, without a call to ServiceNow.
 REFRESH_SECONDS: Final = 30.0
 
@@ -43,10 +45,12 @@ HINTS: Final[Mapping[str, str]] = {
     "auth": (
         "ServiceNow refused the password, the OAuth client or the API key; calls are held so that the account is not "
         "locked: check what the function signs in with (SERVICENOW_USERNAME and SERVICENOW_PASSWORD, "
-        "SERVICENOW_CLIENT_ID and SERVICENOW_CLIENT_SECRET, or SERVICENOW_API_KEY), and whether the account is locked"
+        "SERVICENOW_CLIENT_ID and SERVICENOW_CLIENT_SECRET, SERVICENOW_API_KEY, or the configuration that is stored "
+        "instead), and whether the account is locked out"
     ),
     "rate": "ServiceNow's rate limit for this user is used up; calls are held until it says to go on",
     "down": "ServiceNow does not answer as it should; calls are held until a probe passes",
+    "config": "it is not known how to sign in to ServiceNow; calls are held until that is put right",
 }
 
 
@@ -70,7 +74,10 @@ class Deadline:
 
 
 class UnwellError(ServiceNowError):
-    """ServiceNow as a whole is unwell. *kind* is down, rate or auth; *since* is UNIX seconds by the ledger's clock."""
+    """ServiceNow as a whole is unwell, or (kind config) we know no way to sign in to it.
+
+    *kind* is down, rate, auth or config; *since* is UNIX seconds by the ledger's clock.
+    """
 
     def __init__(self, failure: Failure, *, kind: str, since: float) -> None:
         super().__init__(failure)
@@ -325,6 +332,26 @@ class Line:
         if leading or self._troubled:
             self._ledger.call_passed(self.instance, digest)
             self._troubled = False
+
+
+class ClosedLine(Line):
+    """A line on which no call is made, because nobody can sign in; each raises UnwellError, of kind config.
+
+    *hint* says what to do, *since* is UNIX seconds by the ledger's clock.
+    """
+
+    def __init__(self, instance_url: str, hint: str, *, since: float) -> None:
+        self._instance_url = instance_url
+        self._hint = hint
+        self._since = since
+
+    @property
+    def instance(self) -> str:
+        return self._instance_url
+
+    def _call(self, deadline: Deadline, call: Callable[[float], T], *, refreshed: bool = False) -> T:  # noqa: ARG002
+        failure = Failure(Kind.TRANSIENT, Reason.NOT_CONFIGURED, self._hint, retry_after_seconds=NOT_CONFIGURED_SECONDS)
+        raise UnwellError(failure, kind="config", since=self._since)
 
 
 def _impatient() -> Failure:

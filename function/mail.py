@@ -100,6 +100,7 @@ PHRASES: Final[dict[str, str]] = {
     Reason.BAD_KEY: "the row has no usable key",
     Reason.NO_RULE: "no rule wants it",
     Reason.NOT_A_ROW: "what it carries is no row",
+    Reason.NOT_CONFIGURED: "it is not known how to sign in to ServiceNow",
     Reason.BUSY: "another delivery holds its key",
     Reason.NO_CAPACITY: "the function has no capacity left",
     Reason.DEADLINE: "there was not enough time to finish",

@@ -46,7 +46,9 @@ VARIABLES: Final = (
     Variable(
         "SERVICENOW_INSTANCE_URL",
         None,
-        "The instance, `https://dev12345.service-now.com` or just `dev12345`; `http://` only on this machine.",
+        "The instance, `https://dev12345.service-now.com` or just `dev12345`; `http://` only on this machine. With "
+        "`CONSOLE_TOKEN` and `CONFIG_KEY` set, this and what signs in may be left out together, and be stored over "
+        "HTTP.",
     ),
     Variable(
         "SERVICENOW_USERNAME",
@@ -119,6 +121,20 @@ VARIABLES: Final = (
     Variable("NOTIFY_EVERY_SECONDS", "900", "At most one mail about the same thing in this time."),
     Variable("NOTIFY_AFTER_SECONDS", "600", "What may pass by itself is mailed once it has lasted this long."),
     Variable(
+        "CONSOLE_TOKEN",
+        "",
+        "What operators send as `Authorization: Bearer …` to `/api/servicenow/…`: 16 characters at least. Unset, they "
+        "are answered 401.",
+        secret=True,
+    ),
+    Variable(
+        "CONFIG_KEY",
+        "",
+        "Encrypts the password of a configuration that is stored over HTTP. Several, separated by commas, while one is "
+        "replaced: the newest first. Unset, none is taken.",
+        secret=True,
+    ),
+    Variable(
         "DEADLINE_SECONDS",
         "50",
         "Every event is answered within this time. Keep it below `timeout_sec` of the trigger's `retry_conf` (60).",
@@ -163,6 +179,8 @@ class Settings:
     notify_to: tuple[str, ...] = ()
     notify_every_seconds: float = 900
     notify_after_seconds: float = 600
+    console_token: str = field(default="", repr=False)
+    config_key: tuple[str, ...] = field(default=(), repr=False)
     deadline_seconds: float = 50
     retry_for_seconds: float = 86_400
     auth_hold_seconds: float = 600
@@ -230,9 +248,10 @@ def load(environ: Mapping[str, str], *, read_secret: Callable[[str], str] = secr
             "must be set on Cloud Run and Cloud Functions, to postgresql://user:password@host/name: a local disk there "
             "is gone with the instance, and the ledger with it",
         )
+    needed = not _left_to_http(environ)
     source_name = reader.read("SOURCE_NAME", _source_name, "")
-    servicenow_instance_url = reader.read("SERVICENOW_INSTANCE_URL", instance_url, "")
-    login = _login(reader)
+    servicenow_instance_url = reader.read("SERVICENOW_INSTANCE_URL", instance_url, "", needed=needed)
+    login = _login(reader, needed=needed)
     settings = Settings(
         source_name=source_name,
         servicenow_instance_url=servicenow_instance_url,
@@ -253,6 +272,8 @@ def load(environ: Mapping[str, str], *, read_secret: Callable[[str], str] = secr
         notify_to=reader.read("NOTIFY_TO", _addresses, ()),
         notify_every_seconds=reader.seconds("NOTIFY_EVERY_SECONDS", 30 * _DAY_SECONDS),
         notify_after_seconds=reader.seconds("NOTIFY_AFTER_SECONDS", 30 * _DAY_SECONDS),
+        console_token=reader.read("CONSOLE_TOKEN", _token, ""),
+        config_key=reader.read("CONFIG_KEY", _config_keys, ()),
         # 3600: what Cloud Functions gives a request at most.
         deadline_seconds=reader.seconds("DEADLINE_SECONDS", 3600, least=1),
         retry_for_seconds=reader.seconds("RETRY_FOR_SECONDS", 365 * _DAY_SECONDS),
@@ -265,6 +286,14 @@ def load(environ: Mapping[str, str], *, read_secret: Callable[[str], str] = secr
     if reader.faults:
         raise SettingsError(tuple(reader.faults))
     return settings
+
+
+def _left_to_http(environ: Mapping[str, str]) -> bool:
+    """Whether the connection to ServiceNow is nowhere in *environ*, and may be stored over HTTP instead."""
+    login = ("USERNAME", "PASSWORD", "CLIENT_ID", "CLIENT_SECRET", "API_KEY")
+    return all(environ.get(name, "").strip() for name in ("CONSOLE_TOKEN", "CONFIG_KEY")) and not any(
+        environ.get(f"SERVICENOW_{name}", "").strip() for name in ("INSTANCE_URL", *login)
+    )
 
 
 def _relate(settings: Settings, reader: "_Reader") -> None:
@@ -331,8 +360,8 @@ class _Login:
         return Basic(self.username, self.password)
 
 
-def _login(reader: "_Reader") -> _Login:
-    """Read the five variables, of which one of four combinations is set."""
+def _login(reader: "_Reader", *, needed: bool = True) -> _Login:
+    """Read the five variables, of which one of four combinations is set; or none, where it is not *needed*."""
     login = _Login(
         username=reader.read("SERVICENOW_USERNAME", _username, ""),
         password=reader.read("SERVICENOW_PASSWORD", _printable, ""),
@@ -351,7 +380,7 @@ def _login(reader: "_Reader") -> _Login:
     beside = [name for name, written in others.items() if written]
     if login.api_key and beside:
         reader.fault("SERVICENOW_API_KEY", f"must be unset, or {_listed(beside)}: an API key signs in by itself")
-    elif not login.api_key and not beside:
+    elif needed and not login.api_key and not beside:
         reader.fault(
             "SERVICENOW_USERNAME",
             "and SERVICENOW_PASSWORD must be set, or SERVICENOW_CLIENT_ID and SERVICENOW_CLIENT_SECRET, or "
@@ -405,8 +434,11 @@ class _Reader:
         if not holds and not self.is_faulty(name, other):
             self.fault(name, what)
 
-    def read(self, name: str, parse: Callable[[str], T], unset: T) -> T:
-        """What *parse* makes of the variable or its default; *unset* without either, and after a fault."""
+    def read(self, name: str, parse: Callable[[str], T], unset: T, *, needed: bool = True) -> T:
+        """What *parse* makes of the variable or its default; *unset* without either, and after a fault.
+
+        Without either it is a fault, unless it is not *needed*.
+        """
         variable = self._variables[name]
         try:
             written = self._resolved(self._environ.get(name, "")) or variable.default
@@ -415,7 +447,7 @@ class _Reader:
         except ValueError as error:
             self.fault(name, str(error))
         else:
-            if written is None:
+            if written is None and needed:
                 self.fault(name, f"must be set: {variable.meaning[0].lower()}{variable.meaning[1:].rstrip('.')}")
         return unset
 
@@ -490,6 +522,31 @@ def _api_key(written: str) -> str:
     return written.strip()
 
 
+def _token(written: str) -> str:
+    written = written.strip()
+    # RFC 6750: what a bearer token may look like.
+    if not re.fullmatch(r"[A-Za-z0-9._~+/-]{16,}=*", written):
+        raise ValueError(
+            "must be 16 or more letters (A to Z), digits and -._~+/, such as what this prints: "
+            'python -c "import secrets; print(secrets.token_urlsafe(32))"'
+        )
+    return written
+
+
+# Fernet's form: 32 bytes in URL-safe base64.
+MAKE_CONFIG_KEY: Final = 'python -c "import base64, os; print(base64.urlsafe_b64encode(os.urandom(32)).decode())"'
+
+
+def _config_keys(written: str) -> tuple[str, ...]:
+    keys = tuple(_list(written))
+    if not all(re.fullmatch(r"[A-Za-z0-9_-]{43}=", key) for key in keys):
+        raise ValueError(
+            "must be a key, or several separated by commas with the newest first; this prints a new one: "
+            f"{MAKE_CONFIG_KEY}"
+        )
+    return keys
+
+
 def _secrets(written: str) -> tuple[str, ...]:
     return tuple(_printable(secret) for secret in _list(written))
 
@@ -549,3 +606,11 @@ def _log_level(written: str) -> str:
     if written.strip().upper() not in _LOG_LEVELS:
         raise ValueError(f"must be one of {', '.join(_LOG_LEVELS)}")
     return written.strip().upper()
+
+
+# How the parts of a connection are read, wherever they are written; each raises ValueError with what must be.
+CONNECTION_PARTS: Final[Mapping[str, Callable[[str], str]]] = {
+    "instance_url": instance_url,
+    "username": _username,
+    "password": _printable,
+}

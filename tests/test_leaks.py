@@ -3,7 +3,7 @@
 import pytest
 
 from tests.payloads import insert
-from tests.world import PASSWORD, ROW_TEXT, SECRET, TOLD, World, leaks, outage
+from tests.world import PLANTED, ROW_TEXT, TOLD, World, leaks, outage
 
 
 def test_no_log_line_and_no_answer_holds_what_was_planted(world: World) -> None:
@@ -18,6 +18,6 @@ def test_no_log_line_and_no_answer_holds_what_was_planted(world: World) -> None:
     assert any(ROW_TEXT in row["short_description"] for row in world.incidents)
 
 
-@pytest.mark.parametrize("planted", [SECRET, PASSWORD, ROW_TEXT])
+@pytest.mark.parametrize("planted", PLANTED)
 def test_what_was_planted_would_be_seen(planted: str) -> None:
     assert leaks(["all is well", f"refused: {planted}"]) == [f"refused: {planted}"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from function.secretmanager import SecretUnreadable
 from function.servicenow import ApiKey, Basic, Credential, OAuth
-from function.settings import VARIABLES, Settings, SettingsError, credential, load, table
+from function.settings import MAKE_CONFIG_KEY, VARIABLES, Settings, SettingsError, credential, load, table
 
 REQUIRED = {
     "SOURCE_NAME": "shop-prod",
@@ -138,7 +138,59 @@ class TestServiceNow:
         assert loaded(SERVICENOW_PASSWORD=" a,b:c%20 ").servicenow_password == " a,b:c%20 "
 
     def test_variables_of_others_are_ignored(self) -> None:
-        assert loaded(CONSOLE_TOKEN="x", PATH="/bin", HASURA_GRAPHQL_URL="y") == load(REQUIRED)
+        assert loaded(METRICS_TOKEN="x", PATH="/bin", HASURA_GRAPHQL_URL="y") == load(REQUIRED)
+
+
+class TestConfigurationOverHttp:
+    KEY = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
+    TOKEN = "0123456789abcdef"
+
+    def test_token_and_keys_are_read(self) -> None:
+        settings = loaded(CONSOLE_TOKEN=f" {self.TOKEN} ", CONFIG_KEY=f"{self.KEY}, {self.KEY}")
+
+        assert (settings.console_token, settings.config_key) == (self.TOKEN, (self.KEY, self.KEY))
+        assert self.KEY not in repr(settings)
+        assert self.TOKEN not in repr(settings)
+
+    @pytest.mark.parametrize(
+        "token", ["short", "fifteen-letters", "sixteen letters or more", "sixteen-lettérs-or-more"]
+    )
+    def test_a_token_that_is_short_or_that_no_header_can_carry_is_refused(self, token: str) -> None:
+        said = fault(CONSOLE_TOKEN=token)
+
+        assert said.startswith("CONSOLE_TOKEN must be 16 or more letters")
+        assert token not in said
+
+    @pytest.mark.parametrize("key", ["x", "MDEyMw==", KEY[:-1], f"{KEY},x"])
+    def test_a_key_that_is_none_is_refused_with_how_to_make_one(self, key: str) -> None:
+        said = fault(CONFIG_KEY=key)
+
+        assert said.startswith("CONFIG_KEY must be a key")
+        assert "python -c" in said
+        assert key not in said.replace("x", "") or key == "x"
+
+    def test_what_the_hint_says_makes_a_key(self) -> None:
+        command = MAKE_CONFIG_KEY.removeprefix("python -c ").strip('"')
+        made = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True, timeout=30)
+
+        assert loaded(CONFIG_KEY=made.stdout).config_key == (made.stdout.strip(),)
+
+    def test_with_both_the_connection_may_be_left_out(self) -> None:
+        settings = load({"SOURCE_NAME": "shop", "CONSOLE_TOKEN": self.TOKEN, "CONFIG_KEY": self.KEY})
+
+        assert settings.servicenow_instance_url == settings.servicenow_username == settings.servicenow_password == ""
+
+    def test_with_both_a_connection_that_is_begun_must_be_whole(self) -> None:
+        assert "SERVICENOW_PASSWORD must be set" in fault(
+            SERVICENOW_PASSWORD="", CONSOLE_TOKEN=self.TOKEN, CONFIG_KEY=self.KEY
+        )
+
+    @pytest.mark.parametrize("only", [{"CONSOLE_TOKEN": TOKEN}, {"CONFIG_KEY": KEY}])
+    def test_with_one_of_them_it_may_not(self, only: dict[str, str]) -> None:
+        with pytest.raises(SettingsError) as caught:
+            load({"SOURCE_NAME": "shop", **only})
+
+        assert [said.split()[0] for said in caught.value.faults] == ["SERVICENOW_INSTANCE_URL", "SERVICENOW_USERNAME"]
 
 
 LOGIN = {

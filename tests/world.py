@@ -27,7 +27,11 @@ from sandbox.servicenow import ServiceNow
 # Planted everywhere, and looked for in every log line and answer of the whole run (conftest's nothing_leaks).
 SECRET = "planted-webhook-secret"
 PASSWORD = "planted-password"
+TOKEN = "planted-console-token"
+CONFIG_KEY = "cGxhbnRlZC1jb25maWcta2V5LTMyLWJ5dGVzLWxvbmc="
+STORED_PASSWORD = "planted-stored-password"
 ROW_TEXT = "planted-row-text"
+PLANTED = (SECRET, PASSWORD, ROW_TEXT, TOKEN, CONFIG_KEY, STORED_PASSWORD)
 TOLD: list[str] = []
 RULES = """
 version: 1
@@ -124,6 +128,8 @@ class World:
             "SERVICENOW_USERNAME": "svc.hasura",
             "SERVICENOW_PASSWORD": PASSWORD,
             "HASURA_EVENT_SECRETS": SECRET,
+            "CONSOLE_TOKEN": TOKEN,
+            "CONFIG_KEY": CONFIG_KEY,
             "DATABASE_URL": self._database_url,
             "SMTP_URL": self.mailbox.url,
             "NOTIFY_FROM": "tickets@example.com",
@@ -162,7 +168,7 @@ class World:
                 file.unlink()
             self.start()
         else:
-            for table in ("ticket", "delivery", "alert", "hold", "instance"):
+            for table in ("ticket", "delivery", "alert", "hold", "instance", "configuration", "trial"):
                 self.query(f"DELETE FROM servicenow.{table}")  # noqa: S608  # our own names
 
     def send(self, body: bytes, *, instance: int = 0, secret: str | None = SECRET) -> Answered:
@@ -175,6 +181,26 @@ class World:
         headers = {"Content-Type": "application/json"}
         if secret is not None:
             headers["X-Webhook-Secret"] = secret
+        return self._request(method, path, body, headers, instance=instance)
+
+    def operate(
+        self,
+        method: str,
+        path: str,
+        sent: object = None,
+        *,
+        instance: int = 0,
+        token: str | None = TOKEN,
+        content_type: str = "application/json",
+    ) -> Answered:
+        """Ask ``/api/servicenow/PATH`` as an operator does; *sent* is bytes, or becomes JSON."""
+        body = sent if isinstance(sent, bytes) else b"" if sent is None else json.dumps(sent).encode()
+        headers = {"Content-Type": content_type}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        return self._request(method, f"/api/servicenow/{path}", body, headers, instance=instance)
+
+    def _request(self, method: str, path: str, body: bytes, headers: Mapping[str, str], *, instance: int) -> Answered:
         environ = werkzeug.test.EnvironBuilder(
             method=method, path=path, data=body, headers=[*headers.items()]
         ).get_environ()
@@ -183,7 +209,7 @@ class World:
         retry_after = answer.headers.get("Retry-After")
         return Answered(
             answer.status_code,
-            json.loads(answer.get_data()),
+            json.loads(answer.get_data() or b"{}"),
             int(retry_after) if retry_after is not None else None,
         )
 
@@ -217,7 +243,7 @@ class World:
 
 def leaks(told: Sequence[str]) -> list[str]:
     """Of log lines and answers, those that hold something planted."""
-    return [line for line in told if any(planted in line for planted in (SECRET, PASSWORD, ROW_TEXT))]
+    return [line for line in told if any(planted in line for planted in PLANTED)]
 
 
 def outage(id: object = 1, **columns: object) -> dict[str, object]:

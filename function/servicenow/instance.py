@@ -27,7 +27,7 @@ def instance_url(written: str) -> str:
     if parts.scheme not in ("https", "http") or not (_HOST.fullmatch(host) or _is_ip(host)):
         raise ValueError(_FORM)
     if "@" in parts.netloc:
-        raise ValueError("must not hold a user or password: set SERVICENOW_USERNAME and SERVICENOW_PASSWORD")
+        raise ValueError("must not hold a user or password: they are given by themselves")
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ValueError(f"must end after the host: {_FORM}")
     if parts.scheme == "http" and not _is_loopback(host):

@@ -1,0 +1,430 @@
+"""The connection test: whether tickets can be made, found out without making one.
+
+What the answers mean is derived from facts about ServiceNow (an insert is refused by an ACL before the database is
+asked, and by the primary key after that); it was not tried on a real instance.
+"""
+
+import logging
+import math
+import socket
+import ssl
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Final
+from urllib.parse import urlsplit
+
+import certifi
+from urllib3.util.ssl_ import create_urllib3_context
+
+from function.configuration import Asked, Configurations
+from function.event import Failure, Kind, Reason, digest
+from function.ledger import Ledger
+from function.line import IN_A_ROW
+from function.servicenow import Basic, Credential, ServiceNowClient, ServiceNowError, term
+from function.settings import CONNECTION_PARTS, Settings
+from function.switchboard import Connection
+from function.targets.ticket import address
+
+log = logging.getLogger(__name__)
+
+# Accounts lock after about five refused passwords in fifteen minutes; one of these is the events' own probe.
+REFUSED_MAX: Final = 3
+WITHIN_SECONDS: Final = 900.0
+# A connection that takes longer is none that tickets could be made over.
+CONNECT_SECONDS_MAX: Final = 10.0
+# Kept back from the deadline for the record and the answer.
+ANSWER_SECONDS: Final = 2.0
+# Of our own tickets so many are looked at, for one that this user made.
+TICKETS_MAX: Final = 3
+# Roles that let their holder create records.
+CREATORS: Final[Mapping[str, tuple[str, ...]]] = {
+    "incident": ("itil", "sn_incident_write", "admin"),
+    "change_request": ("itil", "sn_change_write", "change_manager", "admin"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What a connection test found out.
+
+    *signed_in*: whether ServiceNow accepted the credential, None where that is not known. *stray*: a record was made
+    after all, which ServiceNow's primary key should have refused.
+    """
+
+    success: bool
+    message: str
+    signed_in: bool | None = None
+    stray: bool = False
+    failure: Failure | None = None
+
+
+# --- The way there, without the credential ----------------------------------------------------------------------------
+
+
+def reach(instance_url: str, *, timeout_seconds: float, ca_file: str | None = None) -> str:
+    """Connect to the instance, and say what is wrong with the way there; "" for nothing. Sends nothing.
+
+    (The look-up of the host's name alone is bounded by the system's resolver.)
+    """
+    parts = urlsplit(instance_url)
+    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        with socket.create_connection((host, port), timeout=timeout_seconds) as sock:
+            if parts.scheme == "https":
+                context = create_urllib3_context()  # as the calls have it
+                context.load_verify_locations(ca_file or certifi.where())
+                with context.wrap_socket(sock, server_hostname=host):
+                    pass
+    except (OSError, UnicodeError) as error:
+        return unreached(error, host=host, port=port)
+    return ""
+
+
+def unreached(error: Exception, *, host: str, port: int) -> str:
+    """The sentence for what kept us from *host*."""
+    match error:
+        case socket.gaierror() | UnicodeError():
+            return (
+                f"The host name {host} is not known: check SERVICENOW_INSTANCE_URL for typing errors, and the "
+                "network's name service."
+            )
+        case ConnectionRefusedError():
+            return (
+                f"{host} refuses connections to port {port}: check SERVICENOW_INSTANCE_URL, and whether a firewall "
+                "lets the function out."
+            )
+        case ssl.SSLCertVerificationError():
+            return _CERTIFICATES.get(error.verify_code, _CERTIFICATE).format(host=host)
+        case ssl.SSLError():
+            return (
+                f"{host} speaks no TLS on port {port}, or none that is safe: check the port in "
+                "SERVICENOW_INSTANCE_URL, and proxies on the way."
+            )
+        case TimeoutError():
+            return (
+                f"{host} does not answer on port {port} in time: check SERVICENOW_INSTANCE_URL, and whether firewalls "
+                "and egress rules let the function out."
+            )
+        case _:
+            return (
+                f"{host} cannot be reached on port {port}: check SERVICENOW_INSTANCE_URL, the network, firewalls and "
+                "egress rules."
+            )
+
+
+_UNTRUSTED: Final = (
+    "The certificate of {host} is signed by nobody whom this function trusts (it is self-signed, or of a private "
+    "authority): check that SERVICENOW_INSTANCE_URL is the instance's own address, and that no proxy opens the "
+    "connection."
+)
+_CERTIFICATE: Final = "The certificate of {host} is not valid: check SERVICENOW_INSTANCE_URL, and proxies on the way."
+# OpenSSL's X509_V_ERR_… codes.
+_CERTIFICATES: Final = {
+    10: "The certificate of {host} has expired: it must be renewed, or this machine's clock be put right.",
+    18: _UNTRUSTED,
+    19: _UNTRUSTED,
+    20: _UNTRUSTED,
+    21: _UNTRUSTED,
+    62: "The certificate of {host} is for another host name: check SERVICENOW_INSTANCE_URL.",
+    64: "The certificate of {host} is for another address: check SERVICENOW_INSTANCE_URL.",
+}
+
+
+# --- What ServiceNow lets the user do ---------------------------------------------------------------------------------
+
+
+def try_out(
+    instance_url: str,
+    credential: Credential,
+    *,
+    username: str,
+    tables: Sequence[str],
+    ours: Callable[[str], Sequence[tuple[str, int]]],
+    timeout_seconds: float,
+    ca_file: str | None = None,
+) -> Tried:
+    """Find out whether *credential* may create records in each of *tables*; creates none.
+
+    *ours* gives tickets in a table that this function made, where the instance is known to honour the sys_id that it
+    is given: (sys_id, generation). At most one call is made with a credential that is refused.
+    """
+    until = time.monotonic() + timeout_seconds
+    trouble = reach(instance_url, timeout_seconds=min(CONNECT_SECONDS_MAX, timeout_seconds), ca_file=ca_file)
+    if trouble:
+        return Tried(success=False, message=trouble)
+    client = ServiceNowClient(
+        instance_url, credential, timeout_seconds=timeout_seconds, concurrency_max=1, ca_file=ca_file
+    )
+    try:
+        found: list[Tried] = []
+        for table in tables:
+            found.append(_Examination(client, table, username, until).tried(ours))
+            if not found[-1].success and not found[-1].signed_in:
+                return found[-1]
+            if found[-1].stray:
+                break
+    finally:
+        client.close()
+    good = all(each.success for each in found)
+    welcome = f"ServiceNow accepts {username or 'the credential'}."
+    return Tried(
+        success=good,
+        message=" ".join([welcome, *(each.message for each in found)]),
+        signed_in=True,
+        stray=any(each.stray for each in found),
+    )
+
+
+class _Examination:
+    """What one user may do in one table."""
+
+    def __init__(self, client: ServiceNowClient, table: str, username: str, until: float) -> None:
+        self._client = client
+        self._table = table
+        self._username = username
+        self._until = until
+
+    def tried(self, ours: Callable[[str], Sequence[tuple[str, int]]]) -> Tried:
+        table = self._table
+        try:
+            visible = self._client.find(table, "", fields=["sys_id"], limit=1, timeout_seconds=self._left())
+        except ServiceNowError as error:
+            return _unread(table, error.failure)
+        try:
+            taken = self._taken(ours(table)) if visible else None
+        except ServiceNowError as error:
+            return _unread(table, error.failure)
+        if taken is not None:
+            return self._insert(taken)
+        return _untried(table, self._role(), readable=bool(visible))
+
+    def _taken(self, ours: Sequence[tuple[str, int]]) -> str | None:
+        """The sys_id of a record that this user made under a sys_id of our choice; None where none is found.
+
+        Only then is it proven that an insert with that sys_id meets the primary key. Where an ACL has the instance
+        choose its own, for this user or for all, the insert would make a record.
+        """
+        for sys_id, generation in ours:
+            try:
+                record = self._client.get(
+                    self._table, sys_id, fields=["correlation_id", "sys_created_by"], timeout_seconds=self._left()
+                )
+            except ServiceNowError as error:
+                if error.failure.reason is Reason.MISSING:
+                    continue
+                raise
+            made_by = record.get("sys_created_by", "").casefold()
+            chosen = address(self._table, record.get("correlation_id", ""), generation)
+            if made_by and made_by == self._username.casefold() and record["sys_id"] == chosen == sys_id:
+                return sys_id
+        return None
+
+    def _insert(self, taken: str) -> Tried:
+        """Insert a record under a sys_id that is *taken*: who says no, the ACL or the database?"""
+        try:
+            made = self._client.create(self._table, {"sys_id": taken}, fields=["number"], timeout_seconds=self._left())
+        except ServiceNowError as error:
+            return inserted(self._table, error.failure)
+        log.error("the connection test made a record, which it must not: delete %s %s", self._table, made["sys_id"])
+        return Tried(
+            success=False,
+            message=(
+                f"{self._table}: ServiceNow made the record {made.get('number') or made['sys_id']}, although its "
+                "sys_id was taken: please delete it. The instance does not honour sys_ids any more, and is not tested "
+                "that way again."
+            ),
+            signed_in=True,
+            stray=True,
+        )
+
+    def _role(self) -> str | None:
+        """A role that lets the user create, "" if it has none, None where that cannot be read (it often cannot)."""
+        creators = CREATORS.get(self._table, ())
+        try:
+            who = term("user.user_name", self._username)
+            rows = self._client.find(
+                "sys_user_has_role",
+                who,
+                fields=["user.user_name", "role.name"],
+                limit=200,
+                timeout_seconds=self._left(),
+            )
+        except (ServiceNowError, ValueError):
+            return None
+        # A query that ServiceNow does not understand returns everybody's.
+        roles = {
+            row.get("role.name", "")
+            for row in rows
+            if row.get("user.user_name", "").casefold() == self._username.casefold()
+        }
+        if not creators or not roles:
+            return None
+        return next((role for role in creators if role in roles), "")
+
+    def _left(self) -> float:
+        return max(0.0, self._until - time.monotonic())
+
+
+# ServiceNow looked at the access controls first, and they were not against it.
+_PAST_THE_ACL: Final = {Reason.INSERT_FAILED, Reason.BUSINESS_RULE, Reason.DATA_POLICY}
+
+
+def inserted(table: str, failure: Failure) -> Tried:
+    """What the refusal of an insert under a sys_id that is taken says of the right to create."""
+    if failure.reason in _PAST_THE_ACL:
+        message = f"{table}: it may create records (tried with a sys_id that is taken, so that none was made)."
+        return Tried(success=True, message=message, signed_in=True)
+    if failure.reason is Reason.UNAUTHORIZED:
+        return _unread(table, failure)
+    if failure.reason is Reason.ACL and failure.kind is Kind.PERMANENT:
+        return Tried(success=False, message=f"{table}: {_NOT_ALLOWED.format(roles=_roles(table))}", signed_in=True)
+    return Tried(
+        success=False,
+        message=f"{table}: whether it may create records could not be found out. {failure.hint}",
+        signed_in=True,
+        failure=failure,
+    )
+
+
+def _unread(table: str, failure: Failure) -> Tried:
+    """Not even a query was answered as it should be."""
+    if failure.reason is Reason.UNAUTHORIZED:
+        return Tried(success=False, message=failure.hint, signed_in=False, failure=failure)
+    if failure.reason is Reason.ACL and failure.kind is Kind.PERMANENT:
+        message = f"{table}: the user may neither read nor create records: give it the role {_roles(table)}."
+        return Tried(success=False, message=message, signed_in=True)
+    if failure.reason in {Reason.REFUSED, Reason.MISSING} or failure.reason is Reason.ACL:
+        return Tried(success=False, message=f"{table}: {failure.hint}", signed_in=True, failure=failure)
+    return Tried(success=False, message=failure.hint, failure=failure)
+
+
+def _untried(table: str, role: str | None, *, readable: bool) -> Tried:
+    """Where creating cannot be tried without creating: what is known instead."""
+    if role == "":
+        return Tried(success=False, message=f"{table}: {_NOT_ALLOWED.format(roles=_roles(table))}", signed_in=True)
+    why = "whether it may create records was not tried, for that would have made one"
+    if role:
+        return Tried(success=True, message=f"{table}: {why}; it has the role {role}, which may.", signed_in=True)
+    if not readable:
+        why = f"it sees no record there (there are none, or it may not read them); {why}"
+    message = f"{table}: {why}. Have an administrator check that it has the role {_roles(table)}."
+    return Tried(success=True, message=message, signed_in=True)
+
+
+_NOT_ALLOWED: Final = "the user may not create records: give it the role {roles}."
+
+
+def _roles(table: str) -> str:
+    creators = CREATORS.get(table, ())[:2]
+    return " or ".join(creators) or f"that may create records in {table}"
+
+
+# --- An operator's test -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the operator is told; *retry_after_seconds* where the test was not made, so that no account is locked."""
+
+    success: bool
+    message: str
+    instance_url: str
+    retry_after_seconds: float | None = None
+
+
+class Tester:
+    """Makes connection tests, a few of one account in a while, and has the ledger's holds follow from them."""
+
+    def __init__(
+        self, settings: Settings, ledger: Ledger, configurations: Configurations, *, tables: Sequence[str]
+    ) -> None:
+        """*tables*: where the rules make tickets."""
+        self._settings = settings
+        self._ledger = ledger
+        self._configurations = configurations
+        self._tables = tuple(tables)
+
+    def test(self, asked: Asked | None, in_force: Connection) -> Told:
+        """Test what is *asked*, or the connection *in_force*. Raises BadRequest where a password is needed."""
+        if asked is not None:
+            password = self._configurations.completed(asked, self._configurations.read())
+            return _by_field(self._made(asked.instance_url, asked.username, Basic(asked.username, password), in_force))
+        if in_force.credentials is None:
+            return Told(success=False, message=in_force.trouble, instance_url=in_force.instance_url)
+        # A secret that was rotated is tried as it is now.
+        in_force.credentials.refresh()
+        told = self._made(in_force.instance_url, in_force.username, in_force.credentials.current(), in_force)
+        return _by_field(told) if in_force.stamp else told
+
+    def _made(self, instance_url: str, username: str, credential: Credential, in_force: Connection) -> Told:
+        sign = credential.digest(instance_url)
+        account = digest(instance_url, username or sign)
+        wait_seconds = self._ledger.claim_trial(instance_url, account, most=REFUSED_MAX, within_seconds=WITHIN_SECONDS)
+        if wait_seconds:
+            return Told(
+                success=False,
+                message=(
+                    f"Not tried: {REFUSED_MAX} tests of this user were refused or are under way, and ServiceNow locks "
+                    "an account after about five wrong passwords in fifteen minutes. Try again at "
+                    f"{_clock(wait_seconds)}."
+                ),
+                instance_url=instance_url,
+                retry_after_seconds=wait_seconds,
+            )
+        tried = None
+        try:
+            tried = try_out(
+                instance_url,
+                credential,
+                username=username,
+                tables=self._tables,
+                ours=lambda table: self._ours(instance_url, table),
+                timeout_seconds=min(
+                    self._settings.servicenow_timeout_seconds,
+                    self._settings.deadline_seconds - min(ANSWER_SECONDS, self._settings.deadline_seconds / 10),
+                ),
+            )
+        finally:
+            self._ledger.trial_ended(instance_url, account, signed_in=tried.signed_in if tried else None)
+        self._remember(tried, instance_url, sign, in_force)
+        return Told(success=tried.success, message=tried.message, instance_url=instance_url)
+
+    def _ours(self, instance_url: str, table: str) -> list[tuple[str, int]]:
+        if self._ledger.honours_sys_id(instance_url) is not True:
+            return []
+        return self._ledger.newest_tickets(instance_url, table, most=TICKETS_MAX)
+
+    def _remember(self, tried: Tried, instance_url: str, sign: str, in_force: Connection) -> None:
+        if tried.stray:
+            self._ledger.learn_sys_id(instance_url, honoured=False)
+        if tried.signed_in is False and tried.failure is not None:
+            # It was this credential's probe: no event tries it before so long, as if its own call had been refused.
+            self._ledger.call_failed(
+                instance_url,
+                kind="auth",
+                credential=sign,
+                failure=tried.failure,
+                seconds=max(self._settings.auth_hold_seconds, WITHIN_SECONDS),
+                seconds_max=WITHIN_SECONDS,
+                in_a_row=IN_A_ROW,
+                at_once=True,
+                fixed=True,
+                claimed=False,
+            )
+        in_use = in_force.credentials
+        if tried.signed_in and in_use is not None and (instance_url, sign) == (in_force.instance_url, in_use.digest):
+            self._ledger.call_passed(instance_url, sign)
+
+
+def _by_field(told: Told) -> Told:
+    """The same for a configuration that came over HTTP: by the names that its parts have there."""
+    message = told.message
+    for part in CONNECTION_PARTS:
+        message = message.replace(f"SERVICENOW_{part.upper()}", part)
+    return replace(told, message=message)
+
+
+def _clock(seconds: float) -> str:
+    return datetime.fromtimestamp(math.ceil(time.time() + seconds), UTC).strftime("%H:%M:%SZ (UTC)")

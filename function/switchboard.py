@@ -1,0 +1,139 @@
+"""Which ServiceNow the events go to: the stored configuration's, or the environment's.
+
+It is looked up before each delivery, so that a change is in force at once in every instance. What is under way ends on
+the connection that it began with.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from function.configuration import Configurations, PasswordUnreadable, Stored
+from function.engine import Engine
+from function.ledger import Ledger
+from function.line import ClosedLine, Credentials, CredentialUnreadable, Line
+from function.servicenow import Basic, Credential, ServiceNowClient
+from function.settings import Settings
+
+log = logging.getLogger(__name__)
+
+NOWHERE: Final = (
+    "No configuration is stored, and the environment holds none: store one with POST /api/servicenow/config, or set "
+    "SERVICENOW_INSTANCE_URL, SERVICENOW_USERNAME and SERVICENOW_PASSWORD."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A way to ServiceNow, and the engine that uses it.
+
+    *stamp* is the stored configuration's, "" for the environment's. *credentials* and *client* are None where nobody
+    can sign in: *trouble* says why, and the engine has every event wait.
+    """
+
+    stamp: str
+    instance_url: str
+    username: str
+    engine: Engine
+    credentials: Credentials | None = None
+    client: ServiceNowClient | None = None
+    trouble: str = ""
+
+
+class Switchboard:
+    """Gives the connection in force; threads share it."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        ledger: Ledger,
+        configurations: Configurations,
+        environment: Credentials | None,
+        engine: Callable[[Settings, Line], Engine],
+    ) -> None:
+        """*environment*: who we are by the environment, if it says so. *engine* makes one for a line."""
+        self._settings = settings
+        self._ledger = ledger
+        self._configurations = configurations
+        self._environment = environment
+        self._engine = engine
+        self._connection: Connection | None = None
+        self._switching = threading.Lock()
+
+    def connection(self) -> Connection:
+        """The connection in force now. Raises LedgerUnavailable."""
+        connection = self._connection
+        if connection is not None and connection.stamp == self._configurations.stamp():
+            return connection
+        with self._switching:
+            stored = self._configurations.read()
+            before = self._connection
+            if before is None or before.stamp != (stored.stamp if stored else ""):
+                self._connection = self._connect(stored)
+                log.info("events go to %s", self._connection.instance_url or "nowhere")
+                if before is not None and before.client is not None:
+                    # Closes what is idle. A call under way keeps its connection, and a delivery under way may go on.
+                    before.client.close()
+            assert self._connection is not None  # noqa: S101  # for the type checker: it was made above
+            return self._connection
+
+    def close(self) -> None:
+        if self._connection is not None and self._connection.client is not None:
+            self._connection.client.close()
+
+    def _connect(self, stored: Stored | None) -> Connection:
+        if stored is None:
+            url, username = self._settings.servicenow_instance_url, self._settings.servicenow_username
+            if self._environment is None:
+                return self._closed("", "", "", NOWHERE)
+            return self._open("", url, username, self._environment)
+        try:
+            known = self._credential(stored)
+        except PasswordUnreadable as error:
+            return self._closed(stored.stamp, stored.instance_url, stored.username, str(error))
+
+        def read_again() -> Credential:
+            fresh = self._configurations.read()
+            if fresh is None or fresh.instance_url != stored.instance_url:
+                # It is no more: its line ends with what is under way, and no other's password may go there.
+                return known
+            try:
+                return self._credential(fresh)
+            except PasswordUnreadable as error:
+                raise CredentialUnreadable(str(error)) from error
+
+        credentials = Credentials(known, read_again, stored.instance_url)
+        return self._open(stored.stamp, stored.instance_url, stored.username, credentials)
+
+    def _credential(self, stored: Stored) -> Credential:
+        return Basic(stored.username, self._configurations.password(stored))
+
+    def _open(self, stamp: str, instance_url: str, username: str, credentials: Credentials) -> Connection:
+        client = ServiceNowClient(
+            instance_url,
+            credentials.current,
+            timeout_seconds=self._settings.servicenow_timeout_seconds,
+            concurrency_max=self._settings.servicenow_max_concurrency,
+        )
+        line = Line(
+            client,
+            self._ledger,
+            credentials,
+            auth_hold_seconds=self._settings.auth_hold_seconds,
+            concurrency_max=self._settings.servicenow_max_concurrency,
+        )
+        engine = self._engine(self._as_if_set(instance_url, username), line)
+        return Connection(stamp, instance_url, username, engine, credentials, client)
+
+    def _closed(self, stamp: str, instance_url: str, username: str, trouble: str) -> Connection:
+        log.error("no event can be delivered: %s", trouble)
+        line = ClosedLine(instance_url, trouble, since=self._ledger.now())
+        engine = self._engine(self._as_if_set(instance_url, username), line)
+        return Connection(stamp, instance_url, username, engine, trouble=trouble)
+
+    def _as_if_set(self, instance_url: str, username: str) -> Settings:
+        """The settings that decide what becomes of an event: under others, a dead letter may live."""
+        return replace(self._settings, servicenow_instance_url=instance_url, servicenow_username=username)
