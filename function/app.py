@@ -17,7 +17,7 @@ from function import rules as rules_file
 from function import secretmanager
 from function.checkpoint import reached
 from function.configuration import ConfigurationError, Configurations, parse
-from function.connection import Tester
+from function.connection import Tester, Told
 from function.database import Database, LedgerUnavailable
 from function.engine import Delivered, Engine
 from function.event import Failure, Kind, Outcome, Reason
@@ -29,7 +29,7 @@ from function.retry import retry_after
 from function.servicenow import Credential
 from function.settings import Settings, SettingsError, credential, load
 from function.sources import hasura
-from function.switchboard import Switchboard
+from function.switchboard import Connection, Switchboard
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +79,15 @@ class App:
     def engine(self) -> Engine:
         """The engine for the configuration that is in force now. Raises LedgerUnavailable."""
         return self._switchboard.connection().engine
+
+    @property
+    def connection(self) -> Connection:
+        """The connection that is in force now. Raises LedgerUnavailable."""
+        return self._switchboard.connection()
+
+    def test_connection(self) -> Told:
+        """Test it, as an operator does. Raises LedgerUnavailable."""
+        return self._tester.test(None, self._switchboard.connection())
 
     @property
     def ledger(self) -> Ledger:

@@ -1,9 +1,12 @@
 """python -m function …: what operators do from a shell."""
 
+import json
 import os
 import shlex
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -11,11 +14,15 @@ from typing import BinaryIO
 import click
 
 from function import metadata
-from function.app import HOUSEKEEPING, App, build, read_rules
-from function.database import Database, LedgerUnavailable
+from function.app import HOUSEKEEPING, App, assemble, build, read_rules
+from function.connection import try_out
+from function.database import Database, LedgerNotMigrated, LedgerUnavailable
 from function.event import Event, Failure, Op, Status, instant
+from function.ledger import Ledger
 from function.log import start_logging
+from function.preflight import Finding, Level, examine
 from function.rules import Rule, Rules, RulesError
+from function.servicenow import ServiceNowClient, ServiceNowError, TableClient
 from function.settings import Settings, SettingsError, load
 from function.setup import hasura as setup_hasura
 from function.sources import hasura
@@ -43,51 +50,157 @@ def migrate() -> None:
 
 
 @commands.command()
-@click.option("--offline", is_flag=True, help="Nothing is asked of ServiceNow (secrets are read).")
+@click.option("--offline", is_flag=True, help="Nothing is asked of ServiceNow or the ledger (secrets are read).")
 @click.option("--hasura", "project", metavar="DIR", help="The Hasura project; ./hasura where that is one.")
-def check(*, offline: bool, project: str | None) -> None:
-    """Check settings, rules and Hasura's triggers, every fault at once; the exit status is 1 when there is one."""
-    faults: list[str] = []
+@click.option("--write-probe", is_flag=True, help="Also write a record into each table, and cancel it.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+def check(*, offline: bool, project: str | None, write_probe: bool, as_json: bool) -> None:
+    """Check settings, rules, Hasura's triggers and the ServiceNow instance, every fault at once.
+
+    The exit status is 1 when there is a fault: something that keeps tickets from being as the rules say.
+    """
+    if offline and write_probe:
+        raise click.UsageError("--write-probe asks the instance, and --offline does not: leave out one of them")
+    report = _Report(as_json=as_json)
     settings: Settings | None = None
     try:
         settings = load(os.environ)
     except SettingsError as error:
-        faults += error.faults
+        report.faults(error.faults)
     rules_file = settings.rules_file if settings else os.environ.get("RULES_FILE") or "rules.yaml"
     rules: Rules | None = None
     try:
         rules = read_rules(rules_file, os.environ)
     except RulesError as error:
-        faults += error.faults
+        report.faults(error.faults)
     folder = Path(project or "hasura")
     triggers = _checked_triggers(folder, rules, settings) if project or (folder / "config.yaml").is_file() else None
     if triggers is not None:
-        faults += triggers.faults
-    for warning in triggers.warnings if triggers else ():
-        click.echo(f"warning: {warning}")
-    for fault in faults:
-        click.echo(fault, err=True)
-    if faults or settings is None or rules is None:
-        click.echo(f"{len(faults)} to put right", err=True)
-        sys.exit(1)
+        report.faults(triggers.faults)
+        report.warnings(triggers.warnings)
+    if report.is_faulty or settings is None or rules is None:
+        report.end()
+        return
     if not settings.hasura_event_secrets:
-        click.echo("warning: HASURA_EVENT_SECRETS is not set: every event will be answered 401")
+        report.warnings(["HASURA_EVENT_SECRETS is not set: every event will be answered 401"])
     if not settings.smtp_url:
-        click.echo("warning: SMTP_URL is not set: failures will be kept, but nobody is mailed")
-    click.echo(f"settings: in order ({settings.source_name} to {settings.servicenow_instance_url})")
-    click.echo(f"{rules_file}: in order, {_counted(len(rules.rules), 'rule')}")
+        report.warnings(["SMTP_URL is not set: failures will be kept, but nobody is mailed"])
+    report.say(f"settings: in order ({settings.source_name} to {settings.servicenow_instance_url or 'what is stored'})")
+    report.say(f"{rules_file}: in order, {_counted(len(rules.rules), 'rule')}")
     for rule in rules.rules:
-        click.echo(f"  {rule.id}: {rule.source} -> {rule.ticket.table}")
+        report.say(f"  {rule.id}: {rule.source} -> {rule.ticket.table}")
     if triggers is None:
-        click.echo("Hasura's triggers: not checked; name the folder of your Hasura project with --hasura DIR")
+        report.say("Hasura's triggers: not checked; name the folder of your Hasura project with --hasura DIR")
     else:
         events, crons = triggers.event_triggers, triggers.cron_triggers
-        click.echo(f"{folder}: in order, {_counted(events, 'event trigger')}, {_counted(crons, 'cron trigger')}")
+        report.say(f"{folder}: in order, {_counted(events, 'event trigger')}, {_counted(crons, 'cron trigger')}")
     if not offline:
-        raise click.UsageError(
-            "the ServiceNow instance was not asked: this version cannot check it yet. All else is in order; "
-            "`python -m function check --offline` checks that alone."
+        report.findings(_instance(settings, rules, write_probe=write_probe))
+    report.end(source=settings.source_name)
+
+
+class _Report:
+    """What a check found: printed as it comes, or as JSON at the end."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._found: list[Finding] = []
+
+    @property
+    def is_faulty(self) -> bool:
+        return any(found.level is Level.FAULT for found in self._found)
+
+    def say(self, line: str) -> None:
+        if not self._as_json:
+            click.echo(line)
+
+    def faults(self, sentences: Iterable[str]) -> None:
+        self.findings(Finding.read(Level.FAULT, sentence) for sentence in sentences)
+
+    def warnings(self, sentences: Iterable[str]) -> None:
+        self.findings(Finding.read(Level.WARNING, sentence) for sentence in sentences)
+
+    def findings(self, found: Iterable[Finding]) -> None:
+        for each in found:
+            self._found.append(each)
+            if not self._as_json:
+                shown = each.said or str(each)
+                shown = f"warning: {shown}" if each.level is Level.WARNING else shown
+                click.echo(shown, err=each.level is Level.FAULT)
+
+    def end(self, *, source: str = "") -> None:
+        """Sum up; a fault is exit status 1."""
+        faults = sum(found.level is Level.FAULT for found in self._found)
+        if self._as_json:
+            warnings = sum(found.level is Level.WARNING for found in self._found)
+            told = [found.told() for found in self._found]
+            summary = {"source": source, "faults": faults, "warnings": warnings, "findings": told}
+            click.echo(json.dumps(summary, indent=2, ensure_ascii=False))
+        elif faults:
+            click.echo(f"{faults} to put right", err=True)
+        if faults:
+            sys.exit(1)
+
+
+def _instance(settings: Settings, rules: Rules, *, write_probe: bool) -> Iterator[Finding]:
+    """What is found of the instance that events go to now: the stored connection's, or the environment's."""
+    tables = list(dict.fromkeys(rule.ticket.table for rule in rules.rules)) or ["incident"]
+    start_logging("ERROR")
+    database = Database(settings.database_url, pool_size=1, migrate=False)
+    app = assemble(settings, rules, Ledger(database), os.environ)
+    client: TableClient | None = None
+    honours = None
+    try:
+        if not database.is_there():
+            raise LedgerNotMigrated("there is no ledger yet; it is made at the first event, or by `migrate`")
+        told = app.test_connection()
+        client, honours = app.connection.client, app.ledger.honours_sys_id(told.instance_url)
+        success, message, signed_in = told.success, told.message, told.signed_in
+        instance_url = told.instance_url
+    except LedgerUnavailable as error:
+        is_new = isinstance(error, LedgerNotMigrated)
+        yield Finding(Level.NOTE if is_new else Level.FAULT, "DATABASE_URL", str(error).rstrip("."))
+        instance_url = settings.servicenow_instance_url
+        if not instance_url:
+            return
+        client = ServiceNowClient(instance_url, settings.credential, concurrency_max=1)
+        tried = try_out(
+            instance_url,
+            settings.credential,
+            username=settings.servicenow_username,
+            tables=tables,
+            ours=lambda _: [],
+            timeout_seconds=settings.servicenow_timeout_seconds,
         )
+        success, message, signed_in = tried.success, tried.message, tried.signed_in
+    try:
+        yield Finding(Level.NOTE if success else Level.FAULT, instance_url or "ServiceNow", message.rstrip("."))
+        # Nothing more is asked with a credential that was refused: accounts lock.
+        if not signed_in or client is None:
+            return
+        examined = examine(
+            client, rules.rules, honours_sys_id=honours, write_probe=write_probe, progress=_asking(instance_url)
+        )
+        yield from examined.findings
+        if examined.honours_sys_id is not None and database.is_there():
+            with suppress(LedgerUnavailable):
+                app.ledger.learn_sys_id(instance_url, honoured=examined.honours_sys_id)
+    except ServiceNowError as error:
+        yield Finding(Level.FAULT, instance_url, "the rest could not be asked", error.hint.rstrip("."))
+    finally:
+        if client is not None:
+            client.close()
+        app.close()
+
+
+def _asking(instance_url: str) -> Callable[[str], None]:
+    """Tells who waits what is being asked."""
+
+    def progress(what: str) -> None:
+        if sys.stderr.isatty():
+            click.echo(f"asking {instance_url} about {what} …", err=True)
+
+    return progress
 
 
 def _checked_triggers(folder: Path, rules: Rules | None, settings: Settings | None) -> metadata.Findings:

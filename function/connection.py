@@ -326,12 +326,16 @@ def _roles(table: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What the operator is told; *retry_after_seconds* where the test was not made, so that no account is locked."""
+    """What the operator is told; *retry_after_seconds* where the test was not made, so that no account is locked.
+
+    *signed_in* is as in Tried.
+    """
 
     success: bool
     message: str
     instance_url: str
     retry_after_seconds: float | None = None
+    signed_in: bool | None = None
 
 
 class Tester:
@@ -389,7 +393,7 @@ class Tester:
         finally:
             self._ledger.trial_ended(instance_url, account, signed_in=tried.signed_in if tried else None)
         self._remember(tried, instance_url, sign, in_force)
-        return Told(success=tried.success, message=tried.message, instance_url=instance_url)
+        return Told(success=tried.success, message=tried.message, instance_url=instance_url, signed_in=tried.signed_in)
 
     def _ours(self, instance_url: str, table: str) -> list[tuple[str, int]]:
         if self._ledger.honours_sys_id(instance_url) is not True:

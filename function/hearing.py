@@ -62,6 +62,8 @@ class TicketRule:
 
     *fields* are the columns that the rule writes, *opening* those among them that are written at creation only.
     *closing* are the columns that go with the state of a ticket that ends.
+    *where* is the place of each of its keys in the rules file, as ``rules.yaml:17: rules[0].ticket.table``; of one that
+    is left out, and of "", the ticket's own.
     """
 
     table: str
@@ -75,6 +77,7 @@ class TicketRule:
     opening: frozenset[str]
     closing: tuple[str, ...]
     resolves: bool
+    where: Mapping[str, str] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

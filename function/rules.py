@@ -103,7 +103,7 @@ STATES_KEYS: Final = {
     "final": "The states that a ticket never leaves; none unless given.",
 }
 _STATE_KEYS = ("resolve_when", "close_code", "close_notes", "after_close")
-_STATES_UNKNOWN: Final = "this version knows the states of incident only"
+_STATES_UNKNOWN: Final = "the states of this table are not known: declare `states`"
 _LATER_RULE_KEYS = ("note", "post", "mutate", "reply", "data")
 _LATER_NAMES = ("ticket", "link", "data")
 _FIELDS_REFUSED: Final = {
@@ -366,6 +366,8 @@ class _Reading:
             opening=opening,
             closing=tuple(key for key in ("close_code", "close_notes") if known or key in entries),
             resolves="resolve_when" in entries,
+            where=dict.fromkeys(("", *TICKET_KEYS), self._where(_line(node), path))
+            | {key: self._where(_line(value), f"{path}.{key}") for key, value in entries.items()},
         )
         self._lives(entries, path, ticket)
         return ticket, sayings
@@ -416,13 +418,11 @@ class _Reading:
         if ticket.table not in STATES and "states" not in entries:
             for key in _STATE_KEYS:
                 if key in entries:
-                    self.fault(
-                        _line(entries[key]), f"{path}.{key}", f"{_STATES_UNKNOWN}, not of other tables; take it out"
-                    )
+                    self.fault(_line(entries[key]), f"{path}.{key}", f"{_STATES_UNKNOWN} or take it out")
         if "on_delete" in entries and ticket.on_delete != "leave":
             what = ""
             if ticket.table not in STATES and "states" not in entries:
-                what = f"{_STATES_UNKNOWN}; write `leave` or take it out"
+                what = f"{_STATES_UNKNOWN}, write `leave` or take it out"
             elif ticket.shared:
                 what = "no row closes a ticket that is shared; write `leave` or take it out"
             elif ticket.on_delete == "cancel" and not ticket.states.canceled:

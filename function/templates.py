@@ -170,6 +170,20 @@ class Template:
                     parts.add(part)
         return parts
 
+    def literals(self) -> frozenset[str]:
+        """The values that it can give, of those that stand in its text whole; a row may give it others."""
+        match self._tree.body:
+            case []:
+                return frozenset({""})
+            case [nodes.Output(nodes=[nodes.TemplateData(data=text_alone)])]:
+                return frozenset({text_alone})
+            case _:
+                return frozenset(_literals(self._lone)) if self._lone is not None else frozenset()
+
+    def applies(self, filter_name: str) -> bool:
+        """Whether the filter of that name is anywhere in it."""
+        return any(node.name == filter_name for node in self._tree.find_all(nodes.Filter))
+
     def beginning(self) -> tuple[str, str] | None:
         """The column of `row` that it begins with and the text right after it; None where it begins otherwise.
 
@@ -201,6 +215,36 @@ class Template:
             return _ENVIRONMENT.from_string(fenced)
         except _BREAKS as error:
             raise Unrendered(_said(error)) from None
+
+
+def _literals(node: nodes.Node | None) -> Iterator[str]:
+    """The constants among what the expression *node* can give."""
+    match node:
+        case nodes.Const(value=value):
+            yield text(value)
+        case nodes.Filter(name="lookup", node=_, args=[mapping, *default], kwargs=named):
+            yield from _literals_of(mapping)
+            for other in (*default, *(keyword.value for keyword in named)):
+                yield from _literals(other)
+        case nodes.Filter(name="default" | "d", node=inner, args=args, kwargs=named):
+            given = [keyword.value for keyword in named if keyword.key == "default_value"]
+            for either in (inner, *args[:1], *given):
+                yield from _literals(either)
+        case nodes.Getitem(node=nodes.Dict() as mapping):
+            yield from _literals_of(mapping)
+        case nodes.CondExpr(expr1=first, expr2=second) | nodes.Or(left=first, right=second):
+            yield from _literals(first)
+            yield from _literals(second)
+        case nodes.And(right=second):
+            yield from _literals(second)
+        case _:
+            pass
+
+
+def _literals_of(mapping: nodes.Node) -> Iterator[str]:
+    if isinstance(mapping, nodes.Dict):
+        for pair in mapping.items:
+            yield from _literals(pair.value)
 
 
 @contextmanager

@@ -135,6 +135,7 @@ SCHEMA: Final[Mapping[str, Mapping[str, Column]]] = {
         "cause_notes": _text(4000),
         "fix_notes": _text(4000),
         "resolution_code": _text(40),
+        "parent": _to("problem"),
     },
     "change_request": _TASK
     | _PLANNED
@@ -235,9 +236,30 @@ SCHEMA: Final[Mapping[str, Mapping[str, Column]]] = {
         "description": _text(4000),
     },
     "sys_db_object": SYSTEM | {"name": _text(80), "label": _text(80), "super_class": _to("sys_db_object")},
+    "sys_dictionary": SYSTEM
+    | {
+        "name": _text(80),
+        "element": _text(80),
+        "column_label": _text(80),
+        "internal_type": _text(40),
+        "max_length": _INTEGER,
+        "reference": _text(80),
+        "choice": _INTEGER,
+        "mandatory": _BOOLEAN,
+        "read_only": _BOOLEAN,
+        "active": _BOOLEAN,
+    },
+    "sys_data_policy2": SYSTEM
+    | {"model_table": _text(80), "short_description": _text(100), "conditions": _text(4000)}
+    | {"active": _BOOLEAN, "inherit": _BOOLEAN},
+    "sys_data_policy_rule": SYSTEM
+    | {"sys_data_policy": _to("sys_data_policy2"), "table": _text(80), "field": _text(80)}
+    | {"mandatory": _text(40), "disabled": _text(40)},
     "syslog": SYSTEM | {"level": _text(40), "source": _text(80), "message": _text(4000), "sequence": _text(40)},
     "sys_metadata": SYSTEM | {"sys_name": _text(255), "sys_class_name": _text(80), "sys_update_name": _text(250)},
 }
+# The columns that a table has of the one that it extends.
+INHERITED: Final = frozenset(_TASK)
 # Where a record's number comes from.
 NUMBERED: Final = {"incident": "INC", "problem": "PRB", "change_request": "CHG", "change_task": "CTASK"}
 # The column that stands for a record where a reference is shown or given by name; else it is "name".
@@ -250,6 +272,9 @@ _SHOWN_AS: Final = {
     "sys_user_has_role": "sys_id",
     "sys_group_has_role": "sys_id",
     "sys_db_object": "label",
+    "sys_dictionary": "column_label",
+    "sys_data_policy2": "short_description",
+    "sys_data_policy_rule": "sys_id",
     "syslog": "message",
     "sys_metadata": "sys_name",
 }

@@ -4,10 +4,10 @@ The ids that are the same in every instance are those; the others follow from wh
 """
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
-from sandbox.schema import NUMBERED, SCHEMA, Record
+from sandbox.schema import INHERITED, NUMBERED, SCHEMA, SYSTEM, Kind, Record
 
 ADMIN: Final = "admin"
 ADMIN_ID: Final = "6816f79cc0a8016401c5a33be04be441"
@@ -151,6 +151,8 @@ _CHANGE_CLOSE_CODES: Final = {
     "successful_issues": "Successful with issues",
     "unsuccessful": "Unsuccessful",
 }
+# The dictionary's words for types that the sandbox calls otherwise.
+_TYPES: Final = {Kind.DATETIME: "glide_date_time", Kind.JOURNAL: "journal_input"}
 _TASK_CHOICES: Final = {"impact": _LEVELS, "urgency": _LEVELS, "priority": _PRIORITIES}
 CHOICES: Final = {
     "incident": _TASK_CHOICES
@@ -191,7 +193,7 @@ CHOICES: Final = {
 }
 
 
-def record(table: str, key: str, at: str = SEEDED_AT, **fields: str) -> Record:
+def record(table: str, key: str, at: str = SEEDED_AT, /, **fields: str) -> Record:
     """A record of *table* as the platform planted it; *key* tells it from the others."""
     blank = dict.fromkeys(SCHEMA[table], "") | {"sys_id": sys_id(table, key), "sys_mod_count": "0"}
     made = {"sys_created_on": at, "sys_created_by": ADMIN, "sys_updated_on": at, "sys_updated_by": ADMIN}
@@ -204,7 +206,7 @@ def sys_id(table: str, key: str) -> str:
 
 def records() -> Iterator[tuple[str, Record]]:
     """Everything that is there, each with its table."""
-    for planted in (_people(), _groups(), _things(), _choices(), _logs()):
+    for planted in (_people(), _groups(), _things(), _choices(), _dictionary(), _policies(), _logs()):
         yield from planted
 
 
@@ -261,6 +263,13 @@ def _people() -> Iterator[tuple[str, Record]]:
         yield "sys_user_has_role", record("sys_user_has_role", f"{user_id} {role_id}", **fields)
 
 
+def roles_of(user_name: str, names: Sequence[str]) -> Iterator[Record]:
+    """That the user of this name has the roles of these *names*."""
+    for name in names:
+        fields = {"user": sys_id("sys_user", user_name), "role": sys_id("sys_user_role", name)}
+        yield record("sys_user_has_role", f"{user_name} {name}", **fields, inherited="false", state="active")
+
+
 def _groups() -> Iterator[tuple[str, Record]]:
     people = [sys_id("sys_user", name) for name in _PEOPLE]
     for place, name in enumerate(_GROUPS):
@@ -310,6 +319,43 @@ def _choices() -> Iterator[tuple[str, Record]]:
                 fields = {"name": table, "element": element, "value": value, "label": label}
                 fields |= {"sequence": str(sequence), "language": "en", "inactive": "false"}
                 yield "sys_choice", record("sys_choice", f"{table} {element} {value}", **fields)
+
+
+def _dictionary() -> Iterator[tuple[str, Record]]:
+    """What each table's columns are; those that the numbered tables have in common stand once, at `task`."""
+    seen = set()
+    for table, columns in SCHEMA.items():
+        for name, column in columns.items():
+            owner = "task" if table in NUMBERED and name in INHERITED else table
+            if (owner, name) in seen:
+                continue
+            seen.add((owner, name))
+            chosen = any(name in CHOICES.get(known, {}) for known in (NUMBERED if owner == "task" else (owner,)))
+            fields = {"name": owner, "element": name, "column_label": name.replace("_", " ").capitalize()}
+            fields |= {"internal_type": _TYPES.get(column.kind, column.kind.value), "max_length": str(column.length)}
+            fields |= {"reference": column.refers_to, "choice": "3" if chosen else "0", "active": "true"}
+            fields |= {"mandatory": "false", "read_only": str(name in SYSTEM).lower()}
+            yield "sys_dictionary", record("sys_dictionary", f"{owner} {name}", **fields)
+
+
+def _policies() -> Iterator[tuple[str, Record]]:
+    """The data policies that incident.py and change.py enforce, as their administrator sees them."""
+    for table, conditions in (("incident", "stateIN6,7^EQ"), ("change_request", "state=3^EQ")):
+        words = "Make close info mandatory when it is resolved or closed"
+        policy = record(
+            "sys_data_policy2",
+            table,
+            model_table=table,
+            short_description=words,
+            conditions=conditions,
+            active="true",
+            inherit="false",
+        )
+        yield "sys_data_policy2", policy
+        for name in ("close_code", "close_notes"):
+            fields = {"sys_data_policy": policy["sys_id"], "table": table, "field": name}
+            fields |= {"mandatory": "true", "disabled": "ignore"}
+            yield "sys_data_policy_rule", record("sys_data_policy_rule", f"{table} {name}", **fields)
 
 
 def _logs() -> Iterator[tuple[str, Record]]:

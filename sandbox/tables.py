@@ -155,6 +155,8 @@ class Tables:
             fields = {"user_name": user, "name": user, "active": "true", "web_service_access_only": "true"}
             with self._db:
                 self._put("sys_user", seed.record("sys_user", user, self._stamp(), **fields, time_zone=time_zone))
+                for held in seed.roles_of(user, ("itil", "snc_basic_auth_api_access")):
+                    self._put("sys_user_has_role", held)
 
     def close(self) -> None:
         with self._lock:

@@ -1,5 +1,6 @@
 """`python -m function …`, as processes of their own."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,9 +13,10 @@ import psycopg
 import pytest
 
 from function.settings import VARIABLES
+from sandbox.servicenow import ServiceNow
 from tests.payloads import cron, delete, encode, envelope, insert, update
 from tests.processes import HERE
-from tests.world import PASSWORD, ROW_TEXT, RULES, SECRET, TOLD, World, outage
+from tests.world import PASSWORD, ROW_TEXT, RULES, SECRET, STORED_PASSWORD, TOLD, World, outage
 
 # Major and critical outages are mapped; what is odd is not, until the rules are put right.
 BROKEN = RULES.replace("when: row.severity in ['major', 'critical']", "when: row.severity != 'minor'")
@@ -186,12 +188,125 @@ def test_check_of_a_folder_that_is_no_hasura_project_is_a_fault(shell: Shell) ->
     assert bad.err.startswith("elsewhere/config.yaml: is not there")
 
 
-def test_check_without_offline_checks_all_it_can_and_says_what_it_cannot_yet(shell: Shell) -> None:
-    ran = shell.run("check")
+def test_check_asks_the_instance_and_makes_nothing(shell: Shell) -> None:
+    shell.rules.write_text(RULES)
 
-    assert ran.status == 2
-    assert "  outage: hasura/public.outages -> incident" in ran.lines
-    assert "check --offline" in ran.err
+    good = shell.run("check")
+
+    assert (good.status, good.err) == (0, "")
+    assert "  outage: hasura/public.outages -> incident" in good.lines
+    assert f"{shell.world.servicenow.url}: its roles: itil, snc_basic_auth_api_access." in good.lines
+    assert {call.method for call in shell.world.servicenow.calls} == {"GET"}
+    assert not shell.world.ledger_file.exists()
+
+
+def test_check_names_what_of_the_instance_does_not_fit_the_rules(shell: Shell) -> None:
+    shell.rules.write_text(RULES.replace("        impact:", "        assignment_group: Netwok\n        impact:"))
+
+    bad = shell.run("check")
+
+    assert bad.status == 1
+    assert [line.partition(": what")[0] for line in bad.err.splitlines()] == [
+        "rules.yaml:11: rules[0].ticket.fields.assignment_group: `Netwok`",
+        "1 to put right",
+    ]
+
+
+def test_check_with_a_refused_password_asks_once_and_no_more(shell: Shell) -> None:
+    shell.rules.write_text(RULES)
+    shell.world.servicenow.password = "changed"
+
+    bad = shell.run("check")
+    shell.run("migrate")
+    again = shell.run("check")
+
+    assert (bad.status, again.status) == (1, 1)
+    assert "check SERVICENOW_USERNAME and SERVICENOW_PASSWORD" in bad.err
+    assert len(shell.world.servicenow.refused_logins) == 2
+
+
+def test_check_lifts_a_hold_where_the_ledger_says_that_calls_are_held(shell: Shell) -> None:
+    shell.rules.write_text(RULES)
+    shell.world.servicenow.password = "changed"
+    held = shell.world.send(insert("outages", outage(1)))
+    shell.world.servicenow.password = PASSWORD
+
+    good = shell.run("check")
+
+    assert held.said == "retrying servicenow_unauthorized"
+    assert good.status == 0
+    assert shell.world.send(insert("outages", outage(2))).said == "created"
+
+
+def test_check_asks_the_instance_that_is_stored_over_http(shell: Shell) -> None:
+    shell.rules.write_text(RULES)
+    with ServiceNow(username="svc.stored", password=STORED_PASSWORD) as other:
+        sent = {"instance_url": other.url, "username": "svc.stored", "password": STORED_PASSWORD}
+        shell.world.operate("POST", "config", sent)
+        good = shell.run("check")
+
+        assert good.status == 0
+        assert any(line.startswith(f"{other.url}: signed in as svc.stored") for line in good.lines)
+        assert not shell.world.servicenow.calls
+
+
+def test_check_with_write_probe_writes_a_record_and_the_ledger_remembers_what_it_showed(shell: Shell) -> None:
+    shell.rules.write_text(RULES)
+    shell.run("migrate")
+
+    good = shell.run("check", "--write-probe")
+    again = shell.run("check")
+
+    kept = f"{shell.world.servicenow.url}: it keeps the sys_id that a new record is given."
+    assert kept in good.lines
+    assert kept in again.lines
+    [record] = shell.world.servicenow.tables.select("incident")
+    assert record["state"] == "8"
+
+
+def test_check_says_all_of_it_in_json_too(shell: Shell) -> None:
+    shell.rules.write_text(RULES.replace("        impact:", "        catgory: network\n        impact:"))
+
+    bad = shell.run("check", "--json")
+    worse = shell.run("check", "--json", SOURCE_NAME="", RULES_FILE="missing.yaml")
+
+    told = json.loads(bad.out)
+    assert (bad.status, bad.err) == (1, "")
+    assert (told["source"], told["faults"], told["warnings"]) == ("shop", 1, 0)
+    assert [found for found in told["findings"] if found["level"] == "fault"] == [
+        {
+            "level": "fault",
+            "where": "rules.yaml:11: rules[0].ticket.fields.catgory",
+            "line": 11,
+            "what": "incident has no field catgory, and ServiceNow ignores what is sent for it",
+            "do": "Did you mean category?",
+        }
+    ]
+    assert [found["where"] for found in json.loads(worse.out)["findings"]] == ["SOURCE_NAME", "missing.yaml"]
+
+
+def test_check_of_an_instance_that_does_not_answer_is_one_fault(shell: Shell) -> None:
+    shell.rules.write_text(RULES)
+
+    bad = shell.run("check", SERVICENOW_INSTANCE_URL="http://127.0.0.1:1")
+
+    assert bad.status == 1
+    assert bad.err.splitlines()[0].startswith("http://127.0.0.1:1: 127.0.0.1 refuses connections to port 1")
+    assert bad.err.splitlines()[1:] == ["1 to put right"]
+
+
+def test_check_of_a_ledger_that_does_not_answer_is_a_fault_and_the_instance_is_asked_all_the_same(shell: Shell) -> None:
+    shell.rules.write_text(RULES)
+
+    bad = shell.run("check", DATABASE_URL="postgresql://u:p@127.0.0.1:1/none")
+
+    assert bad.status == 1
+    assert bad.err.startswith("DATABASE_URL: the ledger is unavailable")
+    assert any("signed in as svc.hasura" in line for line in bad.lines)
+
+
+def test_check_writes_no_probe_offline(shell: Shell) -> None:
+    assert shell.run("check", "--offline", "--write-probe").status == 2
 
 
 # setup

@@ -246,6 +246,7 @@ rules:
         with World(rules=rules) as world:
             world.send(insert("a", {"id": 1}))
             world.send(insert("b", {"id": 1}))
+            before = len(world.servicenow.rows("problem"))
             answer = a_test(world)
 
             assert answer.body["success"]

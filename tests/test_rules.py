@@ -428,7 +428,7 @@ def test_the_states_of_other_tables_are_not_known_yet(key: str) -> None:
 
     assert faults(text) == (
         f"rules.yaml:11: rules[0].ticket.{key}: "
-        "this version knows the states of incident only, not of other tables; take it out",
+        "the states of this table are not known: declare `states` or take it out",
     )
 
 
@@ -439,7 +439,7 @@ def test_a_ticket_of_another_table_or_a_shared_one_is_not_closed_by_a_deletion(v
 
     assert faults(other) == (
         "rules.yaml:11: rules[0].ticket.on_delete: "
-        "this version knows the states of incident only; write `leave` or take it out",
+        "the states of this table are not known: declare `states`, write `leave` or take it out",
     )
     assert faults(shared) == (
         "rules.yaml:11: rules[0].ticket.on_delete: no row closes a ticket that is shared; write `leave` or take it out",

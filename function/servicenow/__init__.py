@@ -4,6 +4,7 @@ itsm.py has ServiceNowClient, errors.py the tree of what it raises.
 """
 
 from function.servicenow.answers import Record, Reply, Request, read, term
+from function.servicenow.client import TableClient
 from function.servicenow.credentials import ApiKey, Basic, Credential, OAuth
 from function.servicenow.errors import (
     InDoubt,
@@ -34,6 +35,7 @@ __all__ = [
     "Request",
     "ServiceNowClient",
     "ServiceNowError",
+    "TableClient",
     "Unavailable",
     "UnknownReference",
     "read",

@@ -397,6 +397,12 @@ def _retry_after_seconds(reply: Reply, now: float) -> float | None:
     return min(max(seconds, 0.0), RETRY_AFTER_SECONDS_MAX)
 
 
+def rate_limit_per_hour(reply: Reply) -> int | None:
+    """The limit of the rate limit rule that applies; every answer to such a user names it."""
+    limit = reply.headers.get("x-ratelimit-limit", "").strip()
+    return int(limit) if _WHOLE.fullmatch(limit) else None
+
+
 _WHOLE = re.compile(r"\d{1,12}", re.ASCII)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from function.event import Failure, Reason
-from function.servicenow.answers import Record, Request, read
+from function.servicenow.answers import Record, Reply, Request, rate_limit_per_hour, read
 from function.servicenow.credentials import Credential
 from function.servicenow.errors import InvalidArgument, error_of
 from function.servicenow.instance import instance_url as parsed
@@ -43,11 +43,17 @@ class TableClient:
         self._timeout_seconds = timeout_seconds
         self._transport = Transport(self.instance_url, concurrency_max=concurrency_max, ca_file=ca_file)
         self._tokens = TokenKeeper(self._transport.post_form)
+        self._rate_limit_per_hour: int | None = None
 
     @property
     def calls(self) -> int:
         """How many requests were sent, those for tokens too."""
         return self._transport.calls
+
+    @property
+    def rate_limit_per_hour(self) -> int | None:
+        """The limit that the last answer named; None where no rate limit rule applies."""
+        return self._rate_limit_per_hour
 
     def get(self, table: str, sys_id: str, *, fields: Sequence[str], timeout_seconds: float) -> Record:
         """The record *sys_id*; one that is not there, or hidden, is a Failure MISSING."""
@@ -90,6 +96,8 @@ class TableClient:
         reply = self._transport.send(request, params, values, headers=proof.headers, deadline=deadline)
         if proof.has_lapsed(reply):
             reply = self._transport.send(request, params, values, headers=proof.headers, deadline=deadline)
+        if isinstance(reply, Reply):
+            self._rate_limit_per_hour = rate_limit_per_hour(reply)
         answer = reply if isinstance(reply, Failure) else proof.explained(read(request, reply, now=time.time()))
         # A ticket that is not there is often the answer that was hoped for.
         bad = isinstance(answer, Failure) and answer.reason is not Reason.MISSING

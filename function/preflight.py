@@ -1,0 +1,477 @@
+"""What of an instance does not fit the rules, found out before the first event. Writes nothing, unless it is asked to.
+
+`examine` asks the instance about itself and compares; each Finding says what is wrong, where, and what to do. What the
+integration user may not see is said as well: it is not known to be in order.
+"""
+
+import re
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from enum import StrEnum
+from typing import Final
+
+from function.event import Failure, Kind, Reason
+from function.hearing import TEMPLATE, Rule, Saying
+from function.servicenow import Record, ServiceNowError, TableClient, UnknownReference
+from function.servicenow.dictionary import Column, Description, Policy, describe
+from function.servicenow.references import REFERENCES, References
+from function.states import STATES, states_of
+
+# A call that takes longer is one that events would wait for in vain.
+CALL_SECONDS_MAX: Final = 20.0
+# Of a list of choices so many are named.
+SHOWN_MAX: Final = 15
+_SYS_ID: Final = re.compile(r"[0-9a-f]{32}")
+_TIMES: Final = frozenset({"glide_date_time", "due_date"})
+# What the function writes besides the rule's fields.
+_OURS: Final = ("correlation_id", "correlation_display")
+# A rate limit below this is soon met: two calls a ticket, and a burst of rows is a few hundred.
+CALLS_PER_HOUR_MIN: Final = 3600
+# The states in which records begin.
+_FIRST_STATES: Final = {"incident": frozenset({"1"}), "change_request": frozenset({"-5"})}
+PROBE_WORDS: Final = "Written by check --write-probe of the Hasura integration; please ignore and delete"
+
+
+class Level(StrEnum):
+    """A FAULT keeps tickets from being as the rules say; a WARNING may; a NOTE is for information."""
+
+    FAULT = "fault"
+    WARNING = "warning"
+    NOTE = "note"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """*where* is a place in the rules file (``rules.yaml:17: rules[0].ticket.table``), a setting, or the instance.
+
+    *said* is the sentence of another check, as it was.
+    """
+
+    level: Level
+    where: str
+    what: str
+    do: str = ""
+    said: str = ""
+
+    @classmethod
+    def read(cls, level: Level, sentence: str) -> "Finding":
+        """The finding of another check, whose *sentence* begins with its place."""
+        found = _PLACE.match(sentence)
+        where, what = (found[0], sentence[found.end() :]) if found else ("", sentence)
+        return cls(level, where.removesuffix(":"), what.strip().rstrip("."), said=sentence)
+
+    def told(self) -> dict[str, str | int | None]:
+        """For JSON."""
+        return {"level": self.level.value, "where": self.where, "line": self.line, "what": self.what, "do": self.do}
+
+    @property
+    def line(self) -> int | None:
+        """The line of the rules file; None for what stands elsewhere."""
+        found = _LINE.match(self.where)
+        return int(found[1]) if found else None
+
+    def __str__(self) -> str:
+        do = f" {self.do}{'' if self.do.endswith(('.', '?')) else '.'}" if self.do else ""
+        return f"{self.where}: {self.what}.{do}"
+
+
+_LINE: Final = re.compile(r"[^:]+:(\d+)(?::|$)")
+# file:line: path, file:line, file, or a setting.
+_PLACE: Final = re.compile(r"\S+:\d+: [\w.<\[\]]+:|\S+:\d+:|\S+\.\w+:|[A-Z][A-Z0-9_]+(?= )")
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What was found. *honours_sys_id*: what a written record showed; None where none was written."""
+
+    findings: tuple[Finding, ...]
+    honours_sys_id: bool | None = None
+
+
+def examine(
+    client: TableClient,
+    rules: Sequence[Rule],
+    *,
+    honours_sys_id: bool | None,
+    write_probe: bool = False,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Examined:
+    """Compare the instance with the *rules*; whoever signs in was let in already.
+
+    *honours_sys_id* is what is known of it so far. With *write_probe* a record is written into each table, and
+    canceled where its states are known. *progress* is told of each step. Raises ServiceNowError where the instance is
+    unwell, or lets us in no longer.
+    """
+    examination = _Examination(client, progress)
+    by_table: dict[str, list[Rule]] = {}
+    for rule in rules:
+        by_table.setdefault(rule.ticket.table, []).append(rule)
+    findings = [*examination.user()]
+    for table, concerned in by_table.items():
+        progress(table)
+        findings += examination.table(table, concerned)
+    honoured = None
+    if write_probe:
+        for table, concerned in by_table.items():
+            if table in examination.unread:
+                continue
+            progress(f"a record in {table}")
+            found, made = examination.probe(table, concerned[0])
+            findings.append(found)
+            honoured = made if made is not None and honoured is not False else honoured
+    findings.append(_sys_id(client.instance_url, honoured=honours_sys_id if honoured is None else honoured))
+    findings += examination.limits()
+    return Examined(tuple(findings), honoured)
+
+
+@dataclass(slots=True)
+class _Examination:
+    client: TableClient
+    progress: Callable[[str], None]
+    references: References = field(default_factory=References)
+    unread: set[str] = field(default_factory=set)
+
+    # Who we are
+
+    def user(self) -> Iterator[Finding]:
+        """The user as the instance knows it."""
+        where = self.client.instance_url
+        # What no name could say: the user of an OAuth client, or of an API key.
+        rows = self._readable("sys_user", "sys_id=javascript:gs.getUserID()", ["user_name", "time_zone"], 2)
+        if len(rows) != 1:
+            yield Finding(Level.NOTE, where, "the integration user may not read its own record in sys_user")
+            return
+        [user] = rows
+        zone = user.get("time_zone") or "the instance's"
+        name = user.get("user_name") or "a user without a name"
+        yield Finding(
+            Level.NOTE,
+            where,
+            f"signed in as {name}; its time zone is {zone}, which matters to people only: what is sent and read is UTC",
+        )
+        roles = self._roles(user["sys_id"])
+        if roles:
+            yield Finding(Level.NOTE, where, f"its roles: {_listed(sorted(roles))}")
+
+    def _roles(self, user_id: str) -> set[str]:
+        rows = self._readable("sys_user_has_role", f"user={user_id}", ["user", "role.name"], 200)
+        return {row["role.name"] for row in rows if row.get("user") == user_id and row.get("role.name")}
+
+    # A table
+
+    def table(self, table: str, rules: Sequence[Rule]) -> Iterator[Finding]:
+        """All that is found of the *rules* that make tickets in *table*."""
+        wanted = {*_OURS, "sys_id", "number", "state"}
+        for rule in rules:
+            wanted |= {*rule.ticket.fields, *rule.ticket.closing}
+            wanted |= {rule.ticket.states.link} if rule.ticket.states.link else set()
+        try:
+            described = describe(table, wanted, self._find)
+        except ServiceNowError as error:
+            if _is_serious(error.failure):
+                raise
+            self.unread.add(table)
+            for rule in rules:
+                yield Finding(Level.FAULT, rule.ticket.where["table"], f"{table} cannot be read", _sentence(error))
+            return
+        if described.columns is None:
+            yield Finding(
+                Level.NOTE if described.shown is not None else Level.WARNING,
+                f"{self.client.instance_url}: {table}",
+                "the integration user may not read sys_dictionary, so types and lengths are not checked"
+                if described.shown is not None
+                else "it may read neither sys_dictionary nor any record, so fields are not checked",
+                "" if described.shown is not None else "Let it read sys_dictionary, or one record of the table",
+            )
+        if described.choices is None:
+            what = "the integration user may not read sys_choice, so choices and states are not checked"
+            yield Finding(Level.WARNING, f"{self.client.instance_url}: {table}", what, "Let it read sys_choice")
+        if described.policies is None:
+            what = "no data policy can be read, so it is not known what is mandatory"
+            yield Finding(Level.NOTE, f"{self.client.instance_url}: {table}", what)
+        for rule in rules:
+            yield from self._rule(rule, described)
+
+    def _rule(self, rule: Rule, described: Description) -> Iterator[Finding]:
+        link = rule.ticket.states.link
+        if link and rule.ticket.after_close != "leave" and described.lacks(link):
+            what = f"{rule.ticket.table} has no {link}, so a ticket that follows another one does not name it"
+            yield Finding(Level.WARNING, rule.ticket.where["after_close"], what)
+        for column in _OURS:
+            if described.lacks(column):
+                yield Finding(
+                    Level.FAULT,
+                    rule.ticket.where["table"],
+                    f"{rule.ticket.table} has no {column}, or hides it, and a ticket is found by that",
+                    "Choose a table that extends task, or let the integration user read the field",
+                )
+        for column, saying in _sayings(rule).items():
+            missing = _missing(column, saying.where, described)
+            if missing is not None:
+                yield missing
+                continue
+            yield from self._column(column, saying, described)
+        yield from _states(rule, described)
+        yield from _closing_default(rule, described)
+        for policy in described.policies or ():
+            yield from _policy(policy, rule)
+
+    def _column(self, column: str, saying: Saying, described: Description) -> Iterator[Finding]:
+        known = (described.columns or {}).get(column)
+        said = sorted(value for value in saying.template.literals() if value.strip())
+        choices = (described.choices or {}).get(column, {})
+        if choices and (known is None or known.has_choices):
+            for value in said:
+                if value not in choices:
+                    yield _no_choice(column, value, saying.where, choices)
+        if known is not None:
+            yield from _typed(column, known, saying, said)
+        if column in REFERENCES:
+            for name in said:
+                yield from self._referred(column, name, saying.where)
+
+    def _referred(self, column: str, name: str, where: str) -> Iterator[Finding]:
+        try:
+            self.references.sys_id(column, name, find=self._find, left_seconds=lambda: CALL_SECONDS_MAX)
+        except UnknownReference as error:
+            yield Finding(Level.FAULT, where, f"{_quoted(name)}: {error.hint}", "Correct the name, or make the record")
+        except ServiceNowError as error:
+            if _is_serious(error.failure):
+                raise
+            table = REFERENCES[column].table
+            what = f"{table} cannot be read, so {_quoted(name)} is not found there"
+            yield Finding(Level.FAULT, where, what, f"Let the integration user read {table}, or give the sys_id")
+
+    # Writing
+
+    def probe(self, table: str, rule: Rule) -> tuple[Finding, bool | None]:
+        """Write a record under a sys_id of our own choosing, and cancel it; whether the sys_id was kept."""
+        asked = uuid.uuid4().hex
+        values = {"sys_id": asked, "short_description": PROBE_WORDS}
+        if table == "change_request":
+            values |= {"type": "normal", "chg_model": "normal"}
+        where = rule.ticket.where["table"]
+        try:
+            made = self.client.create(table, values, fields=["number"], timeout_seconds=CALL_SECONDS_MAX)
+        except ServiceNowError as error:
+            if error.failure.kind is Kind.IN_DOUBT:
+                what = f"whether a record was written into {table} is not known"
+                do = f"Look for one whose short_description begins with {_quoted(PROBE_WORDS[:35])}. {_sentence(error)}"
+                return Finding(Level.WARNING, where, what, do), None
+            if _is_serious(error.failure):
+                raise
+            return Finding(Level.FAULT, where, f"no record can be written into {table}", _sentence(error)), None
+        name = made.get("number") or made["sys_id"]
+        left = self._canceled(table, made["sys_id"])
+        return Finding(Level.NOTE, where, f"{name} was written into {table}; {left}"), made["sys_id"] == asked
+
+    def _canceled(self, table: str, sys_id: str) -> str:
+        """Cancel the record that was written for the probe, and say what is left to do."""
+        canceled = states_of(table).canceled
+        if not canceled:
+            return "it is open: delete it"
+        try:
+            self.client.update(table, sys_id, {"state": canceled}, fields=["state"], timeout_seconds=CALL_SECONDS_MAX)
+        except ServiceNowError:
+            return "it could not be canceled: delete it"
+        return "it is canceled, and may be deleted"
+
+    def limits(self) -> Iterator[Finding]:
+        """What the answers said of a rate limit."""
+        limit = self.client.rate_limit_per_hour
+        if limit is None:
+            yield Finding(Level.NOTE, self.client.instance_url, "no rate limit rule applies to this user")
+        else:
+            yield Finding(
+                Level.WARNING if limit < CALLS_PER_HOUR_MIN else Level.NOTE,
+                self.client.instance_url,
+                f"a rate limit rule lets this user make {limit} calls an hour; events beyond that wait",
+                "Have it raised in sys_rate_limit_rules, unless rows change less often"
+                if limit < CALLS_PER_HOUR_MIN
+                else "",
+            )
+
+    def _readable(self, table: str, query: str, fields: Sequence[str], limit: int) -> list[Record]:
+        """What may be read; nothing where it is refused."""
+        try:
+            return self._find(table, query, fields, limit)
+        except ServiceNowError as error:
+            if _is_serious(error.failure):
+                raise
+            return []
+
+    def _find(self, table: str, query: str, fields: Sequence[str], limit: int) -> list[Record]:
+        return self.client.find(table, query, fields=fields, limit=limit, timeout_seconds=CALL_SECONDS_MAX)
+
+
+# What is wrong with what a rule says
+
+
+def _sayings(rule: Rule) -> dict[str, Saying]:
+    """What the rule writes, by column."""
+    sayings = dict(rule.sayings.fields)
+    others = {"close_code": rule.sayings.close_code, "close_notes": rule.sayings.close_notes}
+    others[TEMPLATE] = rule.sayings.template
+    return sayings | {column: saying for column, saying in others.items() if saying is not None}
+
+
+def _missing(column: str, where: str, described: Description) -> Finding | None:
+    if not described.lacks(column):
+        return None
+    near = get_close_matches(column, described.columns or {}, n=1)
+    what = f"{described.chain[0]} has no field {column}, and ServiceNow ignores what is sent for it"
+    if described.columns is None:
+        what = f"{described.chain[0]} shows no field {column}: there is none, or the integration user may not read it"
+    return Finding(Level.FAULT, where, what, f"Did you mean {near[0]}?" if near else "Take it out")
+
+
+def _no_choice(column: str, value: str, where: str, choices: Mapping[str, str]) -> Finding:
+    labelled = next((known for known, label in choices.items() if label.casefold() == value.casefold()), None)
+    near = [labelled] if labelled else get_close_matches(value, choices, n=1)
+    shown = [f"{known} ({label})" if label and label != known else known for known, label in choices.items()]
+    more = f", and {len(shown) - SHOWN_MAX} more" if len(shown) > SHOWN_MAX else ""
+    meant = f"Did you mean {near[0]}? " if near else ""
+    return Finding(
+        Level.FAULT,
+        where,
+        f"{_quoted(value)} is none of the choices of {column}, and would show as an empty field",
+        f"{meant}There are {', '.join(shown[:SHOWN_MAX])}{more}",
+    )
+
+
+def _typed(column: str, known: Column, saying: Saying, said: Sequence[str]) -> Iterator[Finding]:
+    if known.refers_to and column not in REFERENCES:
+        for value in said:
+            if not _SYS_ID.fullmatch(value):
+                what = f"{column} refers to {known.refers_to}, where this version looks no name up"
+                yield Finding(Level.FAULT, saying.where, what, f"Write the sys_id of {_quoted(value)}")
+        if not said:
+            what = f"{column} refers to {known.refers_to}, where this version looks no name up"
+            yield Finding(Level.WARNING, saying.where, what, "See that the row gives a sys_id")
+    if known.type in _TIMES and not said and not saying.template.applies("sn_datetime"):
+        what = f"{column} is a time, which ServiceNow takes as UTC without a zone"
+        yield Finding(Level.WARNING, saying.where, what, "Write {{ … | sn_datetime }}")
+    for value in said:
+        if 0 < known.length_max < len(value) and known.type in {"string", "choice"}:
+            what = f"{column} takes {known.length_max} characters here, and this text has {len(value)}"
+            yield Finding(Level.WARNING, saying.where, what, "Shorten it: ServiceNow cuts it without a word")
+
+
+def _states(rule: Rule, described: Description) -> Iterator[Finding]:
+    """The states that the rule's tickets are given, and what the instance calls them."""
+    choices = (described.choices or {}).get("state")
+    if not choices:
+        return
+    states, where = rule.ticket.states, rule.ticket.where
+    there = ", ".join(f"{value} ({label})" for value, label in choices.items())
+    used = {"resolved": states.resolved, "reopened": states.reopened, "canceled": states.canceled}
+    used |= {f"final ({state})": state for state in states.final if state not in used.values()}
+    for what, state in used.items():
+        if state and state not in choices:
+            do = f"Declare the states of this instance under `states`. There are {there}"
+            if rule.ticket.table in STATES:
+                do = f"This version counts on the states that ServiceNow ships; the instance has {there}"
+            yield Finding(Level.FAULT, where["states"], f"{rule.ticket.table} has no state {state} ({what})", do)
+
+
+def _closing_default(rule: Rule, described: Description) -> Iterator[Finding]:
+    """The resolution code that is sent where the rule gives none."""
+    code = rule.ticket.states.close_code
+    choices = (described.choices or {}).get("close_code")
+    if rule.sayings.close_code is None and code and choices and code not in choices and _ends(rule):
+        found = _no_choice("close_code", code, rule.ticket.where["close_code"], choices)
+        yield Finding(
+            found.level, found.where, f"{found.what} (it is sent because the rule gives no close_code)", found.do
+        )
+
+
+def _ends(rule: Rule) -> bool:
+    return rule.ticket.resolves or rule.ticket.on_delete != "leave"
+
+
+def _policy(policy: Policy, rule: Rule) -> Iterator[Finding]:
+    """What a data policy demands that the rule does not send."""
+    ticket = rule.ticket
+    sent = set(ticket.fields)
+    ended = {ticket.states.resolved} if ticket.resolves or ticket.on_delete == "resolve" else set()
+    ended |= {ticket.states.canceled} if ticket.on_delete == "cancel" else set()
+    conditions = policy.conditions.strip().removesuffix("^EQ")
+    states = _named_states(conditions)
+    name = f"the data policy {_quoted(policy.name)}" if policy.name else "a data policy"
+
+    def finding(level: Level, lacking: frozenset[str], when: str, do: str) -> Iterator[Finding]:
+        if lacking:
+            what = f"{name} makes {_listed(sorted(lacking))} mandatory{when}, and the rule does not send that"
+            yield Finding(level, ticket.where["fields"], what, do)
+
+    if not conditions or (states and states & _FIRST_STATES.get(ticket.table, frozenset())):
+        yield from finding(Level.FAULT, policy.mandatory - sent, "", "Add it to `fields`")
+    elif states is None:
+        do = "See whether that concerns these tickets; if so, add it to `fields`"
+        lacking = policy.mandatory - sent - set(ticket.closing)
+        yield from finding(Level.WARNING, lacking, f" where {conditions}", do)
+    elif states & ended:
+        lacking = policy.mandatory - sent - set(ticket.closing)
+        do = "Add it to `fields`, or give close_code and close_notes"
+        yield from finding(Level.FAULT, lacking, " when a ticket ends", do)
+
+
+_STATE_TERM: Final = re.compile(r"(?:state|incident_state|problem_state)(?:=|IN)(-?[0-9,-]+)")
+
+
+def _named_states(conditions: str) -> set[str] | None:
+    """The states that *conditions* name; None where they speak of anything else."""
+    states: set[str] = set()
+    for number, part in enumerate(conditions.strip().removesuffix("^EQ").split("^")):
+        found = _STATE_TERM.fullmatch(part.removeprefix("OR") if number else part)
+        if found is None or (number and not part.startswith("OR")):
+            return None
+        states |= set(found[1].split(","))
+    return states
+
+
+# The instance as a whole
+
+
+def _sys_id(instance_url: str, *, honoured: bool | None) -> Finding:
+    match honoured:
+        case True:
+            return Finding(Level.NOTE, instance_url, "it keeps the sys_id that a new record is given")
+        case False:
+            return Finding(
+                Level.WARNING,
+                instance_url,
+                "it gives new records sys_ids of its own, so a create whose answer is lost waits a minute and is "
+                "settled by correlation_id",
+                "Let the integration user write sys_id at creation, where you want it settled by the primary key",
+            )
+        case None:
+            return Finding(
+                Level.NOTE,
+                instance_url,
+                "whether it keeps the sys_id that a new record is given shows at the first ticket, or with "
+                "--write-probe, which writes a record",
+            )
+
+
+def _is_serious(failure: Failure) -> bool:
+    """Whether going on makes no sense: the instance is unwell, or we are not let in."""
+    return failure.reason is Reason.UNAUTHORIZED or (
+        failure.kind is not Kind.PERMANENT and failure.reason is not Reason.ACL
+    )
+
+
+def _sentence(error: ServiceNowError) -> str:
+    said = f'ServiceNow said "{error.words}". ' if error.words else ""
+    return f"{said}{error.hint}".rstrip(".")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names)
+
+
+def _quoted(value: str) -> str:
+    shown = " ".join(value.split())
+    return f"`{shown[:60]}…`" if len(shown) > 60 else f"`{shown}`"

@@ -1,0 +1,380 @@
+"""What of an instance does not fit the rules: found before the first event, with its line and what to do."""
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from function.preflight import PROBE_WORDS, Examined, Finding, Level, examine
+from function.rules import load
+from function.servicenow import Basic, NotAuthorized, ServiceNowClient, Unavailable
+from sandbox.servicenow import ServiceNow
+
+FAULT, WARNING, NOTE = Level
+RULE = """
+version: 1
+rules:
+  - name: outage
+    from: hasura/public.outages
+    ticket:
+      key: "{{ row.id }}"
+      fields:
+        short_description: "{{ row.title }}"
+"""
+
+
+@pytest.fixture
+def servicenow() -> Iterator[ServiceNow]:
+    with ServiceNow() as servicenow:
+        yield servicenow
+
+
+def examined(
+    servicenow: ServiceNow, rules: str = RULE, *, honours_sys_id: bool | None = None, write_probe: bool = False
+) -> Examined:
+    client = ServiceNowClient(servicenow.url, Basic(servicenow.username, servicenow.password))
+    try:
+        return examine(client, load(rules, environ={}).rules, honours_sys_id=honours_sys_id, write_probe=write_probe)
+    finally:
+        client.close()
+
+
+def told(servicenow: ServiceNow, rules: str = RULE) -> list[Finding]:
+    """What is found of the rules; not what is found of the instance as a whole."""
+    return [found for found in examined(servicenow, rules).findings if found.line is not None]
+
+
+def with_fields(*fields: str, closing: Sequence[str] = ()) -> str:
+    """RULE with further *fields* (from line 10 on) and what follows them."""
+    return RULE + "".join(f"        {field}\n" for field in fields) + "".join(f"      {line}\n" for line in closing)
+
+
+class TestFields:
+    def test_of_rules_that_fit_there_is_nothing_to_say(self, servicenow: ServiceNow) -> None:
+        fitting = with_fields(
+            "category: network",
+            "impact: 2",
+            "assignment_group: Network",
+            'due_date: "{{ row.due | sn_datetime }}"',
+            closing=["resolve_when: row.done", "close_code: Duplicate"],
+        )
+
+        assert told(servicenow, fitting) == []
+
+    def test_a_field_that_the_table_does_not_have_is_found_with_its_line_and_the_one_that_was_meant(
+        self, servicenow: ServiceNow
+    ) -> None:
+        [found] = told(servicenow, with_fields("catgory: network"))
+
+        assert (found.level, found.line) == (FAULT, 10)
+        assert str(found) == (
+            "rules.yaml:10: rules[0].ticket.fields.catgory: incident has no field catgory, and ServiceNow ignores what "
+            "is sent for it. Did you mean category?"
+        )
+
+    def test_where_the_dictionary_is_hidden_a_record_tells(self, servicenow: ServiceNow) -> None:
+        servicenow.tables.insert("incident", {"short_description": "one"}, by="admin")
+        servicenow.rights = type(servicenow.rights)(may_read={"incident", "sys_choice", "sys_user"})
+
+        found = examined(servicenow, with_fields("catgory: network", "category: network")).findings
+
+        assert [(each.level, each.line) for each in found if each.line] == [(FAULT, 10)]
+        assert any("may not read sys_dictionary" in each.what and each.level is NOTE for each in found)
+
+    def test_where_neither_can_be_read_it_says_that_fields_are_not_checked(self, servicenow: ServiceNow) -> None:
+        servicenow.rights = type(servicenow.rights)(may_read={"incident"})
+
+        found = examined(servicenow, with_fields("catgory: network")).findings
+
+        assert not [each for each in found if each.level is FAULT]
+        assert [each.what for each in found if each.level is WARNING] == [
+            "it may read neither sys_dictionary nor any record, so fields are not checked",
+            "the integration user may not read sys_choice, so choices and states are not checked",
+        ]
+
+    @pytest.mark.parametrize(
+        ("field", "line"),
+        [
+            ("location: Berlin", "Write the sys_id of `Berlin`"),
+            ('location: "{{ row.place }}"', "See that the row gives a sys_id"),
+        ],
+    )
+    def test_a_reference_that_no_name_is_looked_up_for_needs_a_sys_id(
+        self, servicenow: ServiceNow, field: str, line: str
+    ) -> None:
+        columns = servicenow.tables.select("sys_dictionary", "element=subcategory")
+        servicenow.tables.update(
+            "sys_dictionary",
+            columns[0]["sys_id"],
+            {"internal_type": "reference", "reference": "cmn_location", "choice": "0"},
+            by="admin",
+        )
+
+        [found] = told(servicenow, with_fields(field.replace("location", "subcategory")))
+
+        assert found.do == line
+        assert "refers to cmn_location" in found.what
+
+    def test_a_time_that_is_not_made_servicenows_is_warned_of(self, servicenow: ServiceNow) -> None:
+        [found] = told(servicenow, with_fields('due_date: "{{ row.due }}"'))
+
+        assert (found.level, found.line) == (WARNING, 10)
+        assert found.do == "Write {{ … | sn_datetime }}"
+
+    def test_a_text_longer_than_its_field_is_warned_of(self, servicenow: ServiceNow) -> None:
+        [found] = told(servicenow, with_fields(f"contact_type: {'x' * 41}"))
+
+        assert found.what == "contact_type takes 40 characters here, and this text has 41"
+
+
+class TestChoices:
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("category: netwrk", "netwrk"),
+            ("category: Network", None),
+            ("category: \"{{ row.kind | lookup({'a': 'network', 'b': 'hardwre'}) }}\"", "hardwre"),
+            ("category: \"{{ row.kind | lookup({'a': 'network'}, default='othr') }}\"", "othr"),
+            ("category: \"{{ 'hardwre' if row.hard else 'software' }}\"", "hardwre"),
+            ("category: \"{{ row.kind or 'sofware' }}\"", "sofware"),
+            ("category: \"{{ row.kind | default('sofware') }}\"", "sofware"),
+            ("category: \"{{ {'a': 'sofware'}[row.kind] }}\"", "sofware"),
+            ('category: "{{ row.kind }}"', None),
+            ('category: "net{{ row.kind }}"', None),
+        ],
+    )
+    def test_what_a_rule_may_say_is_held_against_the_instances_choices(
+        self, servicenow: ServiceNow, field: str, value: str | None
+    ) -> None:
+        found = told(servicenow, with_fields(field.replace("Network", "network")))
+
+        assert [each.what.partition("`")[2].partition("`")[0] for each in found] == ([value] if value else [])
+        assert all("network (Network)" in each.do for each in found)
+
+    def test_a_label_is_told_from_its_value(self, servicenow: ServiceNow) -> None:
+        [found] = told(servicenow, with_fields("category: Inquiry / Help"))
+
+        assert found.do.startswith("Did you mean inquiry?")
+
+    def test_a_list_of_suggestions_takes_anything(self, servicenow: ServiceNow) -> None:
+        [column] = servicenow.tables.select("sys_dictionary", "name=incident^element=category")
+        servicenow.tables.update("sys_dictionary", column["sys_id"], {"choice": "2"}, by="admin")
+
+        assert told(servicenow, with_fields("category: anything")) == []
+
+    def test_a_close_code_of_another_release_is_found(self, servicenow: ServiceNow) -> None:
+        [found] = told(servicenow, with_fields(closing=["resolve_when: row.done", "close_code: Solved (Permanently)"]))
+
+        assert (found.level, found.line) == (FAULT, 11)
+        assert "Solution provided" in found.do
+
+    def test_so_is_the_one_that_is_sent_where_the_rule_gives_none(self, servicenow: ServiceNow) -> None:
+        for choice in servicenow.tables.select("sys_choice", "element=close_code^name=incident"):
+            if choice["value"] == "Solution provided":
+                servicenow.tables.update("sys_choice", choice["sys_id"], {"inactive": "true"}, by="admin")
+
+        [found] = told(servicenow, with_fields(closing=["resolve_when: row.done"]))
+
+        assert found.what.endswith("(it is sent because the rule gives no close_code)")
+        assert found.line == 7
+
+    def test_a_state_that_the_instance_does_not_have_is_found(self, servicenow: ServiceNow) -> None:
+        problem = RULE.replace("    ticket:\n", "    ticket:\n      table: problem\n") + (
+            "      states: {resolved: 99, reopened: 103, final: [107]}\n      resolve_when: row.done\n"
+        )
+
+        [found] = told(servicenow, problem)
+
+        assert (found.what, found.line) == ("problem has no state 99 (resolved)", 11)
+        assert "106 (Resolved)" in found.do
+
+
+class TestReferences:
+    def test_a_group_that_is_not_there_is_found(self, servicenow: ServiceNow) -> None:
+        [found] = told(servicenow, with_fields("assignment_group: Netwok"))
+
+        assert (found.level, found.line) == (FAULT, 10)
+        assert found.what.startswith("`Netwok`: what is given for assignment_group is not there")
+
+    def test_each_name_of_a_lookup_is_looked_up(self, servicenow: ServiceNow) -> None:
+        groups = "assignment_group: \"{{ row.team | lookup({'a': 'Network', 'b': 'Nobody'}, default='Hardware') }}\""
+
+        [found] = told(servicenow, with_fields(groups))
+
+        assert found.what.startswith("`Nobody`")
+
+    def test_a_table_of_names_that_is_hidden_is_found(self, servicenow: ServiceNow) -> None:
+        servicenow.rights = type(servicenow.rights)(
+            may_read={"incident", "sys_dictionary", "sys_choice", "sys_db_object"}
+        )
+
+        [found] = told(servicenow, with_fields("assignment_group: Network"))
+
+        assert found.do == "Let the integration user read sys_user_group, or give the sys_id"
+
+
+class TestPolicies:
+    def policy(self, servicenow: ServiceNow, conditions: str, *fields: str) -> None:
+        made = servicenow.tables.insert(
+            "sys_data_policy2",
+            {
+                "model_table": "incident",
+                "short_description": "Ours",
+                "conditions": conditions,
+                "active": "true",
+                "inherit": "false",
+            },
+            by="admin",
+        )
+        for field in fields:
+            rule = {"sys_data_policy": made["sys_id"], "field": field, "mandatory": "true"}
+            servicenow.tables.insert("sys_data_policy_rule", rule, by="admin")
+
+    @pytest.mark.parametrize(
+        ("conditions", "level", "when"),
+        [
+            ("", FAULT, ""),
+            ("state=1^EQ", FAULT, ""),
+            ("stateIN6,7^EQ", FAULT, " when a ticket ends"),
+            ("state=6^ORstate=7", FAULT, " when a ticket ends"),
+            ("priority=1^EQ", WARNING, " where priority=1"),
+            ("state=6^priority=1", WARNING, " where state=6^priority=1"),
+            ("state=3^EQ", None, ""),
+        ],
+    )
+    def test_what_a_policy_makes_mandatory_and_the_rule_does_not_send_is_found(
+        self, servicenow: ServiceNow, conditions: str, level: Level | None, when: str
+    ) -> None:
+        self.policy(servicenow, conditions, "caller_id", "short_description")
+
+        found = told(servicenow, with_fields(closing=["resolve_when: row.done"]))
+
+        said = f"the data policy `Ours` makes caller_id mandatory{when}, and the rule does not send that"
+        assert [(each.level, each.what) for each in found] == ([(level, said)] if level else [])
+
+    def test_what_the_rule_sends_is_not_missing(self, servicenow: ServiceNow) -> None:
+        self.policy(servicenow, "", "caller_id")
+
+        assert told(servicenow, with_fields("caller_id: admin")) == []
+
+    def test_the_close_fields_of_a_table_of_ones_own_are_missed(self, servicenow: ServiceNow) -> None:
+        servicenow.tables.update(
+            "sys_data_policy2",
+            servicenow.tables.select("sys_data_policy2", "model_table=incident")[0]["sys_id"],
+            {"model_table": "problem", "conditions": "state=106"},
+            by="admin",
+        )
+        problem = RULE.replace("    ticket:\n", "    ticket:\n      table: problem\n") + (
+            "      states: {resolved: 106, reopened: 103, final: [107]}\n      resolve_when: row.done\n"
+            "      close_notes: done\n"
+        )
+
+        [found] = told(servicenow, problem.replace("      close_notes: done\n", ""))
+
+        assert "makes close_code, close_notes mandatory when a ticket ends" in found.what
+
+
+class TestTheInstance:
+    def test_a_table_that_is_not_there_is_found(self, servicenow: ServiceNow) -> None:
+        [found] = told(servicenow, RULE.replace("    ticket:\n", "    ticket:\n      table: incidnt\n"))
+
+        assert (found.line, found.what) == (7, "incidnt cannot be read")
+        assert "The instance has no such table" in found.do
+
+    def test_a_table_that_may_not_be_read_is_found(self, servicenow: ServiceNow) -> None:
+        servicenow.rights = type(servicenow.rights)(may_read={"sys_user"})
+
+        [found] = told(servicenow)
+
+        assert "role itil" in found.do
+
+    def test_who_signs_in_is_told_with_its_roles_and_its_time_zone(self) -> None:
+        with ServiceNow(time_zone="Europe/Berlin") as servicenow:
+            notes = [found.what for found in examined(servicenow).findings if found.level is NOTE]
+
+        assert notes[0].startswith("signed in as svc.hasura; its time zone is Europe/Berlin")
+        assert notes[1] == "its roles: itil, snc_basic_auth_api_access"
+
+    @pytest.mark.parametrize(("limit", "level"), [(None, NOTE), (100, WARNING), (100_000, NOTE)])
+    def test_a_rate_limit_that_applies_is_told(self, limit: int | None, level: Level) -> None:
+        with ServiceNow(rate_limit_per_hour=limit) as servicenow:
+            found = examined(servicenow).findings[-1]
+
+        assert found.level is level
+        assert (str(limit) in found.what) is (limit is not None)
+
+    @pytest.mark.parametrize(("known", "level"), [(True, NOTE), (False, WARNING), (None, NOTE)])
+    def test_whether_a_sys_id_is_kept_is_told_as_far_as_it_is_known(
+        self, servicenow: ServiceNow, known: bool | None, level: Level
+    ) -> None:
+        found = examined(servicenow, honours_sys_id=known).findings[-2]
+
+        assert found.level is level
+        assert "sys_id" in found.what
+
+    def test_nothing_is_written(self, servicenow: ServiceNow) -> None:
+        examined(servicenow, with_fields("assignment_group: Network"))
+
+        assert {call.method for call in servicenow.calls} == {"GET"}
+
+    def test_an_instance_that_goes_to_sleep_meanwhile_is_raised(self, servicenow: ServiceNow) -> None:
+        servicenow.arm("hibernating_html_200", table="sys_dictionary")
+
+        with pytest.raises(Unavailable):
+            examined(servicenow)
+
+    def test_after_a_401_nothing_more_is_asked(self, servicenow: ServiceNow) -> None:
+        servicenow.password = "changed"
+        client = ServiceNowClient(servicenow.url, Basic(servicenow.username, "sandbox"))
+
+        with pytest.raises(NotAuthorized):
+            examine(client, load(RULE, environ={}).rules, honours_sys_id=None)
+
+        client.close()
+        assert len(servicenow.refused_logins) == 1
+
+
+class TestTheProbe:
+    def test_it_writes_a_record_cancels_it_and_knows_whether_the_sys_id_was_kept(self, servicenow: ServiceNow) -> None:
+        found = examined(servicenow, write_probe=True)
+
+        [record] = [row for row in servicenow.tables.select("incident") if row["short_description"] == PROBE_WORDS]
+        assert found.honours_sys_id is True
+        assert record["state"] == "8"
+        assert any(record["number"] in each.what and "is canceled" in each.what for each in found.findings)
+
+    def test_of_an_instance_that_gives_ids_of_its_own_it_says_so(self) -> None:
+        with ServiceNow(honours_sys_id=False) as servicenow:
+            found = examined(servicenow, write_probe=True)
+
+        assert found.honours_sys_id is False
+        assert any("sys_ids of its own" in each.what and each.level is WARNING for each in found.findings)
+
+    def test_a_change_is_probed_too(self, servicenow: ServiceNow) -> None:
+        change = RULE.replace("    ticket:\n", "    ticket:\n      table: change_request\n")
+
+        assert examined(servicenow, change, write_probe=True).honours_sys_id is True
+        assert servicenow.tables.select("change_request")[-1]["state"] == "4"
+
+    def test_a_user_who_may_not_create_is_found(self, servicenow: ServiceNow) -> None:
+        servicenow.rights = type(servicenow.rights)(may_create=set())
+
+        found = examined(servicenow, write_probe=True)
+
+        [fault] = [each for each in found.findings if each.level is FAULT]
+        assert fault.what == "no record can be written into incident"
+        assert "role itil" in fault.do
+        assert found.honours_sys_id is None
+
+    def test_a_record_without_an_answer_is_to_be_looked_for(self, servicenow: ServiceNow) -> None:
+        servicenow.arm("commit_then_reset", method="POST")
+
+        found = examined(servicenow, write_probe=True)
+
+        [doubt] = [each for each in found.findings if each.level is WARNING]
+        assert doubt.what == "whether a record was written into incident is not known"
+        assert "short_description begins with `Written by check" in doubt.do
+
+    def test_in_a_table_that_cannot_be_read_nothing_is_written(self, servicenow: ServiceNow) -> None:
+        examined(servicenow, RULE.replace("    ticket:\n", "    ticket:\n      table: incidnt\n"), write_probe=True)
+
+        assert {call.method for call in servicenow.calls} == {"GET"}
