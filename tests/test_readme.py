@@ -21,6 +21,7 @@ from sandbox.servicenow import ServiceNow
 
 HERE = Path(__file__).resolve().parent.parent
 README = (HERE / "README.md").read_text("utf-8")
+DOCS = {file.name: file.read_text("utf-8") for file in (HERE / "docs").glob("*.md")}
 BLOCKS = re.findall(r"^```yaml\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 RULES_FILES = [block for block in BLOCKS if block.startswith("version: 1")]
 OTHERS = [yaml.safe_load(block) for block in BLOCKS if block not in RULES_FILES]
@@ -161,7 +162,7 @@ def test_the_transcript_is_what_make_run_prints() -> None:
 
 
 def test_the_example_in_python_runs_on_the_sandbox() -> None:
-    [example] = re.findall(r"^```python\n(.*?)^```", _under("From Python"), re.MULTILINE | re.DOTALL)
+    [example] = re.findall(r"^```python\n(.*?)^```", DOCS["python.md"], re.MULTILINE | re.DOTALL)
     with ServiceNow() as instance:
         code = example.replace("http://127.0.0.1:8091", instance.url)
         printed = subprocess.run(
@@ -175,16 +176,16 @@ def test_the_example_in_python_runs_on_the_sandbox() -> None:
 
 
 def test_the_methods_named_are_those_that_there_are() -> None:
-    rows = _under("From Python").partition("|---|---|\n")[2].partition("\n\n")[0].splitlines()
+    rows = DOCS["python.md"].partition("|---|---|\n")[2].partition("\n\n")[0].splitlines()
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
     offered = {name for name in dir(ServiceNowClient) if not name.startswith("_")}
 
-    assert named == offered - {"calls", "close"}
+    assert named == offered - {"calls", "close", "rate_limit_per_hour"}
 
 
 @pytest.mark.parametrize("name", [error.__name__ for error in _errors(ServiceNowError)])
 def test_every_error_is_named(name: str) -> None:
-    assert f"`{name}`" in _under("From Python")
+    assert f"`{name}`" in DOCS["python.md"]
 
 
 def test_what_is_said_of_created_at_alone_is_what_the_test_shows() -> None:
@@ -192,6 +193,23 @@ def test_what_is_said_of_created_at_alone_is_what_the_test_shows() -> None:
 
     assert counted
     assert f"in {counted[1]} of {int(counted[1]) + int(counted[2])}," in README
+
+
+@pytest.mark.parametrize(
+    "reason", [reason for reason in Reason if reason.value.startswith(("servicenow_", "refused_"))]
+)
+def test_what_servicenow_does_wrong_is_among_the_symptoms(reason: Reason) -> None:
+    told_as_they_are = {Reason.UNREACHABLE, Reason.TIMEOUT, Reason.BAD_ANSWER, Reason.REFUSED}
+
+    assert f"`{reason.value}`" in DOCS["servicenow.md"] or reason in told_as_they_are
+
+
+@pytest.mark.parametrize("name", sorted(DOCS))
+def test_every_link_to_another_page_leads_somewhere(name: str) -> None:
+    linked = re.findall(r"\]\(([\w./]+\.md)", DOCS[name])
+
+    assert not [link for link in linked if not (HERE / "docs" / link).exists()]
+    assert f"docs/{name}" in README
 
 
 def test_every_file_that_is_named_is_there() -> None:
@@ -212,8 +230,8 @@ def test_every_link_within_has_its_heading() -> None:
 
 @pytest.mark.parametrize("place", ["/work", "/root", "/home/", "/usr", str(HERE)])
 def test_no_line_names_a_path_of_a_machine(place: str) -> None:
-    assert place not in README
+    assert place not in README + "".join(DOCS.values())
 
 
 def test_it_is_short_enough_to_be_read() -> None:
-    assert len(README.splitlines()) <= 600
+    assert len(README.splitlines()) <= 580
