@@ -345,7 +345,7 @@ def _configuration(request: Request, *, may_be_empty: bool = False) -> bytes | R
 
 
 def _told(delivered: Delivered) -> Response:
-    """DESIGN.md's table: what an answer means."""
+    """What the outcomes of an event mean to Hasura: the worst of them decides."""
     body: dict[str, object] = {
         "event": delivered.event,
         "outcomes": [_outcome(outcome) for outcome in delivered.outcomes],

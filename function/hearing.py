@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from function import trail
+from function.choices import not_a_choice
 from function.event import Event, Failure, Json, Kind, Op, Reason, Row, Step, Wants, canonical, fitted
-from function.states import States, not_a_choice
+from function.states import States
 from function.templates import Allowance, Image, Template, Unrendered
 
 # A key stands in the ledger's primary key, in answers and in mails.
@@ -326,7 +327,7 @@ class _Hearing:
             # The instance copies the template's own values into what the rule leaves empty.
             fields |= {"type": "standard", TEMPLATE: template}
         if self.rule.ticket.table == "change_request" and "chg_model" not in self.sayings.fields and "type" in fields:
-            # facts/servicenow 4.2: they are the same word.
+            # The models that ship are called as the types are (change-management-api).
             fields["chg_model"] = fields["type"]
         return fields
 

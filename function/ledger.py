@@ -13,8 +13,8 @@ from function.database import Database, Record, Transaction
 from function.event import Event, Failure, Outcome, Reason, Status, Step
 from function.trail import Trail, end, from_json, hear, restate, to_json
 
-# ServiceNow's own limit for one Table API transaction: what we sent may still commit that long after we stopped
-# listening (facts/servicenow 1.6).
+# ServiceNow's own limit for one Table API transaction (c_DefaultQuotaRules): what we sent may still commit that long
+# after we stopped listening.
 IN_DOUBT_SECONDS: Final = 60.0
 # Of a table that no rule wants, so many events are kept: enough to write the rule from, not the whole table.
 UNRULED_SAMPLES_MAX: Final = 10

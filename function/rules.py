@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import yaml
 
+from function.choices import meant_choice, not_a_choice
 from function.event import Op, digest
 from function.hearing import (
     CLOSE_NOTES_RESOLVED,
@@ -32,8 +33,6 @@ from function.states import (
     NO_STATES,
     STATES,
     States,
-    meant_choice,
-    not_a_choice,
     states_of,
 )
 from function.templates import BadTemplate, Template, expression, is_expression, meant

@@ -1,11 +1,11 @@
-"""How the tickets of a table live: the numbers of their states, and the choices that ServiceNow has fixed. Pure."""
+"""How the tickets of a table live: which of its states they are given, and when. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
-from function.templates import meant
+from function import choices
 
 _NONE: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
 
@@ -60,7 +60,6 @@ class States:
 
 
 NO_STATES: Final = States()
-# facts/servicenow 4.1: 2 In Progress, 6 Resolved, 7 Closed, 8 Canceled.
 INCIDENT: Final = States(
     resolved="6",
     reopened="2",
@@ -70,7 +69,7 @@ INCIDENT: Final = States(
     # One that a fresh instance has since about Utah; before, it was `Solved (Permanently)`.
     close_code="Solution provided",
 )
-# facts/servicenow 4.2. The instance enforces the order: a normal change passes through all of them, an emergency is not
+# The instance enforces the order: a normal change passes through all of them, an emergency is not
 # assessed, and a standard change was authorized once for all.
 _ALL: Final = ("-5", "-4", "-3", "-2", "-1", "0", "3")
 CHANGE_REQUEST: Final = States(
@@ -84,16 +83,7 @@ CHANGE_REQUEST: Final = States(
         "emergency": tuple(state for state in _ALL if state != "-4"),
         "standard": tuple(state for state in _ALL if state not in {"-4", "-3"}),
     },
-    names={
-        "-5": "New",
-        "-4": "Assess",
-        "-3": "Authorize",
-        "-2": "Scheduled",
-        "-1": "Implement",
-        "0": "Review",
-        "3": "Closed",
-        "4": "Canceled",
-    },
+    names=choices.STATES["change_request"],
 )
 # Any table that extends task has it; another one ignores it.
 LINK: Final = "parent"
@@ -103,40 +93,3 @@ STATES: Final[Mapping[str, States]] = {"incident": INCIDENT, "change_request": C
 def states_of(table: str) -> States:
     """The states that this version knows of *table*; a rule may declare those of other tables."""
     return STATES.get(table, NO_STATES)
-
-
-# Choices
-
-_SCALE: Final = {"1": "high", "2": "medium", "3": "low"}
-# What the shipped look-ups and rules of the platform count on. ServiceNow stores any other value without a word, and
-# shows it as an empty field. Lists that differ between instances and releases, such as an incident's close_code, are
-# not here.
-CHOICES: Final[Mapping[str, Mapping[str, Mapping[str, str]]]] = {
-    "incident": {"impact": _SCALE, "urgency": _SCALE},
-    "change_request": {
-        "impact": _SCALE,
-        "urgency": _SCALE,
-        "risk": {"1": "very high", "2": "high", "3": "moderate", "4": "low"},
-        "type": dict.fromkeys(("normal", "standard", "emergency"), ""),
-        "close_code": dict.fromkeys(("successful", "successful_issues", "unsuccessful"), ""),
-    },
-}
-
-
-def not_a_choice(table: str, column: str, said: str) -> str:
-    """What is wrong with *said* in *column*, without saying it; empty where nothing is.
-
-    Nothing is no wrong choice: the platform has a default.
-    """
-    choices = CHOICES.get(table, {}).get(column)
-    if choices is None or not said.strip() or said.strip() in choices:
-        return ""
-    return f"must be one of {', '.join(f'{value} ({label})' if label else value for value, label in choices.items())}"
-
-
-def meant_choice(table: str, column: str, said: str) -> str:
-    """The words "; did you mean …?" where *said* is like a choice, or like the label of one."""
-    choices = CHOICES[table][column]
-    word = said.strip().lower()
-    labelled = next((value for value, label in choices.items() if label and label in (word, word[4:])), None)
-    return f"; did you mean `{labelled}`?" if labelled else meant(word, choices)

@@ -1,4 +1,4 @@
-"""Where a row is, from the steps heard of, in whatever order they were heard (DESIGN.md, P2).
+"""Where a row is, from the steps heard of, in whatever order they were heard.
 
 A row's images are places, an event is a step from one to another, and a row is where its trail ends: the place with
 more arrivals than departures. Pure: a trail is a value; hearing a step gives a new one.

@@ -1,7 +1,8 @@
 """The records of one small ServiceNow instance, and what the platform does when somebody writes them.
 
 No HTTP here: servicenow.py asks, this answers with records or raises Refused. A record is a dict of strings, as the
-Table API has it. The sources of the rules are sections 1.3, 3, 4 and 10 of the facts gathered about ServiceNow.
+Table API has it. The sources of the rules are ServiceNow's
+documentation (encoded queries: KB0551763; the incident and change models) and captures of real instances.
 """
 
 import functools

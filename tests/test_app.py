@@ -1,4 +1,4 @@
-"""What an answer means: DESIGN.md's table, route by route."""
+"""What an answer means, route by route."""
 
 import json
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from function import choices
 from function import rules as rules_file
-from function import states
 from tests.answers import Seen, Server, result
 from tests.payloads import delete, insert, update
 from tests.world import World
@@ -526,4 +526,4 @@ def test_every_part_of_states_and_every_choice_is_documented() -> None:
     text = DOCS.read_text("utf-8")
 
     assert {f"| `{key}` |" for key in rules_file.STATES_KEYS if f"| `{key}` |" not in text} == set()
-    assert all(f"`{column}`" in text for choices in states.CHOICES.values() for column in choices)
+    assert all(f"`{column}`" in text for choices in choices.CHOICES.values() for column in choices)

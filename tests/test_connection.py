@@ -8,6 +8,7 @@ import ssl
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -269,10 +270,17 @@ class TestNothingIsMade:
         answer = a_test(world)
 
         assert answer.body["success"]
-        assert "it sees no record there" in answer.body["message"]
-        assert "was not tried, for that would have made one" in answer.body["message"]
+        assert "was not tried, for that would have made one; it has the role itil" in answer.body["message"]
         assert "POST incident" not in world.calls()
         assert world.incidents == []
+
+    def test_where_roles_cannot_be_read_either_it_says_so(self, world: World) -> None:
+        world.servicenow.rights = replace(world.servicenow.rights, may_read={"incident"})
+        answer = a_test(world)
+
+        assert answer.body["success"]
+        assert "it sees no record there" in answer.body["message"]
+        assert "Have an administrator check that it has the role itil" in answer.body["message"]
 
     def test_where_no_ticket_is_ours_nothing_is_posted(self, world: World) -> None:
         world.servicenow.tables.insert("incident", {"short_description": "somebody's"}, by="somebody")

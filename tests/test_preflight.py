@@ -1,6 +1,7 @@
 """What of an instance does not fit the rules: found before the first event, with its line and what to do."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -73,7 +74,7 @@ class TestFields:
 
     def test_where_the_dictionary_is_hidden_a_record_tells(self, servicenow: ServiceNow) -> None:
         servicenow.tables.insert("incident", {"short_description": "one"}, by="admin")
-        servicenow.rights = type(servicenow.rights)(may_read={"incident", "sys_choice", "sys_user"})
+        servicenow.rights = replace(servicenow.rights, may_read={"incident", "sys_choice", "sys_user"})
 
         found = examined(servicenow, with_fields("catgory: network", "category: network")).findings
 
@@ -81,7 +82,7 @@ class TestFields:
         assert any("may not read sys_dictionary" in each.what and each.level is NOTE for each in found)
 
     def test_where_neither_can_be_read_it_says_that_fields_are_not_checked(self, servicenow: ServiceNow) -> None:
-        servicenow.rights = type(servicenow.rights)(may_read={"incident"})
+        servicenow.rights = replace(servicenow.rights, may_read={"incident"})
 
         found = examined(servicenow, with_fields("catgory: network")).findings
 
@@ -203,8 +204,8 @@ class TestReferences:
         assert found.what.startswith("`Nobody`")
 
     def test_a_table_of_names_that_is_hidden_is_found(self, servicenow: ServiceNow) -> None:
-        servicenow.rights = type(servicenow.rights)(
-            may_read={"incident", "sys_dictionary", "sys_choice", "sys_db_object"}
+        servicenow.rights = replace(
+            servicenow.rights, may_read={"incident", "sys_dictionary", "sys_choice", "sys_db_object"}
         )
 
         [found] = told(servicenow, with_fields("assignment_group: Network"))
@@ -281,7 +282,7 @@ class TestTheInstance:
         assert "The instance has no such table" in found.do
 
     def test_a_table_that_may_not_be_read_is_found(self, servicenow: ServiceNow) -> None:
-        servicenow.rights = type(servicenow.rights)(may_read={"sys_user"})
+        servicenow.rights = replace(servicenow.rights, may_read={"sys_user"})
 
         [found] = told(servicenow)
 
@@ -356,7 +357,7 @@ class TestTheProbe:
         assert servicenow.tables.select("change_request")[-1]["state"] == "4"
 
     def test_a_user_who_may_not_create_is_found(self, servicenow: ServiceNow) -> None:
-        servicenow.rights = type(servicenow.rights)(may_create=set())
+        servicenow.rights = replace(servicenow.rights, may_create=set())
 
         found = examined(servicenow, write_probe=True)
 

@@ -196,7 +196,7 @@ def lost(request: Sent, reason: Reason, hint: str, *, status: int = 0) -> Failur
     return Failure(Kind.IN_DOUBT if request.writes else Kind.TRANSIENT, reason, hint, status=status)
 
 
-# The words that shipped clients look for (facts gathered from alertmanager-webhook-servicenow and others).
+# The words that shipped clients look for (alertmanager-webhook-servicenow and others).
 _HIBERNATING = re.compile(rb"instance is hibernating|instance-hibernating-page|hibernating instance", re.IGNORECASE)
 _LOGIN = re.compile(
     rb"type=[\"']?password|SAMLRequest|<title>[^<]{0,200}(log ?in|sign[ -]?in|single sign-on)", re.IGNORECASE

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final, Literal, TypeAlias
 
+from function.choices import CHOICES, STATES
 from function.event import fitted, instant, text
 from function.servicenow.answers import Record, term
 from function.servicenow.errors import InvalidArgument
@@ -56,7 +57,9 @@ _CHANGE: Final = _names(
 # What the platform sets itself, and silently keeps as it is.
 _READ_ONLY: Final = frozenset(name for name in _TASK if name.startswith("sys_")) | {"task_effective_number"}
 
-_THREE: Final = {"1": "high", "2": "medium", "3": "low"}
+
+def _of(table: str, *columns: str) -> dict[str, Mapping[str, str]]:
+    return {column: CHOICES[table][column] for column in columns}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,23 +90,15 @@ INCIDENT: Final = TicketTable(
     called="an incident",
     columns=_TASK | _INCIDENT,
     choices={
-        "state": {
-            NEW: "New",
-            IN_PROGRESS: "In Progress",
-            ON_HOLD: "On Hold",
-            RESOLVED: "Resolved",
-            CLOSED: "Closed",
-            CANCELED: "Canceled",
-        },
+        "state": STATES["incident"],
         "hold_reason": {
             "1": "awaiting caller",
             "3": "awaiting problem",
             "4": "awaiting vendor",
             "5": "awaiting change",
         },
-        "impact": _THREE,
-        "urgency": _THREE,
-        "severity": _THREE,
+        **_of("incident", "impact", "urgency"),
+        "severity": CHOICES["incident"]["impact"],
         "priority": {"1": "critical", "2": "high", "3": "moderate", "4": "low", "5": "planning"},
     },
     told=(*_TOLD, "subcategory", "caller_id", "hold_reason", "resolved_at", "closed_at"),
@@ -114,20 +109,8 @@ CHANGE: Final = TicketTable(
     called="a change request",
     columns=_TASK | _CHANGE,
     choices={
-        "state": {
-            "-5": "New",
-            "-4": "Assess",
-            "-3": "Authorize",
-            "-2": "Scheduled",
-            "-1": "Implement",
-            "0": "Review",
-            "3": "Closed",
-            "4": "Canceled",
-        },
-        "type": {"normal": "", "standard": "", "emergency": ""},
-        "risk": {"1": "very high", "2": "high", "3": "moderate", "4": "low"},
-        "impact": _THREE,
-        "urgency": _THREE,
+        "state": STATES["change_request"],
+        **_of("change_request", "type", "risk", "impact", "urgency"),
         "priority": {"1": "critical", "2": "high", "3": "moderate", "4": "low"},
     },
     told=(*_TOLD, "type", "risk", "requested_by", "start_date", "end_date", "std_change_producer_version"),

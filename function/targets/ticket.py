@@ -699,7 +699,7 @@ class TicketWork:
         values = dict(changes)
         assignee = self._wanted.get("assigned_to")
         if "assignment_group" in values and assignee and "assigned_to" not in values:
-            # A change of the group clears the assignee (facts/servicenow 4.1).
+            # The platform clears the assignee when the group changes.
             values["assigned_to"] = self._sent("assigned_to", assignee)
         if decision.state:
             values["state"] = decision.state

@@ -133,7 +133,7 @@ class Life(RuleBasedStateMachine):
     """*counted*: the rows have a counter, which is the rule's ``order_by``, and every kind of clock does.
 
     Without one, what only a clock can tell has a clock that is right and a transaction of its own: a row back at an
-    earlier image, and all that happens once it has been deleted. That is the limit that DESIGN.md names.
+    earlier image, and all that happens once it has been deleted. That is the limit that README names.
     """
 
     world: ClassVar[World]
@@ -470,7 +470,7 @@ class Life(RuleBasedStateMachine):
         ticket = tickets[-1]
         if image is not None and row.deleted and not any(map(_deserves, row.life)):
             # The ticket is of the row that was there before. An INSERT whose `when` is false may leave no evidence
-            # (DESIGN.md, P2), so that changes after it can be taken for that row's.
+            # (README), so that changes after it can be taken for that row's.
             if len(row.life) == 1:
                 assert ticket["state"] in ENDED, f"OPEN FOR A ROW THAT IS GONE, {image}: {_shown([ticket])}"
             return

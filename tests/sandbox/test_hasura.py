@@ -1,4 +1,4 @@
-"""The sandbox's Hasura delivers as the facts gathered about the real one say."""
+"""The sandbox's Hasura delivers as Hasura's documentation and source say."""
 
 import gzip
 import json

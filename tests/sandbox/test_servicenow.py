@@ -1,4 +1,4 @@
-"""The sandbox's ServiceNow answers as the facts gathered about the real one say."""
+"""The sandbox's ServiceNow answers as ServiceNow's documentation and captures of real instances say."""
 
 import base64
 import re
