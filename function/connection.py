@@ -160,7 +160,9 @@ def try_out(
     try:
         found: list[Tried] = []
         for table in tables:
-            found.append(_Examination(client, table, username, until).tried(ours))
+            examination = _Examination(client, table, username, until)
+            found.append(examination.tried(ours))
+            username = examination.username
             if not found[-1].success and not found[-1].signed_in:
                 return found[-1]
             if found[-1].stray:
@@ -183,7 +185,7 @@ class _Examination:
     def __init__(self, client: ServiceNowClient, table: str, username: str, until: float) -> None:
         self._client = client
         self._table = table
-        self._username = username
+        self.username = username
         self._until = until
 
     def tried(self, ours: Callable[[str], Sequence[tuple[str, int]]]) -> Tried:
@@ -193,12 +195,30 @@ class _Examination:
         except ServiceNowError as error:
             return _unread(table, error.failure)
         try:
+            self.username = self.username or self._own_name()
             taken = self._taken(ours(table)) if visible else None
         except ServiceNowError as error:
             return _unread(table, error.failure)
         if taken is not None:
             return self._insert(taken)
         return _untried(table, self._role(), readable=bool(visible))
+
+    def _own_name(self) -> str:
+        """Who an OAuth client, or an API key, acts as; "" where the user may not read its own record."""
+        try:
+            rows = self._client.find(
+                "sys_user",
+                "sys_id=javascript:gs.getUserID()",
+                fields=["user_name"],
+                limit=2,
+                timeout_seconds=self._left(),
+            )
+        except ServiceNowError as error:
+            if error.failure.kind is Kind.PERMANENT:
+                return ""
+            raise
+        # A query that ServiceNow does not understand returns everybody.
+        return rows[0].get("user_name", "") if len(rows) == 1 else ""
 
     def _taken(self, ours: Sequence[tuple[str, int]]) -> str | None:
         """The sys_id of a record that this user made under a sys_id of our choice; None where none is found.
@@ -217,7 +237,7 @@ class _Examination:
                 raise
             made_by = record.get("sys_created_by", "").casefold()
             chosen = address(self._table, record.get("correlation_id", ""), generation)
-            if made_by and made_by == self._username.casefold() and record["sys_id"] == chosen == sys_id:
+            if made_by and made_by == self.username.casefold() and record["sys_id"] == chosen == sys_id:
                 return sys_id
         return None
 
@@ -243,7 +263,7 @@ class _Examination:
         """A role that lets the user create, "" if it has none, None where that cannot be read (it often cannot)."""
         creators = CREATORS.get(self._table, ())
         try:
-            who = term("user.user_name", self._username)
+            who = term("user.user_name", self.username)
             rows = self._client.find(
                 "sys_user_has_role",
                 who,
@@ -257,7 +277,7 @@ class _Examination:
         roles = {
             row.get("role.name", "")
             for row in rows
-            if row.get("user.user_name", "").casefold() == self._username.casefold()
+            if row.get("user.user_name", "").casefold() == self.username.casefold()
         }
         if not creators or not roles:
             return None

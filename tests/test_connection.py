@@ -65,6 +65,8 @@ def instance(
         path = seen.target.partition("?")[0]
         if "sys_user_has_role" in path:
             sock.sendall(roles or error(403, "Insufficient rights to query records"))
+        elif path.endswith("/sys_user"):
+            sock.sendall(error(403, "Insufficient rights to query records"))
         elif seen.method == "POST":
             sock.sendall(post)
         elif path.endswith("/incident"):
@@ -253,6 +255,25 @@ rules:
             assert answer.body["success"]
             assert re.findall(r"(\w+): it may create records", answer.body["message"]) == ["incident", "problem"]
             assert (len(world.incidents), len(world.servicenow.rows("problem"))) == (1, before)
+
+
+@pytest.mark.parametrize(
+    "signs_in",
+    [
+        {"SERVICENOW_CLIENT_ID": "sandbox-client", "SERVICENOW_CLIENT_SECRET": "sandbox-client-secret"},
+        {"SERVICENOW_API_KEY": "sandbox-api-key"},
+    ],
+    ids=["oauth", "api key"],
+)
+def test_whoever_a_client_or_a_key_acts_as_is_tested_by_its_own_tickets(signs_in: dict[str, str]) -> None:
+    with World(**signs_in, SERVICENOW_USERNAME="", SERVICENOW_PASSWORD="") as world:
+        made = world.send(insert("outages", outage()))
+        answer = a_test(world)
+
+        assert made.said == "created"
+        assert answer.body["success"]
+        assert answer.body["message"].startswith("ServiceNow accepts svc.hasura. incident: it may create records")
+        assert len(world.incidents) == 1
 
 
 class TestNothingIsMade:
