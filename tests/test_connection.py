@@ -19,6 +19,7 @@ from function.connection import Tried, inserted, reach, try_out
 from function.event import Failure, Kind, Reason
 from function.servicenow import Basic
 from function.targets.ticket import address
+from sandbox.rest import Rights
 from sandbox.servicenow import ServiceNow
 from tests.answers import Answer, Seen, Server, always, http, result
 from tests.payloads import insert
@@ -28,7 +29,6 @@ T, D, P = Kind.TRANSIENT, Kind.IN_DOUBT, Kind.PERMANENT
 USER = Basic("svc.hasura", PASSWORD)
 CORRELATION = "shop:outage:1"
 OURS = address("incident", CORRELATION, 0)
-MFA = http(401, b"", X_MFA="invalid").replace(b"X-MFA:", b"X-MFA_TOKEN:")
 SOMEBODYS = "0123456789abcdef0123456789abcdef"
 
 
@@ -167,37 +167,50 @@ class TestTheWayThere:
 
 
 class TestWhatServiceNowSays:
-    def test_each_trouble_has_a_sentence_of_its_own(self) -> None:
+    def test_each_trouble_has_a_sentence_of_its_own_and_makes_no_record(self) -> None:
         said: dict[str, str] = {}
         with World(SERVICENOW_TIMEOUT_SECONDS="1") as world, ExitStack() as stack:
             world.send(insert("outages", outage()))
+            before = world.incidents
+            stranger = {"instance_url": world.servicenow.url, "username": "svc.stranger", "password": "x" * 9}
 
-            def ask(what: str, answer: Answer, tls: ssl.SSLContext | None = None) -> None:
-                server = stack.enter_context(Server(answer, tls))
-                said[what] = message(world, {"instance_url": server.url, "username": what, "password": "x" * 9})
+            def ask(what: str, **sent: str) -> None:
+                said[what] = message(world, stranger | sent)
 
-            def armed(what: str, fault: str, method: str | None = None) -> None:
-                world.servicenow.arm(fault, method=method, seconds=3)
+            def armed(what: str, fault: str) -> None:
+                world.servicenow.arm(fault, seconds=3)
                 said[what] = message(world)
                 world.servicenow.disarm()
 
-            nobody = {"instance_url": "https://no-such-host.invalid", "username": "u", "password": "x" * 9}
-            said["wrong host"] = message(world, nobody)
-            refused = nobody | {"instance_url": f"http://127.0.0.1:{closed_port()}"}
-            said["refused"] = message(world, refused)
-            ask("self-signed", always(b""), tls(trustme.CA()))
+            def granted(what: str, rights: Rights) -> None:
+                world.servicenow.rights = rights
+                said[what] = message(world)
+                world.servicenow.rights = Rights()
+
+            secure = stack.enter_context(ServiceNow(tls=tls(trustme.CA())))
+            elsewhere = stack.enter_context(Server(always(http(302, b"", Location="https://sso.example.com/login"))))
+            another = stack.enter_context(
+                Server(always(error(400, "Requested URI does not represent any resource", "/api")))
+            )
+            ask("wrong host", instance_url="https://no-such-host.invalid")
+            ask("refused", instance_url=f"http://127.0.0.1:{closed_port()}")
+            ask("self-signed", instance_url=secure.url)
             armed("time-out", "slow")
             armed("hibernating", "hibernating_html_200")
-            armed("without itil", "acl_403", "POST")
-            armed("may not read", "acl_403", "GET")
-            armed("API disabled", "acl_flap_403")
+            granted("without itil", Rights(may_create=()))
+            granted("may not read", Rights(may_read=()))
+            world.servicenow.api_enabled = False
+            said["API disabled"] = message(world)
+            world.servicenow.api_enabled = True
             armed("login page", "sso_html_200")
-            ask("redirect", always(http(302, b"", Location="https://sso.example.com/login")))
-            ask("MFA", always(MFA))
-            ask("401", always(error(401, "User is not authenticated", "Required to provide Auth information")))
-            ask("another table API", always(error(400, "Requested URI does not represent any resource", "/api")))
+            ask("redirect", instance_url=elsewhere.url)
+            armed("MFA", "mfa_401")
+            ask("401")
+            ask("another table API", instance_url=another.url)
             armed("server error", "unavailable_503")
             said["ok"] = a_test(world).body["message"]
+            refused_logins = len(world.servicenow.refused_logins)
+            after = (world.incidents, secure.rows("incident"), secure.calls)
 
         for what, words in {
             "wrong host": "The host name no-such-host.invalid is not known",
@@ -218,6 +231,8 @@ class TestWhatServiceNowSays:
         }.items():
             assert words in said[what], (what, said[what])
         assert len(set(said.values())) == len(said) == 15
+        assert after == (before, [], [])
+        assert refused_logins == 1
 
     def test_settings_are_named_by_where_they_are(self, world: World) -> None:
         world.servicenow.arm("hibernating_redirect_302")

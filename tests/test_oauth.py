@@ -24,9 +24,11 @@ from function.line import Credentials, CredentialUnreadable, Deadline, Line
 from function.servicenow import ApiKey, Basic, Credential, OAuth, Record, Reply, ServiceNowClient, ServiceNowError
 from function.servicenow.oauth import PAUSE_SECONDS, Granted, granted
 from function.settings import VARIABLES
+from sandbox.servicenow import ServiceNow
 from tests.answers import Answer, Seen, Server, always, drip, http, reset, result
+from tests.payloads import insert
 from tests.test_servicenow import ID, _tls, said
-from tests.world import PASSWORD
+from tests.world import PASSWORD, Answered, World, outage
 
 URL = "https://dev1.service-now.com"
 REFUSED = json.dumps({"error_description": "access_denied", "error": "server_error"})
@@ -799,6 +801,57 @@ class TestSecrecy:
         [token, call] = [record.getMessage() for record in caplog.records if record.name == "function.servicenow"]
         assert token.startswith("ServiceNow token by password: HTTP 200 in ")
         assert call.startswith("ServiceNow GET incident: HTTP 200 in ")
+
+
+# --- Against the sandbox ----------------------------------------------------------------------------------------------
+
+
+class TestTheSandbox:
+    @pytest.mark.parametrize("username", ["", "svc.hasura"], ids=["client credentials", "password"])
+    def test_a_thousand_calls_with_an_expired_token_make_one_token_request(self, username: str) -> None:
+        with ServiceNow(password=PASSWORD, client_secret=CLIENT.client_secret) as instance:
+            row = instance.tables.insert("incident", {"short_description": "Slow"}, by="admin")
+            credential = OAuth(instance.oauth.client_id, CLIENT.client_secret, username, username and PASSWORD)
+            with ServiceNowClient(instance.url, credential, timeout_seconds=60, concurrency_max=50) as client:
+
+                def call() -> Record:
+                    return client.get("incident", row["sys_id"], fields=["number"], timeout_seconds=60)
+
+                call()
+                instance.oauth.expire()
+                before = len(instance.token_requests)
+                answers = all_at_once(1000, call)
+                asked = instance.token_requests[before:]
+
+        assert answers == [{"sys_id": row["sys_id"], "number": row["number"]}] * 1000
+        assert [(one.grant, one.status) for one in asked] == [
+            ("refresh_token" if username else "client_credentials", 200)
+        ]
+        assert instance.refused_logins == []
+
+
+class TestTheFunction:
+    def test_a_crowd_of_events_makes_one_token_request_each_time_the_token_expires_and_none_waits(self) -> None:
+        with World(
+            SERVICENOW_USERNAME="",
+            SERVICENOW_PASSWORD="",
+            SERVICENOW_CLIENT_ID="sandbox-client",
+            SERVICENOW_CLIENT_SECRET="sandbox-client-secret",
+        ) as world:
+            world.send(insert("outages", outage("before")))
+
+            def deliver(number: int) -> Answered:
+                if number in {0, 100}:  # before all of them, and while others are under way
+                    world.servicenow.oauth.expire()
+                return world.send(insert("outages", outage(number)))
+
+            with ThreadPoolExecutor(40) as pool:
+                answers = list(pool.map(deliver, range(200)))
+
+            assert {(answer.status, answer.said) for answer in answers} == {(200, "created")}
+            assert [asked.status for asked in world.servicenow.token_requests] == [200, 200, 200]
+            assert len(world.incidents) == 201
+            assert world.mails == []
 
 
 # --- Behind the line --------------------------------------------------------------------------------------------------

@@ -3,9 +3,10 @@
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,7 @@ from google.cloud.secretmanager_v1.services.secret_manager_service.transports im
 
 from function import secretmanager
 from function.secretmanager import SecretUnreadable
+from sandbox.servicenow import ServiceNow
 from tests.payloads import insert
 from tests.world import PASSWORD, World, outage
 
@@ -165,13 +167,55 @@ PASSWORDS = "projects/p/secrets/servicenow"
 
 
 @contextmanager
-def keeping(vault: Vault, *, concurrency_max: int = 8) -> Iterator[World]:
-    """A world whose function reads ServiceNow's password from *vault*, by Google's library."""
+def keeping(vault: Vault, *, concurrency_max: int = 8, settings: Mapping[str, str] | None = None) -> Iterator[World]:
+    """A world whose function reads what it signs in with (a password, or see *settings*) from *vault*."""
     with secret_manager(vault) as client:
-        world = World(SERVICENOW_PASSWORD=f"secret://{PASSWORDS}", SERVICENOW_MAX_CONCURRENCY=str(concurrency_max))
+        world = World(SERVICENOW_MAX_CONCURRENCY=str(concurrency_max))
         world.read_secret = partial(secretmanager.read, client=client)
         with world:
+            world.start(**(settings or {"SERVICENOW_PASSWORD": SECRET}))
             yield world
+
+
+SECRET = f"secret://{PASSWORDS}"
+NOBODY = {"SERVICENOW_USERNAME": "", "SERVICENOW_PASSWORD": ""}
+BY_CLIENT = {"SERVICENOW_CLIENT_ID": "sandbox-client", "SERVICENOW_CLIENT_SECRET": SECRET}
+OLD, NEW = PASSWORD, f"{PASSWORD}-new"
+
+
+@dataclass(frozen=True)
+class Login:
+    """A way to sign in whose secret is in the vault: how ServiceNow is given it, and how often it refused one."""
+
+    settings: Mapping[str, str]
+    give: Callable[[ServiceNow, str], None]
+    refused: Callable[[ServiceNow], int]
+
+
+def give_password(servicenow: ServiceNow, password: str) -> None:
+    servicenow.password = password
+
+
+def give_client_secret(servicenow: ServiceNow, secret: str) -> None:
+    servicenow.oauth.client_secret = secret
+    servicenow.oauth.expire()
+
+
+def give_api_key(servicenow: ServiceNow, key: str) -> None:
+    servicenow.api_key = key
+
+
+def refused_tokens(servicenow: ServiceNow) -> int:
+    return [asked.status for asked in servicenow.token_requests].count(401)
+
+
+LOGINS = {
+    "password": Login({"SERVICENOW_PASSWORD": SECRET}, give_password, lambda it: len(it.refused_logins)),
+    "client secret": Login(NOBODY | BY_CLIENT, give_client_secret, refused_tokens),
+    "API key": Login(
+        NOBODY | {"SERVICENOW_API_KEY": SECRET}, give_api_key, lambda it: [c.status for c in it.calls].count(401)
+    ),
+}
 
 
 class TestTheFunction:
@@ -183,33 +227,37 @@ class TestTheFunction:
         assert {answer.status for answer in answers} == {200}
         assert vault.asked == [f"{PASSWORDS}/versions/latest"]
 
-    def test_a_rotated_password_heals_within_one_delivery(self) -> None:
-        vault = Vault({PASSWORDS: [PASSWORD]})
-        with keeping(vault) as world:
+    @pytest.mark.parametrize("login", LOGINS.values(), ids=LOGINS)
+    def test_a_rotated_secret_heals_within_one_delivery(self, login: Login) -> None:
+        vault = Vault({PASSWORDS: [OLD]})
+        with keeping(vault, settings=login.settings) as world:
+            login.give(world.servicenow, OLD)
             world.send(insert("outages", outage(1)))
-            world.servicenow.password = f"{PASSWORD}-new"
-            vault.secrets[PASSWORDS].append(f"{PASSWORD}-new")
+            login.give(world.servicenow, NEW)
+            vault.secrets[PASSWORDS].append(NEW)
             answer = world.send(insert("outages", outage(2)))
             later = world.send(insert("outages", outage(3)))
 
-            assert (answer.status, later.status) == (200, 200)
+            assert (answer.said, later.said) == ("created", "created")
             assert len(world.incidents) == 3
-            assert len(world.servicenow.refused_logins) == 1
+            assert login.refused(world.servicenow) == 1
             assert len(vault.asked) == 2
             assert world.mails == []
 
-    def test_two_hundred_rows_meet_a_rotated_password_and_none_waits(self) -> None:
-        vault = Vault({PASSWORDS: [PASSWORD]})
-        with keeping(vault, concurrency_max=4) as world:
+    @pytest.mark.parametrize("login", LOGINS.values(), ids=LOGINS)
+    def test_two_hundred_rows_meet_a_rotated_secret_and_none_waits(self, login: Login) -> None:
+        vault = Vault({PASSWORDS: [OLD]})
+        with keeping(vault, concurrency_max=4, settings=login.settings) as world:
+            login.give(world.servicenow, OLD)
             world.send(insert("outages", outage("first")))
-            world.servicenow.password = f"{PASSWORD}-new"
-            vault.secrets[PASSWORDS].append(f"{PASSWORD}-new")
+            login.give(world.servicenow, NEW)
+            vault.secrets[PASSWORDS].append(NEW)
             with ThreadPoolExecutor(16) as pool:
                 answers = list(pool.map(lambda number: world.send(insert("outages", outage(number))), range(200)))
 
             assert {answer.status for answer in answers} == {200}
             assert len(world.incidents) == 201
-            assert len(world.servicenow.refused_logins) == 1
+            assert login.refused(world.servicenow) == 1
 
     def test_a_password_changed_only_in_servicenow_is_tried_once(self) -> None:
         vault = Vault({PASSWORDS: [PASSWORD]})

@@ -328,7 +328,10 @@ _SPOKEN: Final = (
     ),
 )
 _UNSPOKEN: Final = {
-    400: _refused("ServiceNow, or a proxy before it, could not make sense of the request: see its own words."),
+    400: _refused(
+        "ServiceNow, or a proxy before it, could not make sense of the request: see its own words. Where there are"
+        " none, its address may be too long: the rule maps too many fields."
+    ),
     405: _refused("This address takes no such method: check the rule's table and the instance's REST API policies."),
     406: _refused("ServiceNow does not answer in JSON here: check SERVICENOW_INSTANCE_URL."),
     413: _refused("The request is larger than ServiceNow, or a proxy before it, takes: shorten the rule's fields."),
