@@ -39,6 +39,8 @@ UNAVAILABLE_SECONDS: Final = (5, 15)
 # Answers are kept in Hasura's log for each attempt.
 ERROR_CHARACTERS_MAX: Final = 500
 JSON_TYPE: Final = "application/json"
+# What clients send that always send JSON.
+_NOTHING: Final = {b"", b"{}", b"null"}
 # An address, a user name and a password.
 CONFIGURATION_BYTES_MAX: Final = 16 * 1024
 
@@ -196,7 +198,8 @@ class App:
         body = _configuration(request, may_be_empty=True)
         if isinstance(body, Response):
             return body
-        told = self._tester.test(parse(body) if body else None, self._switchboard.connection())
+        asked = None if body.strip() in _NOTHING else parse(body)
+        told = self._tester.test(asked, self._switchboard.connection())
         answer = _answer(
             200 if told.retry_after_seconds is None else 429,
             {"success": told.success, "message": told.message, "instance": told.instance_url},

@@ -6,7 +6,6 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -15,14 +14,13 @@ import click
 
 from function import metadata
 from function.app import HOUSEKEEPING, App, assemble, build, read_rules
-from function.connection import try_out
-from function.database import Database, LedgerNotMigrated, LedgerUnavailable
+from function.database import Database, LedgerUnavailable
 from function.event import Event, Failure, Op, Status, instant
 from function.ledger import Ledger
 from function.log import start_logging
 from function.preflight import Finding, Level, examine
 from function.rules import Rule, Rules, RulesError
-from function.servicenow import ServiceNowClient, ServiceNowError, TableClient
+from function.servicenow import ServiceNowError
 from function.settings import Settings, SettingsError, load
 from function.setup import hasura as setup_hasura
 from function.sources import hasura
@@ -50,9 +48,9 @@ def migrate() -> None:
 
 
 @commands.command()
-@click.option("--offline", is_flag=True, help="Nothing is asked of ServiceNow or the ledger (secrets are read).")
+@click.option("--offline", is_flag=True, help="Nothing is asked of ServiceNow and of the ledger (secrets are read).")
 @click.option("--hasura", "project", metavar="DIR", help="The Hasura project; ./hasura where that is one.")
-@click.option("--write-probe", is_flag=True, help="Also write a record into each table, and cancel it.")
+@click.option("--write-probe", is_flag=True, help="Also write a record into each table.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 def check(*, offline: bool, project: str | None, write_probe: bool, as_json: bool) -> None:
     """Check settings, rules, Hasura's triggers and the ServiceNow instance, every fault at once.
@@ -143,53 +141,37 @@ class _Report:
 
 
 def _instance(settings: Settings, rules: Rules, *, write_probe: bool) -> Iterator[Finding]:
-    """What is found of the instance that events go to now: the stored connection's, or the environment's."""
-    tables = list(dict.fromkeys(rule.ticket.table for rule in rules.rules)) or ["incident"]
-    start_logging("ERROR")
-    database = Database(settings.database_url, pool_size=1, migrate=False)
+    """What is found of the instance that events go to now: the stored connection's, or the environment's.
+
+    Nobody signs in without the ledger, which counts refused passwords, so that no account is locked by checking.
+    """
+    start_logging("ERROR", sys.stderr)
+    database = Database(settings.database_url, pool_size=1, migrate=settings.ledger_migrate)
     app = assemble(settings, rules, Ledger(database), os.environ)
-    client: TableClient | None = None
-    honours = None
     try:
-        if not database.is_there():
-            raise LedgerNotMigrated("there is no ledger yet; it is made at the first event, or by `migrate`")
         told = app.test_connection()
-        client, honours = app.connection.client, app.ledger.honours_sys_id(told.instance_url)
-        success, message, signed_in = told.success, told.message, told.signed_in
-        instance_url = told.instance_url
-    except LedgerUnavailable as error:
-        is_new = isinstance(error, LedgerNotMigrated)
-        yield Finding(Level.NOTE if is_new else Level.FAULT, "DATABASE_URL", str(error).rstrip("."))
-        instance_url = settings.servicenow_instance_url
-        if not instance_url:
-            return
-        client = ServiceNowClient(instance_url, settings.credential, concurrency_max=1)
-        tried = try_out(
-            instance_url,
-            settings.credential,
-            username=settings.servicenow_username,
-            tables=tables,
-            ours=lambda _: [],
-            timeout_seconds=settings.servicenow_timeout_seconds,
-        )
-        success, message, signed_in = tried.success, tried.message, tried.signed_in
-    try:
-        yield Finding(Level.NOTE if success else Level.FAULT, instance_url or "ServiceNow", message.rstrip("."))
-        # Nothing more is asked with a credential that was refused: accounts lock.
-        if not signed_in or client is None:
+        instance_url, client = told.instance_url, app.connection.client
+        where = instance_url or "ServiceNow"
+        yield Finding(Level.NOTE if told.success else Level.FAULT, where, told.message.rstrip("."))
+        # Nothing more is asked with a credential that was refused.
+        if not told.signed_in or client is None:
             return
         examined = examine(
-            client, rules.rules, honours_sys_id=honours, write_probe=write_probe, progress=_asking(instance_url)
+            client,
+            rules.rules,
+            honours_sys_id=app.ledger.honours_sys_id(instance_url),
+            write_probe=write_probe,
+            progress=_asking(instance_url),
         )
         yield from examined.findings
-        if examined.honours_sys_id is not None and database.is_there():
-            with suppress(LedgerUnavailable):
-                app.ledger.learn_sys_id(instance_url, honoured=examined.honours_sys_id)
+        if examined.honours_sys_id is not None:
+            app.ledger.learn_sys_id(instance_url, honoured=examined.honours_sys_id)
+    except LedgerUnavailable as error:
+        what = f"{error}, and nobody signs in to ServiceNow without it"
+        yield Finding(Level.FAULT, "DATABASE_URL", what, "Check DATABASE_URL")
     except ServiceNowError as error:
-        yield Finding(Level.FAULT, instance_url, "the rest could not be asked", error.hint.rstrip("."))
+        yield Finding(Level.FAULT, where, "the rest could not be asked", error.hint.rstrip("."))
     finally:
-        if client is not None:
-            client.close()
         app.close()
 
 
@@ -364,7 +346,7 @@ def _settings() -> Settings:
 
 
 def _app() -> App:
-    start_logging("ERROR")
+    start_logging("ERROR", sys.stderr)
     try:
         return build(os.environ)
     except (SettingsError, RulesError) as error:

@@ -164,7 +164,8 @@ def try_out(
             found.append(examination.tried(ours))
             username = examination.username
             if not found[-1].success and not found[-1].signed_in:
-                return found[-1]
+                let_in = any(each.signed_in for each in found[:-1]) and found[-1].signed_in is None
+                return replace(found[-1], signed_in=True) if let_in else found[-1]
             if found[-1].stray:
                 break
     finally:
@@ -322,9 +323,10 @@ def _unread(table: str, failure: Failure) -> Tried:
 
 def _untried(table: str, role: str | None, *, readable: bool) -> Tried:
     """Where creating cannot be tried without creating: what is known instead."""
-    if role == "":
-        return Tried(success=False, message=f"{table}: {_NOT_ALLOWED.format(roles=_roles(table))}", signed_in=True)
     why = "whether it may create records was not tried, for that would have made one"
+    if role == "":
+        # A role of the customer's own may allow it as well.
+        why = f"{why}, and it has none of the roles that usually may"
     if role:
         return Tried(success=True, message=f"{table}: {why}; it has the role {role}, which may.", signed_in=True)
     if not readable:

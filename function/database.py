@@ -101,10 +101,6 @@ class Database:
         except self._backend.gone() as error:
             raise LedgerUnavailable(f"the ledger is unavailable: {type(error).__name__}") from error
 
-    def is_there(self) -> bool:
-        """Whether there is one to look into: a file that is not there yet would be made. Opens nothing."""
-        return self._backend.identity() is not None
-
     def close(self) -> None:
         """Close every connection."""
         self._backend.close()

@@ -1,16 +1,17 @@
-"""Logging as Cloud Logging reads it: one JSON line an entry, on standard output."""
+"""Logging as Cloud Logging reads it: one JSON line an entry."""
 
 import logging
 import sys
 import traceback
 from pathlib import Path
+from typing import TextIO
 
 from pythonjsonlogger.json import JsonFormatter
 
 
-def start_logging(level: str) -> None:
-    """Send our own log to standard output from *level* on; of libraries only warnings."""
-    handler = logging.StreamHandler(sys.stdout)
+def start_logging(level: str, stream: TextIO | None = None) -> None:
+    """Send our own log to *stream*, standard output unless given, from *level* on; of libraries only warnings."""
+    handler = logging.StreamHandler(stream or sys.stdout)
     handler.setFormatter(
         JsonFormatter(
             "%(asctime)s %(levelname)s %(name)s %(message)s",

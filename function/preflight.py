@@ -7,17 +7,19 @@ integration user may not see is said as well: it is not known to be in order.
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from enum import StrEnum
 from typing import Final
 
 from function.event import Failure, Kind, Reason
-from function.hearing import TEMPLATE, Rule, Saying
+from function.hearing import TEMPLATE, Rule, Saying, TicketRule
+from function.rules import FIELDS_REFUSED
 from function.servicenow import Record, ServiceNowError, TableClient, UnknownReference
 from function.servicenow.dictionary import Column, Description, Policy, describe
 from function.servicenow.references import REFERENCES, References
-from function.states import STATES, states_of
+from function.states import STATES
 
 # A call that takes longer is one that events would wait for in vain.
 CALL_SECONDS_MAX: Final = 20.0
@@ -31,6 +33,10 @@ _OURS: Final = ("correlation_id", "correlation_display")
 CALLS_PER_HOUR_MIN: Final = 3600
 # The states in which records begin.
 _FIRST_STATES: Final = {"incident": frozenset({"1"}), "change_request": frozenset({"-5"})}
+# What the platform, or this function, gives every ticket.
+_FILLED_IN: Final = frozenset(
+    {"number", "state", "priority", "impact", "urgency", "opened_at", "opened_by", "sys_id", *_OURS}
+)
 PROBE_WORDS: Final = "Written by check --write-probe of the Hasura integration; please ignore and delete"
 
 
@@ -101,7 +107,7 @@ def examine(
     """Compare the instance with the *rules*; whoever signs in was let in already.
 
     *honours_sys_id* is what is known of it so far. With *write_probe* a record is written into each table, and
-    canceled where its states are known. *progress* is told of each step. Raises ServiceNowError where the instance is
+    canceled where the rule knows how. *progress* is told of each step. Raises ServiceNowError where the instance is
     unwell, or lets us in no longer.
     """
     examination = _Examination(client, progress)
@@ -118,7 +124,7 @@ def examine(
             if table in examination.unread:
                 continue
             progress(f"a record in {table}")
-            found, made = examination.probe(table, concerned[0])
+            found, made = examination.probe(concerned[0])
             findings.append(found)
             honoured = made if made is not None and honoured is not False else honoured
     findings.append(_sys_id(client.instance_url, honoured=honours_sys_id if honoured is None else honoured))
@@ -216,7 +222,7 @@ class _Examination:
         yield from _states(rule, described)
         yield from _closing_default(rule, described)
         for policy in described.policies or ():
-            yield from _policy(policy, rule)
+            yield from _policy(policy, rule, described)
 
     def _column(self, column: str, saying: Saying, described: Description) -> Iterator[Finding]:
         known = (described.columns or {}).get(column)
@@ -236,7 +242,8 @@ class _Examination:
         try:
             self.references.sys_id(column, name, find=self._find, left_seconds=lambda: CALL_SECONDS_MAX)
         except UnknownReference as error:
-            yield Finding(Level.FAULT, where, f"{_quoted(name)}: {error.hint}", "Correct the name, or make the record")
+            why = error.hint.removeprefix(f"what is given for {column} ")
+            yield Finding(Level.FAULT, where, f"{_quoted(name)} {why}", "Correct the name, or make the record")
         except ServiceNowError as error:
             if _is_serious(error.failure):
                 raise
@@ -246,14 +253,12 @@ class _Examination:
 
     # Writing
 
-    def probe(self, table: str, rule: Rule) -> tuple[Finding, bool | None]:
-        """Write a record under a sys_id of our own choosing, and cancel it; whether the sys_id was kept."""
+    def probe(self, rule: Rule) -> tuple[Finding, bool | None]:
+        """Write a record as *rule* would, as far as its text tells; whether it kept the sys_id that we chose."""
+        table, where = rule.ticket.table, rule.ticket.where["table"]
         asked = uuid.uuid4().hex
-        values = {"sys_id": asked, "short_description": PROBE_WORDS}
-        if table == "change_request":
-            values |= {"type": "normal", "chg_model": "normal"}
-        where = rule.ticket.where["table"]
         try:
+            values = self._constants(rule) | {"sys_id": asked, "short_description": PROBE_WORDS}
             made = self.client.create(table, values, fields=["number"], timeout_seconds=CALL_SECONDS_MAX)
         except ServiceNowError as error:
             if error.failure.kind is Kind.IN_DOUBT:
@@ -262,18 +267,42 @@ class _Examination:
                 return Finding(Level.WARNING, where, what, do), None
             if _is_serious(error.failure):
                 raise
+            if error.failure.reason in {Reason.BUSINESS_RULE, Reason.DATA_POLICY}:
+                # The record is made of the rule's constants; a row gives the rest.
+                what = f"no record was written into {table}: it wants more than what the rule says of every row"
+                return Finding(Level.WARNING, where, what, _sentence(error)), None
             return Finding(Level.FAULT, where, f"no record can be written into {table}", _sentence(error)), None
         name = made.get("number") or made["sys_id"]
-        left = self._canceled(table, made["sys_id"])
+        left = self._canceled(rule, made["sys_id"])
         return Finding(Level.NOTE, where, f"{name} was written into {table}; {left}"), made["sys_id"] == asked
 
-    def _canceled(self, table: str, sys_id: str) -> str:
+    def _constants(self, rule: Rule) -> dict[str, str]:
+        """What the rule says of every row, or of some, with names as sys_ids."""
+        values = {"type": "normal", "chg_model": "normal"} if rule.ticket.table == "change_request" else {}
+        for column, saying in _sayings(rule).items():
+            said = next((value for value in sorted(saying.template.literals()) if value.strip()), "")
+            if said and column not in rule.ticket.closing:
+                with suppress(UnknownReference):  # told already
+                    values[column] = self.references.sys_id(
+                        column, said, find=self._find, left_seconds=lambda: CALL_SECONDS_MAX
+                    )
+        if TEMPLATE in values:
+            values |= {"type": "standard", "chg_model": "standard"}
+        return values
+
+    def _canceled(self, rule: Rule, sys_id: str) -> str:
         """Cancel the record that was written for the probe, and say what is left to do."""
-        canceled = states_of(table).canceled
+        canceled = rule.ticket.states.canceled
         if not canceled:
             return "it is open: delete it"
         try:
-            self.client.update(table, sys_id, {"state": canceled}, fields=["state"], timeout_seconds=CALL_SECONDS_MAX)
+            self.client.update(
+                rule.ticket.table,
+                sys_id,
+                {"state": canceled},
+                fields=["state"],
+                timeout_seconds=CALL_SECONDS_MAX,
+            )
         except ServiceNowError:
             return "it could not be canceled: delete it"
         return "it is canceled, and may be deleted"
@@ -282,7 +311,7 @@ class _Examination:
         """What the answers said of a rate limit."""
         limit = self.client.rate_limit_per_hour
         if limit is None:
-            yield Finding(Level.NOTE, self.client.instance_url, "no rate limit rule applies to this user")
+            yield Finding(Level.NOTE, self.client.instance_url, "no rate limit rule showed on what was read")
         else:
             yield Finding(
                 Level.WARNING if limit < CALLS_PER_HOUR_MIN else Level.NOTE,
@@ -360,62 +389,89 @@ def _typed(column: str, known: Column, saying: Saying, said: Sequence[str]) -> I
 
 
 def _states(rule: Rule, described: Description) -> Iterator[Finding]:
-    """The states that the rule's tickets are given, and what the instance calls them."""
+    """The states that the rule's tickets are given, against those that the instance has."""
     choices = (described.choices or {}).get("state")
     if not choices:
         return
-    states, where = rule.ticket.states, rule.ticket.where
     there = ", ".join(f"{value} ({label})" for value, label in choices.items())
-    used = {"resolved": states.resolved, "reopened": states.reopened, "canceled": states.canceled}
-    used |= {f"final ({state})": state for state in states.final if state not in used.values()}
-    for what, state in used.items():
+    for state, what in _written_states(rule.ticket).items():
         if state and state not in choices:
             do = f"Declare the states of this instance under `states`. There are {there}"
             if rule.ticket.table in STATES:
                 do = f"This version counts on the states that ServiceNow ships; the instance has {there}"
-            yield Finding(Level.FAULT, where["states"], f"{rule.ticket.table} has no state {state} ({what})", do)
+            found = f"{rule.ticket.table} has no state {state} ({what})"
+            yield Finding(Level.FAULT, rule.ticket.where["states"], found, do)
+
+
+def _written_states(ticket: TicketRule) -> dict[str, str]:
+    """The states that a ticket of this kind may be given, and what they are to the rule."""
+    states = ticket.states
+    resolves, cancels = _ends(ticket)
+    written: dict[str, str] = {}
+    if resolves:
+        written |= {state: "on the way to resolved" for path in states.paths.values() for state in path[1:]}
+        written[states.resolved] = "resolved"
+    if cancels:
+        written[states.canceled] = "canceled"
+    if states.reopened and (ticket.after_close == "reopen" or ticket.shared):
+        written[states.reopened] = "reopened"
+    return written
+
+
+def _ends(ticket: TicketRule) -> tuple[bool, bool]:
+    """Whether its tickets may be resolved, and canceled: no row ends one that is shared."""
+    if ticket.shared:
+        return False, False
+    return ticket.resolves or ticket.on_delete == "resolve", ticket.on_delete == "cancel"
 
 
 def _closing_default(rule: Rule, described: Description) -> Iterator[Finding]:
     """The resolution code that is sent where the rule gives none."""
     code = rule.ticket.states.close_code
     choices = (described.choices or {}).get("close_code")
-    if rule.sayings.close_code is None and code and choices and code not in choices and _ends(rule):
+    resolves, _ = _ends(rule.ticket)
+    if rule.sayings.close_code is None and code and choices and code not in choices and resolves:
         found = _no_choice("close_code", code, rule.ticket.where["close_code"], choices)
         yield Finding(
             found.level, found.where, f"{found.what} (it is sent because the rule gives no close_code)", found.do
         )
 
 
-def _ends(rule: Rule) -> bool:
-    return rule.ticket.resolves or rule.ticket.on_delete != "leave"
-
-
-def _policy(policy: Policy, rule: Rule) -> Iterator[Finding]:
-    """What a data policy demands that the rule does not send."""
+def _policy(policy: Policy, rule: Rule, described: Description) -> Iterator[Finding]:
+    """What a data policy demands that the rule does not send and the platform does not fill in."""
     ticket = rule.ticket
-    sent = set(ticket.fields)
-    ended = {ticket.states.resolved} if ticket.resolves or ticket.on_delete == "resolve" else set()
-    ended |= {ticket.states.canceled} if ticket.on_delete == "cancel" else set()
+    filled = {name for name, column in (described.columns or {}).items() if column.has_default} | _FILLED_IN
+    wanted = policy.mandatory - set(ticket.fields) - filled
     conditions = policy.conditions.strip().removesuffix("^EQ")
     states = _named_states(conditions)
-    name = f"the data policy {_quoted(policy.name)}" if policy.name else "a data policy"
-
-    def finding(level: Level, lacking: frozenset[str], when: str, do: str) -> Iterator[Finding]:
-        if lacking:
-            what = f"{name} makes {_listed(sorted(lacking))} mandatory{when}, and the rule does not send that"
-            yield Finding(level, ticket.where["fields"], what, do)
-
+    resolves, cancels = _ends(ticket)
+    lacking: frozenset[str] = frozenset()
+    level, when = Level.FAULT, ""
     if not conditions or (states and states & _FIRST_STATES.get(ticket.table, frozenset())):
-        yield from finding(Level.FAULT, policy.mandatory - sent, "", "Add it to `fields`")
+        lacking = wanted
     elif states is None:
+        level, when = Level.WARNING, f" where {conditions}"
+        lacking = wanted - set(ticket.closing)
+    else:
+        when = " when a ticket ends"
+        if resolves and ticket.states.resolved in states:
+            lacking |= wanted - set(ticket.closing)
+        if cancels and ticket.states.canceled in states:
+            # What is canceled was not solved, so that no code goes with it.
+            lacking |= wanted - (set(ticket.closing) - {"close_code"})
+    if not lacking:
+        return
+    name = f"the data policy {_quoted(policy.name)}" if policy.name else "a data policy"
+    what = f"{name} makes {_listed(sorted(lacking))} mandatory{when}, and the rule does not send that"
+    do = "Add it to `fields`"
+    if level is Level.WARNING:
         do = "See whether that concerns these tickets; if so, add it to `fields`"
-        lacking = policy.mandatory - sent - set(ticket.closing)
-        yield from finding(Level.WARNING, lacking, f" where {conditions}", do)
-    elif states & ended:
-        lacking = policy.mandatory - sent - set(ticket.closing)
-        do = "Add it to `fields`, or give close_code and close_notes"
-        yield from finding(Level.FAULT, lacking, " when a ticket ends", do)
+    elif lacking & {"close_code", "close_notes"}:
+        do = "Give close_code and close_notes; for a ticket that is canceled, exempt the integration user, or write "
+        do += "`on_delete: resolve`"
+    elif lacking & FIELDS_REFUSED.keys():
+        do = "This version cannot send it: exempt the integration user from the policy"
+    yield Finding(level, ticket.where["fields"], what, do)
 
 
 _STATE_TERM: Final = re.compile(r"(?:state|incident_state|problem_state)(?:=|IN)(-?[0-9,-]+)")

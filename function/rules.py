@@ -105,7 +105,7 @@ _STATE_KEYS = ("resolve_when", "close_code", "close_notes", "after_close")
 _STATES_UNKNOWN: Final = "the states of this table are not known: declare `states`"
 _LATER_RULE_KEYS = ("note", "post", "mutate", "reply", "data")
 _LATER_NAMES = ("ticket", "link", "data")
-_FIELDS_REFUSED: Final = {
+FIELDS_REFUSED: Final = {
     "sys_id": "is computed from the rule and the key",
     "number": "is given by ServiceNow",
     "correlation_id": "holds the ticket's address; use `key`",
@@ -368,7 +368,7 @@ class _Reading:
             where=dict.fromkeys(("", *TICKET_KEYS), self._where(_line(node), path))
             | {key: self._where(_line(value), f"{path}.{key}") for key, value in entries.items()},
         )
-        self._lives(entries, path, ticket)
+        self._lives(entries, path, ticket, kind=fields.get("type"))
         return ticket, sayings
 
     def _closing(
@@ -412,8 +412,9 @@ class _Reading:
             return ""
         return written or ""
 
-    def _lives(self, entries: Mapping[str, yaml.Node], path: str, ticket: TicketRule) -> None:
+    def _lives(self, entries: Mapping[str, yaml.Node], path: str, ticket: TicketRule, *, kind: Saying | None) -> None:
         """Refuse a life that this kind of ticket does not have."""
+        said = kind.template.literals() if kind else frozenset()
         if ticket.table not in STATES and "states" not in entries:
             for key in _STATE_KEYS:
                 if key in entries:
@@ -436,6 +437,9 @@ class _Reading:
         ):
             what = "`states` has no `reopened`; say which state that is, or write `new`"
             self.fault(_line(entries["after_close"]), f"{path}.after_close", what)
+        if ticket.table == CHANGE_TABLE and "template" not in entries and said == {"standard"}:
+            what = "a standard change is made from a template; name it beside `fields`, as `template`"
+            self.fault(_line(entries["fields"]), f"{path}.fields.type", what)
         if "template" in entries and ticket.table != CHANGE_TABLE:
             what = f"only a {CHANGE_TABLE} is made from a template; say `table: {CHANGE_TABLE}` or take it out"
             self.fault(_line(entries["template"]), f"{path}.template", what)
@@ -677,7 +681,7 @@ def _written(table: str, fields: Collection[str], *, templated: bool) -> tuple[t
 
 def _refused(table: str, states: States, *, links: bool, templated: bool) -> dict[str, str]:
     """The columns that may not stand under `fields`, and why: something else writes them."""
-    refused = dict(_FIELDS_REFUSED)
+    refused = dict(FIELDS_REFUSED)
     if states.link == LINK and links:
         refused[LINK] = "is written by `after_close: new`; to write it yourself, say `after_close: leave`"
     if table == CHANGE_TABLE:
@@ -717,7 +721,7 @@ def schema() -> dict[str, Any]:
     expression_schema = {"type": ["string", "boolean"]}
     template_schema = {"type": ["string", "number", "boolean", "null"]}
     state_schema = {"type": ["string", "integer"], "pattern": f"^{_STATE.pattern}$"}
-    column = f"^(?!(?:{'|'.join(_FIELDS_REFUSED)})$){_COLUMN.pattern}$"
+    column = f"^(?!(?:{'|'.join(FIELDS_REFUSED)})$){_COLUMN.pattern}$"
 
     def ops(known: Collection[Op]) -> dict[str, Any]:
         return {"type": "array", "items": {"enum": [op.value for op in known]}, "minItems": 1, "uniqueItems": True}

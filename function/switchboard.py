@@ -117,6 +117,7 @@ class Switchboard:
             credentials.current,
             timeout_seconds=self._settings.servicenow_timeout_seconds,
             concurrency_max=self._settings.servicenow_max_concurrency,
+            auth_pause_seconds=0.0,  # the line holds a refused credential back, for all instances
         )
         line = Line(
             client,

@@ -245,6 +245,7 @@ SCHEMA: Final[Mapping[str, Mapping[str, Column]]] = {
         "max_length": _INTEGER,
         "reference": _text(80),
         "choice": _INTEGER,
+        "default_value": _text(512),
         "mandatory": _BOOLEAN,
         "read_only": _BOOLEAN,
         "active": _BOOLEAN,

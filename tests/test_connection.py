@@ -281,7 +281,9 @@ rules:
     ids=["oauth", "api key"],
 )
 def test_whoever_a_client_or_a_key_acts_as_is_tested_by_its_own_tickets(signs_in: dict[str, str]) -> None:
-    with World(**signs_in, SERVICENOW_USERNAME="", SERVICENOW_PASSWORD="") as world:
+    with World() as world:
+        world.stop()
+        world.start(**signs_in, SERVICENOW_USERNAME="", SERVICENOW_PASSWORD="")
         made = world.send(insert("outages", outage()))
         answer = a_test(world)
 
@@ -289,6 +291,31 @@ def test_whoever_a_client_or_a_key_acts_as_is_tested_by_its_own_tickets(signs_in
         assert answer.body["success"]
         assert answer.body["message"].startswith("ServiceNow accepts svc.hasura. incident: it may create records")
         assert len(world.incidents) == 1
+
+
+@pytest.mark.parametrize("nothing", [b"", b"{}", b"null", b" {} "])
+def test_nothing_that_is_sent_means_the_connection_in_force(nothing: bytes) -> None:
+    with World() as world:
+        assert a_test(world, nothing).body["success"]
+
+
+def test_a_user_who_was_let_in_is_let_in_whatever_another_table_answers_then() -> None:
+    rules = """
+version: 1
+rules:
+  - {name: a, from: hasura/public.a, ticket: {key: "{{ row.id }}", fields: {short_description: x}}}
+  - {name: b, from: hasura/public.b, ticket: {table: problem, key: "{{ row.id }}", fields: {short_description: x}}}
+"""
+    with World(rules=rules) as world:
+        world.servicenow.password = "changed"
+        held = world.send(insert("a", {"id": 1}))
+        world.servicenow.password = PASSWORD
+        world.servicenow.arm("unavailable_503", table="problem")
+        answer = a_test(world)
+
+        assert held.said == "retrying servicenow_unauthorized"
+        assert not answer.body["success"]
+        assert world.send(insert("a", {"id": 2})).said == "created"
 
 
 class TestNothingIsMade:
@@ -415,7 +442,7 @@ class TestRoles:
         [
             (("snc_internal", "itil"), True, "it has the role itil, which may"),
             (("sn_incident_write",), True, "it has the role sn_incident_write, which may"),
-            (("snc_internal",), False, "the user may not create records: give it the role itil"),
+            (("snc_internal",), True, "it has none of the roles that usually may. Have an administrator check"),
             ((), True, "Have an administrator check that it has the role itil"),
         ],
     )

@@ -16,10 +16,12 @@ import pytest
 from function.event import Kind, Reason
 from function.servicenow import (
     Basic,
+    Credential,
     InDoubt,
     InvalidArgument,
     NotAuthorized,
     NotFound,
+    OAuth,
     Record,
     Refused,
     ServiceNowClient,
@@ -940,17 +942,17 @@ CUT = json.dumps({"result": {"sys_id": ID, "number": "INC1"}})[:-3]
 MFA = said(401, "User is not authenticated", X_MFA="invalid").replace(b"X-MFA:", b"X-MFA_TOKEN:")
 BOTH = json.dumps({"result": {"sys_id": ID}, "error": {"message": "Transaction cancelled"}})
 
-# The facts' tables of errors and of hazards (1.5, 1.6, 2.1 to 2.4): what is raised for a get and for a create, and what
-# the hint says to check. A create asks once more where it is not certain that nothing was made.
+# What is known to go wrong: what is raised for a get and then for a create, what the hint says to check, and how many
+# calls the create makes: one more where it is not certain that nothing was made, and none after a refused password.
 HAZARDS: dict[str, tuple[bytes, type[ServiceNowError], type[ServiceNowError], str, int]] = {
     "invalid table": (said(400, "Invalid table incident"), Refused, Refused, "no such table", 1),
     "no resource": (said(400, "Requested URI does not represent any resource", "/x"), Refused, Refused, "address", 1),
     "unreadable": (said(400, "Exception while reading request", "token"), Refused, Refused, "JSON", 1),
     "too large": (said(400, "Rejected large REST payload with content-length = 9"), Refused, Refused, "10 MB", 1),
     "URL too long": (page(414, "Too long"), Refused, Refused, "too long", 1),
-    "401": (said(401, "User is not authenticated", "Required"), NotAuthorized, NotAuthorized, "locked out", 1),
-    "401 older": (said(401, "User Not Authenticated", "Required"), NotAuthorized, NotAuthorized, "snc_basic_auth", 1),
-    "MFA": (MFA, NotAuthorized, NotAuthorized, "Multi-factor", 1),
+    "401": (said(401, "User is not authenticated", "Required"), NotAuthorized, NotAuthorized, "locked out", 0),
+    "401 older": (said(401, "User Not Authenticated", "Required"), NotAuthorized, NotAuthorized, "snc_basic_auth", 0),
+    "MFA": (MFA, NotAuthorized, NotAuthorized, "Multi-factor", 0),
     "ACL": (said(403, "Operation Failed", ACL), NotAuthorized, NotAuthorized, "role itil", 2),
     "rights": (said(403, "Insufficient rights to query records"), NotAuthorized, NotAuthorized, "role itil", 2),
     "API": (said(403, "User Not Authorized", "Failed API level"), NotAuthorized, NotAuthorized, "KB2466644", 2),
@@ -1042,11 +1044,41 @@ def test_servicenows_words_are_in_the_message_and_not_in_the_text() -> None:
         assert "planted" not in str(refused.value) + repr(refused.value)
 
 
-def test_a_wrong_password_is_sent_once(instance: ServiceNow) -> None:
-    with ServiceNowClient(instance.url, Basic("svc.hasura", "wrong")) as client, pytest.raises(NotAuthorized):
-        client.create_incident("x", assignment_group="Network")
+@pytest.mark.parametrize(
+    "wrong",
+    [Basic("svc.hasura", "wrong"), OAuth("sandbox-client", "sandbox-client-secret", "svc.hasura", "wrong")],
+    ids=["basic", "oauth"],
+)
+def test_a_wrong_password_is_sent_once(instance: ServiceNow, wrong: Credential) -> None:
+    with ServiceNowClient(instance.url, wrong) as client:
+        with pytest.raises(NotAuthorized):
+            client.create_incident("x", assignment_group="Network")
+        with pytest.raises(NotAuthorized, match=r"It is not sent again before \d+ s have passed") as again:
+            client.get_incident("INC0010001")
 
     assert len(instance.refused_logins) == 1
+    assert 0 < (again.value.retry_after_seconds or 0) <= 300
+
+
+def test_a_password_that_is_another_one_is_sent_at_once(instance: ServiceNow) -> None:
+    known = [Basic("svc.hasura", "wrong")]
+    with ServiceNowClient(instance.url, lambda: known[0]) as client:
+        with pytest.raises(NotAuthorized):
+            client.create_incident("x")
+        known[0] = Basic("svc.hasura", "sandbox")
+
+        assert client.create_incident("x")["number"] == "INC0010001"
+
+
+def test_a_password_is_sent_again_once_its_pause_is_over(instance: ServiceNow) -> None:
+    with ServiceNowClient(instance.url, Basic("svc.hasura", "sandbox"), auth_pause_seconds=0.2) as client:
+        instance.password = "changed"
+        with pytest.raises(NotAuthorized):
+            client.create_incident("x")
+        instance.password = "sandbox"
+        time.sleep(0.25)
+
+        assert client.create_incident("x")["number"] == "INC0010001"
 
 
 def test_a_failure_keeps_what_the_function_goes_by(client: ServiceNowClient) -> None:

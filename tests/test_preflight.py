@@ -127,6 +127,34 @@ class TestFields:
         assert found.what == "contact_type takes 40 characters here, and this text has 41"
 
 
+class TestWhatIsHidden:
+    """As fields and rows are hidden on real instances: a query that finds less, not a refusal."""
+
+    def test_of_a_table_whose_ancestors_are_hidden_no_column_is_called_missing(self, servicenow: ServiceNow) -> None:
+        for row in servicenow.tables.select("sys_db_object", "name=problem"):
+            servicenow.tables.update("sys_db_object", row["sys_id"], {"name": "u_hidden"}, by="admin")
+        for row in servicenow.tables.select("sys_dictionary", "name=task"):
+            servicenow.tables.update("sys_dictionary", row["sys_id"], {"name": "u_base"}, by="admin")
+        problem = RULE.replace("    ticket:\n", "    ticket:\n      table: problem\n")
+
+        assert told(servicenow, problem) == []
+
+    def test_incident_is_known_to_extend_task(self, servicenow: ServiceNow) -> None:
+        for row in servicenow.tables.select("sys_db_object", "name=incident"):
+            servicenow.tables.update("sys_db_object", row["sys_id"], {"super_class": ""}, by="admin")
+
+        [found] = told(servicenow, with_fields("catgory: network"))
+
+        assert "incident has no field catgory" in found.what
+
+    def test_a_403_of_a_moment_hides_nothing(self, servicenow: ServiceNow) -> None:
+        servicenow.arm("acl_flap_403", table="sys_dictionary")
+
+        [found] = told(servicenow, with_fields("catgory: network"))
+
+        assert "incident has no field catgory" in found.what
+
+
 class TestChoices:
     @pytest.mark.parametrize(
         ("field", "value"),
@@ -189,12 +217,44 @@ class TestChoices:
         assert "106 (Resolved)" in found.do
 
 
+class TestStates:
+    def without(self, servicenow: ServiceNow, table: str, state: str) -> None:
+        for choice in servicenow.tables.select("sys_choice", f"name={table}^element=state^value={state}"):
+            servicenow.tables.update("sys_choice", choice["sys_id"], {"inactive": "true"}, by="admin")
+
+    def test_a_state_that_the_rule_never_gives_may_be_another_one(self, servicenow: ServiceNow) -> None:
+        self.without(servicenow, "incident", "8")
+        self.without(servicenow, "incident", "7")
+
+        assert told(servicenow, with_fields(closing=["resolve_when: row.done"])) == []
+
+    def test_one_that_it_gives_must_be_there(self, servicenow: ServiceNow) -> None:
+        self.without(servicenow, "incident", "8")
+
+        [found] = told(servicenow, with_fields(closing=["on_delete: cancel"]))
+
+        assert found.what == "incident has no state 8 (canceled)"
+
+    def test_so_must_those_on_the_way(self, servicenow: ServiceNow) -> None:
+        self.without(servicenow, "change_request", "-3")
+        change = RULE.replace("    ticket:\n", "    ticket:\n      table: change_request\n")
+
+        [found] = told(servicenow, change + "      resolve_when: row.done\n")
+
+        assert found.what == "change_request has no state -3 (on the way to resolved)"
+
+    def test_no_row_ends_a_shared_ticket(self, servicenow: ServiceNow) -> None:
+        self.without(servicenow, "incident", "6")
+
+        assert told(servicenow, with_fields(closing=["shared: true", "resolve_when: row.done"])) == []
+
+
 class TestReferences:
     def test_a_group_that_is_not_there_is_found(self, servicenow: ServiceNow) -> None:
         [found] = told(servicenow, with_fields("assignment_group: Netwok"))
 
         assert (found.level, found.line) == (FAULT, 10)
-        assert found.what.startswith("`Netwok`: what is given for assignment_group is not there")
+        assert found.what.startswith("`Netwok` is not there")
 
     def test_each_name_of_a_lookup_is_looked_up(self, servicenow: ServiceNow) -> None:
         groups = "assignment_group: \"{{ row.team | lookup({'a': 'Network', 'b': 'Nobody'}, default='Hardware') }}\""
@@ -251,6 +311,28 @@ class TestPolicies:
 
         said = f"the data policy `Ours` makes caller_id mandatory{when}, and the rule does not send that"
         assert [(each.level, each.what) for each in found] == ([(level, said)] if level else [])
+
+    def test_what_the_platform_fills_in_is_not_missing(self, servicenow: ServiceNow) -> None:
+        [column] = servicenow.tables.select("sys_dictionary", "name=incident^element=category")
+        servicenow.tables.update("sys_dictionary", column["sys_id"], {"default_value": "inquiry"}, by="admin")
+        self.policy(servicenow, "", "state", "impact", "opened_by", "category")
+
+        assert told(servicenow) == []
+
+    def test_a_ticket_that_is_canceled_is_sent_no_close_code(self, servicenow: ServiceNow) -> None:
+        self.policy(servicenow, "state=8", "close_code", "close_notes")
+
+        [found] = told(servicenow, with_fields(closing=["on_delete: cancel"]))
+
+        assert "makes close_code mandatory when a ticket ends" in found.what
+        assert "`on_delete: resolve`" in found.do
+
+    def test_what_no_rule_can_send_is_said_to_be_so(self, servicenow: ServiceNow) -> None:
+        self.policy(servicenow, "stateIN6,7", "work_notes")
+
+        [found] = told(servicenow, with_fields(closing=["resolve_when: row.done"]))
+
+        assert found.do == "This version cannot send it: exempt the integration user from the policy"
 
     def test_what_the_rule_sends_is_not_missing(self, servicenow: ServiceNow) -> None:
         self.policy(servicenow, "", "caller_id")
@@ -355,6 +437,39 @@ class TestTheProbe:
 
         assert examined(servicenow, change, write_probe=True).honours_sys_id is True
         assert servicenow.tables.select("change_request")[-1]["state"] == "4"
+
+    def test_it_is_made_as_the_rule_would_make_one(self, servicenow: ServiceNow) -> None:
+        rule = {"name": "Caller is mandatory", "collection": "incident", "when": "before", "action_insert": "true"}
+        rule |= {"filter_condition": "caller_idISEMPTY", "abort_action": "true", "active": "true"}
+        servicenow.tables.insert("sys_script", rule, by="admin")
+
+        refused = examined(servicenow, write_probe=True)
+        made = examined(servicenow, with_fields("caller_id: admin"), write_probe=True)
+
+        [warning] = [each for each in refused.findings if each.level is WARNING]
+        assert warning.what.startswith("no record was written into incident: it wants more than")
+        assert "Caller is mandatory" in warning.do
+        assert made.honours_sys_id is True
+
+    def test_a_standard_change_is_made_from_its_template(self, servicenow: ServiceNow) -> None:
+        change = RULE.replace(
+            "    ticket:\n",
+            "    ticket:\n      table: change_request\n      template: Clear BGP sessions on a Cisco router - 1\n",
+        )
+
+        examined(servicenow, change, write_probe=True)
+
+        assert servicenow.tables.select("change_request")[-1]["type"] == "standard"
+
+    def test_one_of_a_table_of_ones_own_is_canceled_as_the_rule_says(self, servicenow: ServiceNow) -> None:
+        problem = RULE.replace(
+            "    ticket:\n",
+            "    ticket:\n      table: problem\n      states: {resolved: 106, reopened: 103, canceled: 107}\n",
+        )
+
+        found = examined(servicenow, problem, write_probe=True)
+
+        assert any("it is canceled" in each.what for each in found.findings)
 
     def test_a_user_who_may_not_create_is_found(self, servicenow: ServiceNow) -> None:
         servicenow.rights = replace(servicenow.rights, may_create=set())

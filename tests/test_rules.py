@@ -432,6 +432,17 @@ def test_the_states_of_other_tables_are_not_known_yet(key: str) -> None:
     )
 
 
+def test_a_standard_change_is_made_from_a_template_that_the_rule_names() -> None:
+    text = FIRST.replace("ticket:\n", "ticket:\n      table: change_request\n")
+    standard = text.replace("      fields:\n", "      fields:\n        type: standard\n")
+
+    [fault] = faults(standard)
+    assert fault.endswith(
+        "fields.type: a standard change is made from a template; name it beside `fields`, as `template`"
+    )
+    assert read(text.replace("      fields:\n", "      template: A\n      fields:\n")).rules
+
+
 @pytest.mark.parametrize("value", ["resolve", "cancel"])
 def test_a_ticket_of_another_table_or_a_shared_one_is_not_closed_by_a_deletion(value: str) -> None:
     other = FIRST.replace("ticket:\n", "ticket:\n      table: problem\n") + f"      on_delete: {value}\n"

@@ -3,7 +3,8 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
 from function.event import Failure, Reason
 from function.servicenow.answers import Record, Reply, Request, rate_limit_per_hour, read
@@ -15,6 +16,9 @@ from function.servicenow.transport import Transport
 
 log = logging.getLogger("function.servicenow")
 
+# Three in fifteen minutes at most.
+AUTH_PAUSE_SECONDS: Final = 300.0
+
 
 class TableClient:
     """Gets, finds, creates and updates records of any table, at most *concurrency_max* at a time.
@@ -24,6 +28,9 @@ class TableClient:
     ValueError for a table or sys_id that is none. Every record carries its ``sys_id`` beside the *fields* asked for.
     *credential* is asked for before each call where it is a function: it may change. *ca_file* has the certificates to
     trust instead of the usual ones. Threads may share a client.
+
+    A credential that ServiceNow refused is not sent again for *auth_pause_seconds*, unless it is another one by then:
+    accounts lock after about five wrong passwords in fifteen minutes.
     """
 
     def __init__(
@@ -34,6 +41,7 @@ class TableClient:
         timeout_seconds: float = 20.0,
         concurrency_max: int = 4,
         ca_file: str | None = None,
+        auth_pause_seconds: float = AUTH_PAUSE_SECONDS,
     ) -> None:
         try:
             self.instance_url = parsed(instance_url)
@@ -44,6 +52,8 @@ class TableClient:
         self._transport = Transport(self.instance_url, concurrency_max=concurrency_max, ca_file=ca_file)
         self._tokens = TokenKeeper(self._transport.post_form)
         self._rate_limit_per_hour: int | None = None
+        self._auth_pause_seconds = auth_pause_seconds
+        self._refusal: _Refusal | None = None
 
     @property
     def calls(self) -> int:
@@ -90,6 +100,7 @@ class TableClient:
     def _call(
         self, request: Request, params: Mapping[str, str], values: Mapping[str, str] | None, timeout_seconds: float
     ) -> list[Record]:
+        self._spare_the_account(request)
         started = time.monotonic()
         deadline = started + min(timeout_seconds, self._timeout_seconds)
         proof = Proof(self._credential, self._tokens, deadline=deadline)
@@ -111,8 +122,32 @@ class TableClient:
             f"{answer.kind}, {answer.reason}" if isinstance(answer, Failure) else "done",
         )
         if isinstance(answer, Failure):
+            if answer.reason is Reason.UNAUTHORIZED and proof.credential is not None:
+                until = time.monotonic() + self._auth_pause_seconds
+                self._refusal = _Refusal(proof.credential, answer, until)
             raise error_of(answer, call=f"{request.method} {request.table}")
         return answer
+
+    def _spare_the_account(self, request: Request) -> None:
+        """Raise what was raised for this credential, while it is not to be sent again."""
+        refusal = self._refusal
+        if refusal is None or (left_seconds := refusal.until - time.monotonic()) <= 0:
+            return
+        if refusal.credential == self._credential():
+            hint = f"{refusal.failure.hint} It is not sent again before {left_seconds:.0f} s have passed."
+            raise error_of(
+                replace(refusal.failure, hint=hint, words="", retry_after_seconds=left_seconds),
+                call=f"{request.method} {request.table}",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """A *credential* that ServiceNow refused; *until* is of the monotonic clock."""
+
+    credential: Credential
+    failure: Failure
+    until: float
 
 
 def _addressed(method: Literal["GET", "PATCH"], table: str, sys_id: str) -> Request:

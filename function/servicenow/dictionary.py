@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from function.event import Reason
+from function.event import Kind, Reason
 from function.servicenow.answers import Record, term
 from function.servicenow.errors import ServiceNowError, Unavailable
 from function.servicenow.references import Find
@@ -19,7 +19,7 @@ from function.servicenow.references import Find
 ANCESTORS_MAX: Final = 8
 # A table of tickets has some hundred columns and a column some ten choices.
 _ROWS_MAX: Final = 5000
-# What the platform has always been: known where sys_db_object is hidden.
+# These extend task on every instance: known where sys_db_object, or what a table extends, is hidden.
 _TASKS: Final = frozenset({"incident", "problem", "change_request", "change_task", "sc_task", "sc_req_item"})
 # sys_dictionary.choice: a list with or without an empty entry. A suggestion (2) takes any value.
 _CLOSED_LISTS: Final = frozenset({"1", "3"})
@@ -33,6 +33,7 @@ class Column:
     length_max: int
     refers_to: str
     has_choices: bool
+    has_default: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """A table. *chain* is its name and those that it extends; *choices* are labels by column and value."""
+    """A table. *chain* is its name and those that it extends, as far as is known; *choices* are labels by column."""
 
     chain: tuple[str, ...]
     columns: Mapping[str, Column] | None
@@ -67,6 +68,7 @@ def describe(table: str, wanted: Collection[str], find: Find) -> Description:
 
     Raises ServiceNowError where the table itself cannot be queried, and Unavailable whenever the instance is unwell.
     """
+    find(table, "", ["sys_id"], 1)
     chain = _chain(table, find)
     columns = _columns(chain, find)
     shown = None
@@ -84,13 +86,17 @@ def describe(table: str, wanted: Collection[str], find: Find) -> Description:
 
 def _read(find: Find, table: str, query: str, fields: Sequence[str]) -> list[Record]:
     """The rows that may be read; none where the table is refused. Raises what is wrong with the instance or with us."""
-    try:
-        return find(table, query, fields, _ROWS_MAX)
-    except ServiceNowError as error:
-        # After a 401 nothing more may be asked: accounts lock.
-        if isinstance(error, Unavailable) or error.failure.reason is Reason.UNAUTHORIZED:
-            raise
-        return []
+    for tries_left in (1, 0):
+        try:
+            return find(table, query, fields, _ROWS_MAX)
+        except ServiceNowError as error:
+            # After a 401 nothing more may be asked: accounts lock.
+            if isinstance(error, Unavailable) or error.failure.reason is Reason.UNAUTHORIZED:
+                raise
+            # Right after a node switch it may mean nothing (KB2466644).
+            if error.failure.kind is not Kind.TRANSIENT or not tries_left:
+                return []
+    return []
 
 
 def _chain(table: str, find: Find) -> tuple[str, ...]:
@@ -98,8 +104,8 @@ def _chain(table: str, find: Find) -> tuple[str, ...]:
     while len(chain) <= ANCESTORS_MAX:
         fields = ["name", "super_class.name"]
         rows = _read(find, "sys_db_object", term("name", chain[-1]), fields)
-        above = next((row.get("super_class.name", "") for row in rows if row.get("name") == chain[-1]), None)
-        if above is None and chain == [table] and table in _TASKS:
+        above = next((row.get("super_class.name", "") for row in rows if row.get("name") == chain[-1]), "")
+        if not above and chain == [table] and table in _TASKS:
             above = "task"
         if not above or above in chain:
             break
@@ -108,7 +114,7 @@ def _chain(table: str, find: Find) -> tuple[str, ...]:
 
 
 def _columns(chain: tuple[str, ...], find: Find) -> dict[str, Column] | None:
-    fields = ["name", "element", "internal_type", "max_length", "reference", "choice", "active"]
+    fields = ["name", "element", "internal_type", "max_length", "reference", "choice", "default_value", "active"]
     rows = _read(find, "sys_dictionary", f"nameIN{','.join(chain)}", fields)
     columns: dict[str, Column] = {}
     # The nearest table's entry counts: it may override the one that is inherited.
@@ -122,8 +128,10 @@ def _columns(chain: tuple[str, ...], find: Find) -> dict[str, Column] | None:
                 length_max=int(length) if length.isascii() and length.isdigit() else 0,
                 refers_to=row.get("reference", "") if row.get("internal_type") == "reference" else "",
                 has_choices=row.get("choice", "") in _CLOSED_LISTS,
+                has_default=bool(row.get("default_value")),
             )
-    return columns or None
+    # What every record has is inherited too: without it, the tables above this one are not seen.
+    return columns if "sys_created_on" in columns else None
 
 
 def _choices(chain: tuple[str, ...], wanted: Collection[str], find: Find) -> dict[str, dict[str, str]] | None:

@@ -196,7 +196,8 @@ class TokenKeeper:
             kept = self._of(credential)
             if kept.token and kept.token.access == access:
                 kept.token, kept.refresh = None, ""
-                kept.failure, kept.quiet_until = failure, time.monotonic() + PAUSE_SECONDS
+            # Also where somebody has dropped it meanwhile and fetched another: that one fares no better.
+            kept.failure, kept.quiet_until = failure, time.monotonic() + PAUSE_SECONDS
 
     def _of(self, credential: OAuth) -> _Kept:
         if credential not in self._kept:
@@ -337,6 +338,11 @@ class Proof:
         self._credential: Credential | None = None
         self._token = ""
         self._lapsed = ""
+
+    @property
+    def credential(self) -> Credential | None:
+        """What the headers were made of, once they were."""
+        return self._credential
 
     def headers(self) -> Mapping[str, str] | Failure:
         """The headers to send, or why there is no token."""
