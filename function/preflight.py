@@ -37,6 +37,8 @@ _FIRST_STATES: Final = {"incident": frozenset({"1"}), "change_request": frozense
 _FILLED_IN: Final = frozenset(
     {"number", "state", "priority", "impact", "urgency", "opened_at", "opened_by", "sys_id", *_OURS}
 )
+# Refusals that more fields may turn.
+_WANTS_MORE: Final = frozenset({Reason.BUSINESS_RULE, Reason.DATA_POLICY})
 PROBE_WORDS: Final = "Written by check --write-probe of the Hasura integration; please ignore and delete"
 
 
@@ -254,12 +256,11 @@ class _Examination:
     # Writing
 
     def probe(self, rule: Rule) -> tuple[Finding, bool | None]:
-        """Write a record as *rule* would, as far as its text tells; whether it kept the sys_id that we chose."""
+        """Write a record as plain as the instance takes it, and cancel it; whether it kept the sys_id that we chose."""
         table, where = rule.ticket.table, rule.ticket.where["table"]
         asked = uuid.uuid4().hex
         try:
-            values = self._constants(rule) | {"sys_id": asked, "short_description": PROBE_WORDS}
-            made = self.client.create(table, values, fields=["number"], timeout_seconds=CALL_SECONDS_MAX)
+            made = self._written(rule, {"sys_id": asked, "short_description": PROBE_WORDS})
         except ServiceNowError as error:
             if error.failure.kind is Kind.IN_DOUBT:
                 what = f"whether a record was written into {table} is not known"
@@ -267,14 +268,28 @@ class _Examination:
                 return Finding(Level.WARNING, where, what, do), None
             if _is_serious(error.failure):
                 raise
-            if error.failure.reason in {Reason.BUSINESS_RULE, Reason.DATA_POLICY}:
-                # The record is made of the rule's constants; a row gives the rest.
+            if error.failure.reason in _WANTS_MORE:
                 what = f"no record was written into {table}: it wants more than what the rule says of every row"
                 return Finding(Level.WARNING, where, what, _sentence(error)), None
             return Finding(Level.FAULT, where, f"no record can be written into {table}", _sentence(error)), None
         name = made.get("number") or made["sys_id"]
         left = self._canceled(rule, made["sys_id"])
         return Finding(Level.NOTE, where, f"{name} was written into {table}; {left}"), made["sys_id"] == asked
+
+    def _written(self, rule: Rule, values: Mapping[str, str]) -> Record:
+        """The record of *values*; with what the rule says of every row, where the instance wants more."""
+        said = self._constants(rule)
+        kind = {column: value for column, value in said.items() if column in {"type", "chg_model", TEMPLATE}}
+        try:
+            return self._create(rule.ticket.table, {**kind, **values})
+        except ServiceNowError as error:
+            if error.failure.reason not in _WANTS_MORE:
+                raise
+        # Nobody is to be called at night for it.
+        return self._create(rule.ticket.table, {**said, "impact": "3", "urgency": "3", **values})
+
+    def _create(self, table: str, values: Mapping[str, str]) -> Record:
+        return self.client.create(table, values, fields=["number"], timeout_seconds=CALL_SECONDS_MAX)
 
     def _constants(self, rule: Rule) -> dict[str, str]:
         """What the rule says of every row, or of some, with names as sys_ids."""

@@ -438,14 +438,18 @@ class TestTheProbe:
         assert examined(servicenow, change, write_probe=True).honours_sys_id is True
         assert servicenow.tables.select("change_request")[-1]["state"] == "4"
 
-    def test_it_is_made_as_the_rule_would_make_one(self, servicenow: ServiceNow) -> None:
+    def test_where_the_instance_wants_more_it_is_made_by_the_rule_and_wakes_nobody(
+        self, servicenow: ServiceNow
+    ) -> None:
         rule = {"name": "Caller is mandatory", "collection": "incident", "when": "before", "action_insert": "true"}
         rule |= {"filter_condition": "caller_idISEMPTY", "abort_action": "true", "active": "true"}
         servicenow.tables.insert("sys_script", rule, by="admin")
 
         refused = examined(servicenow, write_probe=True)
-        made = examined(servicenow, with_fields("caller_id: admin"), write_probe=True)
+        made = examined(servicenow, with_fields("caller_id: admin", "impact: 1", "urgency: 1"), write_probe=True)
 
+        [record] = servicenow.tables.select("incident")
+        assert (record["priority"], record["state"]) == ("5", "8")
         [warning] = [each for each in refused.findings if each.level is WARNING]
         assert warning.what.startswith("no record was written into incident: it wants more than")
         assert "Caller is mandatory" in warning.do
