@@ -921,6 +921,58 @@ class TestChanges:
             assert len(server.seen) == 1
 
 
+class TestChangesOnTheSandbox:
+    BGP = "Clear BGP sessions on a Cisco router - 1"
+
+    @pytest.mark.parametrize(
+        ("kind", "way"),
+        [("normal", [-4, -3, -2, -1, 0]), ("emergency", [-3, -2, -1, 0]), ("standard", [-2, -1, 0])],
+    )
+    def test_each_type_goes_its_way_to_its_end(
+        self, instance: ServiceNow, client: ServiceNowClient, kind: str, way: list[int]
+    ) -> None:
+        template = self.BGP if kind == "standard" else None
+        made = client.create_change_request("Upgrade", type=kind, template=template, requested_by="abel.tuter", risk=3)
+        for state in way:
+            client.update_change_request(made["number"], state=state)
+        closed = client.update_change_request(
+            made["number"], state=3, close_code="successful", close_notes="As planned."
+        )
+
+        assert (made["type"], made["state"]) == (kind, "-5")
+        assert made["requested_by"] == sys_id(instance, "sys_user", "abel.tuter")
+        assert (closed["state"], closed["close_code"], closed["active"]) == ("3", "successful", "false")
+
+    def test_a_template_gives_a_standard_change_its_description(
+        self, instance: ServiceNow, client: ServiceNowClient
+    ) -> None:
+        made = client.create_change_request("Router 7", type="standard", template=self.BGP)
+
+        [template] = instance.tables.select("std_change_producer_version", f"name={self.BGP}")
+        assert made["std_change_producer_version"] == template["sys_id"]
+        assert instance.rows("change_request")[0]["description"] == template["description"]
+
+    def test_a_step_that_the_model_does_not_allow_is_refused_in_the_instances_words(
+        self, client: ServiceNowClient
+    ) -> None:
+        made = client.create_change_request("Upgrade")
+
+        with pytest.raises(Refused) as refused:
+            client.update_change_request(made["number"], state=3, close_code="successful", close_notes="Done")
+
+        assert "Check State Transition" in refused.value.words
+        assert client.get_change_request(made["number"])["state"] == "-5"
+
+    def test_a_note_on_a_change_is_written_once(self, instance: ServiceNow, client: ServiceNowClient) -> None:
+        made = client.create_change_request("Upgrade")
+
+        first = client.add_work_note(made["number"], "Approved by phone.", key="approval", table="change_request")
+        again = client.add_work_note(made["number"], "Approved by phone.", key="approval", table="change_request")
+
+        assert (first, again) == (True, False)
+        assert len(instance.tables.select("sys_journal_field", f"element_id={made['sys_id']}")) == 1
+
+
 def said(status: int, message: str, detail: str | None = None, **headers: str) -> bytes:
     body = json.dumps({"error": {"message": message, "detail": detail}, "status": "failure"})
     return http(status, body, **headers)
