@@ -168,7 +168,8 @@ def _instance(settings: Settings, rules: Rules, *, write_probe: bool) -> Iterato
             app.ledger.learn_sys_id(instance_url, honoured=examined.honours_sys_id)
     except LedgerUnavailable as error:
         what = f"{error}, and nobody signs in to ServiceNow without it"
-        yield Finding(Level.FAULT, "DATABASE_URL", what, "Check DATABASE_URL")
+        do = "Check DATABASE_URL; where the ledger is out of reach, as in CI, sqlite:///check.db serves"
+        yield Finding(Level.FAULT, "DATABASE_URL", what, do)
     except ServiceNowError as error:
         yield Finding(Level.FAULT, where, "the rest could not be asked", error.hint.rstrip("."))
     finally:
