@@ -14,8 +14,9 @@ import click
 
 from function import metadata
 from function.app import HOUSEKEEPING, App, assemble, build, read_rules
+from function.connection import Told
 from function.database import Database, LedgerUnavailable
-from function.event import Event, Failure, Op, Status, instant
+from function.event import Event, Failure, Op, Reason, Status, instant
 from function.ledger import Ledger
 from function.log import start_logging
 from function.preflight import Finding, Level, examine
@@ -76,7 +77,10 @@ def check(*, offline: bool, project: str | None, write_probe: bool, as_json: boo
     if triggers is not None:
         report.faults(triggers.faults)
         report.warnings(triggers.warnings)
-    if report.is_faulty or settings is None or rules is None:
+    report.source = settings.source_name if settings else ""
+    if settings is None or rules is None:
+        if not offline:
+            report.say("the ServiceNow instance was not asked: settings and rules come first")
         report.end()
         return
     if not settings.hasura_event_secrets:
@@ -87,14 +91,16 @@ def check(*, offline: bool, project: str | None, write_probe: bool, as_json: boo
     report.say(f"{rules_file}: in order, {_counted(len(rules.rules), 'rule')}")
     for rule in rules.rules:
         report.say(f"  {rule.id}: {rule.source} -> {rule.ticket.table}")
-    if triggers is None:
+    if triggers is not None and triggers.faults:
+        pass  # told already
+    elif triggers is None:
         report.say("Hasura's triggers: not checked; name the folder of your Hasura project with --hasura DIR")
     else:
         events, crons = triggers.event_triggers, triggers.cron_triggers
         report.say(f"{folder}: in order, {_counted(events, 'event trigger')}, {_counted(crons, 'cron trigger')}")
     if not offline:
         report.findings(_instance(settings, rules, write_probe=write_probe))
-    report.end(source=settings.source_name)
+    report.end()
 
 
 class _Report:
@@ -103,10 +109,7 @@ class _Report:
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
         self._found: list[Finding] = []
-
-    @property
-    def is_faulty(self) -> bool:
-        return any(found.level is Level.FAULT for found in self._found)
+        self.source = ""
 
     def say(self, line: str) -> None:
         if not self._as_json:
@@ -126,13 +129,13 @@ class _Report:
                 shown = f"warning: {shown}" if each.level is Level.WARNING else shown
                 click.echo(shown, err=each.level is Level.FAULT)
 
-    def end(self, *, source: str = "") -> None:
+    def end(self) -> None:
         """Sum up; a fault is exit status 1."""
         faults = sum(found.level is Level.FAULT for found in self._found)
         if self._as_json:
             warnings = sum(found.level is Level.WARNING for found in self._found)
             told = [found.told() for found in self._found]
-            summary = {"source": source, "faults": faults, "warnings": warnings, "findings": told}
+            summary = {"source": self.source, "faults": faults, "warnings": warnings, "findings": told}
             click.echo(json.dumps(summary, indent=2, ensure_ascii=False))
         elif faults:
             click.echo(f"{faults} to put right", err=True)
@@ -152,7 +155,7 @@ def _instance(settings: Settings, rules: Rules, *, write_probe: bool) -> Iterato
         told = app.test_connection()
         instance_url, client = told.instance_url, app.connection.client
         where = instance_url or "ServiceNow"
-        yield Finding(Level.NOTE if told.success else Level.FAULT, where, told.message.rstrip("."))
+        yield from _signed_in(told, where, rules, write_probe=write_probe)
         # Nothing more is asked with a credential that was refused.
         if not told.signed_in or client is None:
             return
@@ -174,6 +177,21 @@ def _instance(settings: Settings, rules: Rules, *, write_probe: bool) -> Iterato
         yield Finding(Level.FAULT, where, "the rest could not be asked", error.hint.rstrip("."))
     finally:
         app.close()
+
+
+def _signed_in(told: Told, where: str, rules: Rules, *, write_probe: bool) -> Iterator[Finding]:
+    """What the connection test says: of a table that is not there, examine() says it with its line."""
+    if not told.tables:
+        yield Finding(Level.NOTE if told.success else Level.FAULT, where, told.message.rstrip("."))
+        return
+    welcome, _, _ = told.message.partition(f" {next(iter(told.tables))}: ")
+    yield Finding(Level.NOTE, where, welcome.rstrip("."))
+    for table, tried in told.tables.items():
+        if tried.success and not (tried.of_roles and write_probe):
+            yield Finding(Level.NOTE, where, tried.message.rstrip("."))
+        elif not tried.success and (tried.failure is None or tried.failure.reason is not Reason.REFUSED):
+            rule = next((rule for rule in rules.rules if rule.ticket.table == table), None)
+            yield Finding(Level.FAULT, rule.ticket.where["table"] if rule else where, tried.message.rstrip("."))
 
 
 def _asking(instance_url: str) -> Callable[[str], None]:

@@ -10,7 +10,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import urlsplit
@@ -50,7 +50,8 @@ class Tried:
     """What a connection test found out.
 
     *signed_in*: whether ServiceNow accepted the credential, None where that is not known. *stray*: a record was made
-    after all, which ServiceNow's primary key should have refused.
+    after all, which ServiceNow's primary key should have refused. *of_roles*: creating was not tried; what is said of
+    it follows from the user's roles. *tables* are the outcomes of each table, in whose words *message* ends.
     """
 
     success: bool
@@ -58,6 +59,8 @@ class Tried:
     signed_in: bool | None = None
     stray: bool = False
     failure: Failure | None = None
+    of_roles: bool = False
+    tables: Mapping[str, "Tried"] = field(default_factory=dict)
 
 
 # --- The way there, without the credential ----------------------------------------------------------------------------
@@ -177,6 +180,7 @@ def try_out(
         message=" ".join([welcome, *(each.message for each in found)]),
         signed_in=True,
         stray=any(each.stray for each in found),
+        tables=dict(zip(tables, found, strict=False)),
     )
 
 
@@ -328,11 +332,12 @@ def _untried(table: str, role: str | None, *, readable: bool) -> Tried:
         # A role of the customer's own may allow it as well.
         why = f"{why}, and it has none of the roles that usually may"
     if role:
-        return Tried(success=True, message=f"{table}: {why}; it has the role {role}, which may.", signed_in=True)
+        message = f"{table}: {why}; it has the role {role}, which may."
+        return Tried(success=True, message=message, signed_in=True, of_roles=True)
     if not readable:
         why = f"it sees no record there (there are none, or it may not read them); {why}"
     message = f"{table}: {why}. Have an administrator check that it has the role {_roles(table)}."
-    return Tried(success=True, message=message, signed_in=True)
+    return Tried(success=True, message=message, signed_in=True, of_roles=True)
 
 
 _NOT_ALLOWED: Final = "the user may not create records: give it the role {roles}."
@@ -350,7 +355,7 @@ def _roles(table: str) -> str:
 class Told:
     """What the operator is told; *retry_after_seconds* where the test was not made, so that no account is locked.
 
-    *signed_in* is as in Tried.
+    *signed_in* and *tables* are as in Tried.
     """
 
     success: bool
@@ -358,6 +363,7 @@ class Told:
     instance_url: str
     retry_after_seconds: float | None = None
     signed_in: bool | None = None
+    tables: Mapping[str, Tried] = field(default_factory=dict)
 
 
 class Tester:
@@ -415,7 +421,13 @@ class Tester:
         finally:
             self._ledger.trial_ended(instance_url, account, signed_in=tried.signed_in if tried else None)
         self._remember(tried, instance_url, sign, in_force)
-        return Told(success=tried.success, message=tried.message, instance_url=instance_url, signed_in=tried.signed_in)
+        return Told(
+            success=tried.success,
+            message=tried.message,
+            instance_url=instance_url,
+            signed_in=tried.signed_in,
+            tables=tried.tables,
+        )
 
     def _ours(self, instance_url: str, table: str) -> list[tuple[str, int]]:
         if self._ledger.honours_sys_id(instance_url) is not True:

@@ -197,7 +197,7 @@ class _Examination:
             what = "the integration user may not read sys_choice, so choices and states are not checked"
             yield Finding(Level.WARNING, f"{self.client.instance_url}: {table}", what, "Let it read sys_choice")
         if described.policies is None:
-            what = "no data policy can be read, so it is not known what is mandatory"
+            what = "no data policy is to be seen: there is none, or the integration user may not read them"
             yield Finding(Level.NOTE, f"{self.client.instance_url}: {table}", what)
         for rule in rules:
             yield from self._rule(rule, described)

@@ -137,7 +137,8 @@ VARIABLES: Final = (
     Variable(
         "DEADLINE_SECONDS",
         "50",
-        "Every event is answered within this time. Keep it below `timeout_sec` of the trigger's `retry_conf` (60).",
+        "Every event is answered within this time, 3600 at most. Keep it below `timeout_sec` of the trigger's "
+        "`retry_conf` (60).",
     ),
     Variable("RETRY_FOR_SECONDS", "86400", "How long an event is tried again before it becomes a dead letter."),
     # Accounts lock after about five failures in fifteen minutes.
@@ -147,8 +148,8 @@ VARIABLES: Final = (
         "After ServiceNow refused the password, the OAuth client or the API key, it is tried once in this time, not "
         "more.",
     ),
-    Variable("MAX_BODY_BYTES", "8388608", "A larger request is answered 413."),
-    Variable("KEEP_DAYS", "90", "How long the ledger remembers what is done."),
+    Variable("MAX_BODY_BYTES", "8388608", "A larger request is answered 413. 1024 to 268435456."),
+    Variable("KEEP_DAYS", "90", "How long the ledger remembers what is done, 3650 at most."),
     Variable("LOG_LEVEL", "INFO", "`DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`."),
 )
 

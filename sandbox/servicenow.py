@@ -788,7 +788,9 @@ def main() -> int:
     try:
         with ServiceNow(port=asked.port, honours_sys_id=not asked.no_sys_id) as instance:
             print(
-                f"ServiceNow in miniature: {instance.url} (user {instance.username}, password {instance.password})",
+                f"ServiceNow in miniature: {instance.url} (user {instance.username}, password {instance.password};\n"
+                f"OAuth client {instance.oauth.client_id}, secret {instance.oauth.client_secret}; "
+                f"API key {instance.api_key})",
                 flush=True,
             )
             stop.wait()

@@ -306,6 +306,47 @@ def test_check_without_a_ledger_is_a_fault_and_signs_in_nowhere(shell: Shell, se
     assert not shell.world.servicenow.calls
 
 
+def test_check_asks_the_instance_whatever_is_wrong_with_the_triggers(shell: Shell) -> None:
+    shutil.copytree(HERE / "hasura", shell.folder / "hasura")
+    shell.rules.write_text(RULES.replace("        impact:", "        catgory: network\n        impact:"))
+
+    bad = shell.run("check")
+
+    assert bad.status == 1
+    assert "no rule is for hasura/public.meetings" in bad.err
+    assert "incident has no field catgory" in bad.err
+    assert bad.err.splitlines()[-1] == "2 to put right"
+
+
+def test_check_says_when_the_instance_was_not_asked(shell: Shell) -> None:
+    shell.rules.write_text("version: 2\n")
+
+    bad = shell.run("check")
+
+    assert bad.lines[-1] == "the ServiceNow instance was not asked: settings and rules come first"
+    assert json.loads(shell.run("check", "--json").out)["source"] == "shop"
+    assert not shell.world.servicenow.calls
+
+
+def test_check_tells_of_each_table_by_itself(shell: Shell) -> None:
+    more = """\
+  - name: other
+    from: hasura/public.others
+    ticket: {table: incidnt, key: "{{ row.id }}", fields: {short_description: x}}
+"""
+    shell.rules.write_text(RULES + more)
+
+    bad = shell.run("check", "--write-probe")
+
+    url = shell.world.servicenow.url
+    assert f"{url}: ServiceNow accepts svc.hasura." in bad.lines
+    assert [line.partition(": incidnt")[0] for line in bad.err.splitlines()] == [
+        "rules.yaml:17: rules[1].ticket.table",
+        "1 to put right",
+    ]
+    assert not [line for line in bad.lines if "was not tried" in line]
+
+
 def test_check_in_json_is_json_whatever_is_logged(shell: Shell) -> None:
     shell.rules.write_text(RULES)
     sent = {"instance_url": "http://127.0.0.1:1", "username": "svc.stored", "password": STORED_PASSWORD}
