@@ -54,6 +54,10 @@ class PostgreSQL:
     def restart(self) -> None:
         """End it as a power cut does, and start it again on what it left."""
         postmaster = psutil.Process(self._server.get_pid())
+        # Stopped first, so that it starts no other process meanwhile: one that is left keeps a new server away.
+        postmaster.suspend()
+        while postmaster.status() != psutil.STATUS_STOPPED:
+            time.sleep(0.001)
         processes = [postmaster, *postmaster.children(recursive=True)]
         for process in processes:
             with suppress(psutil.NoSuchProcess):  # once their parent is gone, they go by themselves
