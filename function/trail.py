@@ -5,7 +5,9 @@ more arrivals than departures. Pure: a trail is a value; hearing a step gives a 
 """
 
 import json
+import math
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
@@ -19,7 +21,7 @@ NOT_YET: Final = "not yet"
 GONE: Final = "gone"
 
 # A trigger that does not listen to every column leaves gaps, hence places left over. 32 outlives any burst of
-# reordered events and keeps a row's evidence at a few kilobytes.
+# reordered events and keeps a row's evidence at a few kilobytes. NOT_YET and GONE come on top: they count its lives.
 PLACES_MAX: Final = 32
 
 
@@ -61,14 +63,43 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class FirstSteps:
+    """The steps of the earliest transaction heard of: its ``created_at`` in UNIX seconds (None when unreadable), and
+    arrivals less departures of each place in it, where that is not zero."""
+
+    at: float | None
+    balances: Mapping[str, int]
+
+    @property
+    def existed(self) -> bool:
+        """Whether a row lived under the key before: its INSERT was not heard (the row is older than the trigger).
+
+        Where the transaction did both, insert and delete, what was deleted from a place that nothing entered is taken
+        for a former row: to replace a row is common, to insert, change and delete one at once is not.
+        """
+        if NOT_YET not in self.balances:
+            return True
+        left = any(balance < 0 for name, balance in self.balances.items() if name != NOT_YET)
+        return GONE in self.balances and left
+
+
+@dataclass(frozen=True, slots=True)
 class Trail:
     """All that is remembered of a row's steps. *heard* counts the steps."""
 
     places: tuple[Place, ...] = ()
     heard: int = 0
+    first: FirstSteps | None = None
 
     def find(self, name: str) -> Place | None:
         return next((known for known in self.places if known.digest == name), None)
+
+    @property
+    def lives(self) -> int:
+        """How many rows live under the key, by the INSERTs and DELETEs alone: 1 or 0 once all were heard."""
+        born, died = self.find(NOT_YET), self.find(GONE)
+        existed = self.first is not None and self.first.existed
+        return existed - (born.balance if born else 0) - (died.balance if died else 0)
 
 
 def hear(trail: Trail, step: Step, wants: str, *, sent_at: datetime | None) -> Trail:
@@ -98,7 +129,23 @@ def hear(trail: Trail, step: Step, wants: str, *, sent_at: datetime | None) -> T
         touched=trail.heard,
         unwanted=unwanted if latest is entered else reached.unwanted,
     )
-    return _tidy(Trail(tuple(places.values()), trail.heard + 1))
+    return _tidy(Trail(tuple(places.values()), trail.heard + 1, _first(trail.first, step, entered.sent_at)))
+
+
+def _first(known: FirstSteps | None, step: Step, at: float | None) -> FirstSteps:
+    """The earliest transaction's steps, *step* at *at* among them if it is of it."""
+    if known is not None and _time(at) > _time(known.at):
+        return known
+    balances = dict(known.balances) if known is not None and known.at == at else {}
+    if step.left is not None:
+        for name, change in ((step.left, -1), (step.entered, 1)):
+            balances[name] = balances.get(name, 0) + change
+    places = [(name, balance) for name, balance in balances.items() if balance]
+    return FirstSteps(at, dict(places[:PLACES_MAX]))
+
+
+def _time(at: float | None) -> float:
+    return math.inf if at is None else at
 
 
 def restate(trail: Trail, name: str, wants: str) -> Trail:
@@ -115,16 +162,33 @@ def end(trail: Trail) -> Place | None:
     """The place where the row is, None when nothing was heard.
 
     One place with a surplus is the answer, whatever the clocks say. Several (a step not heard of, yet or ever), none
-    (a round trip) or a later statement: the latest entered.
+    (a round trip) or a later statement: the latest entered. Where a row was deleted and entered another place in one
+    transaction, the INSERTs and DELETEs say whether one lives under its key: a key exists once.
     """
     surplus = [known for known in trail.places if known.balance > 0]
     stated = [known for known in trail.places if known.stated]
     candidates = surplus + stated or [known for known in trail.places if known.entered]
+    gone = next((known for known in candidates if known.digest == GONE), None)
+    latest = _latest([known for known in candidates if known is not gone])
+    if gone is None or latest is None:
+        return latest or gone
+    if _same_time(gone, latest):
+        return latest if trail.lives > 0 else gone
+    return _latest([latest, gone])
+
+
+def _latest(places: Iterable[Place]) -> Place | None:
+    """The place entered last, None where there are no places."""
     latest: Place | None = None
-    for known in candidates:
+    for known in places:
         if latest is None or _later_place(known, latest):
             latest = known
     return latest
+
+
+def _same_time(one: Place, other: Place) -> bool:
+    """Whether both were entered by one transaction, as far as its clock tells."""
+    return one.entered is not None and other.entered is not None and one.entered.sent_at == other.entered.sent_at
 
 
 def _later_place(one: Place, other: Place) -> bool:
@@ -156,16 +220,20 @@ def _sortable(order: Json) -> float | Decimal | datetime | str | None:
 
 
 def _tidy(trail: Trail) -> Trail:
-    """Drop what no longer matters: balanced places but the latest entered, and all but the newest PLACES_MAX."""
-    last = end(replace(trail, places=tuple(replace(known, balance=0, stated=False) for known in trail.places)))
-    newest_statement = end(Trail(tuple(known for known in trail.places if known.stated)))
+    """Drop what no longer matters: balanced places but those that the latest transaction entered (the row may be back
+    at one of them), and all but the newest PLACES_MAX."""
+    last = _latest(known for known in trail.places if known.entered)
+    newest_statement = _latest(known for known in trail.places if known.stated)
     kept = []
     for known in trail.places:
         stated = known.stated and newest_statement is not None and known.digest == newest_statement.digest
-        if known.balance or stated or (last is not None and known.digest == last.digest):
+        if known.balance or stated or (last is not None and _same_time(known, last)):
             kept.append(replace(known, stated=stated))
-    newest = sorted(kept, key=lambda known: known.touched)[-PLACES_MAX:]
-    return replace(trail, places=tuple(known for known in kept if known in newest))
+    counters = (NOT_YET, GONE)
+    others = [known for known in kept if known.digest not in counters]
+    others.sort(key=lambda known: (known.balance != 0 or known.stated, known.touched))
+    newest = {known.digest for known in others[-PLACES_MAX:]}.union(counters)
+    return replace(trail, places=tuple(known for known in kept if known.digest in newest))
 
 
 def to_json(trail: Trail) -> str:
@@ -182,7 +250,8 @@ def to_json(trail: Trail) -> str:
         }
         for known in trail.places
     ]
-    return json.dumps({"heard": trail.heard, "places": places}, separators=(",", ":"))
+    first = trail.first and [trail.first.at, trail.first.balances]
+    return json.dumps({"heard": trail.heard, "places": places, "first": first}, separators=(",", ":"))
 
 
 def from_json(written: str) -> Trail:
@@ -204,6 +273,7 @@ def from_json(written: str) -> Trail:
             for entry in read["places"]
         ),
         read["heard"],
+        FirstSteps(*read["first"]) if read.get("first") else None,  # a ledger of before has none
     )
 
 

@@ -73,6 +73,107 @@ def test_every_order_of_arrival_ends_as_the_row_did(images: tuple[Row | None, ..
     assert not wrong
 
 
+AT, THEN = "2026-03-04T05:06:07.123456", "2026-03-04T05:06:08.654321"
+
+
+def send(world: World, bodies: list[bytes]) -> None:
+    for body in bodies:
+        answer = world.send(body)
+        assert answer.status == 200, answer
+
+
+def open_tickets(world: World) -> dict[str, str]:
+    """By correlation_id, what each open incident says; a second one of the same is an error."""
+    found = [(row["correlation_id"], row["short_description"]) for row in world.incidents if row["state"] != "6"]
+    assert len(dict(found)) == len(found)
+    return dict(found)
+
+
+@pytest.mark.parametrize("heard_before", [True, False], ids=["known before", "older than the trigger"])
+@pytest.mark.parametrize("moved", [False, True], ids=["replaced", "replaced and changed"])
+def test_a_row_deleted_and_inserted_in_one_transaction_keeps_its_open_ticket(heard_before: bool, moved: bool) -> None:
+    """A replace, or a row that moves to another partition."""
+    ends = {}
+    with World() as world:
+        steps = 3 if moved else 2
+        for number, order in enumerate(permutations(range(steps))):
+            a, b, c = ({**row, "id": number} for row in (A, B, C))
+            then = [delete("outages", a, created_at=THEN), insert("outages", b, created_at=THEN)]
+            then += [update("outages", b, c, created_at=THEN)] if moved else []
+            before = [insert("outages", a, created_at=AT)] if heard_before else []
+            send(world, before + [then[step] for step in order])
+            ends[f"shop:outage:{number}"] = "C" if moved else "B"
+
+        assert open_tickets(world) == ends
+        assert len(world.incidents) == len(ends)
+        assert world.mails == []
+
+
+def test_a_row_deleted_after_a_change_that_is_not_listened_to_stays_deleted() -> None:
+    with World() as world:
+        for number, order in enumerate(permutations(range(3))):
+            a, b, unheard = ({**row, "id": number} for row in (A, B, C))
+            bodies = [
+                insert("outages", a, created_at=AT),
+                update("outages", a, b, created_at=THEN),
+                delete("outages", unheard, created_at=THEN),
+            ]
+            send(world, [bodies[step] for step in order])
+
+        assert open_tickets(world) == {}
+
+
+def test_two_rows_that_swap_keys_keep_a_ticket_each_with_the_other_ones_words() -> None:
+    """UPDATE with a deferred constraint: each key is left by one row and entered by the other."""
+    ends = {}
+    with World() as world:
+        for number, order in enumerate(permutations(range(2))):
+            one, other = 2 * number, 2 * number + 1
+            first = [
+                insert("outages", {**A, "id": one}, created_at=AT),
+                insert("outages", {**B, "id": other}, created_at=AT),
+            ]
+            then = [
+                update("outages", {**A, "id": one}, {**A, "id": other}, created_at=THEN),
+                update("outages", {**B, "id": other}, {**B, "id": one}, created_at=THEN),
+            ]
+            send(world, first + [then[step] for step in order])
+            ends |= {f"shop:outage:{one}": "B", f"shop:outage:{other}": "A"}
+
+        assert open_tickets(world) == ends
+        assert len(world.incidents) == len(ends)
+
+
+EACH = """
+version: 1
+rules:
+  - name: action
+    from: hasura/public.meetings
+    each: row.items
+    ticket:
+      key: "{{ row.id }}-{{ item.id }}"
+      fields: {short_description: "{{ item.summary }}"}
+"""
+
+
+@pytest.mark.parametrize("again", ["as before", "other words"])
+def test_a_list_emptied_and_filled_in_one_transaction_keeps_its_tickets_open(again: str) -> None:
+    ends = {}
+    with World(rules=EACH) as world:
+        for number, order in enumerate(permutations(range(2))):
+            full = {"id": number, "items": [{"id": 1, "summary": "as before"}]}
+            empty, filled = {**full, "items": []}, {**full, "items": [{"id": 1, "summary": again}]}
+            then = [
+                update("meetings", full, empty, created_at=THEN),
+                update("meetings", empty, filled, created_at=THEN),
+            ]
+            send(world, [insert("meetings", full, created_at=AT)] + [then[step] for step in order])
+            ends[f"shop:action:{number}-1"] = again
+
+        assert open_tickets(world) == ends
+        assert len(world.incidents) == len(ends)
+
+
 ROWS = st.lists(
     st.builds(
         lambda title, status, severity: outage(title=title, status=status, severity=severity),

@@ -5,7 +5,7 @@ from decimal import Decimal
 from itertools import pairwise, permutations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from function.event import Json, Op, Step, Wants
@@ -104,6 +104,70 @@ def test_a_delete_and_a_later_insert_end_at_the_new_row_when_clocks_are_right() 
     assert {where(heard(*order)) for order in permutations(steps)} == {"b"}
 
 
+def transactions(*histories: list[tuple[str, str]]) -> list[tuple[Step, datetime]]:
+    """The steps of a row, each list of (left, entered) one transaction, a second apart: its steps share a time."""
+    return [
+        (step(left, entered), NOON + timedelta(seconds=number))
+        for number, steps in enumerate(histories)
+        for left, entered in steps
+    ]
+
+
+BORN, REPLACED = [(NOT_YET, "a")], [("a", GONE), (NOT_YET, "b")]
+
+
+@pytest.mark.parametrize(
+    ("steps", "last"),
+    [
+        (transactions(BORN, REPLACED), "b"),
+        (transactions(REPLACED), "b"),
+        (transactions([*BORN, *REPLACED]), "b"),
+        (transactions(BORN, [*REPLACED, ("b", "c")]), "c"),
+        (transactions(BORN, [("a", "b"), ("b", GONE), (NOT_YET, "c")]), "c"),
+        (transactions(BORN, [*REPLACED, ("b", GONE), (NOT_YET, "c")]), "c"),
+        (transactions(BORN, REPLACED, [("b", GONE), (NOT_YET, "c")]), "c"),
+        (transactions(BORN, [("a", GONE), (NOT_YET, "a")]), "a"),
+        (transactions(BORN, [("a", "b")], [("b", GONE), (NOT_YET, "a")]), "a"),
+        (transactions(BORN, [*REPLACED, ("b", GONE)]), GONE),
+        (transactions(BORN, REPLACED, [("b", GONE)]), GONE),
+        (transactions(BORN, REPLACED, [("b", "c"), ("c", GONE)]), GONE),
+        (transactions([("z", "a")], REPLACED), "b"),
+        # A column that the trigger does not listen to was changed in between, so that no step leads from a to x.
+        (transactions(BORN, [("x", GONE), (NOT_YET, "b")]), "b"),
+        (transactions(BORN, [("x", GONE)]), GONE),
+        (transactions(BORN, [("a", "b"), ("x", GONE)]), GONE),
+        (transactions(BORN, [("x", "b"), ("y", GONE)]), GONE),
+        (transactions([("z", "a"), ("x", GONE)]), GONE),
+        (transactions(BORN, REPLACED, [("b", "c"), ("x", GONE)]), GONE),
+    ],
+    ids=lambda value: (
+        " ".join(f"{at.second}:{one.left}>{one.entered}" for one, at in value) if isinstance(value, list) else value
+    ),
+)
+def test_a_row_replaced_in_one_transaction_lives_and_a_deleted_one_does_not(
+    steps: list[tuple[Step, datetime]], last: str
+) -> None:
+    assert {where(heard(*order)) for order in permutations(steps)} == {last}
+
+
+def test_an_order_by_that_starts_again_with_the_new_row_hides_no_replacement() -> None:
+    steps = [
+        (step(NOT_YET, "a", 1), NOON),
+        (step("a", GONE, 7), NOON + timedelta(seconds=1)),
+        (step(NOT_YET, "b", 1), NOON + timedelta(seconds=1)),
+    ]
+
+    assert {where(heard(*order)) for order in permutations(steps)} == {"b"}
+
+
+def test_a_row_is_known_to_live_however_many_places_were_left_over_since_its_insert() -> None:
+    gaps = [(step(f"from {n}", f"to {n}"), NOON + timedelta(seconds=n + 1)) for n in range(100)]
+    replaced = [(step("x", GONE), NOON + timedelta(hours=1)), (step(NOT_YET, "b"), NOON + timedelta(hours=1))]
+    trails = [heard((step(NOT_YET, "a"), NOON), *gaps, *order) for order in permutations(replaced)]
+
+    assert [where(trail) for trail in trails] == ["b", "b"]
+
+
 def test_a_round_trip_without_a_beginning_ends_at_the_latest_arrival() -> None:
     steps = [(step("a", "b"), NOON), (step("b", "a"), NOON + timedelta(seconds=1))]
 
@@ -190,6 +254,38 @@ def test_any_history_ends_right_in_any_order_when_clocks_are_right(places: list[
     random.shuffle(steps)  # type: ignore[attr-defined]  # random.Random
 
     assert where(heard(*steps)) == names[-1]
+
+
+def lived(data: st.DataObject, *, gaps: bool) -> tuple[list[tuple[Step, datetime]], str]:
+    """The steps of a row's life, several statements to a transaction, and where it ends.
+
+    Each image is another, as that of a row with a serial number is. With *gaps* the transactions after the first hold
+    changes of columns that the trigger does not listen to, each before a DELETE.
+    """
+    at, here, steps = NOON, NOT_YET, []
+    for number in range(data.draw(st.integers(1, 7))):
+        later = number > 0 and data.draw(st.booleans())
+        at += timedelta(seconds=later)
+        if here in (NOT_YET, GONE):
+            left, here = NOT_YET, str(number)
+        elif data.draw(st.booleans()):
+            left, here = here, str(number)
+        else:
+            unheard = gaps and at > NOON and data.draw(st.booleans())
+            left, here = f"{number}, unheard" if unheard else here, GONE
+        steps.append((step(left, here), at))
+    return steps, here
+
+
+@settings(max_examples=500)
+@given(st.data(), st.booleans())
+def test_any_life_of_several_statements_a_transaction_ends_right_in_any_order(data: st.DataObject, gaps: bool) -> None:
+    steps, last = lived(data, gaps=gaps)
+    arrived = heard(*data.draw(st.permutations(steps)))
+
+    assert (where(arrived) == GONE) == (last == GONE)
+    if not gaps:
+        assert where(arrived) == last
 
 
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", NOT_YET, None]), st.sampled_from(["a", "b", GONE]))))
