@@ -125,7 +125,7 @@ def test_a_row_deleted_after_a_change_that_is_not_listened_to_stays_deleted() ->
 
 def test_two_rows_that_swap_keys_keep_a_ticket_each_with_the_other_ones_words() -> None:
     """UPDATE with a deferred constraint: each key is left by one row and entered by the other."""
-    ends = {}
+    ends: dict[str, str] = {}
     with World() as world:
         for number, order in enumerate(permutations(range(2))):
             one, other = 2 * number, 2 * number + 1

@@ -36,6 +36,17 @@ class _Life:
     row: dict[str, Any] | None
     steps: list[dict[str, Any]] = field(default_factory=list)
 
+    def put_in_order(self) -> None:
+        """A transaction's steps share a time: each begins where another ends."""
+        steps, self.steps = self.steps, []
+        here = None
+        while steps:
+            now = [step for step in steps if step["at"] == steps[0]["at"]]
+            following = next((step for step in now if step["old"] == here), now[0])
+            steps.remove(following)
+            self.steps.append(following)
+            here = following["new"]
+
     @property
     def ever_deserved(self) -> bool:
         images = [image for step in self.steps for image in (step["old"], step["new"]) if image is not None]
@@ -93,7 +104,13 @@ def audit(site: Site) -> Audit:
     lives = {f"shop:outage:{row['id']}": _Life(row) for row in site.sql("SELECT * FROM outages")}
     for event in events:
         data = event["payload"]["data"]
-        lives.setdefault(f"shop:outage:{(data['new'] or data['old'])['id']}", _Life(None)).steps.append(data)
+        for key in {image["id"] for image in (data["old"], data["new"]) if image is not None}:
+            # A row that leaves its key is deleted under it, and inserted under the next.
+            step = {which: image if image and image["id"] == key else None for which, image in data.items()}
+            life = lives.setdefault(f"shop:outage:{key}", _Life(None))
+            life.steps.append(step | {"at": event["created_at"]})
+    for life in lives.values():
+        life.put_in_order()
     for mark in lives.keys() | tickets.keys():
         _audit_row(found, mark, lives.get(mark) or _Life(None), tickets.get(mark, []), group["sys_id"])
     return found

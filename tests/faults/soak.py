@@ -66,6 +66,23 @@ CALL_FAULTS: Final[tuple[tuple[str, float, int], ...]] = (
     ("slow", 0.5, 4),
     ("stale_read", 0, 3),
 )
+# What rows do, with weights.
+CHANGES: Final = {
+    "title": 28,
+    "severity": 14,
+    "fix": 28,
+    "twice": 7,
+    "touch": 7,
+    "delete": 5,
+    "replace": 8,
+    "swap": 5,
+}
+# Two rows cannot exchange their keys in one statement while each is checked by itself; and a foreign key cannot point
+# to what is checked later.
+SWAPPABLE: Final = (
+    "ALTER TABLE outage_comments DROP CONSTRAINT outage_comments_outage_id_fkey",
+    "ALTER TABLE outages DROP CONSTRAINT outages_pkey, ADD PRIMARY KEY (id) DEFERRABLE INITIALLY IMMEDIATE",
+)
 # What else goes wrong, with weights.
 SITE_FAULTS: Final[tuple[tuple[str, int], ...]] = (
     ("a worker killed at a step", 14),
@@ -94,12 +111,25 @@ class Plan:
     due_max: int = DUE_MAX
 
 
+@dataclass(frozen=True)
+class Change:
+    """One transaction of the app: its SQL, how many events it makes, and a condition that holds once it is committed.
+
+    *deserves*: from now on, at the latest, the row deserves a ticket.
+    """
+
+    statement: str
+    events: int
+    done: str
+    deserves: bool = False
+
+
 @dataclass
 class Row:
-    """A row's life still to come: each step is the SQL of one transaction and how many events it makes."""
+    """A row's life still to come."""
 
     id: int
-    steps: deque[tuple[str, int]] = field(default_factory=deque)
+    steps: deque[Change] = field(default_factory=deque)
 
 
 def lives(plan: Plan) -> Iterator[Row]:
@@ -109,48 +139,72 @@ def lives(plan: Plan) -> Iterator[Row]:
     for number in range(1, plan.rows + 1):
         wanted = min(left, max(1, round(left / (plan.rows - number + 1) + draw.choice((-1, 0, 0, 1)))))
         left -= wanted
-        yield _life(number, wanted, draw)
+        yield _life(number, wanted, draw, last=number == plan.rows)
 
 
-def _life(number: int, events: int, draw: random.Random) -> Row:
+def _life(number: int, events: int, draw: random.Random, *, last: bool) -> Row:
     severity = draw.choices(("critical", "major", "minor"), (5, 4, 1))[0]
     row = Row(number)
-    row.steps.append(
-        (f"INSERT INTO outages (id, title, severity) VALUES ({number}, 'Outage {number}.0', '{severity}')", 1)
-    )
+    row.steps.append(_insert(number, f"Outage {number}.0", severity))
     made, exists, fixed = 1, True, False
     while made < events:
-        what = draw.choices(("title", "severity", "fix", "twice", "touch", "delete"), (30, 15, 30, 8, 8, 5))[0]
+        what, weights = zip(*CHANGES.items(), strict=True)
+        what = draw.choices(what, weights)[0]
         title = f"Outage {number}.{made}"
+        there = f"EXISTS (SELECT 1 FROM outages WHERE id = {number} AND title = '{title}')"
+        change = Change(f"UPDATE outages SET title = '{title}' WHERE id = {number}", 1, there)
         if not exists:
-            severity = draw.choice(("critical", "major", "minor"))
-            row.steps.append(
-                (f"INSERT INTO outages (id, title, severity) VALUES ({number}, '{title}', '{severity}')", 1)
-            )
-            exists, fixed, made = True, False, made + 1
+            change, exists, fixed = _insert(number, title, draw.choice(("critical", "major", "minor"))), True, False
         elif what == "fix":
-            status = "open" if fixed else "fixed"
-            row.steps.append((f"UPDATE outages SET status = '{status}', title = '{title}' WHERE id = {number}", 1))
-            fixed, made = not fixed, made + 1
+            fixed = not fixed
+            status = "fixed" if fixed else "open"
+            statement = f"UPDATE outages SET status = '{status}', title = '{title}' WHERE id = {number}"
+            change = Change(statement, 1, there)
         elif what == "severity":
             severity = draw.choice([s for s in ("critical", "major", "minor") if s != severity])
-            row.steps.append((f"UPDATE outages SET severity = '{severity}', title = '{title}' WHERE id = {number}", 1))
-            made += 1
+            statement = f"UPDATE outages SET severity = '{severity}', title = '{title}' WHERE id = {number}"
+            change = Change(statement, 1, there)
         elif what == "twice" and made + 2 <= events:
             once = f"UPDATE outages SET title = '{title}, at first' WHERE id = {number}"
-            row.steps.append((f"{once}; UPDATE outages SET title = '{title}' WHERE id = {number}", 2))
-            made += 2
+            change = Change(f"{once}; {change.statement}", 2, there)
         elif what == "touch" and not fixed:
             # Read only when the ticket is resolved: until then, an event that changes nothing.
-            row.steps.append((f"UPDATE outages SET resolution = 'note {made}' WHERE id = {number}", 1))
-            made += 1
+            note = f"resolution = 'note {made}'"
+            statement = f"UPDATE outages SET {note} WHERE id = {number}"
+            change = Change(statement, 1, f"EXISTS (SELECT 1 FROM outages WHERE id = {number} AND {note})")
         elif what == "delete":
-            row.steps.append((f"DELETE FROM outages WHERE id = {number}", 1))
-            exists, made = False, made + 1
-        else:
-            row.steps.append((f"UPDATE outages SET title = '{title}' WHERE id = {number}", 1))
-            made += 1
+            gone = f"NOT EXISTS (SELECT 1 FROM outages WHERE id = {number})"
+            change, exists = Change(f"DELETE FROM outages WHERE id = {number}", 1, gone), False
+        elif what == "replace" and made + 2 <= events:
+            # As a row moves to another partition: deleted and inserted at one time.
+            severity = draw.choices(("critical", "major", "minor"), (5, 4, 1))[0]
+            born = _insert(number, title, severity)
+            statement = f"DELETE FROM outages WHERE id = {number}; {born.statement}"
+            change, fixed = Change(statement, 2, there, born.deserves), False
+        elif what == "swap" and made + 2 <= events and not last:
+            change = _swap(number, number + 1)
+        row.steps.append(change)
+        made += change.events
     return row
+
+
+def _insert(number: int, title: str, severity: str) -> Change:
+    return Change(
+        f"INSERT INTO outages (id, title, severity) VALUES ({number}, '{title}', '{severity}')",
+        1,
+        f"EXISTS (SELECT 1 FROM outages WHERE id = {number} AND title = '{title}')",
+        deserves=severity != "minor",
+    )
+
+
+def _swap(one: int, other: int) -> Change:
+    """Two rows exchange their keys, where both are there."""
+    return Change(
+        f"UPDATE outages SET id = {one + other} - id WHERE id IN ({one}, {other}) "
+        f"AND (SELECT count(*) FROM outages WHERE id IN ({one}, {other})) = 2",
+        2,
+        "true",  # where its answer was lost, it may or may not have been done: both are lives that rows live
+    )
 
 
 class Soak:
@@ -225,40 +279,29 @@ class Soak:
                 self._wipe()
 
     def _step(self, row: Row) -> None:
-        statement, events = row.steps.popleft()
+        change = row.steps.popleft()
         while True:
             try:
                 with psycopg.connect(self._site.database_url) as connection:
-                    connection.execute(statement)
+                    connection.execute(change.statement)
                 break
             except psycopg.OperationalError:
                 # The app's own connection was cut, before its transaction was committed or after: it looks.
                 self._patience()
-                if self._committed(row, statement):
+                if self._committed(change):
                     break
-        self.events += events
-        if statement.startswith("INSERT"):
-            self.rows.add(row.id)
-            if "'minor'" not in statement:
-                # It deserves a ticket from now on.
-                self.written_at.setdefault(row.id, self._site.clock.now())
+        self.events += change.events
+        self.rows.add(row.id)
+        if change.deserves:
+            self.written_at.setdefault(row.id, self._site.clock.now())
 
-    def _committed(self, row: Row, statement: str) -> bool:
-        """Whether a statement whose answer was lost was committed: it changed the row to something of its own."""
+    def _committed(self, change: Change) -> bool:
+        """Whether a change whose answer was lost was committed."""
         while True:
             try:
-                rows = self._site.sql("SELECT * FROM outages WHERE id = %s", row.id)
+                return bool(self._site.sql(f"SELECT 1 WHERE {change.done}"))
             except psycopg.OperationalError:
                 self._patience()
-                continue
-            if statement.startswith("DELETE"):
-                return not rows
-            if statement.startswith("INSERT"):
-                return bool(rows)
-            wanted = statement.rpartition("SET ")[2].partition(" WHERE")[0]
-            return bool(
-                self._site.sql(f"SELECT 1 FROM outages WHERE id = {row.id} AND {wanted.replace(', ', ' AND ')}")
-            )
 
     def _patience(self) -> None:
         """The database is away for a moment; for good where what should bring it back has failed."""
@@ -542,6 +585,8 @@ def run(plan: Plan) -> tuple[Soak, Audit, list[tuple[str, str]]]:
             spare_the_first=True,
             DEADLINE_SECONDS=DEADLINE_SECONDS,
         ) as site:
+            for statement in SWAPPABLE:
+                site.sql(statement)
             soak = Soak(plan, site, server)
             soak.go()
             found = audit(site)
