@@ -7,6 +7,7 @@ the computed address, subtracts the known from the wanted, and writes down what 
 import hashlib
 import json
 import logging
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,10 +47,16 @@ TRANSITION_SECONDS_MIN: Final = 2.0
 DECISIONS_MAX: Final = 10
 
 
+# How the shortened form ends. No plain form may: the two must not meet.
+_HASHED: Final = re.compile(r":[0-9a-f]{64}\Z", re.ASCII | re.IGNORECASE)
+
+
 def correlation_id(source_name: str, rule: str, key: str) -> str:
-    """``SOURCE_NAME:rule:key``; where that is too long or could not stand in a query, its beginning and its SHA-256."""
+    """``SOURCE_NAME:rule:key``; where that is too long, could not stand in a query, or reads like the other form, its
+    beginning and its SHA-256. Neither *source_name* nor *rule* holds a colon, so no two keys have the same."""
     plain = f"{source_name}:{rule}:{key}"
-    if len(plain) <= CORRELATION_CHARACTERS_MAX and plain.isprintable() and "^" not in plain and plain == plain.strip():
+    fits = len(plain) <= CORRELATION_CHARACTERS_MAX and plain.isprintable() and "^" not in plain
+    if fits and plain == plain.strip() and not _HASHED.search(plain):
         return plain
     hashed = hashlib.sha256(plain.encode()).hexdigest()
     start = "".join(letter for letter in plain if letter.isprintable() and letter != "^").strip()
@@ -57,8 +64,11 @@ def correlation_id(source_name: str, rule: str, key: str) -> str:
 
 
 def address(table: str, correlation: str, generation: int) -> str:
-    """The ticket's sys_id: a pure function of what it stands for, so that ServiceNow's primary key is the arbiter."""
-    return uuid.uuid5(NAMESPACE, f"{table}{correlation}{generation}").hex
+    """The ticket's sys_id: a pure function of what it stands for, so that ServiceNow's primary key is the arbiter.
+
+    No part holds a line feed, so what is hashed tells them apart. docs/servicenow.md has the scheme and examples.
+    """
+    return uuid.uuid5(NAMESPACE, f"{table}\n{correlation}\n{generation}").hex
 
 
 # What to do next.
