@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from http.server import BaseHTTPRequestHandler
@@ -171,6 +171,10 @@ class ServiceNow:
         self.calls: list[Call] = []
         self.refused_logins: list[float] = []
         self.outbound: Outbound | None = None
+        # What people or a flow do when the next PATCH has come in, and is not processed yet; each once.
+        self.meanwhile: list[Callable[[], object]] = []
+        # What the Table API tells of these columns, whatever stands in them.
+        self.overrides: dict[str, object] = {}
         self.tables = Tables(
             user=username, now=clock, honours_sys_id=honours_sys_id, time_zone=time_zone, written=self._written
         )
@@ -411,7 +415,7 @@ class ServiceNow:
             self._stopped.wait(fault.seconds if fault.name == "commit_then_hang" else 0)
             return None
         if answer.status < 400:
-            answer = _spoiled(fault.name, answer, request.meant)
+            answer = _spoiled(fault.name, answer, request.meant, self.tables.select(called.table))
         return self._recorded(request, called, answer)
 
     def _api(self, request: Request, called: Target) -> Answer:
@@ -419,13 +423,22 @@ class ServiceNow:
         request = self._unfolded(request)
         match called.api:
             case "table":
-                return tableapi.answer(site, request, called)
+                if request.meant == "PATCH" and self.meanwhile:
+                    self.meanwhile.pop(0)()
+                return self._overridden(tableapi.answer(site, request, called))
             case "attachment":
                 return attachments.answer(site, request, called)
             case "change":
                 return changeapi.answer(site, request, called)
             case _:
                 return self._tiny_url(request)
+
+    def _overridden(self, answer: Answer) -> Answer:
+        rows = _told(answer)["result"]
+        if not self.overrides or not rows:
+            return answer
+        odd = [row | self.overrides for row in rows] if isinstance(rows, list) else rows | self.overrides
+        return answered(answer.status, {"result": odd})
 
     def _tiny_url(self, request: Request) -> Answer:
         """Keep the query of a long address; the result is the address with a key in its place."""
@@ -600,8 +613,8 @@ def _unauthorized() -> Refused:
     return Refused(401, _UNAUTHENTICATED, "Required to provide Auth information")
 
 
-def _spoiled(fault: str, answer: Answer, method: str) -> Answer:
-    """What the caller gets for work that was done."""
+def _spoiled(fault: str, answer: Answer, method: str, records: Sequence[Record]) -> Answer:
+    """What the caller gets for work that was done; *records* are the table's."""
     told = _told(answer)
     match fault:
         case "commit_then_500":
@@ -613,10 +626,27 @@ def _spoiled(fault: str, answer: Answer, method: str) -> Answer:
         case "truncated_200":
             whole = json.dumps(told).encode()
             return Answer(200, whole[: len(whole) * 2 // 3], headers())
+        case "another_record":
+            # As a cache, a proxy or a before-query rule has it.
+            rows = told["result"]
+            return answered(
+                answer.status,
+                {
+                    "result": [_another(row, records) for row in rows]
+                    if isinstance(rows, list)
+                    else _another(rows, records)
+                },
+            )
         case _:  # created_without_sys_id
             rows = told["result"]
             bare = {name: v for name, v in rows.items() if name != "sys_id"} if isinstance(rows, dict) else rows
             return answered(answer.status, {"result": bare})
+
+
+def _another(row: Mapping[str, Any], records: Sequence[Record]) -> dict[str, Any]:
+    """The same columns of some other record; of one that nobody sees, where there is none."""
+    other = next((record for record in records if record["sys_id"] != row.get("sys_id")), {"sys_id": "0" * 32})
+    return {name: other.get(name, "") for name in row}
 
 
 def _told(answer: Answer) -> dict[str, Any]:

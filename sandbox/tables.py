@@ -143,6 +143,9 @@ class Tables:
         written: Callable[[Written], None] = lambda _: None,
     ) -> None:
         self.honours_sys_id = honours_sys_id
+        # Columns, as (table, column), that an ACL keeps everybody but an administrator from writing: what is sent for
+        # them is dropped without a word, as a field ACL does.
+        self.protected: set[tuple[str, str]] = set()
         self._now = now
         self._written = written
         self._lock = threading.RLock()
@@ -362,7 +365,7 @@ class Tables:
         return {
             name: self._kept(table, name, column, _plain(sent[name]), by=by, shown=shown)
             for name, column in SCHEMA[table].items()
-            if name in sent and name not in _READ_ONLY[table]
+            if name in sent and name not in _READ_ONLY[table] and (by == ADMIN or (table, name) not in self.protected)
         }
 
     def _kept(self, table: str, name: str, column: Column, value: str, *, by: str, shown: bool) -> str:
