@@ -162,13 +162,13 @@ def _instance(settings: Settings, rules: Rules, *, write_probe: bool) -> Iterato
         examined = examine(
             client,
             rules.rules,
-            honours_sys_id=app.ledger.honours_sys_id(instance_url),
+            traits=app.ledger.traits(instance_url),
             write_probe=write_probe,
             progress=_asking(instance_url),
         )
         yield from examined.findings
-        if examined.honours_sys_id is not None:
-            app.ledger.learn_sys_id(instance_url, honoured=examined.honours_sys_id)
+        if examined.traits.honours_sys_id is not None:
+            app.ledger.learn_traits(instance_url, examined.traits)
     except LedgerUnavailable as error:
         what = f"{error}, and nobody signs in to ServiceNow without it"
         do = "Check DATABASE_URL; where the ledger is out of reach, as in CI, sqlite:///check.db serves"

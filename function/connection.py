@@ -19,7 +19,7 @@ import certifi
 from urllib3.util.ssl_ import create_urllib3_context
 
 from function.configuration import Asked, Configurations
-from function.event import Failure, Kind, Reason, digest
+from function.event import Failure, InstanceTraits, Kind, Reason, digest
 from function.ledger import Ledger
 from function.line import IN_A_ROW
 from function.servicenow import Basic, Credential, ServiceNowClient, ServiceNowError, term
@@ -430,13 +430,13 @@ class Tester:
         )
 
     def _ours(self, instance_url: str, table: str) -> list[tuple[str, int]]:
-        if self._ledger.honours_sys_id(instance_url) is not True:
+        if self._ledger.traits(instance_url).honours_sys_id is not True:
             return []
         return self._ledger.newest_tickets(instance_url, table, most=TICKETS_MAX)
 
     def _remember(self, tried: Tried, instance_url: str, sign: str, in_force: Connection) -> None:
         if tried.stray:
-            self._ledger.learn_sys_id(instance_url, honoured=False)
+            self._ledger.learn_traits(instance_url, InstanceTraits(honours_sys_id=False))
         if tried.signed_in is False and tried.failure is not None:
             # It was this credential's probe: no event tries it before so long, as if its own call had been refused.
             self._ledger.call_failed(

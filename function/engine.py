@@ -375,13 +375,7 @@ class Engine:
         delivery = begun.delivery
         about = About(rule.id, _table(event.source), step.key, event.id, delivery.attempts, delivery.first_seen)
         if odd_fields:
-            names = ", ".join(sorted(odd_fields))
-            odd = Failure(
-                Kind.PERMANENT,
-                Reason.NOT_KEPT,
-                f"ServiceNow returned something else than was sent for: {names}. A business rule, an ACL, a choice "
-                "list, an unknown column or a reference that it does not know may be why",
-            )
+            odd = Failure(Kind.PERMANENT, Reason.NOT_KEPT, _not_kept(odd_fields))
             alerts.append(self._alert("field", odd, about, fields=sorted(odd_fields)))
         if failure is not None and outcome.status is Status.DEAD:
             dead = self._alert("dead", replace(failure, reason=outcome.reason or failure.reason), about)
@@ -493,6 +487,20 @@ class Engine:
             return False
         self._ledger.let_go(work.ticket, owner=owner)
         return settled
+
+
+def _not_kept(fields: frozenset[str]) -> str:
+    """What to look at where *fields* came back different or empty."""
+    hint = (
+        f"ServiceNow returned something else than was sent for: {', '.join(sorted(fields))}. A business rule, an ACL, "
+        "a choice list, an unknown column or a reference that it does not know may be why"
+    )
+    if "correlation_id" in fields:
+        hint += (
+            ". Without correlation_id a ticket is known by its sys_id alone, and where the instance chooses that too, "
+            "by correlation_display: let the integration user write correlation_id at creation"
+        )
+    return hint
 
 
 def _deserves_nothing(event: Event, step: Step, wants: Wants) -> bool:

@@ -98,6 +98,7 @@ class Reason(StrEnum):
     UNAUTHORIZED = "servicenow_unauthorized"
     NOT_SERVICENOW = "not_servicenow"
     BAD_ANSWER = "servicenow_bad_answer"
+    WRONG_RECORD = "servicenow_wrong_record"
     IN_DOUBT = "in_doubt"
     # ServiceNow said no
     ACL = "refused_by_acl"
@@ -139,6 +140,31 @@ class Failure:
     words: str = ""
     retry_after_seconds: float | None = None
     status: int = 0
+
+
+class KeptMark(StrEnum):
+    """By what an instance lets us find our tickets again, beside their sys_id."""
+
+    CORRELATION_ID = "correlation_id"
+    CORRELATION_DISPLAY = "correlation_display"  # it drops the correlation_id
+    NONE = "none"  # it drops both
+    UNKNOWN = ""  # until the first clean create
+
+
+def kept_mark(record: Mapping[str, str], marks: Mapping[str, str]) -> KeptMark:
+    """Which of the *marks* that were sent stands in the *record* that was made."""
+    for mark in (KeptMark.CORRELATION_ID, KeptMark.CORRELATION_DISPLAY):
+        if record.get(mark.value) == marks[mark.value]:
+            return mark
+    return KeptMark.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceTraits:
+    """What the first clean create showed of an instance. *honours_sys_id*: it takes the one we choose."""
+
+    honours_sys_id: bool | None = None
+    kept_mark: KeptMark = KeptMark.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from function.database import Database, Record, Transaction
-from function.event import Event, Failure, Outcome, Reason, Status, Step
+from function.event import Event, Failure, InstanceTraits, KeptMark, Outcome, Reason, Status, Step
 from function.trail import Trail, end, from_json, hear, restate, to_json
 
 # ServiceNow's own limit for one Table API transaction (c_DefaultQuotaRules): what we sent may still commit that long
@@ -603,23 +603,42 @@ class Ledger:
 
     # What is known of an instance
 
-    def honours_sys_id(self, instance: str) -> bool | None:
-        """Whether *instance* takes the sys_id we choose; None while nobody knows."""
+    def traits(self, instance: str) -> InstanceTraits:
+        """What is known of *instance* so far."""
         rows = self._database.run(
             lambda transaction: transaction.execute(
-                "SELECT honours_sys_id FROM servicenow.instance WHERE instance = :instance", instance=instance
+                "SELECT honours_sys_id, kept_mark FROM servicenow.instance WHERE instance = :instance",
+                instance=instance,
             )
         )
-        return bool(rows[0]["honours_sys_id"]) if rows else None
+        if not rows:
+            return InstanceTraits()
+        return InstanceTraits(bool(rows[0]["honours_sys_id"]), KeptMark(rows[0]["kept_mark"]))
 
-    def learn_sys_id(self, instance: str, *, honoured: bool) -> None:
-        """Remember what a clean create showed."""
+    def learn_traits(self, instance: str, traits: InstanceTraits) -> None:
+        """Remember what a clean create showed; what it did not show (UNKNOWN) stays as it was."""
         self._database.run(
             lambda transaction: transaction.execute(
-                "INSERT INTO servicenow.instance (instance, honours_sys_id) VALUES (:instance, :honoured) "
-                "ON CONFLICT (instance) DO UPDATE SET honours_sys_id = :honoured",
+                "INSERT INTO servicenow.instance AS i (instance, honours_sys_id, kept_mark) "
+                "VALUES (:instance, :honoured, :mark) ON CONFLICT (instance) DO UPDATE SET "
+                "honours_sys_id = :honoured, kept_mark = CASE WHEN :mark = '' THEN i.kept_mark ELSE :mark END",
                 instance=instance,
-                honoured=honoured,
+                honoured=bool(traits.honours_sys_id),
+                mark=traits.kept_mark.value,
+            )
+        )
+
+    def has_ticket(self, instance: str, table: str, sys_id: str) -> bool:
+        """Whether some key has the record *sys_id* for its ticket."""
+        return bool(
+            self._database.run(
+                lambda transaction: transaction.execute(
+                    "SELECT 1 FROM servicenow.ticket WHERE sys_id = :sys_id AND instance = :instance "
+                    'AND "table" = :table LIMIT 1',
+                    sys_id=sys_id,
+                    instance=instance,
+                    table=table,
+                )
             )
         )
 

@@ -84,6 +84,7 @@ PHRASES: Final[dict[str, str]] = {
     Reason.UNAUTHORIZED: "ServiceNow refuses our credentials",
     Reason.NOT_SERVICENOW: "something other than ServiceNow answers",
     Reason.BAD_ANSWER: "ServiceNow's answer cannot be understood",
+    Reason.WRONG_RECORD: "ServiceNow answers with another record",
     Reason.NOT_KEPT: "ServiceNow did not keep a value",
     Reason.FAULT: "a fault of our own",
     Reason.IN_DOUBT: "it is not known whether ServiceNow did it",
@@ -106,6 +107,10 @@ PHRASES: Final[dict[str, str]] = {
     Reason.DEADLINE: "there was not enough time to finish",
     Reason.GAVE_UP: "it kept failing for too long",
 }
+
+
+# What the function sends of its own accord, not because a row says so.
+UNMAPPED: Final = frozenset({"state", "correlation_id"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,10 +215,11 @@ def _headline(notice: Notice, now: float) -> tuple[str, str]:
             )
         case "field":
             fields = ", ".join(notice.fields)
+            again = " A field is sent again when the row gives another value for it, and not before."
             return (
                 f"ServiceNow did not keep {fields} of {who}",
-                f"ServiceNow took {who}, but came back with another value than the rule gave for: {fields}. "
-                "It is sent again when the row changes it.",
+                f"ServiceNow took {who}, but came back with another value than it was sent for: {fields}."
+                + (again if set(notice.fields) - UNMAPPED else ""),
             )
         case _ if notice.reason == Reason.NO_RULE:
             what = notice.table or who

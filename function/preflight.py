@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from enum import StrEnum
 from typing import Final
 
-from function.event import Failure, Kind, Reason
+from function.event import Failure, InstanceTraits, KeptMark, Kind, Reason, kept_mark
 from function.hearing import TEMPLATE, Rule, Saying, TicketRule
 from function.rules import FIELDS_REFUSED
 from function.servicenow import Record, ServiceNowError, TableClient, UnknownReference
@@ -39,6 +39,7 @@ _FILLED_IN: Final = frozenset(
 )
 # Refusals that more fields may turn.
 _WANTS_MORE: Final = frozenset({Reason.BUSINESS_RULE, Reason.DATA_POLICY})
+PROBE_MARKS: Final = {"correlation_id": "check --write-probe", "correlation_display": "hasura"}
 PROBE_WORDS: Final = "Written by check --write-probe of the Hasura integration; please ignore and delete"
 
 
@@ -92,23 +93,23 @@ _PLACE: Final = re.compile(r"\S+:\d+: [\w.<\[\]]+:|\S+:\d+:|\S+\.\w+:|[A-Z][A-Z0
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """What was found. *honours_sys_id*: what a written record showed; None where none was written."""
+    """What was found. *traits*: what a written record showed of the instance."""
 
     findings: tuple[Finding, ...]
-    honours_sys_id: bool | None = None
+    traits: InstanceTraits
 
 
 def examine(
     client: TableClient,
     rules: Sequence[Rule],
     *,
-    honours_sys_id: bool | None,
+    traits: InstanceTraits,
     write_probe: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Examined:
     """Compare the instance with the *rules*; whoever signs in was let in already.
 
-    *honours_sys_id* is what is known of it so far. With *write_probe* a record is written into each table, and
+    *traits* is what is known of it so far. With *write_probe* a record is written into each table, and
     canceled where the rule knows how. *progress* is told of each step. Raises ServiceNowError where the instance is
     unwell, or lets us in no longer.
     """
@@ -120,7 +121,7 @@ def examine(
     for table, concerned in by_table.items():
         progress(table)
         findings += examination.table(table, concerned)
-    honoured = None
+    shown: list[InstanceTraits] = []
     if write_probe:
         for table, concerned in by_table.items():
             if table in examination.unread:
@@ -128,10 +129,12 @@ def examine(
             progress(f"a record in {table}")
             found, made = examination.probe(concerned[0])
             findings.append(found)
-            honoured = made if made is not None and honoured is not False else honoured
-    findings.append(_sys_id(client.instance_url, honoured=honours_sys_id if honoured is None else honoured))
+            shown += [] if made is None else [made]
+    known = _weakest(shown) if shown else traits
+    findings.append(_sys_id(client.instance_url, honoured=known.honours_sys_id))
+    findings += _dropped_mark(client.instance_url, known.kept_mark)
     findings += examination.limits()
-    return Examined(tuple(findings), honoured)
+    return Examined(tuple(findings), known if shown else InstanceTraits())
 
 
 @dataclass(slots=True)
@@ -255,12 +258,12 @@ class _Examination:
 
     # Writing
 
-    def probe(self, rule: Rule) -> tuple[Finding, bool | None]:
-        """Write a record as plain as the instance takes it, and cancel it; whether it kept the sys_id that we chose."""
+    def probe(self, rule: Rule) -> tuple[Finding, InstanceTraits | None]:
+        """Write a record as plain as the instance takes it, and cancel it; which of our marks it kept."""
         table, where = rule.ticket.table, rule.ticket.where["table"]
         asked = uuid.uuid4().hex
         try:
-            made = self._written(rule, {"sys_id": asked, "short_description": PROBE_WORDS})
+            made = self._written(rule, {"sys_id": asked, "short_description": PROBE_WORDS, **PROBE_MARKS})
         except ServiceNowError as error:
             if error.failure.kind is Kind.IN_DOUBT:
                 what = f"whether a record was written into {table} is not known"
@@ -271,10 +274,12 @@ class _Examination:
             if error.failure.reason in _WANTS_MORE:
                 what = f"no record was written into {table}: it wants more than what the rule says of every row"
                 return Finding(Level.WARNING, where, what, _sentence(error)), None
-            return Finding(Level.FAULT, where, f"no record can be written into {table}", _sentence(error)), None
+            what = f"no record can be written into {table}"
+            return Finding(Level.FAULT, where, what, _sentence(error)), None
         name = made.get("number") or made["sys_id"]
         left = self._canceled(rule, made["sys_id"])
-        return Finding(Level.NOTE, where, f"{name} was written into {table}; {left}"), made["sys_id"] == asked
+        shown = InstanceTraits(made["sys_id"].lower() == asked, kept_mark(made, PROBE_MARKS))
+        return Finding(Level.NOTE, where, f"{name} was written into {table}; {left}"), shown
 
     def _written(self, rule: Rule, values: Mapping[str, str]) -> Record:
         """The record of *values*; with what the rule says of every row, where the instance wants more."""
@@ -289,7 +294,7 @@ class _Examination:
         return self._create(rule.ticket.table, {**said, "impact": "3", "urgency": "3", **values})
 
     def _create(self, table: str, values: Mapping[str, str]) -> Record:
-        return self.client.create(table, values, fields=["number"], timeout_seconds=CALL_SECONDS_MAX)
+        return self.client.create(table, values, fields=["number", *PROBE_MARKS], timeout_seconds=CALL_SECONDS_MAX)
 
     def _constants(self, rule: Rule) -> dict[str, str]:
         """What the rule says of every row, or of some, with names as sys_ids."""
@@ -525,6 +530,29 @@ def _sys_id(instance_url: str, *, honoured: bool | None) -> Finding:
                 "whether it keeps the sys_id that a new record is given shows at the first ticket, or with "
                 "--write-probe, which writes a record",
             )
+
+
+def _dropped_mark(instance_url: str, mark: KeptMark) -> Iterator[Finding]:
+    """What is wrong where the correlation_id is dropped."""
+    do = "Let the integration user write correlation_id at creation"
+    if mark is KeptMark.CORRELATION_DISPLAY:
+        what = "it drops the correlation_id of a new record; tickets carry their mark in correlation_display instead"
+        yield Finding(Level.WARNING, instance_url, what, do)
+    elif mark is KeptMark.NONE:
+        what = (
+            "it drops the correlation_id and the correlation_display of a new record; a ticket is known by its sys_id "
+            "alone, and where that is not kept either, a create whose answer is lost ends as a dead letter"
+        )
+        yield Finding(Level.WARNING, instance_url, what, do)
+
+
+def _weakest(shown: Sequence[InstanceTraits]) -> InstanceTraits:
+    """What can be relied on in every table of those that records were written into."""
+    by_strength = list(KeptMark)
+    return InstanceTraits(
+        all(traits.honours_sys_id for traits in shown),
+        max((traits.kept_mark for traits in shown), key=by_strength.index),
+    )
 
 
 def _is_serious(failure: Failure) -> bool:

@@ -68,6 +68,7 @@ INCIDENT: Final = States(
     link="parent_incident",
     # One that a fresh instance has since about Utah; before, it was `Solved (Permanently)`.
     close_code="Solution provided",
+    names=choices.STATES["incident"],
 )
 # The instance enforces the order: a normal change passes through all of them, an emergency is not
 # assessed, and a standard change was authorized once for all.

@@ -216,6 +216,43 @@ def test_a_refused_transition_is_a_dead_letter_in_servicenows_words_and_its_mail
         assert "Approval is missing" in text
 
 
+def test_a_transition_refused_because_a_flow_was_faster_goes_on_from_where_the_flow_took_it() -> None:
+    with World(rules=CHANGE) as world:
+        world.send(insert("releases", PLANNED))
+        sys_id = change(world)["sys_id"]
+
+        def flow() -> None:
+            for state in ("-4", "-3", "-2", "-1"):
+                world.servicenow.change("change_request", sys_id, state=state)
+
+        world.servicenow.meanwhile.append(flow)
+        world.calls()
+        answer = world.send(update("releases", PLANNED, DEPLOYED, created_at="2026-03-04T05:06:08"))
+
+        assert answer.said == "resolved"
+        assert change(world)["state"] == "3"
+        assert world.calls() == [
+            "GET change_request",
+            "PATCH change_request",  # to Assess, refused: it is in Implement by now
+            "GET change_request",
+            "PATCH change_request",
+            "PATCH change_request",
+        ]
+        assert world.mails == []
+
+
+def test_a_change_that_people_canceled_a_moment_before_is_left_canceled() -> None:
+    with World(rules=CHANGE) as world:
+        world.send(insert("releases", PLANNED))
+        sys_id = change(world)["sys_id"]
+        world.servicenow.meanwhile.append(lambda: world.servicenow.change("change_request", sys_id, state="4"))
+        answer = world.send(update("releases", PLANNED, DEPLOYED, created_at="2026-03-04T05:06:08"))
+
+        assert answer.status == 200
+        assert change(world)["state"] == "4"
+        assert world.mails == []
+
+
 def test_a_refused_transition_is_not_tried_again_by_itself() -> None:
     with World(rules=CHANGE) as world:
         refuse(world, "state=-2")

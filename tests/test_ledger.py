@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from function.database import Database, LedgerNotMigrated, LedgerUnavailable, Transaction
-from function.event import Event, Failure, Kind, Op, Outcome, Reason, Status, Step, Wants
+from function.event import Event, Failure, InstanceTraits, Kind, Op, Outcome, Reason, Status, Step, Wants
 from function.ledger import (
     UNRULED_SAMPLES_MAX,
     Alert,
@@ -311,7 +311,7 @@ def test_many_instances_bring_the_ledger_up_to_date_at_once(url: str) -> None:
     for database in databases:
         database.close()
 
-    assert applied == [1, 2, 3]
+    assert applied == [1, 2, 3, 4]
 
 
 def test_a_new_file_is_opened_by_many_at_once(tmp_path: Path) -> None:
@@ -322,7 +322,7 @@ def test_a_new_file_is_opened_by_many_at_once(tmp_path: Path) -> None:
         for database in databases:
             database.close()
 
-        assert sorted(applied) == [*[[]] * 7, [1, 2, 3]]
+        assert sorted(applied) == [*[[]] * 7, [1, 2, 3, 4]]
 
 
 def test_two_that_meet_in_a_deadlock_are_both_done(postgresql: str) -> None:
@@ -356,7 +356,7 @@ def test_two_that_meet_in_a_deadlock_are_both_done(postgresql: str) -> None:
 def test_with_ledger_migrate_off_one_sentence_says_what_is_missing(url: str) -> None:
     database = Database(url, migrate=False)
 
-    with pytest.raises(LedgerNotMigrated, match=r"lacks migration 0001, 0002, 0003 .*python -m function migrate"):
+    with pytest.raises(LedgerNotMigrated, match=r"lacks migration 0001, 0002, 0003, 0004 .*python -m function migrate"):
         Ledger(database).now()
     database.close()
 
@@ -385,11 +385,11 @@ def test_connections_that_the_server_cut_are_replaced(postgresql: str) -> None:
 
 def test_a_sqlite_file_that_was_deleted_is_a_new_ledger(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path}/ledger.db")
-    Ledger(database).learn_sys_id("sn", honoured=True)
+    Ledger(database).learn_traits("sn", InstanceTraits(honours_sys_id=True))
     for file in tmp_path.glob("ledger.db*"):
         file.unlink()
 
-    assert Ledger(database).honours_sys_id("sn") is None
+    assert Ledger(database).traits("sn") == InstanceTraits()
     database.close()
 
 

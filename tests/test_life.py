@@ -164,6 +164,62 @@ def test_on_delete_cancel_cancels_it() -> None:
         assert world.incident["state"] == "8"
 
 
+@pytest.mark.parametrize("by", ["an update", "a deletion", "a deletion that cancels", "its first event"])
+def test_a_state_that_servicenow_ignores_is_a_dead_letter_that_says_what_to_do(by: str) -> None:
+    with World(rules=with_options(on_delete="cancel" if "cancels" in by else "resolve")) as world:
+        world.servicenow.tables.protected.add(("incident", "state"))
+        if by == "its first event":
+            answer = world.send(update("outages", OPEN, FIXED, id="e"))
+        else:
+            world.send(insert("outages", OPEN))
+            answer = world.send(
+                update("outages", OPEN, FIXED, id="e") if by == "an update" else delete("outages", OPEN, id="e")
+            )
+
+        assert (answer.status, answer.said) == (422, "dead refused_by_servicenow")
+        assert world.incident["state"] == "1"
+        [mail] = world.mails
+        text = " ".join(str(mail.get_body(("plain",))).split())
+        assert "gave up" in str(mail["Subject"])
+        assert "in New (1)" in text
+        assert "Let the integration user write state" in text
+        assert "sent again" not in text
+
+
+def test_a_state_that_servicenow_ignored_is_written_when_it_may_be_and_the_event_is_replayed() -> None:
+    with World(rules=with_options()) as world:
+        world.servicenow.tables.protected.add(("incident", "state"))
+        world.send(insert("outages", OPEN))
+        world.send(update("outages", OPEN, FIXED, id="e"))
+        world.servicenow.tables.protected.clear()
+        answer = world.send(update("outages", OPEN, FIXED, id="e", current_retry=0))
+
+        assert answer.said == "resolved"
+        assert world.incident["state"] == "6"
+
+
+def test_a_reopening_that_servicenow_ignores_is_a_dead_letter(world: World) -> None:
+    world.send(insert("outages", OPEN))
+    world.send(update("outages", OPEN, FIXED, created_at="2026-03-04T05:06:08"))
+    world.servicenow.tables.protected.add(("incident", "state"))
+    answer = world.send(update("outages", FIXED, OPEN, created_at="2026-03-04T05:06:09"))
+
+    assert (answer.status, answer.said) == (422, "dead refused_by_servicenow")
+    assert world.incident["state"] == "6"
+
+
+def test_a_ticket_that_people_close_a_moment_before_it_is_resolved_stays_closed(world: World) -> None:
+    world.send(insert("outages", OPEN))
+    sys_id = world.incident["sys_id"]
+    closed = {"state": "7", "close_code": "Duplicate", "close_notes": "See INC0000001"}
+    world.servicenow.meanwhile.append(lambda: world.servicenow.change("incident", sys_id, **closed))
+    answer = world.send(update("outages", OPEN, FIXED, created_at="2026-03-04T05:06:08"))
+
+    assert answer.status == 200
+    assert (world.incident["state"], world.incident["close_code"]) == ("7", "Duplicate")
+    assert world.mails == []
+
+
 def test_on_delete_leave_leaves_it() -> None:
     with World(rules=with_options(on_delete="leave")) as world:
         world.send(insert("outages", OPEN))

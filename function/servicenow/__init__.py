@@ -3,7 +3,7 @@
 itsm.py has ServiceNowClient, errors.py the tree of what it raises.
 """
 
-from function.servicenow.answers import Record, Reply, Request, read, term
+from function.servicenow.answers import Record, Reply, Request, is_sys_id, read, term, wrong_record
 from function.servicenow.client import TableClient
 from function.servicenow.credentials import ApiKey, Basic, Credential, OAuth
 from function.servicenow.errors import (
@@ -38,6 +38,8 @@ __all__ = [
     "TableClient",
     "Unavailable",
     "UnknownReference",
+    "is_sys_id",
     "read",
     "term",
+    "wrong_record",
 ]

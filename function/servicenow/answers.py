@@ -102,7 +102,7 @@ def read(request: Request, reply: Reply, *, now: float) -> list[Record] | Failur
         return verdict
     return replace(
         verdict,
-        words=_words(body),
+        words=verdict.words or _words(body),
         retry_after_seconds=None if verdict.kind is Kind.PERMANENT else wait,
         status=reply.status,
     )
@@ -159,7 +159,11 @@ def _records(request: Request, status: int, body: dict[str, Any]) -> list[Record
         return lost(request, Reason.BAD_ANSWER, "ServiceNow's answer holds no result of the expected shape.")
     if any(isinstance(_plain(value), dict | list) for entry in entries for value in entry.values()):
         return lost(request, Reason.BAD_ANSWER, "A field of ServiceNow's answer is neither text nor a reference.")
-    records = [{name: text(_plain(value)) for name, value in entry.items()} for entry in entries]
+    records = [{name: _cleaned(text(_plain(value))) for name, value in entry.items()} for entry in entries]
+    if request.sys_id and (given := records[0].get("sys_id")):
+        if given.lower() != request.sys_id.lower():
+            return wrong_record(request, asked=request.sys_id, given=records[0])
+        records[0]["sys_id"] = request.sys_id
     if request.method == "POST" and not _SYS_ID.fullmatch(records[0].get("sys_id", "")):
         return lost(
             request,
@@ -194,6 +198,27 @@ class Sent(Protocol):
 def lost(request: Sent, reason: Reason, hint: str, *, status: int = 0) -> Failure:
     """The request was sent and its answer is no answer: a write may have been done, a GET can be sent again."""
     return Failure(Kind.IN_DOUBT if request.writes else Kind.TRANSIENT, reason, hint, status=status)
+
+
+def is_sys_id(value: str) -> bool:
+    """Whether *value* is spelled like a sys_id, and may be asked for."""
+    return _SYS_ID.fullmatch(value) is not None
+
+
+def wrong_record(request: Sent, *, asked: str, given: Record) -> Failure:
+    """The answer holds the record *given*, and not the one *asked* for by its sys_id: nothing of it is to be believed.
+
+    The words name both.
+    """
+    failure = lost(request, Reason.WRONG_RECORD, _WRONG_RECORD)
+    told = _printable(f"{given.get('number', '')} {given.get('sys_id', '')}"[:100]) or "a record without a sys_id"
+    return replace(failure, words=f"asked for {asked}, answered with {told}")
+
+
+_WRONG_RECORD: Final = (
+    "ServiceNow, or something before it, answers with another record than the one that was asked for: look for a cache"
+    " or a proxy before the instance, and for a before-query business rule on the table."
+)
 
 
 # The words that shipped clients look for (alertmanager-webhook-servicenow and others).
@@ -375,9 +400,19 @@ def _said(body: dict[str, Any] | None) -> list[str]:
 
 
 def _words(body: dict[str, Any] | None) -> str:
-    joined = ": ".join(_said(body))[: 4 * WORDS_MAX]
-    printable = "".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in joined)
-    return " ".join(printable.split())[:WORDS_MAX]
+    return _printable(": ".join(_said(body))[: 4 * WORDS_MAX])[:WORDS_MAX]
+
+
+def _printable(words: str) -> str:
+    return " ".join("".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in words).split())
+
+
+# PostgreSQL stores no NUL, and nobody stores half a character.
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def _cleaned(value: str) -> str:
+    return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", value)
 
 
 def _plain(value: Json) -> Json:

@@ -12,14 +12,15 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, TypeAlias
+from enum import Enum, auto
+from typing import Final, Literal, TypeAlias
 
 from function.checkpoint import reached
-from function.event import Failure, Kind, Op, Reason, Status, Step, Wants
+from function.event import Failure, InstanceTraits, KeptMark, Kind, Op, Reason, Status, Step, Wants, kept_mark
 from function.ledger import IN_DOUBT_SECONDS, Ledger, Sending, Ticket
 from function.line import Deadline, Line
 from function.rules import TicketRule
-from function.servicenow import Record, ServiceNowError, term
+from function.servicenow import Record, Request, ServiceNowError, is_sys_id, term, wrong_record
 from function.states import States
 from function.targets.references import References
 
@@ -43,6 +44,10 @@ KIND: Final = "type"
 _RENAMED: Final = frozenset({"chg_model"})
 # Less than this is not enough for the next of several transitions: it would be cut off, and in doubt for a minute.
 TRANSITION_SECONDS_MIN: Final = 2.0
+# A count of more digits is none that a record reaches; the ledger's column holds nine.
+_COUNT: Final = re.compile(r"\d{1,9}", re.ASCII)
+# ServiceNow's own limit for both; what is longer is none of its numbers or states.
+NUMBER_CHARACTERS_MAX: Final = 40
 # Decisions about one ticket in one attempt; a good one needs four (look, create, look, resolve).
 DECISIONS_MAX: Final = 10
 
@@ -216,6 +221,14 @@ class LeaseLost(Exception):  # noqa: N818  # a state, not a mistake
     """Somebody else took the key over while we were away; all that we wrote down is doubt."""
 
 
+class Written(Enum):
+    """What became of a write."""
+
+    DONE = auto()
+    OVERTAKEN = auto()  # refused, and the ticket is in another state by now: decide again
+    MISSING = auto()  # there is no ticket, and the rule says to ignore that
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """What was done for one key. *odd_fields* came back different or empty."""
@@ -294,9 +307,10 @@ class TicketWork:
                     self._create(wants, resolved=False)
                     status = Status.CREATED
                 case Write():
-                    if not self._write(wants, decision, changes):
+                    written = self._write(wants, decision, changes)
+                    if written is Written.MISSING:
                         return self._missing_ignored()
-                    if self.ticket.sys_id and status is not Status.CREATED:
+                    if written is Written.DONE and self.ticket.sys_id and status is not Status.CREATED:
                         status = decision.status
         raise ServiceNowError(
             Failure(
@@ -404,9 +418,7 @@ class TicketWork:
         missing: ServiceNowError | None = None
         for _ in self._looks():
             try:
-                record = self._line.get(
-                    self.rule.table, self.ticket.sys_id, fields=self._fields, deadline=self._deadline
-                )
+                record = self._get(self.ticket.sys_id, self._fields)
             except ServiceNowError as error:
                 if error.failure.reason is not Reason.MISSING:
                     raise
@@ -424,11 +436,32 @@ class TicketWork:
             )
         )
 
+    def _get(self, sys_id: str, fields: Sequence[str]) -> Record:
+        """Get the record *sys_id* and no other: an answer with another one is asked for again, once.
+
+        An instance that keeps the sys_id from us must tell the correlation_id. Raises ServiceNowError.
+        """
+        for again in (True, False):
+            try:
+                record = self._line.get(self.rule.table, sys_id, fields=fields, deadline=self._deadline)
+                if not record.get("sys_id") and record.get("correlation_id") != self._correlation:
+                    raise self._wrong_record(sys_id, record, writes=False)
+            except ServiceNowError as error:
+                if not again or error.failure.reason is not Reason.WRONG_RECORD:
+                    raise
+            else:
+                return record
+        raise AssertionError("unreachable")
+
+    def _wrong_record(self, asked: str, given: Record, *, writes: bool) -> ServiceNowError:
+        method: Literal["GET", "PATCH"] = "PATCH" if writes else "GET"
+        return ServiceNowError(wrong_record(Request(method, self.rule.table, asked), asked=asked, given=given))
+
     def _is_older(self, record: Record) -> bool:
         """Whether *record* is from before what we know. A count that went back long ago is a restored instance's."""
-        count = record.get("sys_mod_count", "")
+        count = _count(record)
         recent = self._clock() - self.ticket.updated_at < IN_DOUBT_SECONDS
-        return recent and count.isdecimal() and int(count) < self.ticket.mod_count
+        return recent and count is not None and count < self.ticket.mod_count
 
     def _missing(self, error: ServiceNowError) -> bool:
         """The ticket is not there: by the rule's word it is made anew (True), ignored (False), or an error."""
@@ -488,16 +521,16 @@ class TicketWork:
         sys_id = address(table, self._correlation, generation)
         before = self.ticket.sending
         doubtful = before is not None and before.doubtful
-        honours = self._ledger.honours_sys_id(self._line.instance)
-        if (honours is False or (honours is None and doubtful)) and self._found_by_looking(
-            sys_id, before, honours=honours
+        traits = self._ledger.traits(self._line.instance)
+        if (traits.honours_sys_id is False or (traits.honours_sys_id is None and doubtful)) and self._found_by_looking(
+            sys_id, before, traits
         ):
             return
         # An adopted ticket of an earlier attempt is told from an unknown one by this.
         recorded = before is not None or generation > 0
         sent = {field: self._sent(field, value) for field, value in wants.fields.items()}
-        values = {**sent, "correlation_id": self._correlation, "correlation_display": CORRELATION_DISPLAY}
-        values["sys_id"] = sys_id
+        marks = {"correlation_id": self._correlation, "correlation_display": self._display(traits)}
+        values = {**sent, **marks, "sys_id": sys_id}
         if self._follows:
             values[self._states.link] = self._follows
         close = {**wants.close, "state": self._states.resolved} if resolved else {}
@@ -505,15 +538,21 @@ class TicketWork:
         reached("before_call")
         try:
             record = self._line.create(
-                table, {**values, **close}, fields=[*self._fields, *self._link], deadline=self._deadline
+                table,
+                {**values, **close},
+                fields=[*self._fields, *self._link, "correlation_display"],
+                deadline=self._deadline,
             )
+            if not self._is_made(record, sys_id, {**sent, **marks}):
+                raise self._wrong_record(sys_id, record, writes=True)
             reached("after_call")
         except ServiceNowError as error:
             reached("after_call")
-            self._judge_create(error, sys_id, recorded=recorded, honours=honours)
+            self._judge_create(error, sys_id, traits, recorded=recorded)
             return
-        self._learn_sys_id(honours=honours, asked=sys_id, given=record["sys_id"])
-        self._take(record)
+        honoured = record["sys_id"].lower() == sys_id
+        self._learn(traits, InstanceTraits(honoured, kept_mark(record, marks)))
+        self._take({**record, "sys_id": sys_id} if honoured else record)
         self._looked = True
         asked = {**wants.fields, **(wants.close if resolved else {})}
         self.ticket = replace(
@@ -525,22 +564,43 @@ class TicketWork:
             suspect_fields=frozenset(),
             row_resolved=resolved and self.ticket.state in self._states.ended,
         )
-        self._compare(record, {**sent, **close})
+        # A state that did not follow is written again, by itself.
+        self._compare(record, {field: value for field, value in {**sent, **close}.items() if field != "state"})
 
-    def _judge_create(self, error: ServiceNowError, sys_id: str, *, recorded: bool, honours: bool | None) -> None:
-        """A POST was not answered by a 201. Any 403 may hide a ticket that was made: look at its address first."""
+    def _display(self, traits: InstanceTraits) -> str:
+        """The ``correlation_display``: where an instance keeps that alone, it stands for the correlation_id."""
+        return self._correlation if traits.kept_mark is KeptMark.CORRELATION_DISPLAY else CORRELATION_DISPLAY
+
+    def _is_made(self, record: Record, sys_id: str, sent: Mapping[str, str]) -> bool:
+        """Whether *record* is what a POST of *sent* made, be it under another sys_id than we chose, or without a mark.
+
+        A stranger's has marks of its own, or none, and says something else.
+        """
+        if record["sys_id"].lower() == sys_id or record.get("correlation_id") == self._correlation:
+            return True
+        if record.get("correlation_id"):
+            return False
+        display = record.get("correlation_display", "")
+        texts = [field for field, value in sent.items() if value and field not in ("correlation_id", "state")]
+        return display == sent["correlation_display"] or (
+            not display
+            and all(same(record.get(field, ""), sent[field]) for field in texts if field in self.rule.fields)
+        )
+
+    def _judge_create(self, error: ServiceNowError, sys_id: str, traits: InstanceTraits, *, recorded: bool) -> None:
+        """A POST was not answered by its record. Any 403 may hide a ticket that was made: look at its address first."""
         failure = error.failure
         before = self.ticket
         marked = before.sending
-        if failure.status == 403 and marked is not None:
+        if (failure.status == 403 or failure.reason is Reason.WRONG_RECORD) and marked is not None:
             # In doubt until the look has told; the look may fail too.
             self._doubt_create(marked)
             for _ in self._looks():
-                if self._adopt_at(sys_id, recorded=recorded):
+                if self._adopt_at(sys_id, traits, recorded=recorded):
                     return
                 if failure.reason in _NEVER_WRITTEN:
                     break
-            if honours is not True and self._adopt_by_correlation_id(sys_id, honours=honours):
+            if traits.honours_sys_id is not True and self._adopt_by_mark(sys_id, traits):
                 return
             if failure.reason is Reason.INSERT_FAILED:
                 # Not a duplicate, then: the database failed, or the ticket is hidden from us.
@@ -558,12 +618,19 @@ class TicketWork:
             self.ticket, sending=replace(marked, at=now, doubtful=True), suspect_until=now + IN_DOUBT_SECONDS
         )
 
-    def _adopt_at(self, sys_id: str, *, recorded: bool) -> bool:
+    def _is_ours(self, record: Record, traits: InstanceTraits) -> bool:
+        """Whether the record at an address that is computed of our key alone is our ticket: only somebody else's mark
+        says that it is not, and only where the instance keeps ours."""
+        mark = record.get("correlation_id", "")
+        dropped = traits.kept_mark in (KeptMark.CORRELATION_DISPLAY, KeptMark.NONE)
+        return mark in ("", self._correlation) or dropped
+
+    def _adopt_at(self, sys_id: str, traits: InstanceTraits, *, recorded: bool) -> bool:
         """Adopt the ticket at *sys_id* if it is ours; False when there is none. Raises on a stranger's."""
         record = self._get_or_none(sys_id)
         if record is None:
             return False
-        if record.get("correlation_id") != self._correlation:
+        if not self._is_ours(record, traits):
             self.ticket = replace(self.ticket, sending=None, suspect_until=None)
             raise ServiceNowError(
                 Failure(
@@ -579,24 +646,24 @@ class TicketWork:
             # We remember no ticket of this row, be it that the ledger was lost: the last of its generations is the one.
             while generation < GENERATIONS_MAX:
                 following = self._get_or_none(address(self.rule.table, self._correlation, generation + 1))
-                if following is None or following.get("correlation_id") != self._correlation:
+                if following is None or not self._is_ours(following, traits):
                     break
                 record, generation = following, generation + 1
-        self._learn_sys_id(honours=None, asked=sys_id, given=sys_id)
+        self._learn(traits, InstanceTraits(honours_sys_id=True))
         self.ticket = replace(self.ticket, generation=generation)
         # A field ACL may keep the sys_id from us; it is where we looked.
         at = address(self.rule.table, self._correlation, generation)
         self._adopt({**record, "sys_id": at}, recorded=recorded and generation == first)
         return True
 
-    def _found_by_looking(self, sys_id: str, before: Sending | None, *, honours: bool | None) -> bool:
-        """Before a POST is repeated whose address the instance may not honour: look by address, then by correlation_id.
+    def _found_by_looking(self, sys_id: str, before: Sending | None, traits: InstanceTraits) -> bool:
+        """Before a POST is repeated whose address the instance may not honour: look by address, then by our mark.
 
-        Raises IN_DOUBT while the first POST may still commit.
+        Raises IN_DOUBT while the first POST may still commit, and PERMANENT where it left nothing to be known by.
         """
-        if honours is None and self._adopt_at(sys_id, recorded=True):
+        if traits.honours_sys_id is None and self._adopt_at(sys_id, traits, recorded=True):
             return True
-        if self._adopt_by_correlation_id(sys_id, honours=honours):
+        if self._adopt_by_mark(sys_id, traits):
             return True
         if before is not None and before.doubtful:
             wait = before.at + IN_DOUBT_SECONDS - self._clock()
@@ -607,6 +674,18 @@ class TicketWork:
                         Reason.IN_DOUBT,
                         "an earlier create may still commit; it is looked for again before anything else",
                         retry_after_seconds=wait,
+                    )
+                )
+            if traits.honours_sys_id is False and traits.kept_mark is KeptMark.NONE:
+                # Somebody has looked when it is replayed: then it may be sent.
+                self.ticket = replace(self.ticket, sending=None, suspect_until=None, suspect_fields=frozenset())
+                raise ServiceNowError(
+                    Failure(
+                        Kind.PERMANENT,
+                        Reason.IN_DOUBT,
+                        "the answer to a create was lost, and the instance keeps neither the sys_id nor the "
+                        "correlation_id that it is given: see whether the ticket was made; if not, replay. Let the "
+                        "integration user write sys_id or correlation_id at creation, and it is found by itself",
                     )
                 )
         return False
@@ -621,45 +700,56 @@ class TicketWork:
         Afterwards the ticket is adopted, or known not to be. Raises IN_DOUBT while it may still commit.
         """
         sys_id = address(self.rule.table, self._correlation, self.ticket.generation)
-        honours = self._ledger.honours_sys_id(self._line.instance)
-        if honours is True and self._adopt_at(sys_id, recorded=True):
+        traits = self._ledger.traits(self._line.instance)
+        if traits.honours_sys_id is True and self._adopt_at(sys_id, traits, recorded=True):
             return
-        if not self._found_by_looking(sys_id, self.ticket.sending, honours=honours):
+        if not self._found_by_looking(sys_id, self.ticket.sending, traits):
             self.ticket = replace(self.ticket, sending=None, suspect_until=None, suspect_fields=frozenset())
 
-    def _adopt_by_correlation_id(self, sys_id: str, *, honours: bool | None) -> bool:
-        """Adopt the newest ticket of this row, other than the one that this one follows; False when there is none."""
+    def _adopt_by_mark(self, sys_id: str, traits: InstanceTraits) -> bool:
+        """Adopt the newest ticket that carries this row's mark, other than the one that this one follows.
+
+        False when there is none. Raises in doubt where one is found that cannot be asked for.
+        """
+        if traits.kept_mark is KeptMark.NONE:
+            return False
+        mark = "correlation_display" if traits.kept_mark is KeptMark.CORRELATION_DISPLAY else "correlation_id"
         rows = self._line.find(
             self.rule.table,
-            f"{term('correlation_id', self._correlation)}^ORDERBYDESCsys_created_on",
-            fields=[*self._fields, "sys_created_on", *self._link],
+            f"{term(mark, self._correlation)}^ORDERBYDESCsys_created_on",
+            fields=[*self._fields, "sys_created_on", *self._link, mark],
             limit=GENERATIONS_MAX,
             deadline=self._deadline,
         )
         # An invalid term would have been dropped and everything returned: every row is checked.
-        ours = [row for row in rows if row.get("correlation_id") == self._correlation]
+        ours = [row for row in rows if row.get(mark) == self._correlation]
         if previous := self._follows:
             ours = self._following(previous, ours)
-        if ours:
-            self._learn_sys_id(honours=honours, asked=sys_id, given=ours[0]["sys_id"])
-            self._adopt(ours[0], recorded=self.ticket.sending is not None)
-            return True
-        return False
+        if not ours:
+            return False
+        if not is_sys_id(ours[0].get("sys_id", "")):
+            failure = self._wrong_record(sys_id, ours[0], writes=True).failure
+            hint = "ServiceNow does not tell the sys_id of our own ticket: let the integration user read sys_id"
+            raise ServiceNowError(replace(failure, hint=hint))
+        if traits.honours_sys_id is None:
+            self._learn(traits, InstanceTraits(ours[0]["sys_id"].lower() == sys_id))
+        self._adopt(ours[0], recorded=self.ticket.sending is not None)
+        return True
 
     def _following(self, previous: str, ours: Sequence[Record]) -> list[Record]:
         """Of this row's tickets, newest first, those that follow the ticket *previous*."""
         if any(self._states.link in row for row in ours):
             # Stamps are whole seconds: which one follows which is told by the link.
-            return [row for row in ours if row["sys_id"] != previous and row.get(self._states.link) == previous]
+            return [row for row in ours if row.get("sys_id") != previous and row.get(self._states.link) == previous]
         # The table has no such column: what follows is not older.
-        since = next((row.get("sys_created_on", "") for row in ours if row["sys_id"] == previous), None)
+        since = next((row.get("sys_created_on", "") for row in ours if row.get("sys_id") == previous), None)
         if since is None:
             return []
-        return [row for row in ours if row["sys_id"] != previous and row.get("sys_created_on", "") >= since]
+        return [row for row in ours if row.get("sys_id") != previous and row.get("sys_created_on", "") >= since]
 
     def _get_or_none(self, sys_id: str) -> Record | None:
         try:
-            return self._line.get(self.rule.table, sys_id, fields=[*self._fields, *self._link], deadline=self._deadline)
+            return self._get(sys_id, [*self._fields, *self._link])
         except ServiceNowError as error:
             if error.failure.reason is Reason.MISSING:
                 return None
@@ -688,24 +778,31 @@ class TicketWork:
             row_resolved=resolved_by_us and ended,
         )
 
-    def _learn_sys_id(self, *, honours: bool | None, asked: str, given: str) -> None:
-        honoured = asked == given
-        if honours is honoured:
+    def _learn(self, known: InstanceTraits, shown: InstanceTraits) -> None:
+        """Remember what a call has *shown* of the instance, where it is news to *known*; people hear of it once."""
+        if shown.kept_mark is KeptMark.UNKNOWN:
+            shown = replace(shown, kept_mark=known.kept_mark)
+        if shown == known:
             return
-        known = self._ledger.honours_sys_id(self._line.instance) if honours is None else honours
-        if known is honoured:
-            return
-        self._ledger.learn_sys_id(self._line.instance, honoured=honoured)
-        if not honoured:
+        if known.honours_sys_id is None or known.kept_mark is KeptMark.UNKNOWN:
+            # Another delivery may have learnt it meanwhile.
+            known = self._ledger.traits(self._line.instance)
+            if shown == known:
+                return
+        self._ledger.learn_traits(self._line.instance, shown)
+        if shown.honours_sys_id is False and known.honours_sys_id is not False:
             log.warning(
                 "the ServiceNow instance does not honour the sys_id it is given (an ACL on sys_id?): tickets are found "
                 "by correlation_id instead, and a create in doubt is not repeated for 60 s"
             )
+        if shown.kept_mark in (KeptMark.CORRELATION_DISPLAY, KeptMark.NONE) and shown.kept_mark is not known.kept_mark:
+            log.warning("the ServiceNow instance does not keep the correlation_id it is given (an ACL, a rule?)")
+            self.odd_fields |= {"correlation_id"}
 
     # Writing
 
-    def _write(self, wants: Wants, decision: Write, changes: Mapping[str, str]) -> bool:
-        """PATCH what differs; False when the ticket is missing and the rule says to ignore that."""
+    def _write(self, wants: Wants, decision: Write, changes: Mapping[str, str]) -> Written:
+        """PATCH what differs."""
         values = dict(changes)
         assignee = self._wanted.get("assigned_to")
         if "assignment_group" in values and assignee and "assigned_to" not in values:
@@ -731,10 +828,14 @@ class TicketWork:
             reached("after_call")
             marked = self.ticket.sending
             self.ticket = replace(self.ticket, sending=None)
-            if error.failure.status == 403:
-                found = self._look_after_a_403(error, values)
-                if found is not None:
+            if error.failure.status == 403 or error.failure.reason is Reason.WRONG_RECORD:
+                found = self._look_after_refusal(error, values)
+                if found is not None and _holds(found, values):
                     return self._written(found, values, wants, decision)
+                if found is not None and error.failure.status == 403 and self._is_overtaken(found):
+                    self._take(found)
+                    self._looked = True
+                    return Written.OVERTAKEN
             if error.failure.kind is Kind.IN_DOUBT and marked is not None:
                 settled_at = self._clock() + IN_DOUBT_SECONDS
                 self.ticket = replace(
@@ -747,8 +848,12 @@ class TicketWork:
                 raise
             if decision.state and self._states.paths:
                 error.failure = self._refused_transition(error.failure, decision.state)
-            return self._missing(error)
+            return Written.DONE if self._missing(error) else Written.MISSING
         return self._written(record, values, wants, decision)
+
+    def _is_overtaken(self, found: Record) -> bool:
+        """Whether people or a flow have moved the ticket on since we last knew its state."""
+        return bool(found.get("state")) and found["state"] != self.ticket.state
 
     def _check_time(self) -> None:
         """Between two transitions: raise ServiceNowError where this delivery has no time for the next."""
@@ -773,34 +878,31 @@ class TicketWork:
         )
         return replace(failure, hint=hint)
 
-    def _look_after_a_403(self, error: ServiceNowError, values: Mapping[str, str]) -> Record | None:
-        """Any 403 may hide a write that was made: see whether *values* stand in the ticket.
+    def _look_after_refusal(self, error: ServiceNowError, values: Mapping[str, str]) -> Record | None:
+        """The ticket as it is after a refusal, or after an answer with another record: the write may have been made.
 
-        None where they do not, or the look fails; *error* is in doubt then, where looking later may tell.
+        None where the look fails; *error* is in doubt then, where looking later may tell. What was sent stays unknown,
+        for reads may lag for longer.
         """
+        record: Record | None = None
         for _ in self._looks():
             try:
-                record = self._line.get(
-                    self.rule.table, self.ticket.sys_id, fields=self._fields, deadline=self._deadline
-                )
+                record = self._get(self.ticket.sys_id, self._fields)
             except ServiceNowError as blind:
                 if blind.failure.kind is not Kind.PERMANENT:
                     error.failure = replace(error.failure, kind=Kind.IN_DOUBT)
                 return None
-            if all(same(record.get(field, ""), value) for field, value in values.items()):
-                return record
-            if error.failure.reason in _NEVER_WRITTEN:
+            if error.failure.reason in _NEVER_WRITTEN or _holds(record, values):
                 break
-        # What was sent stays unknown, for reads may lag for longer.
-        return None
+        return record
 
-    def _written(self, record: Record, values: Mapping[str, str], wants: Wants, decision: Write) -> bool:
+    def _written(self, record: Record, values: Mapping[str, str], wants: Wants, decision: Write) -> Written:
         """Remember that *values* stand in the ticket, as *record* has them."""
         before = self.ticket.state
         self._take(record)
         self._looked = True
         said = {field: self._wanted.get(field, wants.close.get(field, "")) for field in values if field != "state"}
-        stuck = self._states.paths and decision.state and not self._went_on(before, to_end=decision.row_resolved)
+        stuck = bool(decision.state) and not self._went_on(before, decision)
         self.ticket = replace(
             self.ticket,
             asked={**self.ticket.asked, **said},
@@ -813,18 +915,24 @@ class TicketWork:
                     Kind.PERMANENT,
                     Reason.REFUSED,
                     f"ServiceNow took {self._states.named(decision.state)} for the {self.rule.table}'s next state, and "
-                    f"left it in {self._states.named(self.ticket.state)}: a business rule or a workflow of the "
-                    "instance sets it back. Move it on there, then replay",
+                    f"left it in {self._states.named(self.ticket.state)}: an access control on state, a business rule "
+                    "or a workflow of the instance is against it. Let the integration user write state, or move the "
+                    "ticket on there, then replay",
                 )
             )
         # A workflow may have taken it further than asked.
         passing = {"state"} if self._states.paths else set()
         self._compare(record, {field: value for field, value in values.items() if field not in passing})
-        return True
+        return Written.DONE
 
-    def _went_on(self, before: str, *, to_end: bool) -> bool:
+    def _went_on(self, before: str, decision: Write) -> bool:
+        """Whether the ticket is where *decision* was to take it, or further; a state that we may not read counts."""
         state = self.ticket.state
-        return state in self._states.ended or (not to_end and self._states.is_nearer(state, before))
+        if decision.status is Status.REOPENED:
+            return state not in self._states.ended
+        if state in self._states.ended or not state:
+            return True
+        return not decision.row_resolved and self._states.is_nearer(state, before)
 
     def _mark(self, sending: Sending) -> None:
         """Before a call: what is being sent is unknown from now on, so that a crash cannot leave a lie behind."""
@@ -844,16 +952,15 @@ class TicketWork:
 
     def _take(self, record: Record) -> None:
         """Remember what ServiceNow returned: that is what is known."""
-        count = record.get("sys_mod_count", "")
         told = {field: value for field, value in record.items() if field in {*self._fields, *self._link}}
         for name in ("sys_id", "number", "correlation_id", "sys_mod_count", "state"):
             told.pop(name, None)
         self.ticket = replace(
             self.ticket,
             sys_id=record.get("sys_id") or self.ticket.sys_id,
-            number=record.get("number") or self.ticket.number,
-            state=record.get("state", self.ticket.state),
-            mod_count=int(count) if count.isdecimal() else 0,
+            number=record.get("number", "")[:NUMBER_CHARACTERS_MAX] or self.ticket.number,
+            state=record.get("state", self.ticket.state)[:NUMBER_CHARACTERS_MAX],
+            mod_count=_count(record) or 0,
             updated_at=self._clock(),
             known={**self.ticket.known, **told},
         )
@@ -864,6 +971,17 @@ class TicketWork:
 
     def _sent(self, field: str, value: str) -> str:
         return self._references.sys_id(self.rule.table, field, value, deadline=self._deadline)
+
+
+def _holds(record: Record, values: Mapping[str, str]) -> bool:
+    """Whether all that was sent stands in *record*."""
+    return all(same(record.get(field, ""), value) for field, value in values.items())
+
+
+def _count(record: Record) -> int | None:
+    """The record's ``sys_mod_count``, None where it tells none that can be one."""
+    count = record.get("sys_mod_count", "")
+    return int(count) if _COUNT.fullmatch(count) else None
 
 
 def same(one: str, other: str) -> bool:
