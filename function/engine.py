@@ -10,7 +10,7 @@ from typing import Final
 
 from function.checkpoint import reached
 from function.database import LedgerUnavailable
-from function.event import Event, Failure, Kind, Op, Outcome, Reason, Status, Step, Wants
+from function.event import SCHEDULED, Event, Failure, Kind, Op, Outcome, Reason, Status, Step, Wants
 from function.ledger import (
     UNRULED_SAMPLES_MAX,
     Alert,
@@ -48,6 +48,7 @@ ANSWER_SECONDS: Final = 2.0
 SETTLE_MAX: Final = 200
 # Hasura is asked to send again after that, where only the time ran out.
 SOON_SECONDS: Final = 3.0
+_WRITE_OR_REMOVE: Final = "write one, or remove the trigger that sends this"
 OVERDUE: Final = "it was interrupted, and Hasura has not sent it again: is its event trigger still there, and running?"
 
 
@@ -438,9 +439,8 @@ class Engine:
 
     def _unruled(self, event: Event, *, anew: bool) -> Outcome:
         trigger = f" (trigger {event.trigger})" if event.trigger else ""
-        message = (
-            f"no rule in {self._settings.rules_file.rpartition('/')[2]} is `from: {event.source}`{trigger}: "
-            "write one, or remove the trigger that sends this"
+        message = f"no rule in {self._settings.rules_file.rpartition('/')[2]} is `from: {event.source}`{trigger}: " + (
+            "write one, or schedule no such event" if event.source == SCHEDULED else _WRITE_OR_REMOVE
         )
         failure = Failure(Kind.PERMANENT, Reason.NO_RULE, message)
         alert = replace(

@@ -17,6 +17,10 @@ Json: TypeAlias = "bool | int | float | Decimal | str | list[Json] | dict[str, J
 Row: TypeAlias = "dict[str, Json]"
 
 
+# The source of Hasura's one-off scheduled events, which have no name of their own.
+SCHEDULED: Final = "scheduled"
+
+
 class Op(StrEnum):
     """What happened to the row: Hasura's own words."""
 
@@ -30,7 +34,7 @@ class Op(StrEnum):
 class Event:
     """One thing that happened at a source, verified and parsed.
 
-    *source* is spelled as rules spell it: ``hasura/public.outages``, ``cron/NAME``.
+    *source* is spelled as rules spell it: ``hasura/public.outages``, ``cron/NAME``, ``scheduled``.
     *old* and *new* are the row's images; either may be None, and *new* of a MANUAL may be any JSON.
     *entered_at* is the sender's idea of when, in UTC as far as it says so; None when it said nothing readable.
     *content* is a digest of source, op and images: an event is known by id **and** content.

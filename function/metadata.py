@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 
 import yaml
 
-from function.event import Op
+from function.event import SCHEDULED, Op
 from function.hearing import Rule, Rules, Saying
 from function.templates import meant
 
@@ -552,6 +552,8 @@ class _Checking:
                 self.fault(trigger.node, trigger.path, what)
 
     def rule(self, rule: Rule, ours: Iterable[_Trigger], others: Iterable[_Trigger]) -> None:
+        if rule.source == SCHEDULED:
+            return  # no metadata names who schedules them
         of_source = [trigger for trigger in ours if trigger.source == rule.source]
         heard = [trigger for trigger in of_source if rule.trigger in ("", trigger.name)]
         if not of_source:

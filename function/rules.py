@@ -14,7 +14,7 @@ from typing import Any, Final
 import yaml
 
 from function.choices import meant_choice, not_a_choice
-from function.event import Op, digest
+from function.event import SCHEDULED, Op, digest
 from function.hearing import (
     CLOSE_NOTES_RESOLVED,
     TEMPLATE,
@@ -68,7 +68,7 @@ TOP_KEYS: Final = {
 RULE_KEYS: Final = {
     "name": "The rule's name, unique in the file. It is in every ticket's address: to rename the rule, keep `id`.",
     "id": "What stands in every ticket's address; the name unless given.",
-    "from": "Where events come from: hasura/SCHEMA.TABLE or cron/NAME.",
+    "from": "Where events come from: hasura/SCHEMA.TABLE, cron/NAME, or scheduled for one-off scheduled events.",
     "trigger": "Only events of the event trigger with this name; of any unless given.",
     "ops": "The kinds of event that the rule hears; all unless given.",
     "when": "An expression: whether the row deserves a ticket. A ticket that exists follows its row all the same.",
@@ -123,7 +123,7 @@ _STATE = re.compile(r"-?[A-Za-z0-9_][A-Za-z0-9_ -]{0,39}", re.ASCII)
 _COLUMN = re.compile(r"[a-z][a-z0-9_]{0,79}", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 # Hasura takes names with blanks and dots in them.
-_SOURCE = re.compile(r"hasura/[^/.]+\..+|cron/.+")
+_SOURCE = re.compile(rf"hasura/[^/.]+\..+|cron/.+|{SCHEDULED}")
 # What begins like this and is an expression was meant to have braces.
 _BARE = re.compile(r"(?:row|old|new|item|event|env|op|changed)\s*(?:[.\[|]|[=!]=)")
 _NAMES = ("row", "old", "new", "op", "changed", "event", "env")
@@ -273,6 +273,9 @@ class _Reading:
             if not trigger:
                 self.fault(_line(entries["trigger"]), f"{path}.trigger", "is empty; leave it out to hear any trigger")
         source = self._source(entries, path, line)
+        if source == SCHEDULED and trigger:
+            what = "is for triggers, and a one-off scheduled event has none; leave it out"
+            self.fault(_line(entries["trigger"]), f"{path}.trigger", what)
         if "ticket" not in entries:
             if not any(key in later for key in self._keys_of(node)):
                 self.fault(line, f"{path}.ticket", "is missing: it says what the row becomes")
@@ -320,7 +323,7 @@ class _Reading:
         elif kind == "hasura" and rest and "." not in rest:
             what = f"names no schema; did you mean `hasura/public.{rest}`?"
         else:
-            what = "must be hasura/SCHEMA.TABLE or cron/NAME"
+            what = "must be hasura/SCHEMA.TABLE, cron/NAME or scheduled"
         self.fault(_line(node), f"{path}.from", what)
         return ""
 

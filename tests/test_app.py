@@ -1,6 +1,7 @@
 """What an answer means, route by route."""
 
 import json
+import re
 
 import pytest
 
@@ -128,6 +129,17 @@ def test_an_event_no_rule_wants_is_dead_and_mailed_once_for_its_table(world: Wor
     assert "public.strangers" in answers[0].body["error"]
     assert len(world.mails) == 1
     assert len(world.query("SELECT * FROM servicenow.delivery")) == 10
+
+
+@pytest.mark.parametrize("body", [insert("strangers", {"id": 1}), cron("nightly", {"id": 1}), one_off({"id": 1})])
+def test_the_rule_that_an_answer_says_to_write_is_one_that_is_taken(world: World, body: bytes) -> None:
+    refused = world.send(body)
+    source = re.search(r"`(from: [^`]+)`", refused.body["error"])[1]  # type: ignore[index]  # it is there
+    ticket = "ticket: {key: '{{ row.id }}', fields: {short_description: x}}"
+    world.start(rules=f"version: 1\nrules: [{{name: a, {source}, {ticket}}}]")
+    answer = world.send(body)
+
+    assert (refused.status, answer.status, answer.said) == (422, 200, "created")
 
 
 @pytest.mark.parametrize("body", [cron("nightly"), one_off({"a": 1})])

@@ -235,7 +235,7 @@ def in_fields(line: str) -> str:
         ),
         (FIRST.replace("hasura/", "servicenow/"), 5, "rules[0].from: this version does not hear servicenow/… yet"),
         (FIRST.replace("hasura/", "slack/"), 5, "rules[0].from: this version does not hear slack/… yet"),
-        (FIRST.replace("hasura/", "kafka/"), 5, "rules[0].from: must be hasura/SCHEMA.TABLE or cron/NAME"),
+        (FIRST.replace("hasura/", "kafka/"), 5, "rules[0].from: must be hasura/SCHEMA.TABLE, cron/NAME or scheduled"),
         (in_rule("trigger: ''"), 10, "rules[0].trigger: is empty; leave it out to hear any trigger"),
         (in_rule("name: again"), 10, "rules[0].name: stands here twice"),
         (in_rule("ops: INSERT"), 10, "rules[0].ops: must be a list"),

@@ -13,7 +13,7 @@ from datetime import datetime
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 from typing import Final, NoReturn, TypeAlias, cast
 
-from function.event import Event, Json, Op, canonical, digest, instant, text
+from function.event import SCHEDULED, Event, Json, Op, canonical, digest, instant, text
 
 Fields: TypeAlias = "dict[str, Json]"
 
@@ -132,9 +132,9 @@ def _table_event(fields: Fields, written: str) -> Event:
 
 
 def _scheduled(fields: Fields, written: str) -> Event:
-    """A cron trigger's event has a name. A one-off one has none: its comment is free text, which no rule can name."""
+    """A cron trigger's event has a name. A one-off one has none: rules tell them apart by their payload (`when`)."""
     trigger = "" if fields.get("name") is None else _name(fields, "name")
-    source = f"cron/{trigger}" if trigger else "scheduled"
+    source = f"cron/{trigger}" if trigger else SCHEDULED
     new = fields.get("payload")
     return Event(
         id=_name(fields, "id"),
