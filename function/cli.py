@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +18,7 @@ from function.database import Database, LedgerUnavailable
 from function.event import Event, Failure, Op, Reason, Status, instant
 from function.ledger import Ledger
 from function.log import start_logging
+from function.mail import replay_command
 from function.preflight import Finding, Level, examine
 from function.rules import Rule, Rules, RulesError
 from function.servicenow import ServiceNowError
@@ -353,7 +353,7 @@ def _replay(app: App, events: tuple[str, ...], *, since: float | None, rule: str
                 click.echo(f"    {outcome.hint}")
     if waiting:
         # Hasura has given these up: nobody but the operator sends them again.
-        click.echo(f"to try again: python -m function replay {shlex.join(dict.fromkeys(waiting))}")
+        click.echo(f"to try again: {replay_command(list(dict.fromkeys(waiting)))}")
     return tally
 
 

@@ -25,7 +25,7 @@ from ipaddress import ip_address
 from typing import Final, Literal, TypeAlias, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from function.event import Reason, digest
+from function.event import SCHEDULED, Reason, digest
 
 log = logging.getLogger(__name__)
 
@@ -222,6 +222,12 @@ def _headline(notice: Notice, now: float) -> tuple[str, str]:
                 + (again if set(notice.fields) - UNMAPPED else ""),
             )
         case _ if notice.reason == Reason.NO_RULE:
+            if notice.table == SCHEDULED:
+                return (
+                    "no rule wants one-off scheduled events",
+                    "A one-off scheduled event came in, and no rule wants it. "
+                    "Write a rule `from: scheduled`, or schedule no such event in Hasura.",
+                )
             what = notice.table or who
             return (
                 f"no rule wants {what}",
@@ -273,17 +279,29 @@ def _blocks(notice: Notice) -> Iterator[_Block]:
     if notice.event and notice.kind != "field" and not notice.recovered:
         waits = notice.kind in ("waiting", "held")
         heading = "To try it at once:" if waits else "Once that is put right, and deployed, this sends it again:"
-        command = f"python -m function replay {shlex.quote(_line(notice.event, VALUE_MAX))}"
-        yield _Block(heading, command, "command")
+        yield _Block(heading, _replay(notice), "command")
     if notice.count > 1:
         yield _Block(f"{notice.count - 1} more like it since the last mail.")
     if notice.kind == "dead" and notice.count > 1 and not notice.recovered:
         yield _Block("This sends every dead letter of it again:", _replay_failed(notice), "command")
 
 
+def _replay(notice: Notice) -> str:
+    """The command that sends the event again; where its id cannot be pasted as it is, that for all like it."""
+    if _line(notice.event, VALUE_MAX) != notice.event:
+        return _replay_failed(notice)
+    return replay_command([notice.event])
+
+
+def replay_command(events: Sequence[str]) -> str:
+    """The command that sends *events* (ids) again, to be pasted into a shell. An id may look like an option."""
+    options_end = "-- " if any(event.startswith("-") for event in events) else ""
+    return f"python -m function replay {options_end}{shlex.join(events)}"
+
+
 def _replay_failed(notice: Notice) -> str:
     rule = _line(notice.rule, VALUE_MAX)
-    return "python -m function replay --failed" + (f" --rule {shlex.quote(rule)}" if rule else "")
+    return "python -m function replay --failed" + (f" --rule={shlex.quote(rule)}" if rule else "")
 
 
 # A reader must not be shown other words than stand there: these turn the direction of what follows them.

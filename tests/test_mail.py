@@ -6,6 +6,7 @@ import html
 import logging
 import re
 import socket
+import subprocess
 import threading
 import time
 import traceback
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from email import message_from_bytes, policy
 from email.message import EmailMessage
+from pathlib import Path
 
 import pytest
 import trustme
@@ -169,7 +171,7 @@ def test_a_mail_for_many_says_how_many_more_and_how_to_replay_them_all() -> None
     assert message["Subject"].endswith("(+11 more)")
     assert "11 more like it since the last mail." in part(message, "plain")
     assert "  python -m function replay 5a3e1f0c-7d9b-4b57-9f39-2b1f6d7c8e90\n" in part(message, "plain")
-    assert "  python -m function replay --failed --rule outage\n" in part(message, "plain")
+    assert "  python -m function replay --failed --rule=outage\n" in part(message, "plain")
 
 
 @pytest.mark.parametrize("over", [SAMPLES["dead and over"], OVER])
@@ -268,7 +270,50 @@ def test_a_command_cannot_be_turned_into_another_by_what_it_names() -> None:
     text = part(mail(replace(UNMAPPED, event="$(reboot)", rule="a; reboot")), "plain")
 
     assert "  python -m function replay '$(reboot)'\n" in text
-    assert "  python -m function replay --failed --rule 'a; reboot'\n" in text
+    assert "  python -m function replay --failed --rule='a; reboot'\n" in text
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        "--failed",
+        "-h",
+        "--rule=x",
+        "a b",
+        "it's",
+        '"; reboot #',
+        "`id`",
+        "$HOME",
+        "*",
+        "~",
+        "!!",
+        "-",
+        "--",
+    ],
+)
+def test_the_command_that_a_mail_gives_is_for_that_event_and_no_other(event: str, tmp_path: Path) -> None:
+    text = part(mail(replace(DEAD, event=event)), "plain")
+    [command] = [line.strip() for line in text.splitlines() if line.startswith("  python -m function replay ")]
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\nshift 3\n[ "$1" = -- ] && shift\nprintf %s "$1"\n[ $# = 1 ]\n')
+    python.chmod(0o700)
+    run = subprocess.run(
+        ["/bin/sh", "-c", command],
+        env={"PATH": f"{tmp_path}:/bin:/usr/bin"},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+
+    assert run.stdout == event
+
+
+@pytest.mark.parametrize("event", ["a  b", " a", "a\u202eb", "a\u2028b", "a\u00a0b"])
+def test_an_event_that_cannot_be_pasted_as_it_is_is_replayed_with_all_like_it(event: str) -> None:
+    text = part(mail(replace(DEAD, event=event)), "plain")
+
+    assert f"  python -m function replay --failed --rule={DEAD.rule}\n" in text
+    assert f"replay {event}" not in text
 
 
 def test_a_line_break_in_a_recipient_is_refused() -> None:
