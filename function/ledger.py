@@ -6,7 +6,7 @@ share. Nothing here decides anything about ServiceNow; it remembers, and it seri
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
 from function.database import Database, Record, Transaction
@@ -102,7 +102,10 @@ class Alert:
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """An alert that is to be mailed now, claimed for whoever holds this record."""
+    """An alert that is to be mailed now, claimed for whoever holds this record.
+
+    *owed_to*: only those are to have it that the mail server refused *owed_tries* times; empty for everybody.
+    """
 
     fingerprint: str
     kind: str
@@ -112,6 +115,8 @@ class Mail:
     count: int
     recovered: bool
     now: float
+    owed_to: tuple[str, ...] = ()
+    owed_tries: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +287,8 @@ WHERE fingerprint = (
     WHERE claimed_until <= {now} AND (
         episode = 'over'
         OR (unsent > 0 AND due_at <= {now} AND (mailed_at IS NULL OR mailed_at + :every <= {now})
-            AND episode IN ('quiet', 'told')))
+            AND episode IN ('quiet', 'told'))
+        OR owed_at <= {now})
     ORDER BY due_at, fingerprint LIMIT 1 {for_update}
 ) AND claimed_until <= {now}
 RETURNING *, {now} AS now
@@ -294,6 +300,12 @@ UPDATE servicenow.alert SET
     unsent = CASE WHEN unsent > :count THEN unsent - :count ELSE 0 END,
     episode = CASE WHEN :recovered AND episode = 'over' THEN 'closed'
                    WHEN episode = 'quiet' AND NOT :recovered THEN 'told' ELSE episode END
+WHERE fingerprint = :fingerprint
+"""
+
+_SET_OWED = """
+UPDATE servicenow.alert SET claimed_until = 0, owed = :owed,
+    owed_at = CASE WHEN :owed = '' THEN NULL ELSE {now} + :wait END
 WHERE fingerprint = :fingerprint
 """
 
@@ -826,7 +838,7 @@ class Ledger:
             row = _one(transaction.execute(_CLAIM_MAIL, claim=MAIL_CLAIM_SECONDS, every=every_seconds))
             if row is None:
                 return None
-            return Mail(
+            mail = Mail(
                 row["fingerprint"],
                 row["kind"],
                 json.loads(row["facts"]),
@@ -836,16 +848,34 @@ class Ledger:
                 row["episode"] == "over",
                 row["now"],
             )
+            if row["owed_at"] is None or row["owed_at"] > row["now"]:
+                return mail
+            # What is owed is sent first, and by itself; what is new follows, for all.
+            owed = json.loads(row["owed"])
+            return replace(
+                mail,
+                count=owed["count"],
+                recovered=owed["recovered"],
+                owed_to=tuple(owed["to"]),
+                owed_tries=owed["tries"],
+            )
 
         return self._database.run(work)
 
-    def mail_sent(self, mail: Mail) -> None:
-        """The mail is out."""
-        self._database.run(
-            lambda transaction: transaction.execute(
-                _MAIL_SENT, fingerprint=mail.fingerprint, count=mail.count, recovered=mail.recovered
-            )
-        )
+    def mail_sent(self, mail: Mail, *, owed_to: Sequence[str] = (), owed_wait_seconds: float = 0.0) -> None:
+        """The mail is out; to those of *owed_to* it is to be sent again in *owed_wait_seconds*."""
+        owed = {"to": [*owed_to], "tries": mail.owed_tries + 1, "count": mail.count, "recovered": mail.recovered}
+
+        def work(transaction: Transaction) -> None:
+            if not mail.owed_to:
+                transaction.execute(
+                    _MAIL_SENT, fingerprint=mail.fingerprint, count=mail.count, recovered=mail.recovered
+                )
+            if mail.owed_to or owed_to:
+                written = json.dumps(owed) if owed_to else ""
+                transaction.execute(_SET_OWED, fingerprint=mail.fingerprint, owed=written, wait=owed_wait_seconds)
+
+        self._database.run(work)
 
     def mail_not_sent(self, mail: Mail) -> None:
         """The mail is not out: whoever comes next may try."""

@@ -14,7 +14,7 @@ import textwrap
 import threading
 import time
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email import policy
@@ -165,6 +165,7 @@ def compose(notice: Notice, *, sender: str, recipients: Sequence[str], now: floa
 
 
 def _domain(message: EmailMessage) -> str:
+    """The sender's domain: in the Message-ID, and as our own name to the server. Some take no address in brackets."""
     addresses = message["From"].addresses
     domain = addresses[0].domain if addresses else ""
     try:
@@ -464,15 +465,23 @@ def _is_loopback(host: str) -> bool:
 
 
 class MailNotSent(Exception):  # noqa: N818  # what happened, not whose error it is
-    """The mail server did not take the mail. The text names the host and what failed, never the password."""
+    """The mail server did not take the mail. The text names the host and what failed, never the password.
+
+    *refused* has the code for each recipient, where it was they that were refused.
+    """
+
+    def __init__(self, message: str, refused: Mapping[str, int] | None = None) -> None:
+        super().__init__(message)
+        self.refused: Mapping[str, int] = refused or {}
 
 
 def send(
     message: EmailMessage, server: MailServer, *, timeout_seconds: float, context: ssl.SSLContext | None = None
-) -> None:
+) -> dict[str, int]:
     """Hand *message* to *server*, within *timeout_seconds* in all (the look-up of its name is the system's to bound).
 
-    Returns when the server has taken the message for at least one recipient, and raises MailNotSent otherwise.
+    Returns when the server has taken the message for at least one recipient, and raises MailNotSent otherwise. What it
+    returns has the code for each recipient that was refused: below 500 for the time being, else for good.
     Certificates are verified against *context*, by default the system's. Where STARTTLS is asked for, a server that
     has none is not sent anything.
     """
@@ -487,7 +496,7 @@ def send(
                 step = "TLS"
                 wire = opened.enter_context(context.wrap_socket(wire, server_hostname=server.host))
             step = "greeting"
-            session = _Session(wire, server)
+            session = _Session(wire, server, name=_domain(message))
             opened.callback(session.close)
             if server.tls == "starttls":
                 step = "STARTTLS"
@@ -497,8 +506,15 @@ def send(
                 session.login(server.username, server.password)
             step = "sending"
             refused = session.send_message(message)
-            if refused:
-                log.warning("mail server %s took the mail, but not for %d of its recipients", server.host, len(refused))
+            for recipient, (code, words) in refused.items():
+                log.log(
+                    logging.WARNING if code < 500 else logging.ERROR,
+                    "mail server %s took the mail, but not for %s: %d %s",
+                    server.host,
+                    recipient,
+                    code,
+                    _reply(words),
+                )
             with contextlib.suppress(smtplib.SMTPException, OSError):
                 cast(socket.socket, session.sock).settimeout(QUIT_SECONDS)
                 session.quit()
@@ -507,18 +523,19 @@ def send(
         why = f"not finished within {timeout_seconds:g} s" if overdue else _why(error, step)
         # A server can quote the password or the message that it refuses: no traceback may show what it said then.
         cause = None if step == "login" or isinstance(error, smtplib.SMTPDataError) else error
-        raise MailNotSent(f"mail server {server.host}:{server.port}, {step}: {why}") from cause
+        by_recipient = error.recipients if isinstance(error, smtplib.SMTPRecipientsRefused) else {}
+        codes = {recipient: code for recipient, (code, _) in by_recipient.items()}
+        raise MailNotSent(f"mail server {server.host}:{server.port}, {step}: {why}", codes) from cause
+    return {recipient: code for recipient, (code, _) in refused.items()}
 
 
 class _Session(smtplib.SMTP):
     """smtplib's client on a connection that is open already, so that its first byte is under the deadline too."""
 
-    def __init__(self, wire: socket.socket, server: MailServer) -> None:
+    def __init__(self, wire: socket.socket, server: MailServer, *, name: str) -> None:
         self._wire = wire
-        address = str(wire.getsockname()[0])
-        # smtplib would look our own name up to introduce itself, and a look-up has no bound; RFC 5321, 4.1.3.
-        literal = f"[IPv6:{address}]" if ":" in address else f"[{address}]"
-        super().__init__(server.host, server.port, local_hostname=literal)
+        # smtplib would look our own name up to introduce itself, and a look-up has no bound.
+        super().__init__(server.host, server.port, local_hostname=name)
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:  # noqa: ARG002
         # The hook by which smtplib's own SMTP_SSL brings its socket.
@@ -561,14 +578,19 @@ def _cut_off(wire: socket.socket, deadline: float) -> Iterator[None]:
             watch.join()
 
 
+_ENHANCED: Final = re.compile(r"[245]\.\d{1,3}\.\d{1,3}\b", re.ASCII)
+
+
 def _why(error: Exception, step: str) -> str:
     """What *error* says, without what a server may have been told in confidence: the login and the message."""
     match error:
         case smtplib.SMTPRecipientsRefused():
-            replies = (f", {code} {_reply(words)}" for code, words in error.recipients.values())
-            return f"no recipient accepted{next(replies, '')}"
+            replies = dict.fromkeys(f"{code} {_reply(words)}" for code, words in error.recipients.values())
+            return ", ".join(["no recipient accepted", *replies])[:VALUE_MAX]
         case smtplib.SMTPResponseException() if step == "login" or isinstance(error, smtplib.SMTPDataError):
-            return f"refused with {error.smtp_code}"
+            # The words may quote what they refuse; the enhanced code (RFC 3463) is but digits.
+            enhanced = _ENHANCED.match(_reply(error.smtp_error))
+            return f"refused with {error.smtp_code}" + (f" {enhanced[0]}" if enhanced else "")
         case smtplib.SMTPResponseException():
             return f"refused with {error.smtp_code} {_reply(error.smtp_error)}"
         case smtplib.SMTPNotSupportedError():

@@ -38,7 +38,10 @@ class MailServerFixture:
         self.logins = 0
         self._tls = tls
         self._login = login
-        self._refuses = refuses
+        # What is said to a recipient instead of 250.
+        self.replies = dict.fromkeys(refuses, "550 5.1.1 no such mailbox")
+        self.names: list[str] = []
+        self.envelopes: list[list[str]] = []
         self._fails_with = 0
         self._hangs = False
         authority = trustme.CA()
@@ -100,6 +103,13 @@ class MailServerFixture:
         known = isinstance(sent, LoginPassword) and (sent.login.decode(), sent.password.decode()) == self._login
         return AuthResult(success=known, handled=False)
 
+    async def handle_EHLO(  # noqa: N802  # aiosmtpd's name
+        self, server: SMTP, session: Session, envelope: Envelope, hostname: str, responses: list[str]
+    ) -> list[str]:
+        self.names.append(hostname)
+        session.host_name = hostname
+        return responses
+
     async def handle_MAIL(  # noqa: N802  # aiosmtpd's name
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
@@ -113,8 +123,8 @@ class MailServerFixture:
     async def handle_RCPT(  # noqa: N802  # aiosmtpd's name
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
-        if address in self._refuses:
-            return "550 5.1.1 no such mailbox"
+        if address in self.replies:
+            return self.replies[address]
         envelope.rcpt_tos.append(address)
         return "250 OK"
 
@@ -123,6 +133,7 @@ class MailServerFixture:
             await asyncio.Event().wait()
         # On the way a line ends in CRLF; kept with the ends that it was written with.
         written = cast(bytes, envelope.content).replace(b"\r\n", b"\n")
+        self.envelopes.append([*envelope.rcpt_tos])
         self.messages.append(message_from_bytes(written, policy=policy.default))
         return "250 OK"
 

@@ -311,7 +311,7 @@ def test_many_instances_bring_the_ledger_up_to_date_at_once(url: str) -> None:
     for database in databases:
         database.close()
 
-    assert applied == [1, 2, 3, 4]
+    assert applied == [1, 2, 3, 4, 5]
 
 
 def test_a_new_file_is_opened_by_many_at_once(tmp_path: Path) -> None:
@@ -322,7 +322,7 @@ def test_a_new_file_is_opened_by_many_at_once(tmp_path: Path) -> None:
         for database in databases:
             database.close()
 
-        assert sorted(applied) == [*[[]] * 7, [1, 2, 3, 4]]
+        assert sorted(applied) == [*[[]] * 7, [1, 2, 3, 4, 5]]
 
 
 def test_two_that_meet_in_a_deadlock_are_both_done(postgresql: str) -> None:
@@ -356,7 +356,9 @@ def test_two_that_meet_in_a_deadlock_are_both_done(postgresql: str) -> None:
 def test_with_ledger_migrate_off_one_sentence_says_what_is_missing(url: str) -> None:
     database = Database(url, migrate=False)
 
-    with pytest.raises(LedgerNotMigrated, match=r"lacks migration 0001, 0002, 0003, 0004 .*python -m function migrate"):
+    with pytest.raises(
+        LedgerNotMigrated, match=r"lacks migration 0001, 0002, 0003, 0004, 0005 .*python -m function migrate"
+    ):
         Ledger(database).now()
     database.close()
 

@@ -459,7 +459,7 @@ def test_a_server_that_fails_is_quoted_until_it_has_seen_the_mail() -> None:
 
 def test_a_server_that_quotes_the_mail_it_refuses_is_not_quoted_by_us() -> None:
     script = [b"220 hello\r\n", *[b"250 fine\r\n"] * 3, b"354 go on\r\n", b"554 5.7.1 spam: the row's text\r\n"]
-    with scripted(*script) as port, pytest.raises(MailNotSent, match=r"sending: refused with 554$") as failed:
+    with scripted(*script) as port, pytest.raises(MailNotSent, match=r"sending: refused with 554 5\.7\.1$") as failed:
         send(mail(DEAD), MailServer("127.0.0.1", port), timeout_seconds=5)
 
     assert "row" not in "".join(traceback.format_exception(failed.value))
@@ -472,7 +472,43 @@ def test_one_recipient_refused_of_two_is_a_mail_sent_and_a_warning(caplog: pytes
 
         assert len(server.messages) == 1
     (warning,) = [r.getMessage() for r in caplog.records if r.name == "function.mail"]
-    assert warning == "mail server 127.0.0.1 took the mail, but not for 1 of its recipients"
+    assert warning == ("mail server 127.0.0.1 took the mail, but not for gone@example.com: 550 5.1.1 no such mailbox")
+
+
+def test_it_is_told_who_was_refused_for_now_and_who_for_good() -> None:
+    message = mail(DEAD, recipients=("gone@example.com", "full@example.com", "ops@example.com"))
+    with MailServerFixture(refuses=("gone@example.com",)) as server:
+        server.replies["full@example.com"] = "451 4.2.2 mailbox full"
+
+        assert send(message, server.server, timeout_seconds=5) == {"gone@example.com": 550, "full@example.com": 451}
+
+
+def test_the_server_is_greeted_by_the_senders_domain() -> None:
+    with MailServerFixture() as server:
+        send(mail(DEAD), server.server, timeout_seconds=5)
+
+        assert server.names == ["example.com"]
+
+
+@pytest.mark.parametrize(
+    ("replies", "says"),
+    [
+        ([b"421 4.3.2 shutting down\r\n"], "greeting: refused with 421 4.3.2 shutting down"),
+        ([b"554 5.7.1 not from there\r\n"], "greeting: refused with 554 5.7.1 not from there"),
+        ([b"220 x\r\n", b"250 x\r\n", b"421 4.7.0 too many\r\n"], "sending: refused with 421 4.7.0 too many"),
+        ([b"220 x\r\n", b"250 x\r\n", b"250 x\r\n", b"421 4.7.0 bye\r\n"], "no recipient accepted, 421 4.7.0 bye"),
+        (
+            [b"220 x\r\n", b"250 x\r\n", b"250 x\r\n", b"250 x\r\n", b"354 x\r\n", b"550 5.7.26 spf row text\r\n"],
+            "sending: refused with 550 5.7.26",
+        ),
+    ],
+)
+def test_whatever_stage_it_is_refused_at_the_codes_are_told(replies: list[bytes], says: str) -> None:
+    with scripted(*replies) as port, pytest.raises(MailNotSent) as failed:
+        send(mail(DEAD), MailServer("127.0.0.1", port), timeout_seconds=5)
+
+    assert says in str(failed.value)
+    assert "row text" not in str(failed.value)
 
 
 def test_every_recipient_refused_is_a_mail_not_sent() -> None:
