@@ -18,7 +18,7 @@ from function.database import Database, LedgerUnavailable
 from function.event import Event, Failure, Op, Reason, Status, instant
 from function.ledger import Ledger
 from function.log import start_logging
-from function.mail import replay_command
+from function.mail import MailNotSent, compose_trial, replay_command, send
 from function.preflight import Finding, Level, examine
 from function.rules import Rule, Rules, RulesError
 from function.servicenow import ServiceNowError
@@ -26,6 +26,9 @@ from function.settings import Settings, SettingsError, load
 from function.setup import hasura as setup_hasura
 from function.sources import hasura
 from function.targets.ticket import address, correlation_id
+
+# Longer than a server takes that asks others about us first.
+MAIL_SECONDS = 30.0
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -52,14 +55,16 @@ def migrate() -> None:
 @click.option("--offline", is_flag=True, help="Nothing is asked of ServiceNow and of the ledger (secrets are read).")
 @click.option("--hasura", "project", metavar="DIR", help="The Hasura project; ./hasura where that is one.")
 @click.option("--write-probe", is_flag=True, help="Also write a record into each table.")
+@click.option("--send-mail", is_flag=True, help="Also send a mail to NOTIFY_TO.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
-def check(*, offline: bool, project: str | None, write_probe: bool, as_json: bool) -> None:
+def check(*, offline: bool, project: str | None, write_probe: bool, send_mail: bool, as_json: bool) -> None:
     """Check settings, rules, Hasura's triggers and the ServiceNow instance, every fault at once.
 
     The exit status is 1 when there is a fault: something that keeps tickets from being as the rules say.
     """
-    if offline and write_probe:
-        raise click.UsageError("--write-probe asks the instance, and --offline does not: leave out one of them")
+    if offline and (write_probe or send_mail):
+        flag = "--write-probe asks the instance" if write_probe else "--send-mail asks the mail server"
+        raise click.UsageError(f"{flag}, and --offline asks nobody: leave out one of them")
     report = _Report(as_json=as_json)
     settings: Settings | None = None
     try:
@@ -98,6 +103,8 @@ def check(*, offline: bool, project: str | None, write_probe: bool, as_json: boo
     else:
         events, crons = triggers.event_triggers, triggers.cron_triggers
         report.say(f"{folder}: in order, {_counted(events, 'event trigger')}, {_counted(crons, 'cron trigger')}")
+    if send_mail:
+        report.findings(_mail_server(settings))
     if not offline:
         report.findings(_instance(settings, rules, write_probe=write_probe))
     report.end()
@@ -141,6 +148,31 @@ class _Report:
             click.echo(f"{faults} to put right", err=True)
         if faults:
             sys.exit(1)
+
+
+def _mail_server(settings: Settings) -> Iterator[Finding]:
+    """What the mail server says to a mail for everybody in NOTIFY_TO."""
+    where, server, recipients = "SMTP_URL", settings.smtp_url, settings.notify_to
+    if server is None:
+        yield Finding(Level.FAULT, where, "it is not set, so there is no mail server to try", "Set it")
+        return
+    message = compose_trial(
+        settings.source_name, sender=settings.notify_from, recipients=recipients, now=datetime.now(UTC)
+    )
+    try:
+        refused = send(message, server, timeout_seconds=MAIL_SECONDS)
+    except MailNotSent as error:
+        yield Finding(Level.FAULT, where, str(error), "")
+        return
+    for recipient, code in refused.items():
+        if code >= 500:
+            what = f"{server.host} takes no mail for {recipient} ({code})"
+            yield Finding(Level.FAULT, "NOTIFY_TO", what, "Correct the address, or ask whoever runs the server")
+        else:
+            what = f"{server.host} takes no mail for {recipient} for the time being ({code}); it would be sent again"
+            yield Finding(Level.WARNING, "NOTIFY_TO", what, "")
+    taken = ", ".join(recipient for recipient in recipients if recipient not in refused)
+    yield Finding(Level.NOTE, where, f"{server.host} took a mail for {taken}: see whether it arrives")
 
 
 def _instance(settings: Settings, rules: Rules, *, write_probe: bool) -> Iterator[Finding]:

@@ -164,6 +164,18 @@ def compose(notice: Notice, *, sender: str, recipients: Sequence[str], now: floa
     return message
 
 
+def compose_trial(source_name: str, *, sender: str, recipients: Sequence[str], now: datetime) -> EmailMessage:
+    """The mail of ``check --send-mail``: it says that it can be ignored."""
+    message = EmailMessage(policy=_UNFOLDED)
+    message["From"], message["To"] = sender, ", ".join(recipients)
+    message["Subject"] = f"[{_line(source_name, 40)}] a mail sent to try the mail server"
+    message["Date"] = format_datetime(now)
+    message["Message-ID"] = f"<check.{digest(now.isoformat(), source_name)}@{_domain(message)}>"
+    message["Auto-Submitted"] = "auto-generated"
+    message.set_content("Somebody ran `check --send-mail`. Failures of tickets will be told from this address.\n")
+    return message
+
+
 def _domain(message: EmailMessage) -> str:
     """The sender's domain: in the Message-ID, and as our own name to the server. Some take no address in brackets."""
     addresses = message["From"].addresses

@@ -14,6 +14,7 @@ import pytest
 
 from function.settings import VARIABLES
 from sandbox.servicenow import ServiceNow
+from tests.mailserver import MailServerFixture
 from tests.payloads import cron, delete, encode, envelope, insert, update
 from tests.processes import HERE
 from tests.world import PASSWORD, ROW_TEXT, RULES, SECRET, STORED_PASSWORD, TOLD, World, outage
@@ -542,6 +543,37 @@ def test_replay_names_an_event_that_the_ledger_does_not_know(shell: Shell) -> No
 
     assert (ran.status, ran.err) == (1, "nope: not in the ledger\n")
     assert ran.lines[-1] == "1 unknown, 1 created"
+
+
+def test_check_sends_a_mail_where_it_is_asked_to_and_says_what_the_server_said(shell: Shell) -> None:
+    shell.rules.write_text(MENDED)
+    with MailServerFixture(refuses=("gone@example.com",)) as server:
+        server.replies["full@example.com"] = "452 4.2.2 full"
+        to = "ops@example.com,gone@example.com,full@example.com"
+        tried = shell.run("check", "--send-mail", SMTP_URL=server.url, NOTIFY_TO=to)
+
+        assert server.envelopes == [["ops@example.com"]]
+    assert tried.status == 1
+    assert "takes no mail for gone@example.com (550)" in tried.err
+    assert "takes no mail for full@example.com for the time being (452)" in tried.out
+    assert "took a mail for ops@example.com" in tried.out
+
+
+def test_check_says_at_which_step_the_mail_server_failed(shell: Shell) -> None:
+    shell.rules.write_text(MENDED)
+    with MailServerFixture() as server:
+        server.fail_with(421)
+        tried = shell.run("check", "--send-mail", SMTP_URL=server.url)
+
+    assert tried.status == 1
+    assert "sending: refused with 421 not now" in tried.err
+
+
+def test_check_sends_no_mail_unasked(shell: Shell) -> None:
+    shell.rules.write_text(MENDED)
+    shell.run("check")
+
+    assert list(shell.world.mails) == []
 
 
 def test_replay_while_servicenow_is_overloaded_says_when_and_how_to_go_on(shell: Shell) -> None:
