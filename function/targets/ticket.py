@@ -441,17 +441,18 @@ class TicketWork:
 
         An instance that keeps the sys_id from us must tell the correlation_id. Raises ServiceNowError.
         """
-        for again in (True, False):
-            try:
-                record = self._line.get(self.rule.table, sys_id, fields=fields, deadline=self._deadline)
-                if not record.get("sys_id") and record.get("correlation_id") != self._correlation:
-                    raise self._wrong_record(sys_id, record, writes=False)
-            except ServiceNowError as error:
-                if not again or error.failure.reason is not Reason.WRONG_RECORD:
-                    raise
-            else:
-                return record
-        raise AssertionError("unreachable")
+        try:
+            return self._get_once(sys_id, fields)
+        except ServiceNowError as error:
+            if error.failure.reason is not Reason.WRONG_RECORD:
+                raise
+        return self._get_once(sys_id, fields)
+
+    def _get_once(self, sys_id: str, fields: Sequence[str]) -> Record:
+        record = self._line.get(self.rule.table, sys_id, fields=fields, deadline=self._deadline)
+        if not record.get("sys_id") and record.get("correlation_id") != self._correlation:
+            raise self._wrong_record(sys_id, record, writes=False)
+        return record
 
     def _wrong_record(self, asked: str, given: Record, *, writes: bool) -> ServiceNowError:
         method: Literal["GET", "PATCH"] = "PATCH" if writes else "GET"
