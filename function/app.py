@@ -231,6 +231,8 @@ def build(environ: Mapping[str, str]) -> App:
         log.warning("CONFIG_KEY is not set: no configuration can be stored over HTTP")
     if not settings.smtp_url:
         log.warning("SMTP_URL is not set: no notice is mailed; failures are kept in the ledger")
+    for warning in rules.warnings:
+        log.warning("%s", warning)
     database = Database(settings.database_url, pool_size=settings.database_pool_size, migrate=settings.ledger_migrate)
     log.info(
         "ready: %d rules of %s, to %s unless another instance is stored, ledger on %s",

@@ -77,6 +77,7 @@ def check(*, offline: bool, project: str | None, write_probe: bool, send_mail: b
         rules = read_rules(rules_file, os.environ)
     except RulesError as error:
         report.faults(error.faults)
+    report.warnings(rules.warnings if rules else ())
     folder = Path(project or "hasura")
     triggers = _checked_triggers(folder, rules, settings) if project or (folder / "config.yaml").is_file() else None
     if triggers is not None:
@@ -307,7 +308,8 @@ def _explain_rule(rule: Rule, event: Event, source_name: str) -> None:
         click.echo("  nothing: its each gives no element")
     for step in steps:
         if isinstance(step.wants, Failure):
-            click.echo(f"  dead letter ({step.wants.reason.value}): {step.wants.hint}")
+            of_key = f"key {step.key}: " if step.key else ""
+            click.echo(f"  {of_key}dead letter ({step.wants.reason.value}): {step.wants.hint}")
             continue
         wants, ticket = step.wants, rule.ticket
         correlation = correlation_id(source_name or "SOURCE_NAME", rule.id, step.key)

@@ -261,6 +261,21 @@ def canonical(value: Json) -> str:
     return json.dumps(_canonical(value), ensure_ascii=True, sort_keys=True, separators=(",", ":"))
 
 
+def settle_value(value: Json) -> Json:
+    """*value* as it stands in a key, where values of one meaning have one spelling.
+
+    An instant (a text with date, time and offset) is in UTC, a number without trailing zeros and without a minus before
+    nothing, a text that is a UUID in lower case. Every other value is as it is, a list and an object too.
+    """
+    match value:
+        case float() | Decimal():
+            return _settled_number(value)
+        case str():
+            return _utc(value) or (value.lower() if _UUID.fullmatch(value) else value)
+        case _:
+            return value
+
+
 def digest(*parts: str) -> str:
     """128 bits that stand for *parts*, as 32 hex digits."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
@@ -288,7 +303,13 @@ def instant(written: str) -> datetime | None:
         return None
 
 
-_ZONED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d(?::\d\d){0,2})", re.ASCII)
+# PostgreSQL writes years beyond 9999 with more digits, and those before Christ with BC at the end; SQL Server writes
+# seven digits of a second.
+_ZONED = re.compile(
+    r"(\d{4,6})-(\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d(?::?\d\d){0,2})( BC)?", re.ASCII
+)
+_OFFSET_MAX: Final = timedelta(hours=16)
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 # Exact whatever the number of digits.
 _EXACT = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)
 
@@ -312,12 +333,38 @@ def _canonical(value: Json) -> Json:
         case int():
             return {"#": str(value)}
         case float() | Decimal():
-            return {"#": format(Decimal(str(value)).normalize(_EXACT), "f")}
-        case str() if _ZONED.fullmatch(value):
-            when = instant(value)
-            return {"@": when.isoformat()} if when else value
+            return {"#": format(_settled_number(value), "f")}
+        case str() if "T" in value[10:13] and (moment := _utc(value)):
+            return {"@": moment}
         case _:
             return value
+
+
+def _settled_number(value: float | Decimal) -> Decimal:
+    number = Decimal(str(value)).normalize(_EXACT)
+    return number or Decimal(0)  # not -0
+
+
+def _utc(written: str) -> str | None:
+    """A time with an offset, of any year and any precision, as ``2024-01-02T03:04:05.6+00:00``; None of all else."""
+    found = _ZONED.fullmatch(written)
+    if found is None:
+        return None
+    year, day, time, fraction, zone, before_christ = found.groups()
+    astronomical = 1 - int(year) if before_christ else int(year)
+    # The calendar repeats itself every 400 years, and Python's has only the years 1 to 9999.
+    within = 2000 + astronomical % 400
+    offset = _offset(zone)
+    if abs(offset) >= _OFFSET_MAX:
+        return None
+    try:
+        moment = datetime.fromisoformat(f"{within}-{day}T{time}") - offset
+    except ValueError:
+        return None
+    counted = moment.year + astronomical - within
+    fraction = f".{fraction}".rstrip("0").rstrip(".") if fraction else ""
+    ending = "+00:00" if counted > 0 else "+00:00 BC"
+    return f"{counted if counted > 0 else 1 - counted:04}-{moment:%m-%dT%H:%M:%S}{fraction}{ending}"
 
 
 def _json_text(value: Json) -> str:

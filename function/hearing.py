@@ -6,18 +6,33 @@ the row.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from function import trail
 from function.choices import not_a_choice
-from function.event import Event, Failure, Json, Kind, Op, Reason, Row, Step, Wants, canonical, fitted
+from function.event import (
+    Event,
+    Failure,
+    Json,
+    Kind,
+    Op,
+    Reason,
+    Row,
+    Step,
+    Wants,
+    canonical,
+    fitted,
+    settle_value,
+)
 from function.states import States
 from function.templates import Allowance, Image, Template, Unrendered
 
 # A key stands in the ledger's primary key, in answers and in mails.
 KEY_CHARACTERS_MAX: Final = 255
+# Between the parts of a key that is a list; in a part, it and a backslash stand behind a backslash.
+KEY_SEPARATOR: Final = "/"
 # Each element is a ticket, and each ticket a call: no delivery has time for more.
 ELEMENTS_MAX: Final = 500
 # Processor time granted beyond one row's; an element of ten fields takes a fraction of it.
@@ -50,9 +65,9 @@ class Saying:
         except Unrendered as why:
             raise _Unsaid(self.where, why.sentence, why.reason) from None
 
-    def text(self, names: Mapping[str, Any], allowance: Allowance, *, nulls: bool = True) -> str:
+    def text(self, names: Mapping[str, Any], allowance: Allowance, *, in_key: bool = False) -> str:
         try:
-            return self.template.text(names, allowance, nulls=nulls)
+            return self.template.text(names, allowance, in_key=in_key)
         except Unrendered as why:
             raise _Unsaid(self.where, why.sentence, why.reason) from None
 
@@ -83,7 +98,9 @@ class TicketRule:
 
 @dataclass(frozen=True, slots=True)
 class Sayings:
-    key: Saying
+    """What a rule gives for a row. *key* has one part, or several where the rule gives a list."""
+
+    key: tuple[Saying, ...]
     fields: Mapping[str, Saying]
     when: Saying | None
     each: Saying | None
@@ -96,7 +113,7 @@ class Sayings:
     def all(self) -> Iterator[Saying]:
         closing = (self.resolve_when, self.close_code, self.close_notes)
         others = (self.when, self.each, *closing, self.order_by, self.template)
-        yield from (self.key, *self.fields.values())
+        yield from (*self.key, *self.fields.values())
         yield from (saying for saying in others if saying is not None)
 
 
@@ -132,10 +149,14 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The rules of a file. *digest* stands for its text and the values of the variables that it names."""
+    """The rules of a file. *digest* stands for its text and the values of the variables that it names.
+
+    *warnings* are sentences with the file's name and line: what is allowed, and seldom meant.
+    """
 
     rules: tuple[Rule, ...]
     digest: str
+    warnings: tuple[str, ...] = ()
 
     def concerning(self, event: Event) -> tuple[Rule, ...]:
         """The rules whose `from` and `trigger` fit; which of them hear this op is not asked here."""
@@ -169,19 +190,19 @@ class _Hearing:
         }
 
     def steps(self) -> list[Step]:
-        before: dict[str, Json] = {}
+        before: dict[str, list[Json]] = {}
         failure = None
         if self.old is not None:
             before, failure = self._keys(self.old)
-        after: dict[str, Json] = {}
+        after: dict[str, list[Json]] = {}
         if self.new is not None:
             # An old image whose key cannot be rendered never had a ticket: only the new one's failure counts.
             after, failure = self._keys(self.new)
         steps = []
         if self.old is not None and (self.new is None or failure is None):
-            steps = [self._left(key, item, self.old) for key, item in before.items() if key not in after]
+            steps = [self._left(key, items, self.old) for key, items in before.items() if key not in after]
         if self.new is not None:
-            steps += [self._entered(key, item, self.new, before) for key, item in after.items()]
+            steps += [self._entered(key, items, self.new, before) for key, items in after.items()]
         if failure is not None:
             steps.append(Step("", self.event.op, None, self.event.content, failure))
         return steps
@@ -199,13 +220,16 @@ class _Hearing:
     def _scope(self, image: Row, item: Json) -> dict[str, Any]:
         return {**self.names, "row": Image(image, self.known), "item": item}
 
-    def _place(self, place: str, item: Json) -> str:
+    def _place(self, place: str, items: Sequence[Json]) -> str:
         """The place of an element is its row's and its own: an order_by may be the row's, and so may any field."""
-        return place if self.sayings.each is None else trail.place(place, item)
+        return place if self.sayings.each is None else trail.place(place, *items)
 
-    def _keys(self, image: Row) -> tuple[dict[str, Json], Failure | None]:
-        """The image's keys, each with its element (None without `each`), and why one that there should be is not."""
-        found: dict[str, Json] = {}
+    def _keys(self, image: Row) -> tuple[dict[str, list[Json]], Failure | None]:
+        """The image's keys, each with its elements (None without `each`), and why one that there should be is not.
+
+        More than one element is a fault of the row's, unless the ticket is shared.
+        """
+        found: dict[str, list[Json]] = {}
         failure = None
         try:
             elements = self._elements(image)
@@ -214,7 +238,7 @@ class _Hearing:
         for item in elements:
             names = self._scope(image, item)
             try:
-                found[self._key(names)] = item
+                found.setdefault(self._key(names), []).append(item)
             except _Unsaid as unsaid:
                 # A row that deserves no ticket needs no key.
                 if failure is None and self._is(self.sayings.when, names, without=True, unsaid=True):
@@ -236,33 +260,61 @@ class _Hearing:
         return elements
 
     def _key(self, names: Mapping[str, Any]) -> str:
-        saying = self.sayings.key
-        key = saying.text(names, self.allowance, nulls=False)
-        if not key.strip():
-            raise _Unsaid(saying.where, "the key is empty; a row without a key can have no ticket", Reason.BAD_KEY)
+        names = {**names, "item": settle_value(names["item"])}
+        key = join_key([self._key_part(saying, names) for saying in self.sayings.key])
         if len(key) > KEY_CHARACTERS_MAX:
-            raise _Unsaid(saying.where, f"the key is over {KEY_CHARACTERS_MAX} characters", Reason.BAD_KEY)
-        if _UNSTORABLE.search(key):
-            raise _Unsaid(saying.where, "the key holds a character that no database stores", Reason.BAD_KEY)
+            raise _Unsaid(
+                self.rule.ticket.where["key"], f"the key is over {KEY_CHARACTERS_MAX} characters", Reason.BAD_KEY
+            )
         return key
 
-    def _entered(self, key: str, item: Json, image: Row, before: Mapping[str, Json]) -> Step:
-        names = self._scope(image, item)
-        entered = self._place(self.new_place, item)
-        if self.event.op is Op.MANUAL:
-            return self._step(key, Op.MANUAL, None, entered, names)
-        if self.old is None:
-            return self._step(key, self.event.op, trail.NOT_YET, entered, names)
-        if key not in before:
-            return self._step(key, Op.INSERT, trail.NOT_YET, entered, names)
-        left = self._place(self.old_place, before[key])
-        return self._step(key, Op.UPDATE, left, entered, names, was=self._scope(self.old, before[key]))
+    def _key_part(self, saying: Saying, names: Mapping[str, Any]) -> str:
+        part = saying.text(names, self.allowance, in_key=True)
+        if not part.strip():
+            what = "the key" if len(self.sayings.key) == 1 else "a part of the key"
+            raise _Unsaid(saying.where, f"{what} is empty; a row without a key can have no ticket", Reason.BAD_KEY)
+        if _UNSTORABLE.search(part):
+            raise _Unsaid(saying.where, "the key holds a character that no database stores", Reason.BAD_KEY)
+        return part
 
-    def _left(self, key: str, item: Json, image: Row) -> Step:
-        names = self._scope(image, item)
+    def _scopes(self, image: Row, items: Sequence[Json]) -> list[dict[str, Any]]:
+        """The names for each of the elements under one key; of a ticket that they share, first those for one that
+        deserves it."""
+        scopes = [self._scope(image, item) for item in items]
+        if self.rule.ticket.shared and len(scopes) > 1:
+            scopes.sort(key=lambda names: not self._deserves(names))
+        return scopes
+
+    def _deserves(self, names: Mapping[str, Any]) -> bool:
+        return self._is(self.sayings.when, names, without=True, unsaid=True)
+
+    def _one_key_twice(self, scopes: Sequence[Mapping[str, Any]]) -> Failure | None:
+        """Why no ticket can be for all of the elements under one key, where one of them deserves it."""
+        if len(scopes) == 1 or self.rule.ticket.shared or not any(map(self._deserves, scopes)):
+            return None
+        what = "two elements of the list have this key, and a ticket is for one; name what tells them apart"
+        return Failure(Kind.PERMANENT, Reason.BAD_KEY, f"{self.rule.ticket.where['key']}: {what}")
+
+    def _entered(self, key: str, items: Sequence[Json], image: Row, before: Mapping[str, Sequence[Json]]) -> Step:
+        scopes = self._scopes(image, items)
+        names = scopes[0]
+        twice = self._one_key_twice(scopes)
+        entered = self._place(self.new_place, items)
+        if self.event.op is Op.MANUAL:
+            return self._step(key, Op.MANUAL, None, entered, names, failure=twice)
+        if self.old is None:
+            return self._step(key, self.event.op, trail.NOT_YET, entered, names, failure=twice)
+        if key not in before:
+            return self._step(key, Op.INSERT, trail.NOT_YET, entered, names, failure=twice)
+        left = self._place(self.old_place, before[key])
+        was = self._scopes(self.old, before[key])[0]
+        return self._step(key, Op.UPDATE, left, entered, names, was=was, failure=twice)
+
+    def _left(self, key: str, items: Sequence[Json], image: Row) -> Step:
+        names = self._scopes(image, items)[0]
         # Where the row lives on under another key, its new image says when it left this one.
-        carried = names if self.new is None else self._scope(self.new, item)
-        left = self._place(self.old_place, item)
+        carried = names if self.new is None else self._scope(self.new, names["item"])
+        left = self._place(self.old_place, items)
         return self._step(key, Op.DELETE, left, trail.GONE, names, was=names, gone=True, carried=carried)
 
     def _step(
@@ -276,8 +328,9 @@ class _Hearing:
         was: Mapping[str, Any] | None = None,
         gone: bool = False,
         carried: Mapping[str, Any] | None = None,
+        failure: Failure | None = None,
     ) -> Step:
-        wants = self._wants(names, gone=gone)
+        wants = failure or self._wants(names, gone=gone)
         order = None
         try:
             order = self._order(carried or names)
@@ -378,6 +431,13 @@ class _Hearing:
         if saying is not None and (isinstance(order, list | dict) or len(str(order)) > KEY_CHARACTERS_MAX):
             raise _Unsaid(saying.where, "is neither a number nor a short text, so it orders nothing")
         return order
+
+
+def join_key(parts: Sequence[str]) -> str:
+    """The key of several *parts*, which no other parts have; one part alone is the key."""
+    if len(parts) == 1:
+        return parts[0]
+    return KEY_SEPARATOR.join(part.replace("\\", "\\\\").replace(KEY_SEPARATOR, f"\\{KEY_SEPARATOR}") for part in parts)
 
 
 # PostgreSQL stores no NUL, and nobody stores half a character.

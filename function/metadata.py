@@ -592,7 +592,7 @@ class _Checking:
 
     def columns(self, trigger: _Trigger, rule: Rule) -> None:
         """That the trigger's lists of columns have those that the rule names; of a deleted row, those of its key."""
-        identity = [saying for saying in (rule.sayings.key, rule.sayings.each) if saying is not None]
+        identity = [saying for saying in (*rule.sayings.key, rule.sayings.each) if saying is not None]
         definition = _fields(_fields(trigger.node).get("definition"))
         for op, sayings in (("insert", rule.sayings.all()), ("update", rule.sayings.all()), ("delete", iter(identity))):
             if Op(op.upper()) not in rule.ops or op not in definition:

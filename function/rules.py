@@ -59,6 +59,7 @@ CREATING_OPS: Final = (Op.INSERT, Op.UPDATE, Op.MANUAL)
 AFTER_CLOSE: Final = ("reopen", "new", "leave")
 ON_DELETE: Final = ("resolve", "cancel", "leave")
 ON_MISSING: Final = ("fail", "recreate", "ignore")
+KEY_PARTS_MAX: Final = 16
 
 TOP_KEYS: Final = {
     "version": "The version of this language: 1.",
@@ -77,7 +78,7 @@ RULE_KEYS: Final = {
 }
 TICKET_KEYS: Final = {
     "table": "The table of the ticket; incident unless given.",
-    "key": "A template: the row's identity. One ticket per key.",
+    "key": "A template, or a list of templates: the row's identity. One ticket per key.",
     "fields": "For each column of the ticket, a template: what it should say.",
     "template": "A template: the name or sys_id of the standard change that a change_request is made from.",
     "states": "The states of the table, where it is neither incident nor change_request.",
@@ -149,7 +150,8 @@ def load(text: str, *, name: str = "rules.yaml", environ: Mapping[str, str]) -> 
         hidden = len(told) - FAULTS_MAX
         more = (f"{name}: and {hidden} more faults",) if hidden > 0 else ()
         raise RulesError((*told[:FAULTS_MAX], *more))
-    return Rules(tuple(rules), digest(text, *(part for pair in sorted(reading.env.items()) for part in pair)))
+    read = digest(text, *(part for pair in sorted(reading.env.items()) for part in pair))
+    return Rules(tuple(rules), read, tuple(reading.warnings))
 
 
 class _TooMuch(Exception):  # noqa: N818  # what happened, not whose error it is
@@ -167,6 +169,7 @@ class _Reading:
         self.environ = environ
         self.env: dict[str, str] = {}
         self.faults: list[tuple[int, str]] = []
+        self.warnings: list[str] = []
         self.entries = 0
 
     def fault(self, line: int, path: str, what: str) -> None:
@@ -462,23 +465,46 @@ class _Reading:
 
     def _key(
         self, entries: Mapping[str, yaml.Node], path: str, names: tuple[str, ...], line: int, *, shared: bool
-    ) -> Saying:
+    ) -> tuple[Saying, ...]:
         path = f"{path}.key"
         if "key" not in entries:
             self.fault(line, path, 'is missing; write what identifies the row, such as "{{ row.id }}"')
-            return Saying(_NOTHING, path)
+            return (Saying(_NOTHING, path),)
+        node = entries["key"]
         faults = len(self.faults)
-        saying = self._template(entries["key"], path, names)
-        used = saying.template.names
-        if len(self.faults) > faults or shared:
-            return saying
+        if isinstance(node, yaml.SequenceNode):
+            nodes = self._list(node, path, empty="is empty; write what identifies the row")
+            if len(nodes) > KEY_PARTS_MAX:
+                self.fault(_line(node), path, f"has more than {KEY_PARTS_MAX} parts")
+            parts = tuple(self._template(part, f"{path}[{number}]", names) for number, part in enumerate(nodes))
+        else:
+            parts = (self._template(node, path, names),)
+        if len(self.faults) > faults:
+            return parts or (Saying(_NOTHING, path),)
+        for part in parts:
+            self._separated(part)
+        used = frozenset[str]().union(*(part.template.names for part in parts))
+        if shared:
+            return parts
         if not used & {"row", "new", "old", "item", "event"}:
             what = "is the same for every row; name a column, or say `shared: true` if all share one ticket"
-            self.fault(_line(entries["key"]), path, what)
+            self.fault(_line(node), path, what)
         elif "item" in names and "item" not in used:
             what = "is the same for every element; name a part of `item`, or say `shared: true`"
-            self.fault(_line(entries["key"]), path, what)
-        return saying
+            self.fault(_line(node), path, what)
+        return parts
+
+    def _separated(self, part: Saying) -> None:
+        """Warn of a text that joins several values: what stands between them may stand in one of them too."""
+        joined = part.template.joined()
+        if joined is None:
+            return
+        instead = ", ".join(f'"{{{{ {value} }}}}"' for value in joined)
+        instead = f"key: [{instead}]" if joined else 'a list, such as key: ["{{ row.id }}", "{{ item.id }}"]'
+        self.warnings.append(
+            f"{part.where}: joins several values in one text, and two rows share a ticket where what stands between "
+            f"them stands in one of them too; write {instead}"
+        )
 
     def _fields(
         self,
@@ -723,6 +749,7 @@ def schema() -> dict[str, Any]:
     """The JSON Schema of the file, by which editors complete it. The checks of load() go further."""
     expression_schema = {"type": ["string", "boolean"]}
     template_schema = {"type": ["string", "number", "boolean", "null"]}
+    key_schema = {"type": ["string", "number"]}
     state_schema = {"type": ["string", "integer"], "pattern": f"^{_STATE.pattern}$"}
     column = f"^(?!(?:{'|'.join(FIELDS_REFUSED)})$){_COLUMN.pattern}$"
 
@@ -739,7 +766,12 @@ def schema() -> dict[str, Any]:
         ["key", "fields"],
         {
             "table": {"type": "string", "pattern": f"^{_COLUMN.pattern}$", "default": DEFAULT_TABLE},
-            "key": {"type": ["string", "number"]},
+            "key": {
+                "anyOf": [
+                    key_schema,
+                    {"type": "array", "items": key_schema, "minItems": 1, "maxItems": KEY_PARTS_MAX},
+                ]
+            },
             "fields": {
                 "type": "object",
                 "patternProperties": {column: template_schema},

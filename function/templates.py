@@ -38,7 +38,7 @@ from jinja2.tests import TESTS
 from jinja2.visitor import NodeTransformer
 from markupsafe import Markup
 
-from function.event import Json, Reason, Row, instant, text
+from function.event import Json, Reason, Row, instant, settle_value, text
 
 # The processor time, not the clock's: a throttled instance is slow without a template being at fault.
 SECONDS_MAX: Final = 1.0
@@ -85,12 +85,12 @@ class Allowance:
         self.seconds = SECONDS_MAX
         self.characters = HANDLED_CHARACTERS_MAX
         self.ends = 0.0
-        self.nulls = True
+        self.in_key = False
 
-    def begin(self, *, nulls: bool) -> None:
+    def begin(self, *, in_key: bool) -> None:
         self.ends = thread_time() + self.seconds
         self.characters = HANDLED_CHARACTERS_MAX
-        self.nulls = nulls
+        self.in_key = in_key
 
     def finish(self) -> None:
         self.seconds = self.ends - thread_time()
@@ -136,13 +136,14 @@ class Template:
         self._tree = tree
         self._lone = lone
 
-    def value(self, names: Mapping[str, Any], allowance: Allowance, *, nulls: bool = True) -> Any:
+    def value(self, names: Mapping[str, Any], allowance: Allowance, *, in_key: bool = False) -> Any:
         """What it gives for *names*: one lone ``{{ … }}`` and an expression keep their type, all else is text.
 
-        Without *nulls*, a null that it would write is refused. Raises Unrendered.
+        *in_key*: a null that it would write is refused, and every value that it reads or writes is a settled one (see
+        settle_value). Raises Unrendered.
         """
         compiled = self._compiled  # before the time of this row begins
-        with _spending(allowance, nulls=nulls):
+        with _spending(allowance, in_key=in_key):
             context = compiled.new_context(dict(names))
             pieces = compiled.root_render_func(context)
             if self._lone is None:
@@ -151,12 +152,12 @@ class Template:
                 pass
             return _settled(context.vars["result"])
 
-    def text(self, names: Mapping[str, Any], allowance: Allowance, *, nulls: bool = True) -> str:
+    def text(self, names: Mapping[str, Any], allowance: Allowance, *, in_key: bool = False) -> str:
         """The same as a ticket shows it. Raises Unrendered."""
-        value = self.value(names, allowance, nulls=nulls)
-        if value is None and not nulls:
+        value = self.value(names, allowance, in_key=in_key)
+        if value is None and in_key:
             raise Unrendered(_NULL, Reason.BAD_KEY)
-        with _spending(allowance, nulls=nulls):
+        with _spending(allowance, in_key=in_key):
             return _spelled(value)
 
     def parts_of(self, name: str) -> set[str]:
@@ -204,6 +205,21 @@ class Template:
             case _:
                 return None
 
+    def joined(self) -> tuple[str, ...] | None:
+        """The values that it joins in one text, as they stand between braces; None where it joins none.
+
+        Empty where they are more than columns, so that they cannot be told apart from what is done with them.
+        """
+        values = list(_joined_values(self._tree.body))
+        for node in self._tree.find_all((nodes.Concat, nodes.Add, nodes.Mod, nodes.Filter, nodes.Call)):
+            of_node = [operand for operand in _operands(node) if _is_of_row(operand)]
+            if len(of_node) > 1 and len(values) < 2:
+                values = of_node
+        if len(values) < 2:
+            return None
+        paths = [_path(value) for value in values]
+        return tuple(paths) if all(paths) and len(set(paths)) == len(paths) else ()
+
     @cached_property
     def _compiled(self) -> JinjaTemplate:
         body: list[nodes.Node] = self._tree.body
@@ -215,6 +231,51 @@ class Template:
             return _ENVIRONMENT.from_string(fenced)
         except _BREAKS as error:
             raise Unrendered(_said(error)) from None
+
+
+def _joined_values(body: Iterable[nodes.Node]) -> Iterator[nodes.Node]:
+    """What of a row's a template's *body* writes side by side."""
+    for node in body:
+        match node:
+            case nodes.Output(nodes=written):
+                yield from (value for value in written if _is_of_row(value))
+            case nodes.If(body=then, elif_=others, else_=otherwise):
+                branches = [then, otherwise, *(other.body for other in others)]
+                yield from max((list(_joined_values(branch)) for branch in branches), key=len)
+            case nodes.For(body=repeated):
+                yield from 2 * list(_joined_values(repeated))
+
+
+def _operands(node: nodes.Node) -> list[nodes.Node]:
+    match node:
+        case nodes.Concat(nodes=operands):
+            return list(operands)
+        case nodes.Add(left=left, right=right):
+            return [inner for side in (left, right) for inner in (_operands(side) or [side])]
+        case nodes.Mod(right=nodes.Tuple(items=given) | nodes.List(items=given)):
+            return list(given)
+        case nodes.Filter(name="join" | "format", node=joined, args=args):
+            return [*(joined.items if isinstance(joined, nodes.List | nodes.Tuple) else [joined, joined]), *args]
+        case nodes.Call(node=nodes.Getattr(attr="format" | "join"), args=args):
+            several = args[0].items if args and isinstance(args[0], nodes.List | nodes.Tuple) else args
+            return list(several)
+        case _:
+            return []
+
+
+def _is_of_row(node: nodes.Node) -> bool:
+    return isinstance(node, nodes.Name) or next(node.find_all(nodes.Name), None) is not None
+
+
+def _path(node: nodes.Node) -> str:
+    """``row.id`` of a column or a part of one; empty of all else."""
+    match node:
+        case nodes.Name(name="row" | "old" | "new" | "item" | "event" as name):
+            return str(name)
+        case nodes.Getattr(node=whose, attr=part) if path := _path(whose):
+            return f"{path}.{part}"
+        case _:
+            return ""
 
 
 def _literals(node: nodes.Node | None) -> Iterator[str]:
@@ -248,10 +309,10 @@ def _literals_of(mapping: nodes.Node) -> Iterator[str]:
 
 
 @contextmanager
-def _spending(allowance: Allowance, *, nulls: bool) -> Iterator[None]:
+def _spending(allowance: Allowance, *, in_key: bool) -> Iterator[None]:
     """What is done herein is paid for by *allowance*, and what breaks is Unrendered."""
     token = _allowance.set(allowance)
-    allowance.begin(nulls=nulls)
+    allowance.begin(in_key=in_key)
     try:
         yield
     except UndefinedError as error:
@@ -441,7 +502,7 @@ class _Environment(ImmutableSandboxedEnvironment):
     def _part(self, obj: Any, part: Any, spoken: str) -> Any:
         try:
             if isinstance(_there(obj), dict | list | tuple | str):
-                return obj[part]
+                return _in_key(obj[part])
         except (TypeError, LookupError):
             pass
         whose = "the row" if isinstance(obj, Image) and not obj.missing else "the value"
@@ -479,9 +540,10 @@ class _Environment(ImmutableSandboxedEnvironment):
 
 @pass_context  # or Jinja2 would call it when it compiles, where nothing is bounded
 def _finalized(_: Names, value: Any) -> str:
-    if isinstance(value, str):
+    in_key = _allowance.get().in_key
+    if isinstance(value, str) and not in_key:
         return value
-    if value is None and not _allowance.get().nulls:
+    if value is None and in_key:
         raise Unrendered(_NULL, Reason.BAD_KEY)
     return _spelled(value)
 
@@ -585,14 +647,21 @@ def _plain(value: Any) -> Json:
     value = _settled(value)
     match value:
         case dict():
-            return {text(_settled(name)): _paid(inner) for name, inner in value.items()}
+            # No database keeps the order of an object's names.
+            pairs = sorted(value.items(), key=lambda pair: str(pair[0])) if _allowance.get().in_key else value.items()
+            return {text(_settled(name)): _paid(inner) for name, inner in pairs}
         case list():
             return [_paid(inner) for inner in value]
         case Decimal():
-            return _spellable(value)
-        case _:
-            plain: Json = value
+            plain: Json = _in_key(_spellable(value))
             return plain
+        case _:
+            other: Json = _in_key(value)
+            return other
+
+
+def _in_key(value: Any) -> Any:
+    return settle_value(value) if _allowance.get().in_key else value
 
 
 def _paid(inner: Any) -> Json:
@@ -603,7 +672,7 @@ def _paid(inner: Any) -> Json:
 def _ticking(values: Any) -> Iterator[Any]:
     for value in values:
         _charge(0)
-        yield value
+        yield _in_key(value)
 
 
 def _range(*bounds: int) -> range:

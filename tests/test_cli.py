@@ -387,6 +387,17 @@ def test_setup_hasura_without_the_apps_tables_is_one_sentence(shell: Shell, post
     assert other.err == "Error: rule outage: public.outages is not in this database: check DATABASE_URL\n"
 
 
+def test_check_warns_of_a_text_key_that_joins_several_values(shell: Shell) -> None:
+    shell.rules.write_text(RULES.replace('key: "{{ row.id }}"', 'key: "{{ row.shop }}/{{ row.id }}"'))
+
+    checked = shell.run("check", "--offline")
+
+    assert checked.status == 0
+    [warned] = [line for line in checked.lines if "ticket.key" in line]
+    assert warned.startswith("warning: rules.yaml:8: rules[0].ticket.key: joins several values in one text")
+    assert warned.endswith('write key: ["{{ row.shop }}", "{{ row.id }}"]')
+
+
 # explain
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from function.event import FIELD_CHARACTERS_MAX, Event, Failure, Json, Kind, Op, Reason, Step, Wants
-from function.hearing import ELEMENTS_MAX
+from function.hearing import ELEMENTS_MAX, join_key
 from function.rules import Rule, load
 from function.trail import GONE, NOT_YET, place
 
@@ -179,8 +179,15 @@ def test_an_image_that_is_no_row_is_a_failure(op: str, old: Json, new: Json) -> 
     [
         (7, "7"),
         (9223372036854775807, "9223372036854775807"),
-        (Decimal("12345678.90"), "12345678.90"),
+        (Decimal("12345678.90"), "12345678.9"),
         (True, "true"),
+        ("7.00", "7.00"),  # a text, or a number that Hasura stringifies: which one cannot be told
+        ("2024-02-29", "2024-02-29"),
+        ("2024-01-02T03:04:05.60", "2024-01-02T03:04:05.60"),  # without an offset it is no instant
+        ("13:14:15+03", "13:14:15+03"),
+        ("infinity", "infinity"),
+        ("2024-13-02T03:04:05+00:00", "2024-13-02T03:04:05+00:00"),
+        ("2024-01-02T03:04:05+16:00", "2024-01-02T03:04:05+16:00"),
         ("ab  ", "ab  "),
         ("{{ row.title }}", "{{ row.title }}"),
         ("x" * 255, "x" * 255),
@@ -188,6 +195,203 @@ def test_an_image_that_is_no_row_is_a_failure(op: str, old: Json, new: Json) -> 
 )
 def test_a_key_is_spelled_as_the_event_spells_it(identity: Json, key: str) -> None:
     assert only(rule(OUTAGE).steps(event("INSERT", new={**ROW, "id": identity}))).key == key
+
+
+ONE_MEANING: list[tuple[str, list[Json]]] = [
+    (
+        "2024-01-02T01:04:05.6789+00:00",
+        [
+            "2024-01-02T01:04:05.6789+00:00",
+            "2024-01-02T01:04:05.678900Z",
+            "2024-01-02T06:34:05.6789+05:30",
+            "2024-01-01T17:04:05.67890-08",
+            "2024-01-02 01:23:37.6789+00:19:32",
+        ],
+    ),
+    ("2024-01-02T01:04:05.1234567+00:00", ["2024-01-02T03:04:05.1234567+02:00"]),
+    ("10000-01-01T00:00:00+00:00", ["10000-01-01T02:00:00+02:00", "9999-12-31T23:00:00-01:00"]),
+    ("0044-03-15T12:00:00+00:00 BC", ["0044-03-15T13:00:00+01:00 BC", "0044-03-15T11:00:00-01:00 BC"]),
+    ("0001-12-31T23:30:00+00:00 BC", ["0001-01-01T00:30:00+01:00"]),
+    ("7", [7, Decimal("7"), Decimal("7.0"), Decimal("7.00"), Decimal("0.7e1"), 7.0]),
+    ("1500", [1500, Decimal("1500.0000"), Decimal("1.5e3")]),
+    ("0.05", [Decimal("0.050"), Decimal("5.0e-2"), 0.05]),
+    ("0", [0, Decimal("-0"), Decimal("0.00"), -0.0, Decimal("0e5")]),
+    ("0189dcd1-8d4b-4a3c-9f5e-6a7b8c9d0e1f", ["0189DCD1-8D4B-4A3C-9F5E-6A7B8C9D0E1F"]),
+    ('[7, "2024-01-02T01:04:05+00:00"]', [[Decimal("7.0"), "2024-01-02T03:04:05+02:00"]]),
+    ('{"a": 1, "b": 2}', [{"b": Decimal("2.0"), "a": 1}]),
+]
+
+
+@pytest.mark.parametrize(("key", "identity"), [(key, identity) for key, spelled in ONE_MEANING for identity in spelled])
+def test_values_of_one_meaning_have_one_spelling_in_a_key(key: str, identity: Json) -> None:
+    assert only(rule(OUTAGE).steps(event("INSERT", new={**ROW, "id": identity}))).key == key
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ row.at }}-{{ row.n }}",
+        "{{ row['at'] ~ '-' ~ row.n }}",
+        "{{ [row.at, row.n] | join('-') }}",
+        "{{ '%s-%s' % (row.at, row.n) }}",
+        "{{ '{}-{}'.format(row.at, row.n) }}",
+        "{% for part in row.both %}{{ '-' if not loop.first }}{{ part }}{% endfor %}",
+        "{% set at = row.at %}{{ at | string }}-{{ row.n | string }}",
+    ],
+)
+def test_a_text_composed_of_values_holds_them_as_they_stand_in_a_key(template: str) -> None:
+    ticket = rule(f'    ticket: {{key: "{template}", fields: {{description: "{{{{ row.at }}}} {{{{ row.n }}}}"}}}}\n')
+
+    def step(at: str, n: str) -> Step:
+        return only(ticket.steps(event("INSERT", new={"at": at, "n": Decimal(n), "both": [at, Decimal(n)]})))
+
+    one, other = step("2024-01-02T03:04:05+02:00", "7.50"), step("2024-01-01T20:04:05-05:00", "7.5")
+
+    assert one.key == other.key == "2024-01-02T01:04:05+00:00-7.5"
+    # What people read is as the row has it.
+    assert wants(one).fields["description"] == "2024-01-02T03:04:05+02:00 7.50"
+
+
+def test_a_part_of_a_time_is_one_of_the_instant() -> None:
+    ticket = rule('    ticket: {key: "{{ row.at[:10] }}", fields: {description: x}}\n')
+
+    steps = [only(ticket.steps(event("INSERT", new={"at": at}))) for at in ("2024-01-02T01:00:00+02:00",) * 2]
+
+    assert {step.key for step in steps} == {"2024-01-01"}
+
+
+def test_an_element_that_is_a_value_is_settled_too() -> None:
+    ticket = rule('    each: row.parts\n    ticket: {key: "{{ item }}", fields: {description: "{{ item }}"}}\n')
+
+    step = only(ticket.steps(event("INSERT", new={"parts": [Decimal("7.0")]})))
+
+    assert (step.key, wants(step).fields["description"]) == ("7", "7.0")
+
+
+def test_a_row_is_where_it_was_whatever_the_session_that_wrote_it() -> None:
+    spelled = ["2024-01-02T03:04:05.1234567+02:00", "2024-01-02T01:04:05.1234567Z"]
+
+    assert place({"at": spelled[0]}) == place({"at": spelled[1]}) != place({"at": "2024-01-02T01:04:05.1234568Z"})
+    assert place({"n": -0.0}) == place({"n": 0})
+
+
+# Keys of several parts
+
+PARTS = """\
+    each: row.items
+    ticket:
+      key: ["{{ row.id }}", "{{ item.id }}"]
+      fields: {short_description: "{{ item.n }} of {{ row.title }}"}
+"""
+
+
+def key_of(*parts: Json) -> str:
+    names = [f"c{number}" for number, _ in enumerate(parts)]
+    key = ", ".join(f'"{{{{ row.{name} }}}}"' for name in names)
+    ticket = rule(f"    ticket: {{key: [{key}], fields: {{description: x}}}}\n")
+    return only(ticket.steps(event("INSERT", new=dict(zip(names, parts, strict=True))))).key
+
+
+@pytest.mark.parametrize(
+    ("parts", "key"),
+    [
+        ([1, "a"], "1/a"),
+        (["a/b", "c"], "a\\/b/c"),
+        (["a", "b/c"], "a/b\\/c"),
+        (["a\\", "b"], "a\\\\/b"),
+        (["a\\/b", "c"], "a\\\\\\/b/c"),
+        (["a/b"], "a/b"),
+        ([Decimal("7.0"), "2024-01-02T03:04:05+02:00"], "7/2024-01-02T01:04:05+00:00"),
+        ([True, "é 雪", " x "], "true/é 雪/ x "),
+    ],
+)
+def test_a_key_of_several_parts_reads_as_they_do(parts: list[Json], key: str) -> None:
+    assert key_of(*parts) == key
+
+
+@given(*[st.lists(st.text("ab/\\", min_size=1, max_size=4), min_size=2, max_size=4)] * 2)
+def test_other_parts_are_another_key(one: list[str], other: list[str]) -> None:
+    assert (join_key(one) == join_key(other)) == (one == other)
+
+
+@pytest.mark.parametrize(
+    ("part", "what"),
+    [
+        (None, "a part of the key is null; a row without a key can have no ticket"),
+        ("", "a part of the key is empty; a row without a key can have no ticket"),
+        (" ", "a part of the key is empty; a row without a key can have no ticket"),
+        ("a\x00", "the key holds a character that no database stores"),
+    ],
+)
+def test_every_part_of_a_key_is_needed(part: Json, what: str) -> None:
+    step = only(rule(PARTS).steps(event("INSERT", new={**ROW, "items": [{"id": part, "n": 1}]})))
+
+    assert failure(step) == Failure(Kind.PERMANENT, Reason.BAD_KEY, f"rules.yaml:8: rules[0].ticket.key[1]: {what}")
+
+
+def test_all_parts_together_are_no_longer_than_a_key() -> None:
+    step = only(rule(PARTS).steps(event("INSERT", new={**ROW, "id": "x" * 250, "items": [{"id": "/" * 3, "n": 1}]})))
+
+    assert failure(step).hint == "rules.yaml:8: rules[0].ticket.key: the key is over 255 characters"
+
+
+# Two elements under one key
+
+TWICE: list[Json] = [{"id": "a", "n": 1}, {"id": "a", "n": 2}]
+
+
+def test_two_elements_with_one_key_are_a_failure_that_names_it() -> None:
+    a, b = rule(PARTS).steps(event("INSERT", new={**ROW, "items": [*TWICE, {"id": "b", "n": 3}]}))
+
+    assert (a.key, a.op, a.left) == ("1/a", Op.INSERT, NOT_YET)
+    assert failure(a) == Failure(
+        Kind.PERMANENT,
+        Reason.BAD_KEY,
+        "rules.yaml:8: rules[0].ticket.key: two elements of the list have this key, and a ticket is for one; "
+        "name what tells them apart",
+    )
+    assert (b.key, wants(b).fields) == ("1/b", {"short_description": "3 of Router down"})
+
+
+def test_elements_that_are_alike_are_two_all_the_same() -> None:
+    step = only(rule(PARTS).steps(event("MANUAL", new={**ROW, "items": [TWICE[0], TWICE[0]]})))
+
+    assert failure(step).reason is Reason.BAD_KEY
+
+
+def test_elements_are_told_apart_again_from_the_place_where_they_were_not() -> None:
+    twice: Json = {**ROW, "items": TWICE}
+    once: Json = {**ROW, "items": [TWICE[1]]}
+    none: Json = {**ROW, "items": []}
+
+    came = only(rule(PARTS).steps(event("UPDATE", once, twice)))
+    went = only(rule(PARTS).steps(event("UPDATE", twice, once)))
+    left = only(rule(PARTS).steps(event("UPDATE", twice, none)))
+    gone = only(rule(PARTS).steps(event("DELETE", twice)))
+
+    assert failure(came).reason is Reason.BAD_KEY
+    assert (came.left, came.entered) == (went.entered, went.left)
+    assert wants(went).fields == {"short_description": "2 of Router down"}
+    assert (left.op, left.entered, wants(left).gone) == (gone.op, gone.entered, wants(gone).gone) == (
+        Op.DELETE, GONE, True,
+    )  # fmt: skip
+
+
+def test_elements_of_which_none_deserves_a_ticket_may_have_one_key() -> None:
+    step = only(rule(f"    when: item.n > 5\n{PARTS}").steps(event("INSERT", new={**ROW, "items": TWICE})))
+
+    assert not wants(step).when
+
+
+def test_elements_may_share_a_ticket_and_one_that_deserves_it_opens_it() -> None:
+    shared = """\
+    each: row.items
+    when: item.n == 1
+    ticket: {key: all, shared: true, fields: {short_description: "{{ item.n }}"}}
+"""
+    step = only(rule(shared).steps(event("INSERT", new={**ROW, "items": [TWICE[1], TWICE[0]]})))
+
+    assert (step.key, wants(step).when, wants(step).fields) == ("all", True, {"short_description": "1"})
 
 
 @pytest.mark.parametrize(
@@ -254,14 +458,6 @@ def test_a_deleted_row_takes_all_its_elements_with_it() -> None:
 @pytest.mark.parametrize("nothing", [None, []])
 def test_a_row_without_elements_means_nothing(nothing: Json) -> None:
     assert rule(ITEMS).steps(event("INSERT", new={**ROW, "items": nothing})) == []
-
-
-def test_of_two_elements_with_one_key_the_last_counts() -> None:
-    twice: Json = {**ROW, "items": [{"id": "a", "n": 1}, {"id": "a", "n": 2}]}
-
-    assert wants(only(rule(ITEMS).steps(event("INSERT", new=twice)))).fields == {
-        "short_description": "2 of Router down"
-    }
 
 
 def test_an_element_without_a_key_is_one_failure_beside_the_others_steps() -> None:

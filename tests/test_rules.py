@@ -673,6 +673,86 @@ def test_the_schema_refuses_states_that_the_rules_refuse(states: str) -> None:
     assert faults(text)
 
 
+@pytest.mark.parametrize(
+    "key", ["[1, '{{ row.id }}']", "['{{ row.a }}', '{{ row.b }}/{{ row.c }}']", "['{{ row.id }}']"]
+)
+def test_a_key_may_be_a_list_of_parts(key: str) -> None:
+    text = FIRST.replace('"{{ row.id }}"', key)
+
+    jsonschema.validate(yaml.safe_load(text), schema())
+    assert len(only(text).sayings.key) == len(yaml.safe_load(key))
+
+
+@pytest.mark.parametrize(
+    ("key", "place", "fault"),
+    [
+        ("[]", "", "is empty; write what identifies the row"),
+        ("['{{ row.id }}', '']", "[1]", "is empty"),
+        ("['{{ row.id }}', row.b]", "[1]", 'is a text that looks like an expression; write "{{ row.b }}"'),
+        ("['{{ row.id }}', ['{{ row.b }}']]", "[1]", "must be one value, not a list or a mapping"),
+        ("['{{ row.id }}', '{{ rwo.id }}']", "[1]", "there is no `rwo` here; did you mean `row`?"),
+        (str(["{{ row.id }}"] * 17), "", "has more than 16 parts"),
+        (
+            "[a, b]",
+            "",
+            "is the same for every row; name a column, or say `shared: true` if all share one ticket",
+        ),
+    ],
+)
+def test_a_list_of_parts_is_checked_as_one_key_is(key: str, place: str, fault: str) -> None:
+    text = FIRST.replace('"{{ row.id }}"', key)
+
+    assert faults(text) == (f"rules.yaml:7: rules[0].ticket.key{place}: {fault}",)
+
+
+@pytest.mark.parametrize(
+    ("key", "instead"),
+    [
+        ("{{ row.id }}/{{ row.part }}", 'key: ["{{ row.id }}", "{{ row.part }}"]'),
+        ("{{ row.id }}{{ row.sub.part }}", 'key: ["{{ row.id }}", "{{ row.sub.part }}"]'),
+        ("x-{{ row.id }}-{{ row.a }}:{{ row.b }}", 'key: ["{{ row.id }}", "{{ row.a }}", "{{ row.b }}"]'),
+        ("{{ row.id ~ '/' ~ row.part }}", 'key: ["{{ row.id }}", "{{ row.part }}"]'),
+        ("{{ row.id + '/' + row.part }}", 'key: ["{{ row.id }}", "{{ row.part }}"]'),
+        ("{{ [row.id, row.part] | join('/') }}", 'key: ["{{ row.id }}", "{{ row.part }}"]'),
+        ("{{ '%s/%s' % (row.id, row.part) }}", 'key: ["{{ row.id }}", "{{ row.part }}"]'),
+        ("{{ '{}/{}'.format(row.id, row.part) }}", 'key: ["{{ row.id }}", "{{ row.part }}"]'),
+        ("{{ '/'.join([row.id, row.part]) }}", 'key: ["{{ row.id }}", "{{ row.part }}"]'),
+        ("{{ row.tags | join('/') }}", 'a list, such as key: ["{{ row.id }}", "{{ item.id }}"]'),
+        ("{{ row.id | upper }}/{{ row.b }}", 'a list, such as key: ["{{ row.id }}", "{{ item.id }}"]'),
+        (
+            "{% for tag in row.tags %}{{ tag }},{% endfor %}",
+            'a list, such as key: ["{{ row.id }}", "{{ item.id }}"]',
+        ),
+    ],
+)
+def test_a_text_key_that_joins_several_values_is_warned_of(key: str, instead: str) -> None:
+    for text in (FIRST.replace('"{{ row.id }}"', f'"{key}"'), FIRST.replace('"{{ row.id }}"', f'["{key}"]')):
+        [warning] = read(text).warnings
+
+        assert warning.startswith("rules.yaml:7: rules[0].ticket.key")
+        assert warning.endswith(f"write {instead}")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "{{ row.id }}",
+        "outage-{{ row.id }}",
+        "{{ row.id }}/",
+        "{{ row.id ~ '/x' }}",
+        "{{ row.a or row.b }}",
+        "{% if row.a %}{{ row.a }}{% else %}{{ row.b }}{% endif %}",
+        "{{ '%05d' % row.id }}",
+    ],
+)
+def test_a_key_of_one_value_is_not_warned_of(key: str) -> None:
+    assert read(FIRST.replace('"{{ row.id }}"', f'"{key}"')).warnings == ()
+
+
+def test_the_examples_are_not_warned_of() -> None:
+    assert load((ROOT / "rules.yaml").read_text(), environ={}).warnings == ()
+
+
 def test_every_fault_is_told_at_once_in_the_order_of_lines() -> None:
     told = faults(
         FIRST.replace("version: 1", "version: 3").replace("row.id", "rwo.id").replace("[PORT]", "[PORT, NOPE]")
@@ -753,6 +833,8 @@ def test_the_schema_accepts_what_is_shipped() -> None:
         in_ticket("after_close: never"),
         in_fields("state: 6"),
         in_fields("Category: x"),
+        FIRST.replace('"{{ row.id }}"', "[]"),
+        FIRST.replace('"{{ row.id }}"', "[[a]]"),
     ],
 )
 def test_the_schema_refuses_what_the_rules_refuse(text: str) -> None:

@@ -12,6 +12,7 @@ from psycopg.rows import dict_row
 
 from function import rules
 from function.database import Database
+from function.event import Event, Op, Row
 from function.hearing import Rule
 from function.setup.hasura import DatabaseUnreadable, Missing, View, printed, read_tables, row_table, views
 from tests.payloads import insert
@@ -73,9 +74,9 @@ def loaded(*written: str) -> tuple[Rule, ...]:
     return rules.load(text, environ={}).rules
 
 
-def rule(key: str, *, id: str = "r", table: str = "public.things", more: str = "") -> str:
+def rule(key: str | list[str], *, id: str = "r", table: str = "public.things", more: str = "") -> str:
     ticket = f"{{key: {json.dumps(key)}, {more}fields: {{short_description: s}}}}"
-    return f"{{name: {id}, from: hasura/{table}, each: row.parts, ticket: {ticket}}}" if "item" in key else (
+    return f"{{name: {id}, from: hasura/{table}, each: row.parts, ticket: {ticket}}}" if "item" in str(key) else (
         f"{{name: {id}, from: hasura/{table}, ticket: {ticket}}}"
     )  # fmt: skip
 
@@ -215,6 +216,7 @@ def test_the_app_sees_the_ticket_that_the_function_has_made(app: App) -> None:
 # Keys and types
 
 NO_COLUMN = "its key does not begin with a column of the row, such as {{ row.id }}"
+AS_LIST = ": write the key as a list of its parts"
 UUID = "0189dcd1-8d4b-4a3c-9f5e-6a7b8c9d0e1f"
 
 
@@ -268,6 +270,69 @@ def test_the_tickets_of_a_rows_elements_are_told_from_another_rows(app: App, typ
 
 
 @pytest.mark.parametrize(
+    ("type_", "id"),
+    [
+        ("integer", "-5"),
+        ("uuid", UUID),
+        ("numeric", "1.50"),
+        ("text", "a/b"),
+        ("text", "a\\\\/b\n\\"),
+        ("varchar", "/"),
+        ("char(9)", "a/"),
+    ],
+)
+@pytest.mark.parametrize("key", [["{{ row.id }}", "{{ item.id }}"], ["{{ item.id }}", "{{ row.id }}"]])
+def test_the_tickets_of_a_rows_elements_are_found_by_a_list_of_parts(
+    app: App, type_: str, id: str, key: list[str]
+) -> None:
+    app.run(f"CREATE TABLE things (id {type_} PRIMARY KEY)")
+    app.run(f"INSERT INTO things VALUES (%s::{type_})", id)  # noqa: S608
+    [view], _ = made(app, rule(key))
+    [of_key] = loaded(rule(key))
+
+    for number, (row, item) in enumerate([(id, "x"), (id, "y/z"), (f"{id}x", "x"), ("b", f"{id}/x")]):
+        given = app.run(f"SELECT %s::{type_} AS id", row)[0]["id"] if number < 2 else row
+        image: Row = {"id": str(given) if type_ == "uuid" else given, "parts": [{"id": item}]}
+        [step] = of_key.steps(Event("e", of_key.source, Op.INSERT, None, image, "c", "{}"))
+        app.ticket("r", step.key, number=f"INC{number}")
+    app.ticket("r", "no", number="INC9")
+
+    rows = app.run(app.related(view.relationship, "public", "things"))
+    assert sorted(row["number"] for row in rows) == ["INC0", "INC1"]
+
+
+def test_a_row_of_several_key_columns_has_its_ticket_by_all_of_them(app: App) -> None:
+    app.run("CREATE TABLE things (shop text, id integer, PRIMARY KEY (shop, id))")
+    app.run("INSERT INTO things VALUES ('a/1', 2), ('a', 1)")
+    [view], _ = made(app, rule(["{{ row.shop }}", "{{ row.id }}"]))
+
+    app.ticket("r", "a\\/1/2", number="INC1")
+    app.ticket("r", "a/1", number="INC2")
+    app.ticket("r", "a/2", number="INC3")
+
+    [(kind, _)] = yaml.safe_load(view.relationship).items()
+    rows = app.run(app.related(view.relationship, "public", "things"))
+    assert kind == "object_relationships"
+    assert {(row["shop"], row["id"], row["number"]) for row in rows} == {("a/1", 2, "INC1"), ("a", 1, "INC2")}
+    assert "by its columns shop, id" in view.up
+    app.run(view.down)
+
+
+@pytest.mark.parametrize(
+    ("type_", "key", "why"),
+    [
+        ("integer", ["x{{ row.id }}", "{{ item }}"], "no part of its key is a column of the row, such as {{ row.id }}"),
+        ("integer", ["{{ row.id }}x", "{{ item }}"], "no part of its key is a column of the row, such as {{ row.id }}"),
+        ("jsonb", ["{{ item }}", "{{ row.id }}"], "id is of type jsonb, which cannot be told from the text of a key"),
+    ],
+)
+def test_a_list_that_names_no_row_is_told_why(app: App, type_: str, key: list[str], why: str) -> None:
+    app.run(f"CREATE TABLE things (id {type_})")
+
+    assert made(app, rule(key)) == ([], [Missing("r", why)])
+
+
+@pytest.mark.parametrize(
     ("type_", "key", "more", "why"),
     [
         ("jsonb", "{{ row.id }}", "", "id is of type jsonb, which cannot be told from the text of a key"),
@@ -275,9 +340,9 @@ def test_the_tickets_of_a_rows_elements_are_told_from_another_rows(app: App, typ
         ("integer", "{{ row.id | string }}", "", NO_COLUMN),
         ("integer", "{{ row.id }}{% if old %}x{% endif %}", "", NO_COLUMN),
         ("integer", "{{ row.id }}", "shared: true, ", "its rows share a ticket, so that its key is no row's"),
-        ("text", "{{ row.id }}/{{ item }}", "", "id may itself hold the '/' that follows it in the key"),
-        ("integer", "{{ row.id }}0{{ item }}", "", "id may itself hold the '0' that follows it in the key"),
-        ("uuid", "{{ row.id }}-{{ item }}", "", "id may itself hold the '-' that follows it in the key"),
+        ("text", "{{ row.id }}/{{ item }}", "", "id may itself hold the '/' that follows it in the key" + AS_LIST),
+        ("integer", "{{ row.id }}0{{ item }}", "", "id may itself hold the '0' that follows it in the key" + AS_LIST),
+        ("uuid", "{{ row.id }}-{{ item }}", "", "id may itself hold the '-' that follows it in the key" + AS_LIST),
     ],
 )  # fmt: skip
 def test_a_rule_without_a_view_is_told_why(app: App, type_: str, key: str, more: str, why: str) -> None:

@@ -440,6 +440,6 @@ def test_a_null_in_a_key_is_refused_wherever_it_stands() -> None:
     for source in ("{{ row.nothing }}", "{{ row.id }}/{{ row.nothing }}"):
         checked = template(source, names=NAMES)
         with pytest.raises(Unrendered) as caught:
-            checked.text({"row": Image(ROW, set(ROW))}, Allowance(), nulls=False)
+            checked.text({"row": Image(ROW, set(ROW))}, Allowance(), in_key=True)
 
         assert caught.value.reason is Reason.BAD_KEY

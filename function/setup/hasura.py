@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias
 import yaml
 
 from function.event import digest
-from function.hearing import Rule
+from function.hearing import KEY_SEPARATOR, Rule
 
 # Columns of a table, each with its type (of a domain: what it is over), by the names of schema and table.
 Tables: TypeAlias = "Mapping[tuple[str, str], Mapping[str, str]]"
@@ -164,51 +164,87 @@ def _view(rule: Rule, row: tuple[str, str], tables: Tables, taken: set[tuple[str
     schema, table = row
     if rule.ticket.shared:
         return Missing(rule.id, "its rows share a ticket, so that its key is no row's")
-    beginning = rule.sayings.key.template.beginning()
-    if beginning is None:
-        return Missing(rule.id, "its key does not begin with a column of the row, such as {{ row.id }}")
-    column, separator = beginning
-    if row not in tables:
-        return Missing(rule.id, f"{schema}.{table} is not in this database", faulty=True)
-    if column not in tables[row]:
-        return Missing(rule.id, f"{schema}.{table} has no column {column}", faulty=True)
-    type_ = tables[row][column]
-    if type_ not in _TYPES:
-        return Missing(rule.id, f"{column} is of type {type_}, which cannot be told from the text of a key")
-    cast, alphabet = _TYPES[type_]
-    if separator and (alphabet is None or separator[0] in alphabet):
-        return Missing(rule.id, f"{column} may itself hold the {separator[0]!r} that follows it in the key")
-    many = "tickets" if separator else "ticket"
+    found = _identity(rule, row, tables)
+    if isinstance(found, Missing):
+        return found
+    values, by_key = found
+    many = "tickets" if by_key else "ticket"
     name = _free(f"{many}_{rule.id.replace('-', '_')}", rule, taken, schema)
     relationship = _free(many, rule, taken, *row)
-    own = f"row_{column}" if column in _TAKEN else column
-    value = cast(f"split_part(key, {_literal(separator)}, 1)" if separator else "key")
-    up, down = _sql(rule.id, schema, name, own, value, by_key=bool(separator))
-    tracked = {"table": {"name": name, "schema": schema}, **_relationship("object", "row", {own: column}, row)}
+    own = {column: f"row_{column}" if column in _TAKEN else column for column in values}
+    up, down = _sql(rule.id, schema, name, {own[column]: value for column, value in values.items()}, by_key=by_key)
+    to_row = {own[column]: column for column in values}
+    tracked = {"table": {"name": name, "schema": schema}, **_relationship("object", "row", to_row, row)}
+    columns = f"column{'' if len(values) == 1 else 's'} {', '.join(values)}"
     return View(
-        up=f"-- Rule {rule.id}: the tickets of {schema}.{table}, by its column {column}.\n{up}",
+        up=f"-- Rule {rule.id}: the tickets of {schema}.{table}, by its {columns}.\n{up}",
         down=down,
         file=f"{schema}_{name}.yaml",
         table=_yaml(tracked) + _PERMISSION,
         row_file=f"{schema}_{table}.yaml",
-        relationship=_yaml(
-            _relationship("array" if separator else "object", relationship, {column: own}, (schema, name))
-        ),
+        relationship=_yaml(_relationship("array" if by_key else "object", relationship, own, (schema, name))),
     )
 
 
-def _sql(rule: str, schema: str, name: str, own: str, value: str, *, by_key: bool) -> tuple[str, str]:
-    """*value* stands in the index as in the view, where PostgreSQL pushes the condition on a row down to it."""
+def _identity(rule: Rule, row: tuple[str, str], tables: Tables) -> tuple[dict[str, str], bool] | Missing:
+    """The row's columns that the rule's key holds, each with SQL that reads it there; and whether it holds more."""
+    key = rule.sayings.key
+    beginnings = [part.template.beginning() for part in key]
+    if len(key) == 1 and beginnings[0] is None:
+        return Missing(rule.id, "its key does not begin with a column of the row, such as {{ row.id }}")
+    columns = {
+        found[0]: (number, found[1])
+        for number, found in enumerate(beginnings)
+        if found is not None and (not found[1] or len(key) == 1)
+    }
+    if not columns:
+        return Missing(rule.id, "no part of its key is a column of the row, such as {{ row.id }}")
+    schema, table = row
+    if row not in tables:
+        return Missing(rule.id, f"{schema}.{table} is not in this database", faulty=True)
+    values: dict[str, str] = {}
+    for column, (number, separator) in columns.items():
+        if column not in tables[row]:
+            return Missing(rule.id, f"{schema}.{table} has no column {column}", faulty=True)
+        type_ = tables[row][column]
+        if type_ not in _TYPES:
+            return Missing(rule.id, f"{column} is of type {type_}, which cannot be told from the text of a key")
+        cast, alphabet = _TYPES[type_]
+        if separator and (alphabet is None or separator[0] in alphabet):
+            why = f"{column} may itself hold the {separator[0]!r} that follows it in the key"
+            return Missing(rule.id, f"{why}: write the key as a list of its parts")
+        if len(key) > 1:
+            part = _part(number, len(key), is_plain=alphabet is not None)
+        else:
+            part = f"split_part(key, {_literal(separator)}, 1)" if separator else "key"
+        values[column] = cast(part)
+    return values, len(columns) < len(key) or any(separator for _, separator in columns.values())
+
+
+def _part(number: int, parts: int, *, is_plain: bool) -> str:
+    """SQL for one of a key's *parts* (see hearing.join_key). *is_plain*: what it holds is never escaped."""
+    if is_plain and not number:
+        return f"split_part(key, '{KEY_SEPARATOR}', 1)"
+    one = rf"(?:[^{KEY_SEPARATOR}\\]|\\.)*"
+    form = KEY_SEPARATOR.join(f"({one})" if other == number else one for other in range(parts))
+    found = f"substring(key from '^{form}$')"
+    return found if is_plain else rf"regexp_replace({found}, '\\(.)', '\1', 'g')"
+
+
+def _sql(rule: str, schema: str, name: str, values: Mapping[str, str], *, by_key: bool) -> tuple[str, str]:
+    """The *values* (by column) stand in the index as in the view, where PostgreSQL pushes the condition on a row down
+    to them."""
     view = f"{_quoted(schema)}.{_quoted(name)}"
     index = _quoted(_shortened(f"{name}_row", rule))
-    own = _quoted(own)
-    each = ", ".join([f"keyed.{own}", *(["ticket.key"] if by_key else [])])
+    columns = [_quoted(own) for own in values]
+    each = ", ".join([*(f"keyed.{own}" for own in columns), *(["ticket.key"] if by_key else [])])
+    indexed = ", ".join(f"(\n    {value}\n)" for value in values.values())
+    lateral = ",\n    ".join(f"{value} AS {own}" for value, own in zip(values.values(), columns, strict=True))
+    there = " AND ".join(f"keyed.{own} IS NOT NULL" for own in columns)
     # Rules and identifiers are letters, digits, _ and -, or quoted; nothing here is a row's.
     up = f"""\
 DROP INDEX IF EXISTS servicenow.{index};
-CREATE INDEX {index} ON servicenow.ticket ((
-    {value}
-)) WHERE rule = '{rule}';
+CREATE INDEX {index} ON servicenow.ticket ({indexed}) WHERE rule = '{rule}';
 CREATE OR REPLACE VIEW {view} AS
 SELECT DISTINCT ON ({each})
     {each}, ticket.number, ticket.state, ticket."table", ticket.sys_id,
@@ -216,9 +252,9 @@ SELECT DISTINCT ON ({each})
     to_timestamp(ticket.updated_at) AS updated_at
 FROM servicenow.ticket
 CROSS JOIN LATERAL (SELECT
-    {value} AS {own}
+    {lateral}
 ) AS keyed
-WHERE ticket.rule = '{rule}' AND ticket.sys_id <> '' AND keyed.{own} IS NOT NULL
+WHERE ticket.rule = '{rule}' AND ticket.sys_id <> '' AND {there}
 ORDER BY {each}, ticket.created_at DESC;
 """  # noqa: S608
     return up, f"DROP VIEW IF EXISTS {view};\nDROP INDEX IF EXISTS servicenow.{index};\n"
