@@ -21,6 +21,7 @@ from function.ledger import IN_DOUBT_SECONDS, Ledger, Sending, Ticket
 from function.line import Deadline, Line
 from function.rules import TicketRule
 from function.servicenow import Record, Request, ServiceNowError, is_sys_id, term, wrong_record
+from function.servicenow.values import is_kept, is_same_text
 from function.states import States
 from function.targets.references import References
 
@@ -347,7 +348,7 @@ class TicketWork:
             if self.ticket.asked.get(field) == value:
                 continue
             sent = self._references.sys_id(self.rule.table, field, value, deadline=self._deadline)
-            if field in self.ticket.known and same(self.ticket.known[field], sent):
+            if field in self.ticket.known and is_same_text(self.ticket.known[field], sent):
                 self.ticket = replace(self.ticket, asked={**self.ticket.asked, field: value})
             else:
                 changes[field] = sent
@@ -585,7 +586,7 @@ class TicketWork:
         texts = [field for field, value in sent.items() if value and field not in ("correlation_id", "state")]
         return display == sent["correlation_display"] or (
             not display
-            and all(same(record.get(field, ""), sent[field]) for field in texts if field in self.rule.fields)
+            and all(is_kept(record.get(field, ""), sent[field]) for field in texts if field in self.rule.fields)
         )
 
     def _judge_create(self, error: ServiceNowError, sys_id: str, traits: InstanceTraits, *, recorded: bool) -> None:
@@ -818,6 +819,7 @@ class TicketWork:
             if wants.gone and self.rule.on_delete == "cancel":
                 # A canceled ticket was not solved.
                 values.pop("close_code", None)
+        before = self.ticket.known
         self._mark(Sending("update", tuple(sorted(values)), self._clock()))
         reached("before_call")
         try:
@@ -830,8 +832,8 @@ class TicketWork:
             marked = self.ticket.sending
             self.ticket = replace(self.ticket, sending=None)
             if error.failure.status == 403 or error.failure.reason is Reason.WRONG_RECORD:
-                found = self._look_after_refusal(error, values)
-                if found is not None and _holds(found, values):
+                found = self._look_after_refusal(error, values, before)
+                if found is not None and _holds(found, values, before):
                     return self._written(found, values, wants, decision)
                 if found is not None and error.failure.status == 403 and self._is_overtaken(found):
                     self._take(found)
@@ -879,7 +881,9 @@ class TicketWork:
         )
         return replace(failure, hint=hint)
 
-    def _look_after_refusal(self, error: ServiceNowError, values: Mapping[str, str]) -> Record | None:
+    def _look_after_refusal(
+        self, error: ServiceNowError, values: Mapping[str, str], before: Mapping[str, str]
+    ) -> Record | None:
         """The ticket as it is after a refusal, or after an answer with another record: the write may have been made.
 
         None where the look fails; *error* is in doubt then, where looking later may tell. What was sent stays unknown,
@@ -893,7 +897,7 @@ class TicketWork:
                 if blind.failure.kind is not Kind.PERMANENT:
                     error.failure = replace(error.failure, kind=Kind.IN_DOUBT)
                 return None
-            if error.failure.reason in _NEVER_WRITTEN or _holds(record, values):
+            if error.failure.reason in _NEVER_WRITTEN or _holds(record, values, before):
                 break
         return record
 
@@ -967,31 +971,28 @@ class TicketWork:
         )
 
     def _compare(self, record: Record, sent: Mapping[str, str]) -> None:
-        odd = {field for field, value in sent.items() if not same(record.get(field, ""), value)}
+        odd = {field for field, value in sent.items() if not is_kept(record.get(field, ""), value)}
         self.odd_fields |= odd - {field for field in _RENAMED if record.get(field)}
 
     def _sent(self, field: str, value: str) -> str:
         return self._references.sys_id(self.rule.table, field, value, deadline=self._deadline)
 
 
-def _holds(record: Record, values: Mapping[str, str]) -> bool:
-    """Whether all that was sent stands in *record*."""
-    return all(same(record.get(field, ""), value) for field, value in values.items())
+def _holds(record: Record, values: Mapping[str, str], before: Mapping[str, str]) -> bool:
+    """Whether all that was sent stands in *record*.
+
+    What its column spells in its own way counts where something else stood there *before*.
+    """
+    return all(
+        is_same_text(found := record.get(field, ""), value) or (is_kept(found, value) and found != before.get(field))
+        for field, value in values.items()
+    )
 
 
 def _count(record: Record) -> int | None:
     """The record's ``sys_mod_count``, None where it tells none that can be one."""
     count = record.get("sys_mod_count", "")
     return int(count) if _COUNT.fullmatch(count) else None
-
-
-def same(one: str, other: str) -> bool:
-    """Whether two values are the same to ServiceNow, which trims text and has its own idea of a line's end."""
-    return one == other or _plain(one) == _plain(other)
-
-
-def _plain(value: str) -> str:
-    return value.replace("\r\n", "\n").strip()
 
 
 def said_json(wants: Wants | Failure, to_json: Callable[[Wants], str]) -> str:
