@@ -371,9 +371,10 @@ def _replay(app: App, events: tuple[str, ...], *, since: float | None, rule: str
             known = app.ledger.is_known(event)
             click.echo(f"{event}: " + ("already done" if known else "not in the ledger"), err=not known)
             tally["already done" if known else "unknown"] += 1
-    bodies = {letter.event: letter.body for letter in letters}
+    # An id that was used again is another event.
+    bodies = {(letter.event, letter.content): letter.body for letter in letters}
     waiting: list[str] = []
-    for number, (event_id, body) in enumerate(bodies.items(), start=1):
+    for number, ((event_id, _), body) in enumerate(bodies.items(), start=1):
         delivered = app.engine.deliver(hasura.parse(body.encode()), anew=True)
         for outcome in delivered.outcomes:
             tally[outcome.status.value] += 1

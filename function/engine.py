@@ -141,7 +141,7 @@ class Engine:
                     outcomes.append(self._one(event, rule, step, anew=anew, deadline=deadline))
             # Under other rules it may have been dead or waiting: no rule, no mapping of the key, another key.
             # What a rule has that this instance does not know is another instance's, in the middle of a deployment.
-            self._ledger.forgive(event.id, rules=["", *(rule.id for rule in rules)], but=kept)
+            self._ledger.forgive(event, rules=["", *(rule.id for rule in rules)], but=kept)
         self._notices.flush(timeout_seconds=max(0.0, min(5.0, deadline.left())))
         now = None
         waits = []
@@ -313,7 +313,7 @@ class Engine:
         stands = self._ledger.finish(
             work.ticket,
             owner=owner,
-            event=event.id,
+            event=event,
             outcome=outcome,
             failure=failure,
             duration_seconds=time.monotonic() - started,

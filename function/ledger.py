@@ -50,6 +50,8 @@ class Ticket:
     state: str = ""
     known: Mapping[str, str] = field(default_factory=dict)
     asked: Mapping[str, str] = field(default_factory=dict)
+    # Fields that were left empty, each with the name that nobody goes by.
+    left_empty: Mapping[str, str] = field(default_factory=dict)
     row_resolved: bool = False
     trail: Trail = field(default_factory=Trail)
     sending: Sending | None = None
@@ -71,6 +73,7 @@ class Delivery:
     event: str
     rule: str
     key: str
+    content: str
     source: str
     status: str
     attempts: int
@@ -172,7 +175,9 @@ class Admission:
     now: float = 0.0
 
 
-_FIND_DELIVERY = "SELECT * FROM servicenow.delivery WHERE event = :event AND rule = :rule AND key = :key"
+# An event is known by its id and its content: an id that is used again is another event.
+_THIS_DELIVERY = "event = :event AND rule = :rule AND key = :key AND content = :content"
+_FIND_DELIVERY = f"SELECT * FROM servicenow.delivery WHERE {_THIS_DELIVERY}"  # noqa: S608  # our own words
 
 # A lease is free when it has ended, and when it is ours already (a transaction repeated after a lost connection).
 _TAKE_LEASE = """
@@ -196,8 +201,8 @@ _COUNT_ATTEMPT = """
 INSERT INTO servicenow.delivery
     (event, rule, key, content, source, status, attempts, first_seen, last_at, digest, counted, body)
 VALUES (:event, :rule, :key, :content, :source, 'waiting', 1, {now}, {now}, :digest, :counted, :body)
-ON CONFLICT (event, rule, key) DO UPDATE SET
-    content = :content, source = :source, status = 'waiting', digest = :digest, counted = :counted, body = :body,
+ON CONFLICT (event, rule, key, content) DO UPDATE SET
+    source = :source, status = 'waiting', digest = :digest, counted = :counted, body = :body,
     attempts = CASE WHEN :anew THEN 1 ELSE servicenow.delivery.attempts + 1 END,
     first_seen = CASE WHEN :anew THEN {now} ELSE servicenow.delivery.first_seen END,
     last_at = {now}
@@ -214,7 +219,7 @@ RETURNING trail, sys_id, row_resolved
 _SAVE_TICKET = """
 UPDATE servicenow.ticket SET
     "table" = :table, generation = :generation, sys_id = :sys_id, number = :number, state = :state, known = :known,
-    asked = :asked, row_resolved = :row_resolved, mod_count = :mod_count, sending = :sending,
+    asked = :asked, left_empty = :left_empty, row_resolved = :row_resolved, mod_count = :mod_count, sending = :sending,
     suspect_until = :suspect_until,
     suspect_fields = :suspect_fields, late_seen = :late_seen,
     late_fields = CASE WHEN late_writes = :late_seen THEN '[]' ELSE late_fields END, updated_at = {now},
@@ -243,13 +248,13 @@ WHERE t.last_at + :within <= {now} OR t.tries < :most
 RETURNING tries
 """
 
-_SAVE_DELIVERY = """
+_SAVE_DELIVERY = f"""
 UPDATE servicenow.delivery SET
     status = :status, outcome = :outcome, retry_at = :retry_at, reason = :reason, hint = :hint, words = :words,
-    ticket = :ticket, duration = :duration, fingerprint = :fingerprint, last_at = {now},
+    ticket = :ticket, duration = :duration, fingerprint = :fingerprint, last_at = {{now}},
     body = CASE WHEN :status = 'done' THEN '' ELSE body END
-WHERE event = :event AND rule = :rule AND key = :key
-"""
+WHERE {_THIS_DELIVERY}
+"""  # noqa: S608  # our own words
 
 # Suspect by our own record, by a late writer's, or because a holder vanished with a write under way.
 _SUSPECTS = """
@@ -374,11 +379,11 @@ class Ledger:
         *said* is the step's wants as JSON text. *anew*: a dead letter is tried again with a new clock; otherwise, under
         the same *digest*, it stays dead.
         """
-        names = {"event": event.id, "rule": rule, "key": step.key}
+        names = {"event": event.id, "rule": rule, "key": step.key, "content": event.content}
 
         def work(transaction: Transaction) -> Beginning:
             before = _one(transaction.execute(_FIND_DELIVERY, **names))
-            ended = _ended(before, event, digest, anew=anew)
+            ended = _ended(before, digest, anew=anew)
             if ended is not None:
                 return ended
             keyed = {"instance": instance, "rule": rule, "key": step.key}
@@ -388,7 +393,7 @@ class Ledger:
                 return Busy(max(0.0, left["seconds"]) if left else 0.0)
             # Whoever held the lease a moment ago may have finished this very event.
             before = _one(transaction.execute(_FIND_DELIVERY, **names))
-            ended = _ended(before, event, digest, anew=anew)
+            ended = _ended(before, digest, anew=anew)
             if ended is not None:
                 transaction.execute(
                     "UPDATE servicenow.ticket SET lease_owner = '' "
@@ -397,10 +402,9 @@ class Ledger:
                     owner=owner,
                 )
                 return ended
-            same = before is not None and before["content"] == event.content
             trail = from_json(leased["trail"])
             if with_trail:
-                if same and before and before["counted"]:
+                if before and before["counted"]:
                     trail = restate(trail, step.entered, said)
                 else:
                     trail = hear(trail, step, said, sent_at=event.entered_at)
@@ -408,12 +412,11 @@ class Ledger:
             delivery = transaction.execute(
                 _COUNT_ATTEMPT,
                 **names,
-                content=event.content,
                 source=event.source,
                 digest=digest,
                 counted=with_trail,
                 body=event.body,
-                anew=not same or before is None or before["status"] != "waiting",
+                anew=before is None or before["status"] != "waiting",
             )[0]
             return Begun(_ticket(leased, trail), _delivery(delivery), leased["now"])
 
@@ -425,7 +428,7 @@ class Ledger:
         Of a key that nobody has heard of nothing is kept. Needs no lease: the trail alone changes. Where it tells that
         the row of a ticket is gone, the ticket is suspect from now on, and brought in step when it is looked at.
         """
-        names = {"event": event.id, "rule": rule, "key": step.key}
+        names = {"event": event.id, "rule": rule, "key": step.key, "content": event.content}
         keyed = {"instance": instance, "rule": rule, "key": step.key}
 
         def work(transaction: Transaction) -> None:
@@ -440,7 +443,6 @@ class Ledger:
             transaction.execute(
                 _COUNT_ATTEMPT,
                 **names,
-                content=event.content,
                 source=event.source,
                 digest=digest,
                 counted=True,
@@ -448,8 +450,8 @@ class Ledger:
                 anew=True,
             )
             transaction.execute(
-                "UPDATE servicenow.delivery SET status = 'done', outcome = :outcome, reason = :reason "
-                "WHERE event = :event AND rule = :rule AND key = :key",
+                f"UPDATE servicenow.delivery SET status = 'done', outcome = :outcome, reason = :reason "  # noqa: S608
+                f"WHERE {_THIS_DELIVERY}",
                 **names,
                 outcome=Status.SKIPPED.value,
                 reason=Reason.WHEN_FALSE.value,
@@ -481,7 +483,7 @@ class Ledger:
         ticket: Ticket | None,
         *,
         owner: str,
-        event: str,
+        event: Event,
         outcome: Outcome,
         failure: Failure | None,
         duration_seconds: float,
@@ -493,9 +495,10 @@ class Ledger:
         A dead letter and the alert that tells of it are one transaction: neither is ever without the other.
         """
         done = outcome.status not in (Status.RETRYING, Status.DEAD)
+        names = {"event": event.id, "rule": outcome.rule, "key": outcome.key, "content": event.content}
 
         def work(transaction: Transaction) -> bool:
-            before = _one(transaction.execute(_FIND_DELIVERY, event=event, rule=outcome.rule, key=outcome.key))
+            before = _one(transaction.execute(_FIND_DELIVERY, **names))
             if before and before["duration"] == duration_seconds and before["outcome"] == outcome.status.value:
                 # Committed already, and repeated because the answer to that was lost.
                 return True
@@ -503,9 +506,7 @@ class Ledger:
                 return False
             transaction.execute(
                 _SAVE_DELIVERY,
-                event=event,
-                rule=outcome.rule,
-                key=outcome.key,
+                **names,
                 status="done" if done else "dead" if outcome.status is Status.DEAD else "waiting",
                 outcome=outcome.status.value,
                 retry_at=outcome.retry_at,
@@ -543,11 +544,11 @@ class Ledger:
 
         *samples_max*: no more than so many are kept of this event's source and rule.
         """
-        names = {"event": event.id, "rule": outcome.rule, "key": outcome.key}
+        names = {"event": event.id, "rule": outcome.rule, "key": outcome.key, "content": event.content}
 
         def work(transaction: Transaction) -> Outcome:
             before = _one(transaction.execute(_FIND_DELIVERY, **names))
-            if isinstance(_ended(before, event, digest, anew=anew), AlreadyDead):
+            if isinstance(_ended(before, digest, anew=anew), AlreadyDead):
                 return outcome
             if before is None and samples_max is not None:
                 kept = transaction.execute(
@@ -562,7 +563,6 @@ class Ledger:
             transaction.execute(
                 _COUNT_ATTEMPT,
                 **names,
-                content=event.content,
                 source=event.source,
                 digest=digest,
                 counted=False,
@@ -587,24 +587,27 @@ class Ledger:
 
         return self._database.run(work)
 
-    def forgive(self, event: str, *, rules: Sequence[str], but: Sequence[tuple[str, str]]) -> None:
+    def forgive(self, event: Event, *, rules: Sequence[str], but: Sequence[tuple[str, str]]) -> None:
         """What is kept of *event* as dead or waiting under *rules*, but for *but* (rule and key), is over: they do not
         want it now. It is not done, though: should they want it again, it begins again.
         """
 
         def work(transaction: Transaction) -> None:
             rows = transaction.execute(
-                "SELECT rule, key, fingerprint FROM servicenow.delivery WHERE event = :event AND status <> 'done'",
-                event=event,
+                "SELECT rule, key, fingerprint FROM servicenow.delivery "
+                "WHERE event = :event AND content = :content AND status <> 'done'",
+                event=event.id,
+                content=event.content,
             )
             for row in rows:
                 if (row["rule"], row["key"]) in but or row["rule"] not in rules:
                     continue
                 transaction.execute(
-                    "UPDATE servicenow.delivery "
+                    "UPDATE servicenow.delivery "  # noqa: S608  # our own words
                     "SET status = 'done', outcome = :forgiven, body = '', last_at = {now} "
-                    "WHERE event = :event AND rule = :rule AND key = :key",
-                    event=event,
+                    f"WHERE {_THIS_DELIVERY}",
+                    event=event.id,
+                    content=event.content,
                     rule=row["rule"],
                     key=row["key"],
                     forgiven=FORGIVEN,
@@ -950,11 +953,12 @@ class Ledger:
 
         def work(transaction: Transaction) -> None:
             told = transaction.execute(
-                "UPDATE servicenow.delivery SET fingerprint = :fingerprint, "
+                "UPDATE servicenow.delivery SET fingerprint = :fingerprint, "  # noqa: S608  # our own words
                 "status = CASE WHEN :gave_up THEN 'dead' ELSE status END, "
                 "reason = CASE WHEN :gave_up THEN 'gave_up' ELSE reason END "
-                "WHERE event = :event AND rule = :rule AND key = :key AND status = 'waiting' RETURNING event",
+                f"WHERE {_THIS_DELIVERY} AND status = 'waiting' RETURNING event",
                 event=delivery.event,
+                content=delivery.content,
                 rule=delivery.rule,
                 key=delivery.key,
                 fingerprint=alert.fingerprint,
@@ -1049,8 +1053,8 @@ def _not_admitted(row: Record, wait_seconds: float, *, waiting_for_probe: bool) 
     )
 
 
-def _ended(before: Record | None, event: Event, digest: str, *, anew: bool) -> AlreadyDone | AlreadyDead | None:
-    if before is None or before["content"] != event.content:
+def _ended(before: Record | None, digest: str, *, anew: bool) -> AlreadyDone | AlreadyDead | None:
+    if before is None:
         return None
     # What the rules did not want is wanted again by others, perhaps.
     unwanted = before["reason"] == Reason.WHEN_FALSE and before["digest"] != digest
@@ -1076,6 +1080,7 @@ def _save_ticket(transaction: Transaction, ticket: Ticket, owner: str, *, releas
         state=ticket.state,
         known=json.dumps(dict(ticket.known)),
         asked=json.dumps(dict(ticket.asked)),
+        left_empty=json.dumps(dict(ticket.left_empty)),
         row_resolved=ticket.row_resolved,
         mod_count=ticket.mod_count,
         sending=_sending_json(ticket.sending),
@@ -1137,6 +1142,7 @@ def _ticket(row: Record, trail: Trail) -> Ticket:
         state=row["state"],
         known=json.loads(row["known"]),
         asked=json.loads(row["asked"]),
+        left_empty=json.loads(row["left_empty"]),
         row_resolved=bool(row["row_resolved"]),
         trail=trail,
         sending=sending,
@@ -1154,6 +1160,7 @@ def _delivery(row: Record) -> Delivery:
         row["event"],
         row["rule"],
         row["key"],
+        row["content"],
         row["source"],
         row["status"],
         row["attempts"],

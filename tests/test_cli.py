@@ -94,7 +94,7 @@ def test_migrate_brings_the_ledger_up_to_date_and_says_so(shell: Shell) -> None:
     first = shell.run("migrate")
     second = shell.run("migrate")
 
-    assert (first.status, first.out) == (0, "applied migration 0001, 0002, 0003, 0004, 0005\n")
+    assert (first.status, first.out) == (0, "applied migration 0001, 0002, 0003, 0004, 0005, 0006\n")
     assert (second.status, second.out) == (0, "the ledger is up to date\n")
 
 
@@ -506,6 +506,21 @@ def test_replay_tries_again_what_was_put_right_in_servicenow(shell: Shell) -> No
 
     assert dead.said == "dead refused_by_acl"
     assert allowed.lines[-1] == "1 created"
+
+
+def test_replay_delivers_every_event_that_had_the_id(shell: Shell) -> None:
+    for key in (1, 2):
+        shell.world.send(insert("outages", outage(key, severity="odd"), id="e"))
+    shell.world.send(insert("outages", outage(3), id="e"))
+    # Of no key: what they have in common is the id alone.
+    for title in ("a", "b"):
+        shell.world.send(insert("outages", outage(None, title=title), id="e"))
+    shell.rules.write_text(MENDED.replace('"{{ row.id }}"', '"{{ row.id or row.title }}"'))
+
+    replayed = shell.run("replay", "e")
+
+    assert replayed.lines[-1] == "4 created"
+    assert len(shell.world.incidents) == 5
 
 
 def test_replay_failed_delivers_every_dead_letter_and_then_none(shell: Shell) -> None:

@@ -28,6 +28,7 @@ from function.trail import NOT_YET, end
 from tests.world import Clock
 
 WANTS = Wants(when=True, resolved=False, gone=False, fields={}, close={})
+MIGRATIONS = Path(__file__).parent.parent / "function" / "migrations"
 ME, OTHER = "me", "another instance"
 LEASE = 80.0
 
@@ -88,13 +89,13 @@ def begun(beginning: Beginning) -> Begun:
 
 
 def finish(
-    ledger: Ledger, work: Begun, status: Status, *, owner: str = ME, alert: Alert | None = None, event: str = "e"
+    ledger: Ledger, work: Begun, status: Status, *, owner: str = ME, alert: Alert | None = None, id: str = "e"
 ) -> bool:
     failure = Failure(Kind.PERMANENT, Reason.BAD_MAPPING, "a hint") if status is Status.DEAD else None
     return ledger.finish(
         work.ticket,
         owner=owner,
-        event=event,
+        event=event(id),
         outcome=Outcome("r", work.ticket.key, status, "INC1", Reason.BAD_MAPPING if failure else None),
         failure=failure,
         duration_seconds=0.1,
@@ -153,7 +154,7 @@ def test_a_holder_that_wakes_up_without_its_lease_writes_down_nothing_but_suspec
     now = begun(begin(event("f"), owner=OTHER))
     wrote = Begun(replace(slept.ticket, wrote=frozenset({"state"})), slept.delivery, slept.now)
     stands = finish(ledger, wrote, Status.CREATED)
-    finish(ledger, now, Status.CREATED, owner=OTHER, event="f")
+    finish(ledger, now, Status.CREATED, owner=OTHER, id="f")
     [kept] = ledger.database.run(lambda t: t.execute("SELECT status FROM servicenow.delivery WHERE event = 'e'"))
 
     assert not stands
@@ -164,7 +165,7 @@ def test_a_holder_that_wakes_up_without_its_lease_writes_down_nothing_but_suspec
 
 def test_a_done_event_is_done_and_a_dead_one_stays_dead_under_the_same_digest(ledger: Ledger, begin: Begin) -> None:
     finish(ledger, begun(begin()), Status.CREATED)
-    finish(ledger, begun(begin(event("f"))), Status.DEAD, event="f")
+    finish(ledger, begun(begin(event("f"))), Status.DEAD, id="f")
 
     assert isinstance(begin(), AlreadyDone)
     assert isinstance(begin(event("f")), AlreadyDead)
@@ -197,6 +198,66 @@ def test_the_same_id_with_other_content_is_another_event(ledger: Ledger, begin: 
     reached = end(other.ticket.trail)
     assert reached is not None
     assert reached.digest == "b"
+
+
+@pytest.mark.parametrize("key", ["1", "2"])
+def test_a_dead_letter_outlives_another_event_under_its_id(ledger: Ledger, begin: Begin, key: str) -> None:
+    finish(ledger, begun(begin()), Status.DEAD)
+    other = event("e", "other")
+    work = begun(begin(other, step(key, left="a", entered="b")))
+    ledger.forgive(other, rules=["", "r"], but=[("r", key)])
+    ledger.finish(
+        work.ticket,
+        owner=ME,
+        event=other,
+        outcome=Outcome("r", key, Status.CREATED),
+        failure=None,
+        duration_seconds=0.1,
+    )
+
+    [letter] = ledger.dead_letters(events=["e"])
+    assert (letter.content, letter.status, letter.body) == ("c", "dead", '{"id": "e"}')
+    assert isinstance(begin(), AlreadyDead)
+    assert isinstance(begin(other, step(key, left="a", entered="b")), AlreadyDone)
+
+
+def test_two_events_under_one_id_may_both_be_dead(ledger: Ledger, begin: Begin) -> None:
+    for content in ("c", "other"):
+        one = event("e", content)
+        work = begun(begin(one))
+        dead = Outcome("r", "1", Status.DEAD)
+        ledger.finish(work.ticket, owner=ME, event=one, outcome=dead, failure=None, duration_seconds=0.1)
+
+    assert [letter.content for letter in ledger.dead_letters(events=["e"])] == ["c", "other"]
+    assert [letter.content for letter in ledger.dead_letters()] == ["c", "other"]
+
+
+def test_a_ledger_of_before_is_brought_along(url: str, tmp_path: Path) -> None:
+    written = "INSERT INTO servicenow.delivery (event, rule, key, content, source, status, first_seen, last_at, body) "
+    written += "VALUES ('e', 'r', '1', 'c', 's', 'dead', 1, 2, '{}')"
+    before = [file.read_text("utf-8") for file in sorted(MIGRATIONS.glob("000[123]_*.sql"))]
+    before += [
+        "CREATE TABLE servicenow.migration (number INTEGER PRIMARY KEY, applied_at DOUBLE PRECISION NOT NULL)",
+        "INSERT INTO servicenow.migration VALUES (1, 0), (2, 0), (3, 0)",
+        written,
+    ]
+    if url.startswith("sqlite"):
+        file = sqlite3.connect(tmp_path / "ledger.db")
+        file.executescript(";".join(before).replace("servicenow.", ""))
+        file.close()
+    else:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("CREATE SCHEMA servicenow")
+            for sql in before:
+                connection.execute(sql)
+
+    database = Database(url)
+    applied = database.migrate()
+    [letter] = Ledger(database).dead_letters()
+    database.close()
+
+    assert applied[-1] == 6
+    assert (letter.event, letter.key, letter.content, letter.first_seen, letter.body) == ("e", "1", "c", 1.0, "{}")
 
 
 def test_the_event_is_kept_until_it_is_done(ledger: Ledger, begin: Begin) -> None:
@@ -292,7 +353,7 @@ def test_what_is_old_is_forgotten_but_not_a_ticket(ledger: Ledger, begin: Begin,
     work = begun(begin())
     ledger.save(_with_ticket(work), owner=ME)
     finish(ledger, Begun(_with_ticket(work), work.delivery, work.now), Status.CREATED)
-    finish(ledger, begun(begin(event("f"), step("2"))), Status.UNCHANGED, event="f")
+    finish(ledger, begun(begin(event("f"), step("2"))), Status.UNCHANGED, id="f")
     clock.advance(91 * 86400)
     ledger.forget_older_than(90 * 86400)
 
@@ -311,7 +372,7 @@ def test_many_instances_bring_the_ledger_up_to_date_at_once(url: str) -> None:
     for database in databases:
         database.close()
 
-    assert applied == [1, 2, 3, 4, 5]
+    assert applied == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_new_file_is_opened_by_many_at_once(tmp_path: Path) -> None:
@@ -322,7 +383,7 @@ def test_a_new_file_is_opened_by_many_at_once(tmp_path: Path) -> None:
         for database in databases:
             database.close()
 
-        assert sorted(applied) == [*[[]] * 7, [1, 2, 3, 4, 5]]
+        assert sorted(applied) == [*[[]] * 7, [1, 2, 3, 4, 5, 6]]
 
 
 def test_two_that_meet_in_a_deadlock_are_both_done(postgresql: str) -> None:
@@ -357,7 +418,7 @@ def test_with_ledger_migrate_off_one_sentence_says_what_is_missing(url: str) -> 
     database = Database(url, migrate=False)
 
     with pytest.raises(
-        LedgerNotMigrated, match=r"lacks migration 0001, 0002, 0003, 0004, 0005 .*python -m function migrate"
+        LedgerNotMigrated, match=r"lacks migration 0001, 0002, 0003, 0004, 0005, 0006 .*python -m function migrate"
     ):
         Ledger(database).now()
     database.close()
