@@ -42,6 +42,18 @@ CHOICES: Final[Mapping[str, Mapping[str, Mapping[str, str]]]] = {
         "close_code": dict.fromkeys(("successful", "successful_issues", "unsuccessful"), ""),
     },
 }
+# Columns that refer to a record of another table, which may be named by what stands in one of its columns: the surest
+# comes first.
+REFERENCES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    "assignment_group": ("sys_user_group", ("name",)),
+    **dict.fromkeys(
+        ("assigned_to", "caller_id", "opened_by", "requested_by"), ("sys_user", ("user_name", "email", "name"))
+    ),
+    **dict.fromkeys(("cmdb_ci", "business_service"), ("cmdb_ci", ("name",))),
+    "parent_incident": ("incident", ("number",)),
+    "problem_id": ("problem", ("number",)),
+    "std_change_producer_version": ("std_change_producer_version", ("name",)),
+}
 
 
 def not_a_choice(table: str, column: str, said: str) -> str:

@@ -309,7 +309,7 @@ class Engine:
             outcome = Outcome(rule.id, step.key, result.status, work.ticket.number, result.reason)
         else:
             outcome = self._failed(rule, step, begun, failure, work.ticket.number, started=started)
-        alerts, fingerprint = self._alerts(event, rule, step, begun, outcome, failure, unwell, work.odd_fields)
+        alerts, fingerprint = self._alerts(event, rule, step, begun, outcome, failure, unwell, work)
         stands = self._ledger.finish(
             work.ticket,
             owner=owner,
@@ -368,16 +368,24 @@ class Engine:
         outcome: Outcome,
         failure: Failure | None,
         unwell: UnwellError | None,
-        odd_fields: frozenset[str],
+        work: TicketWork,
     ) -> tuple[list[Alert], str]:
         """The alerts of one outcome, and the fingerprint of the one that the delivery belongs to."""
         alerts = []
         fingerprint = ""
         delivery = begun.delivery
         about = About(rule.id, _table(event.source), step.key, event.id, delivery.attempts, delivery.first_seen)
-        if odd_fields:
-            odd = Failure(Kind.PERMANENT, Reason.NOT_KEPT, _not_kept(odd_fields))
-            alerts.append(self._alert("field", odd, about, fields=sorted(odd_fields)))
+        if work.left_empty:
+            hints = "; ".join(dict.fromkeys(work.left_empty.values()))
+            nobody = Failure(
+                Kind.PERMANENT,
+                Reason.UNKNOWN_REFERENCE,
+                f"{hints}. It is filled in when the record is there and the row changes, unless people did so before",
+            )
+            alerts.append(self._alert("field", nobody, about, fields=sorted(work.left_empty)))
+        if work.odd_fields:
+            odd = Failure(Kind.PERMANENT, Reason.NOT_KEPT, _not_kept(work.odd_fields))
+            alerts.append(self._alert("field", odd, about, fields=sorted(work.odd_fields)))
         if failure is not None and outcome.status is Status.DEAD:
             dead = self._alert("dead", replace(failure, reason=outcome.reason or failure.reason), about)
             alerts.append(dead)

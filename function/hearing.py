@@ -78,6 +78,7 @@ class TicketRule:
 
     *fields* are the columns that the rule writes, *opening* those among them that are written at creation only.
     *closing* are the columns that go with the state of a ticket that ends.
+    *leave_empty* are those that are left empty where the row names nobody whom ServiceNow knows.
     *where* is the place of each of its keys in the rules file, as ``rules.yaml:17: rules[0].ticket.table``; of one that
     is left out, and of "", the ticket's own.
     """
@@ -91,6 +92,7 @@ class TicketRule:
     on_missing: str
     fields: tuple[str, ...]
     opening: frozenset[str]
+    leave_empty: frozenset[str]
     closing: tuple[str, ...]
     resolves: bool
     where: Mapping[str, str] = field(repr=False)

@@ -226,6 +226,12 @@ def _headline(notice: Notice, now: float) -> tuple[str, str]:
                 f"calls to ServiceNow are held: {why}",
                 f"Calls to ServiceNow are held: {why}. Events wait meanwhile: Hasura sends them again by itself.",
             )
+        case "field" if notice.reason == Reason.UNKNOWN_REFERENCE:
+            fields = ", ".join(notice.fields)
+            return (
+                f"left {fields} of {who} empty",
+                f"The ticket of {who} is there, without {fields}: {why}. The rule says to leave that empty then.",
+            )
         case "field":
             fields = ", ".join(notice.fields)
             again = " A field is sent again when the row gives another value for it, and not before."

@@ -223,13 +223,13 @@ class _Examination:
             if missing is not None:
                 yield missing
                 continue
-            yield from self._column(column, saying, described)
+            yield from self._column(column, saying, described, rule.ticket)
         yield from _states(rule, described)
         yield from _closing_default(rule, described)
         for policy in described.policies or ():
             yield from _policy(policy, rule, described)
 
-    def _column(self, column: str, saying: Saying, described: Description) -> Iterator[Finding]:
+    def _column(self, column: str, saying: Saying, described: Description, ticket: TicketRule) -> Iterator[Finding]:
         known = (described.columns or {}).get(column)
         said = sorted(value for value in saying.template.literals() if value.strip())
         choices = (described.choices or {}).get(column, {})
@@ -241,14 +241,15 @@ class _Examination:
             yield from _typed(column, known, saying, said)
         if column in REFERENCES:
             for name in said:
-                yield from self._referred(column, name, saying.where)
+                yield from self._referred(column, name, saying.where, may_be_empty=column in ticket.leave_empty)
 
-    def _referred(self, column: str, name: str, where: str) -> Iterator[Finding]:
+    def _referred(self, column: str, name: str, where: str, *, may_be_empty: bool) -> Iterator[Finding]:
         try:
             self.references.sys_id(column, name, find=self._find, left_seconds=lambda: CALL_SECONDS_MAX)
         except UnknownReference as error:
             why = error.hint.removeprefix(f"what is given for {column} ")
-            yield Finding(Level.FAULT, where, f"{_quoted(name)} {why}", "Correct the name, or make the record")
+            level = Level.WARNING if may_be_empty and not error.is_ambiguous else Level.FAULT
+            yield Finding(level, where, f"{_quoted(name)} {why}", "Correct the name, or make the record")
         except ServiceNowError as error:
             if _is_serious(error.failure):
                 raise

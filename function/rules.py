@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import yaml
 
-from function.choices import meant_choice, not_a_choice
+from function.choices import REFERENCES, meant_choice, not_a_choice
 from function.event import SCHEDULED, Op, digest
 from function.hearing import (
     CLOSE_NOTES_RESOLVED,
@@ -59,6 +59,7 @@ CREATING_OPS: Final = (Op.INSERT, Op.UPDATE, Op.MANUAL)
 AFTER_CLOSE: Final = ("reopen", "new", "leave")
 ON_DELETE: Final = ("resolve", "cancel", "leave")
 ON_MISSING: Final = ("fail", "recreate", "ignore")
+ON_UNKNOWN: Final = ("fail", "leave_empty")
 KEY_PARTS_MAX: Final = 16
 
 TOP_KEYS: Final = {
@@ -93,6 +94,8 @@ TICKET_KEYS: Final = {
     "on_delete": "What follows when the row is deleted: resolve (the default; of a change_request cancel), cancel or"
     " leave.",
     "on_missing": "What follows when people deleted the ticket: fail (the default), recreate or ignore.",
+    "on_unknown": "For a column that refers to a record, what follows where none goes by the name: fail (the default),"
+    " or leave_empty, until the record is there and the row changes.",
     "shared": "Whether many rows share one ticket: the first opens it, none closes it.",
     "order_by": "An expression: what orders the row's images, such as row.updated_at.",
 }
@@ -369,6 +372,7 @@ class _Reading:
             on_missing=self._choice(entries, "on_missing", path, ON_MISSING) or "fail",
             fields=written,
             opening=opening,
+            leave_empty=self._on_unknown(entries, path, fields),
             closing=tuple(key for key in ("close_code", "close_notes") if known or key in entries),
             resolves="resolve_when" in entries,
             where=dict.fromkeys(("", *TICKET_KEYS), self._where(_line(node), path))
@@ -376,6 +380,23 @@ class _Reading:
         )
         self._lives(entries, path, ticket, kind=fields.get("type"))
         return ticket, sayings
+
+    def _on_unknown(self, entries: Mapping[str, yaml.Node], path: str, fields: Collection[str]) -> frozenset[str]:
+        """The columns that are left empty where nobody goes by the name."""
+        if "on_unknown" not in entries:
+            return frozenset()
+        path = f"{path}.on_unknown"
+        columns = self._mapping(entries["on_unknown"], path, None) or {}
+        for column, node in columns.items():
+            if column not in fields:
+                what = f"is not among the `fields`{meant(column, fields)}"
+                self.fault(_line(node), f"{path}.{column}", what)
+            elif column not in REFERENCES:
+                what = f"is no column whose names are looked up: those are {', '.join(sorted(REFERENCES))}"
+                self.fault(_line(node), f"{path}.{column}", what)
+        return frozenset(
+            column for column in columns if self._choice(columns, column, path, ON_UNKNOWN) == "leave_empty"
+        )
 
     def _closing(
         self, entries: Mapping[str, yaml.Node], key: str, path: str, names: tuple[str, ...], table: str
@@ -788,6 +809,11 @@ def schema() -> dict[str, Any]:
             "creates": ops(CREATING_OPS),
             "on_delete": {"enum": list(ON_DELETE)},
             "on_missing": {"enum": list(ON_MISSING), "default": "fail"},
+            "on_unknown": {
+                "type": "object",
+                "propertyNames": {"enum": sorted(REFERENCES.keys() - FIELDS_REFUSED.keys() - {TEMPLATE})},
+                "additionalProperties": {"enum": list(ON_UNKNOWN)},
+            },
             "shared": {"type": "boolean", "default": False},
         },
     )

@@ -119,6 +119,16 @@ class TestFields:
         assert found.do == line
         assert "refers to cmn_location" in found.what
 
+    def test_a_name_that_nobody_goes_by_is_a_warning_where_the_field_may_be_left_empty(
+        self, servicenow: ServiceNow
+    ) -> None:
+        lenient = with_fields("caller_id: Nobody", closing=["on_unknown: {caller_id: leave_empty}"])
+
+        [found], [lenient_found] = told(servicenow, with_fields("caller_id: Nobody")), told(servicenow, lenient)
+
+        assert (found.level, lenient_found.level) == (FAULT, WARNING)
+        assert found.what == lenient_found.what
+
     def test_a_time_that_is_not_made_servicenows_is_warned_of(self, servicenow: ServiceNow) -> None:
         [found] = told(servicenow, with_fields('due_date: "{{ row.due }}"'))
 

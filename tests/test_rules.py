@@ -753,6 +753,31 @@ def test_the_examples_are_not_warned_of() -> None:
     assert load((ROOT / "rules.yaml").read_text(), environ={}).warnings == ()
 
 
+def test_a_rule_says_which_references_may_be_left_empty() -> None:
+    text = in_fields("caller_id: '{{ row.a }}'\n        assigned_to: '{{ row.b }}'")
+    text += "      on_unknown: {caller_id: leave_empty, assigned_to: fail}\n"
+
+    jsonschema.validate(yaml.safe_load(text), schema())
+    assert only(text).ticket.leave_empty == {"caller_id"}
+    assert only(FIRST).ticket.leave_empty == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("on_unknown", "fault"),
+    [
+        ("{caler_id: leave_empty}", ".caler_id: is not among the `fields`; did you mean `caller_id`?"),
+        ("{assigned_to: leave_empty}", ".assigned_to: is not among the `fields`"),
+        ("{short_description: fail}", ".short_description: is no column whose names are looked up: those are "),
+        ("{caller_id: leave}", ".caller_id: must be one of fail, leave_empty; did you mean `leave_empty`?"),
+        ("leave_empty", ": must be a mapping of names to values"),
+    ],
+)
+def test_a_fault_in_what_follows_for_an_unknown_name_is_told(on_unknown: str, fault: str) -> None:
+    [told] = faults(in_fields("caller_id: x") + f"      on_unknown: {on_unknown}\n")
+
+    assert told.startswith(f"rules.yaml:11: rules[0].ticket.on_unknown{fault}")
+
+
 def test_every_fault_is_told_at_once_in_the_order_of_lines() -> None:
     told = faults(
         FIRST.replace("version: 1", "version: 3").replace("row.id", "rwo.id").replace("[PORT]", "[PORT, NOPE]")

@@ -63,10 +63,11 @@ class InvalidArgument(ServiceNowError, ValueError):  # noqa: N818  # what happen
 
 
 class UnknownReference(InvalidArgument):
-    """No record goes by the name that was given, or more than one does; nothing was written."""
+    """No record goes by the name that was given, or more than one does (*is_ambiguous*); nothing was written."""
 
-    def __init__(self, hint: str) -> None:
+    def __init__(self, hint: str, *, is_ambiguous: bool = False) -> None:
         super().__init__(hint, reason=Reason.UNKNOWN_REFERENCE)
+        self.is_ambiguous = is_ambiguous
 
 
 class NotFound(ServiceNowError):  # noqa: N818  # as above

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from function import choices
 from function.event import Kind
 from function.servicenow.answers import Record, term
 from function.servicenow.errors import ServiceNowError, UnknownReference
@@ -29,24 +30,11 @@ class Referred:
     names: tuple[str, ...]
 
 
-_GROUP: Final = Referred("sys_user_group", ("name",))
-_USER: Final = Referred("sys_user", ("user_name", "email", "name"))
-_CI: Final = Referred("cmdb_ci", ("name",))
+REFERENCES: Final = {column: Referred(table, names) for column, (table, names) in choices.REFERENCES.items()}
+# Their records are kept for what they did once, and are no longer to be referred to once they are inactive.
+_WITH_ACTIVE: Final = frozenset({"sys_user", "sys_user_group", "std_change_producer_version"})
 
-REFERENCES: Final = {
-    "assignment_group": _GROUP,
-    "assigned_to": _USER,
-    "caller_id": _USER,
-    "opened_by": _USER,
-    "requested_by": _USER,
-    "cmdb_ci": _CI,
-    "business_service": _CI,
-    "parent_incident": Referred("incident", ("number",)),
-    "problem_id": Referred("problem", ("number",)),
-    "std_change_producer_version": Referred("std_change_producer_version", ("name",)),
-}
-
-_SYS_ID = re.compile(r"[0-9a-f]{32}")
+_SYS_ID = re.compile(r"[0-9a-fA-F]{32}", re.ASCII)
 
 Find: TypeAlias = Callable[[str, str, Sequence[str], int], list[Record]]
 """Asks ServiceNow: table, query, fields, limit."""
@@ -61,14 +49,17 @@ class References:
         self._lock = threading.Lock()
 
     def sys_id(self, field: str, name: str, *, find: Find, left_seconds: Callable[[], float]) -> str:
-        """What to send for *name* in *field*: itself where the field is no reference, or is emptied.
+        """What to send for *name* in *field*: itself where the field is no reference, nothing where it is blank.
 
         *left_seconds*: how long another thread that asks for the same name may be waited for.
         Raises UnknownReference where no record, or more than one, goes by that name, and what *find* raises.
         """
         referred = REFERENCES.get(field)
-        if referred is None or not name:
+        if referred is None:
             return name
+        name = name.strip()
+        if not name:
+            return ""
         key = (referred.table, name)
         known, until = self._known.get(key, ("", 0.0))
         if until > time.monotonic():
@@ -84,7 +75,7 @@ class References:
                 if failure is None:
                     return asked.result()
                 if isinstance(failure, UnknownReference):
-                    raise UnknownReference(failure.hint) from failure
+                    raise UnknownReference(failure.hint, is_ambiguous=failure.is_ambiguous) from failure
                 if isinstance(failure, ServiceNowError) and failure.failure.kind is Kind.PERMANENT:
                     raise ServiceNowError(failure.failure, call=failure.call) from failure
             return _look_up(referred, field, name, find)
@@ -106,29 +97,44 @@ class References:
 
 
 def _look_up(referred: Referred, field: str, name: str, find: Find) -> str:
-    columns = ("sys_id",) if _SYS_ID.fullmatch(name) else referred.names
+    by_id = _SYS_ID.fullmatch(name)
+    fields = ["sys_id", *referred.names]
     try:
-        query = "^OR".join(term(column, name) for column in columns)
+        query = "^OR".join(term(column, name) for column in (("sys_id",) if by_id else referred.names))
     except ValueError as error:
         raise _unknown(field, referred, "holds a character that a query cannot carry") from error
-    return chosen(referred, field, name, find(referred.table, query, ["sys_id", *referred.names], _ROWS_MAX))
+    if referred.table in _WITH_ACTIVE:
+        fields.append("active")
+        # So that those who left do not crowd out the one who is there.
+        query += "^ORDERBYDESCactive"
+    return chosen(referred, field, name, find(referred.table, query, fields, _ROWS_MAX))
 
 
 def chosen(referred: Referred, field: str, name: str, rows: Sequence[Record]) -> str:
-    """The sys_id of the one among *rows* that goes by *name*. Raises UnknownReference.
+    """The sys_id of the one among *rows* that goes by *name*: an active one, where there is one.
 
-    What matched is checked here: ServiceNow drops an invalid term and returns everything.
+    What matched is checked here: ServiceNow drops an invalid term and returns everything. A record that does not tell
+    whether it is active counts as one that is. Raises UnknownReference.
     """
-    for column in ("sys_id",) if _SYS_ID.fullmatch(name) else referred.names:
-        matching = {row["sys_id"] for row in rows if row.get(column, "").casefold() == name.casefold()}
-        if len(matching) == 1:
-            return matching.pop()
-        if matching:
-            raise _unknown(field, referred, f"is the {column} of more than one record")
+    columns = ("sys_id",) if _SYS_ID.fullmatch(name) else referred.names
+    named = name.strip().casefold()
+    for active in (True, False):
+        for column in columns:
+            matching = {
+                row["sys_id"]
+                for row in rows
+                if row.get(column, "").strip().casefold() == named and (row.get("active") != "false") is active
+            }
+            if len(matching) == 1:
+                return matching.pop()
+            if matching:
+                which = "active " if active and referred.table in _WITH_ACTIVE else ""
+                raise _unknown(field, referred, f"is the {column} of more than one {which}record", is_ambiguous=True)
     raise _unknown(field, referred, "is not there, or is hidden from the integration user")
 
 
-def _unknown(field: str, referred: Referred, why: str) -> UnknownReference:
+def _unknown(field: str, referred: Referred, why: str, *, is_ambiguous: bool = False) -> UnknownReference:
     return UnknownReference(
-        f"what is given for {field} {why} in {referred.table} (by {' or '.join(referred.names)}, or sys_id)"
+        f"what is given for {field} {why} in {referred.table} (by {' or '.join(referred.names)}, or sys_id)",
+        is_ambiguous=is_ambiguous,
     )

@@ -20,7 +20,15 @@ from function.event import Failure, InstanceTraits, KeptMark, Kind, Op, Reason, 
 from function.ledger import IN_DOUBT_SECONDS, Ledger, Sending, Ticket
 from function.line import Deadline, Line
 from function.rules import TicketRule
-from function.servicenow import Record, Request, ServiceNowError, is_sys_id, term, wrong_record
+from function.servicenow import (
+    Record,
+    Request,
+    ServiceNowError,
+    UnknownReference,
+    is_sys_id,
+    term,
+    wrong_record,
+)
 from function.servicenow.values import is_kept, is_same_text
 from function.states import States
 from function.targets.references import References
@@ -261,6 +269,10 @@ class TicketWork:
         self.rule = rule
         self.ticket = replace(ticket, table=rule.table)
         self.odd_fields: frozenset[str] = frozenset()
+        # Why, of each field that was left empty in this attempt.
+        self.left_empty: dict[str, str] = {}
+        # Names that nobody goes by, found out in this attempt: by field, with the reason.
+        self._unnamed: dict[str, tuple[str, str]] = {}
         self._line = line
         self._ledger = ledger
         self._references = references
@@ -296,6 +308,7 @@ class TicketWork:
                         self.ticket = replace(self.ticket, suspect_until=None, suspect_fields=frozenset())
                     if status is Status.UNCHANGED:
                         status, reason = decision.status, decision.reason
+                    reason = reason or (Reason.UNKNOWN_REFERENCE if self.left_empty else None)
                     return Result(status, reason, self.odd_fields)
                 case Look():
                     if not self._look():
@@ -347,12 +360,56 @@ class TicketWork:
         for field, value in self._wanted.items():
             if self.ticket.asked.get(field) == value:
                 continue
-            sent = self._references.sys_id(self.rule.table, field, value, deadline=self._deadline)
-            if field in self.ticket.known and is_same_text(self.ticket.known[field], sent):
-                self.ticket = replace(self.ticket, asked={**self.ticket.asked, field: value})
+            sent = self._sent(field, value)
+            known = self.ticket.known.get(field)
+            if self.ticket.left_empty.get(field) == value:
+                if sent is None:
+                    continue
+                # People may have filled it in meanwhile, and the row names whom it named before.
+                stands = bool(known)
             else:
-                changes[field] = sent
+                stands = known is not None and is_same_text(known, sent or "")
+            if stands:
+                self._remember_asked({field: value})
+            else:
+                # Nobody rather than the one who stands there, whom the row does not name any more.
+                changes[field] = sent or ""
         return changes
+
+    def _sent(self, field: str, value: str) -> str | None:
+        """What to send for *value*; None where nobody goes by that name and the rule says to leave the field empty."""
+        if self._is_unnamed(field, value):
+            return None
+        try:
+            return self._references.sys_id(self.rule.table, field, value, deadline=self._deadline)
+        except UnknownReference as error:
+            # Of several it is not known which: empty would be as wrong as any of them.
+            if error.is_ambiguous or field not in self.rule.leave_empty:
+                raise
+            self._unnamed[field] = (value, error.hint)
+            return None
+
+    def _is_unnamed(self, field: str, value: str) -> bool:
+        return field in self._unnamed and self._unnamed[field][0] == value
+
+    def _remember_asked(self, fields: Mapping[str, str]) -> None:
+        """The ticket says what the row gives for *fields*; of a name that nobody goes by, nothing."""
+        unnamed = {field for field, value in fields.items() if self._is_unnamed(field, value)}
+        for field in unnamed:
+            if self.ticket.left_empty.get(field) != fields[field]:
+                self.left_empty[field] = self._unnamed[field][1]
+                log.warning("left %s empty: %s", field, self._unnamed[field][1], extra={"rule": self.ticket.rule})
+        self.ticket = replace(
+            self.ticket,
+            asked={
+                **{field: value for field, value in self.ticket.asked.items() if field not in unnamed},
+                **{field: value for field, value in fields.items() if field not in unnamed},
+            },
+            left_empty={
+                **{field: value for field, value in self.ticket.left_empty.items() if field not in fields},
+                **{field: fields[field] for field in unnamed},
+            },
+        )
 
     @property
     def _fields(self) -> list[str]:
@@ -478,6 +535,7 @@ class TicketWork:
                     state="",
                     known={name: value for name, value in self.ticket.known.items() if name in self._link},
                     asked={},
+                    left_empty={},
                     row_resolved=False,
                     sending=None,
                     suspect_until=None,
@@ -512,6 +570,7 @@ class TicketWork:
             state="",
             known=dict.fromkeys(self._link, self.ticket.sys_id),
             asked={},
+            left_empty={},
             row_resolved=False,
             sending=None,
             suspect_until=None,
@@ -530,7 +589,8 @@ class TicketWork:
             return
         # An adopted ticket of an earlier attempt is told from an unknown one by this.
         recorded = before is not None or generation > 0
-        sent = {field: self._sent(field, value) for field, value in wants.fields.items()}
+        named = {field: self._sent(field, value) for field, value in wants.fields.items()}
+        sent = {field: value for field, value in named.items() if value is not None}
         marks = {"correlation_id": self._correlation, "correlation_display": self._display(traits)}
         values = {**sent, **marks, "sys_id": sys_id}
         if self._follows:
@@ -556,16 +616,17 @@ class TicketWork:
         self._learn(traits, InstanceTraits(honoured, kept_mark(record, marks)))
         self._take({**record, "sys_id": sys_id} if honoured else record)
         self._looked = True
-        asked = {**wants.fields, **(wants.close if resolved else {})}
         self.ticket = replace(
             self.ticket,
-            asked=asked,
+            asked={},
+            left_empty={},
             sending=None,
             # The primary key has decided: nothing that was sent before can commit any more.
             suspect_until=None,
             suspect_fields=frozenset(),
             row_resolved=resolved and self.ticket.state in self._states.ended,
         )
+        self._remember_asked({**wants.fields, **(wants.close if resolved else {})})
         # A state that did not follow is written again, by itself.
         self._compare(record, {field: value for field, value in {**sent, **close}.items() if field != "state"})
 
@@ -774,6 +835,7 @@ class TicketWork:
         self.ticket = replace(
             self.ticket,
             asked={},
+            left_empty={},
             sending=None,
             suspect_until=None,
             suspect_fields=frozenset(),
@@ -809,7 +871,7 @@ class TicketWork:
         assignee = self._wanted.get("assigned_to")
         if "assignment_group" in values and assignee and "assigned_to" not in values:
             # The platform clears the assignee when the group changes.
-            values["assigned_to"] = self._sent("assigned_to", assignee)
+            values |= {"assigned_to": sent} if (sent := self._sent("assigned_to", assignee)) is not None else {}
         if decision.state:
             values["state"] = decision.state
             if self._states.paths:
@@ -910,10 +972,10 @@ class TicketWork:
         stuck = bool(decision.state) and not self._went_on(before, decision)
         self.ticket = replace(
             self.ticket,
-            asked={**self.ticket.asked, **said},
             sending=None,
             row_resolved=self.ticket.row_resolved if stuck else decision.row_resolved,
         )
+        self._remember_asked(said)
         if stuck:
             raise ServiceNowError(
                 Failure(
@@ -973,9 +1035,6 @@ class TicketWork:
     def _compare(self, record: Record, sent: Mapping[str, str]) -> None:
         odd = {field for field, value in sent.items() if not is_kept(record.get(field, ""), value)}
         self.odd_fields |= odd - {field for field in _RENAMED if record.get(field)}
-
-    def _sent(self, field: str, value: str) -> str:
-        return self._references.sys_id(self.rule.table, field, value, deadline=self._deadline)
 
 
 def _holds(record: Record, values: Mapping[str, str], before: Mapping[str, str]) -> bool:
