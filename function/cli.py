@@ -13,6 +13,7 @@ import click
 
 from function import metadata
 from function.app import HOUSEKEEPING, App, assemble, build, read_rules
+from function.columntypes import key_warnings, read_migrations
 from function.connection import Told
 from function.database import Database, LedgerUnavailable
 from function.event import Event, Failure, Op, Reason, Status, instant
@@ -242,7 +243,10 @@ def _checked_triggers(folder: Path, rules: Rules | None, settings: Settings | No
         found = metadata.read(folder)
     except metadata.MetadataError as error:
         return metadata.Findings(faults=list(error.faults))
-    return metadata.check(found, rules, deadline_seconds=settings.deadline_seconds if settings else None)
+    findings = metadata.check(found, rules, deadline_seconds=settings.deadline_seconds if settings else None)
+    if rules is not None:
+        findings.warnings += key_warnings(rules.rules, read_migrations(folder))
+    return findings
 
 
 def _counted(number: int, what: str) -> str:

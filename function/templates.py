@@ -171,6 +171,21 @@ class Template:
                     parts.add(part)
         return parts
 
+    def wholes_of(self, name: str) -> set[str]:
+        """The parts of *name* that it reads whole: of ``row.id`` and ``row.at.day``, ``id``."""
+        found = list(self._tree.find_all((nodes.Getattr, nodes.Getitem)))
+        inner = {id(node.node) for node in found if isinstance(node, nodes.Getattr | nodes.Getitem)}
+        wholes = set()
+        for node in found:
+            match node:
+                case nodes.Getattr(node=nodes.Name(name=whose), attr=part) if whose == name and id(node) not in inner:
+                    wholes.add(part)
+                case nodes.Getitem(node=nodes.Name(name=whose), arg=nodes.Const(value=str() as part)) if (
+                    whose == name and id(node) not in inner
+                ):
+                    wholes.add(part)
+        return wholes
+
     def literals(self) -> frozenset[str]:
         """The values that it can give, of those that stand in its text whole; a row may give it others."""
         match self._tree.body:

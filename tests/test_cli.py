@@ -398,6 +398,22 @@ def test_check_warns_of_a_text_key_that_joins_several_values(shell: Shell) -> No
     assert warned.endswith('write key: ["{{ row.shop }}", "{{ row.id }}"]')
 
 
+def test_check_warns_of_a_key_whose_column_has_several_spellings(shell: Shell) -> None:
+    shutil.copytree(HERE / "hasura", shell.folder / "hasura")
+    later = shell.folder / "hasura/migrations/default/1999999999999_later/up.sql"
+    later.parent.mkdir()
+    later.write_text("ALTER TABLE public.outages\n  ALTER COLUMN id TYPE interval USING '1 s'::interval;")
+
+    checked = shell.run("check", "--offline")
+
+    [warned] = [line for line in checked.lines if "ticket.key" in line]
+    assert warned == (
+        "warning: rules.yaml:8: rules[0].ticket.key: reads id, of type interval "
+        "(hasura/migrations/default/1999999999999_later/up.sql:2), which is written as the session's IntervalStyle "
+        "says: identify the row by another column"
+    )
+
+
 # explain
 
 
