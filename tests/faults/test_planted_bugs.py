@@ -39,7 +39,7 @@ DOUBT_NOT_LOOKED_AT_AGAIN = (
 )
 COUNTED_TWICE = (
     "function/ledger.py",
-    'if same and before and before["counted"]:',
+    'if before and before["counted"]:',
     "if False:",
 )
 # Two transactions instead of one, and the place where a process may die is between them.
