@@ -19,7 +19,7 @@ SECONDS_MAX = 60.0
 NOTHING = ("function/engine.py", "", "")
 NO_GET_AFTER_A_403 = (
     "function/targets/ticket.py",
-    "if failure.status == 403 and marked is not None:",
+    "if (failure.status == 403 or failure.reason is Reason.WRONG_RECORD) and marked is not None:",
     "if False:",
 )
 ORDER_BY_CREATED_AT = (
