@@ -1,10 +1,12 @@
 """One row is one key, however a session spells it, and no two rows are one key: through the whole function."""
 
 import json
+from pathlib import Path
 
 import psycopg
 import pytest
 
+from function.app import build
 from tests.payloads import delete, encode, envelope, insert, mssql_insert, update
 from tests.world import World
 
@@ -81,6 +83,18 @@ def test_a_row_that_moves_from_sql_server_to_postgresql_keeps_its_ticket() -> No
         world.send(update("dbo.readings", {"id": id, "title": "x"}, {"id": id, "title": "y"}))
 
         assert world.incident["short_description"] == "y"
+
+
+def test_a_start_with_a_text_that_joins_several_values_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "mine.yaml").write_text(RULES % '"{{ row.a }}/{{ row.b }}"')
+
+    with World() as world:
+        build({**world.environ, "RULES_FILE": str(tmp_path / "mine.yaml")}).close()
+
+    [warned] = [record.getMessage() for record in caplog.records if "ticket.key" in record.getMessage()]
+    assert warned.startswith("mine.yaml:6: rules[0].ticket.key: joins several values in one text")
 
 
 @pytest.mark.parametrize("parts", [("a/b", "c", "a", "b/c"), ("a\\", "b", "a\\/b", "b"), ("1", "/", "1/", "")])

@@ -229,6 +229,13 @@ UUID = "0189dcd1-8d4b-4a3c-9f5e-6a7b8c9d0e1f"
         ("bigint", "0", "0", ["-0", "00", "+1", " 1", "", "1\n", "é"]),
         ("numeric(10,2)", "1500", "1500.0", ["1,5", ".5", "1.", "NaN", "Infinity"]),
         ("uuid", UUID, UUID, [UUID.upper(), UUID[:-1], UUID.replace("-", "")]),
+        (
+            "timestamptz",
+            "2024-02-29 23:59:59.999999+00",
+            "2024-02-29T23:59:59.999999+00:00",
+            ["2024-02-31T00:00:00+00:00", "2024-13-99T99:99:99+00:00", "2024-02-29T23:59:59.999999+01:00", "infinity"],
+        ),
+        ("timestamptz", "2024-03-01 05:29:59+05:30", "2024-02-29T23:59:59+00:00", ["0044-03-15T12:00:00+00:00 BC"]),
         ("text", "it's a “key” % \\", "it's a “key” % \\", ["It's a “key”"]),
         ("varchar(20)", "ab", "ab", ["AB"]),
         ("char(5)", "ab", "ab   ", ["AB"]),
@@ -275,6 +282,7 @@ def test_the_tickets_of_a_rows_elements_are_told_from_another_rows(app: App, typ
         ("integer", "-5"),
         ("uuid", UUID),
         ("numeric", "1.50"),
+        ("timestamptz", "2024-01-02 03:04:05.678901+02"),
         ("text", "a/b"),
         ("text", "a\\\\/b\n\\"),
         ("varchar", "/"),
@@ -291,8 +299,9 @@ def test_the_tickets_of_a_rows_elements_are_found_by_a_list_of_parts(
     [of_key] = loaded(rule(key))
 
     for number, (row, item) in enumerate([(id, "x"), (id, "y/z"), (f"{id}x", "x"), ("b", f"{id}/x")]):
-        given = app.run(f"SELECT %s::{type_} AS id", row)[0]["id"] if number < 2 else row
-        image: Row = {"id": str(given) if type_ == "uuid" else given, "parts": [{"id": item}]}
+        # As an event has it.
+        given = json.loads(app.run(f"SELECT to_json(%s::{type_})::text AS id", row)[0]["id"]) if number < 2 else row
+        image: Row = {"id": given, "parts": [{"id": item}]}
         [step] = of_key.steps(Event("e", of_key.source, Op.INSERT, None, image, "c", "{}"))
         app.ticket("r", step.key, number=f"INC{number}")
     app.ticket("r", "no", number="INC9")
