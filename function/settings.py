@@ -116,7 +116,12 @@ VARIABLES: Final = (
         "percent-encoded. Unset, no mail is sent.",
         secret=True,
     ),
-    Variable("NOTIFY_FROM", "", "The address that mails come from. Required with `SMTP_URL`."),
+    Variable(
+        "NOTIFY_FROM",
+        "",
+        "The address that mails come from. Its domain is the name by which the mail server is greeted. "
+        "Required with `SMTP_URL`.",
+    ),
     Variable("NOTIFY_TO", "", "Who is told, separated by commas. Required with `SMTP_URL`."),
     Variable("NOTIFY_EVERY_SECONDS", "900", "At most one mail about the same thing in this time."),
     Variable("NOTIFY_AFTER_SECONDS", "600", "What may pass by itself is mailed once it has lasted this long."),
