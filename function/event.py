@@ -6,11 +6,12 @@ Pure: nothing here reads a clock, a file or a socket.
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 from enum import StrEnum
+from json.encoder import encode_basestring_ascii
 from typing import Final, TypeAlias
 
 Json: TypeAlias = "bool | int | float | Decimal | str | list[Json] | dict[str, Json] | None"
@@ -39,6 +40,7 @@ class Event:
     *entered_at* is the sender's idea of when, in UTC as far as it says so; None when it said nothing readable.
     *content* is a digest of source, op and images: an event is known by id **and** content.
     *body* is the text as it was received, kept so that a dead letter can be replayed.
+    *old_place* and *new_place* are the digests of the images' canonical forms, "" where nobody has worked them out.
     *absent_is_null*: MSSQL leaves NULL columns out of its images, so a column not there is null.
     """
 
@@ -49,6 +51,8 @@ class Event:
     new: Json
     content: str
     body: str
+    old_place: str = field(default="", kw_only=True)
+    new_place: str = field(default="", kw_only=True)
     trigger: str = ""
     entered_at: datetime | None = None
     current_retry: int = 0
@@ -256,9 +260,9 @@ def canonical(value: Json) -> str:
     A column that is null is the same as one that is absent (MSSQL leaves NULL columns out); a time with an offset is
     its instant (a session's time zone changes the offset, not the time); 1.50 is 1.5; keys are sorted.
     """
-    if isinstance(value, dict):
-        value = {column: inner for column, inner in value.items() if inner is not None}
-    return json.dumps(_canonical(value), ensure_ascii=True, sort_keys=True, separators=(",", ":"))
+    pieces: list[str] = []
+    _spell_row(value, _Writer(pieces.append))
+    return "".join(pieces)
 
 
 def settle_value(value: Json) -> Json:
@@ -279,6 +283,21 @@ def settle_value(value: Json) -> Json:
 def digest(*parts: str) -> str:
     """128 bits that stand for *parts*, as 32 hex digits."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def digest_values(parts: Sequence[str], values: Sequence[Json]) -> str:
+    """What `digest` gives for *parts* and the canonical forms of *values*, which are never there as a whole.
+
+    The canonical form of a list of small numbers is ten times as long as the list.
+    """
+    hashed = hashlib.sha256(b"[")
+    hashed.update(", ".join(map(json.dumps, parts)).encode())
+    for number, value in enumerate(values):
+        hashed.update(b', "' if parts or number else b'"')
+        _spell_row(value, _Writer(lambda piece: hashed.update(encode_basestring_ascii(piece)[1:-1].encode())))
+        hashed.update(b'"')
+    hashed.update(b"]")
+    return hashed.hexdigest()[:32]
 
 
 _INSTANT = re.compile(
@@ -322,22 +341,110 @@ def _offset(zone: str | None) -> timedelta:
     return -span if zone[0] == "-" else span
 
 
-def _canonical(value: Json) -> Json:
+# Pieces that are kept together make a MiB at most.
+_PIECES_MAX: Final = 4096
+_PIECE_CHARACTERS: Final = 256
+_CHUNK_CHARACTERS: Final = 64 * 1024
+_CHUNK_ELEMENTS: Final = 1024
+
+
+class _Writer:
+    """Collects short pieces of a text, and gives them to *take* before they are many."""
+
+    __slots__ = ("_pieces", "_take", "put")
+
+    def __init__(self, take: Callable[[str], object]) -> None:
+        self._take = take
+        self._pieces: list[str] = []
+        self.put = self._pieces.append
+
+    def put_any(self, piece: str) -> None:
+        """The same for a piece that may be long."""
+        self.put(piece)
+        if len(piece) > _PIECE_CHARACTERS or len(self._pieces) > _PIECES_MAX:
+            self.flush()
+
+    def flush(self) -> None:
+        self._take("".join(self._pieces))
+        self._pieces.clear()
+
+
+def _spell_row(value: Json, writer: _Writer) -> None:
+    """The canonical form of a row, whose columns that are null are left out, or of any other value."""
+    if isinstance(value, dict):
+        _spell_object(value, writer, with_nulls=False)
+    else:
+        _spell_value(value, writer)
+    writer.flush()
+
+
+def _spell_value(value: Json, writer: _Writer) -> None:
     match value:
-        case dict():
-            return {column: _canonical(inner) for column, inner in value.items()}
-        case list():
-            return [_canonical(inner) for inner in value]
-        case bool() | None:
-            return value
+        case str():
+            _spell_text(value, writer)
+        case None:
+            writer.put("null")
+        case bool():
+            writer.put("true" if value else "false")
         case int():
-            return {"#": str(value)}
+            writer.put_any(f'{{"#":"{value}"}}')
         case float() | Decimal():
-            return {"#": format(_settled_number(value), "f")}
-        case str() if "T" in value[10:13] and (moment := _utc(value)):
-            return {"@": moment}
+            writer.put_any(f'{{"#":"{_plain_number(value)}"}}')
+        case dict():
+            _spell_object(value, writer)
         case _:
-            return value
+            _spell_list(value, writer)
+
+
+def _spell_object(value: "Row", writer: _Writer, *, with_nulls: bool = True) -> None:
+    put = writer.put
+    between = "{"
+    for name in sorted(value):
+        inner = value[name]
+        if inner is None and not with_nulls:
+            continue
+        writer.put_any(f"{between}{encode_basestring_ascii(text(name))}:")
+        _spell_value(inner, writer)
+        between = ","
+    put("{}" if between == "{" else "}")
+
+
+def _spell_list(value: "list[Json]", writer: _Writer) -> None:
+    put = writer.put
+    put("[")
+    for start in range(0, len(value), _CHUNK_ELEMENTS):
+        chunk = value[start : start + _CHUNK_ELEMENTS]
+        if start:
+            put(",")
+        if set(map(type, chunk)) == {int}:
+            writer.put_any('{"#":"' + '"},{"#":"'.join(map(str, chunk)) + '"}')
+            continue
+        for number, inner in enumerate(chunk):
+            if number:
+                writer.put_any(",")
+            _spell_value(inner, writer)
+    put("]")
+
+
+def _spell_text(value: str, writer: _Writer) -> None:
+    if "T" in value[10:13] and (moment := _utc(value)):
+        writer.put(f'{{"@":"{moment}"}}')
+    elif len(value) <= _CHUNK_CHARACTERS:
+        writer.put_any(encode_basestring_ascii(value))
+    else:
+        writer.put('"')
+        for start in range(0, len(value), _CHUNK_CHARACTERS):
+            writer.put_any(encode_basestring_ascii(value[start : start + _CHUNK_CHARACTERS])[1:-1])
+        writer.put('"')
+
+
+def _plain_number(value: float | Decimal) -> str:
+    """Without an exponent, without zeros at its end that mean nothing, and without a minus before nothing."""
+    spelled = str(value)
+    if spelled.lstrip("-").replace(".", "", 1).isdecimal():
+        plain = spelled.rstrip("0").rstrip(".") if "." in spelled else spelled
+        return "0" if plain == "-0" else plain
+    return format(_settled_number(value), "f")
 
 
 def _settled_number(value: float | Decimal) -> Decimal:

@@ -13,7 +13,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
-from function.event import Json, Step, Wants, canonical, digest, instant
+from function.event import Json, Step, Wants, digest_values, instant
 
 # Before its INSERT a row is not yet; after its DELETE it is no more. They are two places, so that a step that we
 # were never told of cannot hide a deletion. No digest is spelled like them.
@@ -30,7 +30,7 @@ _NUMBER = re.compile(r"-?\d{1,100}(\.\d{1,100})?", re.ASCII)
 
 def place(*images: Json) -> str:
     """The digest of a place: the same for every spelling of the same image."""
-    return digest(*(canonical(image) for image in images))
+    return digest_values((), images)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,15 @@ Pure: the caller has the header and the body. Hasura signs nothing, so a shared 
 import hmac
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 from typing import Final, NoReturn, TypeAlias, cast
 
-from function.event import SCHEDULED, Event, Json, Op, canonical, digest, instant, text
+from function.event import SCHEDULED, Event, Json, Op, digest, instant, text
+from function.trail import place
 
 Fields: TypeAlias = "dict[str, Json]"
 
@@ -25,10 +26,12 @@ DEPTH_MAX: Final = 200
 # What PostgreSQL's numeric holds (its documentation, 8.1.2): digits before and after the decimal point.
 DIGITS_BEFORE_MAX: Final = 131_072
 DIGITS_AFTER_MAX: Final = 16_383
-# Python's int() refuses more than 4300, and takes a time that grows with their square.
-INT_DIGITS_MAX: Final = 4000
+# Python's int() refuses more, because it takes a time that grows with their square.
+INT_DIGITS_MAX: Final = 4300
 # Nine bytes (`1e131071`) can ask for 131072 digits. Rows hold few such numbers; a body of them would fill the memory.
 GROWTH_MAX: Final = 8 * 1024 * 1024
+# A Decimal takes 104 bytes, and `1.5,` four: those of so few characters (some 40,000) are one object wherever they are.
+SHORT_CHARACTERS_MAX: Final = 5
 # Hasura counts tries in a PostgreSQL integer and takes num_retries as a 64-bit one.
 COUNT_MAX: Final = 2**63 - 1
 
@@ -63,14 +66,17 @@ def authentic(given: str | None, secrets: Sequence[str]) -> bool:
     return any(matches)
 
 
-def parse(body: bytes) -> Event:
+def parse(body: bytes | bytearray) -> Event:
     """Turn *body* into an Event, or raise RefusedRequest, whatever the bytes are."""
     try:
         written = body.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise RefusedRequest(f"The body is not UTF-8 text. {_WHAT_TO_SEND}") from None
     value = _read(written)
-    _check(value)
+    if written.count("[") + written.count("{") > DEPTH_MAX:
+        _check_depth(value)
+    if _UNWRITABLE_ESCAPED.search(written):
+        _check_texts(value)
     fields = _whole(value)
     if "event" not in fields and "scheduled_time" in fields:
         return _scheduled(fields, written)
@@ -111,6 +117,7 @@ def _table_event(fields: Fields, written: str) -> Event:
     source = f"hasura/{schema}.{_name(table, 'name', 'table.')}"
     event = _object(fields, "event")
     op, old, new = _images(event)
+    old_place, new_place = place(old), place(new)
     current_retry, max_retries = _delivery(fields)
     return Event(
         id=event_id,
@@ -118,8 +125,10 @@ def _table_event(fields: Fields, written: str) -> Event:
         op=op,
         old=old,
         new=new,
-        content=digest(source, op, canonical(old), canonical(new)),
+        content=digest(source, op, old_place, new_place),
         body=written,
+        old_place=old_place,
+        new_place=new_place,
         trigger=trigger,
         entered_at=_entered_at(fields.get("created_at")),
         current_retry=current_retry,
@@ -136,14 +145,17 @@ def _scheduled(fields: Fields, written: str) -> Event:
     trigger = "" if fields.get("name") is None else _name(fields, "name")
     source = f"cron/{trigger}" if trigger else SCHEDULED
     new = fields.get("payload")
+    old_place, new_place = place(None), place(new)
     return Event(
         id=_name(fields, "id"),
         source=source,
         op=Op.MANUAL,
         old=None,
         new=new,
-        content=digest(source, Op.MANUAL, canonical(None), canonical(new)),
+        content=digest(source, Op.MANUAL, old_place, new_place),
         body=written,
+        old_place=old_place,
+        new_place=new_place,
         trigger=trigger,
         entered_at=_entered_at(fields.get("scheduled_time")),
     )
@@ -243,15 +255,17 @@ def _read(written: str) -> Json:
     if not written.strip():
         raise _refused("The body is empty.")
     try:
-        value: Json = json.loads(
-            written, parse_float=_Numbers().exact, parse_int=_whole_number, parse_constant=_no_number
-        )
+        try:
+            return _loaded(written, int)
+        except json.JSONDecodeError:
+            raise
+        except ValueError:
+            # int() refuses a number; asking before each one would take longer than all the rest.
+            return _loaded(written, _whole_number)
     except RecursionError:
         raise _too_deep() from None
     except json.JSONDecodeError as error:
         fault = f"The body is not JSON (line {error.lineno}, column {error.colno})."
-    else:
-        return value
     # Raised out here, because JSONDecodeError holds the whole body.
     if _FORM.match(written):
         raise RefusedRequest(
@@ -259,6 +273,11 @@ def _read(written: str) -> Json:
             "application/json."
         )
     raise _refused(fault)
+
+
+def _loaded(written: str, parse_int: Callable[[str], int | Decimal]) -> Json:
+    value: Json = json.loads(written, parse_float=_Numbers().exact, parse_int=parse_int, parse_constant=_no_number)
+    return value
 
 
 def _too_deep() -> RefusedRequest:
@@ -272,12 +291,17 @@ class _Numbers:
     """Reads the numbers of one body, and keeps count of how much longer they have become."""
 
     growth: int = 0
+    short: dict[str, Decimal] = field(default_factory=dict)
 
     def exact(self, token: str) -> Decimal:
         """The exact value in ordinary spelling: Hasura's `5.0e-2` is 0.05, and `1500.0` stays as it is."""
+        if (known := self.short.get(token)) is not None:
+            return known
         mantissa, exponential, exponent = token.lower().partition("e")
         value = Decimal(mantissa)
         if not exponential:
+            if len(token) <= SHORT_CHARACTERS_MAX:
+                self.short[token] = value
             return value
         value = value.normalize(_EXACT)  # the zero of `5.0e-2` is the form's, not the number's
         if not value:
@@ -303,7 +327,7 @@ _EXACT: Final = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)
 
 
 def _whole_number(token: str) -> int | Decimal:
-    return int(token) if len(token) <= INT_DIGITS_MAX else Decimal(token)
+    return int(token) if len(token.lstrip("-")) <= INT_DIGITS_MAX else Decimal(token)
 
 
 def _no_number(token: str) -> NoReturn:
@@ -312,26 +336,33 @@ def _no_number(token: str) -> NoReturn:
 
 # NUL and halves of surrogate pairs: JSON can escape them, but neither PostgreSQL nor UTF-8 has them.
 _UNWRITABLE: Final = re.compile("[\x00\ud800-\udfff]")
+_UNWRITABLE_ESCAPED: Final = re.compile(r"\\u(0000|[dD][89a-fA-F])")
 
 
-def _check(value: Json) -> None:
-    """Refuse what is nested too deep, and texts that could not be written down, level by level."""
-    level = [value]
-    for _ in range(DEPTH_MAX + 1):
-        inner: list[Json] = []
-        for one in level:
-            match one:
-                case dict():
-                    inner += one.keys()
-                    inner += one.values()
-                case list():
-                    inner += one
-                case str() if _UNWRITABLE.search(one):
-                    raise RefusedRequest(
-                        "The body has a text with \\u0000 or half of a surrogate pair (\\ud800 to \\udfff), which "
-                        "PostgreSQL cannot hold. Send whole characters."
-                    )
-        if not inner:
-            return
-        level = inner
-    raise _too_deep()
+def _check_depth(value: Json, depth: int = 0) -> None:
+    """Refuse what is nested too deep. Keeps no list of what it has seen, for the body may be one list of millions."""
+    if not isinstance(value, dict | list) or not value:
+        return
+    if depth == DEPTH_MAX:
+        raise _too_deep()
+    for inner in value.values() if isinstance(value, dict) else value:
+        # Asked here too, because a call takes longer than the question.
+        if inner and isinstance(inner, dict | list):
+            _check_depth(inner, depth + 1)
+
+
+def _check_texts(value: Json) -> None:
+    """Refuse texts that could not be written down."""
+    match value:
+        case dict():
+            for name, inner in value.items():
+                _check_texts(name)
+                _check_texts(inner)
+        case list():
+            for inner in value:
+                _check_texts(inner)
+        case str() if _UNWRITABLE.search(value):
+            raise RefusedRequest(
+                "The body has a text with \\u0000 or half of a surrogate pair (\\ud800 to \\udfff), which "
+                "PostgreSQL cannot hold. Send whole characters."
+            )
