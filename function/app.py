@@ -1,10 +1,13 @@
 """The routes: authenticate, parse, deliver, answer. Nothing else."""
 
+import io
 import json
 import logging
 import math
 import random
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
@@ -15,6 +18,7 @@ from werkzeug.routing import Rule as Route
 
 from function import rules as rules_file
 from function import secretmanager
+from function.admission import BodyAdmission, MemoryBusy
 from function.checkpoint import reached
 from function.configuration import ConfigurationError, Configurations, parse
 from function.connection import Tester, Told
@@ -36,6 +40,12 @@ log = logging.getLogger(__name__)
 HOUSEKEEPING: Final = "cron/servicenow_housekeeping"
 # Our own trouble is short (a database that restarts); spread, so that what waited does not come back at one moment.
 UNAVAILABLE_SECONDS: Final = (5, 15)
+# So much of a refused body is read and thrown away, so that its sender hears the answer; Google's front end lets no
+# more through over HTTP/1.
+DISCARD_BYTES_MAX: Final = 32 * 1024 * 1024
+_CHUNK_BYTES: Final = 64 * 1024
+# A large event waits so long for others to be done: Hasura keeps it, and sends it again.
+PATIENCE_SECONDS: Final = 10.0
 # Answers are kept in Hasura's log for each attempt.
 ERROR_CHARACTERS_MAX: Final = 500
 JSON_TYPE: Final = "application/json"
@@ -61,6 +71,7 @@ class App:
         self._ledger = ledger
         self._configurations = configurations
         self._tester = tester
+        self._admission = BodyAdmission(settings.max_body_bytes)
         config = "/api/servicenow/config"
         self._routes = Map(
             [
@@ -116,16 +127,26 @@ class App:
             answer = _answer(error.code or 400, {"error": error.name})
         except LedgerUnavailable as error:
             log.error("answered 503: %s", error)  # noqa: TRY400  # the message is the whole story
-            answer = _answer(503, {"error": "the ledger is unavailable; nothing was done"})
-            answer.headers["Retry-After"] = str(random.randint(*UNAVAILABLE_SECONDS))  # noqa: S311  # jitter
+            answer = _unavailable("the ledger is unavailable; nothing was done")
         except Exception as error:  # noqa: BLE001  # the outermost edge
             log.critical("a fault of ours: %s", fault(error))
             answer = _answer(500, {"error": "a fault of ours; it is in the log"})
+        _discard_rest(request)
         return answer
 
     def _hasura(self, request: Request) -> Response:
         if not hasura.authentic(request.headers.get("X-Webhook-Secret"), self._settings.hasura_event_secrets):
             return _answer(401, {"error": "the header X-Webhook-Secret is missing or wrong"})
+        started = time.monotonic()
+        patience = min(PATIENCE_SECONDS, self._settings.deadline_seconds / 5)
+        try:
+            with self._admission.admit_reading(request.content_length, timeout_seconds=patience):
+                return self._receive(request, started, patience - (time.monotonic() - started))
+        except MemoryBusy:
+            log.warning("answered 503: other large requests take all the memory")
+            return _unavailable("other large requests are worked on just now; nothing was done")
+
+    def _receive(self, request: Request, started: float, patience: float) -> Response:
         limit = self._settings.max_body_bytes
         try:
             body = _read(request, limit, too_large=f"MAX_BODY_BYTES ({limit}): send fewer columns")
@@ -133,15 +154,17 @@ class App:
             return self._refused(413, str(error))
         if body is None:
             return _answer(400, {"error": BROKEN_OFF})
-        try:
-            event = hasura.parse(body)
-        except hasura.RefusedRequest as error:
-            return self._refused(400, error.message)
-        reached("received")
-        engine = self.engine
-        if event.source == HOUSEKEEPING:
-            return _answer(200, {"event": event.id, "outcomes": [], "housekeeping": engine.housekeep()})
-        return _told(engine.deliver(event))
+        with self._admission.admit_work(body, timeout_seconds=patience):
+            try:
+                event = hasura.parse(body)
+            except hasura.RefusedRequest as error:
+                return self._refused(400, error.message)
+            body.clear()  # the event has it as text
+            reached("received")
+            engine = self.engine
+            if event.source == HOUSEKEEPING:
+                return _answer(200, {"event": event.id, "outcomes": [], "housekeeping": engine.housekeep()})
+            return _told(engine.deliver(event, spent_seconds=time.monotonic() - started))
 
     def _refused(self, status: int, message: str) -> Response:
         log.warning("refused", extra={"status": status, "why": message})
@@ -315,12 +338,15 @@ class _TooLarge(Exception):  # noqa: N818  # what is the case
     """The request's body is larger than we take."""
 
 
-def _read(request: Request, limit: int, *, too_large: str) -> bytes | None:
+def _read(request: Request, limit: int, *, too_large: str) -> bytearray | None:
     """The body; None where it broke off. Raises _TooLarge over *limit* bytes."""
     if (request.content_length or 0) > limit:
         raise _TooLarge(f"the body is larger than {too_large}")
+    body = bytearray()
     try:
-        body = request.stream.read(limit + 1)
+        # Bit by bit: asked for all at once, servers hold it two and three times.
+        while chunk := request.stream.read(min(_CHUNK_BYTES, limit + 1 - len(body))):
+            body += chunk
     except Exception:  # noqa: BLE001  # each server has its own for a body that breaks off or is malformed
         return None
     if len(body) < min(request.content_length or 0, limit):
@@ -328,6 +354,18 @@ def _read(request: Request, limit: int, *, too_large: str) -> bytes | None:
     if len(body) > limit:
         raise _TooLarge(f"the body is larger than {too_large}")
     return body
+
+
+def _discard_rest(request: Request) -> None:
+    """Read what is left of the body, and keep nothing of it.
+
+    functions-framework reads it whole into memory after every answer, whoever sent it.
+    """
+    left = DISCARD_BYTES_MAX
+    with suppress(Exception):  # each server has its own for a body that breaks off
+        while left > 0 and (chunk := request.stream.read(min(_CHUNK_BYTES, left))):
+            left -= len(chunk)
+    request.stream = io.BytesIO()
 
 
 def _configuration(request: Request, *, may_be_empty: bool = False) -> bytes | Response:
@@ -346,7 +384,7 @@ def _configuration(request: Request, *, may_be_empty: bool = False) -> bytes | R
         return b""
     if request.mimetype != JSON_TYPE:
         return _answer(415, {"error": f"send JSON, and Content-Type: {JSON_TYPE}"})
-    return body
+    return bytes(body)
 
 
 def _told(delivered: Delivered) -> Response:
@@ -378,6 +416,13 @@ def _outcome(outcome: Outcome) -> dict[str, object]:
         "reason": outcome.reason.value if outcome.reason else None,
         "retry_at": retry_at,
     }
+
+
+def _unavailable(why: str) -> Response:
+    """Try again soon; nothing was done."""
+    answer = _answer(503, {"error": why})
+    answer.headers["Retry-After"] = str(random.randint(*UNAVAILABLE_SECONDS))  # noqa: S311  # jitter
+    return answer
 
 
 def _answer(status: int, body: Mapping[str, object]) -> Response:

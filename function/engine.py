@@ -104,14 +104,16 @@ class Engine:
         self._welcomed = False
         self._digest = f"{rules.digest[:16]}{settings.digest[:16]}"
 
-    def deliver(self, event: Event, *, anew: bool | None = None) -> Delivered:
+    def deliver(self, event: Event, *, anew: bool | None = None, spent_seconds: float = 0.0) -> Delivered:
         """Do what the rules say of *event*, remember it, and say what followed.
+
+        *spent_seconds*: what it took to receive it, of the time within which it is to be answered.
 
         *anew*: a dead letter is tried again with a new clock; by default when Hasura sends it as if for the first time
         (a console Redeliver sets the count of retries to 0). Raises LedgerUnavailable, with nothing done that is not
         safe to do again.
         """
-        deadline = self._deadline()
+        deadline = self._deadline(spent_seconds)
         if anew is None:
             anew = event.current_retry == 0
         rules = self._rules.concerning(event)
@@ -205,9 +207,9 @@ class Engine:
         self._ledger.raise_alert(self._alert("upstream", failure, About("", source, "", "", 1, self._ledger.now())))
         self._notices.flush(timeout_seconds=5.0)
 
-    def _deadline(self) -> Deadline:
+    def _deadline(self, spent_seconds: float = 0.0) -> Deadline:
         allowed = self._settings.deadline_seconds
-        return Deadline.after(allowed - min(ANSWER_SECONDS, allowed / 10))
+        return Deadline.after(allowed - min(ANSWER_SECONDS, allowed / 10) - spent_seconds)
 
     @property
     def _work_seconds_min(self) -> float:

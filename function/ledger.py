@@ -206,7 +206,8 @@ ON CONFLICT (event, rule, key, content) DO UPDATE SET
     attempts = CASE WHEN :anew THEN 1 ELSE servicenow.delivery.attempts + 1 END,
     first_seen = CASE WHEN :anew THEN {now} ELSE servicenow.delivery.first_seen END,
     last_at = {now}
-RETURNING *
+RETURNING event, rule, key, content, source, status, attempts, first_seen, reason, hint, words, ticket, fingerprint,
+    '' AS body
 """
 
 _SET_TRAIL = "UPDATE servicenow.ticket SET trail = :trail WHERE instance = :instance AND rule = :rule AND key = :key"
