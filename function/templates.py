@@ -8,6 +8,7 @@ but the few listed here. What it gives depends on what it is given and on nothin
 """
 
 import difflib
+import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -48,6 +49,11 @@ HANDLED_CHARACTERS_MAX: Final = 4 * TEXT_CHARACTERS_MAX
 # For filters that take long over long texts. No field of a ticket holds a tenth of it: they read this much and no more.
 SLOW_CHARACTERS_MAX: Final = 64 * 1024
 RANGE_MAX: Final = 100_000
+# Sorting is one step for the interpreter, in which nothing looks at the time.
+SORTED_MAX: Final = 100_000
+# Searching backwards, or for the end of what is stripped off, can take a step for each pair of characters.
+STEPS_MAX: Final = 128 * 1024 * 1024
+SPLIT_MAX: Final = 1_000_000
 PADDING_MAX: Final = 1000
 # Python spells no whole number of more than 4300 digits (14284 bits), and nobody reads a shorter one either.
 NUMBER_BITS_MAX: Final = 14_000
@@ -57,6 +63,9 @@ _EXACT = Context(
     prec=NUMBER_DIGITS_MAX, Emax=9999, Emin=-9999, traps=[InvalidOperation, DivisionByZero, Overflow, Inexact]
 )
 _ROUNDED = Context(prec=28, Emax=9999, Emin=-9999)
+# A power takes as many digits as its operands have, and the cube of their number in time: seconds for 4000, minutes for
+# the 16,383 that PostgreSQL's numeric has, all of it under the interpreter's lock. 28 of its digits are kept.
+_POWER = Context(prec=100, Emax=9999, Emin=-9999)
 
 
 class BadTemplate(Exception):  # noqa: N818  # what is wrong, not whose error it is
@@ -584,7 +593,7 @@ def _calculated(operator: str, left: Any, right: Any) -> Any:
         case "/":
             return _ROUNDED.divide(one, other)
         case "**":
-            return _ROUNDED.power(one, other)
+            return _ROUNDED.power(_POWER.plus(one), _POWER.plus(other))
     whole = _floor_divided(one, other)
     return whole if operator == "//" else _EXACT.subtract(one, _EXACT.multiply(other, whole))
 
@@ -653,35 +662,60 @@ def _weigh(value: Any) -> Any:
 
 
 def _spelled(value: Any) -> str:
-    settled = _plain(value)
-    _charge(len(settled) if isinstance(settled, str) else 0)
-    return text(settled)
+    value = _settled(value)
+    match value:
+        case dict() | list():
+            return _as_json(value)
+        case str():
+            _charge(len(value))
+            return value
+        case _:
+            _charge(0)
+            return text(_spellable(value) if isinstance(value, Decimal) else value)
 
 
-def _plain(value: Any) -> Json:
+def _as_json(value: Any) -> str:
+    pieces: list[str] = []
+    _spell_json(value, pieces.append)
+    return "".join(pieces)
+
+
+def _spell_json(value: Any, put: Callable[[str], object]) -> None:
+    """The same as `text` gives for what is within a list, paid for piece by piece."""
     value = _settled(value)
     match value:
         case dict():
             # No database keeps the order of an object's names.
             pairs = sorted(value.items(), key=lambda pair: str(pair[0])) if _allowance.get().in_key else value.items()
-            return {text(_settled(name)): _paid(inner) for name, inner in pairs}
+            between = "{"
+            for name, inner in pairs:
+                put(between)
+                _spell_json(text(_settled(name)), put)
+                put(": ")
+                _spell_json(inner, put)
+                between = ", "
+            put("{}" if between == "{" else "}")
         case list():
-            return [_paid(inner) for inner in value]
+            between = "["
+            for inner in value:
+                put(between)
+                _spell_json(inner, put)
+                between = ", "
+            put("[]" if between == "[" else "]")
+        case str():
+            _charge(len(value))
+            put(json.dumps(_in_key(value), ensure_ascii=False))
         case Decimal():
-            plain: Json = _in_key(_spellable(value))
-            return plain
+            _charge(0)
+            put(format(_in_key(_spellable(value)), "f"))
         case _:
-            other: Json = _in_key(value)
-            return other
+            _charge(0)
+            other = _in_key(value)
+            put(format(other, "f") if isinstance(other, Decimal) else json.dumps(other))
 
 
 def _in_key(value: Any) -> Any:
     return settle_value(value) if _allowance.get().in_key else value
-
-
-def _paid(inner: Any) -> Json:
-    _charge(len(inner) if isinstance(inner, str) else 0)
-    return _plain(inner)
 
 
 def _ticking(values: Any) -> Iterator[Any]:
@@ -771,8 +805,17 @@ def _read_number(value: Any) -> Decimal | None:
     return number if number.is_finite() else None
 
 
+# Of any base.
+_DIGITS = re.compile(r"[+-]?\w+")
+
+
 def _int(value: Any, default: Any = 0, base: int = 10) -> Any:
     if isinstance(value, str) and base != 10:
+        value = value.strip()
+        if len(value) > NUMBER_DIGITS_MAX:
+            if _DIGITS.fullmatch(value):
+                raise OverflowError
+            return default
         try:
             return int(value, base)
         except ValueError:
@@ -806,8 +849,7 @@ def _abs(value: Any) -> Any:
 
 
 def _tojson(value: Any) -> str:
-    # text() leaves a text as it is, but not inside a list.
-    return text([_paid(value)])[1:-1]
+    return _as_json(value)
 
 
 _ABSENT: Final = object()
@@ -884,7 +926,7 @@ class _Formatter(SandboxedFormatter):
         return super().vformat(format_string, args, kwargs)
 
     def format_field(self, value: Any, format_spec: str) -> str:
-        for number in re.findall(r"[0-9]+", format_spec):
+        for number in re.findall(r"\d+", format_spec):  # str.format reads the digits of every script
             _padding(int(number))
         shown = _decimal(value) if isinstance(value, float | Decimal) else value
         if not _is_number(value) or isinstance(value, bool) or not format_spec:
@@ -903,6 +945,30 @@ def _format(form: Any, *args: Any, **kwargs: Any) -> str:
     return _percent(_spelled(form), kwargs or list(args))
 
 
+def _stepwise(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of texts that may compare each character with each of its argument."""
+
+    def acting(value: str, *args: Any) -> Any:
+        for argument in args:
+            if isinstance(argument, str) and len(argument) > 1 and len(value) * len(argument) > STEPS_MAX:
+                raise OverflowError
+        return method(value, *args)
+
+    return acting
+
+
+def _splitting(method: Callable[..., list[str]]) -> Callable[..., list[str]]:
+    """The same for one that makes a list."""
+
+    def acting(value: str, sep: str | None = None, maxsplit: int = -1) -> list[str]:
+        parts = _stepwise(method)(value, sep, maxsplit if 0 <= maxsplit <= SPLIT_MAX else SPLIT_MAX)
+        if len(parts) > SPLIT_MAX and not 0 <= maxsplit <= SPLIT_MAX:
+            raise OverflowError
+        return cast("list[str]", parts)
+
+    return acting
+
+
 def _padded(method: Callable[..., str]) -> Callable[..., str]:
     return lambda value, width, *fill: method(value, _padding(width), *fill)
 
@@ -912,11 +978,15 @@ _TEXT_METHODS: dict[str, Callable[..., Any]] = {
         name: getattr(str, name)
         for name in (
             "capitalize", "casefold", "count", "endswith", "find", "index", "isalnum", "isalpha", "isdecimal",
-            "isdigit", "islower", "isnumeric", "isspace", "istitle", "isupper", "lower", "lstrip", "partition",
-            "removeprefix", "removesuffix", "rfind", "rindex", "rpartition", "rsplit", "rstrip", "split",
-            "splitlines", "startswith", "strip", "swapcase", "title", "upper",
+            "isdigit", "islower", "isnumeric", "isspace", "istitle", "isupper", "lower", "partition", "removeprefix",
+            "removesuffix", "splitlines", "startswith", "swapcase", "title", "upper",
         )
     },
+    **{
+        name: _stepwise(getattr(str, name))
+        for name in ("lstrip", "rfind", "rindex", "rpartition", "rstrip", "strip")
+    },
+    **{name: _splitting(getattr(str, name)) for name in ("rsplit", "split")},
     **{name: _padded(getattr(str, name)) for name in ("center", "ljust", "rjust", "zfill")},
     "format": lambda value, *args, **kwargs: _Formatter(_ENVIRONMENT).vformat(value, args, kwargs),
     "join": lambda value, values: _join(values, value),
@@ -941,25 +1011,37 @@ def _method(value: Any, name: str, *args: Any, **kwargs: Any) -> Any:
     raise TypeError
 
 
-def _weighed(act: Callable[..., Any]) -> Callable[..., Any]:
-    """Jinja2's own filter, after paying for what it is given."""
+def _weighed(act: Callable[..., Any], *, ticking: bool = False, elements_max: int | None = None) -> Callable[..., Any]:
+    """Jinja2's own filter, after paying for what it is given.
+
+    *ticking*: it goes through the elements one by one, and the time is looked at for each. *elements_max* is for one
+    that sorts them.
+    """
     passed = int(hasattr(act, "jinja_pass_arg"))
 
     @wraps(act)  # so that Jinja2 passes what it asks for
     def acting(*args: Any, **kwargs: Any) -> Any:
         given = [list(_ticking(value)) if isinstance(value, Iterator | range) else value for value in args[passed:]]
         _weigh(given)
+        values = given[0]
+        if elements_max is not None and isinstance(values, str | dict | list) and len(values) > elements_max:
+            raise OverflowError
+        if ticking and isinstance(values, str | dict | list):
+            given[0] = _ticking(values)
         return act(*args[:passed], *given, **kwargs)
 
     return acting
 
 
-_JINJAS = (
-    "count", "d", "default", "dictsort", "first", "items", "last", "length", "map", "max", "min", "reject",
-    "rejectattr", "reverse", "select", "selectattr", "sort", "unique",
+_JINJAS = ("count", "d", "default", "first", "items", "last", "length", "reverse")
+_JINJAS_TICKING = (
+    "map", "max", "min", "reject", "rejectattr", "select", "selectattr", "unique",
 )  # fmt: skip
+_JINJAS_SORTING = ("dictsort", "sort")
 _FILTERS: dict[str, Any] = {
     **{name: _weighed(FILTERS[name]) for name in _JINJAS},
+    **{name: _weighed(FILTERS[name], ticking=True) for name in _JINJAS_TICKING},
+    **{name: _weighed(FILTERS[name], elements_max=SORTED_MAX) for name in _JINJAS_SORTING},
     "abs": _abs,
     "capitalize": _of_text(str.capitalize),
     "center": _of_text(_center),
@@ -979,7 +1061,7 @@ _FILTERS: dict[str, Any] = {
     "sum": _sum,
     "title": _of_text(_slow(FILTERS["title"])),
     "tojson": _tojson,
-    "trim": _of_text(str.strip),
+    "trim": _of_text(_stepwise(str.strip)),
     "truncate": _of_text(partial(FILTERS["truncate"], _ENVIRONMENT)),
     "upper": _of_text(str.upper),
     "urlencode": _urlencode,

@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -443,3 +444,138 @@ def test_a_null_in_a_key_is_refused_wherever_it_stands() -> None:
             checked.text({"row": Image(ROW, set(ROW))}, Allowance(), in_key=True)
 
         assert caught.value.reason is Reason.BAD_KEY
+
+
+# Nothing that a row holds keeps the interpreter for itself
+
+HUGE: Row = {
+    "whole": int("7" * 4299),
+    "variance": Decimal("3." + "1" * 16_383),
+    "mean": Decimal("2." + "7" * 16_383),
+    "long": Decimal("9" * 131_072),
+    "power": Decimal("1" + "0" * 400),
+    "tiny": Decimal("0." + "0" * 16_382 + "1"),
+    "hex": "f" * 4_000_000,
+    "digits": "9" * 4_000_000,
+    "fraction": "0." + "9" * 4_000_000,
+    "exponent": "1e999999999",
+    "numbers": [Decimal(n * 7_919 % 1_000_003).scaleb(-3) for n in range(900_000)],
+    "columns": {f"k{n * 7_919 % 1_000_003}": n for n in range(500_000)},
+    "same": "a" * 4_000_000,
+    "last": "ab" + "a" * 2_000_000,
+    "commas": "," * 8_000_000,
+}
+
+
+def seconds_for(source: str) -> float:
+    """The processor time that it takes to give something, or to refuse."""
+    checked = template(source, names=NAMES)
+    names = {"row": Image(HUGE, set(HUGE))}
+    started = time.thread_time()
+    with suppress(Unrendered):
+        checked.text(names, Allowance())
+    return time.thread_time() - started
+
+
+@pytest.mark.parametrize("number", ["whole", "variance", "mean", "long", "power", "tiny"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        *(
+            f"{one} {operator} {other}"
+            for operator in ("+", "-", "*", "/", "//", "%", "**", "<", "==")
+            for one, other in (("row.X", "row.mean"), ("row.X", "0.5"), ("3", "row.X"), ("row.X", "row.whole"))
+        ),
+        "-row.X", "row.X | abs", "row.X | int", "row.X | float", "row.X | round", "row.X | round(3)",
+        "[row.X, row.mean] | sum", "[row.X, 1] | sort", "[row.X, 1] | max", "[row.X] | unique | list",
+        "'%d' % row.X", "'%x' % row.X", "'%.3f' % row.X", "'%g' % row.X", "'{:,.2f}'.format(row.X)", "row.X is odd",
+        "row.X is divisibleby(3)", "row.X in [1, row.mean]", "range(row.X)", "'x' * row.X", "row.X | lookup({1: 2}, 0)",
+        "[row.X] | map('round') | list", "[1] | select('lt', row.X) | list",
+    ],
+)  # fmt: skip
+def test_whatever_is_done_with_a_huge_number_ends_within_a_second(form: str, number: str) -> None:
+    assert seconds_for("{{ " + form.replace("X", number) + " }}") < 1.5
+
+
+@pytest.mark.parametrize("text_of_digits", ["hex", "digits", "fraction", "exponent"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "row.X | int", "row.X | int(base=16)", "row.X | int(base=7)", "row.X | float", "(row.X | int(base=16)) / 3",
+        "(row.X | int(base=16)) > row.mean", "'%d' % (row.X | int(base=16))", "(row.X | float) ** 0.5",
+        "(row.X | float) / 3", "(row.X | float) | round(2)", "range(row.X | int(base=16))",
+    ],
+)  # fmt: skip
+def test_whatever_is_done_with_a_long_text_as_a_number_ends_within_a_second(form: str, text_of_digits: str) -> None:
+    assert seconds_for("{{ " + form.replace("X", text_of_digits) + " }}") < 1.5
+
+
+@pytest.mark.parametrize("many", ["numbers", "columns", "commas"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "row.X", "row.X | tojson", "row.X | sort | first", "row.X | sort(reverse=true) | first", "row.X | max",
+        "row.X | unique | list | length", "row.X | sum", "row.X | join", "row.X | reject('in', row.X) | list",
+        "row.X | select('odd') | list", "row.X | select('lower') | list", "row.X | map('string') | list",
+        "row.X | dictsort | first", "1 in row.X", "row.X == row.X", "1 | lookup(row.columns, 0)", "{1: row.X}",
+        "row.X | urlencode", "row.X.split(',') | length", "row.X.keys() | sort | first",
+    ],
+)  # fmt: skip
+def test_whatever_is_done_with_a_million_values_ends_within_a_second(form: str, many: str) -> None:
+    assert seconds_for("{{ " + form.replace("X", many) + " }}") < 2
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "rfind(Y)",
+        "rindex(Y)",
+        "rpartition(Y)",
+        "rsplit(Y)",
+        "strip(Y)",
+        "lstrip(Y)",
+        "rstrip(Y)",
+        "count(Y)",
+        "find(Y)",
+    ],
+)
+def test_a_long_text_is_searched_for_another_within_a_second(form: str) -> None:
+    assert seconds_for("{{ row.same." + form.replace("Y", "row.last") + " }}") < 1.5
+    assert seconds_for("{{ row.last." + form.replace("Y", "row.same") + " }}") < 1.5
+
+
+@pytest.mark.parametrize(
+    ("source", "value"),
+    [
+        ("row.variance ** 0.5", "1.763834207376393727001077169"),
+        ("row.variance / 2", "1.555555555555555555555555556"),
+        ("row.variance | round(2)", "3.11"),
+        ("'%.3f' % row.variance", "3.111"),
+        ("row.variance > 3", "true"),
+    ],
+)
+def test_a_number_as_long_as_postgresql_has_is_worked_with(source: str, value: str) -> None:
+    assert text(worked_out(source, variance=HUGE["variance"])) == value
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["{{ row.hex | int(base=16) }}", "{{ row.digits | int }}", "{{ row.digits | int(base=7) }}"],
+)
+def test_a_text_of_more_digits_than_a_number_may_have_is_refused_not_taken_for_nought(source: str) -> None:
+    assert refused(source, **HUGE) == "makes too large a number, a range or a text"
+
+
+def test_a_long_text_that_is_no_number_is_the_default() -> None:
+    assert worked_out("row.title | int(7, base=16)", title="x y" * 4000) == 7
+    assert worked_out("row.title | int(base=16)", title=" " * 9000 + "ff") == 255
+
+
+def test_a_width_in_the_digits_of_another_script_is_bounded_too() -> None:
+    assert refused("{{ '{:٩٩٩٩٩٩٩٩٩}'.format(row.title) }}") == "makes too large a number, a range or a text"
+
+
+@given(JSON)
+def test_json_is_spelled_within_a_template_as_everywhere(value: Json) -> None:
+    assert rendered("{{ row.value | tojson }}", value=value) == text([value])[1:-1]
+    assert rendered("<{{ row.value }}>", value=value) == f"<{text(value)}>"
