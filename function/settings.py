@@ -89,8 +89,8 @@ VARIABLES: Final = (
     Variable(
         "HASURA_EVENT_SECRETS",
         "",
-        "What the header `X-Webhook-Secret` may say, separated by commas, so that two are valid while one is replaced. "
-        "Unset, every event is answered 401.",
+        "What the header `X-Webhook-Secret` may say: 16 characters at least, without a comma. Several, separated by "
+        "commas, while one is replaced. Unset, every event is answered 401.",
         secret=True,
     ),
     Variable(
@@ -553,8 +553,19 @@ def _config_keys(written: str) -> tuple[str, ...]:
     return keys
 
 
+# CONSOLE_TOKEN's too. Shorter ones can be guessed, and are mostly the halves of one that holds a comma.
+SECRET_CHARACTERS_MIN: Final = 16
+
+
 def _secrets(written: str) -> tuple[str, ...]:
-    return tuple(_printable(secret) for secret in _list(written))
+    secrets = tuple(_printable(secret) for secret in _list(written))
+    if any(len(secret) < SECRET_CHARACTERS_MIN for secret in secrets):
+        raise ValueError(
+            f"must be a secret of {SECRET_CHARACTERS_MIN} or more characters, or several separated by commas; none may "
+            "hold a comma, which would make two of it. This prints a good one: "
+            'python -c "import secrets; print(secrets.token_urlsafe(32))"'
+        )
+    return secrets
 
 
 def _list(written: str) -> tuple[str, ...]:

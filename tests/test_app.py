@@ -169,9 +169,10 @@ def test_without_a_configured_secret_every_event_is_401() -> None:
 
 
 def test_two_secrets_are_valid_while_rotating() -> None:
-    with World(HASURA_EVENT_SECRETS=f"new-one, {SECRET}") as world:
+    with World(HASURA_EVENT_SECRETS=f"the-new-secret-one, {SECRET}") as world:
         assert {
-            world.send(insert("outages", outage(n)), secret=s).status for n, s in enumerate(("new-one", SECRET))
+            world.send(insert("outages", outage(n)), secret=s).status
+            for n, s in enumerate(("the-new-secret-one", SECRET))
         } == {200}
 
 

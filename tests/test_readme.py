@@ -136,7 +136,7 @@ def test_the_cron_trigger_for_hasura_is_the_one_that_the_function_knows() -> Non
 def test_the_settings_to_deploy_with_are_all_that_must_be_set() -> None:
     [settings] = [block for block in OTHERS if isinstance(block, dict) and "SOURCE_NAME" in block]
     elsewhere = {
-        "HASURA_EVENT_SECRETS": "s",
+        "HASURA_EVENT_SECRETS": "a-secret-of-hasura",
         "DATABASE_URL": "postgresql://u:p@/d?host=/cloudsql/p:r:i",
         "SMTP_URL": "smtps://u:p@mail.example.com",
     }

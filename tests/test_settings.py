@@ -307,7 +307,30 @@ class TestLogin:
 
 class TestLists:
     def test_two_event_secrets_are_valid_while_one_is_replaced(self) -> None:
-        assert loaded(HASURA_EVENT_SECRETS=" old , new,, ").hasura_event_secrets == ("old", "new")
+        old, new = "o" * 16, "new secret; of more"
+        assert loaded(HASURA_EVENT_SECRETS=f" {old} , {new},, ").hasura_event_secrets == (old, new)
+
+    @pytest.mark.parametrize(
+        "written",
+        ["Tr0ub4dor&3", "x" * 15, "correct,horse-battery-staple", f"{'x' * 40},y", "tr0ub4dor,tr0ub4dor", "  short  "],
+    )
+    def test_a_short_event_secret_is_refused_as_the_half_of_one_with_a_comma_is(self, written: str) -> None:
+        said = fault(HASURA_EVENT_SECRETS=written)
+
+        assert said.startswith("HASURA_EVENT_SECRETS must be a secret of 16 or more characters")
+        assert "comma" in said
+        assert written not in said
+
+    def test_a_short_event_secret_within_a_reference_is_refused_too(self) -> None:
+        environ = REQUIRED | {"HASURA_EVENT_SECRETS": "secret://projects/p/secrets/s"}
+        with pytest.raises(SettingsError, match="HASURA_EVENT_SECRETS must be a secret of 16 or more"):
+            load(environ, read_secret=lambda _: "half,and-the-longer-other-half")
+
+    @pytest.mark.parametrize(
+        ("name", "whole"), [("CONSOLE_TOKEN", "a-token-with-a,comma-in-it"), ("CONFIG_KEY", f"{'A' * 20},{'A' * 22}=")]
+    )
+    def test_no_other_secret_is_cut_in_two_by_a_comma(self, name: str, whole: str) -> None:
+        assert fault(**{name: whole}).startswith(f"{name} must be")
 
     def test_an_event_secret_that_no_header_can_carry_is_refused(self) -> None:
         assert fault(HASURA_EVENT_SECRETS="a\nb").startswith("HASURA_EVENT_SECRETS")
@@ -504,12 +527,19 @@ class TestReferences:
         assert settings.servicenow_instance_url == "https://dev777.service-now.com"
 
     def test_an_element_of_a_list_may_be_a_reference(self) -> None:
-        kept = {"projects/p/secrets/s/versions/1": "old", "projects/p/secrets/s/versions/2": "new,newer"}
+        kept = {
+            "projects/p/secrets/s/versions/1": "old-secret-of-hasura",
+            "projects/p/secrets/s/versions/2": "new-secret-of-hasura,newer-secret-of-hasura",
+        }
         environ = {
             "HASURA_EVENT_SECRETS": "secret://projects/p/secrets/s/versions/1, secret://projects/p/secrets/s/versions/2"
         }
 
-        assert load(REQUIRED | environ, read_secret=kept.__getitem__).hasura_event_secrets == ("old", "new", "newer")
+        assert load(REQUIRED | environ, read_secret=kept.__getitem__).hasura_event_secrets == (
+            "old-secret-of-hasura",
+            "new-secret-of-hasura",
+            "newer-secret-of-hasura",
+        )
 
     @pytest.mark.parametrize(
         "reference", ["secret://", "secret://pw", "secret://projects/p/secrets/", "secret://a/b/c/d"]
