@@ -98,6 +98,11 @@ class App:
         """The connection that is in force now. Raises LedgerUnavailable."""
         return self._switchboard.connection()
 
+    @property
+    def deadline_seconds(self) -> float:
+        """Within which every event is answered."""
+        return self._settings.deadline_seconds
+
     def test_connection(self) -> Told:
         """Test it, as an operator does. Raises LedgerUnavailable."""
         return self._tester.test(None, self._switchboard.connection())
