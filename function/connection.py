@@ -23,6 +23,8 @@ from function.event import Failure, InstanceTraits, Kind, Reason, digest
 from function.ledger import Ledger
 from function.line import IN_A_ROW
 from function.servicenow import Basic, Credential, ServiceNowClient, ServiceNowError, term
+from function.servicenow.instance import FORBIDDEN
+from function.servicenow.transport import ForbiddenAddressError, connect
 from function.settings import CONNECTION_PARTS, Settings
 from function.switchboard import Connection
 from function.targets.ticket import address
@@ -74,7 +76,7 @@ def reach(instance_url: str, *, timeout_seconds: float, ca_file: str | None = No
     parts = urlsplit(instance_url)
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
     try:
-        with socket.create_connection((host, port), timeout=timeout_seconds) as sock:
+        with connect(host, port, timeout_seconds=timeout_seconds) as sock:
             if parts.scheme == "https":
                 context = create_urllib3_context()  # as the calls have it
                 context.load_verify_locations(ca_file or certifi.where())
@@ -88,6 +90,8 @@ def reach(instance_url: str, *, timeout_seconds: float, ca_file: str | None = No
 def unreached(error: Exception, *, host: str, port: int) -> str:
     """The sentence for what kept us from *host*."""
     match error:
+        case ForbiddenAddressError():
+            return f"The host name {host} stands for {FORBIDDEN}. Check SERVICENOW_INSTANCE_URL."
         case socket.gaierror() | UnicodeError():
             return (
                 f"The host name {host} is not known: check SERVICENOW_INSTANCE_URL for typing errors, and the "

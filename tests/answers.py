@@ -142,3 +142,13 @@ def drip(sock: socket.socket, answer: bytes, server: Server) -> None:
             return
         sock.sendall(bytes([byte]))
         time.sleep(0.05)
+
+
+# Where a cloud tells its machines their secrets, and what else is link-local, in the spellings that resolvers read.
+LINK_LOCAL = [
+    "169.254.169.254", "169.254.0.1", "169.254.170.2", "2852039166", "0xa9fea9fe", "0xA9.0xFE.0xA9.0xFE",
+    "0251.0376.0251.0376", "169.254.43518", "169.16689662", "[fe80::1]", "[febf::1]",
+    "[::ffff:169.254.169.254]", "[::ffff:a9fe:a9fe]", "[0:0:0:0:0:ffff:169.254.169.254]", "[::169.254.169.254]",
+    "[64:ff9b::169.254.169.254]", "[64:ff9b::a9fe:a9fe]", "[2002:a9fe:a9fe::1]", "[fd00:ec2::254]", "[fd20:ce::254]",
+    "100.100.100.200", "168.63.129.16", "192.0.0.192",
+]  # fmt: skip

@@ -18,6 +18,7 @@ from function.database import Database
 from function.servicenow import Basic
 from function.settings import MAKE_CONFIG_KEY
 from sandbox.servicenow import ServiceNow
+from tests.answers import LINK_LOCAL
 from tests.payloads import insert, update
 from tests.world import CONFIG_KEY, STORED_PASSWORD, World, outage
 
@@ -132,6 +133,15 @@ class TestWhatIsTaken:
             assert [answer.status for answer in answers] == [400] * len(answers)
             assert [words for words in said for answer in answers if words not in answer.body["error"]] == []
             assert world.operate("GET", "config").body["instance_url"] == NEVER_SENT
+
+    @pytest.mark.parametrize("host", [*LINK_LOCAL, "metadata.google.internal"])
+    def test_a_link_local_address_is_not_taken_and_not_called(self, host: str) -> None:
+        with World() as world:
+            sent = asked(f"https://{host}")
+            answers = [world.operate("POST", "config", sent), world.operate("POST", "test", sent)]
+
+            assert [answer.status for answer in answers] == [400, 400]
+            assert all("must not be a link-local address" in answer.body["error"] for answer in answers)
 
     def test_a_body_that_is_too_large_is_not_read(self, world: World) -> None:
         answer = world.operate("POST", "config", asked(NEVER_SENT, password="p" * 20_000))

@@ -86,7 +86,7 @@ def test_a_server_that_is_told_to_stop_answers_what_is_under_way_first(tmp_path:
         world.servicenow.arm("slow", method="POST", seconds=33)
         under_way = pool.submit(function.send, insert("outages", outage()))
         until = time.monotonic() + 10
-        while not world.servicenow.calls and time.monotonic() < until:
+        while world.servicenow.armed() and time.monotonic() < until:
             time.sleep(0.02)
         os.kill(function.pid, signal.SIGTERM)
         answer = under_way.result(60)

@@ -19,6 +19,7 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
+from function.connection import reach
 from function.event import Failure, Kind, Reason
 from function.servicenow import (
     BODY_BYTES_MAX,
@@ -31,7 +32,8 @@ from function.servicenow import (
     read,
     term,
 )
-from tests.answers import Answer, Seen, Server, always, drip, http, reset, result
+from function.servicenow.transport import Transport
+from tests.answers import LINK_LOCAL, Answer, Seen, Server, always, drip, http, reset, result
 
 ID = "0123456789abcdef0123456789abcdef"
 GET = Request("GET", "incident", ID)
@@ -792,6 +794,22 @@ class TestBrokenConnections:
 
             assert (found.kind, found.reason, found.status) == (T, Reason.UNREACHABLE, 0)
             assert client.calls == 0
+
+    @pytest.mark.parametrize("host", LINK_LOCAL)
+    def test_a_host_whose_address_is_link_local_is_not_called(self, host: str) -> None:
+        """Numbers are resolved by the C library as names are, so what a name resolves to is looked at."""
+        transport = Transport(f"https://{host}", concurrency_max=1)
+        deadline = time.monotonic() + 4
+        found = transport.send(POST, {}, {}, headers=lambda: {"Authorization": "planted"}, deadline=deadline)
+
+        assert isinstance(found, Failure)
+        assert (found.kind, found.reason, transport.calls) == (T, Reason.UNREACHABLE, 0)
+        assert "link-local" in found.hint
+        assert time.monotonic() < deadline - 3
+
+    @pytest.mark.parametrize("host", ["169.254.169.254", "2852039166", "[::ffff:a9fe:a9fe]", "[fe80::1%lo]"])
+    def test_the_connection_test_does_not_connect_to_a_link_local_address_either(self, host: str) -> None:
+        assert "link-local" in reach(f"https://{host}", timeout_seconds=5)
 
     def test_an_unknown_host_was_certainly_not_called(self) -> None:
         with calling("https://no-such-instance.invalid") as client:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from function.secretmanager import SecretUnreadable
 from function.servicenow import ApiKey, Basic, Credential, OAuth
 from function.settings import MAKE_CONFIG_KEY, VARIABLES, Settings, SettingsError, credential, load, table
+from tests.answers import LINK_LOCAL
 
 REQUIRED = {
     "SOURCE_NAME": "shop-prod",
@@ -126,6 +127,17 @@ class TestServiceNow:
     )
     def test_any_other_address_is_refused(self, written: str, said: str) -> None:
         assert said in fault(SERVICENOW_INSTANCE_URL=written)
+
+    @pytest.mark.parametrize("host", [*LINK_LOCAL, "metadata.google.internal", "METADATA.google.internal"])
+    def test_a_link_local_address_is_refused_in_any_spelling(self, host: str) -> None:
+        assert "must not be a link-local address" in fault(SERVICENOW_INSTANCE_URL=f"https://{host}")
+        assert "must not be a link-local address" in fault(SERVICENOW_INSTANCE_URL=f"https://{host}:8443/")
+
+    @pytest.mark.parametrize(
+        "host", ["10.0.0.5", "192.168.1.2", "169.253.1.1", "169.255.1.1", "[fd12::1]", "[2001:db8::1]", "metadata.corp"]
+    )
+    def test_private_addresses_are_taken(self, host: str) -> None:
+        assert loaded(SERVICENOW_INSTANCE_URL=f"https://{host}").servicenow_instance_url == f"https://{host}"
 
     @pytest.mark.parametrize(
         ("name", "value"),

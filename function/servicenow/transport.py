@@ -12,7 +12,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Final, Literal, cast
@@ -21,9 +21,11 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, SSLError
+from urllib3.util.connection import create_connection
 
 from function.event import Failure, Kind, Reason
 from function.servicenow.answers import Reply, Request, Sent, lost
+from function.servicenow.instance import FORBIDDEN, is_forbidden
 
 # A call that has less left could only end in doubt.
 CALL_SECONDS_MIN: Final = 0.05
@@ -200,6 +202,34 @@ def _session(concurrency_max: int) -> requests.Session:
     return session
 
 
+class ForbiddenAddressError(OSError):
+    """The host's name resolves to an address that must not be called."""
+
+
+def connect(
+    host: str,
+    port: int,
+    *,
+    timeout_seconds: Any,
+    options: Sequence[tuple[int, int, int | bytes]] | None = None,
+) -> socket.socket:
+    """Connect to one of the addresses of *host*, none of which may be forbidden.
+
+    Raises OSError, and UnicodeError for what cannot be a name.
+    """
+    found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+    addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
+    if any(map(is_forbidden, addresses)):
+        raise ForbiddenAddressError
+    failure: OSError = socket.gaierror(socket.EAI_NONAME, "no address")
+    for address in addresses:
+        try:
+            return create_connection((address, port), timeout_seconds, socket_options=list(options or ()))
+        except OSError as error:
+            failure = error
+    raise failure
+
+
 class _NeverSentError(Exception):
     """There was no connection to send the request on."""
 
@@ -249,10 +279,14 @@ class _TimedResponse(http.client.HTTPResponse):
 class _Connection(urllib3.connection.HTTPConnection):
     response_class = _TimedResponse
 
+    def _new_conn(self) -> socket.socket:
+        """Connect to an address that was looked at: the name may resolve to another one the next time."""
+        return connect(self._dns_host, self.port, timeout_seconds=self.timeout, options=self.socket_options)
+
     def connect(self) -> None:
         try:
             super().connect()
-        except (OSError, HTTPError, http.client.HTTPException) as error:
+        except (OSError, UnicodeError, HTTPError, http.client.HTTPException) as error:
             raise _NeverSentError(_unreached(error)) from error
 
 
@@ -276,7 +310,9 @@ class _Adapter(HTTPAdapter):
 
 def _unreached(error: Exception) -> Failure:
     match error:
-        case NameResolutionError():
+        case ForbiddenAddressError():
+            hint = f"SERVICENOW_INSTANCE_URL names a host whose address is {FORBIDDEN}."
+        case NameResolutionError() | socket.gaierror() | UnicodeError():
             hint = "ServiceNow's host name is not known: check SERVICENOW_INSTANCE_URL, and the network's name service."
         case ssl.SSLError() | SSLError():
             hint = "No secure connection to ServiceNow: check SERVICENOW_INSTANCE_URL and the host's certificate."
