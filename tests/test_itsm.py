@@ -29,7 +29,7 @@ from function.servicenow import (
     Unavailable,
     UnknownReference,
 )
-from function.servicenow.fields import CHANGE, INCIDENT, check_names, written
+from function.servicenow.fields import CHANGE, INCIDENT, NAMED, UNNAMED, check_names, written
 from function.servicenow.search import ORDERS, PAGE_ROWS
 from sandbox.servicenow import ServiceNow
 from sandbox.tables import Tables
@@ -214,6 +214,231 @@ class TestCreate:
             assert "a sys_id of its own" in caplog.text
 
 
+class TestSignIn:
+    def test_a_user_and_a_password_are_named(self, instance: ServiceNow) -> None:
+        with ServiceNowClient(instance_url=instance.url, username="svc.hasura", password="sandbox") as client:
+            assert client.create_incident(short_description="x")["number"] == "INC0010001"
+
+    def test_a_user_and_a_password_stand_behind_the_address(self, instance: ServiceNow) -> None:
+        with ServiceNowClient(instance.url, "svc.hasura", "sandbox") as client:
+            assert client.create_incident("x")["number"] == "INC0010001"
+
+    @pytest.mark.parametrize(
+        ("given", "hint"),
+        [
+            ({}, "username and password must both say something"),
+            ({"username": "svc.hasura"}, "username and password must both"),
+            ({"password": "planted"}, "username and password must both"),
+            ({"username": "svc.hasura", "password": ""}, "username and password must both"),
+            ({"credential": Basic("u", "p"), "username": "u", "password": "planted"}, "not both"),
+            ({"credential": "u", "username": "u", "password": "planted"}, "username is given twice"),
+        ],
+    )
+    def test_who_signs_in_is_said_once_and_whole(self, given: dict[str, Any], hint: str) -> None:
+        with pytest.raises(InvalidArgument, match=hint) as refused:
+            ServiceNowClient("dev12345", **given)
+
+        assert "planted" not in str(refused.value)
+
+
+class TestWaysOfSpelling:
+    def test_a_record_is_named_by_its_sys_id_or_its_number(
+        self, instance: ServiceNow, client: ServiceNowClient
+    ) -> None:
+        row = opened(instance)
+        for name in ({"sys_id": row["sys_id"]}, {"number": row["number"]}, {"number_or_sys_id": row["number"]}):
+            assert client.get_incident(**name)["sys_id"] == row["sys_id"]
+            assert client.update_incident(**name, description=str(name))["sys_id"] == row["sys_id"]
+            assert client.resolve_incident(**name, **CLOSING)["state"] == "6"
+            assert client.reopen_incident(**name)["state"] == "2"
+
+        assert client.close_incident(sys_id=row["sys_id"], **CLOSING)["state"] == "7"
+
+    def test_so_is_a_change_request(self, client: ServiceNowClient) -> None:
+        made = client.create_change_request(short_description="Upgrade", description="To 3.2", type_="emergency")
+
+        assert made["type"] == "emergency"
+        assert client.get_change_request(number=made["number"])["sys_id"] == made["sys_id"]
+        assert client.update_change_request(sys_id=made["sys_id"], type_="normal")["type"] == "normal"
+
+    def test_a_description_close_code_and_close_notes_need_no_name(self, client: ServiceNowClient) -> None:
+        made = client.create_incident("Checkout is down", "Since 08:02")
+        resolved = client.resolve_incident(made["number"], "Solution provided", "Restarted.")
+
+        assert client.get_incident(made["sys_id"], fields=["description"])["description"] == "Since 08:02"
+        assert (resolved["close_code"], resolved["close_notes"]) == ("Solution provided", "Restarted.")
+
+    @pytest.mark.parametrize("name", [{}, {"sys_id": ID, "number": "INC1"}, {"number_or_sys_id": ID, "sys_id": ID}])
+    def test_a_record_is_named_once(self, client: ServiceNowClient, name: dict[str, str]) -> None:
+        for call in (client.get_incident, client.update_incident, client.reopen_incident, client.get_change_request):
+            with pytest.raises(InvalidArgument, match="name the record once"):
+                call(**name)
+        with pytest.raises(InvalidArgument, match="name the record once"):
+            client.add_work_note(**name, text="x")
+
+        assert client.calls == 0
+
+    def test_a_number_is_no_sys_id(self, client: ServiceNowClient) -> None:
+        with pytest.raises(InvalidArgument, match="sys_id must be 32 hexadecimal digits; a number is given as number="):
+            client.get_incident(sys_id="INC0010001")
+
+    @pytest.mark.parametrize(
+        ("column", "label", "value"),
+        [
+            ("state", "New", "1"),
+            ("state", "In Progress", "2"),
+            ("state", "in_progress", "2"),
+            ("state", "IN-PROGRESS", "2"),
+            ("state", "2 - In Progress", "2"),
+            ("state", "Cancelled", "8"),
+            ("incident_state", "Resolved", "6"),
+            ("priority", "1 - Critical", "1"),
+            ("priority", "Planning", "5"),
+            ("impact", "1 - High", "1"),
+            ("urgency", "low", "3"),
+            ("severity", "Medium", "2"),
+            ("hold_reason", "Awaiting Caller", "1"),
+        ],
+    )
+    def test_a_choice_is_searched_for_by_its_label(
+        self, instance: ServiceNow, client: ServiceNowClient, column: str, label: str, value: str
+    ) -> None:
+        given: dict[str, Any] = {column: label}
+        list(client.search_incidents(**given))
+
+        assert f"sysparm_query={column}%3D{value}%5E" in instance.take_calls()[0].query
+
+    def test_several_labels_are_any_of_them(self, instance: ServiceNow, client: ServiceNowClient) -> None:
+        one, _, three = opened(instance), opened(instance, state="2"), ended(instance, "6")
+
+        found = [row["number"] for row in client.search_incidents(state=["New", 6])]
+
+        assert found == [one["number"], three["number"]]
+
+    def test_a_choice_is_written_by_its_label(self, instance: ServiceNow, client: ServiceNowClient) -> None:
+        made = client.create_incident("x", impact="High", urgency="2 - Medium")
+        changed = client.update_incident(made["number"], state="In Progress")
+        change = client.create_change_request("x", type_="Normal", risk="Moderate", impact="low")
+        moved = client.update_change_request(change["number"], state="Assess")
+
+        assert (made["impact"], made["urgency"], changed["state"]) == ("1", "2", "2")
+        assert (change["type"], change["risk"], change["impact"], moved["state"]) == ("normal", "3", "3", "-4")
+
+    def test_a_type_is_said_once(self, client: ServiceNowClient) -> None:
+        with pytest.raises(InvalidArgument, match="type is given twice"):
+            client.create_change_request("x", type="normal", type_="standard")
+        with pytest.raises(InvalidArgument, match="type is given twice"):
+            client.update_change_request(ID, type="normal", type_="standard")
+
+
+# What each column refers to, and the column of the name there.
+REFERRING = [
+    *((column, "sys_user", "user_name") for column in ("assigned_to", "caller_id", "opened_by", "closed_by")),
+    *((column, "sys_user", "user_name") for column in ("resolved_by", "reopened_by")),
+    ("assignment_group", "sys_user_group", "name"),
+    ("company", "core_company", "name"),
+    ("location", "cmn_location", "name"),
+    ("contract", "ast_contract", "number"),
+    ("service_offering", "service_offering", "name"),
+    *((column, "cmdb_ci", "name") for column in ("cmdb_ci", "business_service")),
+    *((column, "change_request", "number") for column in ("rfc", "caused_by")),
+    ("parent", "task", "number"),
+    ("parent_incident", "incident", "number"),
+    ("problem_id", "problem", "number"),
+    *((column, "sys_user", "user_name") for column in ("watch_list", "work_notes_list", "additional_assignee_list")),
+    ("group_list", "sys_user_group", "name"),
+    ("skills", "cmn_skill", "name"),
+]
+OF_CHANGES = [
+    *((column, "sys_user", "user_name") for column in ("requested_by", "cab_delegate")),
+    ("chg_model", "chg_model", "name"),
+    ("on_hold_task", "change_task", "number"),
+]
+WITHOUT_NAMES = ["delivery_plan", "delivery_task", "origin_id", "rejection_goto", "universal_request", "wf_activity"]
+OTHER_ID = "f" * 32
+
+
+def referring(table: str, column: str, name: str) -> Callable[[Any, Seen], bool]:
+    """An instance that has one record in *table*, which goes by *name*."""
+
+    def answer(sock: Any, seen: Seen) -> bool:
+        if seen.method != "GET":
+            return always(result({"sys_id": ID, "number": "X1"}, 201 if seen.method == "POST" else 200))(sock, seen)
+        found = [{"sys_id": OTHER_ID, column: name}] if urlsplit(seen.target).path.endswith(f"/{table}") else []
+        return always(result(found))(sock, seen)
+
+    return answer
+
+
+class TestReferences:
+    @pytest.mark.parametrize(("column", "table", "name"), REFERRING + OF_CHANGES)
+    def test_a_name_is_looked_up_whatever_the_column(self, column: str, table: str, name: str) -> None:
+        with Server(referring(table, name, "ACME 1")) as server, calling(server.url) as client:
+            if (column, table, name) in OF_CHANGES:
+                client.create_change_request("x", **{column: "ACME 1"})
+            else:
+                client.create_incident("x", **{column: "ACME 1"})
+                client.update_incident(ID, **{column: "ACME 1"})
+
+            assert all(json.loads(seen.body)[column] == OTHER_ID for seen in server.seen if seen.method != "GET")
+
+    @pytest.mark.parametrize(("column", "table", "name"), REFERRING)
+    def test_a_name_that_nobody_goes_by_is_an_error_before_anything_is_written(
+        self, column: str, table: str, name: str
+    ) -> None:
+        given: dict[str, Any] = {column: "ACME 1"}
+        with Server(always(result([]))) as server, calling(server.url) as client:
+            with pytest.raises(UnknownReference, match=f"what is given for {column} is not there"):
+                client.create_incident("x", **given)
+            with pytest.raises(UnknownReference, match=f"what is given for {column} is not there"):
+                client.search_incidents(**given)
+
+            assert {seen.method for seen in server.seen} == {"GET"}
+
+    @pytest.mark.parametrize("column", WITHOUT_NAMES)
+    def test_what_is_not_looked_up_takes_a_sys_id_and_no_name(self, column: str) -> None:
+        with Server(referring("", "", "")) as server, calling(server.url) as client:
+            with pytest.raises(UnknownReference, match=f"{column} is a reference .* give the record's sys_id"):
+                client.update_incident(ID, **{column: "ACME 1"})
+            assert client.calls == 0
+            client.update_incident(ID, **{column: OTHER_ID})
+
+            assert json.loads(server.seen[-1].body) == {column: OTHER_ID}
+
+    def test_every_column_that_refers_is_among_these(self) -> None:
+        named = {column for column, _, _ in REFERRING + OF_CHANGES} | {"std_change_producer_version"}
+
+        assert named == set(NAMED)
+        assert set(WITHOUT_NAMES) == UNNAMED
+
+    def test_each_element_of_a_list_is_looked_up(self, instance: ServiceNow, client: ServiceNowClient) -> None:
+        made = client.create_incident("x", watch_list="abel.tuter, Beth Anglin,nobody@example.com")
+        abel, beth = sys_id(instance, "sys_user", "abel.tuter"), sys_id(instance, "sys_user", "beth.anglin")
+
+        row = instance.row("incident", made["sys_id"]) or {}
+        assert row["watch_list"] == f"{abel},{beth},nobody@example.com"
+        with pytest.raises(UnknownReference, match="watch_list"):
+            client.update_incident(made["number"], watch_list="abel.tuter,nobody")
+
+    def test_a_model_of_a_change_may_be_one_that_ships(self) -> None:
+        with Server(referring("", "", "")) as server, calling(server.url) as client:
+            client.create_change_request("x", chg_model="standard")
+
+            assert [json.loads(seen.body)["chg_model"] for seen in server.seen] == ["standard"]
+
+    def test_what_servicenow_did_not_keep_is_said_without_its_value(self, caplog: pytest.LogCaptureFixture) -> None:
+        row = {"sys_id": ID, "u_shop": "", "u_owner": ""}
+
+        def answer(sock: Any, seen: Seen) -> bool:
+            return always(result([row] if "sysparm_query" in seen.target else row))(sock, seen)
+
+        with Server(answer) as server, calling(server.url) as client:
+            client.update_incident(ID, u_shop="planted", u_owner="planted")
+
+        assert "ServiceNow did not keep u_shop, u_owner of an incident" in caplog.text
+        assert "planted" not in caplog.text
+
+
 INVALID: list[tuple[str, Callable[[ServiceNowClient], object], str]] = [
     ("no words", lambda c: c.create_incident(" "), "short_description must say something"),
     ("urgency 4", lambda c: c.create_incident("x", urgency=4), "urgency of an incident must be one of 1 (high)"),
@@ -265,6 +490,9 @@ INVALID: list[tuple[str, Callable[[ServiceNowClient], object], str]] = [
     ),
     ("an empty note", lambda c: c.add_work_note("INC1", "\n"), "text must say something"),
     ("an empty key", lambda c: c.add_comment("INC1", "x", key=""), "key must say"),
+    ("no note", lambda c: c.add_work_note("INC1"), "name it text, or work_note, and once"),
+    ("two comments", lambda c: c.add_comment("INC1", "x", comment="y"), "name it text, or comment, and once"),
+    ("a strange label", lambda c: c.search_incidents(state="Fresh"), "state of an incident must be one of 1 (New)"),
     ("a strange table", lambda c: c.add_comment("INC1", "x", table="sys_user"), "table must be one of"),
     ("an empty number", lambda c: c.get_incident(""), "a query for number needs a value"),
     ("limit 0", lambda c: c.search_incidents(limit=0), "limit must be 1 or more"),
@@ -412,6 +640,61 @@ class TestNotes:
         assert add(row["number"], "Restarted.")
         [entry] = instance.rows("sys_journal_field")
         assert (entry["element_id"], entry["element"], entry["value"]) == (row["sys_id"], journal, "Restarted.")
+
+    def test_table_sys_id_and_note_go_by_their_names(self, instance: ServiceNow, client: ServiceNowClient) -> None:
+        row = opened(instance)
+
+        assert client.add_work_note(table="incident", sys_id=row["sys_id"], work_note="One")
+        assert client.add_work_note(number=row["number"], text="Two")
+        assert client.add_work_note("incident", row["sys_id"], "Three")
+        assert client.add_comment(table="incident", sys_id=row["sys_id"], comment="Four")
+        assert client.add_comment("incident", row["number"], "Five")
+        entries = [(entry["element"], entry["value"]) for entry in instance.rows("sys_journal_field")]
+        assert sorted(entries) == [
+            ("comments", "Five"),
+            ("comments", "Four"),
+            ("work_notes", "One"),
+            ("work_notes", "Three"),
+            ("work_notes", "Two"),
+        ]
+
+    @pytest.mark.parametrize(
+        ("number", "table"),
+        [
+            ("INC0010001", "incident"),
+            ("CHG0030001", "change_request"),
+            ("chg0030001", "change_request"),
+            ("PRB0040001", "problem"),
+            ("CTASK0010001", "change_task"),
+            ("PTASK0010001", "problem_task"),
+            ("REQ0010001", "sc_request"),
+            ("RITM0010001", "sc_req_item"),
+            ("SCTASK0010001", "sc_task"),
+            ("TASK0010001", "sc_task"),
+            ("OWN0010001", "incident"),
+        ],
+    )
+    def test_a_number_tells_its_table(self, number: str, table: str) -> None:
+        row = {"sys_id": ID, "number": number.upper()}
+
+        def answer(sock: Any, seen: Seen) -> bool:
+            return always(result([row] if seen.method == "GET" else row))(sock, seen)
+
+        with Server(answer) as server, calling(server.url) as client:
+            client.add_work_note(number, "Approved by phone.")
+            client.add_comment(number=number, text="Approved by phone.")
+
+            assert [urlsplit(seen.target).path for seen in server.seen] == [
+                f"/api/now/table/{table}",
+                f"/api/now/table/{table}/{ID}",
+            ] * 2
+
+    @pytest.mark.parametrize("table", ["task", "problem", "problem_task", "sc_req_item"])
+    def test_a_note_is_added_to_any_ticket(self, table: str) -> None:
+        with Server(always(result({"sys_id": ID}))) as server, calling(server.url) as client:
+            client.add_work_note(table=table, sys_id=ID, work_note="Seen.")
+
+            assert urlsplit(server.seen[0].target).path == f"/api/now/table/{table}/{ID}"
 
     def test_without_a_key_it_is_one_call(self, instance: ServiceNow, client: ServiceNowClient) -> None:
         client.add_work_note(opened(instance)["sys_id"], "Restarted.")

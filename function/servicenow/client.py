@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from function.event import Failure, Reason
 from function.servicenow.answers import Record, Reply, Request, rate_limit_per_hour, read
-from function.servicenow.credentials import Credential
+from function.servicenow.credentials import Basic, Credential
 from function.servicenow.errors import InvalidArgument, error_of
 from function.servicenow.instance import instance_url as parsed
 from function.servicenow.oauth import Proof, TokenKeeper
@@ -26,8 +26,9 @@ class TableClient:
     Each method takes the bound of the whole call, waiting for its turn included; the client's own applies as well.
     (The look-up of the host's name alone is bounded by the system's resolver.) Each raises ServiceNowError, and
     ValueError for a table or sys_id that is none. Every record carries its ``sys_id`` beside the *fields* asked for.
-    *credential* is asked for before each call where it is a function: it may change. *ca_file* has the certificates to
-    trust instead of the usual ones. Threads may share a client.
+    It signs in with *username* and *password*, or with a *credential*, which is asked for before each call where it is
+    a function: it may change. *ca_file* has the certificates to trust instead of the usual ones. Threads may share a
+    client.
 
     A credential that ServiceNow refused is not sent again for *auth_pause_seconds*, unless it is another one by then:
     accounts lock after about five wrong passwords in fifteen minutes.
@@ -36,8 +37,10 @@ class TableClient:
     def __init__(
         self,
         instance_url: str,
-        credential: Credential | Callable[[], Credential],
+        credential: Credential | Callable[[], Credential] | str | None = None,
+        password: str = "",
         *,
+        username: str = "",
         timeout_seconds: float = 20.0,
         concurrency_max: int = 4,
         ca_file: str | None = None,
@@ -47,7 +50,7 @@ class TableClient:
             self.instance_url = parsed(instance_url)
         except ValueError as error:
             raise InvalidArgument(f"instance_url {error}") from None
-        self._credential = credential if callable(credential) else lambda: credential
+        self._credential = _credential(credential, username, password)
         self._timeout_seconds = timeout_seconds
         self._transport = Transport(self.instance_url, concurrency_max=concurrency_max, ca_file=ca_file)
         self._tokens = TokenKeeper(self._transport.post_form)
@@ -139,6 +142,24 @@ class TableClient:
                 replace(refusal.failure, hint=hint, words="", retry_after_seconds=left_seconds),
                 call=f"{request.method} {request.table}",
             )
+
+
+def _credential(
+    given: Credential | Callable[[], Credential] | str | None, username: str, password: str
+) -> Callable[[], Credential]:
+    """What to ask for the credential: *given*, which as a text is the user's name. Raises InvalidArgument."""
+    if isinstance(given, str):
+        if username:
+            raise InvalidArgument("username is given twice")
+        return _credential(None, given, password)
+    if given is not None and (username or password):
+        raise InvalidArgument("give username and password, or a credential, not both")
+    if given is None and not (username and password):
+        raise InvalidArgument("username and password must both say something, or a credential be given")
+    if callable(given):
+        return given
+    known = Basic(username, password) if given is None else given
+    return lambda: known
 
 
 @dataclass(frozen=True, slots=True)

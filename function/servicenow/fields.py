@@ -10,15 +10,17 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, TypeVar
 
 from function.choices import CHOICES, STATES
 from function.event import fitted, instant, text
 from function.servicenow.answers import Record, term
 from function.servicenow.errors import InvalidArgument
+from function.servicenow.references import REFERENCES, Referred
 
 Value: TypeAlias = str | bool | int | float | Decimal | datetime | None
 Values: TypeAlias = Value | Sequence[Value]
+ValueT = TypeVar("ValueT", bound=Values)
 
 
 def _names(listed: str) -> frozenset[str]:
@@ -85,12 +87,14 @@ _TOLD: Final = (
     *("assignment_group", "assigned_to", "cmdb_ci", "business_service", "active", "correlation_id"),
     *("opened_at", "sys_created_on", "sys_updated_on", "sys_mod_count", "close_code", "close_notes"),
 )
+_PRIORITIES: Final = {"1": "critical", "2": "high", "3": "moderate", "4": "low", "5": "planning"}
 INCIDENT: Final = TicketTable(
     name="incident",
     called="an incident",
     columns=_TASK | _INCIDENT,
     choices={
         "state": STATES["incident"],
+        "incident_state": STATES["incident"],
         "hold_reason": {
             "1": "awaiting caller",
             "3": "awaiting problem",
@@ -99,7 +103,7 @@ INCIDENT: Final = TicketTable(
         },
         **_of("incident", "impact", "urgency"),
         "severity": CHOICES["incident"]["impact"],
-        "priority": {"1": "critical", "2": "high", "3": "moderate", "4": "low", "5": "planning"},
+        "priority": _PRIORITIES,
     },
     told=(*_TOLD, "subcategory", "caller_id", "hold_reason", "resolved_at", "closed_at"),
     computed={"priority": "follows from impact and urgency", "incident_state": "follows state"},
@@ -115,7 +119,55 @@ CHANGE: Final = TicketTable(
     },
     told=(*_TOLD, "type", "risk", "requested_by", "start_date", "end_date", "std_change_producer_version"),
 )
-TABLES: Final = {table.name: table for table in (INCIDENT, CHANGE)}
+# Where notes are written, and what the numbers of its records begin with on a fresh instance.
+PREFIXES: Final = {
+    "INC": "incident",
+    "CHG": "change_request",
+    "PRB": "problem",
+    "CTASK": "change_task",
+    "PTASK": "problem_task",
+    "REQ": "sc_request",
+    "RITM": "sc_req_item",
+    "SCTASK": "sc_task",
+    "TASK": "sc_task",
+}
+NOTED: Final = frozenset({*PREFIXES.values(), "task"})
+_NUMBER = re.compile(r"([A-Za-z]+)[0-9]+", re.ASCII)
+
+
+def table_of(number: str) -> str:
+    """The table whose records have numbers like *number*; "" where that is not known."""
+    found = _NUMBER.fullmatch(number.strip())
+    return PREFIXES.get(found[1].upper(), "") if found else ""
+
+
+_USER: Final = REFERENCES["assigned_to"]
+_CHANGE_NUMBER: Final = Referred("change_request", ("number",))
+# The columns of the tables above that refer to one record, by name.
+NAMED: Final[Mapping[str, Referred]] = REFERENCES | {
+    **dict.fromkeys(("closed_by", "resolved_by", "reopened_by", "cab_delegate"), _USER),
+    **dict.fromkeys(("caused_by", "rfc"), _CHANGE_NUMBER),
+    "company": Referred("core_company", ("name",)),
+    "location": Referred("cmn_location", ("name",)),
+    "contract": Referred("ast_contract", ("number",)),
+    "service_offering": Referred("service_offering", ("name",)),
+    "parent": Referred("task", ("number",)),
+    "chg_model": Referred("chg_model", ("name",)),
+    # Lists: each of their elements.
+    **dict.fromkeys(("watch_list", "work_notes_list", "additional_assignee_list"), _USER),
+    "group_list": REFERENCES["assignment_group"],
+    "skills": Referred("cmn_skill", ("name",)),
+    "on_hold_task": Referred("change_task", ("number",)),
+}
+LISTS: Final = frozenset(
+    {"watch_list", "work_notes_list", "additional_assignee_list", "group_list", "skills", "on_hold_task"}
+)
+# A mail goes to an address that is nobody's, too.
+MAILED: Final = frozenset({"watch_list", "work_notes_list"})
+# Those whose records nobody knows by name.
+UNNAMED: Final = frozenset(
+    {"delivery_plan", "delivery_task", "origin_id", "rejection_goto", "universal_request", "wf_activity"}
+)
 
 JOURNALS: Final = frozenset({"comments", "work_notes"})
 _DATES: Final = _names(
@@ -188,10 +240,42 @@ def spelled(table: TicketTable, name: str, value: Value) -> str:
         return _moment(name, value)
     said = text(value)
     choices = table.choices.get(name)
-    if said and choices is not None and said not in choices:
-        listed = ", ".join(f"{choice} ({label})" if label else choice for choice, label in choices.items())
-        raise InvalidArgument(f"{name} of {table.called} must be one of {listed}")
-    return said
+    return said if choices is None or not said else _chosen(table, name, said, choices)
+
+
+def _chosen(table: TicketTable, name: str, said: str, choices: Mapping[str, str]) -> str:
+    """The one among *choices* that is *said*: its value, its label, or both as in ``1 - High``."""
+    if said.strip() in choices:
+        return said.strip()
+    word = _word(said)
+    for choice, label in choices.items():
+        shown = label or choice
+        if word and word in {_word(shown), _word(f"{choice}{shown}")}:
+            return choice
+    listed = ", ".join(f"{choice} ({label})" if label else choice for choice, label in choices.items())
+    raise InvalidArgument(f"{name} of {table.called} must be one of {listed}")
+
+
+def _word(said: str) -> str:
+    """*said* without what people write in different ways."""
+    return "".join(filter(str.isalnum, said.casefold())).replace("cancelled", "canceled")
+
+
+def by_column(table: TicketTable, values: Mapping[str, ValueT]) -> dict[str, ValueT]:
+    """*values* by their columns, where ``type_`` stands for ``type``, which Python has a use of its own for.
+
+    Raises InvalidArgument where a column is given twice.
+    """
+    named: dict[str, ValueT] = {}
+    for name, value in values.items():
+        column = name.removesuffix("_")
+        column = column if column in table.columns else name
+        if value is None and column in named:
+            continue
+        if named.get(column) is not None:
+            raise InvalidArgument(f"{column} is given twice")
+        named[column] = value
+    return named
 
 
 def _moment(name: str, value: Value) -> str:

@@ -1,7 +1,7 @@
 """Incidents and change requests by the words that operators use, on top of the Table API (client.py).
 
-with ServiceNowClient("dev12345", Basic("svc.app", password)) as servicenow:
-    incident = servicenow.create_incident("Checkout is down", urgency=1, assignment_group="Network")
+with ServiceNowClient("dev12345", username="svc.app", password=password) as servicenow:
+    incident = servicenow.create_incident("Checkout is down", urgency="High", assignment_group="Network")
     servicenow.add_work_note(incident["number"], "Restarted.", key="restart-1")
     servicenow.resolve_incident(incident["number"], close_code="Solution provided", close_notes="Restarted.")
 """
@@ -11,6 +11,7 @@ import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Self
 
@@ -23,6 +24,7 @@ from function.servicenow.errors import (
     NotFound,
     Refused,
     ServiceNowError,
+    UnknownReference,
     doing,
 )
 from function.servicenow.fields import (
@@ -31,19 +33,25 @@ from function.servicenow.fields import (
     CLOSED,
     IN_PROGRESS,
     INCIDENT,
+    LISTS,
+    MAILED,
+    NAMED,
+    NOTED,
     RESOLVED,
-    TABLES,
+    UNNAMED,
     Condition,
     TicketTable,
     Value,
     Values,
+    by_column,
     check_names,
     conditions,
     is_custom,
     spelled,
+    table_of,
     written,
 )
-from function.servicenow.references import REFERENCES, References
+from function.servicenow.references import References
 from function.servicenow.search import Search, records
 
 log = logging.getLogger("function.servicenow")
@@ -52,12 +60,16 @@ _SYS_ID = re.compile(r"[0-9a-fA-F]{32}", re.ASCII)
 # A journal entry may be cut at its end, where the marker stands if there is room.
 JOURNAL_CHARACTERS_MAX: Final = 4000
 _JOURNAL_ROWS: Final = 10
+_ADDRESS = re.compile(r"[^@\s,]+@[^@\s,]+")
 
 
 class ServiceNowClient(TableClient):
     """Incidents, change requests and their notes; and any table, by what TableClient has.
 
-    Records are given by number or sys_id; groups, users and configuration items by name or sys_id, looked up first.
+    A record is named by its number or sys_id, as the first argument or as ``number=`` or ``sys_id=``. Whatever else a
+    column refers to (groups, users, configuration items, companies, other tickets) is given by its name or sys_id, and
+    looked up first: ServiceNow would store a name as nothing. Choices are given by value or label: ``state="New"``.
+    A name that Python uses otherwise may have an underscore behind it: ``type_``.
     Records come back as text, field by field as ServiceNow keeps it: references as sys_ids, times in UTC.
     Whatever is wrong with the arguments is an InvalidArgument before anything is written, and mostly before any call.
     Every error is a ServiceNowError, of a kind that says whose fault it is (errors.py). Nothing is tried twice.
@@ -74,8 +86,8 @@ class ServiceNowClient(TableClient):
     def create_incident(
         self,
         short_description: str,
-        *,
         description: Value = None,
+        *,
         impact: Value = 3,
         urgency: Value = 3,
         category: Value = None,
@@ -111,14 +123,28 @@ class ServiceNowClient(TableClient):
         }
         return self._create(INCIDENT, named | fields, sys_id)
 
-    def get_incident(self, number_or_sys_id: str, *, fields: Sequence[str] = INCIDENT.told) -> Record:
+    def get_incident(
+        self,
+        number_or_sys_id: str | None = None,
+        *,
+        number: str | None = None,
+        sys_id: str | None = None,
+        fields: Sequence[str] = INCIDENT.told,
+    ) -> Record:
         """The incident. Raises NotFound."""
         with doing("getting an incident"):
-            return self._look(INCIDENT, number_or_sys_id, fields)
+            return self._look(INCIDENT, _only(number_or_sys_id, number, sys_id), fields)
 
-    def update_incident(self, number_or_sys_id: str, **fields: Value) -> Record:
+    def update_incident(
+        self,
+        number_or_sys_id: str | None = None,
+        *,
+        number: str | None = None,
+        sys_id: str | None = None,
+        **fields: Value,
+    ) -> Record:
         """Change some fields, and return the incident as it is then. "" empties a field, None leaves it alone."""
-        return self._update(INCIDENT, number_or_sys_id, fields)
+        return self._update(INCIDENT, (number_or_sys_id, number, sys_id), fields)
 
     def search_incidents(
         self,
@@ -175,28 +201,43 @@ class ServiceNowClient(TableClient):
                 if moment is not None:
                     said = spelled(INCIDENT, column, moment)
                     moments.append(Condition(column, ">" if operator == ">" else "<", (said,)))
-            asked = conditions(INCIDENT, named | others)
+            asked = conditions(INCIDENT, by_column(INCIDENT, named | others))
             search = Search.by([*asked, *moments], order_by)  # before a call, what cannot be asked
             columns = [*fields, *(condition.column for condition in search.conditions)]
             self._check_custom(INCIDENT, [column for column in columns if is_custom(column)])
             search = Search.by([*map(self._by_sys_id, asked), *moments], order_by)
         return self._records(INCIDENT, search, fields, limit)
 
-    def resolve_incident(self, number_or_sys_id: str, *, close_code: str, close_notes: str) -> Record:
+    def resolve_incident(
+        self,
+        number_or_sys_id: str | None = None,
+        close_code: str = "",
+        close_notes: str = "",
+        *,
+        number: str | None = None,
+        sys_id: str | None = None,
+    ) -> Record:
         """Resolve it, and return it; one that is resolved or closed already is left as it is.
 
-        Which close codes there are depends on the instance's release: ``sys_choice`` has them.
+        Which close codes there are depends on the instance's release: ``sys_choice`` has them. Both are needed.
         """
-        closing = _closing(close_code, close_notes)
         with doing("resolving an incident"):
-            known = self._look(INCIDENT, number_or_sys_id, INCIDENT.told)
+            closing = _closing(close_code, close_notes)
+            known = self._look(INCIDENT, _only(number_or_sys_id, number, sys_id), INCIDENT.told)
             if known["state"] in {RESOLVED, CLOSED}:
                 return known
             _not_canceled(known)
             return self._change(INCIDENT, known["sys_id"], {"state": RESOLVED} | closing)
 
     def close_incident(
-        self, number_or_sys_id: str, *, close_code: str, close_notes: str, resolve_first: bool = False
+        self,
+        number_or_sys_id: str | None = None,
+        close_code: str = "",
+        close_notes: str = "",
+        *,
+        number: str | None = None,
+        sys_id: str | None = None,
+        resolve_first: bool = False,
     ) -> Record:
         """Close it, which is final, and return it; one that is closed already is left as it is.
 
@@ -204,9 +245,9 @@ class ServiceNowClient(TableClient):
         *resolve_first* does not try without, so that resolved_at is set. Closing usually needs the role itil_admin:
         where that is missing, NotAuthorized is raised, and the incident may be resolved by then.
         """
-        closing = _closing(close_code, close_notes)
         with doing("closing an incident"):
-            known = self._look(INCIDENT, number_or_sys_id, INCIDENT.told)
+            closing = _closing(close_code, close_notes)
+            known = self._look(INCIDENT, _only(number_or_sys_id, number, sys_id), INCIDENT.told)
             if known["state"] == CLOSED:
                 return known
             _not_canceled(known)
@@ -221,10 +262,12 @@ class ServiceNowClient(TableClient):
                 self._change(INCIDENT, known["sys_id"], {"state": RESOLVED} | closing)
             return self._change(INCIDENT, known["sys_id"], {"state": CLOSED} | closing)
 
-    def reopen_incident(self, number_or_sys_id: str) -> Record:
+    def reopen_incident(
+        self, number_or_sys_id: str | None = None, *, number: str | None = None, sys_id: str | None = None
+    ) -> Record:
         """Take a resolved incident up again, and return it; one that is open is left as it is. Closed is final."""
         with doing("reopening an incident"):
-            known = self._look(INCIDENT, number_or_sys_id, INCIDENT.told)
+            known = self._look(INCIDENT, _only(number_or_sys_id, number, sys_id), INCIDENT.told)
             if known["state"] in {CLOSED, CANCELED}:
                 raise _final("closed or canceled, which is final: open another one with parent_incident set to it")
             if known["state"] != RESOLVED:
@@ -234,31 +277,53 @@ class ServiceNowClient(TableClient):
     # Notes
 
     def add_work_note(
-        self, number_or_sys_id: str, text: str, *, key: str | None = None, table: str = INCIDENT.name
+        self,
+        number_or_sys_id: str | None = None,
+        text: str | None = None,
+        work_note: str | None = None,
+        *,
+        number: str | None = None,
+        sys_id: str | None = None,
+        table: str | None = None,
+        key: str | None = None,
     ) -> bool:
         """Append a note that only agents see. False: it was there already.
+
+        The note is *text* or *work_note*. *table* is any of tickets; without it a number tells (CHG…: a change
+        request), and what does not tell is an incident's. (Three arguments without names are table, record and note.)
 
         A note is appended each time it is sent. With a *key*, it carries a short marker, and the journal is asked for
         that first, and again when no answer tells what became of it; so the same call may be repeated after InDoubt,
         once 60 s have passed, in which ServiceNow may still append it. Needs read on ``sys_journal_field``; two
         callers must not use one key at the same time.
         """
-        return self._append(table, number_or_sys_id, "work_notes", text, key)
+        note = _Note("work_notes", "work_note", text, work_note, table=table, key=key)
+        return self._append(note, (number_or_sys_id, number, sys_id))
 
     def add_comment(
-        self, number_or_sys_id: str, text: str, *, key: str | None = None, table: str = INCIDENT.name
+        self,
+        number_or_sys_id: str | None = None,
+        text: str | None = None,
+        comment: str | None = None,
+        *,
+        number: str | None = None,
+        sys_id: str | None = None,
+        table: str | None = None,
+        key: str | None = None,
     ) -> bool:
         """Append a comment, which the caller sees too (and is mailed). Everything else is as for add_work_note."""
-        return self._append(table, number_or_sys_id, "comments", text, key)
+        note = _Note("comments", "comment", text, comment, table=table, key=key)
+        return self._append(note, (number_or_sys_id, number, sys_id))
 
     # Change requests
 
     def create_change_request(
         self,
         short_description: str,
-        *,
-        type: str = "normal",  # the field's name
         description: Value = None,
+        *,
+        type: str | None = None,  # the field's name
+        type_: str | None = None,
         risk: Value = None,
         impact: Value = 3,
         template: str | None = None,
@@ -278,19 +343,20 @@ class ServiceNowClient(TableClient):
         sys_id: str | None = None,
         **fields: Value,
     ) -> Record:
-        """Open a change request, and return it. *type* is normal, standard or emergency.
+        """Open a change request, and return it. *type*, or *type_*, is normal (unless said), standard or emergency.
 
         A standard change is made from a *template*: the name or sys_id of a ``std_change_producer_version``. All else,
         *sys_id* too, is as for create_incident.
         """
         with doing(f"creating {CHANGE.called}"):
-            if (type == "standard") != bool(template):
+            kind = spelled(CHANGE, "type", by_column(CHANGE, {"type": type, "type_": type_})["type"] or "normal")
+            if (kind == "standard") != bool(template):
                 raise InvalidArgument("a standard change needs a template, and no other change takes one")
         named = {
             "short_description": short_description,
-            "type": type,
+            "type": kind,
             # Since Quebec the model decides which states follow which; those that ship are named as the types.
-            "chg_model": type,
+            "chg_model": kind,
             "description": description,
             "risk": risk,
             "impact": impact,
@@ -311,23 +377,37 @@ class ServiceNowClient(TableClient):
         }
         return self._create(CHANGE, named | fields, sys_id)
 
-    def get_change_request(self, number_or_sys_id: str, *, fields: Sequence[str] = CHANGE.told) -> Record:
+    def get_change_request(
+        self,
+        number_or_sys_id: str | None = None,
+        *,
+        number: str | None = None,
+        sys_id: str | None = None,
+        fields: Sequence[str] = CHANGE.told,
+    ) -> Record:
         """The change request. Raises NotFound."""
         with doing("getting a change request"):
-            return self._look(CHANGE, number_or_sys_id, fields)
+            return self._look(CHANGE, _only(number_or_sys_id, number, sys_id), fields)
 
-    def update_change_request(self, number_or_sys_id: str, **fields: Value) -> Record:
+    def update_change_request(
+        self,
+        number_or_sys_id: str | None = None,
+        *,
+        number: str | None = None,
+        sys_id: str | None = None,
+        **fields: Value,
+    ) -> Record:
         """Change some fields, and return the change request as it is then. "" empties a field, None leaves it alone.
 
         Which state follows which, the instance decides: Refused, with its words, where it says no.
         """
-        return self._update(CHANGE, number_or_sys_id, fields)
+        return self._update(CHANGE, (number_or_sys_id, number, sys_id), fields)
 
     # What they are made of
 
     @cached_property
     def _references(self) -> References:
-        return References()
+        return References(NAMED)
 
     @cached_property
     def _custom_fields(self) -> set[tuple[str, str]]:
@@ -336,7 +416,7 @@ class ServiceNowClient(TableClient):
 
     def _create(self, table: TicketTable, values: Mapping[str, Value], sys_id: str | None) -> Record:
         with doing(f"creating {table.called}"):
-            sent = written(table, values)
+            sent = written(table, by_column(table, values))
             if not sent.get("short_description", "").strip():
                 raise InvalidArgument("short_description must say something")
             if sys_id is not None and not _SYS_ID.fullmatch(sys_id):
@@ -360,6 +440,7 @@ class ServiceNowClient(TableClient):
                 raise
             if made["sys_id"] != asked:
                 log.warning("ServiceNow gave %s a sys_id of its own: lost answers stay in doubt", table.called)
+            _tell_lost(table, sent, made)
             return made
 
     def _made(self, table: TicketTable, sys_id: str, sent: Mapping[str, str]) -> Record | None:
@@ -375,40 +456,46 @@ class ServiceNowClient(TableClient):
             raise Refused(Failure(Kind.PERMANENT, Reason.CONFLICT, hint), call=f"POST {table.name}")
         return found
 
-    def _update(self, table: TicketTable, number_or_sys_id: str, values: Mapping[str, Value]) -> Record:
+    def _update(
+        self, table: TicketTable, names: tuple[str | None, str | None, str | None], values: Mapping[str, Value]
+    ) -> Record:
         with doing(f"updating {table.called}"):
-            sent = written(table, values, may_empty=True)
+            number_or_sys_id = _only(*names)
+            sent = written(table, by_column(table, values), may_empty=True)
             if not sent:
                 raise InvalidArgument("there is nothing to change: name the fields and their values")
             query = _named(number_or_sys_id)
             sent = self._prepared(table, sent)
-            sys_id = self._sys_id(table, number_or_sys_id, query)
+            sys_id = self._sys_id(table.name, number_or_sys_id, query)
             return self._change(table, sys_id, sent)
 
     def _change(self, table: TicketTable, sys_id: str, sent: Mapping[str, str]) -> Record:
-        return self.update(table.name, sys_id, sent, fields=_told(table, sent), timeout_seconds=self._timeout_seconds)
+        fields = _told(table, sent)
+        changed = self.update(table.name, sys_id, sent, fields=fields, timeout_seconds=self._timeout_seconds)
+        _tell_lost(table, sent, changed)
+        return changed
 
     def _look(self, table: TicketTable, number_or_sys_id: str, fields: Sequence[str]) -> Record:
         query = _named(number_or_sys_id)
         check_names(table, fields)
         if not query:
             return self.get(table.name, number_or_sys_id.strip(), fields=fields, timeout_seconds=self._timeout_seconds)
-        return self._by_number(table, number_or_sys_id.strip(), query, fields)
+        return self._by_number(table.name, number_or_sys_id.strip(), query, fields)
 
-    def _sys_id(self, table: TicketTable, number_or_sys_id: str, query: str) -> str:
+    def _sys_id(self, table: str, number_or_sys_id: str, query: str) -> str:
         if not query:
             return number_or_sys_id.strip()
         return self._by_number(table, number_or_sys_id.strip(), query, [])["sys_id"]
 
-    def _by_number(self, table: TicketTable, number: str, query: str, fields: Sequence[str]) -> Record:
-        rows = self._find(table.name, query, [*fields, "number"], 2)
+    def _by_number(self, table: str, number: str, query: str, fields: Sequence[str]) -> Record:
+        rows = self._find(table, query, [*fields, "number"], 2)
         found = [row for row in rows if row.get("number", "").casefold() == number.casefold()]
         if len(found) > 1:
-            hint = f"More than one record of {table.name} has that number: use the sys_id."
+            hint = f"More than one record of {table} has that number: use the sys_id."
             raise Refused(Failure(Kind.PERMANENT, Reason.CONFLICT, hint))
         if not found:
-            hint = f"No record of {table.name} has that number, or it is hidden from the integration user (role itil)."
-            raise NotFound(Failure(Kind.PERMANENT, Reason.MISSING, hint), call=f"GET {table.name}")
+            hint = f"No record of {table} has that number, or it is hidden from the integration user (role itil)."
+            raise NotFound(Failure(Kind.PERMANENT, Reason.MISSING, hint), call=f"GET {table}")
         return found[0]
 
     def _prepared(self, table: TicketTable, sent: Mapping[str, str]) -> dict[str, str]:
@@ -416,11 +503,31 @@ class ServiceNowClient(TableClient):
         self._check_custom(table, [name for name in sent if is_custom(name)])
         return {name: self._referred(name, said) for name, said in sent.items()}
 
-    def _referred(self, field: str, name: str) -> str:
+    def _referred(self, field: str, said: str) -> str:
+        """What to send for *said* in *field*: the sys_ids of what it names. Raises UnknownReference."""
+        if not said:
+            return said
+        if field in UNNAMED and not _SYS_ID.fullmatch(said):
+            raise UnknownReference(f"{field} is a reference that is not looked up by a name: give the record's sys_id")
+        if field == "chg_model" and said in CHANGE.choices["type"]:
+            return said  # the models that ship are known to the API by these words
+        if field not in LISTS:
+            return self._looked_up(field, said)
+        return ",".join(self._listed(field, name.strip()) for name in said.split(",") if name.strip())
+
+    def _listed(self, field: str, name: str) -> str:
+        try:
+            return self._looked_up(field, name)
+        except UnknownReference:
+            if field in MAILED and _ADDRESS.fullmatch(name):
+                return name
+            raise
+
+    def _looked_up(self, field: str, name: str) -> str:
         return self._references.sys_id(field, name, find=self._find, left_seconds=lambda: self._timeout_seconds)
 
     def _by_sys_id(self, condition: Condition) -> Condition:
-        if condition.column not in REFERENCES:
+        if condition.column not in NAMED and condition.column not in UNNAMED:
             return condition
         sys_ids = tuple(self._referred(condition.column, name) for name in condition.values)
         return Condition(condition.column, condition.operator, sys_ids)
@@ -449,38 +556,31 @@ class ServiceNowClient(TableClient):
     def _find(self, table: str, query: str, fields: Sequence[str], limit: int) -> list[Record]:
         return self.find(table, query, fields=fields, limit=limit, timeout_seconds=self._timeout_seconds)
 
-    def _append(self, table: str, number_or_sys_id: str, journal: str, text: str, key: str | None) -> bool:
-        with doing(f"adding {'a work note' if journal == 'work_notes' else 'a comment'}"):
-            into = TABLES.get(table)
-            if into is None:
-                raise InvalidArgument(f"table must be one of {', '.join(TABLES)}")
+    def _append(self, note: "_Note", names: tuple[str | None, str | None, str | None]) -> bool:
+        with doing(f"adding {note.called}"):
+            table, record, text = note.addressed(names)
             if not text.strip():
                 raise InvalidArgument("text must say something")
-            if key == "":
+            if note.key == "":
                 raise InvalidArgument("key must say what the note is about, or be None")
-            sys_id = self._sys_id(into, number_or_sys_id, _named(number_or_sys_id))
-            marker = f"[hasura:{digest(key)[:16]}]" if key else ""
-            if key and self._is_noted(into, sys_id, journal, marker):
+            sys_id = self._sys_id(table, record, _named(record))
+            marker = f"[hasura:{digest(note.key)[:16]}]" if note.key else ""
+            if marker and self._is_noted(table, sys_id, note.journal, marker):
                 return False
+            values = {note.journal: _marked(text, marker)}
             try:
-                self.update(
-                    table,
-                    sys_id,
-                    {journal: _marked(text, marker)},
-                    fields=[],
-                    timeout_seconds=self._timeout_seconds,
-                )
+                self.update(table, sys_id, values, fields=[], timeout_seconds=self._timeout_seconds)
             except ServiceNowError as error:
-                if key and (isinstance(error, InDoubt) or error.failure.status == 403):
+                if marker and (isinstance(error, InDoubt) or error.failure.status == 403):
                     with suppress(ServiceNowError):
-                        if self._is_noted(into, sys_id, journal, marker):
+                        if self._is_noted(table, sys_id, note.journal, marker):
                             return True
                 raise
             return True
 
-    def _is_noted(self, table: TicketTable, sys_id: str, journal: str, marker: str) -> bool:
+    def _is_noted(self, table: str, sys_id: str, journal: str, marker: str) -> bool:
         """Whether the journal has an entry with *marker*."""
-        query = f"{term('name', table.name)}^{term('element_id', sys_id)}^{term('element', journal)}^valueLIKE{marker}"
+        query = f"{term('name', table)}^{term('element_id', sys_id)}^{term('element', journal)}^valueLIKE{marker}"
         rows = self._find("sys_journal_field", query, ["element_id", "element", "value"], _JOURNAL_ROWS)
         ours = [
             row
@@ -493,6 +593,53 @@ class ServiceNowClient(TableClient):
             hint = "ServiceNow's journal answered with other entries than were asked for: the note was not sent."
             raise Refused(Failure(Kind.PERMANENT, Reason.BAD_ANSWER, hint), call="GET sys_journal_field")
         return bool(ours)
+
+
+@dataclass(frozen=True, slots=True)
+class _Note:
+    """What was given of a note for the *journal*: its words are *text*, or *own_text* by the name *own_name*."""
+
+    journal: str
+    own_name: str
+    text: str | None
+    own_text: str | None
+    table: str | None
+    key: str | None
+
+    @property
+    def called(self) -> str:
+        return "a work note" if self.journal == "work_notes" else "a comment"
+
+    def addressed(self, names: tuple[str | None, str | None, str | None]) -> tuple[str, str, str]:
+        """The note's table, record (by number or sys_id) and words. Raises InvalidArgument."""
+        text, own_text, table = self.text, self.own_text, self.table
+        first, *others = names
+        if table is None and first in NOTED and text is not None and own_text is not None:
+            table, first, text = first, text, None
+        record = _only(first, *others)
+        if (text is None) == (own_text is None):
+            raise InvalidArgument(f"text must say something: name it text, or {self.own_name}, and once")
+        table = table or table_of(record) or INCIDENT.name
+        if table not in NOTED:
+            raise InvalidArgument(f"table must be one of {', '.join(sorted(NOTED))}")
+        return table, record, text or own_text or ""
+
+
+def _only(number_or_sys_id: str | None, number: str | None, sys_id: str | None) -> str:
+    """The one among these that names the record. Raises InvalidArgument."""
+    given = [name for name in (number_or_sys_id, number, sys_id) if name is not None]
+    if len(given) != 1:
+        raise InvalidArgument("name the record once: number=… or sys_id=…, or either as the first argument")
+    if sys_id is not None and not _SYS_ID.fullmatch(sys_id.strip()):
+        raise InvalidArgument("sys_id must be 32 hexadecimal digits; a number is given as number=…")
+    return given[0]
+
+
+def _tell_lost(table: TicketTable, sent: Mapping[str, str], record: Record) -> None:
+    """Say which fields ServiceNow left empty, as it does where it knows no such record, or the user may not write."""
+    lost = [name for name, said in sent.items() if said.strip() and name in record and not record[name].strip()]
+    if lost:
+        log.warning("ServiceNow did not keep %s of %s", ", ".join(lost), table.called)
 
 
 def _named(number_or_sys_id: str) -> str:

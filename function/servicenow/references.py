@@ -3,7 +3,7 @@
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
@@ -43,7 +43,9 @@ Find: TypeAlias = Callable[[str, str, Sequence[str], int], list[Record]]
 class References:
     """Names to sys_ids, remembered for CACHE_SECONDS in this process. Threads may share it."""
 
-    def __init__(self) -> None:
+    def __init__(self, columns: Mapping[str, Referred] = REFERENCES) -> None:
+        """*columns*: what each refers to; others are sent as they are."""
+        self._columns = columns
         self._known: dict[tuple[str, str], tuple[str, float]] = {}
         self._asked: dict[tuple[str, str], Future[str]] = {}
         self._lock = threading.Lock()
@@ -54,7 +56,7 @@ class References:
         *left_seconds*: how long another thread that asks for the same name may be waited for.
         Raises UnknownReference where no record, or more than one, goes by that name, and what *find* raises.
         """
-        referred = REFERENCES.get(field)
+        referred = self._columns.get(field)
         if referred is None:
             return name
         name = name.strip()
