@@ -85,6 +85,7 @@ class ServiceNowClient(TableClient):
 
     def create_incident(
         self,
+        /,
         short_description: str,
         description: Value = None,
         *,
@@ -137,6 +138,7 @@ class ServiceNowClient(TableClient):
 
     def update_incident(
         self,
+        /,
         number_or_sys_id: str | None = None,
         *,
         number: str | None = None,
@@ -148,6 +150,7 @@ class ServiceNowClient(TableClient):
 
     def search_incidents(
         self,
+        /,
         *,
         state: Values = None,
         assignment_group: Values = None,
@@ -319,6 +322,7 @@ class ServiceNowClient(TableClient):
 
     def create_change_request(
         self,
+        /,
         short_description: str,
         description: Value = None,
         *,
@@ -391,6 +395,7 @@ class ServiceNowClient(TableClient):
 
     def update_change_request(
         self,
+        /,
         number_or_sys_id: str | None = None,
         *,
         number: str | None = None,

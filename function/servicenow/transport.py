@@ -13,6 +13,8 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Final, Literal, cast
@@ -34,6 +36,25 @@ BODY_BYTES_MAX: Final = 16 * 1024 * 1024
 _CHUNK_BYTES: Final = 64 * 1024
 # Connecting to each of a host's addresses, and TLS after that, may take this part of the time that is left.
 _CONNECT_SHARE: Final = 0.25
+
+
+class CancelScope:
+    """Lets another thread end what this one sends: its connection is cut, and nothing more is sent in its name."""
+
+    def __init__(self) -> None:
+        self.is_cancelled = False
+        self.connection: _Connection | None = None
+
+    def cancel(self) -> None:
+        with _CUTTING:
+            self.is_cancelled = True
+            if self.connection is not None:
+                self.connection.cut(self)
+
+
+SCOPE: Final[ContextVar[CancelScope | None]] = ContextVar("SCOPE", default=None)
+# Held while a connection is cut, or taken for a request: one that was given back is another call's.
+_CUTTING: Final = threading.Lock()
 
 
 class Transport:
@@ -71,13 +92,16 @@ class Transport:
 
         *headers* is asked for what proves who we are right before the request is sent; its failure is the answer.
         """
+        scope = SCOPE.get()
+        if scope is not None and scope.is_cancelled:
+            return _CANCELLED
         if deadline - time.monotonic() < CALL_SECONDS_MIN:
             return _NO_TIME
         if not self._slots.acquire(timeout=deadline - time.monotonic()):
-            return _CROWDED
+            return CROWDED
         try:
             if deadline - time.monotonic() <= CALL_SECONDS_MIN:
-                return _CROWDED
+                return CROWDED
             proof = headers()
             if isinstance(proof, Failure):
                 return proof
@@ -93,7 +117,12 @@ class Transport:
         if (left_seconds := deadline - time.monotonic()) < CALL_SECONDS_MIN:
             return _NO_TIME
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
-        return self._exchange(_Form(path), {}, form, headers, left_seconds)
+        # Others wait for what this brings, too.
+        whole = SCOPE.set(None)
+        try:
+            return self._exchange(_Form(path), {}, form, headers, left_seconds)
+        finally:
+            SCOPE.reset(whole)
 
     def _exchange(
         self,
@@ -154,7 +183,8 @@ class _Form:
 
 
 _NO_TIME: Final = Failure(Kind.TRANSIENT, Reason.DEADLINE, "There was no time left for a call to ServiceNow.")
-_CROWDED: Final = Failure(
+_CANCELLED: Final = Failure(Kind.TRANSIENT, Reason.DEADLINE, "The call was given up before it was sent.")
+CROWDED: Final = Failure(
     Kind.TRANSIENT,
     Reason.NO_CAPACITY,
     "All our calls to ServiceNow were taken for the whole time: SERVICENOW_MAX_CONCURRENCY bounds them, and ServiceNow"
@@ -278,6 +308,8 @@ class _TimedResponse(http.client.HTTPResponse):
 
 class _Connection(urllib3.connection.HTTPConnection):
     response_class = _TimedResponse
+    _scope: CancelScope | None = None
+    _is_cut = False
 
     def _new_conn(self) -> socket.socket:
         """Connect to an address that was looked at: the name may resolve to another one the next time."""
@@ -288,6 +320,29 @@ class _Connection(urllib3.connection.HTTPConnection):
             super().connect()
         except (OSError, UnicodeError, HTTPError, http.client.HTTPException) as error:
             raise _NeverSentError(_unreached(error)) from error
+        self._is_cut = False
+        self._take()
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        self._take()
+        super().request(*args, **kwargs)
+
+    def cut(self, scope: CancelScope) -> None:
+        """End what *scope* sends over it, if that is what it is used for. To be called with _CUTTING held."""
+        if self._scope is scope and self.sock is not None:
+            self._is_cut = True
+            with suppress(OSError):
+                # Below TLS, whose own shutdown must not be called beside a read.
+                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+
+    def _take(self) -> None:
+        scope = SCOPE.get()
+        with _CUTTING:
+            if self._is_cut or (scope is not None and scope.is_cancelled):
+                raise _NeverSentError(_CANCELLED)
+            self._scope = scope
+            if scope is not None:
+                scope.connection = self
 
 
 class _SecureConnection(_Connection, urllib3.connection.HTTPSConnection):
