@@ -161,18 +161,73 @@ def test_the_transcript_is_what_make_run_prints() -> None:
     assert re.search(r"^ +Subject: .*$", printed, re.MULTILINE)[0] in README  # type: ignore[index]
 
 
-def test_the_example_in_python_runs_on_the_sandbox() -> None:
-    [example] = re.findall(r"^```python\n(.*?)^```", DOCS["python.md"], re.MULTILINE | re.DOTALL)
-    with ServiceNow() as instance:
-        code = example.replace("http://127.0.0.1:8091", instance.url)
-        printed = subprocess.run(
-            [sys.executable, "-c", code], cwd=HERE, capture_output=True, text=True, timeout=60, check=True
-        ).stdout
+def _examples_in_python() -> dict[str, str]:
+    """Those of docs/python.md by their chapters, word for word."""
+    chapters = re.split(r"^#+ (.*)\n", DOCS["python.md"], flags=re.MULTILINE)[1:]
+    blocks = {
+        title: re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        for title, text in zip(chapters[::2], chapters[1::2], strict=True)
+    }
+    return {title: block for title, [block] in ((title, found) for title, found in blocks.items() if found)}
 
-    listed, closed, refused = printed.splitlines()
+
+def _printed(example: str, instance: ServiceNow) -> list[str]:
+    """What *example* prints as the page says to run it: in the project's folder, with an instance's address."""
+    code = example.replace("http://127.0.0.1:8091", instance.url)
+    command = [sys.executable, "-W", "error", "-c", code]
+    run = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=60, check=False)
+    assert (run.returncode, run.stderr) == (0, ""), run.stderr
+    return run.stdout.splitlines()
+
+
+def test_the_first_example_in_python_runs_on_the_sandbox() -> None:
+    with ServiceNow() as instance:
+        listed, closed, refused = _printed(_examples_in_python()["From Python"], instance)
+
     assert listed == "INC0010001 3 Checkout is down"
     assert closed == "INC0010001 is closed"
     assert refused.startswith("Refused reopening an incident: The incident is closed")
+
+
+def test_the_example_of_a_critical_error_makes_one_incident_with_a_note_for_each_time() -> None:
+    with ServiceNow() as instance:
+        printed = _printed(_examples_in_python()["An incident for a critical error"], instance)
+        [incident] = instance.rows("incident")
+        notes = [entry["value"] for entry in instance.rows("sys_journal_field")]
+
+    assert printed == ["Reported as INC0010001"] * 2
+    assert (incident["priority"], incident["category"]) == ("1", "software")
+    assert incident["caller_id"]
+    assert incident["assignment_group"]
+    assert len(notes) == 2
+    assert all("ZeroDivisionError: division by zero" in note for note in notes)
+
+
+def test_the_example_of_a_deployment_opens_its_change_and_closes_it() -> None:
+    with ServiceNow() as instance:
+        opened, deployed, closed = _printed(_examples_in_python()["A change request for a deployment"], instance)
+        [change] = instance.rows("change_request")
+        [note] = instance.rows("sys_journal_field")
+
+    number = opened.removeprefix("Opened ")
+    assert re.fullmatch(r"CHG\d+", number)
+    assert (deployed, closed) == ("Deploying 3.2.0 ...", f"{number} closed as successful")
+    assert (change["number"], change["type"], change["risk"], change["state"]) == (number, "normal", "3", "3")
+    assert (note["name"], note["element_id"]) == ("change_request", change["sys_id"])
+
+
+def test_the_example_of_a_meeting_files_each_action_item_once_and_says_which_it_could_not() -> None:
+    example = _examples_in_python()["A ticket per action item of a meeting"]
+    with ServiceNow() as instance:
+        first, again = _printed(example, instance), _printed(example, instance)
+        filed = {row["short_description"]: row["number"] for row in instance.rows("incident")}
+
+    assert set(filed) == {"Renew the certificate", "Write the runbook"}
+    assert first == again
+    assert first[0] == f"Renew the certificate is {filed['Renew the certificate']}"
+    assert first[1] == f"Write the runbook is {filed['Write the runbook']}"
+    assert first[2].startswith("Book a room for the next review was not filed: what is given for assigned_to is not")
+    assert first[3:] == [f"Beth has {filed['Renew the certificate']}"]
 
 
 def test_the_methods_named_are_those_that_there_are() -> None:
