@@ -31,6 +31,7 @@ from function.log import fault
 from function.notices import Notices
 from function.retry import retry_after
 from function.servicenow import Credential
+from function.servicenow.network import read_network
 from function.settings import Settings, SettingsError, credential, load
 from function.sources import hasura
 from function.switchboard import Connection, Switchboard
@@ -295,6 +296,7 @@ def assemble(
             settings=settings, rules=rules, ledger=ledger, line=line, notices=notices, draw=random.SystemRandom().random
         )
 
+    network = read_network(environ)
     configurations = Configurations(ledger.database, settings.config_key)
     switchboard = Switchboard(
         settings=settings,
@@ -302,9 +304,10 @@ def assemble(
         configurations=configurations,
         environment=_credentials(settings, environ, read_secret),
         engine=engine,
+        network=network,
     )
     tables = dict.fromkeys(rule.ticket.table for rule in rules.rules)
-    tester = Tester(settings, ledger, configurations, tables=list(tables) or ["incident"])
+    tester = Tester(settings, ledger, configurations, tables=list(tables) or ["incident"], network=network)
     return App(settings, switchboard, ledger, configurations, tester)
 
 

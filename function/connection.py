@@ -10,6 +10,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -22,9 +23,10 @@ from function.configuration import Asked, Configurations
 from function.event import Failure, InstanceTraits, Kind, Reason, digest
 from function.ledger import Ledger
 from function.line import IN_A_ROW
-from function.servicenow import Basic, Credential, ServiceNowClient, ServiceNowError, term
+from function.servicenow import Basic, Credential, NetworkSettings, ServiceNowClient, ServiceNowError, term
 from function.servicenow.instance import FORBIDDEN
-from function.servicenow.transport import ForbiddenAddressError, connect
+from function.servicenow.network import ProxyServer, load_certificates
+from function.servicenow.transport import ForbiddenAddressError, connect, open_tunnel, proxy_refusal
 from function.settings import CONNECTION_PARTS, Settings
 from function.switchboard import Connection
 from function.targets.ticket import address
@@ -68,23 +70,58 @@ class Tried:
 # --- The way there, without the credential ----------------------------------------------------------------------------
 
 
-def reach(instance_url: str, *, timeout_seconds: float, ca_file: str | None = None) -> str:
-    """Connect to the instance, and say what is wrong with the way there; "" for nothing. Sends nothing.
+def reach(
+    instance_url: str,
+    *,
+    timeout_seconds: float,
+    ca_file: str | None = None,
+    network: NetworkSettings = NetworkSettings(),  # noqa: B008  # it is frozen
+) -> str:
+    """Connect to the instance, and say what is wrong with the way there; "" for nothing. Sends it nothing.
 
     (The look-up of the host's name alone is bounded by the system's resolver.)
     """
     parts = urlsplit(instance_url)
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    proxy = network.proxy_for(instance_url)
     try:
-        with connect(host, port, timeout_seconds=timeout_seconds) as sock:
+        sock = (
+            connect(host, port, timeout_seconds=timeout_seconds)
+            if proxy is None
+            else _tunnel(proxy, host, port, timeout_seconds)
+        )
+        if isinstance(sock, str):
+            return sock
+        with sock:
             if parts.scheme == "https":
                 context = create_urllib3_context()  # as the calls have it
-                context.load_verify_locations(ca_file or certifi.where())
+                load_certificates(context, ca_file or network.ca_path or certifi.where())
                 with context.wrap_socket(sock, server_hostname=host):
                     pass
     except (OSError, UnicodeError) as error:
         return unreached(error, host=host, port=port)
     return ""
+
+
+def _tunnel(proxy: ProxyServer, host: str, port: int, timeout_seconds: float) -> socket.socket | str:
+    """A connection to *host* through *proxy*, or the sentence for what kept us from it."""
+    where = f"The proxy {proxy.host} that HTTPS_PROXY names"
+    with ExitStack() as opened:
+        try:
+            sock = opened.enter_context(socket.create_connection((proxy.host, proxy.port), timeout=timeout_seconds))
+            status = open_tunnel(sock, proxy, host, port)
+        except (socket.gaierror, UnicodeError):
+            return f"{where} is not known by that name: check HTTPS_PROXY, and the network's name service."
+        except ConnectionRefusedError:
+            return f"{where} refuses connections to port {proxy.port}: check HTTPS_PROXY, and whether the proxy is up."
+        except TimeoutError:
+            return f"{where} does not answer on port {proxy.port} in time: check HTTPS_PROXY, and the proxy."
+        except OSError:
+            return f"{where} cannot be used on port {proxy.port}: check HTTPS_PROXY, and that it is an HTTP proxy."
+        if not 200 <= status < 300:
+            return proxy_refusal(status)
+        opened.pop_all()
+        return sock
 
 
 def unreached(error: Exception, *, host: str, port: int) -> str:
@@ -151,6 +188,7 @@ def try_out(
     ours: Callable[[str], Sequence[tuple[str, int]]],
     timeout_seconds: float,
     ca_file: str | None = None,
+    network: NetworkSettings = NetworkSettings(),  # noqa: B008  # it is frozen
 ) -> Tried:
     """Find out whether *credential* may create records in each of *tables*; creates none.
 
@@ -158,11 +196,18 @@ def try_out(
     is given: (sys_id, generation). At most one call is made with a credential that is refused.
     """
     until = time.monotonic() + timeout_seconds
-    trouble = reach(instance_url, timeout_seconds=min(CONNECT_SECONDS_MAX, timeout_seconds), ca_file=ca_file)
+    trouble = reach(
+        instance_url, timeout_seconds=min(CONNECT_SECONDS_MAX, timeout_seconds), ca_file=ca_file, network=network
+    )
     if trouble:
         return Tried(success=False, message=trouble)
     client = ServiceNowClient(
-        instance_url, credential, timeout_seconds=timeout_seconds, concurrency_max=1, ca_file=ca_file
+        instance_url,
+        credential,
+        timeout_seconds=timeout_seconds,
+        concurrency_max=1,
+        ca_file=ca_file,
+        network=network,
     )
     try:
         found: list[Tried] = []
@@ -374,9 +419,16 @@ class Tester:
     """Makes connection tests, a few of one account in a while, and has the ledger's holds follow from them."""
 
     def __init__(
-        self, settings: Settings, ledger: Ledger, configurations: Configurations, *, tables: Sequence[str]
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        configurations: Configurations,
+        *,
+        tables: Sequence[str],
+        network: NetworkSettings,
     ) -> None:
         """*tables*: where the rules make tickets."""
+        self._network = network
         self._settings = settings
         self._ledger = ledger
         self._configurations = configurations
@@ -421,6 +473,7 @@ class Tester:
                     self._settings.servicenow_timeout_seconds,
                     self._settings.deadline_seconds - min(ANSWER_SECONDS, self._settings.deadline_seconds / 10),
                 ),
+                network=self._network,
             )
         finally:
             self._ledger.trial_ended(instance_url, account, signed_in=tried.signed_in if tried else None)

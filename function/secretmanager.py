@@ -1,8 +1,12 @@
 """Reads secrets from Google Secret Manager. Its client is loaded (0.1 s, 27 MB) when the first one is asked for."""
 
 import functools
+import os
 import re
+from collections.abc import Mapping
 from typing import Any, Final
+
+from function.servicenow.network import FILES
 
 # At start somebody is waiting for the first answer; a secret that takes longer than this will not come.
 READ_SECONDS: Final = 10.0
@@ -49,9 +53,23 @@ def read(name: str, *, client: Any = None, seconds: float = READ_SECONDS) -> str
         raise SecretUnreadable("it is not UTF-8 text") from None
 
 
+def way_out(environ: Mapping[str, str]) -> dict[str, str]:
+    """What *environ* says of proxies and certificates, by the names that Google's libraries know.
+
+    gRPC reads proxies in lower case only, and certificates of its own; the tokens are fetched with requests.
+    """
+    said = {name.lower(): environ[name] for name in ("HTTPS_PROXY", "NO_PROXY") if environ.get(name)}
+    trusted = next((environ[name] for name in FILES if environ.get(name) and not os.path.isdir(environ[name])), "")
+    if trusted:
+        said |= dict.fromkeys(("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "REQUESTS_CA_BUNDLE"), trusted)
+    return said
+
+
 @functools.cache
 def _client() -> Any:
     """One for the process: each has a channel and threads of its own, which nothing closes."""
+    for name, value in way_out(os.environ).items():
+        os.environ.setdefault(name, value)
     from google.cloud.secretmanager import SecretManagerServiceClient  # noqa: PLC0415
 
     return SecretManagerServiceClient()

@@ -14,6 +14,7 @@ from function.event import digest
 from function.mail import MailServer
 from function.servicenow.credentials import ApiKey, Basic, Credential, OAuth
 from function.servicenow.instance import instance_url
+from function.servicenow.network import BrokenNetwork, read_network
 
 T = TypeVar("T")
 
@@ -243,7 +244,7 @@ def table() -> str:
 
 
 def load(environ: Mapping[str, str], *, read_secret: Callable[[str], str] = secretmanager.read) -> Settings:
-    """Read Settings from *environ*, or raise SettingsError with everything that is wrong.
+    """Read Settings from *environ*, or raise SettingsError with everything that is wrong, also with the way out.
 
     *read_secret* is given the full name of a version, ``projects/P/secrets/S/versions/V``, and raises SecretUnreadable.
     """
@@ -288,6 +289,10 @@ def load(environ: Mapping[str, str], *, read_secret: Callable[[str], str] = secr
         keep_days=reader.whole("KEEP_DAYS", 1, 3650),
         log_level=reader.read("LOG_LEVEL", _log_level, ""),
     )
+    try:
+        read_network(environ)
+    except BrokenNetwork as error:
+        reader.faults.extend(error.faults)
     _relate(settings, reader)
     if reader.faults:
         raise SettingsError(tuple(reader.faults))

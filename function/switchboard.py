@@ -14,7 +14,7 @@ from function.configuration import Configurations, PasswordUnreadable, Stored
 from function.engine import Engine
 from function.ledger import Ledger
 from function.line import ClosedLine, Credentials, CredentialUnreadable, Line
-from function.servicenow import Basic, Credential, ServiceNowClient
+from function.servicenow import Basic, Credential, NetworkSettings, ServiceNowClient
 from function.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -53,8 +53,10 @@ class Switchboard:
         configurations: Configurations,
         environment: Credentials | None,
         engine: Callable[[Settings, Line], Engine],
+        network: NetworkSettings,
     ) -> None:
         """*environment*: who we are by the environment, if it says so. *engine* makes one for a line."""
+        self._network = network
         self._settings = settings
         self._ledger = ledger
         self._configurations = configurations
@@ -117,6 +119,7 @@ class Switchboard:
             credentials.current,
             timeout_seconds=self._settings.servicenow_timeout_seconds,
             concurrency_max=self._settings.servicenow_max_concurrency,
+            network=self._network,
             auth_pause_seconds=0.0,  # the line holds a refused credential back, for all instances
         )
         line = Line(

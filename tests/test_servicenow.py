@@ -556,7 +556,7 @@ class TestRequests:
             sent = [base64.b64decode(seen.headers["authorization"].split()[1]) for seen in server.seen]
             assert sent == [b"u:old", b"u:new"]
 
-    def test_a_netrc_and_a_proxy_of_the_environment_are_not_asked(
+    def test_a_netrc_is_not_asked_nor_is_a_proxy_for_what_stays_on_this_machine(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (tmp_path / "netrc").write_text("machine 127.0.0.1 login other password other\n")

@@ -17,6 +17,7 @@ from function.servicenow.errors import (
     UnknownReference,
 )
 from function.servicenow.itsm import ServiceNowClient
+from function.servicenow.network import NetworkSettings
 from function.servicenow.transport import BODY_BYTES_MAX
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Credential",
     "InDoubt",
     "InvalidArgument",
+    "NetworkSettings",
     "NotAuthorized",
     "NotFound",
     "OAuth",

@@ -23,6 +23,7 @@ from function.servicenow.answers import Record
 from function.servicenow.client import AUTH_PAUSE_SECONDS
 from function.servicenow.credentials import Credential
 from function.servicenow.errors import ServiceNowError, error_of
+from function.servicenow.network import NetworkSettings
 from function.servicenow.search import PAGE_ROWS
 from function.servicenow.transport import CROWDED, SCOPE, CancelScope
 
@@ -150,6 +151,7 @@ class ServiceNowClient:
         timeout_seconds: float = 20.0,
         concurrency_max: int = 4,
         ca_file: str | None = None,
+        network: NetworkSettings | None = None,
         auth_pause_seconds: float = AUTH_PAUSE_SECONDS,
     ) -> None:
         self._client = itsm.ServiceNowClient(
@@ -160,6 +162,7 @@ class ServiceNowClient:
             timeout_seconds=timeout_seconds,
             concurrency_max=concurrency_max,
             ca_file=ca_file,
+            network=network,
             auth_pause_seconds=auth_pause_seconds,
         )
         self._timeout_seconds = timeout_seconds

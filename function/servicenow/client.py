@@ -1,6 +1,7 @@
 """A client of ServiceNow's Table API: a thin one, that says what became of each call."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from function.servicenow.answers import Record, Reply, Request, rate_limit_per_h
 from function.servicenow.credentials import Basic, Credential
 from function.servicenow.errors import InvalidArgument, error_of
 from function.servicenow.instance import instance_url as parsed
+from function.servicenow.network import BrokenNetwork, NetworkSettings, read_network
 from function.servicenow.oauth import Proof, TokenKeeper
 from function.servicenow.transport import Transport
 
@@ -27,8 +29,8 @@ class TableClient:
     (The look-up of the host's name alone is bounded by the system's resolver.) Each raises ServiceNowError, and
     ValueError for a table or sys_id that is none. Every record carries its ``sys_id`` beside the *fields* asked for.
     It signs in with *username* and *password*, or with a *credential*, which is asked for before each call where it is
-    a function: it may change. *ca_file* has the certificates to trust instead of the usual ones. Threads may share a
-    client.
+    a function: it may change. *network* is the way there, by default what the environment says of proxies and
+    certificates as the client is made; *ca_file* has the certificates to trust instead. Threads may share a client.
 
     A credential that ServiceNow refused is not sent again for *auth_pause_seconds*, unless it is another one by then:
     accounts lock after about five wrong passwords in fifteen minutes.
@@ -44,15 +46,22 @@ class TableClient:
         timeout_seconds: float = 20.0,
         concurrency_max: int = 4,
         ca_file: str | None = None,
+        network: NetworkSettings | None = None,
         auth_pause_seconds: float = AUTH_PAUSE_SECONDS,
     ) -> None:
         try:
             self.instance_url = parsed(instance_url)
         except ValueError as error:
             raise InvalidArgument(f"instance_url {error}") from None
+        try:
+            network = read_network(os.environ) if network is None else network
+        except BrokenNetwork as error:
+            raise InvalidArgument(str(error)) from None
         self._credential = _credential(credential, username, password)
         self._timeout_seconds = timeout_seconds
-        self._transport = Transport(self.instance_url, concurrency_max=concurrency_max, ca_file=ca_file)
+        self._transport = Transport(
+            self.instance_url, concurrency_max=concurrency_max, ca_file=ca_file, network=network
+        )
         self._tokens = TokenKeeper(self._transport.post_form)
         self._rate_limit_per_hour: int | None = None
         self._auth_pause_seconds = auth_pause_seconds

@@ -8,6 +8,7 @@ what failed after, which no exception of requests or urllib3 does reliably (an S
 import http.client
 import io
 import json
+import re
 import socket
 import ssl
 import threading
@@ -28,6 +29,7 @@ from urllib3.util.connection import create_connection
 from function.event import Failure, Kind, Reason
 from function.servicenow.answers import Reply, Request, Sent, lost
 from function.servicenow.instance import FORBIDDEN, is_forbidden
+from function.servicenow.network import NetworkSettings, ProxyServer
 
 # A call that has less left could only end in doubt.
 CALL_SECONDS_MIN: Final = 0.05
@@ -60,14 +62,21 @@ _CUTTING: Final = threading.Lock()
 class Transport:
     """Sends requests to one instance, at most *concurrency_max* at a time. Threads may share it.
 
-    *ca_file* has the certificates to trust instead of the usual ones.
+    *ca_file* has the certificates to trust instead of those of *network*.
     """
 
-    def __init__(self, instance_url: str, *, concurrency_max: int, ca_file: str | None = None) -> None:
+    def __init__(
+        self,
+        instance_url: str,
+        *,
+        concurrency_max: int,
+        ca_file: str | None = None,
+        network: NetworkSettings = NetworkSettings(),  # noqa: B008  # it is frozen
+    ) -> None:
         self._instance_url = instance_url
         self._slots = threading.BoundedSemaphore(concurrency_max)
-        self._session = _session(concurrency_max)
-        self._session.verify = ca_file or True
+        self._session = _session(concurrency_max, network.proxy_for(instance_url))
+        self._session.verify = ca_file or network.ca_path or True
         self._counting = threading.Lock()
         self._calls = 0
 
@@ -139,7 +148,7 @@ class Transport:
         deadline = time.monotonic() + left_seconds
         status, headers, body = 0, dict[str, str](), bytearray()
         # requests hands urllib3's own kind of time-out through, which bounds connecting and answering together.
-        bound = urllib3.Timeout(total=left_seconds, connect=left_seconds * _CONNECT_SHARE)
+        bound = _BoundedTimeout(deadline)
         try:
             with self._session.request(
                 request.method,
@@ -212,11 +221,13 @@ class _Session(requests.Session):
         """None: requests would prepare the next request even if not to send it, and read the whole body for that."""
 
 
-def _session(concurrency_max: int) -> requests.Session:
+def _session(concurrency_max: int, proxy: ProxyServer | None) -> requests.Session:
     session = _Session()
-    # With trust_env, a .netrc would replace our Authorization and a proxy from the environment would see it; and each
-    # call would spend 8 % more CPU on looking.
+    # With trust_env, a .netrc would replace our Authorization; and each call would spend 8 % more CPU on looking for
+    # what network.py read once.
     session.trust_env = False
+    if proxy is not None:
+        session.proxies = {"https": proxy.url}
     # A cookie pins us to a node and to a session, which runs one request at a time and drops the eleventh (KB0564204).
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     session.headers.update(
@@ -226,7 +237,7 @@ def _session(concurrency_max: int) -> requests.Session:
             "User-Agent": "hasura-servicenow",
         }
     )
-    adapter = _Adapter(pool_connections=1, pool_maxsize=concurrency_max, max_retries=0)
+    adapter = _Adapter(proxy, pool_connections=1, pool_maxsize=concurrency_max, max_retries=0)
     session.mount("https://", adapter)
     session.mount("http://", adapter)
     return session
@@ -312,14 +323,19 @@ class _Connection(urllib3.connection.HTTPConnection):
     _is_cut = False
 
     def _new_conn(self) -> socket.socket:
-        """Connect to an address that was looked at: the name may resolve to another one the next time."""
+        """Connect to an address that was looked at: the name may resolve to another one the next time.
+
+        A proxy is whom the environment trusts, and looks at addresses itself.
+        """
+        if self.proxy is not None:
+            return super()._new_conn()
         return connect(self._dns_host, self.port, timeout_seconds=self.timeout, options=self.socket_options)
 
     def connect(self) -> None:
         try:
             super().connect()
         except (OSError, UnicodeError, HTTPError, http.client.HTTPException) as error:
-            raise _NeverSentError(_unreached(error)) from error
+            raise _NeverSentError(_unreached(error, by_proxy=self.proxy is not None)) from error
         self._is_cut = False
         self._take()
 
@@ -358,13 +374,87 @@ class _SecurePool(urllib3.HTTPSConnectionPool):
 
 
 class _Adapter(HTTPAdapter):
+    def __init__(self, proxy: ProxyServer | None, **kwargs: Any) -> None:
+        self._proxy = proxy
+        super().__init__(**kwargs)
+
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
+        self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def proxy_manager_for(self, proxy: Any, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **kwargs)
+        manager.pool_classes_by_scheme = _POOLS
+        return manager
+
+    def proxy_headers(self, proxy: Any) -> dict[str, str]:  # noqa: ARG002  # there is one
+        return self._proxy.headers if self._proxy else {}
 
 
-def _unreached(error: Exception) -> Failure:
+_POOLS: Final = {"http": _Pool, "https": _SecurePool}
+
+
+class _BoundedTimeout(urllib3.Timeout):
+    """What is left until *deadline*, whenever urllib3 asks: it connects to a proxy before its own clock starts."""
+
+    def __init__(self, deadline: float) -> None:
+        left_seconds = max(deadline - time.monotonic(), 0.001)
+        super().__init__(total=left_seconds, connect=left_seconds * _CONNECT_SHARE)
+        self._deadline = deadline
+
+    def clone(self) -> "_BoundedTimeout":
+        return _BoundedTimeout(self._deadline)
+
+
+def open_tunnel(sock: socket.socket, proxy: ProxyServer, host: str, port: int) -> int:
+    """Ask *proxy*, on *sock*, for a connection to *host*; the HTTP status of its answer. Raises OSError."""
+    shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    lines = [
+        f"CONNECT {shown} HTTP/1.1",
+        f"Host: {shown}",
+        *(f"{name}: {value}" for name, value in proxy.headers.items()),
+    ]
+    sock.sendall("\r\n".join([*lines, "", ""]).encode())
+    response = _TimedResponse(sock, method="CONNECT")
+    try:
+        response.begin()
+    except http.client.HTTPException as error:
+        raise ConnectionError("the proxy's answer is none of HTTP") from error
+    finally:
+        response.close()
+    return response.status
+
+
+# http.client's words for a proxy's answer.
+_NO_TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")
+
+
+def proxy_refusal(status: int) -> str:
+    """The sentence for a proxy that answered *status* to CONNECT."""
+    if status == 407:
+        return "The proxy does not accept the user and password that HTTPS_PROXY has, or wants some: check HTTPS_PROXY."
+    return (
+        f"The proxy that HTTPS_PROXY names does not connect us to ServiceNow (it answers HTTP {status}): check that it"
+        " lets SERVICENOW_INSTANCE_URL through, or name the host in NO_PROXY."
+    )
+
+
+def _unreached(error: Exception, *, by_proxy: bool) -> Failure:
     match error:
+        case OSError() if by_proxy and (refused := _NO_TUNNEL.match(str(error))):
+            hint = proxy_refusal(int(refused[1]))
+        case NameResolutionError() | UnicodeError() if by_proxy:
+            hint = "The host name of the proxy is not known: check HTTPS_PROXY, and the network's name service."
+        case ssl.SSLError() | SSLError() if by_proxy:
+            hint = (
+                "No secure connection to ServiceNow through the proxy: check SERVICENOW_INSTANCE_URL and, where the"
+                " proxy opens connections, that SSL_CERT_FILE has its certificate."
+            )
+        case _ if by_proxy:
+            hint = (
+                "ServiceNow could not be reached through the proxy: check HTTPS_PROXY, and that the proxy is up and"
+                " lets SERVICENOW_INSTANCE_URL through."
+            )
         case ForbiddenAddressError():
             hint = f"SERVICENOW_INSTANCE_URL names a host whose address is {FORBIDDEN}."
         case NameResolutionError() | socket.gaierror() | UnicodeError():
