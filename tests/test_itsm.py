@@ -649,11 +649,15 @@ class TestNotes:
         assert client.add_work_note("incident", row["sys_id"], "Three")
         assert client.add_comment(table="incident", sys_id=row["sys_id"], comment="Four")
         assert client.add_comment("incident", row["number"], "Five")
+        assert client.add_work_note(row["number"], work_notes="Six")
+        assert client.add_comment(sys_id=row["sys_id"], comments="Seven")
         entries = [(entry["element"], entry["value"]) for entry in instance.rows("sys_journal_field")]
         assert sorted(entries) == [
             ("comments", "Five"),
             ("comments", "Four"),
+            ("comments", "Seven"),
             ("work_notes", "One"),
+            ("work_notes", "Six"),
             ("work_notes", "Three"),
             ("work_notes", "Two"),
         ]

@@ -288,19 +288,21 @@ class ServiceNowClient(TableClient):
         number: str | None = None,
         sys_id: str | None = None,
         table: str | None = None,
+        work_notes: str | None = None,
         key: str | None = None,
     ) -> bool:
         """Append a note that only agents see. False: it was there already.
 
-        The note is *text* or *work_note*. *table* is any of tickets; without it a number tells (CHG…: a change
-        request), and what does not tell is an incident's. (Three arguments without names are table, record and note.)
+        The note is *text*, *work_note* or *work_notes*. *table* is any of tickets; without it a number tells (CHG…: a
+        change request), and what does not tell is an incident's. (Three arguments without names are table, record and
+        note.)
 
         A note is appended each time it is sent. With a *key*, it carries a short marker, and the journal is asked for
         that first, and again when no answer tells what became of it; so the same call may be repeated after InDoubt,
         once 60 s have passed, in which ServiceNow may still append it. Needs read on ``sys_journal_field``; two
         callers must not use one key at the same time.
         """
-        note = _Note("work_notes", "work_note", text, work_note, table=table, key=key)
+        note = _Note("work_notes", (text, work_note, work_notes), table=table, key=key)
         return self._append(note, (number_or_sys_id, number, sys_id))
 
     def add_comment(
@@ -312,10 +314,11 @@ class ServiceNowClient(TableClient):
         number: str | None = None,
         sys_id: str | None = None,
         table: str | None = None,
+        comments: str | None = None,
         key: str | None = None,
     ) -> bool:
         """Append a comment, which the caller sees too (and is mailed). Everything else is as for add_work_note."""
-        note = _Note("comments", "comment", text, comment, table=table, key=key)
+        note = _Note("comments", (text, comment, comments), table=table, key=key)
         return self._append(note, (number_or_sys_id, number, sys_id))
 
     # Change requests
@@ -602,12 +605,10 @@ class ServiceNowClient(TableClient):
 
 @dataclass(frozen=True, slots=True)
 class _Note:
-    """What was given of a note for the *journal*: its words are *text*, or *own_text* by the name *own_name*."""
+    """What was given of a note for the *journal*; *texts* are its words by the names that they may have."""
 
     journal: str
-    own_name: str
-    text: str | None
-    own_text: str | None
+    texts: tuple[str | None, str | None, str | None]
     table: str | None
     key: str | None
 
@@ -617,17 +618,19 @@ class _Note:
 
     def addressed(self, names: tuple[str | None, str | None, str | None]) -> tuple[str, str, str]:
         """The note's table, record (by number or sys_id) and words. Raises InvalidArgument."""
-        text, own_text, table = self.text, self.own_text, self.table
+        table = self.table
         first, *others = names
-        if table is None and first in NOTED and text is not None and own_text is not None:
-            table, first, text = first, text, None
+        texts = [text for text in self.texts if text is not None]
+        if table is None and first in NOTED and len(texts) == 2 and self.texts[0] is not None:
+            table, first = first, texts.pop(0)
         record = _only(first, *others)
-        if (text is None) == (own_text is None):
-            raise InvalidArgument(f"text must say something: name it text, or {self.own_name}, and once")
+        if len(texts) != 1:
+            own_name = self.journal.removesuffix("s")
+            raise InvalidArgument(f"text must say something: name it text, or {own_name}, and once")
         table = table or table_of(record) or INCIDENT.name
         if table not in NOTED:
             raise InvalidArgument(f"table must be one of {', '.join(sorted(NOTED))}")
-        return table, record, text or own_text or ""
+        return table, record, texts[0]
 
 
 def _only(number_or_sys_id: str | None, number: str | None, sys_id: str | None) -> str:

@@ -336,12 +336,15 @@ class _Connection(urllib3.connection.HTTPConnection):
             super().connect()
         except (OSError, UnicodeError, HTTPError, http.client.HTTPException) as error:
             raise _NeverSentError(_unreached(error, by_proxy=self.proxy is not None)) from error
-        self._is_cut = False
         self._take()
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         self._take()
         super().request(*args, **kwargs)
+
+    def close(self) -> None:
+        super().close()
+        self._is_cut = False
 
     def cut(self, scope: CancelScope) -> None:
         """End what *scope* sends over it, if that is what it is used for. To be called with _CUTTING held."""
