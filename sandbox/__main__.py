@@ -13,7 +13,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack
 from email.message import EmailMessage
@@ -27,6 +26,7 @@ from function.database import Database
 from function.metadata import MetadataError
 from sandbox.catalog import InconsistentMetadata, migrate
 from sandbox.hasura import Hasura
+from sandbox.loopback import DIRECT
 from sandbox.mailbox import Mailbox
 from sandbox.postgresql import PostgreSQL
 from sandbox.servicenow import ServiceNow
@@ -142,7 +142,7 @@ class World:
                 log = self.log.read_text("utf-8", "replace").strip()
                 raise FunctionNotStartedError(f"The function did not start:\n{log}")
             try:
-                with urllib.request.urlopen(f"{self.url}/readyz", timeout=5):  # noqa: S310  # our own address
+                with DIRECT.open(f"{self.url}/readyz", timeout=5):
                     return
             except OSError:
                 time.sleep(0.1)

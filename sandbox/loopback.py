@@ -3,9 +3,13 @@
 import socket
 import socketserver
 import threading
+import urllib.request
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+# What is on this machine is not asked for through a proxy of the environment.
+DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class Loopback(socketserver.ThreadingTCPServer):

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import os
+import socket
 import ssl
 import subprocess
 import sys
@@ -628,3 +629,16 @@ class TestFunction:
 
         assert (answer.status, answer.said) == (503, "retrying servicenow_unreachable")
         assert "The proxy that HTTPS_PROXY names does not connect us to ServiceNow" in tested.body["message"]
+
+
+def test_the_sandbox_starts_behind_a_proxy_that_knows_nothing_of_it() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "sandbox", "--once", f"--port={port}", "--servicenow-port=0", "--mail-port=0"]
+    environ = {**os.environ, **dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:1")}
+
+    run = subprocess.run(command, cwd=HERE, env=environ, capture_output=True, text=True, timeout=60, check=False)
+
+    assert run.returncode == 0, run.stderr
+    assert "-> 200 created" in run.stdout
