@@ -995,6 +995,41 @@ class TestSearch:
             list(client.search_incidents())
         assert len(list(client.search_incidents(order_by="sys_id"))) == 1
 
+    def test_it_says_how_many_were_found_whatever_was_taken(
+        self, instance: ServiceNow, client: ServiceNowClient
+    ) -> None:
+        numbers = [opened(instance)["number"] for _ in range(3)]
+        found = client.search_incidents(fields=["number"])
+
+        assert len(found) == 3
+        assert [next(found)["number"]] == numbers[:1]
+        assert len(found) == 3
+        assert [row["number"] for row in found] == numbers[1:]
+        assert len(found) == 3
+        assert client.calls == 2
+
+    def test_it_is_false_where_nothing_was_found(self, instance: ServiceNow, client: ServiceNowClient) -> None:
+        number = opened(instance)["number"]
+        found = client.search_incidents()
+
+        assert not client.search_incidents(category="none such")
+        assert found
+        assert [row["number"] for row in found] == [number]
+        assert found
+
+    def test_its_first_and_its_last_are_looked_at_without_being_taken(
+        self, instance: ServiceNow, client: ServiceNowClient
+    ) -> None:
+        numbers = [opened(instance)["number"] for _ in range(3)]
+        found = client.search_incidents()
+
+        assert [found[0]["number"], found[-1]["number"], found[1]["number"]] == [numbers[0], numbers[2], numbers[1]]
+        with pytest.raises(IndexError):
+            found[3]
+        assert [row["number"] for row in found] == numbers
+        with pytest.raises(TypeError, match="make a list"):
+            found[0]
+
     @pytest.mark.parametrize("limit", [1, 3, 5, 7])
     def test_a_limit_is_kept(self, instance: ServiceNow, client: ServiceNowClient, limit: int) -> None:
         numbers = [opened(instance)["number"] for _ in range(5)]

@@ -33,7 +33,7 @@ Run: TypeAlias = Callable[[Callable[[], Any]], Coroutine[Any, Any, Any]]
 """Does something in a thread."""
 
 
-class FoundRecords:
+class AwaitableRecords:
     """What a search finds: ``async for`` has the records one by one, a page in memory at a time; ``await`` a list.
 
     The search is made when it is asked for, each time anew; what is wrong with its arguments is raised then.
@@ -119,12 +119,12 @@ def _awaited(
 
 def _searched(
     method: Callable[Concatenate[itsm.ServiceNowClient, P], Iterator[Record]],
-) -> Callable[Concatenate["ServiceNowClient", P], FoundRecords]:
-    """*method* as one that gives FoundRecords."""
+) -> Callable[Concatenate["ServiceNowClient", P], AwaitableRecords]:
+    """*method* as one that gives AwaitableRecords."""
 
     @functools.wraps(method)
-    def search(self: "ServiceNowClient", /, *args: P.args, **kwargs: P.kwargs) -> FoundRecords:
-        return FoundRecords(self._run, functools.partial(method, self._client, *args, **kwargs))
+    def search(self: "ServiceNowClient", /, *args: P.args, **kwargs: P.kwargs) -> AwaitableRecords:
+        return AwaitableRecords(self._run, functools.partial(method, self._client, *args, **kwargs))
 
     return search
 

@@ -52,7 +52,7 @@ from function.servicenow.fields import (
     written,
 )
 from function.servicenow.references import References
-from function.servicenow.search import Search, records
+from function.servicenow.search import FoundRecords, Search, records
 
 log = logging.getLogger("function.servicenow")
 
@@ -168,14 +168,15 @@ class ServiceNowClient(TableClient):
         limit: int | None = None,
         order_by: str = "number",
         **others: Values,
-    ) -> Iterator[Record]:
+    ) -> FoundRecords:
         """The incidents that are all of this, one page in memory at a time; other fields by their names.
 
         A list of values means any of them, "" means empty, None is no condition. Times are strictly after and before,
         to the second. *order_by* is number, sys_id, opened_at, sys_created_on, sys_updated_on or priority; ``-number``
         begins with the last. Each incident that is there all the time comes once, whatever is inserted meanwhile; one
         that changes its place in the order meanwhile may come twice or not at all.
-        Bad arguments and unknown names are raised here, what befalls a page where it is read.
+        Bad arguments and unknown names are raised here, what befalls a page where it is read. It is an iterator, whose
+        ``len`` is how many were found, and which is false where none was.
         """
         named = {
             "state": state,
@@ -209,7 +210,7 @@ class ServiceNowClient(TableClient):
             columns = [*fields, *(condition.column for condition in search.conditions)]
             self._check_custom(INCIDENT, [column for column in columns if is_custom(column)])
             search = Search.by([*map(self._by_sys_id, asked), *moments], order_by)
-        return self._records(INCIDENT, search, fields, limit)
+        return FoundRecords(self._records(INCIDENT, search, fields, limit))
 
     def resolve_incident(
         self,

@@ -5,8 +5,10 @@ skips (KB0564204). ``sysparm_limit`` counts before access controls take records 
 one, is not the last: the end is where nothing visible is within LOOK_AHEAD_ROWS.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, TypeAlias
 
 from function.event import Failure, Kind, Reason
@@ -114,6 +116,42 @@ def records(search: Search, find: Find, *, fields: Sequence[str], limit: int | N
             if found == place:  # it is there, and it is not: no step further would be one
                 raise Refused(_LEFT_OUT)
             place = found
+
+
+class FoundRecords(Iterator[Record]):
+    """What a search finds, read as it is asked for: an iterator, a page in memory at a time.
+
+    ``len`` is how many were found in all, and reads to the end, keeping what was not taken yet. It is false where
+    nothing was found. ``found[0]`` is the first, as long as none was taken.
+    """
+
+    def __init__(self, found: Iterator[Record]) -> None:
+        self._found = found
+        self._kept: deque[Record] = deque()
+        self._taken = 0
+
+    def __next__(self) -> Record:
+        record = self._kept.popleft() if self._kept else next(self._found)
+        self._taken += 1
+        return record
+
+    def __bool__(self) -> bool:
+        return self._taken > 0 or self._keep(1)
+
+    def __len__(self) -> int:
+        self._keep(None)
+        return self._taken + len(self._kept)
+
+    def __getitem__(self, index: int) -> Record:
+        if self._taken:
+            raise TypeError("records were taken from it already: make a list of what a search finds")
+        self._keep(index + 1 if index >= 0 else None)
+        return self._kept[index]
+
+    def _keep(self, count: int | None) -> bool:
+        """Read until *count* are kept, or to the end; whether there are any."""
+        self._kept.extend(islice(self._found, None if count is None else max(0, count - len(self._kept))))
+        return bool(self._kept)
 
 
 def _check(search: Search, rows: Sequence[Record], page: set[str]) -> None:
