@@ -431,6 +431,19 @@ class TestClient:
 
         assert 2.5 < took < 3.4
 
+    def test_a_proxy_that_drips_its_answer_is_not_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with DrippingProxy() as proxy:
+            monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+            client = ServiceNowClient(f"https://{HOST}", BASIC, timeout_seconds=2)
+            began = time.monotonic()
+            with client, pytest.raises(Unavailable, match="could not be reached through the proxy"):
+                client.update_incident(ID, description="x")
+            said = reach(f"https://{HOST}", timeout_seconds=1, network=read_network(os.environ))
+            took = time.monotonic() - began
+
+        assert "does not answer on port" in said
+        assert took < 3
+
     def test_an_awaited_call_is_cut_off_through_a_proxy_too(
         self, tls: ssl.SSLContext, trusted: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -460,6 +473,16 @@ class SlowProxy(ProxyServer):
     def _connect(self, client: Any, target: str) -> None:
         time.sleep(0.5)
         super()._connect(client, target)
+
+
+class DrippingProxy(ProxyServer):
+    """One that answers a byte at a time, without end."""
+
+    def _connect(self, client: Any, target: str) -> None:
+        client.sendall(b"HTTP/1.1 200 OK\r\nX-Padding: ")
+        while True:
+            client.sendall(b"x")
+            time.sleep(0.05)
 
 
 # --- The connection test ------------------------------------------------------------------------------------------
