@@ -18,19 +18,6 @@ _PATHS: Final = {
 TYPES: Final = frozenset(_PATHS)
 _ENDED: Final = frozenset({CLOSED, CANCELED})
 _NOT_CANCELED: Final = frozenset({REVIEW, CLOSED, CANCELED})
-# What a new one has where nothing is said.
-DEFAULTS: Final = {
-    "state": NEW,
-    "type": "normal",
-    "risk": "3",
-    "impact": "3",
-    "urgency": "3",
-    "priority": "4",
-    "phase": "requested",
-    "approval": "not requested",
-    "on_hold": "false",
-}
-TASK_DEFAULTS: Final = {"state": "1", "change_task_type": "planning", "priority": "4", "on_hold": "false"}
 
 
 def next_states(kind: str, state: str) -> list[str]:

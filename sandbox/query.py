@@ -60,6 +60,8 @@ _OPERATORS: Final = (
 )
 _TERM = re.compile(f"({_FIELD.pattern})({'|'.join(_OPERATORS)})(.*)", re.ASCII | re.DOTALL)
 _TEXT_QUERY: Final = "123TEXTQUERY321="
+# The types of columns that hold what people wrote.
+_WORDY: Final = frozenset({"string", "html", "email"})
 _JOIN = re.compile(r"JOIN([a-z0-9_]+)\.([a-z0-9_]+)=([a-z0-9_]+)\.([a-z0-9_]+)!(.*)", re.ASCII | re.DOTALL)
 _RELATED = re.compile(r"RLQUERY([a-z0-9_]+)\.([a-z0-9_]+),(>=|<=|!=|=|>|<)([0-9]{1,9})(?:,m2m)?", re.ASCII)
 _FIELD_COMPARISONS: Final = {
@@ -176,7 +178,11 @@ class _Reader:
         return None if value is None else self._compared(found[1], *walked, found[2], value)
 
     def _words(self, words: str) -> Fragment:
-        columns = [f"{self.alias}.{quoted(n)}" for n, c in SCHEMA[self.table].items() if c.kind is Kind.STRING]
+        columns = [
+            f"{self.alias}.{quoted(name)}"
+            for name, column in SCHEMA[self.table].items()
+            if column.kind is Kind.STRING and column.internal_type in _WORDY and not column.default
+        ]
         everything = " || ' ' || ".join(columns)
         return _joined([(f"instr(lower({everything}), lower(?)) > 0", [word]) for word in words.split()], "AND")
 
@@ -263,7 +269,9 @@ def read(query: str, table: str, *, asker: Asker) -> Query:
     """
     reader = _Reader(table, asker)
     where, values = reader.read(query)
-    return Query(where, ", ".join([*reader.orders, "t.rowid"]), values)
+    # The view has no rowid.
+    last = "t.sys_created_on, t.number" if table == "task" else "t.rowid"
+    return Query(where, ", ".join([*reader.orders, last]), values)
 
 
 def condition(query: str, table: str, after: Mapping[str, str], before: Mapping[str, str], *, asker: Asker) -> Fragment:

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from sandbox.schema import INHERITED, NUMBERED, SCHEMA, SYSTEM, Kind, Record
+from sandbox.schema import INHERITED, NUMBERED, SCHEMA, SYSTEM, Record, defaults
 
 ADMIN: Final = "admin"
 ADMIN_ID: Final = "6816f79cc0a8016401c5a33be04be441"
@@ -99,8 +99,6 @@ _PROBLEMS: Final = (
     "Storage controller resets",
 )
 _EXTENDED_TABLES: Final = (
-    ("task", "Task"),
-    ("alm_asset", "Asset"),
     ("bsm_chart", "BSM Map"),
     ("sys_user_preference", "User Preference"),
     ("sc_req_item", "Requested Item"),
@@ -146,14 +144,73 @@ _CLOSE_CODES: Final = (
     "User error",
     "Workaround provided",
 )
+_CHANGE_CATEGORIES: Final = (
+    "Hardware",
+    "Software",
+    "Service",
+    "System Software",
+    "Applications Software",
+    "Network",
+    "Telecom",
+    "Documentation",
+    "Other",
+)
 _CHANGE_CLOSE_CODES: Final = {
     "successful": "Successful",
     "successful_issues": "Successful with issues",
     "unsuccessful": "Unsuccessful",
 }
-# The dictionary's words for types that the sandbox calls otherwise.
-_TYPES: Final = {Kind.DATETIME: "glide_date_time", Kind.JOURNAL: "journal_input"}
-_TASK_CHOICES: Final = {"impact": _LEVELS, "urgency": _LEVELS, "priority": _PRIORITIES}
+_PROBLEM_TASK_STATES: Final = {"151": "New", "152": "Assess", "154": "Work in Progress", "157": "Closed"}
+_RESOLUTION_CODES: Final = {
+    "fix_applied": "Fix Applied",
+    "risk_accepted": "Risk Accepted",
+    "duplicate": "Duplicate",
+    "canceled": "Canceled",
+}
+_CATEGORIES: Final = {
+    "inquiry": "Inquiry / Help",
+    "software": "Software",
+    "hardware": "Hardware",
+    "network": "Network",
+    "database": "Database",
+}
+# By the category that they depend on.
+_SUBCATEGORIES: Final = {
+    "inquiry": {"antivirus": "Antivirus", "email": "Email", "internal application": "Internal Application"},
+    "software": {"email": "Email", "os": "Operating System"},
+    "hardware": {
+        "cpu": "CPU",
+        "disk": "Disk",
+        "keyboard": "Keyboard",
+        "memory": "Memory",
+        "monitor": "Monitor",
+        "mouse": "Mouse",
+    },
+    "network": {"dhcp": "DHCP", "dns": "DNS", "ip address": "IP Address", "vpn": "VPN", "wireless": "Wireless"},
+    "database": {"db2": "DB2", "sql server": "MS SQL Server", "oracle": "Oracle"},
+}
+# The choices of a column that depend on what stands in another one, by its value.
+DEPENDENT: Final = {
+    ("incident", "subcategory"): ("category", _SUBCATEGORIES),
+    ("problem", "subcategory"): ("category", {name: _SUBCATEGORIES[name] for name in list(_SUBCATEGORIES)[1:]}),
+}
+_TASK_CHOICES: Final = {
+    "impact": _LEVELS,
+    "urgency": _LEVELS,
+    "priority": _PRIORITIES,
+    "approval": {
+        "not requested": "Not Yet Requested",
+        "requested": "Requested",
+        "approved": "Approved",
+        "rejected": "Rejected",
+        "cancelled": "Cancelled",
+        "not_required": "Not Required",
+        "duplicate": "Duplicate",
+    },
+    "escalation": {"0": "Normal", "1": "Moderate", "2": "High", "3": "Overdue"},
+    "upon_approval": {"proceed": "Proceed to Next Task", "do_nothing": "Wait for a User to Close this task"},
+    "upon_reject": {"cancel": "Cancel all future Tasks", "goto": "Go to a previous Task"},
+}
 CHOICES: Final = {
     "incident": _TASK_CHOICES
     | {
@@ -165,16 +222,24 @@ CHOICES: Final = {
             "4": "Awaiting Vendor",
             "5": "Awaiting Change",
         },
-        "category": {
-            "inquiry": "Inquiry / Help",
-            "software": "Software",
-            "hardware": "Hardware",
-            "network": "Network",
-            "database": "Database",
-        },
+        "category": _CATEGORIES,
+        "severity": _LEVELS,
+        "notify": {"1": "Do Not Notify", "2": "Send Email", "3": "Telephone"},
         "close_code": {code: code for code in _CLOSE_CODES},
     },
-    "problem": _TASK_CHOICES | {"state": _PROBLEM_STATES, "problem_state": _PROBLEM_STATES},
+    "problem": _TASK_CHOICES
+    | {
+        "state": _PROBLEM_STATES,
+        "problem_state": _PROBLEM_STATES,
+        "category": {name: label for name, label in _CATEGORIES.items() if name != "inquiry"},
+        "resolution_code": _RESOLUTION_CODES,
+    },
+    "problem_task": _TASK_CHOICES
+    | {
+        "state": _PROBLEM_TASK_STATES,
+        "problem_task_type": {"rca": "Root Cause Analysis", "general": "General"},
+        "close_code": {"completed": "Completed", "canceled": "Canceled"},
+    },
     "change_request": _TASK_CHOICES
     | {
         "priority": {level: _PRIORITIES[level] for level in "1234"},
@@ -182,7 +247,9 @@ CHOICES: Final = {
         "type": {"normal": "Normal", "standard": "Standard", "emergency": "Emergency"},
         "risk": {"1": "Very High", "2": "High", "3": "Moderate", "4": "Low"},
         "close_code": _CHANGE_CLOSE_CODES,
-        "category": {name: name for name in ("Hardware", "Software", "Service", "Network", "Other")},
+        "category": {name: name for name in _CHANGE_CATEGORIES},
+        "scope": {"1": "Massive", "2": "Large", "3": "Medium", "4": "Small", "5": "Tiny"},
+        "conflict_status": {name: name for name in ("Not Run", "No Conflict", "Conflict")},
     },
     "change_task": _TASK_CHOICES
     | {
@@ -195,7 +262,7 @@ CHOICES: Final = {
 
 def record(table: str, key: str, at: str = SEEDED_AT, /, **fields: str) -> Record:
     """A record of *table* as the platform planted it; *key* tells it from the others."""
-    blank = dict.fromkeys(SCHEMA[table], "") | {"sys_id": sys_id(table, key), "sys_mod_count": "0"}
+    blank = defaults(table) | {"sys_id": sys_id(table, key), "sys_mod_count": "0"}
     made = {"sys_created_on": at, "sys_created_by": ADMIN, "sys_updated_on": at, "sys_updated_by": ADMIN}
     return blank | made | fields
 
@@ -297,14 +364,15 @@ def _things() -> Iterator[tuple[str, Record]]:
             name=bgp,
             version="1",
             short_description="Clear BGP sessions on a Cisco router",
-            description="Clear BGP sessions on a Cisco router, one neighbour after the other",
+            description="Clear BGP sessions on a Cisco router. Resend the complete BGP table to neighboring routers",
             active="true",
         ),
     )
     for place, words in enumerate(_PROBLEMS, 1):
         fields = {"state": "101", "problem_state": "101", "impact": "3", "urgency": "3", "priority": "5"}
         fields |= {"number": f"PRB{place:07}", "short_description": words, "active": "true"}
-        fields |= {"opened_at": SEEDED_AT, "opened_by": ADMIN_ID, "sys_class_name": "problem", "known_error": "false"}
+        fields |= {"opened_at": SEEDED_AT, "opened_by": ADMIN_ID, "sys_class_name": "problem"}
+        fields |= {"task_effective_number": f"PRB{place:07}", "category": "software", "subcategory": "email"}
         yield "problem", record("problem", words, **fields)
     labels = {name: name.replace("_", " ").title() for name in SCHEMA}
     for name, label in (*_EXTENDED_TABLES, *labels.items()):
@@ -319,6 +387,12 @@ def _choices() -> Iterator[tuple[str, Record]]:
                 fields = {"name": table, "element": element, "value": value, "label": label}
                 fields |= {"sequence": str(sequence), "language": "en", "inactive": "false"}
                 yield "sys_choice", record("sys_choice", f"{table} {element} {value}", **fields)
+    for (table, element), (_, by_value) in DEPENDENT.items():
+        for dependent_value, labels in by_value.items():
+            for sequence, (value, label) in enumerate(labels.items()):
+                fields = {"name": table, "element": element, "value": value, "label": label}
+                fields |= {"sequence": str(sequence), "dependent_value": dependent_value}
+                yield "sys_choice", record("sys_choice", f"{table} {element} {dependent_value} {value}", **fields)
 
 
 def _dictionary() -> Iterator[tuple[str, Record]]:
@@ -330,10 +404,13 @@ def _dictionary() -> Iterator[tuple[str, Record]]:
             if (owner, name) in seen:
                 continue
             seen.add((owner, name))
-            chosen = any(name in CHOICES.get(known, {}) for known in (NUMBERED if owner == "task" else (owner,)))
+            tables = NUMBERED if owner == "task" else (owner,)
+            chosen = any(name in CHOICES.get(known, {}) or (known, name) in DEPENDENT for known in tables)
+            on, _ = DEPENDENT.get((owner, name), ("", {}))
             fields = {"name": owner, "element": name, "column_label": name.replace("_", " ").capitalize()}
-            fields |= {"internal_type": _TYPES.get(column.kind, column.kind.value), "max_length": str(column.length)}
+            fields |= {"internal_type": column.internal_type, "max_length": str(column.length)}
             fields |= {"reference": column.refers_to, "choice": "3" if chosen else "0", "active": "true"}
+            fields |= {"default_value": column.default, "dependent": on, "dependent_on_field": on}
             fields |= {"mandatory": "false", "read_only": str(name in SYSTEM).lower()}
             yield "sys_dictionary", record("sys_dictionary", f"{owner} {name}", **fields)
 

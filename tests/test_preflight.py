@@ -480,12 +480,12 @@ class TestTheProbe:
         assert servicenow.tables.select("change_request")[-1]["type"] == "standard"
 
     def test_one_of_a_table_of_ones_own_is_canceled_as_the_rule_says(self, servicenow: ServiceNow) -> None:
-        problem = RULE.replace(
+        task = RULE.replace(
             "    ticket:\n",
-            "    ticket:\n      table: problem\n      states: {resolved: 106, reopened: 103, canceled: 107}\n",
+            "    ticket:\n      table: change_task\n      states: {resolved: 3, reopened: 2, canceled: 4}\n",
         )
 
-        found = examined(servicenow, problem, write_probe=True)
+        found = examined(servicenow, task, write_probe=True)
 
         assert any("it is canceled" in each.what for each in found.findings)
 

@@ -130,11 +130,11 @@ class TestStates:
         assert closed["active"] == "false"
 
     def test_a_problem_begins_new_and_mirrors_its_state(self, api: Api) -> None:
-        problem = made(api, "problem", short_description="x", impact=1, urgency=1)
+        problem = made(api, "problem", short_description="x", impact=1, urgency=1, assigned_to="0" * 32)
 
         assert (problem["state"], problem["problem_state"], problem["priority"]) == ("101", "101", "1")
-        closed = api.call("PATCH", f"table/problem/{problem['sys_id']}", {"problem_state": "107"}).json()["result"]
-        assert (closed["state"], closed["active"]) == ("107", "false")
+        assessed = api.call("PATCH", f"table/problem/{problem['sys_id']}", {"problem_state": "102"}).json()["result"]
+        assert (assessed["state"], assessed["active"]) == ("102", "true")
 
 
 class TestChangeApi:
