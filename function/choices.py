@@ -56,20 +56,23 @@ REFERENCES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
 }
 
 
-def not_a_choice(table: str, column: str, said: str) -> str:
-    """What is wrong with *said* in *column*, without saying it; empty where nothing is.
+def shipped(table: str) -> Mapping[str, Mapping[str, str]]:
+    """The choices of *table*'s columns as they are shipped; a rule may declare those of its instance."""
+    return CHOICES.get(table, {})
+
+
+def not_a_choice(choices: Mapping[str, str] | None, said: str) -> str:
+    """What is wrong with *said* in a column of these *choices*, without saying it; empty where nothing is.
 
     Nothing is no wrong choice: the platform has a default.
     """
-    choices = CHOICES.get(table, {}).get(column)
     if choices is None or not said.strip() or said.strip() in choices:
         return ""
     return f"must be one of {', '.join(f'{value} ({label})' if label else value for value, label in choices.items())}"
 
 
-def meant_choice(table: str, column: str, said: str) -> str:
+def meant_choice(choices: Mapping[str, str], said: str) -> str:
     """The words "; did you mean …?" where *said* is like a choice, or like the label of one."""
-    choices = CHOICES[table][column]
     word = said.strip().lower()
     labelled = next((value for value, label in choices.items() if label and label in (word, word[4:])), None)
     return f"; did you mean `{labelled}`?" if labelled else meant(word, choices)

@@ -80,6 +80,7 @@ class TicketRule:
     *fields* are the columns that the rule writes, *opening* those among them that are written at creation only.
     *closing* are the columns that go with the state of a ticket that ends.
     *leave_empty* are those that are left empty where the row names nobody whom ServiceNow knows.
+    *choices* are the values, with labels, that a column takes; of other columns they are not known.
     *where* is the place of each of its keys in the rules file, as ``rules.yaml:17: rules[0].ticket.table``; of one that
     is left out, and of "", the ticket's own.
     """
@@ -95,6 +96,7 @@ class TicketRule:
     opening: frozenset[str]
     leave_empty: frozenset[str]
     closing: tuple[str, ...]
+    choices: Mapping[str, Mapping[str, str]]
     resolves: bool
     where: Mapping[str, str] = field(repr=False)
 
@@ -407,7 +409,7 @@ class _Hearing:
             return None
         try:
             said = saying.text(names, self.allowance)
-            if wrong := not_a_choice(self.rule.ticket.table, column, said):
+            if wrong := not_a_choice(self.rule.ticket.choices.get(column), said):
                 raise _Unsaid(
                     saying.where, f"for this row it is none of ServiceNow's choices; it {wrong}", Reason.UNKNOWN_VALUE
                 )

@@ -13,13 +13,13 @@ from difflib import get_close_matches
 from enum import StrEnum
 from typing import Final
 
+from function.choices import shipped
 from function.event import Failure, InstanceTraits, KeptMark, Kind, Reason, kept_mark
 from function.hearing import TEMPLATE, Rule, Saying, TicketRule
 from function.rules import FIELDS_REFUSED
 from function.servicenow import Record, ServiceNowError, TableClient, UnknownReference
 from function.servicenow.dictionary import Column, Description, Policy, describe
 from function.servicenow.references import REFERENCES, References
-from function.states import STATES
 
 # A call that takes longer is one that events would wait for in vain.
 CALL_SECONDS_MAX: Final = 20.0
@@ -176,7 +176,7 @@ class _Examination:
         """All that is found of the *rules* that make tickets in *table*."""
         wanted = {*_OURS, "sys_id", "number", "state"}
         for rule in rules:
-            wanted |= {*rule.ticket.fields, *rule.ticket.closing}
+            wanted |= {*rule.ticket.fields, *rule.ticket.closing, *rule.ticket.choices}
             wanted |= {rule.ticket.states.link} if rule.ticket.states.link else set()
         try:
             described = describe(table, wanted, self._find)
@@ -225,6 +225,7 @@ class _Examination:
                 continue
             yield from self._column(column, saying, described, rule.ticket)
         yield from _states(rule, described)
+        yield from _declared_choices(rule, described)
         yield from _closing_default(rule, described)
         for policy in described.policies or ():
             yield from _policy(policy, rule, described)
@@ -418,10 +419,21 @@ def _states(rule: Rule, described: Description) -> Iterator[Finding]:
     for state, what in _written_states(rule.ticket).items():
         if state and state not in choices:
             do = f"Declare the states of this instance under `states`. There are {there}"
-            if rule.ticket.table in STATES:
-                do = f"This version counts on the states that ServiceNow ships; the instance has {there}"
             found = f"{rule.ticket.table} has no state {state} ({what})"
             yield Finding(Level.FAULT, rule.ticket.where["states"], found, do)
+
+
+def _declared_choices(rule: Rule, described: Description) -> Iterator[Finding]:
+    """The choices that the rule declares, against those that the instance has."""
+    declared = rule.ticket.choices
+    for column in declared:
+        choices = (described.choices or {}).get(column)
+        if declared[column] is shipped(rule.ticket.table).get(column) or not choices:
+            continue
+        for value in declared[column]:
+            if value not in choices:
+                found = _no_choice(column, value, rule.ticket.where["choices"], choices)
+                yield Finding(found.level, found.where, f"{found.what} (`choices` declares it)", found.do)
 
 
 def _written_states(ticket: TicketRule) -> dict[str, str]:
@@ -468,13 +480,17 @@ def _policy(policy: Policy, rule: Rule, described: Description) -> Iterator[Find
     resolves, cancels = _ends(ticket)
     lacking: frozenset[str] = frozenset()
     level, when = Level.FAULT, ""
-    if not conditions or (states and states & _FIRST_STATES.get(ticket.table, frozenset())):
+    if not conditions or (states and states & _first_states(ticket)):
         lacking = wanted
     elif states is None:
         level, when = Level.WARNING, f" where {conditions}"
         lacking = wanted - set(ticket.closing)
     else:
         when = " when a ticket ends"
+        if resolves and any(states & {*passed[1:-1]} for passed in ticket.states.paths.values()):
+            # What closes it goes with the last of its states.
+            when = " on a ticket's way to resolved"
+            lacking |= wanted
         if resolves and ticket.states.resolved in states:
             lacking |= wanted - set(ticket.closing)
         if cancels and ticket.states.canceled in states:
@@ -493,6 +509,12 @@ def _policy(policy: Policy, rule: Rule, described: Description) -> Iterator[Find
     elif lacking & FIELDS_REFUSED.keys():
         do = "This version cannot send it: exempt the integration user from the policy"
     yield Finding(level, ticket.where["fields"], what, do)
+
+
+def _first_states(ticket: TicketRule) -> frozenset[str]:
+    """The states in which its tickets begin, as far as is known."""
+    declared = {passed[0] for kind, passed in ticket.states.paths.items() if not kind}
+    return frozenset(declared) or _FIRST_STATES.get(ticket.table, frozenset())
 
 
 _STATE_TERM: Final = re.compile(r"(?:state|incident_state|problem_state)(?:=|IN)(-?[0-9,-]+)")

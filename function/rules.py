@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import yaml
 
-from function.choices import REFERENCES, meant_choice, not_a_choice
+from function.choices import REFERENCES, meant_choice, not_a_choice, shipped
 from function.event import SCHEDULED, Op, digest
 from function.hearing import (
     CLOSE_NOTES_RESOLVED,
@@ -82,12 +82,14 @@ TICKET_KEYS: Final = {
     "key": "A template, or a list of templates: the row's identity. One ticket per key.",
     "fields": "For each column of the ticket, a template: what it should say.",
     "template": "A template: the name or sys_id of the standard change that a change_request is made from.",
-    "states": "The states of the table, where it is neither incident nor change_request.",
+    "states": "The states of the table; needed unless they are those that ServiceNow ships for an incident or a"
+    " change_request.",
+    "choices": "For a column, the values that this instance has in place of those that ServiceNow ships.",
     "resolve_when": "An expression: whether the row says that all is well again.",
     "close_code": f"A template: the resolution code; {INCIDENT.close_code} unless given, {CHANGE_REQUEST.close_code} of"
-    " a change_request. Of a table with `states`, only what is given is sent.",
-    "close_notes": f"A template: the resolution notes; {CLOSE_NOTES_RESOLVED} unless given. Of a table with `states`,"
-    " only what is given is sent.",
+    " a change_request. Of another table, only what is given is sent.",
+    "close_notes": f"A template: the resolution notes; {CLOSE_NOTES_RESOLVED} unless given. Of another table, only what"
+    " is given is sent.",
     "after_close": "What follows when the row is unwell again: reopen (the default; of a change_request new), new or"
     " leave.",
     "creates": "Which kinds of event may open a ticket: INSERT, UPDATE and MANUAL unless given.",
@@ -104,6 +106,8 @@ STATES_KEYS: Final = {
     "reopened": "The state that a resolved ticket goes back to; without it, it is followed by a new one.",
     "canceled": "The state for `on_delete: cancel`.",
     "final": "The states that a ticket never leaves; none unless given.",
+    "path": "The states that a ticket passes through on its way to resolved, in order, from the one in which it begins;"
+    " one PATCH each. None unless given.",
 }
 _STATE_KEYS = ("resolve_when", "close_code", "close_notes", "after_close")
 _STATES_UNKNOWN: Final = "the states of this table are not known: declare `states`"
@@ -122,6 +126,8 @@ FIELDS_REFUSED: Final = {
     "work_notes": "is a journal, which only grows; this version writes no journals",
     "parent_incident": "is written by `after_close: new`",
 }
+# What stands elsewhere.
+_CHOICES_REFUSED: Final = {"state": "stands under `states`", "incident_state": "stands under `states`"}
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,60}", re.ASCII)
 _STATE = re.compile(r"-?[A-Za-z0-9_][A-Za-z0-9_ -]{0,39}", re.ASCII)
 _COLUMN = re.compile(r"[a-z][a-z0-9_]{0,79}", re.ASCII)
@@ -174,6 +180,8 @@ class _Reading:
         self.faults: list[tuple[int, str]] = []
         self.warnings: list[str] = []
         self.entries = 0
+        # Of the ticket that is being read.
+        self.choices: Mapping[str, Mapping[str, str]] = {}
 
     def fault(self, line: int, path: str, what: str) -> None:
         self.faults.append((line, f"{self._where(line, path)}: {what}"))
@@ -346,17 +354,18 @@ class _Reading:
         table = table or DEFAULT_TABLE
         shared = self._shared(entries, path)
         states = self._states(entries, path, table)
+        self.choices = self._choices(entries, path, table)
         after_close = self._choice(entries, "after_close", path, AFTER_CLOSE) or _after_close(states)
         refused = _refused(table, states, links=after_close != "leave", templated="template" in entries)
-        fields = self._fields(entries, path, names, _line(node), table, refused)
+        fields = self._fields(entries, path, names, _line(node), refused)
         sayings = Sayings(
             key=self._key(entries, path, names, _line(node), shared=shared),
             fields=fields,
             when=when,
             each=each,
             resolve_when=self._expression(entries, "resolve_when", path, names),
-            close_code=self._closing(entries, "close_code", path, names, table),
-            close_notes=self._closing(entries, "close_notes", path, names, table),
+            close_code=self._closing(entries, "close_code", path, names),
+            close_notes=self._closing(entries, "close_notes", path, names),
             order_by=self._expression(entries, "order_by", path, names),
             template=self._template(entries["template"], f"{path}.template", names) if "template" in entries else None,
         )
@@ -374,6 +383,7 @@ class _Reading:
             opening=opening,
             leave_empty=self._on_unknown(entries, path, fields),
             closing=tuple(key for key in ("close_code", "close_notes") if known or key in entries),
+            choices=self.choices,
             resolves="resolve_when" in entries,
             where=dict.fromkeys(("", *TICKET_KEYS), self._where(_line(node), path))
             | {key: self._where(_line(value), f"{path}.{key}") for key, value in entries.items()},
@@ -398,28 +408,17 @@ class _Reading:
             column for column in columns if self._choice(columns, column, path, ON_UNKNOWN) == "leave_empty"
         )
 
-    def _closing(
-        self, entries: Mapping[str, yaml.Node], key: str, path: str, names: tuple[str, ...], table: str
-    ) -> Saying | None:
-        return self._chosen(entries[key], f"{path}.{key}", names, table, key) if key in entries else None
+    def _closing(self, entries: Mapping[str, yaml.Node], key: str, path: str, names: tuple[str, ...]) -> Saying | None:
+        return self._chosen(entries[key], f"{path}.{key}", names, key) if key in entries else None
 
     def _states(self, entries: Mapping[str, yaml.Node], path: str, table: str) -> States:
         if "states" not in entries:
             return states_of(table)
         node, path = entries["states"], f"{path}.states"
-        if table in STATES:
-            self.fault(_line(node), path, f"the states of {table} are known; take it out")
-            return states_of(table)
         declared = self._mapping(node, path, STATES_KEYS)
         if declared is None:
             return NO_STATES
-        final = frozenset(
-            state
-            for number, entry in enumerate(
-                self._list(declared["final"], f"{path}.final") if "final" in declared else ()
-            )
-            if (state := self._state(entry, f"{path}.final[{number}]"))
-        )
+        final = frozenset(self._state_list(declared, "final", path))
         resolved, reopened, canceled = (
             self._state(declared[key], f"{path}.{key}") if key in declared else ""
             for key in ("resolved", "reopened", "canceled")
@@ -429,7 +428,44 @@ class _Reading:
         if reopened and reopened in {resolved, canceled, *final}:
             what = "is a state of tickets that have ended; name the one that they go back to"
             self.fault(_line(declared["reopened"]), f"{path}.reopened", what)
-        return States(resolved=resolved, reopened=reopened, canceled=canceled, final=final, link=LINK)
+        passed = self._state_list(declared, "path", path)
+        passed = passed[:-1] if passed and passed[-1] == resolved else passed
+        if len({*passed}) < len(passed) or {*passed} & {resolved, canceled, *final}:
+            what = "names a state twice, or one of tickets that have ended; name those before `resolved`, in order"
+            self.fault(_line(declared["path"]), f"{path}.path", what)
+            passed = []
+        known = states_of(table)
+        return States(
+            resolved=resolved,
+            reopened=reopened,
+            canceled=canceled,
+            final=final,
+            link=known.link or LINK,
+            close_code=known.close_code,
+            paths={"": (*passed, resolved)} if passed else {},
+        )
+
+    def _state_list(self, declared: Mapping[str, yaml.Node], key: str, path: str) -> list[str]:
+        path = f"{path}.{key}"
+        entries = self._list(declared[key], path) if key in declared else []
+        return [state for number, entry in enumerate(entries) if (state := self._state(entry, f"{path}[{number}]"))]
+
+    def _choices(self, entries: Mapping[str, yaml.Node], path: str, table: str) -> Mapping[str, Mapping[str, str]]:
+        """The choices of the ticket's columns: as shipped, but for those that the rule declares."""
+        if "choices" not in entries:
+            return shipped(table)
+        path = f"{path}.choices"
+        declared = self._mapping(entries["choices"], path, None, refused=_CHOICES_REFUSED) or {}
+        own = {}
+        for column, node in declared.items():
+            values = [
+                self._text(entry, f"{path}.{column}[{number}]")
+                for number, entry in enumerate(
+                    self._list(node, f"{path}.{column}", empty="is empty; name the values that the column takes")
+                )
+            ]
+            own[column] = dict.fromkeys([value for value in values if value], "")
+        return {**shipped(table), **own}
 
     def _state(self, node: yaml.Node, path: str) -> str:
         """A state's value as it was written; empty where it is none."""
@@ -441,6 +477,10 @@ class _Reading:
 
     def _lives(self, entries: Mapping[str, yaml.Node], path: str, ticket: TicketRule, *, kind: Saying | None) -> None:
         """Refuse a life that this kind of ticket does not have."""
+        code = ticket.states.close_code
+        if "close_code" not in entries and code and not_a_choice(ticket.choices.get("close_code"), code):
+            what = f"the {code!r} that is sent unless a rule gives a `close_code` is none of them; give one"
+            self.fault(_line(entries["choices"]), f"{path}.choices.close_code", what)
         said = kind.template.literals() if kind else frozenset()
         if ticket.table not in STATES and "states" not in entries:
             for key in _STATE_KEYS:
@@ -472,16 +512,17 @@ class _Reading:
             self.fault(_line(entries["template"]), f"{path}.template", what)
 
     def _chosen(
-        self, node: yaml.Node, path: str, names: tuple[str, ...], table: str, column: str, *, constants: bool = False
+        self, node: yaml.Node, path: str, names: tuple[str, ...], column: str, *, constants: bool = False
     ) -> Saying:
-        """A template for a column; a plain text that is none of the choices which ServiceNow has fixed is a fault."""
+        """A template for a column; a plain text that is none of the column's choices is a fault."""
         faults = len(self.faults)
         saying = self._template(node, path, names, constants=constants)
         if len(self.faults) > faults or node.tag == "tag:yaml.org,2002:null" or not isinstance(node, yaml.ScalarNode):
             return saying
         plain = not any(braces in node.value for braces in ("{{", "{%", "{#"))
-        if plain and (wrong := not_a_choice(table, column, node.value)):
-            self.fault(_line(node), path, f"{wrong}{meant_choice(table, column, node.value)}")
+        choices = self.choices.get(column)
+        if plain and choices is not None and (wrong := not_a_choice(choices, node.value)):
+            self.fault(_line(node), path, f"{wrong}{meant_choice(choices, node.value)}")
         return saying
 
     def _key(
@@ -533,7 +574,6 @@ class _Reading:
         path: str,
         names: tuple[str, ...],
         line: int,
-        table: str,
         refused: Mapping[str, str],
     ) -> dict[str, Saying]:
         path = f"{path}.fields"
@@ -545,7 +585,7 @@ class _Reading:
         if columns is not None and not node.value:
             self.fault(_line(node), path, "is empty; name a column and what it should say")
         return {
-            column: self._chosen(value, f"{path}.{column}", names, table, column, constants=True)
+            column: self._chosen(value, f"{path}.{column}", names, column, constants=True)
             for column, value in (columns or {}).items()
         }
 
@@ -750,8 +790,10 @@ def _after_close(states: States) -> str:
 def _on_delete(table: str, states: States, *, shared: bool) -> str:
     if shared or not states.resolved:
         return "leave"
+    if table != CHANGE_TABLE:
+        return "resolve"
     # What a change was for is gone; to close it as successful would say that it was carried out.
-    return "cancel" if table == CHANGE_TABLE else "resolve"
+    return "cancel" if states.canceled else "leave"
 
 
 def _line(node: yaml.Node) -> int:
@@ -802,8 +844,22 @@ def schema() -> dict[str, Any]:
             "states": mapping(
                 STATES_KEYS,
                 ["resolved"],
-                {**dict.fromkeys(STATES_KEYS, state_schema), "final": {"type": "array", "items": state_schema}},
+                {
+                    **dict.fromkeys(STATES_KEYS, state_schema),
+                    **{key: {"type": "array", "items": state_schema} for key in ("final", "path")},
+                },
             ),
+            "choices": {
+                "type": "object",
+                "patternProperties": {
+                    f"^(?!(?:{'|'.join(_CHOICES_REFUSED)})$){_COLUMN.pattern}$": {
+                        "type": "array",
+                        "items": {"type": ["string", "number", "boolean"]},
+                        "minItems": 1,
+                    }
+                },
+                "additionalProperties": False,
+            },
             "resolve_when": expression_schema,
             "after_close": {"enum": list(AFTER_CLOSE)},
             "creates": ops(CREATING_OPS),

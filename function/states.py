@@ -16,7 +16,8 @@ class States:
 
     An empty value is a state that the table does not have; without *resolved*, tickets are only created and updated.
     *link* is the column by which a ticket names the one that it follows.
-    *paths*: where a ticket must pass through states on its way to *resolved*, all of them in order, by its `type`.
+    *paths*: where a ticket must pass through states on its way to *resolved*, all of them in order, by its `type`;
+    under "" those of every ticket.
     *close_code* is the resolution code unless the rule gives one. *names* are what people call the states.
     """
 
@@ -32,6 +33,11 @@ class States:
     @property
     def ended(self) -> frozenset[str]:
         return self.final | {state for state in (self.resolved, self.canceled) if state}
+
+    @property
+    def by_type(self) -> bool:
+        """Whether the way to resolved depends on the ticket's `type`."""
+        return bool(self.paths.keys() - {""})
 
     def towards_resolved(self, state: str, kind: str) -> str:
         """The state that follows *state* on the way to resolved, for a ticket whose `type` is *kind*.
@@ -92,5 +98,5 @@ STATES: Final[Mapping[str, States]] = {"incident": INCIDENT, "change_request": C
 
 
 def states_of(table: str) -> States:
-    """The states that this version knows of *table*; a rule may declare those of other tables."""
+    """The states of *table* as they are shipped, where this version knows them; a rule may declare its own."""
     return STATES.get(table, NO_STATES)

@@ -257,10 +257,72 @@ class TestStates:
 
         assert found.what == "change_request has no state -3 (on the way to resolved)"
 
+    def of_its_own(self, servicenow: ServiceNow, table: str, *states: str) -> None:
+        """Put *states* in place of those that the *table* ships with."""
+        for choice in servicenow.tables.select("sys_choice", f"name={table}^element=state"):
+            servicenow.tables.update("sys_choice", choice["sys_id"], {"inactive": "true"}, by="admin")
+        for state in states:
+            choice = {"name": table, "element": "state", "value": state, "label": f"Ours {state}", "language": "en"}
+            servicenow.tables.insert("sys_choice", choice, by="admin")
+
+    def test_an_incident_s_states_of_the_instance_s_own_are_compared_as_they_are_declared(
+        self, servicenow: ServiceNow
+    ) -> None:
+        self.of_its_own(servicenow, "incident", "10", "20", "60", "80")
+        own = ["states: {resolved: 60, reopened: 20, canceled: 80}", "resolve_when: row.done", "on_delete: cancel"]
+
+        assert told(servicenow, with_fields(closing=own)) == []
+
+    def test_where_the_instance_s_states_are_not_the_shipped_ones_they_are_to_be_declared(
+        self, servicenow: ServiceNow
+    ) -> None:
+        self.of_its_own(servicenow, "incident", "10", "20", "60")
+
+        resolved, reopened = told(servicenow, with_fields(closing=["resolve_when: row.done"]))
+
+        assert (resolved.what, resolved.line) == ("incident has no state 6 (resolved)", 7)
+        assert reopened.what == "incident has no state 2 (reopened)"
+        there = "There are 10 (Ours 10), 20 (Ours 20), 60 (Ours 60)"
+        assert resolved.do == f"Declare the states of this instance under `states`. {there}"
+
+    @pytest.mark.parametrize(
+        ("states", "what"),
+        [
+            ("{resolved: 3, canceled: 4, path: [-5, -1, 5]}", "change_request has no state 5 (on the way to resolved)"),
+            ("{resolved: 33, canceled: 4, path: [-5, -1]}", "change_request has no state 33 (resolved)"),
+            ("{resolved: 3, canceled: 44, path: [-5, -1]}", "change_request has no state 44 (canceled)"),
+            ("{resolved: 3, canceled: 4, reopened: 55}", "change_request has no state 55 (reopened)"),
+        ],
+    )
+    def test_each_declared_state_of_a_change_must_be_there(
+        self, servicenow: ServiceNow, states: str, what: str
+    ) -> None:
+        change = RULE.replace("    ticket:\n", "    ticket:\n      table: change_request\n")
+
+        [found] = told(servicenow, change + f"      resolve_when: row.done\n      states: {states}\n")
+
+        assert (found.what, found.line) == (what, 12)
+
     def test_no_row_ends_a_shared_ticket(self, servicenow: ServiceNow) -> None:
         self.without(servicenow, "incident", "6")
 
         assert told(servicenow, with_fields(closing=["shared: true", "resolve_when: row.done"])) == []
+
+
+class TestDeclaredChoices:
+    def test_one_that_the_instance_does_not_have_is_found(self, servicenow: ServiceNow) -> None:
+        [found] = told(servicenow, with_fields(closing=["choices: {impact: [1, 2, 3, 4], urgency: [1, 2]}"]))
+
+        assert found.level is FAULT
+        assert found.what == (
+            "`4` is none of the choices of impact, and would show as an empty field (`choices` declares it)"
+        )
+
+    def test_those_that_it_has_are_in_order(self, servicenow: ServiceNow) -> None:
+        choice = {"name": "incident", "element": "impact", "value": "4", "label": "None", "language": "en"}
+        servicenow.tables.insert("sys_choice", choice, by="admin")
+
+        assert told(servicenow, with_fields("impact: 4", closing=["choices: {impact: [1, 2, 3, 4]}"])) == []
 
 
 class TestReferences:
@@ -347,6 +409,25 @@ class TestPolicies:
         [found] = told(servicenow, with_fields(closing=["resolve_when: row.done"]))
 
         assert found.do == "This version cannot send it: exempt the integration user from the policy"
+
+    def test_what_is_wanted_on_the_way_to_resolved_is_found(self, servicenow: ServiceNow) -> None:
+        self.policy(servicenow, "state=2", "category", "close_notes")
+        own = ["states: {resolved: 6, reopened: 2, path: [1, 2]}", "close_notes: x", "resolve_when: row.done"]
+
+        [found] = told(servicenow, with_fields(closing=own))
+
+        assert found.level is FAULT
+        assert "makes close_notes mandatory on a ticket's way to resolved" in found.what
+
+    def test_the_first_of_a_declared_path_is_where_tickets_begin(self, servicenow: ServiceNow) -> None:
+        self.policy(servicenow, "state=10", "caller_id")
+        own = ["states: {resolved: 6, path: [10, 2]}", "resolve_when: row.done"]
+
+        found = [each for each in told(servicenow, with_fields(closing=own)) if "data policy" in each.what]
+
+        assert [each.what.split(" makes ")[1] for each in found] == [
+            "caller_id mandatory, and the rule does not send that"
+        ]
 
     def test_what_the_rule_sends_is_not_missing(self, servicenow: ServiceNow) -> None:
         self.policy(servicenow, "", "caller_id")

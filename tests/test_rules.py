@@ -506,6 +506,59 @@ def test_a_table_with_declared_states_lives_as_an_incident_does(states: str, aft
     assert ticket.closing == ("close_notes",)
 
 
+@pytest.mark.parametrize(
+    ("table", "link", "code"),
+    [("incident", "parent_incident", "Solution provided"), ("change_request", "parent", "successful")],
+)
+def test_an_instance_may_have_states_of_its_own_for_a_table_that_ships_with_some(
+    table: str, link: str, code: str
+) -> None:
+    ticket = only(of_table(table, "states: {resolved: 60, reopened: 20, canceled: 80, final: [70]}")).ticket
+
+    states = ticket.states
+    assert (states.resolved, states.reopened, states.canceled, states.final) == ("60", "20", "80", {"70"})
+    assert (states.link, states.close_code, dict(states.paths)) == (link, code, {})
+    assert (ticket.after_close, ticket.closing) == ("reopen", ("close_code", "close_notes"))
+
+
+def test_a_change_that_has_no_canceled_state_is_left_when_its_row_goes() -> None:
+    assert only(of_table("change_request", "states: {resolved: 3}")).ticket.on_delete == "leave"
+    assert only(of_table("change_request", "states: {resolved: 3, canceled: 4}")).ticket.on_delete == "cancel"
+
+
+@pytest.mark.parametrize("passed", ["[101, 102, 103]", "['101', 102, 103, 106]"])
+def test_a_declared_path_is_walked_to_resolved_in_order(passed: str) -> None:
+    states = only(of_table("problem", f"states: {{resolved: 106, path: {passed}}}")).ticket.states
+
+    assert [states.towards_resolved(state, "") for state in ("101", "102", "103")] == ["102", "103", "106"]
+    # One that is not on it is the instance's own.
+    assert states.towards_resolved("104", "") == "106"
+    assert not states.by_type
+
+
+def test_an_instance_may_have_choices_of_its_own() -> None:
+    own = of_table(
+        "change_request", "choices: {close_code: [done, undone], risk: [1, 2, 3, 4, 5]}", "close_code: undone"
+    ).replace('short_description: "{{ row.title }}"', "risk: 5")
+
+    ticket = only(own).ticket
+    assert list(ticket.choices["risk"]) == ["1", "2", "3", "4", "5"]
+    # What is not declared is as it ships.
+    assert list(ticket.choices["type"]) == ["normal", "standard", "emergency"]
+    assert faults(own.replace("risk: 5", "risk: 6"))[0].endswith("fields.risk: must be one of 1, 2, 3, 4, 5")
+
+
+def test_choices_may_be_declared_of_a_column_that_ships_with_none() -> None:
+    text = of_table("incident", "choices: {category: [shop, till]}")
+
+    assert only(text.replace("short_description:", "category: till\n        short_description:")).ticket.choices[
+        "category"
+    ]
+    assert faults(text.replace("short_description:", "category: tll\n        short_description:"))[0].endswith(
+        "fields.category: must be one of shop, till; did you mean `till`?"
+    )
+
+
 def test_a_parent_may_be_mapped_where_nothing_else_writes_it() -> None:
     other = of_table("problem").replace("short_description", "parent")
     left = of_table("change_request", "after_close: leave").replace("short_description", "parent")
@@ -516,12 +569,40 @@ def test_a_parent_may_be_mapped_where_nothing_else_writes_it() -> None:
 @pytest.mark.parametrize(
     ("table", "lines", "line", "fault"),
     [
-        ("incident", ["states: {resolved: 6}"], 11, "states: the states of incident are known; take it out"),
+        ("incident", ["states: {}"], 11, "states.resolved: is missing: the state of a ticket whose row is well again"),
+        *(
+            (
+                "change_request",
+                [f"states: {{resolved: 3, canceled: 4, final: [7], path: {passed}}}"],
+                11,
+                "states.path: names a state twice, or one of tickets that have ended; name those before `resolved`, in"
+                " order",
+            )
+            for passed in ("[-5, -5]", "[-5, 4]", "[-5, 7, 3]", "[3, -5]")
+        ),
+        ("incident", ["states: {resolved: 6, path: 1}"], 11, "states.path: must be a list"),
+        ("incident", ["choices: {impact: high}"], 11, "choices.impact: must be a list"),
+        ("incident", ["choices: {impact: []}"], 11, "choices.impact: is empty; name the values that the column takes"),
+        ("incident", ["choices: [impact]"], 11, "choices: must be a mapping of names to values"),
+        ("incident", ["choices: {state: [1]}"], 11, "choices.state: stands under `states`"),
+        (
+            "incident",
+            ["choices: {Impact: [1]}"],
+            11,
+            "choices.Impact: is not the name of a column (such as short_description)",
+        ),
         (
             "change_request",
-            ["states: {resolved: 3}"],
+            ["choices: {close_code: [done, undone]}"],
             11,
-            "states: the states of change_request are known; take it out",
+            "choices.close_code: the 'successful' that is sent unless a rule gives a `close_code` is none of them; give"
+            " one",
+        ),
+        (
+            "change_request",
+            ["choices: {close_code: [done, undone]}", "close_code: successful"],
+            12,
+            "close_code: must be one of done, undone",
         ),
         ("sc_task", ["states: 3"], 11, "states: must be a mapping of names to values"),
         ("sc_task", ["states: {}"], 11, "states.resolved: is missing: the state of a ticket whose row is well again"),
@@ -657,6 +738,7 @@ def test_a_choice_that_there_is_or_nothing_or_a_template_is_no_fault(said: str) 
     [
         of_table("sc_task", "states: {resolved: 3, reopened: 1, canceled: 4, final: [3, '4', -7]}"),
         of_table("change_request", "template: Reboot a switch", "resolve_when: row.done"),
+        of_table("incident", "states: {resolved: 60, path: [1, '20']}", "choices: {impact: [1, '2'], urgency: [low]}"),
     ],
 )
 def test_the_schema_accepts_states_and_templates(text: str) -> None:
@@ -776,6 +858,15 @@ def test_a_fault_in_what_follows_for_an_unknown_name_is_told(on_unknown: str, fa
     [told] = faults(in_fields("caller_id: x") + f"      on_unknown: {on_unknown}\n")
 
     assert told.startswith(f"rules.yaml:11: rules[0].ticket.on_unknown{fault}")
+
+
+@pytest.mark.parametrize("choices", ["[1]", "{impact: 1}", "{impact: []}", "{state: [1]}"])
+def test_the_schema_refuses_choices_that_the_rules_refuse(choices: str) -> None:
+    text = of_table("incident", f"choices: {choices}")
+
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(yaml.safe_load(text), schema())
+    assert faults(text)
 
 
 def test_every_fault_is_told_at_once_in_the_order_of_lines() -> None:

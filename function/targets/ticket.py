@@ -414,7 +414,7 @@ class TicketWork:
     @property
     def _fields(self) -> list[str]:
         """What every call asks to be told."""
-        kind = (KIND,) if self._states.paths else ()
+        kind = (KIND,) if self._states.by_type else ()
         mapped = sorted({*self.rule.fields, *self.rule.closing, *kind} - {"sys_id"})
         return ["sys_id", "number", "correlation_id", "state", "sys_mod_count", *mapped]
 
@@ -938,8 +938,8 @@ class TicketWork:
             return failure
         hint = (
             f"ServiceNow does not let the {self.rule.table} go from {self._states.named(self.ticket.state)} to "
-            f"{self._states.named(state)}: an approval has to be given first, or its state model (chg_model) has no "
-            "such transition; ServiceNow's own words name the rule. Approve it or move it on there, then replay"
+            f"{self._states.named(state)}: an approval has to be given first, or its state model has no such "
+            "transition; ServiceNow's own words say more. Approve it or move it on there, then replay"
         )
         return replace(failure, hint=hint)
 
