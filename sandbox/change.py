@@ -4,6 +4,7 @@ New, Assess, Authorize, Scheduled, Implement, Review, Closed; an emergency skips
 approved beforehand, Authorize too. What is not implemented yet can be canceled.
 """
 
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Final
 
@@ -20,19 +21,27 @@ _ENDED: Final = frozenset({CLOSED, CANCELED})
 _NOT_CANCELED: Final = frozenset({REVIEW, CLOSED, CANCELED})
 
 
-def next_states(kind: str, state: str) -> list[str]:
-    """The states that may follow *state* in a change of that *kind*, the state itself not among them."""
-    path = _PATHS.get(kind, _PATHS["normal"])
+def next_states(kind: str, state: str, path: Sequence[str] = ()) -> list[str]:
+    """The states that may follow *state* in a change of that *kind*, the state itself not among them.
+
+    *path*: those of a model of the instance's own, in order.
+    """
+    path = path or _PATHS.get(kind, _PATHS["normal"])
     following = [after for at, after in pairwise(path) if at == state]
     return following if state in _NOT_CANCELED else [*following, CANCELED]
 
 
-def change_rules(before: Record | None, after: Record, *, by: str, at: str) -> None:
-    """Do to *after* what the platform does before a change is stored, or raise Refused."""
+def change_rules(
+    before: Record | None, after: Record, *, models: Mapping[str, Sequence[str]], by: str, at: str
+) -> None:
+    """Do to *after* what the platform does before a change is stored, or raise Refused.
+
+    *models* are those of the instance's own: the states of each, in order.
+    """
     after["chg_model"] = after["chg_model"] or after["type"]
     was = before["state"] if before else ""
     state = after["state"]
-    if before and state != was and state not in next_states(before["type"], was):
+    if before and state != was and state not in next_states(before["type"], was, models.get(before["chg_model"], ())):
         raise aborted("change_request", "Change Model: Check State Transition", after["sys_id"])
     if state == CLOSED:
         labels = {"close_code": "Close code", "close_notes": "Close notes"}

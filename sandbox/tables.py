@@ -145,6 +145,8 @@ class Tables:
         # Columns, as (table, column), that an ACL keeps everybody but an administrator from writing: what is sent for
         # them is dropped without a word, as a field ACL does.
         self.protected: set[tuple[str, str]] = set()
+        # Change models that an administrator has made: the states of each, in order.
+        self.change_models: dict[str, tuple[str, ...]] = {}
         self._now = now
         self._written = written
         self._lock = threading.RLock()
@@ -425,7 +427,7 @@ class Tables:
             case "change_request":
                 if before is None:
                     self._fill_from_template(after)
-                change.change_rules(before, after, by=self.user_id(by), at=at)
+                change.change_rules(before, after, models=self.change_models, by=self.user_id(by), at=at)
             case "change_task":
                 change.task_rules(before, after, by=self.user_id(by), at=at)
             case "sys_user" if {"first_name", "last_name"} & taken.keys():

@@ -548,6 +548,206 @@ def test_a_second_ticket_of_another_table_is_found_by_the_one_that_it_follows() 
         assert [(task["state"], task["parent"]) for task in tasks(world)] == [("3", ""), ("1", first)]
 
 
+# States that are passed through, and those of an instance's own
+
+DEFECT = """
+version: 1
+rules:
+  - name: defect
+    from: hasura/public.defects
+    ticket:
+      table: problem
+      states: {path: [101, 102, 103, 104], resolved: 106, reopened: 103, canceled: 107, final: [107]}
+      key: "{{ row.id }}"
+      fields:
+        short_description: "{{ row.title }}"
+        assigned_to: "{{ row.owner }}"
+        cause_notes: "{{ row.cause }}"
+        fix_notes: "{{ row.fix }}"
+        resolution_code: "{{ row.code }}"
+      resolve_when: row.done
+"""
+LOOPS = {"id": 1, "title": "Loops", "owner": "problem.manager", "cause": "", "fix": "", "code": "", "done": False}
+SOLVED = LOOPS | {"cause": "A loop", "fix": "No loop", "code": "fix_applied", "done": True}
+
+
+def last_mail(world: World) -> str:
+    body = world.mails[-1].get_body(("plain",))
+    assert body is not None
+    return " ".join(str(body.get_content()).replace("\n  >", " ").split())
+
+
+def problem(world: World) -> dict[str, str]:
+    [made] = [row for row in world.servicenow.rows("problem") if row["correlation_id"]]
+    return made
+
+
+def test_a_declared_path_is_walked_by_one_patch_a_state() -> None:
+    with World(rules=DEFECT) as world:
+        world.send(insert("defects", LOOPS))
+        world.servicenow.take_calls()
+        answer = world.send(update("defects", LOOPS, SOLVED, created_at="2026-03-04T05:06:08"))
+
+        patches = [call.body for call in world.servicenow.take_calls() if call.method == "PATCH"]
+        assert (answer.said, problem(world)["state"]) == ("resolved", "106")
+        assert patches[0] == {"cause_notes": "A loop", "fix_notes": "No loop", "resolution_code": "fix_applied"}
+        assert patches[1:] == [{"state": state} for state in ("102", "103", "104", "106")]
+
+
+def test_a_ticket_that_was_moved_on_is_taken_from_where_it_is() -> None:
+    with World(rules=DEFECT) as world:
+        world.send(insert("defects", LOOPS))
+        world.servicenow.change("problem", problem(world)["sys_id"], state="103")
+        world.servicenow.take_calls()
+        world.send(update("defects", LOOPS, SOLVED, created_at="2026-03-04T05:06:08"))
+
+        patches = [call.body for call in world.servicenow.take_calls() if call.method == "PATCH"]
+        assert patches[1:] == [{"state": "104"}, {"state": "106"}]
+
+
+@pytest.mark.parametrize(
+    ("lacking", "left", "words"),
+    [
+        ("owner", "101", "Assigned to"),
+        ("cause", "103", "Cause notes"),
+        ("fix", "103", "Fix notes"),
+        ("code", "104", "Resolution code"),
+    ],
+)
+def test_a_state_that_wants_more_is_a_dead_letter_with_its_words(lacking: str, left: str, words: str) -> None:
+    with World(rules=DEFECT) as world:
+        world.send(insert("defects", LOOPS | ({"owner": ""} if lacking == "owner" else {})))
+        answer = world.send(update("defects", LOOPS, SOLVED | {lacking: ""}, created_at="2026-03-04T05:06:08"))
+
+        assert (answer.status, answer.said) == (422, "dead refused_by_data_policy")
+        assert problem(world)["state"] == left
+        assert f"The following fields are mandatory: {words}" in last_mail(world)
+        # What the row said stands there all the same, and the next change goes on from there.
+        owner = {"owner": "problem.manager"}
+        world.send(update("defects", SOLVED | {lacking: ""}, SOLVED | owner, created_at="2026-03-04T05:06:09"))
+        assert problem(world)["state"] == "106"
+
+
+def test_a_problem_that_is_to_skip_its_states_is_a_dead_letter_with_servicenow_s_words() -> None:
+    with World(rules=DEFECT.replace("path: [101, 102, 103, 104], ", "")) as world:
+        world.send(insert("defects", LOOPS))
+        answer = world.send(update("defects", LOOPS, SOLVED, created_at="2026-03-04T05:06:08"))
+
+        assert (answer.status, problem(world)["state"]) == (422, "101")
+        assert "state transition from state 101 to 106 is not possible" in last_mail(world)
+
+
+def test_a_problem_that_is_unwell_again_goes_back_and_is_resolved_again() -> None:
+    with World(rules=DEFECT) as world:
+        world.send(insert("defects", LOOPS))
+        world.send(update("defects", LOOPS, SOLVED, created_at="2026-03-04T05:06:08"))
+        reopened = world.send(update("defects", SOLVED, LOOPS, created_at="2026-03-04T05:06:09")).said
+        state = problem(world)["state"]
+        world.send(update("defects", LOOPS, SOLVED, created_at="2026-03-04T05:06:10"))
+
+        assert (reopened, state, problem(world)["state"]) == ("reopened", "103", "106")
+
+
+OWN = """
+version: 1
+rules:
+  - name: till
+    from: hasura/public.tills
+    ticket:
+      states: {resolved: 60, reopened: 20, canceled: 80, final: [70, 80]}
+      choices: {urgency: [1, 2, 3, 4]}
+      key: "{{ row.id }}"
+      fields: {short_description: "{{ row.title }}", urgency: "{{ row.urgency }}"}
+      resolve_when: row.works
+      close_code: Till replaced
+"""
+DEAD = {"id": 1, "title": "Till 4 is dead", "urgency": 4, "works": False}
+WORKS = DEAD | {"works": True}
+
+
+def test_an_incident_lives_by_the_states_of_the_instance_s_own() -> None:
+    with World(rules=OWN) as world:
+        world.send(insert("tills", DEAD))
+        resolved = world.send(update("tills", DEAD, WORKS, created_at="2026-03-04T05:06:08")).said
+        first = world.incident
+        reopened = world.send(update("tills", WORKS, DEAD, created_at="2026-03-04T05:06:09")).said
+
+        assert (resolved, first["state"], first["urgency"]) == ("resolved", "60", "4")
+        assert (first["close_code"], first["close_notes"]) == ("Till replaced", "Resolved in the app")
+        assert (reopened, world.incident["state"]) == ("reopened", "20")
+
+
+def test_a_state_of_the_instance_s_own_that_is_final_is_never_left() -> None:
+    with World(rules=OWN) as world:
+        world.send(insert("tills", DEAD))
+        world.send(update("tills", DEAD, WORKS, created_at="2026-03-04T05:06:08"))
+        world.servicenow.change("incident", world.incident["sys_id"], state="70")
+        answer = world.send(update("tills", WORKS, DEAD, created_at="2026-03-04T05:06:09"))
+
+        assert answer.said == "created"
+        assert [(row["state"], row["parent_incident"]) for row in world.incidents] == [
+            ("70", ""),
+            ("1", world.incidents[0]["sys_id"]),
+        ]
+
+
+@pytest.mark.parametrize(("word", "state"), [("resolve", "60"), ("cancel", "80"), ("leave", "1")])
+def test_on_delete_ends_an_incident_by_the_instance_s_own_states(word: str, state: str) -> None:
+    with World(rules=with_options(OWN, on_delete=word)) as world:
+        world.send(insert("tills", DEAD))
+        world.send(delete("tills", DEAD))
+
+        assert world.incident["state"] == state
+
+
+def test_a_state_that_ships_is_nothing_special_to_an_instance_with_its_own() -> None:
+    with World(rules=OWN) as world:
+        world.send(insert("tills", DEAD))
+        world.servicenow.change("incident", world.incident["sys_id"], state="2")
+        said = world.send(update("tills", DEAD, WORKS, created_at="2026-03-04T05:06:08")).said
+
+        assert (said, world.incident["state"]) == ("resolved", "60")
+
+
+def test_a_value_that_is_none_of_the_declared_choices_is_a_dead_letter() -> None:
+    with World(rules=OWN) as world:
+        answer = world.send(insert("tills", DEAD | {"urgency": 5}))
+
+        assert (answer.status, answer.said) == (422, "dead unknown_value")
+        assert "must be one of 1, 2, 3, 4" in last_mail(world)
+
+
+def test_a_change_passes_through_the_states_of_a_model_of_the_instance_s_own() -> None:
+    own = """
+version: 1
+rules:
+  - name: rollout
+    from: hasura/public.rollouts
+    ticket:
+      table: change_request
+      states: {path: [-5, -2, 9], resolved: 3, canceled: 4, final: [3, 4]}
+      choices: {close_code: [done, undone], type: [normal, screens]}
+      key: "{{ row.id }}"
+      fields: {type: screens, short_description: "{{ row.title }}"}
+      resolve_when: row.done
+      close_code: "{{ row.code }}"
+"""
+    with World(rules=own) as world:
+        world.servicenow.tables.change_models["screens"] = ("-5", "-2", "9", "3")
+        row = {"id": 1, "title": "Screens", "done": False, "code": "done"}
+        world.send(insert("rollouts", row))
+        said = world.send(update("rollouts", row, row | {"done": True}, created_at="2026-03-04T05:06:08")).said
+
+        [change] = world.servicenow.rows("change_request")
+        assert (said, change["state"], change["close_code"]) == ("resolved", "3", "done")
+        assert (change["type"], change["chg_model"]) == ("screens", "screens")
+        refused = world.send(insert("rollouts", row | {"id": 2, "done": False, "code": "successful"}))
+        assert refused.status == 200
+        late = row | {"id": 2, "done": True, "code": "successful"}
+        answer = world.send(update("rollouts", row | {"id": 2}, late, created_at="2026-03-04T05:06:09"))
+        assert (answer.status, answer.said) == (422, "dead unknown_value")
+
+
 # What is written about it
 
 
@@ -560,4 +760,5 @@ def test_every_part_of_states_and_every_choice_is_documented() -> None:
     text = DOCS.read_text("utf-8")
 
     assert {f"| `{key}` |" for key in rules_file.STATES_KEYS if f"| `{key}` |" not in text} == set()
+    assert "`choices`" in text
     assert all(f"`{column}`" in text for choices in choices.CHOICES.values() for column in choices)
