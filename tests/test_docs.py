@@ -107,6 +107,7 @@ LIVES = {
         again=("reopened", "2"),
         gone="3",
     ),
+    "report": Life(open={"title": "Slow", "reporter": "employee"}, new="1", gone="6"),
     "till": Life(
         open={"title": "Dead", "urgency": 4, "works": False},
         new="1",
