@@ -20,6 +20,7 @@ from function.rules import FIELDS_REFUSED
 from function.servicenow import Record, ServiceNowError, TableClient, UnknownReference
 from function.servicenow.dictionary import Column, Description, Policy, describe
 from function.servicenow.references import REFERENCES, References
+from function.states import states_of
 
 # A call that takes longer is one that events would wait for in vain.
 CALL_SECONDS_MAX: Final = 20.0
@@ -421,6 +422,10 @@ def _states(rule: Rule, described: Description) -> Iterator[Finding]:
             do = f"Declare the states of this instance under `states`. There are {there}"
             found = f"{rule.ticket.table} has no state {state} ({what})"
             yield Finding(Level.FAULT, rule.ticket.where["states"], found, do)
+    if rule.ticket.states is not states_of(rule.ticket.table):
+        for state in sorted(rule.ticket.states.final - choices.keys()):
+            found = f"{rule.ticket.table} has no state {state} (final)"
+            yield Finding(Level.WARNING, rule.ticket.where["states"], found, f"There are {there}")
 
 
 def _declared_choices(rule: Rule, described: Description) -> Iterator[Finding]:
@@ -442,6 +447,7 @@ def _written_states(ticket: TicketRule) -> dict[str, str]:
     resolves, cancels = _ends(ticket)
     written: dict[str, str] = {}
     if resolves:
+        written |= dict.fromkeys(_first_states(ticket) if "" in states.paths else (), "where tickets begin")
         written |= {state: "on the way to resolved" for path in states.paths.values() for state in path[1:]}
         written[states.resolved] = "resolved"
     if cancels:

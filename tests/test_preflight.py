@@ -289,6 +289,8 @@ class TestStates:
         ("states", "what"),
         [
             ("{resolved: 3, canceled: 4, path: [-5, -1, 5]}", "change_request has no state 5 (on the way to resolved)"),
+            ("{resolved: 3, canceled: 4, path: [-6, -1]}", "change_request has no state -6 (where tickets begin)"),
+            ("{resolved: 3, canceled: 4, final: [4, 40]}", "change_request has no state 40 (final)"),
             ("{resolved: 33, canceled: 4, path: [-5, -1]}", "change_request has no state 33 (resolved)"),
             ("{resolved: 3, canceled: 44, path: [-5, -1]}", "change_request has no state 44 (canceled)"),
             ("{resolved: 3, canceled: 4, reopened: 55}", "change_request has no state 55 (reopened)"),
