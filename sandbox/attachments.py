@@ -77,7 +77,7 @@ def _attached(site: Site, named: dict[str, str], file_name: str, content: bytes,
         raise Refused(400, f"Invalid table {table}")
     site.rights.check("POST", _TABLE, single=False)
     made = site.tables.attach(table, sys_id, file_name, content, content_type=kind, by=site.user)
-    location = ("Location", f"{site.url}/api/now/attachment/{made['sys_id']}")
+    location = ("Location", f"{site.api_url}/attachment/{made['sys_id']}/file")
     return answered(201, {"result": _shown(site, made)}, location)
 
 

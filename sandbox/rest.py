@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from sandbox.schema import Kind, Record, Refused
 from sandbox.tables import SCHEMA, Tables
+from sandbox.xmlformat import read_xml, write_xml
 
 # KB0747638.
 BODY_BYTES_MAX: Final = 10_485_760
@@ -17,6 +18,7 @@ BODY_BYTES_MAX: Final = 10_485_760
 _LIMIT_DEFAULT: Final = 10_000
 
 JSON: Final = ("Content-Type", "application/json;charset=UTF-8")
+_XML: Final = ("Content-Type", "application/xml;charset=UTF-8")
 HTML: Final = ("Content-Type", "text/html;charset=UTF-8")
 # A real instance sends them all; sending them back ties a client to one node and one transaction at a time.
 _COOKIES: Final = (
@@ -52,10 +54,22 @@ class Request:
         return override if override and self.method == "POST" else self.method
 
     @property
+    def content_type(self) -> str:
+        """Of the body, without its parameters; empty where nothing was said."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    @property
+    def wants_xml(self) -> bool:
+        """If the answer is to be XML: where it is preferred to JSON, which is the default."""
+        accepted = self.headers.get("accept", "")
+        return _quality(accepted, _XML_TYPES) > _quality(accepted, _JSON_TYPES)
+
+    @property
     def sent(self) -> dict[str, Any]:
-        """The object in the body; of several, the first. Raises Refused (400)."""
+        """The object in the body; of several, the first; without a body, an empty one. Raises Refused (400)."""
         try:
-            sent = json.loads(self.body or b"{}")
+            body = self.body or b"{}"
+            sent = read_xml(body) if self.body and self.content_type in _XML_TYPES else json.loads(body)
         except (ValueError, RecursionError) as wrong:
             raise Refused(400, "Exception while reading request", "The body is no JSON") from wrong
         if isinstance(sent, list) and sent:
@@ -106,12 +120,22 @@ class Rights:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What every API works on: the records, the address, who is logged in and what that user may do."""
+    """What every API works on: the records, the address, who is logged in and what that user may do.
+
+    *version* is the one that the request named, if any: the addresses in its answer name it too. In recorded answers
+    ``/api/now/v2/table`` is answered with links and a Location of v2, an attachment sent to ``/api/now`` with none, and
+    PySNC's tests compare the Location for one sent to v1 with its own address.
+    """
 
     tables: Tables
     url: str
     user: str
     rights: Rights
+    version: str = ""
+
+    @property
+    def api_url(self) -> str:
+        return f"{self.url}/api/now{'/' if self.version else ''}{self.version}"
 
 
 # --- addresses -----------------------------------------------------------------------------------------------------
@@ -137,17 +161,46 @@ def target(path: str) -> Target | None:
     return None
 
 
-def check_headers(request: Request, *, json_body: bool) -> None:
-    """Raise Refused where the platform would not read the request: 400, 406 or 415."""
-    accepted = request.headers.get("accept", "")
-    if json_body and not any(kind in accepted for kind in ("application/json", "application/*", "*/*")):
-        raise Refused(406, "Not Acceptable", "Accept must allow application/json")
+_JSON_TYPES: Final = ("application/json",)
+_XML_TYPES: Final = ("application/xml", "text/xml")
+
+
+def check_headers(request: Request, called: Target) -> None:
+    """Raise Refused where the platform would not read the request, or could not answer it: 400, 406 or 415.
+
+    What is not said is JSON: "Default: application/json" for both headers, on the pages of the Table, Attachment and
+    Aggregate API. ServiceNow's page about all of them has it otherwise (400), and its own asynchronous Python client
+    says neither.
+    """
+    accepted, batch = request.headers.get("accept", ""), called.api == "batch"
+    # A file comes as what it is; a batch is JSON alone (batch-api.html), and its items are asked one by one.
+    answers = _JSON_TYPES if batch else _JSON_TYPES + _XML_TYPES
+    if called.rest != ("file",) and not _quality(accepted, answers):
+        raise Refused(406, "Not Acceptable", f"Accept must allow {' or '.join(answers[:2])}")
     if request.body is None:
         words = f"content-length = {request.length} bytes. Max allowed: {BODY_BYTES_MAX} bytes."
         raise Refused(400, f"Rejected large REST payload with {words}")
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if json_body and request.meant in {"POST", "PUT", "PATCH"} and kind != "application/json":
-        raise Refused(415, "Unsupported Media Type", "Content-Type must be application/json")
+    bodies = ("", *answers)
+    if called.api != "attachment" and request.meant in {"POST", "PUT", "PATCH"} and request.content_type not in bodies:
+        raise Refused(415, "Unsupported Media Type", f"Content-Type must be {' or '.join(answers[:2])}")
+
+
+def _quality(accepted: str, kinds: Collection[str]) -> float:
+    """How much *accepted* wants one of the *kinds*, from 0 to 1; JSON where nothing was said."""
+    if not accepted.strip():
+        return float("application/json" in kinds)
+    said: dict[str, float] = {}
+    for one in accepted.lower().split(","):
+        kind, *parameters = (part.strip() for part in one.split(";"))
+        weights = [part.removeprefix("q=") for part in parameters if part.startswith("q=")]
+        said[kind] = float(weights[0]) if weights and re.fullmatch(r"[01](\.[0-9]{0,3})?", weights[0]) else 1.0
+
+    def weight(kind: str) -> float:
+        # The most particular range counts (RFC 9110, 12.5.1).
+        ranges = (kind, f"{kind.partition('/')[0]}/*", "*/*")
+        return next((said[asked] for asked in ranges if asked in said), 0.0)
+
+    return max(weight(kind) for kind in kinds)
 
 
 def no_such_method(request: Request) -> Refused:
@@ -173,6 +226,18 @@ def headers() -> tuple[tuple[str, str], ...]:
 
 def answered(status: int, content: object, *more: tuple[str, str]) -> Answer:
     return Answer(status, json.dumps(content).encode(), (*headers(), *more))
+
+
+def represented(answer: Answer, request: Request) -> Answer:
+    """*answer* in the format that *request* asks for; what is no JSON, a page or a file, stays as it is."""
+    if not request.wants_xml or JSON not in answer.headers or not answer.body:
+        return answer
+    try:
+        content = json.loads(answer.body)
+    except ValueError:  # it was cut off
+        return answer
+    others = tuple(header for header in answer.headers if header != JSON)
+    return Answer(answer.status, write_xml(content), (_XML, *others))
 
 
 def failed(refused: Refused) -> Answer:
@@ -273,7 +338,7 @@ class Presenter:
         """One value as ``sysparm_display_value`` and ``sysparm_exclude_reference_link`` ask for it."""
         column = SCHEMA[table][name]
         reference = column.kind is Kind.REFERENCE and bool(value)
-        link = f"{self._site.url}/api/now/table/{column.refers_to}/{value}"
+        link = f"{self._site.api_url}/table/{column.refers_to}/{value}"
         linked = {"link": link} if reference and self._linked else {}
         match self._display:
             case "all":

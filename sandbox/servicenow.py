@@ -70,6 +70,7 @@ from sandbox.rest import (
     no_such_method,
     number,
     plainly,
+    represented,
     target,
 )
 from sandbox.tables import ADMIN, SCHEMA, Record, Refused, Tables, Written
@@ -370,7 +371,7 @@ class ServiceNow:
                 return self._recorded(request, called, over)
             if called.api != "batch":
                 return self._asked(request, called)
-            check_headers(request, json_body=True)
+            check_headers(request, called)
             return self._recorded(
                 request, called, batch.answer(request, self._ask_in_batch, items_max=self.batch_items_max)
             )
@@ -391,7 +392,7 @@ class ServiceNow:
         """What one who is logged in gets, and the faults that he meets. Raises Refused."""
         if called.api in {"", "batch"}:  # a batch in a batch is none
             raise Refused(400, "Requested URI does not represent any resource", request.path)
-        check_headers(request, json_body=called.api != "attachment")
+        check_headers(request, called)
         if called.api == "table" and called.table not in SCHEMA:
             raise Refused(400, f"Invalid table {called.table}")
         among = REFUSALS | SPOILED | LAGGING
@@ -419,7 +420,7 @@ class ServiceNow:
         return self._recorded(request, called, answer)
 
     def _api(self, request: Request, called: Target) -> Answer:
-        site = Site(self.tables, self.url, self.username, self.rights)
+        site = Site(self.tables, self.url, self.username, self.rights, called.version)
         request = self._unfolded(request)
         match called.api:
             case "table":
@@ -555,7 +556,7 @@ class ServiceNow:
         )
         with self._lock:
             self.calls.append(call)
-        return answer
+        return represented(answer, request) if answer else None
 
     def _written(self, write: Written) -> None:
         if self.outbound is not None:

@@ -23,7 +23,7 @@ def answer(site: Site, request: Request, target: Target) -> Answer:
             return answered(200, {"result": present.record(table, found)})
         case "POST", False:
             made = site.tables.insert(table, request.sent, by=site.user, shown=shown)
-            location = ("Location", f"{site.url}/api/now/table/{table}/{made['sys_id']}")
+            location = ("Location", f"{site.api_url}/table/{table}/{made['sys_id']}")
             if request.headers.get("x-no-response-body") == "true":
                 return Answer(201, b"", (*headers(), location))
             return answered(201, {"result": present.record(table, made)}, location)

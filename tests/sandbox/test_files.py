@@ -28,7 +28,7 @@ class TestAttachments:
 
         kept = answer.json()["result"]
         assert answer.status_code == 201
-        assert answer.headers["Location"] == f"{instance.url}/api/now/attachment/{kept['sys_id']}"
+        assert answer.headers["Location"] == f"{instance.url}/api/now/attachment/{kept['sys_id']}/file"
         assert kept["hash"] == hashlib.sha256(CONTENT).hexdigest()
         assert (kept["size_bytes"], kept["content_type"]) == (str(len(CONTENT)), "application/x-thing")
         assert kept["download_link"] == f"{instance.url}/api/now/attachment/{kept['sys_id']}/file"
