@@ -19,7 +19,6 @@ GUID = "AAAABBBBCCCCDDDDEEEEFFFF00001111"
 def made(client: ServiceNowClient, table: str = "incident", **fields: str) -> Any:
     record = client.GlideRecord(table)
     record.initialize()
-    # Without any field it would send no body at all.
     for name, value in (fields or {"short_description": "Link down"}).items():
         record.set_value(name, value)
     assert record.insert()
@@ -39,6 +38,13 @@ class TestRecords:
 
         assert record.number.get_value().startswith("INC")
         assert instance.rows("incident")[0]["sys_id"] == record.sys_id
+
+    def test_a_record_without_a_field_is_made(self, client: ServiceNowClient, instance: ServiceNow) -> None:
+        record = client.GlideRecord("incident")
+        record.initialize()
+
+        # This client then sends no body, and no Content-Type.
+        assert record.insert() == instance.rows("incident")[0]["sys_id"]
 
     def test_a_record_is_got_by_its_id_and_by_a_field(self, client: ServiceNowClient) -> None:
         record = made(client, short_description="Link down")
@@ -326,7 +332,7 @@ class TestAttachments:
         assert len(attachments) == 1
         assert attachments.next()
         assert attachments.file_name == "log.txt"
-        assert address.endswith(f"/attachment/{attachments.sys_id}")
+        assert address == attachments.get_link()
         assert attachments.readlines() == ["line one", "line two"]
         with attachments.as_temp_file() as file:
             assert file.read() == b"line one\nline two"
@@ -336,7 +342,7 @@ class TestAttachments:
 
     def test_an_attachment_is_got_and_deleted_by_its_id(self, client: ServiceNowClient) -> None:
         record = made(client)
-        attachment_id = record.add_attachment("x.bin", bytes(range(256))).rpartition("/")[2]
+        attachment_id = record.add_attachment("x.bin", bytes(range(256))).split("/")[-2]
         attachment = client.Attachment("incident")
 
         assert attachment.get(attachment_id)
