@@ -1,16 +1,24 @@
 """ServiceNow's encoded queries as SQL.
 
+https://www.servicenow.com/docs/r/platform-user-interface/r_OpAvailableFiltersQueries.html (the operators),
+https://www.servicenow.com/docs/r/platform-user-interface/c_EncodedQueryStrings.html (lists, roles, words),
 https://servicenow.github.io/sdk/guides/encoded-query-guide, KB0551763, and the query builder of ServiceNow's own Python
-client. A term that names an unknown column or operator is dropped, as the platform does: a typo returns everything.
+client. A term that names an unknown column is dropped, as the platform does: a typo returns everything. What the
+platform knows and this does not, an operator, a script or a table, is refused with 501 and its name: dropped, it would
+return everything too, and nobody would be told.
 """
 
 import re
+import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Final, TypeAlias
 
-from sandbox.schema import EXTENDS, SCHEMA, Column, Kind, quoted, shown_as
+from sandbox import scripts
+from sandbox.schema import EXTENDS, SCHEMA, Column, Kind, Refused, quoted, shown_as
+from sandbox.scripts import Asker, run_value, stamp, unimplemented
+
+__all__ = ["Asker", "Fragment", "Query", "Value", "add_functions", "condition", "read", "stamp"]
 
 Value: TypeAlias = str | int
 # SQL with its marks, and what goes where the marks are.
@@ -29,41 +37,74 @@ _OPERATORS: Final = (
     "NSAMEAS",
     "SAMEAS",
     "INSTANCEOF",
+    "IN_HIERARCHY_DYNAMIC",
+    "IN_HIERARCHY",
     "ISNOTEMPTY",
+    "NOTEMPTY",
     "EMPTYSTRING",
     "ISEMPTY",
+    "EMPTY",
     "ANYTHING",
     "STARTSWITH",
     "ENDSWITH",
     "CONTAINS",
     "NOT LIKE",
+    "NOTLIKE",
     "LIKE",
     "RELATIVEGT",
     "RELATIVELT",
     "RELATIVEGE",
     "RELATIVELE",
+    "RELATIVEEE",
     "VALCHANGES",
     "CHANGESFROM",
     "CHANGESTO",
+    "DATEPART",
+    "MORETHAN",
+    "LESSTHAN",
     "DYNAMIC",
     "BETWEEN",
     "NOT IN",
     "NOTON",
     "IN",
     "ON",
+    "!*",
     "!=",
+    "<>",
     ">=",
     "<=",
     "=",
     ">",
     "<",
+    "*",
+    "%",
 )
-_TERM = re.compile(f"({_FIELD.pattern})({'|'.join(_OPERATORS)})(.*)", re.ASCII | re.DOTALL)
+# Other ways to write an operator.
+_SAME_AS: Final = {
+    "*": "LIKE",
+    "CONTAINS": "LIKE",
+    "!*": "NOT LIKE",
+    "NOTLIKE": "NOT LIKE",
+    "DOES NOT CONTAIN": "NOT LIKE",
+    "%": "ENDSWITH",
+    "EMPTY": "ISEMPTY",
+    "EMPTYSTRING": "ISEMPTY",
+    "NOTEMPTY": "ISNOTEMPTY",
+}
+_TERM = re.compile(
+    f"({_FIELD.pattern})({'|'.join(re.escape(operator) for operator in _OPERATORS)})(.*)", re.ASCII | re.DOTALL
+)
+# What begins a term that is about no column, and is not done here.
+_KEYWORDS: Final = ("GROUPBY", "TRENDBY", "GOTO", "123TEXTINDEXGROUP321", "javascript:", "sys_tags")
 _TEXT_QUERY: Final = "123TEXTQUERY321="
+# The operators whose values are several, with an @ between them.
+_SEVERAL: Final = frozenset({"BETWEEN", "ON", "NOTON"})
 # The types of columns that hold what people wrote.
 _WORDY: Final = frozenset({"string", "html", "email"})
 _JOIN = re.compile(r"JOIN([a-z0-9_]+)\.([a-z0-9_]+)=([a-z0-9_]+)\.([a-z0-9_]+)!(.*)", re.ASCII | re.DOTALL)
-_RELATED = re.compile(r"RLQUERY([a-z0-9_]+)\.([a-z0-9_]+),(>=|<=|!=|=|>|<)([0-9]{1,9})(?:,m2m)?", re.ASCII)
+_RELATED = re.compile(
+    r"RLQUERY([a-z0-9_]+)\.([a-z0-9_]+),(>=|<=|!=|=|>|<)([0-9]{1,9})(?:,m2m)?(?:,(.*))?", re.ASCII | re.DOTALL
+)
 _FIELD_COMPARISONS: Final = {
     "GT_FIELD": ">",
     "GT_OR_EQUALS_FIELD": ">=",
@@ -72,26 +113,16 @@ _FIELD_COMPARISONS: Final = {
     "SAMEAS": "=",
     "NSAMEAS": "!=",
 }
-_ME: Final = "90d1921e5f510100a9ad2572f2b477fe"  # the dynamic filter option "Me"
-_RELATIVE = re.compile(r"@(minute|hour|dayofweek|month|quarter|year)@(ago|ahead)@([0-9]{1,6})")
-_UNIT_HOURS: Final = {
-    "minute": 1 / 60,
-    "hour": 1,
-    "dayofweek": 24,
-    "month": 24 * 30,
-    "quarter": 24 * 91,
-    "year": 24 * 365,
-}
-_SCRIPT = re.compile(r"(?:javascript:)?gs\.([A-Za-z]+)\(([0-9]{0,6})\)")
-
-
-@dataclass(frozen=True, slots=True)
-class Asker:
-    """Who asks, and when, in UNIX seconds: what a script in a query speaks of."""
-
-    user_id: str = ""
-    user_name: str = ""
-    now: float = 0.0
+# The dynamic filter options that are shipped, by their ids on ServiceNow's pages: Me (and, as the sandbox has no
+# delegates, One of My Assignments), One of My Groups.
+_ME: Final = frozenset({"90d1921e5f510100a9ad2572f2b477fe", "54635e965f510100a9ad2572f2b4774c"})
+_MY_GROUPS: Final = "d6435e965f510100a9ad2572f2b47744"
+_RELATIVE = re.compile(r"@(minute|hour|dayofweek|day|week|month|quarter|year)@(ago|ahead)@([0-9]{1,6})")
+_APART = re.compile(r"(.*)@(minute|hour|day|week|month|quarter|year)@(before|after)@([0-9]{1,6})")
+_COMPARISONS: Final = {"EE": "=", "GT": ">", "GE": ">=", "LT": "<", "LE": "<="}
+# As ``is same`` names them, and as they are called here: a day is one of the month.
+_INCREMENTS: Final = {name: name for name in ("hour", "day", "week", "month", "quarter", "year")}
+_DAY = re.compile(r"\d{4}-\d\d-\d\d(?: \d\d:\d\d:\d\d)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +154,8 @@ class _Reader:
         for token in _tokens(group):
             if token.startswith("ORDERBY"):
                 self.orders += self._order(token.removeprefix("ORDERBY"))
+                continue
+            if token in {"", "EQ"}:
                 continue
             joins = token.startswith("OR")
             if not joins or not alternatives:
@@ -164,18 +197,61 @@ class _Reader:
         return f"coalesce((SELECT s.{name} FROM {column.refers_to} s WHERE s.sys_id = {sql}), '')"  # noqa: S608  # names from SCHEMA
 
     def _term(self, token: str) -> Fragment | None:
-        if token.startswith(_TEXT_QUERY):
-            return self._words(token.removeprefix(_TEXT_QUERY))
+        """A term as SQL; None for one about a column that there is not. Raises Refused (501)."""
+        words = token.removeprefix("GOTO")
+        if words.startswith(_TEXT_QUERY):
+            return self._words(words.removeprefix(_TEXT_QUERY))
         if token.startswith("JOIN"):
             return self._join(token)
         if token.startswith("RLQUERY"):
             return self._related(token)
+        for keyword in _KEYWORDS:
+            if token.startswith(keyword):
+                raise unimplemented(f"{keyword} in the query term {token!r}")
         found = _TERM.fullmatch(token)
+        if found and found[1].rpartition(".")[2] == "roles" and (user := self._user(found[1].rpartition(".")[0])):
+            return self._holds(user, found[2], found[3])
         walked = self.walk(found[1]) if found else None
         if found is None or walked is None:
+            named = _FIELD.match(token)
+            if found is None and named and self.walk(named[0]):
+                raise unimplemented(f"the operator of the query term {token!r}")
             return None
-        value = _evaluated(found[3], self.asker)
-        return None if value is None else self._compared(found[1], *walked, found[2], value)
+        operator = _SAME_AS.get(found[2], found[2])
+        try:
+            return self._compared(found[1], *walked, operator, found[3])
+        except Refused as refused:
+            detail = str(refused.detail).removesuffix(".")
+            raise Refused(refused.status, refused.message, f"{detail}, in the query term {token!r}.") from refused
+
+    def pair(self, name: str, value: str) -> Fragment | None:
+        """A parameter that is a column's name and its value, or what people see of that: ``?state=New``.
+
+        "You can also use the display value when the field is a choice or reference type field, such as &state=closed
+        instead of &state=7 … &assigned_to=john.smith" (c_TableAPI.html): a person's name to sign in with counts too.
+        """
+        walked = self.walk(name)
+        if walked is None:
+            return None
+        sql, column = walked
+        told = run_value(value, self.asker)
+        if isinstance(told, list):
+            return _among(sql, "IN", told)
+        value = told
+        terms: list[Fragment] = [(f"{sql} = ? COLLATE NOCASE", [value])]
+        if column.kind is Kind.REFERENCE and value:
+            names = {shown_as(column.refers_to), *(["user_name"] if column.refers_to == "sys_user" else [])}
+            named = " OR ".join(f"r.{quoted(one)} = ? COLLATE NOCASE" for one in sorted(names))
+            chosen = f"SELECT r.sys_id FROM {column.refers_to} r WHERE {named}"  # noqa: S608  # names from SCHEMA
+            terms.append((f"{sql} IN ({chosen})", [value] * len(names)))
+        elif value:
+            *before, last = name.split(".")
+            tables = [self.table] if not before else [self.walk(".".join(before))[1].refers_to]  # type: ignore[index]  # walked above
+            labels = (
+                "SELECT c.value FROM sys_choice c WHERE c.name = ? AND c.element = ? AND c.label = ? COLLATE NOCASE"
+            )
+            terms += [(f"{sql} IN ({labels})", [table, last, value]) for table in tables]
+        return _joined(terms, "OR")
 
     def _words(self, words: str) -> Fragment:
         columns = [
@@ -188,8 +264,10 @@ class _Reader:
 
     def _join(self, token: str) -> Fragment | None:
         found = _JOIN.fullmatch(token)
-        mine = self.walk(found[2]) if found else None
-        if found is None or mine is None or found[4] not in SCHEMA.get(found[3], {}):
+        if found is None or found[3] not in SCHEMA:
+            raise unimplemented(f"the query term {token!r}")
+        mine = self.walk(found[2])
+        if mine is None or found[4] not in SCHEMA[found[3]]:
             return None
         where, values = self._elsewhere(found[3]).read(found[5])
         there = f"j{self.depth}"
@@ -197,60 +275,156 @@ class _Reader:
         return f"({mine[0]} != '' AND {mine[0]} IN ({joined}))", values
 
     def _related(self, token: str) -> Fragment | None:
+        """Conditions stand after a caret, as the client writes them, or after a comma, as the page does."""
         head, _, rest = token.partition("^")
         found = _RELATED.fullmatch(head)
-        if found is None or found[2] not in SCHEMA.get(found[1], {}):
+        if found is None or found[1] not in SCHEMA:
+            raise unimplemented(f"the query term {token!r}")
+        if found[2] not in SCHEMA[found[1]]:
             return None
-        where, values = self._elsewhere(found[1]).read(rest)
+        where, values = self._elsewhere(found[1]).read("^".join(filter(None, [found[5], rest])))
         there = f"j{self.depth}"
         related = f"{there}.{quoted(found[2])} = {self.alias}.sys_id AND ({where})"
         counted = f"(SELECT count(*) FROM {found[1]} {there} WHERE {related})"  # noqa: S608  # names from SCHEMA
         return f"{counted} {found[3]} {int(found[4])}", values
 
+    def _user(self, path: str) -> str:
+        """The sys_id, as SQL, of the person that *path* leads to; empty where it leads to none."""
+        if not path:
+            return f"{self.alias}.sys_id" if self.table == "sys_user" else ""
+        walked = self.walk(path)
+        return walked[0] if walked and walked[1].refers_to == "sys_user" else ""
+
+    def _holds(self, user: str, operator: str, value: str) -> Fragment:
+        """``roles=itil``: roles are no column, but what sys_user_has_role says of a person."""
+        operator = _SAME_AS.get(operator, operator)
+        conditions = {
+            "=": ("r.name = ? COLLATE NOCASE", [value]),
+            "LIKE": ("instr(lower(r.name), lower(?)) > 0", [value]),
+            "IN": (f"r.name COLLATE NOCASE IN ({', '.join('?' * len(value.split(',')))})", value.split(",")),
+        }
+        if operator not in conditions:
+            raise unimplemented(f"the operator {operator} for roles in a query")
+        condition, values = conditions[operator]
+        held = "SELECT h.user FROM sys_user_has_role h JOIN sys_user_role r ON r.sys_id = h.role"
+        return f"{user} IN ({held} WHERE {condition})", list(values)
+
     def _elsewhere(self, table: str) -> "_Reader":
         return _Reader(table, self.asker, alias=f"j{self.depth}", depth=self.depth + 1)
 
-    def _compared(self, path: str, sql: str, column: Column, operator: str, value: str) -> Fragment | None:
+    def _compared(self, path: str, sql: str, column: Column, operator: str, written: str) -> Fragment | None:
         match operator:
-            case "=" | "!=":
-                return f"{sql} {operator} ? COLLATE NOCASE", [value]
-            case "IN" | "NOT IN":
-                chosen = value.split(",")
-                return f"{sql} COLLATE NOCASE {operator} ({', '.join('?' * len(chosen))})", list(chosen)
-            case "ISEMPTY" | "EMPTYSTRING":
+            case "ISEMPTY":
                 return f"{sql} = ''", []
             case "ISNOTEMPTY":
                 return f"{sql} != ''", []
             case "ANYTHING":
                 return "1", []
-            case "STARTSWITH" | "ENDSWITH" | "LIKE" | "CONTAINS" | "NOT LIKE" | "DOES NOT CONTAIN":
-                return _searched(self._shown(sql, column), operator, value)
-            case "BETWEEN":
-                low, _, high = value.partition("@")
-                return _joined([_ordered(sql, column, ">=", low), _ordered(sql, column, "<=", high)], "AND")
-            case "ON" | "NOTON":
-                return _on(sql, column, operator, value)
-            case "RELATIVEGT" | "RELATIVEGE" | "RELATIVELT" | "RELATIVELE":
-                moment = _moment(value, self.asker.now)
-                sign = ">=" if operator.startswith("RELATIVEG") else "<="
-                return None if moment is None else _ordered(sql, column, sign, moment)
-            case "INSTANCEOF":
-                classes = [value, *(name for name, above in EXTENDS.items() if above == value)]
-                return f"{sql} IN ({', '.join('?' * len(classes))})", list(classes)
-            case "DYNAMIC":
-                return (f"{sql} = ?", [self.asker.user_id]) if value == _ME else None
             case "VALCHANGES" | "CHANGESFROM" | "CHANGESTO":
-                return self._changed(path, sql, operator, value)
+                return self._changed(path, sql, operator, written)
+            case "RELATIVEGT" | "RELATIVEGE" | "RELATIVELT" | "RELATIVELE" | "RELATIVEEE":
+                return self._relative(sql, column, operator, written)
+            case "DATEPART":
+                part, number, comparison = scripts.read_part(written.partition("@")[2])
+                zone = str(self.asker.zone)
+                return f"sn_part({sql}, ?, ?) {_COMPARISONS[comparison]} ?", [part, zone, number]
+            case "MORETHAN" | "LESSTHAN":
+                return self._apart(sql, operator, written)
+            case "SAMEAS" | "NSAMEAS" if "@" in written:
+                return self._same_part(sql, operator, written)
+            case "DYNAMIC" if written in _ME:
+                return f"{sql} = ?", [self.asker.user_id]
+            case "DYNAMIC" if written == _MY_GROUPS:
+                return _among(sql, "IN", self.asker.groups())
+            case "IN_HIERARCHY_DYNAMIC" | "IN_HIERARCHY" | "<>":
+                raise unimplemented(f"the operator {operator}")
+            case "DYNAMIC":
+                raise unimplemented(f"the dynamic filter option {written!r}")
+            case "INSTANCEOF":
+                classes = [written, *(name for name, above in EXTENDS.items() if above == written)]
+                return _among(sql, "IN", classes)
             case _ if operator in _FIELD_COMPARISONS:
-                other = self.walk(value)
+                other = self.walk(written)
                 sign = _FIELD_COMPARISONS[operator]
-                return None if other is None else (f"{sql} {sign} {_comparable(*other)}", [])
+                return None if other is None else (f"{_comparable(sql, column)} {sign} {_comparable(*other)}", [])
+        values = [run_value(one, self.asker) for one in (written.split("@") if operator in _SEVERAL else [written])]
+        if operator in _SEVERAL:
+            return self._between(sql, column, operator, ["".join(value) for value in values])
+        [value] = values
+        if isinstance(value, list):
+            # A function may give several: = takes them as IN does.
+            return _among(sql, {"=": "IN", "!=": "NOT IN"}.get(operator, operator), value)
+        match operator:
+            case "=" | "!=":
+                return f"{sql} {operator} ? COLLATE NOCASE", [value]
+            case "IN" | "NOT IN":
+                return _among(sql, operator, value.split(","))
+            case "STARTSWITH" | "ENDSWITH" | "LIKE" | "NOT LIKE":
+                return _searched(self._shown(sql, column), operator, value)
             case _:
                 return _ordered(sql, column, operator, value)
 
+    def _between(self, sql: str, column: Column, operator: str, values: list[str]) -> Fragment:
+        """``BETWEENa@b``, ``ONToday@start@end``, or ``ON`` and a bare day."""
+        match operator, values:
+            case "BETWEEN", [low, high]:
+                return _joined([_ordered(sql, column, ">=", low), _ordered(sql, column, "<=", high)], "AND")
+            case (("ON" | "NOTON"), [_, start, end]):
+                pass
+            case (("ON" | "NOTON"), [day]) if _DAY.fullmatch(day):
+                start, end = f"{day[:10]} 00:00:00", f"{day[:10]} 23:59:59"
+            case _:
+                raise unimplemented(f"{operator} with {len(values)} values")
+        inside, bounds = _joined([_ordered(sql, column, ">=", start), _ordered(sql, column, "<=", end)], "AND")
+        return (inside if operator == "ON" else f"NOT {inside}"), bounds
+
+    def _relative(self, sql: str, column: Column, operator: str, written: str) -> Fragment:
+        """``RELATIVEGT@hour@ago@3``; a day is called dayofweek there."""
+        found = _RELATIVE.fullmatch(written)
+        if found is None:
+            raise unimplemented(f"{operator} with {written!r}")
+        unit = "day" if found[1] == "dayofweek" else found[1]
+        moment, start, end = scripts.relative_span(unit, int(found[3]) * (-1 if found[2] == "ago" else 1), self.asker)
+        if operator == "RELATIVEEE":
+            return _joined([_ordered(sql, column, ">=", start), _ordered(sql, column, "<=", end)], "AND")
+        return _ordered(sql, column, ">=" if operator.startswith("RELATIVEG") else "<=", moment)
+
+    def _apart(self, sql: str, operator: str, written: str) -> Fragment | None:
+        """``sla_dueMORETHANactivity_due@day@before@1``: by the clock, "more than 2 hours after" is so by a second."""
+        found = _APART.fullmatch(written)
+        other = self.walk(found[1]) if found else None
+        if found is None:
+            raise unimplemented(f"{operator} with {written!r}")
+        if other is None:
+            return None
+        before = found[3] == "before"
+        count = int(found[4]) * (-1 if before else 1)
+        bound = f"sn_shift({other[0]}, ?, {count}, ?)"
+        values: list[Value] = [found[2], str(self.asker.zone)]
+        known = f"{sql} != '' AND {other[0]} != ''"
+        if operator == "MORETHAN":
+            return f"({known} AND {sql} {'<' if before else '>'} {bound})", values
+        inside = f"{sql} >= {bound} AND {sql} <= {other[0]}" if before else f"{sql} <= {bound} AND {sql} >= {other[0]}"
+        return f"({known} AND {inside})", values
+
+    def _same_part(self, sql: str, operator: str, written: str) -> Fragment | None:
+        """``openedSAMEASclosed@week``: the same week of a year, whichever year
+        (https://www.servicenow.com/docs/r/platform-user-interface/t_EvaluatingEqualityBetweenDates.html)."""
+        path, _, unit = written.partition("@")
+        other = self.walk(path)
+        if unit not in _INCREMENTS:
+            raise unimplemented(f"{operator} with {written!r}")
+        if other is None:
+            return None
+        zone = str(self.asker.zone)
+        sign = "IS" if operator == "SAMEAS" else "IS NOT"
+        return f"sn_part({sql}, ?, ?) {sign} sn_part({other[0]}, ?, ?)", [unit, zone, unit, zone]
+
     def _changed(self, path: str, sql: str, operator: str, value: str) -> Fragment | None:
         """Only business rules know what was before; an inserted record changes from nothing."""
-        if not self.before or path not in SCHEMA[self.table]:
+        if not self.before:
+            raise unimplemented(f"{operator}, but in the condition of a business rule")
+        if path not in SCHEMA[self.table]:
             return None
         was = f"{self.before}.{quoted(path)}"
         match operator:
@@ -262,13 +436,20 @@ class _Reader:
                 return f"{sql} != {was}", []
 
 
-def read(query: str, table: str, *, asker: Asker) -> Query:
-    """An encoded query about *table*, which the SQL knows as ``t``.
+def add_functions(db: sqlite3.Connection) -> None:
+    """Give *db* what the SQL of queries calls."""
+    db.create_function("sn_part", 3, scripts.part_of, deterministic=True)
+    db.create_function("sn_shift", 4, scripts.shifted, deterministic=True)
 
-    ``^OR`` binds to the term before it, tighter than ``^``; ``^NQ`` separates whole groups.
+
+def read(query: str, table: str, *, asker: Asker, pairs: Mapping[str, str] | None = None) -> Query:
+    """An encoded query about *table*, which the SQL knows as ``t``; *pairs* of columns and values hold as well.
+
+    ``^OR`` binds to the term before it, tighter than ``^``; ``^NQ`` separates whole groups. Raises Refused (501).
     """
     reader = _Reader(table, asker)
-    where, values = reader.read(query)
+    terms = [reader.pair(name, value) for name, value in (pairs or {}).items()]
+    where, values = _joined([reader.read(query), *(term for term in terms if term)], "AND")
     # The view has no rowid.
     last = "t.sys_created_on, t.number" if table == "task" else "t.rowid"
     return Query(where, ", ".join([*reader.orders, last]), values)
@@ -309,13 +490,19 @@ def _joined(terms: list[Fragment], word: str) -> Fragment:
     return f"({left} {word} {right})", [*left_values, *right_values]
 
 
+def _among(sql: str, operator: str, chosen: list[str]) -> Fragment:
+    return f"{sql} COLLATE NOCASE {operator} ({', '.join('?' * len(chosen))})", list(chosen)
+
+
 def _comparable(sql: str, column: Column) -> str:
     return f"CAST({sql} AS INTEGER)" if column.kind is Kind.INTEGER else sql
 
 
 def _ordered(sql: str, column: Column, sign: str, value: str) -> Fragment:
     number = column.kind is Kind.INTEGER and re.fullmatch(r"-?[0-9]{1,18}", value)
-    return f"({sql} != '' AND {_comparable(sql, column)} {sign} ?)", [int(value) if number else value]
+    # Texts are compared without regard to case, as the platform's database does.
+    collation = " COLLATE NOCASE" if column.kind is Kind.STRING else ""
+    return f"({sql} != '' AND {_comparable(sql, column)} {sign} ?{collation})", [int(value) if number else value]
 
 
 def _searched(sql: str, operator: str, value: str) -> Fragment:
@@ -324,75 +511,7 @@ def _searched(sql: str, operator: str, value: str) -> Fragment:
             return f"instr(lower({sql}), lower(?)) = 1", [value]
         case "ENDSWITH":
             return f"lower(substr({sql}, -length(?))) = lower(?)", [value, value]
-        case "LIKE" | "CONTAINS":
+        case "LIKE":
             return f"instr(lower({sql}), lower(?)) > 0", [value]
         case _:
             return f"instr(lower({sql}), lower(?)) = 0", [value]
-
-
-def _on(sql: str, column: Column, operator: str, value: str) -> Fragment:
-    """``ONToday@start@end``, or a bare day."""
-    _, _, span = value.partition("@")
-    start, _, end = span.partition("@")
-    if not end:
-        start, end = f"{value[:10]} 00:00:00", f"{value[:10]} 23:59:59"
-    inside, values = _joined([_ordered(sql, column, ">=", start), _ordered(sql, column, "<=", end)], "AND")
-    return (inside if operator == "ON" else f"NOT {inside}"), values
-
-
-def _moment(value: str, now: float) -> str | None:
-    """``@hour@ago@3`` as the platform's time."""
-    found = _RELATIVE.fullmatch(value)
-    if found is None:
-        return None
-    seconds = _UNIT_HOURS[found[1]] * int(found[3]) * 3600
-    return stamp(now - seconds if found[2] == "ago" else now + seconds)
-
-
-def _evaluated(value: str, asker: Asker) -> str | None:
-    """*value* with its scripts run, None where one says something that is not known here."""
-    if "javascript:" not in value:
-        return value
-    parts = [_run(part, asker) if "gs." in part else part for part in value.split("@")]
-    if any(part is None or "javascript:" in part for part in parts):
-        return None
-    return "@".join(part for part in parts if part is not None)
-
-
-def _run(script: str, asker: Asker) -> str | None:
-    found = _SCRIPT.fullmatch(script.strip())
-    if found is None:
-        return None
-    now = datetime.fromtimestamp(asker.now, UTC)
-    today = now.replace(hour=0, minute=0, second=0)
-    ago = int(found[2] or 0)
-    day = timedelta(days=1) - timedelta(seconds=1)
-    moments = {
-        "nowDateTime": now,
-        "now": now,
-        "beginningOfToday": today,
-        "endOfToday": today + day,
-        "beginningOfYesterday": today - timedelta(days=1),
-        "endOfYesterday": today - timedelta(seconds=1),
-        "minutesAgo": now - timedelta(minutes=ago),
-        "minutesAgoStart": now - timedelta(minutes=ago),
-        "hoursAgo": now - timedelta(hours=ago),
-        "hoursAgoStart": now - timedelta(hours=ago),
-        "daysAgo": now - timedelta(days=ago),
-        "daysAgoStart": today - timedelta(days=ago),
-        "daysAgoEnd": today - timedelta(days=ago) + day,
-    }
-    match found[1]:
-        case "getUserID":
-            return asker.user_id
-        case "getUserName":
-            return asker.user_name
-        case name if name in moments:
-            return stamp(moments[name].timestamp())
-        case _:
-            return None
-
-
-def stamp(now: float) -> str:
-    """UNIX seconds as the platform writes a time: UTC, to the second."""
-    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d %H:%M:%S")

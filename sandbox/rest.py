@@ -270,17 +270,24 @@ class Page:
 def page(site: Site, request: Request, table: str, *, also: str = "") -> Page:
     """The records of *table* that *request* asks for, by ``sysparm_query`` or by plain pairs, and *also*."""
     asked = request.parameters
-    pairs = "^".join(f"{name}={value}" for name, value in asked.items() if not name.startswith("sysparm_"))
-    query = "^".join(filter(None, [also, asked.get("sysparm_query", pairs)]))
+    query, pairs = conditions(request, also=also)
     limit = number(asked.get("sysparm_limit"), _LIMIT_DEFAULT)
     offset = number(asked.get("sysparm_offset"), 0)
-    rows = site.tables.select(table, query, limit=limit, offset=offset, by=site.user)
+    rows = site.tables.select(table, query, pairs=pairs, limit=limit, offset=offset, by=site.user)
     uncounted = asked.get("sysparm_no_count") == "true"
-    total = len(rows) if uncounted else site.tables.count(table, query, by=site.user)
+    total = len(rows) if uncounted else site.tables.count(table, query, pairs=pairs, by=site.user)
     more = [("X-Total-Count", str(total))]
     if asked.get("sysparm_suppress_pagination_header") != "true":
         more.append(("Link", _links(f"{site.url}{request.path}", asked, limit=limit, offset=offset, total=total)))
     return Page(rows, tuple(more))
+
+
+def conditions(request: Request, *, also: str = "") -> tuple[str, dict[str, str]]:
+    """The encoded query of *request*, and its plain pairs of columns and values: they exclude each other."""
+    asked = request.parameters
+    pairs = {name: value for name, value in asked.items() if not name.startswith("sysparm_")}
+    query = "^".join(filter(None, [also, asked.get("sysparm_query", "")]))
+    return query, {} if "sysparm_query" in asked else pairs
 
 
 def number(written: str | None, default: int) -> int:

@@ -155,6 +155,7 @@ class Tables:
         self._before: dict[tuple[str, str], Record | None] = {}
         self._db = sqlite3.connect(":memory:", check_same_thread=False)
         self._db.deserialize(_image())
+        query.add_functions(self._db)
         self._db.row_factory = sqlite3.Row
         if user != ADMIN:
             fields = {"user_name": user, "name": user, "active": "true", "web_service_access_only": "true"}
@@ -172,17 +173,24 @@ class Tables:
         return found[0] if found else None
 
     def select(
-        self, table: str, encoded: str = "", *, limit: int = -1, offset: int = 0, by: str = ADMIN
+        self,
+        table: str,
+        encoded: str = "",
+        *,
+        pairs: Mapping[str, str] | None = None,
+        limit: int = -1,
+        offset: int = 0,
+        by: str = ADMIN,
     ) -> list[Record]:
-        """The records that an *encoded* query describes; a *limit* below 0 is none."""
-        asked = query.read(encoded, table, asker=self._asker(by))
+        """The records that an *encoded* query and *pairs* of columns and values describe; a *limit* below 0 is none."""
+        asked = query.read(encoded, table, asker=self._asker(by), pairs=pairs)
         return self._read(
             f"SELECT t.* FROM {table} t WHERE {asked.where} ORDER BY {asked.order} LIMIT ? OFFSET ?",  # noqa: S608  # names from SCHEMA
             [*asked.values, limit, offset],
         )
 
-    def count(self, table: str, encoded: str = "", *, by: str = ADMIN) -> int:
-        asked = query.read(encoded, table, asker=self._asker(by))
+    def count(self, table: str, encoded: str = "", *, pairs: Mapping[str, str] | None = None, by: str = ADMIN) -> int:
+        asked = query.read(encoded, table, asker=self._asker(by), pairs=pairs)
         with self._lock:
             counted = self._db.execute(f"SELECT count(*) FROM {table} t WHERE {asked.where}", asked.values)  # noqa: S608  # as above
             return int(counted.fetchone()[0])
@@ -331,7 +339,16 @@ class Tables:
         return found[0]["sys_id"] if found else ""
 
     def _asker(self, by: str) -> Asker:
-        return Asker(self.user_id(by), by, self._now())
+        found = self._read("SELECT * FROM sys_user WHERE user_name = ?", [by])
+        user = found[0] if found else {}
+        user_id = user.get("sys_id", "")
+        return Asker(user_id, by, self._now(), self._zone(by), user, lambda: self._groups(user_id))
+
+    def _groups(self, user_id: str) -> list[str]:
+        """The active groups that a person is in."""
+        members = """SELECT g.sys_id FROM sys_user_group g JOIN sys_user_grmember m ON m."group" = g.sys_id
+                     WHERE m.user = ? AND g.active = 'true' ORDER BY g.rowid"""
+        return [group["sys_id"] for group in self._read(members, [user_id])]
 
     def _zone(self, user_name: str) -> tzinfo:
         """A person's time zone; the system's own is UTC."""
