@@ -132,7 +132,7 @@ def _folded(table: str, verb: str, refused: Refused) -> Refused:
 
 def _shown(site: Site, table: str, row: Record) -> dict[str, Any]:
     present = Presenter(site, {})
-    return {name: _both(value, present.shown(table, name, value)) for name, value in row.items()}
+    return {name: _both(value, present.shown(table, name, row)) for name, value in row.items()}
 
 
 def _both(value: str, display_value: str) -> dict[str, str]:

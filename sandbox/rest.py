@@ -326,7 +326,7 @@ class Presenter:
 
     def record(self, table: str, row: Record) -> dict[str, object]:
         if not self._fields:
-            return {name: self._value(table, name, value) for name, value in row.items()}
+            return {name: self._value(table, name, row) for name in row}
         shown = {}
         for path in self._fields:
             # A dotted path comes back under itself; what leads nowhere is left out.
@@ -335,23 +335,30 @@ class Presenter:
                 shown[path] = self._value(*walked)
         return shown
 
-    def shown(self, table: str, name: str, value: str) -> str:
+    def shown(self, table: str, name: str, row: Record | None) -> str:
+        """The display value of a column of *row*, which a path that ends half-way has none of."""
+        if row is None:
+            return ""
+        if SCHEMA[table][name].kind is Kind.JOURNAL:
+            return self._site.tables.journal(table, row["sys_id"], name, by=self._site.user)
+        value = row[name]
         key = (table, name, value)
         if key not in self._seen:
             self._seen[key] = self._site.tables.shown(table, name, value, by=self._site.user)
         return self._seen[key]
 
-    def _value(self, table: str, name: str, value: str) -> object:
+    def _value(self, table: str, name: str, row: Record | None) -> object:
         """One value as ``sysparm_display_value`` and ``sysparm_exclude_reference_link`` ask for it."""
         column = SCHEMA[table][name]
+        value = row[name] if row else ""
         reference = column.kind is Kind.REFERENCE and bool(value)
         link = f"{self._site.api_url}/table/{column.refers_to}/{value}"
         linked = {"link": link} if reference and self._linked else {}
         match self._display:
             case "all":
-                return {"display_value": self.shown(table, name, value), "value": value} | linked
+                return {"display_value": self.shown(table, name, row), "value": value} | linked
             case "true":
-                shown = self.shown(table, name, value)
+                shown = self.shown(table, name, row)
                 return {"display_value": shown} | linked if linked else shown
             case _:
                 return linked | {"value": value} if linked else value

@@ -77,6 +77,8 @@ _READ_ONLY: Final = {
 }
 _SYS_ID = re.compile(r"[0-9a-fA-F]{32}", re.ASCII)
 _DATE = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)", re.ASCII)
+# How the journal columns are called where their entries are shown.
+_JOURNALS: Final = {"comments": "Additional comments", "work_notes": "Work notes"}
 _CONTENT: Final = "CREATE TABLE attached (sys_id TEXT COLLATE NOCASE PRIMARY KEY, content BLOB NOT NULL)"
 
 
@@ -322,8 +324,29 @@ class Tables:
             case _:
                 return self._labels(table, column).get(value, value)
 
-    def walked(self, table: str, record: Record, path: str) -> tuple[str, str, str] | None:
-        """Where a dotted *path* leads from *record*: a table, its column, and the value there; None for nowhere."""
+    def journal(self, table: str, sys_id: str, element: str, *, by: str = "") -> str:
+        """What people see in a journal column: its entries, the newest first, at the time in the time zone of *by*.
+
+        In recorded answers: ``2022-11-04 15:29:20 - System Administrator (Additional comments)``, a new line, the text
+        and an empty line after each, the last one too; the documentation splits them at the empty lines
+        (https://www.servicenow.com/docs/r/platform-administration/c_JournalFields.html).
+        """
+        entries = self._read(
+            """SELECT j.sys_created_on, j.sys_created_by, j.value, u.name FROM sys_journal_field j
+               LEFT JOIN sys_user u ON u.user_name = j.sys_created_by
+               WHERE j.element_id = ? AND j.element = ? AND j.name = ?
+               ORDER BY j.sys_created_on DESC, j.rowid DESC""",
+            [sys_id, element, table],
+        )
+        zone, label = self._zone(by), _JOURNALS.get(element, element)
+        return "".join(
+            f"{_moved(entry['sys_created_on'], UTC, zone)} - {entry['name'] or entry['sys_created_by']} ({label})\n"
+            f"{entry['value']}\n\n"
+            for entry in entries
+        )
+
+    def walked(self, table: str, record: Record, path: str) -> tuple[str, str, Record | None] | None:
+        """Where a dotted *path* leads from *record*: a table, its column, and the record there; None for nowhere."""
         *steps, last = path.split(".")
         at: Record | None = record
         for step in steps:
@@ -332,7 +355,7 @@ class Tables:
                 return None
             at = self.find(column.refers_to, at[step]) if at else None
             table = column.refers_to
-        return (table, last, at[last] if at else "") if last in SCHEMA[table] else None
+        return (table, last, at) if last in SCHEMA[table] else None
 
     def user_id(self, user_name: str) -> str:
         found = self._read("SELECT * FROM sys_user WHERE user_name = ?", [user_name])
