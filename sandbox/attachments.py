@@ -37,17 +37,16 @@ def answer(site: Site, request: Request, target: Target) -> Answer:
         case "GET" | "HEAD", sys_id, ("file",):
             return _file(site, _record(site, sys_id))
         case "DELETE", sys_id, () if sys_id:
-            site.rights.check("DELETE", _TABLE, single=True)
-            site.tables.delete(_TABLE, sys_id)
+            site.tables.delete(_TABLE, _record(site, sys_id, method="DELETE")["sys_id"])
             return Answer(204, b"", headers())
         case _:
             raise no_such_method(request)
 
 
-def _record(site: Site, sys_id: str) -> Record:
-    site.rights.check("GET", _TABLE, single=True)
+def _record(site: Site, sys_id: str, *, method: str = "GET") -> Record:
     found = site.tables.find(_TABLE, sys_id)
-    if found is None:
+    site.rights.check_file(method, found["table_name"] if found else "", single=True)
+    if found is None or not site.rights.sees(_TABLE, found):
         raise missing()
     return found
 
@@ -75,7 +74,7 @@ def _attached(site: Site, named: dict[str, str], file_name: str, content: bytes,
         raise Refused(400, "Failed to create the attachment", f"Missing parameter {lacking[0]}")
     if table not in SCHEMA:
         raise Refused(400, f"Invalid table {table}")
-    site.rights.check("POST", _TABLE, single=False)
+    site.rights.check_file("POST", table, single=False)
     made = site.tables.attach(table, sys_id, file_name, content, content_type=kind, by=site.user)
     location = ("Location", f"{site.api_url}/attachment/{made['sys_id']}/file")
     return answered(201, {"result": _shown(site, made)}, location)

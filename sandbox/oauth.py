@@ -44,9 +44,10 @@ class _Token:
 
 
 class OAuth:
-    """The one registered client of the instance and the tokens it was given; they are all the integration user's.
+    """The one registered client of the instance and the tokens it was given, each for a user.
 
-    *login* says if a user name and a password are right, and counts them if not. *user* names who the tokens are for.
+    *login* says if a user name and a password are right, and counts them if not. *user* names who the client itself
+    stands for, and *may_sign_in* says for whom else it may vouch.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class OAuth:
         grants: Collection[str],
         login: Callable[[str, str], bool],
         user: Callable[[], str],
+        may_sign_in: Callable[[str], bool],
         clock: Callable[[], float],
     ) -> None:
         self.client_id = client_id
@@ -65,11 +67,13 @@ class OAuth:
         self._grants = grants
         self._login = login
         self._user = user
+        self._may_sign_in = may_sign_in
         self._clock = clock
         self._lock = threading.Lock()
-        # By whether there is a refresh token: a repeat gets the token that is still good.
-        self._issued: dict[bool, _Token] = {}
-        self._refresh_expires: dict[str, float] = {}
+        # By user, and whether there is a refresh token: a repeat gets the token that is still good.
+        self._issued: dict[tuple[str, bool], _Token] = {}
+        # Until when a refresh token is good, and for whom.
+        self._refreshable: dict[str, tuple[float, str]] = {}
 
     def answer(self, request: Request) -> Answer:
         form = _form(request)
@@ -81,11 +85,16 @@ class OAuth:
             self.requests.append(TokenRequest(grant, status, self._clock()))
         return Answer(status, json.dumps(told).encode(), _HEADERS)
 
-    def accepts(self, token: str) -> bool:
-        """If *token* is an access token that has not expired."""
+    def holder(self, token: str) -> str:
+        """The user that an access token is for; empty where it is none, or has expired."""
         now = self._clock()
         with self._lock:
-            return any(hmac.compare_digest(t.access, token) and now < t.expires_at for t in self._issued.values())
+            held = (
+                user
+                for (user, _), known in self._issued.items()
+                if hmac.compare_digest(known.access.encode(), token.encode()) and now < known.expires_at
+            )
+            return next(held, "")
 
     def expire(self) -> None:
         """Let every access token have expired; refresh tokens stay good."""
@@ -97,16 +106,19 @@ class OAuth:
             return None
         match grant:
             case "password":
-                good = self._login(form.get("username", ""), form.get("password", ""))
+                user = form.get("username", "")
+                good = self._login(user, form.get("password", ""))
             case "refresh_token":
                 with self._lock:
-                    good = self._clock() < self._refresh_expires.get(form.get("refresh_token", ""), 0)
+                    until, user = self._refreshable.get(form.get("refresh_token", ""), (0.0, ""))
+                good = self._clock() < until
             case "client_credentials":
-                good = True
+                user, good = self._user(), True
             case _:
-                good = self._vouches(form.get("assertion", ""))
+                user = self._vouched(form.get("assertion", ""))
+                good = self._may_sign_in(user)
         # Only who logged in with a password comes back without one.
-        return self._token(refreshable=grant in {"password", "refresh_token"}) if good else None
+        return self._token(user, refreshable=grant in {"password", "refresh_token"}) if good else None
 
     def _knows_client(self, request: Request, form: dict[str, str]) -> bool:
         """The client's credentials stand in the form, or in the header, as RFC 6749 section 2.3.1 prefers."""
@@ -119,33 +131,33 @@ class OAuth:
                 return False
         return hmac.compare_digest(given, f"{self.client_id}:{self.client_secret}".encode())
 
-    def _vouches(self, assertion: str) -> bool:
-        """If a JWT is signed with the client's secret (HS256), is about the user, and is of now."""
+    def _vouched(self, assertion: str) -> str:
+        """The user that a JWT is about, if it is signed with the client's secret (HS256) and is of now; else empty."""
         try:
             head, claims, signature = assertion.split(".")
             algorithm = json.loads(_decoded(head))["alg"]
             told = json.loads(_decoded(claims))
             signed = hmac.digest(self.client_secret.encode(), f"{head}.{claims}".encode(), hashlib.sha256)
-            return (
+            good = (
                 algorithm == "HS256"
                 and hmac.compare_digest(signed, _decoded(signature))
                 and told["iss"] == self.client_id
-                and told["sub"] == self._user()
                 and bool(told["aud"])
                 and float(told["iat"]) <= self._clock() < float(told["exp"])
             )
+            return str(told["sub"]) if good else ""
         except (ValueError, TypeError, KeyError):
-            return False
+            return ""
 
-    def _token(self, *, refreshable: bool) -> dict[str, Any]:
+    def _token(self, user: str, *, refreshable: bool) -> dict[str, Any]:
         now = self._clock()
         with self._lock:
-            token = self._issued.get(refreshable)
+            token = self._issued.get((user, refreshable))
             if token is None or token.expires_at <= now:
                 token = _Token(secrets.token_urlsafe(64), secrets.token_urlsafe(64), now + ACCESS_SECONDS)
-                self._issued[refreshable] = token
+                self._issued[user, refreshable] = token
             if refreshable:
-                self._refresh_expires[token.refresh] = now + REFRESH_SECONDS
+                self._refreshable[token.refresh] = (now + REFRESH_SECONDS, user)
         told = {"access_token": token.access, "scope": "useraccount", "token_type": "Bearer"}
         if refreshable:
             told["refresh_token"] = token.refresh

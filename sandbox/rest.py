@@ -4,11 +4,11 @@ import json
 import re
 import uuid
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
-from sandbox.schema import Kind, Record, Refused
+from sandbox.schema import Kind, Record, Refused, missing
 from sandbox.tables import SCHEMA, Tables
 from sandbox.xmlformat import read_xml, write_xml
 
@@ -99,23 +99,54 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """The tables that the integration user may read, insert into, and change or delete from; None is all of them."""
+    """The tables that a user may read, insert into, change, and delete from; None is all of them.
+
+    To delete, one may write too. Of the tables in *own* the user sees only the records that name *user_id* in one of
+    the columns. *files_follow*: files are read and written by who may read and write the records that they are of.
+    """
 
     may_read: Collection[str] | None = None
     may_create: Collection[str] | None = None
     may_write: Collection[str] | None = None
+    may_delete: Collection[str] | None = None
+    own: Mapping[str, Collection[str]] = field(default_factory=dict)
+    user_id: str = ""
+    files_follow: bool = False
 
-    def check(self, method: str, table: str, *, single: bool) -> None:
-        """Raise Refused where an ACL forbids *method* on *table*: a *single* record that is hidden is not there."""
+    def check(self, method: str, table: str, *, single: bool, whole: bool = False) -> None:
+        """Raise Refused where an ACL forbids *method* on *table*: a *single* record that is hidden is not there.
+
+        *whole*: every record is needed, not those of the user alone.
+        """
         verb = {"GET": "", "HEAD": "", "POST": "Insert", "DELETE": "Delete"}.get(method, "Update")
-        allowed = {"": self.may_read, "Insert": self.may_create}.get(verb, self.may_write)
-        if allowed is None or table in allowed:
+        if self._allows(verb, table) and not (whole and table in self.own):
             return
         if verb:
             raise Refused(403, "Operation Failed", f"ACL Exception {verb} Failed due to security constraints")
         if single:
-            raise Refused(404, "No Record found", "Record doesn't exist or ACL restricts the record retrieval")
+            raise missing()
         raise Refused(403, "Insufficient rights to query records")
+
+    def check_file(self, method: str, table: str, *, single: bool) -> None:
+        """The same for a file that is attached to a record of *table*."""
+        if not self.files_follow:
+            self.check(method, "sys_attachment", single=single)
+        elif method in {"GET", "HEAD"}:
+            self.check(method, table, single=single)
+        elif not self._allows("Update", table):
+            self.check(method, "", single=single)  # nobody may write to no table
+
+    def sees(self, table: str, row: Record) -> bool:
+        """If the user may read this one record of a table of which some may be read."""
+        if table == "sys_attachment" and self.files_follow:
+            return self._allows("", row["table_name"]) and row["table_name"] not in self.own
+        return table not in self.own or any(row[column] == self.user_id for column in self.own[table])
+
+    def _allows(self, verb: str, table: str) -> bool:
+        if verb == "" and (table in self.own or (table == "sys_attachment" and self.files_follow)):
+            return True
+        sets = {"": [self.may_read], "Insert": [self.may_create], "Delete": [self.may_write, self.may_delete]}
+        return all(allowed is None or table in allowed for allowed in sets.get(verb, [self.may_write]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +305,8 @@ def page(site: Site, request: Request, table: str, *, also: str = "") -> Page:
     limit = number(asked.get("sysparm_limit"), _LIMIT_DEFAULT)
     offset = number(asked.get("sysparm_offset"), 0)
     rows = site.tables.select(table, query, pairs=pairs, limit=limit, offset=offset, by=site.user)
+    # ACLs come after the limit, and the count is of all: a short page is not the last one.
+    rows = [row for row in rows if site.rights.sees(table, row)]
     uncounted = asked.get("sysparm_no_count") == "true"
     total = len(rows) if uncounted else site.tables.count(table, query, pairs=pairs, by=site.user)
     more = [("X-Total-Count", str(total))]

@@ -4,7 +4,7 @@ The ids that are the same in every instance are those; the others follow from wh
 """
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final
 
 from sandbox.schema import INHERITED, NUMBERED, SCHEMA, SYSTEM, Record, defaults
@@ -326,15 +326,13 @@ def _people() -> Iterator[tuple[str, Record]]:
         (sys_id("sys_user", "itil"), sys_id("sys_user_role", "itil")),
     ]
     for user_id, role_id in held:
-        fields = {"user": user_id, "role": role_id, "inherited": "false", "state": "active"}
-        yield "sys_user_has_role", record("sys_user_has_role", f"{user_id} {role_id}", **fields)
+        yield "sys_user_has_role", held_role(user_id, role_id)
 
 
-def roles_of(user_name: str, names: Sequence[str]) -> Iterator[Record]:
-    """That the user of this name has the roles of these *names*."""
-    for name in names:
-        fields = {"user": sys_id("sys_user", user_name), "role": sys_id("sys_user_role", name)}
-        yield record("sys_user_has_role", f"{user_name} {name}", **fields, inherited="false", state="active")
+def held_role(user_id: str, role_id: str) -> Record:
+    """That this user has this role."""
+    fields = {"user": user_id, "role": role_id, "inherited": "false", "state": "active"}
+    return record("sys_user_has_role", f"{user_id} {role_id}", **fields)
 
 
 def _groups() -> Iterator[tuple[str, Record]]:

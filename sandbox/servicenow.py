@@ -26,10 +26,12 @@ import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler
 from ipaddress import ip_address
 from typing import Any, Final, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sandbox import attachments, batch, changeapi, tableapi
 from sandbox.faults import (
@@ -73,9 +75,21 @@ from sandbox.rest import (
     represented,
     target,
 )
+from sandbox.roles import rights_of
 from sandbox.tables import ADMIN, SCHEMA, Record, Refused, Tables, Written
 
-__all__ = ["ADMIN", "FAULTS", "LOGIN_FAULTS", "Call", "Delivery", "Fault", "Sent", "ServiceNow", "TokenRequest"]
+__all__ = [
+    "ADMIN",
+    "FAULTS",
+    "LOGIN_FAULTS",
+    "Call",
+    "Delivery",
+    "Fault",
+    "Sent",
+    "ServiceNow",
+    "TokenRequest",
+    "UserAccount",
+]
 
 # What is read of a body that is too large before the connection is given up.
 _DISCARD_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -89,6 +103,8 @@ _LATE_LOOK_SECONDS: Final = 0.02
 _FAILURES_MAX: Final = 5
 _FAILURES_WITHIN_SECONDS: Final = 900.0
 _HOUR_SECONDS: Final = 3_600
+# Printed by make run.
+_PASSWORD: Final = "sandbox"  # noqa: S105  # of the sandbox
 _TINY_URLS_MAX: Final = 1_000
 
 
@@ -120,6 +136,19 @@ class _Late:
     commit: Callable[[], None]
 
 
+@dataclass(frozen=True, slots=True)
+class UserAccount:
+    """Somebody who may sign in beside the integration user, and do what the user's roles allow.
+
+    *roles* None: those that the demo data gives to one of this name, or none. *time_zone* empty: likewise, or UTC.
+    """
+
+    name: str
+    password: str
+    roles: tuple[str, ...] | None = None
+    time_zone: str = ""
+
+
 _NOWHERE: Final = Target("")
 _CREDENTIALS: Final = frozenset({"authorization", "x-sn-apikey"})
 
@@ -128,11 +157,12 @@ class ServiceNow:
     """A small ServiceNow on loopback, from enter to exit; its records live as long as it does.
 
     *port* 0 takes a free one. *honours_sys_id* off: an insert gets an id of the instance's own. *clock* gives UNIX
-    seconds. *time_zone* is the integration user's, for display values. *tls* makes it https. Entering raises OSError
-    with a sentence where the port is taken.
+    seconds. *time_zone* is the integration user's, for display values. *tls* makes it https. *users* may sign in too.
+    Entering raises OSError with a sentence where the port is taken.
 
-    What an administrator may have done: *may_read*, *may_create* and *may_write* name the only tables that the user
-    has rights on; *basic_auth_allowed* and *oauth_grants* say how one may log in; *api_enabled* off refuses all.
+    What an administrator may have done: *may_read*, *may_create* and *may_write* name the only tables that the
+    integration user has rights on, whatever its roles; the rights of the others follow their roles.
+    *basic_auth_allowed* and *oauth_grants* say how one may log in; *api_enabled* off refuses all.
     *rate_limit_per_hour* is a rule for all users, announced on every answer; *semaphores* is how many requests may
     run at once before the next is refused; *batch_items_max* is how much of a batch is done in its time.
     """
@@ -142,11 +172,12 @@ class ServiceNow:
         *,
         port: int = 0,
         username: str = "svc.hasura",
-        password: str = "sandbox",  # noqa: S107  # the sandbox's, printed by make run
+        password: str = _PASSWORD,
         honours_sys_id: bool = True,
         clock: Callable[[], float] = time.time,
         time_zone: str = "",
         tls: ssl.SSLContext | None = None,
+        users: Collection[UserAccount] = (),
         client_id: str = "sandbox-client",
         client_secret: str = "sandbox-client-secret",  # noqa: S107  # as above
         api_key: str = "sandbox-api-key",
@@ -160,6 +191,9 @@ class ServiceNow:
         semaphores: int | None = None,
         batch_items_max: int | None = None,
     ) -> None:
+        self._passwords = {account.name: account.password for account in users}
+        if len(self._passwords) < len(users) or username in self._passwords:
+            raise ValueError("Two users have one name, or the integration user's")
         self.username = username
         self.password = password
         self.api_key = api_key
@@ -179,12 +213,15 @@ class ServiceNow:
         self.tables = Tables(
             user=username, now=clock, honours_sys_id=honours_sys_id, time_zone=time_zone, written=self._written
         )
+        for account in users:
+            self.tables.plant_user(account.name, account.roles, time_zone=account.time_zone)
         self.oauth = OAuth(
             client_id=client_id,
             client_secret=client_secret,
             grants=oauth_grants,
             login=self._login,
             user=lambda: self.username,
+            may_sign_in=self._may_sign_in,
             clock=clock,
         )
         self._port = port
@@ -193,7 +230,7 @@ class ServiceNow:
         self._faults = Faults()
         self._pages = Pages(self.tables, self._faults)
         self._lock = threading.Lock()
-        self._failures: list[float] = []
+        self._failures: dict[str, list[float]] = {}
         self._stopped = threading.Event()
         self._late: list[_Late] = []
         self._latecomers: threading.Thread | None = None
@@ -300,7 +337,7 @@ class ServiceNow:
         self.tables.catch_up()
 
     def unlock(self) -> None:
-        """Unlock the integration user, as an administrator does."""
+        """Unlock every user, as an administrator does."""
         with self._lock:
             self._failures.clear()
 
@@ -364,32 +401,31 @@ class ServiceNow:
 
     def _inside(self, request: Request, called: Target) -> Answer | None:
         try:
-            self._log_in(request, called)
+            user = self._log_in(request, called)
             if not self.api_enabled:
                 raise not_authorized()
             if over := self._over_the_limit():
                 return self._recorded(request, called, over)
             if called.api != "batch":
-                return self._asked(request, called)
+                return self._asked(request, called, user)
             check_headers(request, called)
-            return self._recorded(
-                request, called, batch.answer(request, self._ask_in_batch, items_max=self.batch_items_max)
-            )
+            ask = partial(self._ask_in_batch, user=user)
+            return self._recorded(request, called, batch.answer(request, ask, items_max=self.batch_items_max))
         except MfaNeeded as needed:
             refused = failed(needed)
             return self._recorded(request, called, replace(refused, headers=(*refused.headers, _MFA)))
         except Refused as refused:
             return self._recorded(request, called, failed(refused))
 
-    def _ask_in_batch(self, request: Request) -> Answer | None:
+    def _ask_in_batch(self, request: Request, *, user: str) -> Answer | None:
         called = target(request.path) or _NOWHERE
         try:
-            return self._asked(request, called)
+            return self._asked(request, called, user)
         except Refused as refused:
             return self._recorded(request, called, failed(refused))
 
-    def _asked(self, request: Request, called: Target) -> Answer | None:
-        """What one who is logged in gets, and the faults that he meets. Raises Refused."""
+    def _asked(self, request: Request, called: Target, user: str) -> Answer | None:
+        """What *user*, who is logged in, gets, and the faults that are met. Raises Refused."""
         if called.api in {"", "batch"}:  # a batch in a batch is none
             raise Refused(400, "Requested URI does not represent any resource", request.path)
         check_headers(request, called)
@@ -398,17 +434,17 @@ class ServiceNow:
         among = REFUSALS | SPOILED | LAGGING
         fault = self._faults.take(among, request.meant, called.table, bearer=_bears(request))
         if fault is None:
-            return self._recorded(request, called, self._api(request, called))
+            return self._recorded(request, called, self._api(request, called, user))
         if fault.name in LAGGING:
             with self.tables.lagging():
-                return self._recorded(request, called, self._api(request, called))
+                return self._recorded(request, called, self._api(request, called, user))
         if fault.name in REFUSALS:
             raise refusal(fault.name, request.meant, called.table)
         if fault.name == "commit_late":
-            self._commit_later(fault.seconds, request, called)
+            self._commit_later(fault.seconds, request, called, user)
             return self._recorded(request, called, None)
         try:
-            answer = self._api(request, called)
+            answer = self._api(request, called, user)
         except Refused as refused:  # nothing was committed; the answer is lost all the same
             answer = failed(refused)
         if fault.name in {"commit_then_reset", "commit_then_hang"}:
@@ -419,8 +455,8 @@ class ServiceNow:
             answer = _spoiled(fault.name, answer, request.meant, self.tables.select(called.table))
         return self._recorded(request, called, answer)
 
-    def _api(self, request: Request, called: Target) -> Answer:
-        site = Site(self.tables, self.url, self.username, self.rights, called.version)
+    def _api(self, request: Request, called: Target, user: str) -> Answer:
+        site = Site(self.tables, self.url, user, self._rights_of(user), called.version)
         request = self._unfolded(request)
         match called.api:
             case "table":
@@ -462,10 +498,10 @@ class ServiceNow:
             return request
         return replace(request, query=urlencode(dict(parse_qsl(kept, keep_blank_values=True)) | asked))
 
-    def _commit_later(self, seconds: float, request: Request, called: Target) -> None:
+    def _commit_later(self, seconds: float, request: Request, called: Target, user: str) -> None:
         def commit() -> None:
             with suppress(Refused):  # nobody is left to be told
-                self._api(request, called)
+                self._api(request, called, user)
 
         with self._lock:
             if self._stopped.is_set():
@@ -482,40 +518,58 @@ class ServiceNow:
 
     # Who asks, and how often.
 
-    def _log_in(self, request: Request, called: Target) -> None:
+    def _log_in(self, request: Request, called: Target) -> str:
+        """Who asks. Raises Refused (401)."""
         fault = self._faults.take(LOGIN_FAULTS, request.meant, called.table, bearer=_bears(request))
         if fault and fault.name == "mfa_401":
             raise MfaNeeded
         if fault:
             self.oauth.expire()
-        if not self._knows(request):
+        user = self._signed_in(request)
+        if not user:
             raise _unauthorized()
+        return user
 
-    def _knows(self, request: Request) -> bool:
+    def _signed_in(self, request: Request) -> str:
+        """The user whose credentials these are, and who may sign in; empty where there is none."""
         if "x-sn-apikey" in request.headers:
-            return hmac.compare_digest(request.headers["x-sn-apikey"].encode(), self.api_key.encode())
+            right = hmac.compare_digest(request.headers["x-sn-apikey"].encode(), self.api_key.encode())
+            return self.username if right else ""
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         match scheme.lower():
             case "":
-                return False
+                return ""
             case "bearer":
-                return self.oauth.accepts(given)
+                user = self.oauth.holder(given)
+                return user if self._may_sign_in(user) else ""
             case _:
+                username, password = _basic(scheme, given)
                 # Not allowed reads like a wrong password, and is nobody's failure.
-                return self._login(*_basic(scheme, given)) and self.basic_auth_allowed
+                return username if self._login(username, password) and self.basic_auth_allowed else ""
+
+    def _may_sign_in(self, user: str) -> bool:
+        return (user == self.username or user in self._passwords) and self.tables.may_sign_in(user)
 
     def _login(self, username: str, password: str) -> bool:
-        """If these are the user's, who is not locked out; failures are counted."""
-        right = hmac.compare_digest(f"{username}:{password}".encode(), f"{self.username}:{self.password}".encode())
+        """If these are a user's, who is not locked out; failures are counted, each name's for itself."""
+        known = self.password if username == self.username else self._passwords.get(username)
+        right = hmac.compare_digest(password.encode(), (known or "").encode()) and known is not None
+        right = right and self.tables.may_sign_in(username)
         with self._lock:
             now = self._clock()
-            self._failures = [at for at in self._failures if now - at < _FAILURES_WITHIN_SECONDS]
-            if len(self._failures) >= _FAILURES_MAX or not right:
-                self._failures.append(now)
+            failures = [at for at in self._failures.get(username, []) if now - at < _FAILURES_WITHIN_SECONDS]
+            if len(failures) >= _FAILURES_MAX or not right:
+                if known is not None:  # others have no lock to be counted for
+                    self._failures[username] = [*failures, now]
                 self.refused_logins.append(now)
                 return False
-            self._failures.clear()
+            self._failures.pop(username, None)
             return True
+
+    def _rights_of(self, user: str) -> Rights:
+        if user == self.username:
+            return self.rights
+        return rights_of(self.tables.roles(user), self.tables.user_id(user))
 
     def _over_the_limit(self) -> Answer | None:
         """Count a request against the rule, if there is one; what is refused counts too."""
@@ -812,23 +866,77 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m sandbox.servicenow", description="A small ServiceNow on loopback.")
     parser.add_argument("--port", type=int, default=8091, help="0 takes a free one (default: 8091)")
     parser.add_argument("--no-sys-id", action="store_true", help="do not honour the sys_id that a caller sends")
+    parser.add_argument(
+        "--user",
+        type=_account,
+        action="append",
+        default=[],
+        metavar="NAME[:PASSWORD[:ROLE,…]]",
+        help=f"somebody who may sign in too; without a password it is {_PASSWORD!r}, without roles those of the demo"
+        " data, or none. Can be given several times",
+    )
+    parser.add_argument("--time-zone", type=_time_zone, metavar="ZONE", help="of all these users, as Europe/Berlin")
+    parser.add_argument("--certificate", metavar="FILE", help="answer https, with this chain of certificates (PEM)")
+    parser.add_argument("--key", metavar="FILE", help="the certificate's key, where it has a file of its own")
     asked = parser.parse_args()
     stop = threading.Event()
     for sign in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sign, lambda *_: stop.set())
+    time_zone = asked.time_zone or ""
+    users = [replace(account, time_zone=time_zone) for account in asked.user]
     try:
-        with ServiceNow(port=asked.port, honours_sys_id=not asked.no_sys_id) as instance:
+        tls = _server_context(asked.certificate, asked.key) if asked.certificate else None
+    except OSError as wrong:  # an SSLError is one
+        print(f"The certificate and its key cannot be used: {wrong.strerror or wrong}.", file=sys.stderr)
+        return 1
+    try:
+        with ServiceNow(
+            port=asked.port,
+            honours_sys_id=not asked.no_sys_id,
+            time_zone=time_zone,
+            users=users,
+            tls=tls,
+        ) as instance:
             print(
                 f"ServiceNow in miniature: {instance.url} (user {instance.username}, password {instance.password};\n"
                 f"OAuth client {instance.oauth.client_id}, secret {instance.oauth.client_secret}; "
                 f"API key {instance.api_key})",
                 flush=True,
             )
+            for account in users:
+                roles = ", ".join(sorted(instance.tables.roles(account.name))) or "none"
+                print(f"User {account.name}, password {account.password}; roles: {roles}", flush=True)
             stop.wait()
+    except ValueError as wrong:
+        print(f"{wrong}.", file=sys.stderr)
+        return 1
     except OSError as taken:
         print(f"{taken.strerror}. Give another one with --port.", file=sys.stderr)
         return 1
     return 0
+
+
+def _account(written: str) -> UserAccount:
+    name, _, rest = written.partition(":")
+    password, colon, roles = rest.rpartition(":") if ":" in rest else (rest, "", "")
+    if not name:
+        raise argparse.ArgumentTypeError("say NAME, NAME:PASSWORD or NAME:PASSWORD:ROLE,ROLE")
+    named = tuple(role.strip() for role in roles.split(",") if role.strip()) if colon else None
+    return UserAccount(name, password or _PASSWORD, named)
+
+
+def _time_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise argparse.ArgumentTypeError(f"there is no time zone {name!r}") from None
+    return name
+
+
+def _server_context(certificate: str, key: str | None) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context
 
 
 if __name__ == "__main__":

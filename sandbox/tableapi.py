@@ -18,7 +18,7 @@ def answer(site: Site, request: Request, target: Target) -> Answer:
             return _list(site, request, target, present)
         case "GET" | "HEAD", True:
             found = site.tables.find(table, sys_id)
-            if found is None:
+            if found is None or not site.rights.sees(table, found):
                 raise missing()
             return answered(200, {"result": present.record(table, found)})
         case "POST", False:

@@ -12,7 +12,7 @@ import re
 import sqlite3
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
@@ -159,12 +159,44 @@ class Tables:
         self._db.deserialize(_image())
         query.add_functions(self._db)
         self._db.row_factory = sqlite3.Row
-        if user != ADMIN:
-            fields = {"user_name": user, "name": user, "active": "true", "web_service_access_only": "true"}
-            with self._db:
-                self._put("sys_user", seed.record("sys_user", user, self._stamp(), **fields, time_zone=time_zone))
-                for held in seed.roles_of(user, ("itil", "snc_basic_auth_api_access")):
-                    self._put("sys_user_has_role", held)
+        self.plant_user(user, None if user == ADMIN else ("itil", "snc_basic_auth_api_access"), time_zone=time_zone)
+
+    def plant_user(self, user_name: str, roles: Sequence[str] | None = None, *, time_zone: str = "") -> None:
+        """Have a user of this name with these *roles*; None leaves those that one of the demo data has."""
+        with self._lock, self._db:
+            found = self._read("SELECT * FROM sys_user WHERE user_name = ?", [user_name])
+            if found:
+                user = found[0]
+                self._change("sys_user", user | {"time_zone": time_zone or user["time_zone"]})
+            else:
+                fields = {"user_name": user_name, "name": user_name, "active": "true"}
+                fields |= {"web_service_access_only": "true", "time_zone": time_zone}
+                user = seed.record("sys_user", user_name, self._stamp(), **fields)
+                self._put("sys_user", user)
+            if roles is None:
+                return
+            self._db.execute("DELETE FROM sys_user_has_role WHERE user = ?", [user["sys_id"]])
+            known = {role["name"]: role["sys_id"] for role in self._read("SELECT * FROM sys_user_role", [])}
+            for name in dict.fromkeys(roles):
+                if name not in known:
+                    role = seed.record("sys_user_role", name, self._stamp(), name=name)
+                    self._put("sys_user_role", role)
+                    known[name] = role["sys_id"]
+                self._put("sys_user_has_role", seed.held_role(user["sys_id"], known[name]))
+
+    def roles(self, user_name: str) -> list[str]:
+        """The roles that a user has been given, or the user's groups."""
+        held = """SELECT r.name FROM sys_user_role r WHERE r.sys_id IN (
+                    SELECT h.role FROM sys_user_has_role h WHERE h.user = ? AND h.state IN ('active', '')
+                    UNION SELECT g.role FROM sys_group_has_role g
+                    JOIN sys_user_grmember m ON m."group" = g."group" WHERE m.user = ?)"""
+        user_id = self.user_id(user_name)
+        return [role["name"] for role in self._read(held, [user_id, user_id])]
+
+    def may_sign_in(self, user_name: str) -> bool:
+        """If there is such a user, who is active and not locked out."""
+        found = self._read("SELECT * FROM sys_user WHERE user_name = ?", [user_name])
+        return bool(found) and found[0]["active"] != "false" and found[0]["locked_out"] != "true"
 
     def close(self) -> None:
         with self._lock:
