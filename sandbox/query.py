@@ -18,7 +18,18 @@ from sandbox import scripts
 from sandbox.schema import EXTENDS, SCHEMA, Column, Kind, Refused, quoted, shown_as
 from sandbox.scripts import Asker, run_value, stamp, unimplemented
 
-__all__ = ["Asker", "Fragment", "Query", "Value", "add_functions", "condition", "read", "stamp"]
+__all__ = [
+    "Asker",
+    "Fragment",
+    "Query",
+    "Value",
+    "add_functions",
+    "condition",
+    "find_column",
+    "read",
+    "stamp",
+    "unimplemented",
+]
 
 Value: TypeAlias = str | int
 # SQL with its marks, and what goes where the marks are.
@@ -453,6 +464,11 @@ def read(query: str, table: str, *, asker: Asker, pairs: Mapping[str, str] | Non
     # The view has no rowid.
     last = "t.sys_created_on, t.number" if table == "task" else "t.rowid"
     return Query(where, ", ".join([*reader.orders, last]), values)
+
+
+def find_column(table: str, path: str) -> tuple[str, Column] | None:
+    """The column that a dotted *path* leads to, as SQL that knows *table* as ``t``; None where there is none."""
+    return _Reader(table, Asker()).walk(path)
 
 
 def condition(query: str, table: str, after: Mapping[str, str], before: Mapping[str, str], *, asker: Asker) -> Fragment:

@@ -174,6 +174,7 @@ class Site:
 _TABLE_PATH = re.compile(r"/api/now/(?:(v1|v2)/)?table/([^/]+)(?:/([^/]+))?/?")
 _ATTACHMENT_PATH = re.compile(r"/api/now/(?:(v1|v2)/)?attachment(?:/([^/]+))?(/file)?/?")
 _CHANGE_PATH = re.compile(r"/api/sn_chg_rest/(?:(v1)/)?change((?:/[^/]+)*)/?")
+_STATS_PATH = re.compile(r"/api/now/(?:(v1|v2)/)?stats/([^/]+)/?")
 _OTHER_PATH = re.compile(r"/api/now/(?:(v1|v2)/)?(batch|tinyurl)/?")
 
 
@@ -187,6 +188,8 @@ def target(path: str) -> Target | None:
     if found := _CHANGE_PATH.fullmatch(path):
         parts = tuple(unquote(part) for part in found[2].split("/") if part)
         return Target("change", found[1] or "", "change_request", rest=parts)
+    if found := _STATS_PATH.fullmatch(path):
+        return Target("stats", found[1] or "", unquote(found[2]))
     if found := _OTHER_PATH.fullmatch(path):
         return Target(found[2], found[1] or "")
     return None
@@ -379,6 +382,13 @@ class Presenter:
         if key not in self._seen:
             self._seen[key] = self._site.tables.shown(table, name, value, by=self._site.user)
         return self._seen[key]
+
+    def shown_value(self, table: str, path: str, value: str) -> str:
+        """The display value of *value* in the column that a dotted *path* leads to."""
+        *steps, name = path.split(".")
+        for step in steps:
+            table = SCHEMA[table][step].refers_to
+        return self._site.tables.shown(table, name, value, by=self._site.user)
 
     def _value(self, table: str, name: str, row: Record | None) -> object:
         """One value as ``sysparm_display_value`` and ``sysparm_exclude_reference_link`` ask for it."""

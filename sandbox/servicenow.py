@@ -33,7 +33,7 @@ from typing import Any, Final, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from sandbox import attachments, batch, changeapi, tableapi
+from sandbox import attachments, batch, changeapi, statsapi, tableapi
 from sandbox.faults import (
     AT_THE_DOOR,
     CANCELLED,
@@ -429,7 +429,7 @@ class ServiceNow:
         if called.api in {"", "batch"}:  # a batch in a batch is none
             raise Refused(400, "Requested URI does not represent any resource", request.path)
         check_headers(request, called)
-        if called.api == "table" and called.table not in SCHEMA:
+        if called.api in {"table", "stats"} and called.table not in SCHEMA:
             raise Refused(400, f"Invalid table {called.table}")
         among = REFUSALS | SPOILED | LAGGING
         fault = self._faults.take(among, request.meant, called.table, bearer=_bears(request))
@@ -465,6 +465,8 @@ class ServiceNow:
                 return self._overridden(tableapi.answer(site, request, called))
             case "attachment":
                 return attachments.answer(site, request, called)
+            case "stats":
+                return statsapi.answer(site, request, called)
             case "change":
                 return changeapi.answer(site, request, called)
             case _:

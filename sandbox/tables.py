@@ -229,6 +229,31 @@ class Tables:
             counted = self._db.execute(f"SELECT count(*) FROM {table} t WHERE {asked.where}", asked.values)  # noqa: S608  # as above
             return int(counted.fetchone()[0])
 
+    def aggregate(
+        self,
+        table: str,
+        encoded: str,
+        *,
+        pairs: Mapping[str, str],
+        columns: Sequence[str],
+        groups: Sequence[str],
+        having: str,
+        having_values: Sequence[Value],
+        orders: Sequence[str],
+        by: str,
+    ) -> list[tuple[object, ...]]:
+        """What *columns*, SQL with functions in it, are of each of the *groups* of the records that are described."""
+        asked = query.read(encoded, table, asker=self._asker(by), pairs=pairs)
+        # SQLite takes a condition on groups only where there are some; without any, all records are one.
+        grouped = f" GROUP BY {', '.join(groups)} HAVING {having}" if groups else ""
+        if having_values and not groups:
+            grouped = f" GROUP BY '' HAVING {having}"
+        ordered = f" ORDER BY {', '.join(orders)}" if orders else ""
+        statement = f"SELECT {', '.join(columns)} FROM {table} t WHERE {asked.where}{grouped}"  # noqa: S608  # names from SCHEMA
+        with self._lock:
+            rows = self._db.execute(f"{statement}{ordered}", [*asked.values, *having_values])
+            return [tuple(row) for row in rows]
+
     def insert(self, table: str, sent: Mapping[str, object], *, by: str, shown: bool = False) -> Record:
         """Make a record of what was *sent*; unknown columns are ignored. *shown*: the values are display values.
 
