@@ -106,10 +106,8 @@ _TERM = re.compile(
     f"({_FIELD.pattern})({'|'.join(re.escape(operator) for operator in _OPERATORS)})(.*)", re.ASCII | re.DOTALL
 )
 # What begins a term that is about no column, and is not done here.
-_KEYWORDS: Final = ("GROUPBY", "TRENDBY", "GOTO", "123TEXTINDEXGROUP321", "javascript:", "sys_tags")
+_KEYWORDS: Final = ("GROUPBY", "TRENDBY", "GOTO", "123TEXTINDEXGROUP321", "javascript:", "sys_tags.")
 _TEXT_QUERY: Final = "123TEXTQUERY321="
-# The operators whose values are several, with an @ between them.
-_SEVERAL: Final = frozenset({"BETWEEN", "ON", "NOTON"})
 # The types of columns that hold what people wrote.
 _WORDY: Final = frozenset({"string", "html", "email"})
 _JOIN = re.compile(r"JOIN([a-z0-9_]+)\.([a-z0-9_]+)=([a-z0-9_]+)\.([a-z0-9_]+)!(.*)", re.ASCII | re.DOTALL)
@@ -133,6 +131,8 @@ _APART = re.compile(r"(.*)@(minute|hour|day|week|month|quarter|year)@(before|aft
 _COMPARISONS: Final = {"EE": "=", "GT": ">", "GE": ">=", "LT": "<", "LE": "<="}
 # As ``is same`` names them, and as they are called here: a day is one of the month.
 _INCREMENTS: Final = {name: name for name in ("hour", "day", "week", "month", "quarter", "year")}
+# The operators whose values are several, with an @ between them.
+_SEVERAL: Final = frozenset({"BETWEEN", "ON", "NOTON"})
 _DAY = re.compile(r"\d{4}-\d\d-\d\d(?: \d\d:\d\d:\d\d)?", re.ASCII)
 
 

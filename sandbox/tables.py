@@ -391,7 +391,7 @@ class Tables:
         entries = self._read(
             """SELECT j.sys_created_on, j.sys_created_by, j.value, u.name FROM sys_journal_field j
                LEFT JOIN sys_user u ON u.user_name = j.sys_created_by
-               WHERE j.element_id = ? AND j.element = ? AND j.name = ?
+               WHERE j.element_id = ? AND j.element = ? AND ? IN (j.name, 'task')
                ORDER BY j.sys_created_on DESC, j.rowid DESC""",
             [sys_id, element, table],
         )
