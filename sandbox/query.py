@@ -256,12 +256,12 @@ class _Reader:
             chosen = f"SELECT r.sys_id FROM {column.refers_to} r WHERE {named}"  # noqa: S608  # names from SCHEMA
             terms.append((f"{sql} IN ({chosen})", [value] * len(names)))
         elif value:
-            *before, last = name.split(".")
-            tables = [self.table] if not before else [self.walk(".".join(before))[1].refers_to]  # type: ignore[index]  # walked above
-            labels = (
-                "SELECT c.value FROM sys_choice c WHERE c.name = ? AND c.element = ? AND c.label = ? COLLATE NOCASE"
-            )
-            terms += [(f"{sql} IN ({labels})", [table, last, value]) for table in tables]
+            prefix, _, last = name.rpartition(".")
+            table = (self.walk(prefix) or ("", Column()))[1].refers_to if prefix else self.table
+            # What a state of a task is called, its own table knows.
+            owner, owners = (f"{self.alias}.sys_class_name", []) if table == "task" and not prefix else ("?", [table])
+            labels = "SELECT c.value FROM sys_choice c WHERE c.element = ? AND c.label = ? COLLATE NOCASE AND c.name ="
+            terms.append((f"{sql} IN ({labels} {owner})", [last, value, *owners]))
         return _joined(terms, "OR")
 
     def _words(self, words: str) -> Fragment:

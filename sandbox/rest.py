@@ -9,7 +9,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from sandbox.schema import Kind, Record, Refused, missing
-from sandbox.tables import SCHEMA, Tables
+from sandbox.tables import JOURNAL_LISTS, SCHEMA, Tables
 from sandbox.xmlformat import read_xml, write_xml
 
 # KB0747638.
@@ -102,7 +102,8 @@ class Rights:
     """The tables that a user may read, insert into, change, and delete from; None is all of them.
 
     To delete, one may write too. Of the tables in *own* the user sees only the records that name *user_id* in one of
-    the columns. *files_follow*: files are read and written by who may read and write the records that they are of.
+    the columns. *follows_record*: files are read and written by who may read and write the records that they are of,
+    and of table task the user sees what may be read in the record's own table.
     """
 
     may_read: Collection[str] | None = None
@@ -111,7 +112,7 @@ class Rights:
     may_delete: Collection[str] | None = None
     own: Mapping[str, Collection[str]] = field(default_factory=dict)
     user_id: str = ""
-    files_follow: bool = False
+    follows_record: bool = False
 
     def check(self, method: str, table: str, *, single: bool, whole: bool = False) -> None:
         """Raise Refused where an ACL forbids *method* on *table*: a *single* record that is hidden is not there.
@@ -119,7 +120,8 @@ class Rights:
         *whole*: every record is needed, not those of the user alone.
         """
         verb = {"GET": "", "HEAD": "", "POST": "Insert", "DELETE": "Delete"}.get(method, "Update")
-        if self._allows(verb, table) and not (whole and table in self.own):
+        known = self.may_read is None or table in self.may_read
+        if self._allows(verb, table) and (known or not whole):
             return
         if verb:
             raise Refused(403, "Operation Failed", f"ACL Exception {verb} Failed due to security constraints")
@@ -129,7 +131,7 @@ class Rights:
 
     def check_file(self, method: str, table: str, *, single: bool) -> None:
         """The same for a file that is attached to a record of *table*."""
-        if not self.files_follow:
+        if not self.follows_record:
             self.check(method, "sys_attachment", single=single)
         elif method in {"GET", "HEAD"}:
             self.check(method, table, single=single)
@@ -138,12 +140,16 @@ class Rights:
 
     def sees(self, table: str, row: Record) -> bool:
         """If the user may read this one record of a table of which some may be read."""
-        if table == "sys_attachment" and self.files_follow:
+        if table == "task" and self.follows_record:
+            kept = row["sys_class_name"]
+            # Of the own incidents the columns that name the user are not all in table task.
+            return self._allows("", kept) and kept not in self.own
+        if table == "sys_attachment" and self.follows_record:
             return self._allows("", row["table_name"]) and row["table_name"] not in self.own
         return table not in self.own or any(row[column] == self.user_id for column in self.own[table])
 
     def _allows(self, verb: str, table: str) -> bool:
-        if verb == "" and (table in self.own or (table == "sys_attachment" and self.files_follow)):
+        if verb == "" and (table in self.own or (table in {"sys_attachment", "task"} and self.follows_record)):
             return True
         sets = {"": [self.may_read], "Insert": [self.may_create], "Delete": [self.may_write, self.may_delete]}
         return all(allowed is None or table in allowed for allowed in sets.get(verb, [self.may_write]))
@@ -381,8 +387,10 @@ class Presenter:
             return ""
         if name in _SECRET:
             return "********"
-        if SCHEMA[table][name].kind is Kind.JOURNAL:
+        if SCHEMA[table][name].kind is Kind.JOURNAL or name in JOURNAL_LISTS:
             return self._site.tables.journal(table, row["sys_id"], name, by=self._site.user)
+        if table == "task":  # the labels of its states are those of the table where the record is
+            table = row["sys_class_name"]
         value = row[name]
         key = (table, name, value)
         if key not in self._seen:

@@ -74,5 +74,5 @@ def rights_of(named: Collection[str], user_id: str) -> Rights:
         may_delete={"change_request", "change_task"} if "change_manager" in roles else set(),
         own={table: columns for table, columns in _OWN.items() if table not in may_read},
         user_id=user_id,
-        files_follow=True,
+        follows_record=True,
     )

@@ -52,6 +52,7 @@ __all__ = [
     "CANCELED",
     "CLOSED",
     "IN_PROGRESS",
+    "JOURNAL_LISTS",
     "NEW",
     "ON_HOLD",
     "RESOLVED",
@@ -77,6 +78,8 @@ _READ_ONLY: Final = {
 }
 _SYS_ID = re.compile(r"[0-9a-fA-F]{32}", re.ASCII)
 _DATE = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)", re.ASCII)
+# The columns that show the entries of several journals together.
+JOURNAL_LISTS: Final = {"comments_and_work_notes": ("comments", "work_notes")}
 # How the journal columns are called where their entries are shown.
 _JOURNALS: Final = {"comments": "Additional comments", "work_notes": "Work notes"}
 _CONTENT: Final = "CREATE TABLE attached (sys_id TEXT COLLATE NOCASE PRIMARY KEY, content BLOB NOT NULL)"
@@ -382,22 +385,25 @@ class Tables:
                 return self._labels(table, column).get(value, value)
 
     def journal(self, table: str, sys_id: str, element: str, *, by: str = "") -> str:
-        """What people see in a journal column: its entries, the newest first, at the time in the time zone of *by*.
+        """What people see in a journal column, or a list of journals: the entries, the newest first.
 
         In recorded answers: ``2022-11-04 15:29:20 - System Administrator (Additional comments)``, a new line, the text
         and an empty line after each, the last one too; the documentation splits them at the empty lines
-        (https://www.servicenow.com/docs/r/platform-administration/c_JournalFields.html).
+        (https://www.servicenow.com/docs/r/platform-administration/c_JournalFields.html). Times are in the time zone of
+        *by*.
         """
+        elements = JOURNAL_LISTS.get(element, (element,))
         entries = self._read(
-            """SELECT j.sys_created_on, j.sys_created_by, j.value, u.name FROM sys_journal_field j
+            f"""SELECT j.sys_created_on, j.sys_created_by, j.element, j.value, u.name FROM sys_journal_field j
                LEFT JOIN sys_user u ON u.user_name = j.sys_created_by
-               WHERE j.element_id = ? AND j.element = ? AND ? IN (j.name, 'task')
-               ORDER BY j.sys_created_on DESC, j.rowid DESC""",
-            [sys_id, element, table],
+               WHERE j.element_id = ? AND j.element IN ({", ".join("?" * len(elements))}) AND ? IN (j.name, 'task')
+               ORDER BY j.sys_created_on DESC, j.rowid DESC""",  # noqa: S608  # marks alone
+            [sys_id, *elements, table],
         )
-        zone, label = self._zone(by), _JOURNALS.get(element, element)
+        zone = self._zone(by)
         return "".join(
-            f"{_moved(entry['sys_created_on'], UTC, zone)} - {entry['name'] or entry['sys_created_by']} ({label})\n"
+            f"{_moved(entry['sys_created_on'], UTC, zone)} - {entry['name'] or entry['sys_created_by']}"
+            f" ({_JOURNALS.get(entry['element'], entry['element'])})\n"
             f"{entry['value']}\n\n"
             for entry in entries
         )

@@ -205,13 +205,3 @@ def test_a_reference_to_a_task_of_any_kind_is_shown_by_its_number(api: Api) -> N
         f"parent={problem['sys_id']}", sysparm_display_value="all", sysparm_fields="parent,parent.number"
     )
     assert shown["parent"]["display_value"] == shown["parent.number"]["value"] == problem["number"]
-
-
-@pytest.mark.parametrize(("method", "place"), [("POST", ""), ("PATCH", "/{}"), ("DELETE", "/{}")])
-def test_a_task_is_written_by_its_own_table_only(api: Api, method: str, place: str) -> None:
-    incident = made(api, "incident")["sys_id"]
-
-    answer = api.call(method, f"table/task{place.format(incident)}", {"short_description": "y"})
-
-    assert answer.status_code == 403
-    assert "by its own table" in str(answer.json()["error"]["detail"])
