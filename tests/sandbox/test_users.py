@@ -284,6 +284,15 @@ class TestCommandLine:
         command = [sys.executable, "-m", "sandbox.servicenow", "--port", "0", *arguments]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
+    def test_its_page_names_every_option(self) -> None:
+        with self.run("--help") as process:
+            told, _ = process.communicate(timeout=20)
+
+        page = (Path(__file__).resolve().parents[2] / "docs" / "sandbox.md").read_text("utf-8")
+        options = set(re.findall(r"--[a-z][a-z-]+", told)) - {"--help"}
+        assert len(options) == 6
+        assert {option for option in options if f"`{option}" not in page} == set()
+
     def test_users_and_a_time_zone_can_be_named(self) -> None:
         arguments = (
             "--user",
