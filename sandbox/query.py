@@ -363,8 +363,11 @@ class _Reader:
             return self._between(sql, column, operator, ["".join(value) for value in values])
         [value] = values
         if isinstance(value, list):
-            # A function may give several: = takes them as IN does.
-            return _among(sql, {"=": "IN", "!=": "NOT IN"}.get(operator, operator), value)
+            # A function may give several: = takes them as IN does, other operators as one text.
+            several = {"=": "IN", "!=": "NOT IN", "IN": "IN", "NOT IN": "NOT IN"}.get(operator)
+            if several:
+                return _among(sql, several, value)
+            value = ",".join(value)
         match operator:
             case "=" | "!=":
                 return f"{sql} {operator} ? COLLATE NOCASE", [value]

@@ -62,6 +62,7 @@ _ARGUMENT = re.compile(r"""\s*(?:(-?[0-9]{1,6})|'([^']*)'|"([^"]*)")\s*(?:,|$)""
 _SPAN_NAME = re.compile(r"(beginning|end)Of(\w+)")
 _AGO_NAME = re.compile(r"(minute|hour|day|month|quarter)sAgo(Start|End)?")
 _YEAR_MIN, _YEAR_MAX = 2, 9998
+_FIRST_TIME, _LAST_TIME = "0001-01-01 00:00:00", "9999-12-31 23:59:59"
 
 
 def unimplemented(what: str) -> Refused:
@@ -120,9 +121,12 @@ def read_part(script: str) -> tuple[str, int, str]:
 
 
 def relative_span(unit: str, count: int, asker: Asker) -> tuple[str, str, str]:
-    """The moment *count* units from now, and the beginning and end of the unit that it is in."""
-    moment = shift(_here(asker), unit, count)
-    return _utc(moment), _utc(_floor(moment, unit)), _utc(_ceiling(moment, unit))
+    """The moment *count* units from now, and the beginning and end of the unit that it is in. Raises Refused (501)."""
+    try:
+        moment = shift(_here(asker), unit, count)
+        return _utc(moment), _utc(_floor(moment, unit)), _utc(_ceiling(moment, unit))
+    except (OverflowError, ValueError):
+        raise unimplemented(f"a time {count} {unit}s from now") from None
 
 
 def shift(moment: datetime, unit: str, count: int) -> datetime:
@@ -140,12 +144,15 @@ def shift(moment: datetime, unit: str, count: int) -> datetime:
 
 
 def shifted(time: str, unit: str, count: int, zone_name: str) -> str:
-    """A time of the database *count* units later, by the clocks of that zone; empty for what is none. For SQL."""
+    """A time of the database *count* units later, by the clocks of that zone; empty for what is none. For SQL.
+
+    What is before or after all that a clock shows is the first or the last of it.
+    """
     moment = _read(time, zone_name)
     try:
         return "" if moment is None else _utc(shift(moment, unit, count))
-    except OverflowError:
-        return ""
+    except (OverflowError, ValueError):
+        return _FIRST_TIME if count < 0 else _LAST_TIME
 
 
 def part_of(time: str, part: str, zone_name: str) -> int | None:
@@ -295,9 +302,9 @@ def _zone(name: str) -> tzinfo:
 def _read(time: str, zone_name: str) -> datetime | None:
     try:
         moment = datetime.strptime(time, "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC)
-    except (TypeError, ValueError):
+        return moment.astimezone(_zone(zone_name))
+    except (TypeError, ValueError, OverflowError):
         return None
-    return moment.astimezone(_zone(zone_name))
 
 
 def _here(asker: Asker) -> datetime:

@@ -62,6 +62,11 @@ class TestGrammar:
             ("assignment_groupINjavascript:getMyGroups()", ""),
             ("assignment_groupDYNAMICd6435e965f510100a9ad2572f2b47744", ""),
             ("opened_byDYNAMIC54635e965f510100a9ad2572f2b4774c", "1234"),
+            ("assignment_groupNOT INjavascript:getMyGroups()^number=INC1", "1"),
+            ("numberSTARTSWITHjavascript:getMyGroups()^number=INC1", "1"),
+            # Times that no clock shows.
+            ("due_dateMORETHANopened_at@year@after@999999", ""),
+            ("due_dateLESSTHANopened_at@day@before@999999^number=INC1", ""),
             # The other ways to write an operator.
             ("short_description*DOWN", "34"),
             ("short_description!*down", "12"),
@@ -179,6 +184,8 @@ class TestGrammar:
             ("123TEXTINDEXGROUP321=portal_index_group", "123TEXTINDEXGROUP321"),
             ("opened_atRELATIVEGT@decade@ago@1", "@decade@ago@1"),
             ("opened_atRELATIVEGT", "RELATIVEGT"),
+            ("opened_atRELATIVEGT@year@ahead@999999", "999999 years"),
+            ("opened_atRELATIVELT@minute@ago@999999^opened_atRELATIVELE@month@ago@999999", "-999999 months"),
             ("opened_atDATEPARTMonday", "DATEPART"),
             ("opened_atDATEPARTx@javascript:gs.datePart('decade','1','EE')", "gs.datePart"),
             ("opened_atDATEPARTx@javascript:gs.datePart('dayofweek','someday','EE')", "someday"),

@@ -201,4 +201,6 @@ def test_parts_are_those_of_the_clocks_there() -> None:
 def test_what_is_no_time_has_no_part_and_no_later() -> None:
     assert part_of("", "year", "UTC") is None
     assert shifted("", "day", 1, "UTC") == ""
-    assert shifted("9998-01-01 00:00:00", "year", 100, "UTC") == ""
+    assert shifted("9998-01-01 00:00:00", "year", 100, "UTC") == "9999-12-31 23:59:59"
+    assert shifted("0001-01-01 00:00:00", "day", -1, "UTC") == "0001-01-01 00:00:00"
+    assert part_of("0001-01-01 00:00:00", "year", "America/Los_Angeles") is None
