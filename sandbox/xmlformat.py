@@ -39,7 +39,7 @@ def read_xml(body: bytes) -> Any:
     if root.tag != "request":
         raise _unreadable("The body is no <request>")
     entries = [child for child in root if child.tag == "entry"]
-    return [_read(entry, _DEPTH_MAX) for entry in entries] if entries else _read(root, _DEPTH_MAX) or {}
+    return [_read(entry, _DEPTH_MAX) or {} for entry in entries] if entries else _read(root, _DEPTH_MAX) or {}
 
 
 def _fill(element: Element, content: object) -> None:

@@ -177,6 +177,10 @@ class TestXml:
         assert (row["short_description"], row["urgency"]) == ("Ä < B", "1")
         assert tree(answer).findtext("result/sys_id") == row["sys_id"]
 
+    @pytest.mark.parametrize("body", [b"<request/>", b"<request><entry/></request>", b""])
+    def test_a_body_in_xml_may_be_empty(self, api: Api, body: bytes) -> None:
+        assert api.call("POST", "table/incident", data=body, headers=XML).status_code == 201
+
     def test_a_body_in_xml_can_be_answered_in_json(self, api: Api) -> None:
         made = api.make()
         body = b"<request><entry><urgency>1</urgency></entry></request>"
