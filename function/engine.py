@@ -274,6 +274,7 @@ class Engine:
         place = end(begun.ticket.trail)
         moved = place is None or place.digest == step.entered
         wants = _wanted_of(place, step.wants if moved else None) if place is not None else step.wants
+        deadline.begin_row(failed_before=begun.ticket.call_failed)
         work = self._ticket_work(rule, begun.ticket, now=begun.now, owner=owner, deadline=deadline)
         failure: Failure | None = None
         unwell: UnwellError | None = None
@@ -312,6 +313,7 @@ class Engine:
         else:
             outcome = self._failed(rule, step, begun, failure, work.ticket.number, started=started)
         alerts, fingerprint = self._alerts(event, rule, step, begun, outcome, failure, unwell, work)
+        work.ticket = replace(work.ticket, call_failed=deadline.failed_now(done=failure is None))
         stands = self._ledger.finish(
             work.ticket,
             owner=owner,
@@ -477,6 +479,7 @@ class Engine:
             return False
         ticket, now = leased
         place = end(ticket.trail)
+        deadline.begin_row(failed_before=ticket.call_failed)
         work = self._ticket_work(rule, ticket, now=now, owner=owner, deadline=deadline)
         wants = _wanted_of(place) if place is not None else None
         settled = False
@@ -495,6 +498,7 @@ class Engine:
             )
         except LeaseLost:
             return False
+        work.ticket = replace(work.ticket, call_failed=deadline.failed_now(done=settled))
         self._ledger.let_go(work.ticket, owner=owner)
         return settled
 

@@ -22,6 +22,8 @@ UNRULED_SAMPLES_MAX: Final = 10
 FORGIVEN: Final = "forgiven"
 # A ticket that could not be looked at is left alone so long by the housekeeping, for others wait too.
 POSTPONED_SECONDS: Final = 600.0
+# So many holds, each for several rows that failed, were ended by a probe without one write since.
+IN_VAIN_MANY: Final = 3
 # Longer than one mail takes to send: whoever claimed it and vanished is replaced.
 MAIL_CLAIM_SECONDS: Final = 30.0
 
@@ -62,6 +64,8 @@ class Ticket:
     # What ServiceNow counted when it last told of the ticket, and when that was written down (UNIX seconds).
     mod_count: int = 0
     updated_at: float = 0.0
+    # The last call for it failed in a way that may be ServiceNow's as a whole, or this row's alone.
+    call_failed: bool = False
     # In this attempt; not kept.
     wrote: frozenset[str] = frozenset()
 
@@ -161,12 +165,13 @@ Beginning: TypeAlias = "Begun | AlreadyDone | AlreadyDead | Busy"
 class Admission:
     """Whether a call may be made: *wait_seconds* is 0 when it may; otherwise which hold stands in its way.
 
-    *probing*: nobody else may until this probe has ended. *waiting_for_probe*: no hold stands in the way, but somebody
-    else's probe is finding out. *now* is when this was said.
+    *probing*: nobody else may until this probe has ended; *held*: because calls were held. *waiting_for_probe*: no hold
+    stands in the way, but somebody else's probe is finding out. *now* is when this was said.
     """
 
     wait_seconds: float = 0.0
     probing: bool = False
+    held: bool = False
     kind: str = ""
     reason: str = ""
     words: str = ""
@@ -220,8 +225,8 @@ RETURNING trail, sys_id, row_resolved
 _SAVE_TICKET = """
 UPDATE servicenow.ticket SET
     "table" = :table, generation = :generation, sys_id = :sys_id, number = :number, state = :state, known = :known,
-    asked = :asked, left_empty = :left_empty, row_resolved = :row_resolved, mod_count = :mod_count, sending = :sending,
-    suspect_until = :suspect_until,
+    asked = :asked, left_empty = :left_empty, row_resolved = :row_resolved, mod_count = :mod_count,
+    call_failed = :call_failed, sending = :sending, suspect_until = :suspect_until,
     suspect_fields = :suspect_fields, late_seen = :late_seen,
     late_fields = CASE WHEN late_writes = :late_seen THEN '[]' ELSE late_fields END, updated_at = {now},
     lease_owner = CASE WHEN :release THEN '' ELSE lease_owner END,
@@ -330,23 +335,33 @@ INSERT INTO servicenow.hold (instance, kind, credential, since) VALUES (:instanc
 ON CONFLICT (instance, kind, credential) DO NOTHING
 """
 
-_COUNT_FAILURE = """
+# Held for twice as long with each probe that failed, and with each one but the first that passed in vain.
+_HOLD_SECONDS = """(
+    SELECT CASE WHEN doubled > 4 THEN :seconds_max ELSE :seconds * (
+        CASE WHEN doubled < 1 THEN 1 WHEN doubled = 1 THEN 2 WHEN doubled = 2 THEN 4 WHEN doubled = 3 THEN 8 ELSE 16 END
+    ) END
+    FROM (SELECT h.doublings + (CASE WHEN h.until = 0 THEN 0 ELSE 1 END)
+        + (CASE WHEN h.in_vain > 2 THEN h.in_vain - 2 ELSE 0 END) AS doubled) AS counted
+)"""
+
+_COUNT_FAILURE = f"""
 INSERT INTO servicenow.hold AS h (instance, kind, credential, reason, words, failures, since, until)
-VALUES (:instance, :kind, :credential, :reason, :words, 1, {now}, CASE WHEN :at_once THEN {now} + :seconds ELSE 0 END)
+VALUES (:instance, :kind, :credential, :reason, :words, 1, {{now}},
+    CASE WHEN :at_once OR CAST(:page_seconds AS DOUBLE PRECISION) IS NOT NULL THEN {{now}} + :seconds ELSE 0 END)
 ON CONFLICT (instance, kind, credential) DO UPDATE SET
-    reason = :reason, words = :words, failures = h.failures + 1, proven_at = 0,
-    since = CASE WHEN h.failures = 0 THEN {now} ELSE h.since END,
-    doublings = CASE WHEN h.until = 0 OR h.until > {now} THEN h.doublings ELSE h.doublings + 1 END,
+    reason = :reason, words = :words, failures = h.failures + 1,
+    proven_at = CASE WHEN :kind = 'auth' THEN 0 ELSE h.proven_at END,
+    since = CASE WHEN h.failures = 0 THEN {{now}} ELSE h.since END,
+    doublings = CASE WHEN h.until = 0 OR h.until > {{now}} THEN h.doublings ELSE h.doublings + 1 END,
     until = CASE
-        WHEN :fixed THEN {now} + :seconds
-        WHEN h.until > {now} THEN h.until
-        WHEN h.until = 0 AND NOT :at_once AND h.failures + 1 < :in_a_row THEN 0
-        WHEN h.until = 0 THEN {now} + :seconds
-        WHEN h.doublings >= :doublings_max THEN {now} + :seconds_max
-        ELSE {now} + :seconds * (CASE h.doublings WHEN 0 THEN 2 WHEN 1 THEN 4 WHEN 2 THEN 8 ELSE 16 END)
+        WHEN :fixed THEN {{now}} + :seconds
+        WHEN h.until > {{now}} THEN h.until
+        WHEN h.until = 0 AND h.failures + 1 < :in_a_row AND NOT :at_once
+            AND NOT COALESCE(h.proven_at + CAST(:page_seconds AS DOUBLE PRECISION) <= {{now}}, FALSE) THEN 0
+        ELSE {{now}} + {_HOLD_SECONDS}
     END
-RETURNING since, until, {now} AS now
-"""
+RETURNING since, until, {{now}} AS now
+"""  # noqa: S608  # our own text
 
 
 class Ledger:
@@ -660,12 +675,22 @@ class Ledger:
 
     # Holds
 
-    def admit(self, instance: str, credential: str, *, probe_seconds: float, proven_after: float | None) -> Admission:
+    def admit(
+        self,
+        instance: str,
+        credential: str,
+        *,
+        probe_seconds: float,
+        proven_after: float | None,
+        failed_before: bool = False,
+    ) -> Admission:
         """Ask whether the first of some calls may be made now.
 
         Under a hold nobody calls until it ends; then one probes and the others wait. Without one, it is the same with a
         credential: one call finds out whether it is still good, so that many waiting rows cannot lock the account.
         *proven_after*: since then the caller has waited for another's probe, which will do for its own if it passed.
+        *failed_before*: it asks for a row whose last call failed. Where many rows failed and not one write has passed
+        since, such rows are tried one at a time, now and then; others need not wait for them.
         """
 
         def work(transaction: Transaction) -> Admission:
@@ -676,10 +701,13 @@ class Ledger:
                 instance=instance,
                 credential=credential,
             )
+            many_failed = any(row["kind"] == "down" and row["in_vain"] >= IN_VAIN_MANY for row in rows)
+            if not (failed_before and many_failed):
+                rows = [row for row in rows if row["kind"] != "row"]
             for row in rows:
                 if row["until"] > row["now"]:
                     return _not_admitted(row, row["until"] - row["now"], waiting_for_probe=False)
-            needed = [row for row in rows if row["until"] > 0 or row["kind"] == "auth"]
+            needed = [row for row in rows if row["kind"] != "row" and (row["until"] > 0 or row["kind"] == "auth")]
             if proven_after is not None and all(
                 row["kind"] == "auth" and row["until"] == 0 and row["proven_at"] >= proven_after for row in needed
             ):
@@ -697,36 +725,33 @@ class Ledger:
                     break
             if probed is not None:
                 return _not_admitted(probed, max(0.001, probed["probe_until"] - probed["now"]), waiting_for_probe=True)
-            return Admission(probing=True)
+            return Admission(probing=True, held=any(row["until"] > 0 for row in needed))
 
         return self._database.run(work)
 
     def call_passed(self, instance: str, credential: str) -> None:
         """ServiceNow answered: no hold stands any more, and what was held is over."""
+        self._database.run(lambda transaction: _end_holds(transaction, instance, credential, by_probe=False))
 
-        def work(transaction: Transaction) -> None:
-            transaction.execute(
-                "UPDATE servicenow.hold SET proven_at = {now}, probe_until = 0, until = 0, failures = 0, "
-                "doublings = 0, reason = '', words = '' "
-                "WHERE instance = :instance AND kind = 'auth' AND credential = :credential",
-                instance=instance,
-                credential=credential,
-            )
-            transaction.execute(
-                "DELETE FROM servicenow.hold WHERE instance = :instance AND kind <> 'auth'", instance=instance
-            )
-            # A hold of another credential says nothing any more once this one works.
-            transaction.execute(
-                "DELETE FROM servicenow.hold "
-                "WHERE instance = :instance AND kind = 'auth' AND credential <> :credential "
-                "AND until > 0 AND until <= {now}",
-                instance=instance,
-                credential=credential,
-            )
-            for kind in ("down", "rate", "auth", "config"):
-                transaction.execute(_OVER, fingerprint=held_fingerprint(instance, kind), silently=False)
+    def probe_passed(self, instance: str, credential: str) -> None:
+        """ServiceNow answered a probe: the same, but should event after event fail again before one of them passes,
+        the next hold is a longer one."""
+        self._database.run(lambda transaction: _end_holds(transaction, instance, credential, by_probe=True))
 
-        self._database.run(work)
+    def row_failed_again(self, instance: str, *, failure: Failure, seconds: float, seconds_max: float) -> None:
+        """A call failed for a row whose last call failed. If they are many, such rows wait *seconds*, doubling."""
+        self.call_failed(
+            instance,
+            kind="row",
+            credential="",
+            failure=failure,
+            seconds=seconds,
+            seconds_max=seconds_max,
+            in_a_row=1,
+            at_once=True,
+            fixed=False,
+            claimed=False,
+        )
 
     def probe_ended(self, instance: str, credential: str) -> None:
         """Our probe found out nothing about the instance as a whole: let the next one try."""
@@ -747,11 +772,13 @@ class Ledger:
         at_once: bool,
         fixed: bool,
         claimed: bool,
+        at_once_unless_proven_seconds: float | None = None,
     ) -> tuple[float, float]:
         """Count a failure that concerns every event; gives (since when, seconds that calls are held: 0 for not).
 
         Held from *in_a_row* failures on, or *at_once*, for *seconds*; each probe that fails doubles it up to
         *seconds_max*, unless it is *fixed*. *claimed*: it was a probe of ours, which has ended.
+        *at_once_unless_proven_seconds*: at once, unless a hold of its kind was ended by a probe so short a time ago.
         """
 
         def work(transaction: Transaction) -> tuple[float, float]:
@@ -764,9 +791,9 @@ class Ledger:
                 words=failure.words,
                 seconds=seconds,
                 seconds_max=seconds_max,
-                doublings_max=4,
                 in_a_row=in_a_row,
                 at_once=at_once,
+                page_seconds=at_once_unless_proven_seconds,
                 fixed=fixed,
             )[0]
             if claimed:
@@ -1018,7 +1045,7 @@ class Ledger:
                 "AND updated_at < {now} - :seconds AND sending = '' RETURNING key",
                 "DELETE FROM servicenow.alert WHERE episode = 'closed' AND last_at < {now} - :seconds "
                 "RETURNING fingerprint",
-                "DELETE FROM servicenow.hold WHERE kind = 'auth' AND since < {now} - :seconds "
+                "DELETE FROM servicenow.hold WHERE kind IN ('auth', 'down', 'row') AND since < {now} - :seconds "
                 "AND proven_at < {now} - :seconds AND until < {now} RETURNING kind",
                 "DELETE FROM servicenow.trial WHERE last_at < {now} - :seconds RETURNING account",
             ):
@@ -1040,6 +1067,42 @@ def unruled_fingerprint(source: str) -> str:
 def held_fingerprint(instance: str, kind: str) -> str:
     """The alert that tells of a hold. Without a configuration there is no instance that it could be about."""
     return f"held {kind}" if kind == "config" else f"held {kind} {instance}"
+
+
+def _end_holds(transaction: Transaction, instance: str, credential: str, *, by_probe: bool) -> None:
+    """*by_probe*: nothing was written, so whether that can be done is still to be seen."""
+    transaction.execute(
+        "UPDATE servicenow.hold SET proven_at = {now}, probe_until = 0, until = 0, failures = 0, "
+        "doublings = 0, reason = '', words = '' "
+        "WHERE instance = :instance AND kind = 'auth' AND credential = :credential",
+        instance=instance,
+        credential=credential,
+    )
+    transaction.execute(
+        "DELETE FROM servicenow.hold WHERE instance = :instance AND kind NOT IN ('auth', 'down') "
+        "AND NOT (kind = 'row' AND :by_probe)",
+        instance=instance,
+        by_probe=by_probe,
+    )
+    transaction.execute(
+        "UPDATE servicenow.hold SET proven_at = CASE WHEN until > 0 THEN {now} ELSE proven_at END, "
+        "failures = CASE WHEN :by_probe AND until = 0 THEN failures ELSE 0 END, "
+        "probe_until = 0, until = 0, reason = '', words = '', "
+        "doublings = 0, in_vain = CASE WHEN NOT :by_probe THEN 0 WHEN until > 0 THEN in_vain + 1 ELSE in_vain END "
+        "WHERE instance = :instance AND kind = 'down'",
+        instance=instance,
+        by_probe=by_probe,
+    )
+    # A hold of another credential says nothing any more once this one works.
+    transaction.execute(
+        "DELETE FROM servicenow.hold "
+        "WHERE instance = :instance AND kind = 'auth' AND credential <> :credential "
+        "AND until > 0 AND until <= {now}",
+        instance=instance,
+        credential=credential,
+    )
+    for kind in ("down", "rate", "auth", "config"):
+        transaction.execute(_OVER, fingerprint=held_fingerprint(instance, kind), silently=False)
 
 
 def _not_admitted(row: Record, wait_seconds: float, *, waiting_for_probe: bool) -> Admission:
@@ -1084,6 +1147,7 @@ def _save_ticket(transaction: Transaction, ticket: Ticket, owner: str, *, releas
         left_empty=json.dumps(dict(ticket.left_empty)),
         row_resolved=ticket.row_resolved,
         mod_count=ticket.mod_count,
+        call_failed=ticket.call_failed,
         sending=_sending_json(ticket.sending),
         suspect_until=ticket.suspect_until,
         suspect_fields=json.dumps(sorted(ticket.suspect_fields)),
@@ -1151,6 +1215,7 @@ def _ticket(row: Record, trail: Trail) -> Ticket:
         suspect_fields=suspect_fields,
         late_writes=row["late_writes"],
         mod_count=row["mod_count"],
+        call_failed=bool(row["call_failed"]),
         updated_at=row["updated_at"],
         late_seen=row["late_seen"],
     )

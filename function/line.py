@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum
 from typing import Final, TypeVar
 
 from function.database import LedgerUnavailable
 from function.event import Failure, Kind, Reason
-from function.ledger import Ledger
+from function.ledger import Admission, Ledger
 from function.servicenow import Credential, Record, ServiceNowClient, ServiceNowError
 
 log = logging.getLogger(__name__)
@@ -36,10 +37,38 @@ NOT_CONFIGURED_SECONDS: Final = 30.0
 # A rotated secret is noticed that soon while the old one is held, without a call to ServiceNow.
 REFRESH_SECONDS: Final = 30.0
 
-_DOWN: Final = {Reason.UNREACHABLE, Reason.TIMEOUT, Reason.UNAVAILABLE, Reason.BAD_ANSWER}
-_DOWN_AT_ONCE: Final = {Reason.HIBERNATING, Reason.NOT_SERVICENOW}
+# A page in the place of an answer is a login or another host, and holds calls at once; but where a hold of late turned
+# out to be one row's (a firewall that does not like its text), several in a row are needed, as of other failures.
+PAGE_SECONDS: Final = 3600.0
+
+# Never one row's.
+_WHOLE: Final = {Reason.HIBERNATING, Reason.UNAUTHORIZED, Reason.RATE_LIMITED}
+# One row's, or ServiceNow's as a whole.
+_DOWN: Final = {
+    Reason.UNREACHABLE,
+    Reason.TIMEOUT,
+    Reason.UNAVAILABLE,
+    Reason.BAD_ANSWER,
+    Reason.NOT_SERVICENOW,
+}
 # These say nothing about whether ServiceNow is well.
 _NO_VERDICT: Final = {Reason.NO_CAPACITY, Reason.DEADLINE, Reason.OVERLOADED}
+
+
+class _Verdict(Enum):
+    """What a failed call says of ServiceNow as a whole."""
+
+    WELL = "it answered, if with a refusal"
+    UNWELL = "it did not answer as it does when it is well"
+    UNKNOWN = "nothing"
+
+
+def _verdict(failure: Failure) -> _Verdict:
+    queued = failure.reason is Reason.RATE_LIMITED and failure.retry_after_seconds is None
+    if failure.reason in _NO_VERDICT or queued:
+        return _Verdict.UNKNOWN
+    return _Verdict.UNWELL if failure.reason in _DOWN | _WHOLE else _Verdict.WELL
+
 
 HINTS: Final[Mapping[str, str]] = {
     "auth": (
@@ -59,11 +88,16 @@ class Deadline:
     """The moment, on the monotonic clock, by which a delivery must be answered.
 
     *proven*: a call of this delivery was let in by ServiceNow, so its next ones need no leave; it is the number of
-    the troubles (see Line) by then, for after another one they do.
+    the troubles (see Line) by then, for after another one they do. *alone*: this row's call failed the last time, so
+    what fails now says nothing about ServiceNow as a whole. *failed*: one of its calls has now (None without a call).
+    *called*: a call was made.
     """
 
     at: float
     proven: int | None = None
+    alone: bool = False
+    failed: bool | None = None
+    called: bool = False
 
     @classmethod
     def after(cls, seconds: float) -> "Deadline":
@@ -71,6 +105,14 @@ class Deadline:
 
     def left(self) -> float:
         return self.at - time.monotonic()
+
+    def begin_row(self, *, failed_before: bool) -> None:
+        """The calls that follow are for one row's ticket."""
+        self.alone, self.failed = failed_before, None
+
+    def failed_now(self, *, done: bool) -> bool:
+        """Whether the row's next failure says nothing about ServiceNow as a whole. *done*: nothing is left to do."""
+        return self.alone if self.failed is None else self.failed and not done
 
 
 class UnwellError(ServiceNowError):
@@ -164,36 +206,63 @@ class Line:
         return self._client.instance_url
 
     def get(self, table: str, sys_id: str, *, fields: Sequence[str], deadline: Deadline) -> Record:
-        return self._call(deadline, lambda left: self._client.get(table, sys_id, fields=fields, timeout_seconds=left))
+        return self._call(
+            table, deadline, lambda left: self._client.get(table, sys_id, fields=fields, timeout_seconds=left)
+        )
 
     def find(self, table: str, query: str, *, fields: Sequence[str], limit: int, deadline: Deadline) -> list[Record]:
         return self._call(
-            deadline, lambda left: self._client.find(table, query, fields=fields, limit=limit, timeout_seconds=left)
+            table,
+            deadline,
+            lambda left: self._client.find(table, query, fields=fields, limit=limit, timeout_seconds=left),
         )
 
     def create(self, table: str, values: Mapping[str, str], *, fields: Sequence[str], deadline: Deadline) -> Record:
         return self._call(
-            deadline, lambda left: self._client.create(table, values, fields=fields, timeout_seconds=left)
+            table,
+            deadline,
+            lambda left: self._client.create(table, values, fields=fields, timeout_seconds=left),
+            writes=True,
         )
 
     def update(
         self, table: str, sys_id: str, values: Mapping[str, str], *, fields: Sequence[str], deadline: Deadline
     ) -> Record:
         return self._call(
-            deadline, lambda left: self._client.update(table, sys_id, values, fields=fields, timeout_seconds=left)
+            table,
+            deadline,
+            lambda left: self._client.update(table, sys_id, values, fields=fields, timeout_seconds=left),
+            writes=True,
         )
 
-    def _call(self, deadline: Deadline, call: Callable[[float], T], *, refreshed: bool = False) -> T:
+    def _call(
+        self,
+        table: str,
+        deadline: Deadline,
+        call: Callable[[float], T],
+        *,
+        writes: bool = False,
+        refreshed: bool = False,
+    ) -> T:
         leading = self._take_turn(deadline)
-        passed = claimed = told = False
+        passed = claimed = told = probing = False
         try:
-            claimed = leading and self._ask(deadline)
+            if leading:
+                admission = self._ask(deadline)
+                claimed, probing = admission.probing, admission.held
             digest = self._credentials.digest
             try:
+                if probing:
+                    self._probe(table, digest, deadline)
+                    self._lead_no_more()
+                    leading = claimed = probing = False
+                deadline.called = True
                 answer = call(deadline.left())
             except ServiceNowError as error:
                 failure = error.failure
-                unwell, passed = self._judge(failure, digest, leading=leading, claimed=claimed)
+                unwell, passed = self._judge(
+                    failure, digest, deadline, leading=leading, claimed=claimed, probing=probing, writes=writes
+                )
                 told = True
                 # Another thread may have read the new one by now.
                 renewed = (
@@ -207,7 +276,8 @@ class Line:
                     raise
                 log.info("ServiceNow refused the credential; the secret has changed since: trying the new one")
             else:
-                self._passed(digest, leading=leading)
+                self._passed(digest, leading=leading, writes=writes)
+                deadline.failed = bool(deadline.failed)
                 passed = told = True
                 return answer
         finally:
@@ -216,7 +286,20 @@ class Line:
             if claimed and not told:
                 with suppress(LedgerUnavailable):
                     self._ledger.probe_ended(self.instance, self._credentials.digest)
-        return self._call(deadline, call, refreshed=True)
+        return self._call(table, deadline, call, writes=writes, refreshed=True)
+
+    def _probe(self, table: str, digest: str, deadline: Deadline) -> None:
+        """Find out by a call that changes nothing whether a hold is over: an event's own may fail for its row's sake.
+
+        Raises ServiceNowError where the hold is not over, or where nobody knows.
+        """
+        try:
+            deadline.called = True
+            self._client.find(table, "", fields=["sys_id"], limit=1, timeout_seconds=deadline.left())
+        except ServiceNowError as error:
+            if _verdict(error.failure) is not _Verdict.WELL:
+                raise
+        self._ledger.probe_passed(self.instance, digest)
 
     def _take_turn(self, deadline: Deadline) -> bool:
         """Wait for a turn among this process's threads; True: ours is the call that finds out."""
@@ -244,16 +327,27 @@ class Line:
             self._proven = (self._proven or passed) and self._in_flight + self._waiting > 0
             self._turn.notify_all()
 
-    def _ask(self, deadline: Deadline) -> bool:
-        """Ask the ledger for leave to call, for all of this process; True: we are the only one who has it."""
+    def _lead_no_more(self) -> None:
+        """Our probe has found out: the others of this process need not wait for the call that follows it."""
+        with self._turn:
+            self._asking = False
+            self._proven = True
+            self._turn.notify_all()
+
+    def _ask(self, deadline: Deadline) -> Admission:
+        """Ask the ledger for leave to call, for all of this process."""
         patience = Deadline.after(min(PROBE_SECONDS, max(0.0, deadline.left())))
         asked_at = None
         while True:
             admission = self._ledger.admit(
-                self.instance, self._credentials.digest, probe_seconds=PROBE_SECONDS, proven_after=asked_at
+                self.instance,
+                self._credentials.digest,
+                probe_seconds=PROBE_SECONDS,
+                proven_after=asked_at,
+                failed_before=deadline.alone,
             )
             if admission.wait_seconds <= 0:
-                return admission.probing
+                return admission
             asked_at = admission.now if asked_at is None else asked_at
             if admission.kind == "auth" and admission.reason and self._refreshed():
                 continue
@@ -265,6 +359,16 @@ class Line:
             if admission.waiting_for_probe and not admission.reason:
                 # Nothing is known to be wrong: another instance only has not had its first answer yet.
                 raise ServiceNowError(_impatient())
+            if admission.kind == "row":
+                raise ServiceNowError(
+                    Failure(
+                        Kind.TRANSIENT,
+                        Reason(admission.reason),
+                        "its last call failed, and so did those of other rows; one of them is tried now and then",
+                        words=admission.words,
+                        retry_after_seconds=admission.wait_seconds,
+                    )
+                )
             raise UnwellError(
                 Failure(
                     Kind.TRANSIENT,
@@ -285,26 +389,53 @@ class Line:
             self._refreshed_at = time.monotonic()
         return self._credentials.refresh()
 
-    def _judge(self, failure: Failure, digest: str, *, leading: bool, claimed: bool) -> tuple[UnwellError | None, bool]:
+    def _judge(
+        self,
+        failure: Failure,
+        digest: str,
+        deadline: Deadline,
+        *,
+        leading: bool,
+        claimed: bool,
+        probing: bool,
+        writes: bool,
+    ) -> tuple[UnwellError | None, bool]:
         """Say whether *failure* concerns ServiceNow as a whole, and remember it; and whether we were let in."""
-        if failure.reason in _NO_VERDICT or (
-            failure.reason is Reason.RATE_LIMITED and failure.retry_after_seconds is None
-        ):
-            if claimed:
-                self._ledger.probe_ended(self.instance, digest)
-            return None, False
-        if failure.reason in _DOWN | _DOWN_AT_ONCE | {Reason.UNAUTHORIZED, Reason.RATE_LIMITED}:
-            return self._failed(failure, digest, claimed=claimed), False
-        # It said no to this one call, so it is there and it knows us.
-        self._passed(digest, leading=leading)
-        return None, True
+        match _verdict(failure):
+            case _Verdict.WELL:
+                # It said no to this one call, so it is there and it knows us.
+                self._passed(digest, leading=leading, writes=writes and not probing)
+                deadline.failed = bool(deadline.failed)
+                return None, True
+            case _Verdict.UNWELL:
+                if not probing and failure.reason not in _WHOLE:
+                    deadline.failed = True
+                    if deadline.alone:
+                        # Whoever has failed before closes no line, and keeps none closed: it may be for its row's sake.
+                        self._ledger.row_failed_again(
+                            self.instance,
+                            failure=failure,
+                            seconds=FIRST_HOLD_SECONDS,
+                            seconds_max=HOLD_SECONDS_MAX,
+                        )
+                        self._let_others_probe(digest, claimed=claimed)
+                        return None, False
+                return self._failed(failure, digest, claimed=claimed), False
+            case _Verdict.UNKNOWN:
+                self._let_others_probe(digest, claimed=claimed)
+                return None, False
 
-    def _failed(self, failure: Failure, digest: str, *, claimed: bool) -> UnwellError:
+    def _let_others_probe(self, digest: str, *, claimed: bool) -> None:
+        if claimed:
+            self._ledger.probe_ended(self.instance, digest)
+
+    def _failed(self, failure: Failure, digest: str, *, claimed: bool) -> UnwellError | None:
+        """Count *failure*; the error to raise where calls are held now."""
         self._troubled = True
         with self._turn:
             self._proven = False
             self._troubles += 1
-        kind, seconds, at_once = "down", FIRST_HOLD_SECONDS, failure.reason in _DOWN_AT_ONCE
+        kind, seconds, at_once = "down", FIRST_HOLD_SECONDS, failure.reason is Reason.HIBERNATING
         if failure.reason is Reason.UNAUTHORIZED:
             kind, seconds, at_once = "auth", self._auth_hold_seconds, True
         elif failure.reason is Reason.RATE_LIMITED:
@@ -318,9 +449,12 @@ class Line:
             seconds_max=HOLD_SECONDS_MAX,
             in_a_row=IN_A_ROW,
             at_once=at_once,
+            at_once_unless_proven_seconds=PAGE_SECONDS if failure.reason is Reason.NOT_SERVICENOW else None,
             fixed=kind != "down",
             claimed=claimed,
         )
+        if held_seconds <= 0:
+            return None
         asked = max(held_seconds, failure.retry_after_seconds or 0.0)
         return UnwellError(
             Failure(failure.kind, failure.reason, failure.hint, failure.words, asked or None, failure.status),
@@ -328,10 +462,15 @@ class Line:
             since=since,
         )
 
-    def _passed(self, digest: str, *, leading: bool) -> None:
-        if leading or self._troubled:
+    def _passed(self, digest: str, *, leading: bool, writes: bool) -> None:
+        """ServiceNow answered. Where writes fail, that it can be read says nothing: a write has to pass."""
+        if not (leading or self._troubled):
+            return
+        if writes:
             self._ledger.call_passed(self.instance, digest)
             self._troubled = False
+        elif leading:
+            self._ledger.probe_passed(self.instance, digest)
 
 
 class ClosedLine(Line):
@@ -349,7 +488,15 @@ class ClosedLine(Line):
     def instance(self) -> str:
         return self._instance_url
 
-    def _call(self, deadline: Deadline, call: Callable[[float], T], *, refreshed: bool = False) -> T:  # noqa: ARG002
+    def _call(
+        self,
+        table: str,  # noqa: ARG002  # as above
+        deadline: Deadline,  # noqa: ARG002
+        call: Callable[[float], T],  # noqa: ARG002
+        *,
+        writes: bool = False,  # noqa: ARG002
+        refreshed: bool = False,  # noqa: ARG002
+    ) -> T:
         failure = Failure(Kind.TRANSIENT, Reason.NOT_CONFIGURED, self._hint, retry_after_seconds=NOT_CONFIGURED_SECONDS)
         raise UnwellError(failure, kind="config", since=self._since)
 

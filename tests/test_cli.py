@@ -94,7 +94,7 @@ def test_migrate_brings_the_ledger_up_to_date_and_says_so(shell: Shell) -> None:
     first = shell.run("migrate")
     second = shell.run("migrate")
 
-    assert (first.status, first.out) == (0, "applied migration 0001, 0002, 0003, 0004, 0005, 0006\n")
+    assert (first.status, first.out) == (0, "applied migration 0001, 0002, 0003, 0004, 0005, 0006, 0007\n")
     assert (second.status, second.out) == (0, "the ledger is up to date\n")
 
 

@@ -225,9 +225,9 @@ def held(
     return Hazard(begin, answered, check, first, others, again=0, later=later, settings=settings or {})
 
 
-def down(begin: Begin, reason: str, check: str, *, later: int = 1, settings: Mapping[str, str] | None = None) -> Hazard:
+def down(begin: Begin, reason: str, check: str, *, settings: Mapping[str, str] | None = None) -> Hazard:
     """The same, but it may be an accident: five in a row are none."""
-    return held(begin, reason, check, others=IN_A_ROW - 1, later=later, settings=settings)
+    return held(begin, reason, check, others=IN_A_ROW - 1, settings=settings)
 
 
 def one_by_one(begin: Begin, reason: str, check: str, *, first: str = "POST") -> Hazard:
@@ -334,11 +334,10 @@ HAZARDS = {
     "202 session sync": one_by_one(
         fault("session_sync_202"), "servicenow_overloaded", "Check that no proxy adds cookies"
     ),
-    # After them, the probe meets its own ticket, and looks at it.
     "200 result and error": down(
-        fault("partial_200"), "servicenow_bad_answer", "look for slow business rules on the table", later=2
+        fault("partial_200"), "servicenow_bad_answer", "look for slow business rules on the table"
     ),
-    "200 truncated": down(fault("truncated_200"), "servicenow_bad_answer", "was cut off, or is not JSON", later=2),
+    "200 truncated": down(fault("truncated_200"), "servicenow_bad_answer", "was cut off, or is not JSON"),
     "reset": down(breaks, "servicenow_unreachable", "The connection to ServiceNow broke before it answered"),
     "reset after the commit": down(fault("commit_then_reset"), "servicenow_unreachable", "broke before it answered"),
     "499": down(says(answers.http(499)), "servicenow_timeout", "gave up waiting for it"),

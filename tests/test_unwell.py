@@ -1,10 +1,17 @@
 """When ServiceNow as a whole is unwell: calls are held, people hear of it once, and everything heals by redelivery."""
 
+import heapq
+import socket
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 
+from tests.answers import Answer, Seen, Server, always, http, reset
 from tests.payloads import insert, update
+from tests.test_hazards import Gate
 from tests.world import PASSWORD, Answered, World, outage
 
 
@@ -183,8 +190,6 @@ def test_one_event_that_fails_while_others_get_through_is_told_when_it_has_laste
 
 @pytest.mark.parametrize("seconds", [0.5])
 def test_an_event_is_answered_within_the_deadline_even_when_servicenow_hangs(seconds: float) -> None:
-    import time
-
     with World(DEADLINE_SECONDS="4", SERVICENOW_TIMEOUT_SECONDS="3") as world:
         world.servicenow.arm("commit_then_hang", seconds=30, times=None)
         started = time.monotonic()
@@ -224,3 +229,213 @@ def test_when_the_dead_letters_are_replayed_one_mail_says_that_it_is_over(world:
 
     assert counts == [1, 1, 2]
     assert len(world.incidents) == 3
+
+
+# --- One row's failure is its own -------------------------------------------------------------------------------------
+
+
+class Firewall(Gate):
+    """Stands before a sandbox and gives *refusal* to every request whose body holds *word*; counts what it saw."""
+
+    def __init__(self, word: bytes, refusal: Answer) -> None:
+        super().__init__()
+        self.word = word
+        self.refusal = refusal
+
+    def __call__(self, sock: socket.socket, seen: Seen) -> bool:
+        if self.word in seen.body:
+            return self.refusal(sock, seen)
+        return super().__call__(sock, seen)
+
+
+def cut(sock: socket.socket, seen: Seen) -> bool:
+    reset(sock)
+    return False
+
+
+def hang(sock: socket.socket, seen: Seen) -> bool:
+    time.sleep(0.5)
+    return False
+
+
+REFUSALS: dict[str, Answer] = {
+    "403 page": always(http(403, "<html><body>Request blocked</body></html>", "text/html")),
+    "200 page": always(http(200, "<html><body>Request blocked</body></html>", "text/html")),
+    "302": always(http(302, "", "text/html", Location="https://firewall.example.com/blocked")),
+    "500": always(http(500, "{}")),
+    "503 page": always(http(503, "<html><body>Request blocked</body></html>", "text/html")),
+    "time-out": hang,
+    "reset": cut,
+    "half an answer": always(http(201, '{"result": {')),
+}
+
+
+@contextmanager
+def behind(
+    firewall: Firewall, *, instances: int = 1, database_url: str | None = None
+) -> Iterator[tuple[World, Server]]:
+    with World(instances=instances, database_url=database_url) as world, Server(firewall) as server:
+        firewall.behind = world.servicenow.url
+        world.start(SERVICENOW_INSTANCE_URL=server.url, SERVICENOW_TIMEOUT_SECONDS="0.3", DEADLINE_SECONDS="1")
+        yield world, server
+
+
+def drive(world: World, bodies: Sequence[bytes], *, seconds: float, instances: int = 1) -> dict[int, float]:
+    """Deliver all *bodies* as Hasura does, each after its own Retry-After, for *seconds* of the ledger's time.
+
+    Gives when each was done, by its number.
+    """
+    start = world.clock.ahead
+    due = [(0.0, number) for number in range(len(bodies))]
+    done: dict[int, float] = {}
+    while due and due[0][0] <= seconds:
+        at, number = heapq.heappop(due)
+        world.clock.advance(max(0.0, start + at - world.clock.ahead))
+        answer = world.send(bodies[number], instance=number % instances)
+        if answer.retry_after is None:
+            done[number] = at
+        else:
+            heapq.heappush(due, (world.clock.ahead - start + answer.retry_after, number))
+    return done
+
+
+def rows(total: int, poisonous: set[int]) -> list[bytes]:
+    titles = ["poison" if number in poisonous else "sound" for number in range(total)]
+    return [insert("outages", outage(number, title=title), id=f"e{number}") for number, title in enumerate(titles)]
+
+
+def titles(world: World) -> list[str]:
+    return sorted(incident["short_description"] for incident in world.incidents)
+
+
+@pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS)
+def test_a_row_that_fails_each_time_costs_the_others_seconds(refusal: Answer) -> None:
+    with behind(Firewall(b"poison", refusal)) as (world, _):
+        done = drive(world, rows(38, {0}), seconds=60)
+
+        assert set(done) == set(range(1, 38))
+        assert titles(world) == ["sound"] * 37
+
+
+@pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS)
+@pytest.mark.parametrize("poisonous", [set(range(5)), set(range(0, 40, 8)), set(range(35, 40))], ids=str)
+def test_five_rows_of_forty_that_fail_each_time_cost_the_others_a_minute(refusal: Answer, poisonous: set[int]) -> None:
+    with behind(Firewall(b"poison", refusal)) as (world, _):
+        done = drive(world, rows(40, poisonous), seconds=90)
+
+        assert set(done) == set(range(40)) - poisonous
+        assert titles(world) == ["sound"] * 35
+
+
+@pytest.mark.parametrize("refusal", [REFUSALS["403 page"], REFUSALS["500"]], ids=["403 page", "500"])
+@pytest.mark.parametrize("poisonous", [set(range(0, 40, 2)), set(range(20))], ids=["every other", "the oldest"])
+def test_half_of_the_rows_that_fail_each_time_hold_the_other_half_for_minutes_only(
+    refusal: Answer, poisonous: set[int]
+) -> None:
+    with behind(Firewall(b"poison", refusal)) as (world, _):
+        done = drive(world, rows(40, poisonous), seconds=300)
+
+        assert set(done) == set(range(40)) - poisonous
+        assert titles(world) == ["sound"] * 20
+
+
+def test_rows_that_fail_each_time_at_one_of_three_instances_hold_no_others(postgresql: str) -> None:
+    poisonous = set(range(0, 40, 4))
+    with behind(Firewall(b"poison", REFUSALS["403 page"]), instances=3, database_url=postgresql) as (world, _):
+        done = drive(world, rows(40, poisonous), seconds=120, instances=3)
+
+        assert set(done) == set(range(40)) - poisonous
+        assert titles(world) == ["sound"] * 30
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+def test_a_change_that_fails_each_time_costs_the_others_seconds(method: str) -> None:
+    with behind(Firewall(b"poison", REFUSALS["403 page"])) as (world, _):
+        assert len(drive(world, rows(10, set()), seconds=10)) == 10
+        changes = [
+            update("outages", outage(n, title="sound"), outage(n, title="poison" if n == 0 else "changed"), id=f"u{n}")
+            for n in range(10)
+        ]
+        done = drive(world, changes, seconds=60)
+
+        assert set(done) == set(range(1, 10))
+        assert titles(world) == ["changed"] * 9 + ["sound"]
+
+
+def test_where_only_rows_that_fail_are_left_each_dies_by_itself_and_a_sound_one_passes_at_any_time() -> None:
+    with behind(Firewall(b"poison", REFUSALS["403 page"])) as (world, server):
+        world.start(RETRY_FOR_SECONDS="7200")
+        late = [insert("outages", outage(f"late {number}", title="sound"), id=f"late{number}") for number in range(4)]
+        done = drive(world, rows(6, set(range(6))), seconds=1800)
+        asked = len(server.seen)
+        passed = drive(world, late, seconds=60)
+        dead = drive(world, rows(6, set(range(6))), seconds=4 * 3600)
+
+        assert done == {}
+        # Each try is a POST, and after a 403 a look or two for what it may have made.
+        assert asked < 6 * 3 * 15
+        assert set(passed) == set(range(4))
+        assert set(dead) == set(range(6))
+        assert {
+            row["status"] for row in world.query("SELECT status FROM servicenow.delivery WHERE event LIKE 'e%'")
+        } == {"dead"}
+        assert any("python -m function replay" in str(mail.get_body(("plain",))) for mail in world.mails)
+
+
+def test_a_row_that_failed_and_passes_later_counts_again() -> None:
+    firewall = Firewall(b"poison", REFUSALS["500"])
+    with behind(firewall) as (world, _):
+        drive(world, rows(2, {0}), seconds=30)
+        firewall.word = b"nothing of the kind"
+        drive(world, rows(2, {0}), seconds=600)
+
+        assert titles(world) == ["poison", "sound"]
+        assert [bool(row["call_failed"]) for row in world.query("SELECT call_failed FROM servicenow.ticket")] == [
+            False
+        ] * 2
+
+
+@pytest.mark.parametrize("fault", ["down", "error_500", "unavailable_503", "sso_html_200", "hibernating_html_200"])
+def test_an_outage_of_an_hour_costs_few_calls_one_at_a_time_however_many_rows_wait(fault: str) -> None:
+    with World(instances=2) as world:
+        world.servicenow.arm(fault, times=None)
+        bodies = rows(40, set())
+        drive(world, bodies, seconds=3600, instances=2)
+        calls = world.calls()
+        world.servicenow.disarm()
+        done = drive(world, bodies, seconds=3600, instances=2)
+
+        # Five rows that met it themselves, each after waits of its own, and the probes.
+        assert len(calls) < 5 * 20 + 30
+        assert len(done) == 40
+        assert len(world.incidents) == 40
+
+
+def test_an_outage_of_writes_alone_costs_few_calls(world: World) -> None:
+    world.servicenow.arm("unavailable_503", method="POST", times=None)
+    drive(world, rows(100, set()), seconds=1800)
+
+    assert len(world.calls()) < 300
+    world.servicenow.disarm()
+    assert len(drive(world, rows(100, set()), seconds=3600)) == 100
+
+
+def test_a_hold_is_probed_by_a_get_before_any_row_is_sent(world: World) -> None:
+    world.send(insert("outages", outage("before")))
+    world.servicenow.arm("unavailable_503", times=None)
+    for n in range(5):
+        world.send(insert("outages", outage(n)))
+    world.calls()
+    world.clock.advance(16)
+    failing = world.send(insert("outages", outage(0)))
+    asked_in_vain = world.calls()
+    world.servicenow.disarm()
+    world.clock.advance(31)
+    passing = world.send(insert("outages", outage(0)))
+    asked = world.calls()
+    ordinary = world.send(insert("outages", outage(9)))
+
+    assert (failing.status, passing.status, ordinary.status) == (503, 200, 200)
+    assert asked_in_vain == ["GET incident"]
+    assert asked == ["GET incident", "POST incident"]
+    assert world.calls() == ["POST incident"]
