@@ -22,7 +22,7 @@ from function.admission import BodyAdmission, MemoryBusy
 from function.checkpoint import reached
 from function.configuration import ConfigurationError, Configurations, parse
 from function.connection import Tester, Told
-from function.database import Database, LedgerUnavailable
+from function.database import Database, LedgerRefused, LedgerUnavailable, answer_within
 from function.engine import Delivered, Engine
 from function.event import Failure, Kind, Outcome, Reason
 from function.ledger import Ledger
@@ -47,6 +47,10 @@ DISCARD_BYTES_MAX: Final = 32 * 1024 * 1024
 _CHUNK_BYTES: Final = 64 * 1024
 # A large event waits so long for others to be done: Hasura keeps it, and sends it again.
 PATIENCE_SECONDS: Final = 10.0
+# Whether something was done before is not known there: it is found out when the event comes again.
+LEDGER_UNAVAILABLE: Final = "the ledger is unavailable: send it again"
+# Kept back from every deadline for what is not waiting.
+SPARE_SECONDS: Final = 0.3
 # Answers are kept in Hasura's log for each attempt.
 ERROR_CHARACTERS_MAX: Final = 500
 JSON_TYPE: Final = "application/json"
@@ -121,7 +125,9 @@ class App:
         """Answer *request*. Whatever happens, nothing of it stands in the log or in the answer of a failure."""
         try:
             endpoint, _ = self._routes.bind_to_environ(request.environ).match()
-            answer: Response = endpoint(request)
+            allowed = self._settings.deadline_seconds
+            with answer_within(allowed - min(SPARE_SECONDS, allowed / 20)):
+                answer: Response = endpoint(request)
         except MethodNotAllowed as error:
             # Hasura follows a 302 as a GET and would take a 2xx for delivered.
             methods = sorted(set(error.valid_methods or ["POST"]) - {"HEAD"})
@@ -133,7 +139,10 @@ class App:
             answer = _answer(error.code or 400, {"error": error.name})
         except LedgerUnavailable as error:
             log.error("answered 503: %s", error)  # noqa: TRY400  # the message is the whole story
-            answer = _unavailable("the ledger is unavailable; nothing was done")
+            answer = _unavailable(LEDGER_UNAVAILABLE)
+        except LedgerRefused as error:
+            log.critical("answered 503, for a record was not taken: %s at %s", error, fault(error))
+            answer = _unavailable(LEDGER_UNAVAILABLE)
         except Exception as error:  # noqa: BLE001  # the outermost edge
             log.critical("a fault of ours: %s", fault(error))
             answer = _answer(500, {"error": "a fault of ours; it is in the log"})
@@ -241,7 +250,7 @@ class App:
         return _answer(200, {"status": "ok"})
 
     def _readyz(self, request: Request) -> Response:  # noqa: ARG002  # every endpoint is given it
-        self._ledger.now()
+        self._ledger.database.ready()
         return _answer(200, {"status": "ready"})
 
 
@@ -427,7 +436,7 @@ def _outcome(outcome: Outcome) -> dict[str, object]:
 
 
 def _unavailable(why: str) -> Response:
-    """Try again soon; nothing was done."""
+    """Try again soon."""
     answer = _answer(503, {"error": why})
     answer.headers["Retry-After"] = str(random.randint(*UNAVAILABLE_SECONDS))  # noqa: S311  # jitter
     return answer

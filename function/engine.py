@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from function.checkpoint import reached
-from function.database import LedgerUnavailable
+from function.database import LedgerUnavailable, seconds_left
 from function.event import SCHEDULED, Event, Failure, Kind, Op, Outcome, Reason, Status, Step, Wants
 from function.ledger import (
     UNRULED_SAMPLES_MAX,
@@ -209,7 +209,7 @@ class Engine:
 
     def _deadline(self, spent_seconds: float = 0.0) -> Deadline:
         allowed = self._settings.deadline_seconds
-        return Deadline.after(allowed - min(ANSWER_SECONDS, allowed / 10) - spent_seconds)
+        return Deadline.after(min(allowed - spent_seconds, seconds_left()) - min(ANSWER_SECONDS, allowed / 10))
 
     @property
     def _work_seconds_min(self) -> float:

