@@ -15,7 +15,7 @@ from function import metadata
 from function.app import HOUSEKEEPING, App, assemble, build, read_rules
 from function.columntypes import key_warnings, read_migrations
 from function.connection import Told
-from function.database import Database, LedgerUnavailable
+from function.database import Database, LedgerUnavailable, LedgerUnfit
 from function.event import Event, Failure, Op, Reason, Status, instant
 from function.ledger import Ledger
 from function.log import start_logging
@@ -44,6 +44,8 @@ def migrate() -> None:
     database = Database(settings.database_url, pool_size=1)
     try:
         applied = database.migrate()
+    except LedgerUnfit as error:
+        raise click.ClickException(str(error)) from error
     except LedgerUnavailable as error:
         raise click.ClickException(f"{error}: check DATABASE_URL") from error
     finally:
@@ -203,6 +205,9 @@ def _instance(settings: Settings, rules: Rules, *, write_probe: bool) -> Iterato
         yield from examined.findings
         if examined.traits.honours_sys_id is not None:
             app.ledger.learn_traits(instance_url, examined.traits)
+    except LedgerUnfit as error:
+        what, _, do = str(error).partition(": ")
+        yield Finding(Level.FAULT, "DATABASE_URL", what, do)
     except LedgerUnavailable as error:
         what = f"{error}, and nobody signs in to ServiceNow without it"
         do = "Check DATABASE_URL; where the ledger is out of reach, as in CI, sqlite:///check.db serves"

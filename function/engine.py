@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from function.checkpoint import reached
-from function.database import LedgerUnavailable, seconds_left
-from function.event import SCHEDULED, Event, Failure, Kind, Op, Outcome, Reason, Status, Step, Wants
+from function.database import LedgerRefused, LedgerUnavailable, seconds_left
+from function.event import SCHEDULED, Event, Failure, Kind, Op, Outcome, Reason, Status, Step, Wants, digest
 from function.ledger import (
     UNRULED_SAMPLES_MAX,
     Alert,
@@ -46,9 +46,14 @@ WORK_SECONDS_MIN: Final = 1.0
 # Kept back from every deadline for the record and the answer.
 ANSWER_SECONDS: Final = 2.0
 SETTLE_MAX: Final = 200
+OVERDUE_MAX: Final = 1000
+# Of the housekeeping's time so much is kept for retention.
+FORGET_SECONDS: Final = 2.0
 # Hasura is asked to send again after that, where only the time ran out.
 SOON_SECONDS: Final = 3.0
 _WRITE_OR_REMOVE: Final = "write one, or remove the trigger that sends this"
+# PostgreSQL indexes 2,704 bytes; a character takes up to four.
+FINGERPRINT_CHARACTERS_MAX: Final = 500
 OVERDUE: Final = "it was interrupted, and Hasura has not sent it again: is its event trigger still there, and running?"
 
 
@@ -130,9 +135,21 @@ class Engine:
                         # its key had a row before, that one's end would be taken for this one's.
                         if not rule.ticket.shared:
                             written = said_json(step.wants, wants_to_json)
-                            self._ledger.hear(
-                                event, step, written, instance=self._line.instance, rule=rule.id, digest=self._digest
-                            )
+                            try:
+                                self._ledger.hear(
+                                    event,
+                                    step,
+                                    written,
+                                    instance=self._line.instance,
+                                    rule=rule.id,
+                                    digest=self._digest,
+                                )
+                            except LedgerUnavailable:
+                                raise
+                            except Exception as error:  # noqa: BLE001  # as in _one
+                                outcomes.append(self._unbegun(event, rule, step, error, anew=anew))
+                                kept.append((rule.id, step.key))
+                                continue
                         outcomes.append(Outcome(rule.id, step.key, Status.SKIPPED, reason=Reason.WHEN_FALSE))
                         continue
                     kept.append((rule.id, step.key))
@@ -176,13 +193,24 @@ class Engine:
                 self._ledger.postpone(self._line.instance, rule_id, key)
         told = 0
         now = self._ledger.now()
-        for delivery in self._ledger.overdue(seconds=self._settings.notify_after_seconds, most=SETTLE_MAX):
-            gave_up = now - delivery.first_seen > self._settings.retry_for_seconds
-            if gave_up or not delivery.fingerprint.startswith("waiting "):
-                self._tell_of_overdue(delivery, gave_up=gave_up)
+        for delivery in self._ledger.overdue(
+            seconds=self._settings.notify_after_seconds,
+            given_up_seconds=self._settings.retry_for_seconds,
+            most=OVERDUE_MAX,
+        ):
+            if deadline.left() < self._work_seconds_min:
+                break
+            try:
+                self._tell_of_overdue(delivery, gave_up=now - delivery.first_seen > self._settings.retry_for_seconds)
+            except LedgerRefused as error:
+                log.critical("a fault of ours: %s at %s", error, fault(error))
+            else:
                 told += 1
-        forgotten = self._ledger.forget_older_than(self._settings.keep_days * 86400.0)
-        mailed = self._notices.flush(timeout_seconds=max(0.0, deadline.left()))
+        # Those who wait for a mail come before those who wait for nothing.
+        mailed = self._notices.flush(timeout_seconds=max(0.0, deadline.left() - FORGET_SECONDS))
+        forgotten = self._ledger.forget_older_than(
+            self._settings.keep_days * 86400.0, for_seconds=max(0.0, deadline.left())
+        )
         return {"settled": settled, "told": told, "forgotten": forgotten, "mailed": mailed}
 
     def _tell_of_overdue(self, delivery: Delivery, *, gave_up: bool) -> None:
@@ -228,7 +256,12 @@ class Engine:
             return self._keyless(event, rule, step.wants, anew=anew)
         owner = uuid.uuid4().hex
         started = time.monotonic()
-        beginning = self._begin(event, rule, step, owner=owner, anew=anew, deadline=deadline)
+        try:
+            beginning = self._begin(event, rule, step, owner=owner, anew=anew, deadline=deadline)
+        except LedgerUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001  # what the ledger does not take must not cost the event
+            return self._unbegun(event, rule, step, error, anew=anew)
         match beginning:
             case AlreadyDone():
                 return Outcome(rule.id, step.key, Status.UNCHANGED, beginning.ticket)
@@ -314,8 +347,54 @@ class Engine:
             outcome = self._failed(rule, step, begun, failure, work.ticket.number, started=started)
         alerts, fingerprint = self._alerts(event, rule, step, begun, outcome, failure, unwell, work)
         work.ticket = replace(work.ticket, call_failed=deadline.failed_now(done=failure is None))
-        stands = self._ledger.finish(
-            work.ticket,
+        try:
+            stands = self._ledger.finish(
+                work.ticket,
+                owner=owner,
+                event=event,
+                outcome=outcome,
+                failure=failure,
+                duration_seconds=time.monotonic() - started,
+                fingerprint=fingerprint,
+                alerts=alerts,
+            )
+        except LedgerUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001  # what the ledger does not take must not cost the event
+            return self._unrecorded(event, rule, step, begun, error, owner=owner, started=started)
+        reached("recorded")
+        if not stands:
+            return self._retrying(
+                rule, step, Reason.BUSY, begun.now + 1.0 + self._settings.lease_seconds * self._draw()
+            )
+        return outcome
+
+    def _unbegun(self, event: Event, rule: Rule, step: Step, error: Exception, *, anew: bool) -> Outcome:
+        """The outcome where the ledger does not take the beginning of the work; nothing was called."""
+        started = time.monotonic()
+        delivery, now = self._ledger.count_attempt(event, rule=rule.id, key=step.key, digest=self._digest, anew=anew)
+        ticket = Ticket(self._line.instance, rule.id, step.key)
+        return self._unrecorded(event, rule, step, Begun(ticket, delivery, now), error, owner="", started=started)
+
+    def _unrecorded(
+        self, event: Event, rule: Rule, step: Step, begun: Begun, error: Exception, *, owner: str, started: float
+    ) -> Outcome:
+        """The outcome of what the ledger did not take, recorded in words of our own alone.
+
+        The ticket's record stays as it was, and whoever comes next finds out what was done, as after a holder that
+        vanished.
+        """
+        why = str(error) if isinstance(error, LedgerRefused) else type(error).__name__
+        log.critical("a fault of ours: what came of an event cannot be recorded: %s at %s", why, fault(error))
+        failure = Failure(
+            Kind.TRANSIENT,
+            Reason.FAULT,
+            f"a fault of ours: the ledger does not take what came of it ({why}); the log has more",
+        )
+        outcome = self._failed(rule, step, begun, failure, "", started=started)
+        alerts, fingerprint = self._alerts(event, rule, step, begun, outcome, failure, None, None)
+        self._ledger.finish(
+            None,
             owner=owner,
             event=event,
             outcome=outcome,
@@ -323,12 +402,8 @@ class Engine:
             duration_seconds=time.monotonic() - started,
             fingerprint=fingerprint,
             alerts=alerts,
+            abandoned=begun.ticket,
         )
-        reached("recorded")
-        if not stands:
-            return self._retrying(
-                rule, step, Reason.BUSY, begun.now + 1.0 + self._settings.lease_seconds * self._draw()
-            )
         return outcome
 
     def _ticket_work(self, rule: Rule, ticket: Ticket, *, now: float, owner: str, deadline: Deadline) -> TicketWork:
@@ -372,14 +447,14 @@ class Engine:
         outcome: Outcome,
         failure: Failure | None,
         unwell: UnwellError | None,
-        work: TicketWork,
+        work: TicketWork | None,
     ) -> tuple[list[Alert], str]:
-        """The alerts of one outcome, and the fingerprint of the one that the delivery belongs to."""
+        """The alerts of one outcome, and of the *work* if it counts, and the fingerprint of the one that the delivery belongs to."""
         alerts = []
         fingerprint = ""
         delivery = begun.delivery
         about = About(rule.id, _table(event.source), step.key, event.id, delivery.attempts, delivery.first_seen)
-        if work.left_empty:
+        if work is not None and work.left_empty:
             hints = "; ".join(dict.fromkeys(work.left_empty.values()))
             nobody = Failure(
                 Kind.PERMANENT,
@@ -387,7 +462,7 @@ class Engine:
                 f"{hints}. It is filled in when the record is there and the row changes, unless people did so before",
             )
             alerts.append(self._alert("field", nobody, about, fields=sorted(work.left_empty)))
-        if work.odd_fields:
+        if work is not None and work.odd_fields:
             odd = Failure(Kind.PERMANENT, Reason.NOT_KEPT, _not_kept(work.odd_fields))
             alerts.append(self._alert("field", odd, about, fields=sorted(work.odd_fields)))
         if failure is not None and outcome.status is Status.DEAD:
@@ -427,6 +502,8 @@ class Engine:
         fingerprint = " ".join(
             [kind, about.rule or about.table, failure.reason.value, *(fields or [failure.hint[:120]])]
         )
+        if len(fingerprint) > FINGERPRINT_CHARACTERS_MAX:
+            fingerprint = f"{fingerprint[: FINGERPRINT_CHARACTERS_MAX - 40]} {digest(fingerprint)}"
         facts = {
             "source_name": self._settings.source_name,
             "instance": self._line.instance,

@@ -5,6 +5,8 @@ share. Nothing here decides anything about ServiceNow; it remembers, and it seri
 """
 
 import json
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
@@ -212,7 +214,7 @@ ON CONFLICT (event, rule, key, content) DO UPDATE SET
     first_seen = CASE WHEN :anew THEN {now} ELSE servicenow.delivery.first_seen END,
     last_at = {now}
 RETURNING event, rule, key, content, source, status, attempts, first_seen, reason, hint, words, ticket, fingerprint,
-    '' AS body
+    '' AS body, last_at
 """
 
 _SET_TRAIL = "UPDATE servicenow.ticket SET trail = :trail WHERE instance = :instance AND rule = :rule AND key = :key"
@@ -364,6 +366,26 @@ RETURNING since, until, {{now}} AS now
 """  # noqa: S608  # our own text
 
 
+# What is old goes this many records at a time.
+FORGET_MAX: Final = 500
+
+_OLD: Final = (
+    "DELETE FROM servicenow.delivery "
+    "WHERE (event, rule, key, content) IN (SELECT event, rule, key, content FROM servicenow.delivery "
+    "WHERE last_at < {now} - :seconds ORDER BY last_at LIMIT :most) RETURNING event, fingerprint",
+    "DELETE FROM servicenow.ticket WHERE (instance, rule, key) IN (SELECT instance, rule, key FROM servicenow.ticket "
+    "WHERE sys_id = '' AND lease_owner = '' AND updated_at < {now} - :seconds AND sending = '' LIMIT :most) "
+    "AND lease_owner = '' AND updated_at < {now} - :seconds RETURNING key",
+    "DELETE FROM servicenow.alert WHERE fingerprint IN (SELECT fingerprint FROM servicenow.alert "
+    "WHERE episode = 'closed' AND last_at < {now} - :seconds LIMIT :most) AND episode = 'closed' RETURNING kind",
+    "DELETE FROM servicenow.hold WHERE (instance, kind, credential) IN (SELECT instance, kind, credential "
+    "FROM servicenow.hold WHERE kind IN ('auth', 'down', 'row') AND since < {now} - :seconds "
+    "AND proven_at < {now} - :seconds AND until < {now} LIMIT :most) RETURNING kind",
+    "DELETE FROM servicenow.trial WHERE (instance, account) IN (SELECT instance, account FROM servicenow.trial "
+    "WHERE last_at < {now} - :seconds LIMIT :most) RETURNING account",
+)
+
+
 class Ledger:
     """The function's memory, shared by all its instances."""
 
@@ -505,8 +527,11 @@ class Ledger:
         duration_seconds: float,
         fingerprint: str = "",
         alerts: Sequence[Alert] = (),
+        abandoned: Ticket | None = None,
     ) -> bool:
         """Record the outcome and give the lease back, all at once. False: the lease was gone, nothing stands.
+
+        *abandoned*, where there is no *ticket*: its lease ends now as that of a holder that vanished.
 
         A dead letter and the alert that tells of it are one transaction: neither is ever without the other.
         """
@@ -520,6 +545,15 @@ class Ledger:
                 return True
             if ticket is not None and not _save_ticket(transaction, ticket, owner, release=True):
                 return False
+            if abandoned is not None and owner:
+                transaction.execute(
+                    "UPDATE servicenow.ticket SET lease_until = {now} "
+                    "WHERE instance = :instance AND rule = :rule AND key = :key AND lease_owner = :owner",
+                    instance=abandoned.instance,
+                    rule=abandoned.rule,
+                    key=abandoned.key,
+                    owner=owner,
+                )
             transaction.execute(
                 _SAVE_DELIVERY,
                 **names,
@@ -538,6 +572,25 @@ class Ledger:
             if before and before["fingerprint"] and before["fingerprint"] != fingerprint:
                 _over_if_none_left(transaction, before["fingerprint"], silently=not done)
             return True
+
+        return self._database.run(work)
+
+    def count_attempt(self, event: Event, *, rule: str, key: str, digest: str, anew: bool) -> tuple[Delivery, float]:
+        """Count an attempt that cannot begin, and give the ledger's time. The event is not counted into a trail."""
+
+        def work(transaction: Transaction) -> tuple[Delivery, float]:
+            names = {"event": event.id, "rule": rule, "key": key, "content": event.content}
+            before = _one(transaction.execute(_FIND_DELIVERY, **names))
+            row = transaction.execute(
+                _COUNT_ATTEMPT,
+                **names,
+                source=event.source,
+                digest=digest,
+                counted=False,
+                body=event.body,
+                anew=before is None or (anew and before["status"] == "dead"),
+            )[0]
+            return _delivery(row), row["last_at"]
 
         return self._database.run(work)
 
@@ -964,13 +1017,20 @@ class Ledger:
             )
         )
 
-    def overdue(self, *, seconds: float, most: int) -> list[Delivery]:
-        """Deliveries that should have come back *seconds* ago, oldest first."""
+    def overdue(self, *, seconds: float, given_up_seconds: float, most: int) -> list[Delivery]:
+        """Deliveries that should have come back *seconds* ago and are to be told of, oldest first.
+
+        Those that were told of are left out, until they are to be given up, *given_up_seconds* after the first attempt.
+        """
         rows = self._database.run(
             lambda transaction: transaction.execute(
-                "SELECT * FROM servicenow.delivery WHERE status = 'waiting' "
-                "AND COALESCE(retry_at, last_at) <= {now} - :seconds ORDER BY first_seen LIMIT :most",
+                "SELECT * FROM servicenow.delivery AS d WHERE status = 'waiting' "
+                "AND COALESCE(retry_at, last_at) <= {now} - :seconds "
+                "AND (first_seen < {now} - :given_up_seconds OR NOT EXISTS ("
+                "SELECT 1 FROM servicenow.alert AS a WHERE a.fingerprint = d.fingerprint AND a.kind = 'waiting')) "
+                "ORDER BY first_seen LIMIT :most",
                 seconds=seconds,
+                given_up_seconds=given_up_seconds,
                 most=most,
             )
         )
@@ -1025,34 +1085,25 @@ class Ledger:
             )
         )
 
-    def forget_older_than(self, seconds: float) -> int:
-        """Apply retention; gives how many records went.
+    def forget_older_than(self, seconds: float, *, for_seconds: float = math.inf) -> int:
+        """Apply retention for about *for_seconds*; gives how many records went. What is left goes the next time.
 
         Deliveries, closed alerts and old holds go; the evidence on a row that never had a ticket goes; a ticket's own
-        record stays, because it is what keeps a closed ticket closed.
+        record stays, because it is what keeps a closed ticket closed. It goes in short transactions with pauses: events
+        wait for none of it.
         """
-
-        def work(transaction: Transaction) -> int:
-            deliveries = transaction.execute(
-                "DELETE FROM servicenow.delivery WHERE last_at < {now} - :seconds RETURNING fingerprint",
-                seconds=seconds,
-            )
-            for fingerprint in {row["fingerprint"] for row in deliveries} - {""}:
-                _over_if_none_left(transaction, fingerprint, silently=True)
-            gone = len(deliveries)
-            for sql in (
-                "DELETE FROM servicenow.ticket WHERE sys_id = '' AND lease_owner = '' "
-                "AND updated_at < {now} - :seconds AND sending = '' RETURNING key",
-                "DELETE FROM servicenow.alert WHERE episode = 'closed' AND last_at < {now} - :seconds "
-                "RETURNING fingerprint",
-                "DELETE FROM servicenow.hold WHERE kind IN ('auth', 'down', 'row') AND since < {now} - :seconds "
-                "AND proven_at < {now} - :seconds AND until < {now} RETURNING kind",
-                "DELETE FROM servicenow.trial WHERE last_at < {now} - :seconds RETURNING account",
-            ):
-                gone += len(transaction.execute(sql, seconds=seconds))
-            return gone
-
-        return self._database.run(work)
+        until = time.monotonic() + for_seconds
+        gone = 0
+        for sql in _OLD:
+            while time.monotonic() < until:
+                began = time.monotonic()
+                count = self._database.run(lambda transaction, sql=sql: _forget(transaction, sql, seconds))  # type: ignore[misc]  # mypy loses the lambda's type with a default
+                gone += count
+                if count < FORGET_MAX:
+                    break
+                # As long as it took: whoever waits for SQLite's only writer comes in between.
+                time.sleep(min(1.0, time.monotonic() - began))
+        return gone
 
     def now(self) -> float:
         """The database's clock."""
@@ -1067,6 +1118,13 @@ def unruled_fingerprint(source: str) -> str:
 def held_fingerprint(instance: str, kind: str) -> str:
     """The alert that tells of a hold. Without a configuration there is no instance that it could be about."""
     return f"held {kind}" if kind == "config" else f"held {kind} {instance}"
+
+
+def _forget(transaction: Transaction, sql: str, seconds: float) -> int:
+    gone = transaction.execute(sql, seconds=seconds, most=FORGET_MAX)
+    for fingerprint in {row.get("fingerprint", "") for row in gone if "event" in row} - {""}:
+        _over_if_none_left(transaction, fingerprint, silently=True)
+    return len(gone)
 
 
 def _end_holds(transaction: Transaction, instance: str, credential: str, *, by_probe: bool) -> None:

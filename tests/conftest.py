@@ -57,9 +57,19 @@ def postgresql_shared(postgresql_server: str) -> str:
 @pytest.fixture
 def postgresql(postgresql_server: str) -> Iterator[str]:
     """The URL of an empty database on it."""
+    yield from _made(postgresql_server)
+
+
+@pytest.fixture(params=["LATIN1", "SQL_ASCII"])
+def postgresql_unfit(request: pytest.FixtureRequest, postgresql_server: str) -> Iterator[str]:
+    """The same, of an encoding that does not have every character."""
+    yield from _made(postgresql_server, f"ENCODING '{request.param}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+
+
+def _made(postgresql_server: str, options: str = "") -> Iterator[str]:
     name = f"t{uuid.uuid4().hex}"
     with psycopg.connect(postgresql_server, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
+        connection.execute(f"CREATE DATABASE {name} {options}")
     yield postgresql_server.replace("/postgres?", f"/{name}?")
     with psycopg.connect(postgresql_server, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -188,6 +189,22 @@ def test_an_unknown_route_is_404(world: World) -> None:
 
 def test_health_and_readiness_are_answered(world: World) -> None:
     assert [world.request("GET", path).status for path in ("/healthz", "/readyz")] == [200, 200]
+
+
+def test_asking_for_readiness_makes_no_ledger(tmp_path: Path) -> None:
+    with World(database_url=f"sqlite:///{tmp_path}/ledger.db") as world:
+        answer = world.request("GET", "/readyz", secret=None)
+
+        assert (answer.status, list(tmp_path.iterdir())) == (200, [])
+
+
+def test_a_ledger_that_cannot_hold_every_text_is_503_and_not_ready(postgresql_unfit: str) -> None:
+    with World(database_url=postgresql_unfit) as world:
+        answer = world.send(insert("outages", outage(title="Отказ оплаты")))
+
+        assert (answer.status, answer.retry_after is not None) == (503, True)
+        assert world.request("GET", "/readyz").status == 503
+        assert world.incidents == []
 
 
 @pytest.mark.parametrize(

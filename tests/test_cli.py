@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -87,6 +88,11 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
         yield Shell(world, tmp_path)
 
 
+def without_its_database(url: str) -> str:
+    """The same server, and a database that is not there."""
+    return re.sub(r"/t[0-9a-f]{32}\?", "/no_such_one?", url)
+
+
 # migrate
 
 
@@ -105,7 +111,43 @@ def test_migrate_without_a_database_is_one_sentence(shell: Shell) -> None:
     assert "check DATABASE_URL" in refused.err
 
 
+def test_migrate_says_what_the_server_said(shell: Shell, postgresql: str) -> None:
+    refused = shell.run("migrate", DATABASE_URL=without_its_database(postgresql))
+
+    assert refused.status == 1
+    assert "3D000 database" in refused.err
+    assert "does not exist" in refused.err
+
+
+def test_migrate_refuses_a_database_that_cannot_hold_every_text(shell: Shell, postgresql_unfit: str) -> None:
+    refused = shell.run("migrate", DATABASE_URL=postgresql_unfit)
+
+    assert refused.status == 1
+    assert "which cannot hold every text that a row may: make one with CREATE DATABASE" in refused.err
+    assert refused.err.count("\n") == 1
+
+
 # check
+
+
+def test_check_refuses_a_database_that_cannot_hold_every_text(shell: Shell, postgresql_unfit: str) -> None:
+    shell.rules.write_text(RULES)
+
+    bad = shell.run("check", DATABASE_URL=postgresql_unfit)
+
+    assert bad.status == 1
+    assert bad.err.startswith("DATABASE_URL: the database's encoding is ")
+    assert "ENCODING 'UTF8'" in bad.err
+    assert not shell.world.servicenow.calls
+
+
+def test_check_says_what_the_server_said(shell: Shell, postgresql: str) -> None:
+    shell.rules.write_text(RULES)
+
+    bad = shell.run("check", DATABASE_URL=without_its_database(postgresql))
+
+    assert "3D000 database" in bad.err
+    assert "PoolTimeout" not in bad.err
 
 
 def test_check_says_what_is_in_order(shell: Shell) -> None:

@@ -1,18 +1,33 @@
 """The ledger on SQLite and on PostgreSQL, through the same SQL."""
 
+import random
+import socket
 import sqlite3
+import string
+import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import psycopg
+import psycopg.sql
 import pytest
 
-from function.database import Database, LedgerNotMigrated, LedgerUnavailable, Transaction
+from function.database import (
+    Database,
+    LedgerNotMigrated,
+    LedgerRefused,
+    LedgerUnavailable,
+    LedgerUnfit,
+    Transaction,
+)
 from function.event import Event, Failure, InstanceTraits, Kind, Op, Outcome, Reason, Status, Step, Wants
 from function.ledger import (
+    FORGET_MAX,
     UNRULED_SAMPLES_MAX,
     Alert,
     AlreadyDead,
@@ -418,7 +433,8 @@ def test_with_ledger_migrate_off_one_sentence_says_what_is_missing(url: str) -> 
     database = Database(url, migrate=False)
 
     with pytest.raises(
-        LedgerNotMigrated, match=r"lacks migration 0001, 0002, 0003, 0004, 0005, 0006, 0007 .*python -m function migrate"
+        LedgerNotMigrated,
+        match=r"lacks migration 0001, 0002, 0003, 0004, 0005, 0006, 0007 .*python -m function migrate",
     ):
         Ledger(database).now()
     database.close()
@@ -430,6 +446,230 @@ def test_a_database_that_cannot_be_reached_is_unavailable() -> None:
     with pytest.raises(LedgerUnavailable):
         Ledger(database).now()
     database.close()
+
+
+class _Refuser:
+    """Speaks PostgreSQL as far as to refuse each connection in *words*."""
+
+    def __init__(self, words: str) -> None:
+        said = {"S": "FATAL", "C": "28P01", "M": words}
+        fields = b"".join(f"{kind}{text}\0".encode() for kind, text in said.items())
+        self._answer = b"E" + struct.pack("!I", len(fields) + 5) + fields + b"\0"
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    @property
+    def port(self) -> int:
+        return int(self._listener.getsockname()[1])
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                sock, _ = self._listener.accept()
+                with sock:
+                    if b"\x04\xd2\x16" in sock.recv(4096):  # it asks for TLS first
+                        sock.sendall(b"N")
+                        sock.recv(4096)
+                    sock.sendall(self._answer)
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ('password authentication failed for user "u"', '28P01 password authentication failed for user "u"'),
+        ("the database system is starting up", "57P03 the database system is starting up"),
+        ("sorry, too many clients already", "53300 sorry, too many clients already"),
+        ("no entry for host, user u, password planted-password", r"no connection \(OperationalError\)"),
+        ("no entry for host, user u, password pass word", r"no connection \(OperationalError\)"),
+    ],
+)
+def test_a_server_that_refuses_is_quoted_and_a_password_never(words: str, said: str) -> None:
+    server = _Refuser(words)
+    password = "pass%20word" if "pass word" in words else "planted-password"
+    database = Database(f"postgresql://u:{password}@127.0.0.1:{server.port}/x?sslmode=disable", pool_size=1)
+
+    with pytest.raises(LedgerUnavailable, match=f"^the ledger is unavailable: {said}$"):
+        Ledger(database).now()
+    with pytest.raises(LedgerUnavailable, match=f"^the ledger is unavailable: {said}$"):  # a moment later
+        Ledger(database).now()
+    database.close()
+    server.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://u:planted-password@127.0.0.1:1/x", "Connection refused"),
+        ("postgresql://u:planted-password@no-such-host.invalid/x", "[Nn]ame|resolution"),
+        ("postgresql:///x?host=/nowhere&user=u", "No such file or directory"),
+    ],
+)
+def test_why_there_is_no_connection_is_said(url: str, said: str) -> None:
+    database = Database(url, pool_size=1)
+
+    with pytest.raises(LedgerUnavailable, match=said) as raised:
+        Ledger(database).now()
+    assert "planted" not in str(raised.value)
+    database.close()
+
+
+def test_what_the_server_says_of_a_statement_is_said(postgresql: str) -> None:
+    with psycopg.connect(postgresql, autocommit=True) as admin:
+        name = psycopg.sql.Identifier(admin.info.dbname)
+        admin.execute(psycopg.sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(name))
+    database = Database(postgresql)
+
+    with pytest.raises(LedgerUnavailable, match="25006 cannot execute CREATE SCHEMA in a read-only transaction"):
+        Ledger(database).now()
+    database.close()
+
+
+def test_a_database_that_cannot_hold_every_text_is_refused_at_first_use_and_by_migrate(postgresql_unfit: str) -> None:
+    database = Database(postgresql_unfit)
+    for use in (Ledger(database).now, database.migrate, database.ready):
+        with pytest.raises(LedgerUnfit, match=r"encoding is .* CREATE DATABASE … ENCODING 'UTF8' .* DATABASE_URL"):
+            use()
+    with psycopg.connect(postgresql_unfit) as connection:
+        made = connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = 'servicenow'").fetchall()
+    database.close()
+
+    assert made == []
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_the_environments_client_encoding_does_not_matter(
+    postgresql: str, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGCLIENTENCODING", encoding)
+    database = Database(postgresql)
+    Ledger(database).raise_alert(Alert("авария", "dead", {}, 0.0))
+
+    assert database.run(lambda t: t.execute("SELECT fingerprint FROM servicenow.alert")) == [{"fingerprint": "авария"}]
+    database.close()
+
+
+def test_looking_whether_it_is_ready_makes_nothing(url: str, tmp_path: Path) -> None:
+    database = Database(url)
+    database.ready()
+    made: list[object] = [*tmp_path.iterdir()]
+    if url.startswith("postgresql"):
+        with psycopg.connect(url) as connection:
+            made += connection.execute("SELECT nspname FROM pg_namespace WHERE nspname = 'servicenow'").fetchall()
+    database.close()
+
+    assert made == []
+
+
+def test_without_leave_to_migrate_what_lacks_something_is_not_ready(url: str) -> None:
+    if url.startswith("sqlite"):
+        sqlite3.connect(url.removeprefix("sqlite:///")).close()
+        Path(url.removeprefix("sqlite:///")).touch()
+    database = Database(url, migrate=False)
+
+    with pytest.raises(LedgerNotMigrated):
+        database.ready()
+    database.close()
+
+
+def test_a_file_whose_folder_is_not_there_is_not_ready(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/nowhere/ledger.db")
+
+    with pytest.raises(LedgerUnavailable, match="folder"):
+        database.ready()
+
+
+@pytest.mark.parametrize(
+    "value", ["a\x00b", "\ud800", "long " * 100_000], ids=["NUL", "half a surrogate pair", "too long for an index"]
+)
+def test_what_a_database_does_not_take_is_told_from_a_database_that_is_away(url: str, value: str) -> None:
+    database = Database(url)
+    ledger = Ledger(database)
+    refused = ""
+    try:
+        ledger.raise_alert(Alert(random_text(20_000) if value.startswith("long") else value, "dead", {}, 0.0))
+    except LedgerRefused as error:
+        refused = str(error)
+    stands = url.startswith("sqlite") and not value.startswith("\ud800")  # SQLite takes the others
+
+    assert stands or refused.startswith(("PostgreSQL does not take", "SQLite does not take"))
+    assert value not in refused
+    assert ledger.now() > 0
+    database.close()
+
+
+def random_text(characters: int) -> str:
+    """What no database can make shorter."""
+    draw = random.Random(1)
+    return "".join(draw.choice(string.ascii_letters) for _ in range(characters))
+
+
+def waiting(ledger: Ledger, begin: Begin, number: int) -> None:
+    work = begun(begin(event(f"e{number}"), step(f"{number}")))
+    ledger.finish(
+        work.ticket,
+        owner=ME,
+        event=event(f"e{number}"),
+        outcome=Outcome("r", work.ticket.key, Status.RETRYING, "", Reason.TIMEOUT, retry_at=work.now + 1),
+        failure=Failure(Kind.TRANSIENT, Reason.TIMEOUT, "a hint"),
+        duration_seconds=0.1,
+    )
+
+
+def test_deliveries_that_were_told_of_hide_no_new_ones(ledger: Ledger, begin: Begin, clock: Clock) -> None:
+    for number in range(6):
+        waiting(ledger, begin, number)
+    clock.advance(1000)
+    first = ledger.overdue(seconds=600, given_up_seconds=86400, most=5)
+    for delivery in first:
+        ledger.tell_of(delivery, Alert("waiting r", "waiting", {}, 0.0, episode=True), gave_up=False)
+    second = ledger.overdue(seconds=600, given_up_seconds=86400, most=5)
+    clock.advance(90_000)
+    given_up = ledger.overdue(seconds=600, given_up_seconds=86400, most=10)
+
+    assert ([d.event for d in first], [d.event for d in second]) == ([f"e{n}" for n in range(5)], ["e5"])
+    assert len(given_up) == 6
+
+
+def test_the_first_retention_of_many_rows_blocks_nobody_for_long(ledger: Ledger, clock: Clock) -> None:
+    rows = 20_000
+    ledger.database.run(
+        lambda transaction: transaction.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :rows) "
+            "INSERT INTO servicenow.delivery "
+            "(event, rule, key, content, source, status, first_seen, last_at, fingerprint, body) "
+            "SELECT CAST(i AS TEXT), 'r', 'k', 'c', 's', 'dead', 0, 0, CAST(i - i / 50 * 50 AS TEXT), 'body' FROM n",
+            rows=rows,
+        )
+    )
+    waits: list[float] = []
+    stopping = threading.Event()
+
+    def be_an_event() -> None:
+        while not stopping.is_set():
+            began = time.monotonic()
+            ledger.raise_alert(Alert("a", "dead", {}, 0.0))
+            waits.append(time.monotonic() - began)
+            time.sleep(0.002)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(be_an_event)
+        gone = ledger.forget_older_than(3600.0)
+        stopping.set()
+
+    assert gone == rows
+    assert max(waits) < 1.0
+    assert len(waits) > rows / FORGET_MAX / 2
+
+
+def test_retention_stops_when_its_time_is_up(ledger: Ledger, begin: Begin, clock: Clock) -> None:
+    waiting(ledger, begin, 1)
+    clock.advance(10_000)
+    in_no_time = ledger.forget_older_than(3600.0, for_seconds=0.0)
+
+    assert (in_no_time, ledger.forget_older_than(3600.0) > 0) == (0, True)
 
 
 def test_connections_that_the_server_cut_are_replaced(postgresql: str) -> None:
