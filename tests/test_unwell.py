@@ -277,6 +277,9 @@ def behind(
     with World(instances=instances, database_url=database_url) as world, Server(firewall) as server:
         firewall.behind = world.servicenow.url
         world.start(SERVICENOW_INSTANCE_URL=server.url, SERVICENOW_TIMEOUT_SECONDS="0.3", DEADLINE_SECONDS="1")
+        for instance in range(instances):
+            assert world.send(insert("outages", outage(f"before {instance}", title="earlier")), instance=instance)
+        server.seen.clear()
         yield world, server
 
 
@@ -305,7 +308,9 @@ def rows(total: int, poisonous: set[int]) -> list[bytes]:
 
 
 def titles(world: World) -> list[str]:
-    return sorted(incident["short_description"] for incident in world.incidents)
+    """Of the incidents, but for those of before."""
+    every = (incident["short_description"] for incident in world.incidents)
+    return sorted(title for title in every if title != "earlier")
 
 
 @pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS)
@@ -390,9 +395,7 @@ def test_a_row_that_failed_and_passes_later_counts_again() -> None:
         drive(world, rows(2, {0}), seconds=600)
 
         assert titles(world) == ["poison", "sound"]
-        assert [bool(row["call_failed"]) for row in world.query("SELECT call_failed FROM servicenow.ticket")] == [
-            False
-        ] * 2
+        assert world.query("SELECT key FROM servicenow.ticket WHERE call_failed") == []
 
 
 @pytest.mark.parametrize("fault", ["down", "error_500", "unavailable_503", "sso_html_200", "hibernating_html_200"])
