@@ -144,9 +144,7 @@ class Engine:
                                     rule=rule.id,
                                     digest=self._digest,
                                 )
-                            except LedgerUnavailable:
-                                raise
-                            except Exception as error:  # noqa: BLE001  # as in _one
+                            except LedgerRefused as error:
                                 outcomes.append(self._unbegun(event, rule, step, error, anew=anew))
                                 kept.append((rule.id, step.key))
                                 continue
@@ -258,9 +256,7 @@ class Engine:
         started = time.monotonic()
         try:
             beginning = self._begin(event, rule, step, owner=owner, anew=anew, deadline=deadline)
-        except LedgerUnavailable:
-            raise
-        except Exception as error:  # noqa: BLE001  # what the ledger does not take must not cost the event
+        except LedgerRefused as error:
             return self._unbegun(event, rule, step, error, anew=anew)
         match beginning:
             case AlreadyDone():
@@ -449,7 +445,7 @@ class Engine:
         unwell: UnwellError | None,
         work: TicketWork | None,
     ) -> tuple[list[Alert], str]:
-        """The alerts of one outcome, and of the *work* if it counts, and the fingerprint of the one that the delivery belongs to."""
+        """The alerts of one outcome, and of the *work* if it counts; and the fingerprint of the delivery's own."""
         alerts = []
         fingerprint = ""
         delivery = begun.delivery

@@ -271,7 +271,7 @@ def test_a_ledger_of_before_is_brought_along(url: str, tmp_path: Path) -> None:
     [letter] = Ledger(database).dead_letters()
     database.close()
 
-    assert applied[-1] == 6
+    assert applied[-1] == 7
     assert (letter.event, letter.key, letter.content, letter.first_seen, letter.body) == ("e", "1", "c", 1.0, "{}")
 
 
