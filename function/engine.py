@@ -47,8 +47,6 @@ WORK_SECONDS_MIN: Final = 1.0
 ANSWER_SECONDS: Final = 2.0
 SETTLE_MAX: Final = 200
 OVERDUE_MAX: Final = 1000
-# Of the housekeeping's time so much is kept for retention.
-FORGET_SECONDS: Final = 2.0
 # Hasura is asked to send again after that, where only the time ran out.
 SOON_SECONDS: Final = 3.0
 _WRITE_OR_REMOVE: Final = "write one, or remove the trigger that sends this"
@@ -204,11 +202,10 @@ class Engine:
                 log.critical("a fault of ours: %s at %s", error, fault(error))
             else:
                 told += 1
-        # Those who wait for a mail come before those who wait for nothing.
-        mailed = self._notices.flush(timeout_seconds=max(0.0, deadline.left() - FORGET_SECONDS))
-        forgotten = self._ledger.forget_older_than(
-            self._settings.keep_days * 86400.0, for_seconds=max(0.0, deadline.left())
-        )
+        # What is old can wait, and mails cannot: they are left half of the time.
+        keep_seconds = self._settings.keep_days * 86400.0
+        forgotten = self._ledger.forget_older_than(keep_seconds, for_seconds=max(0.0, deadline.left() / 2))
+        mailed = self._notices.flush(timeout_seconds=max(0.0, deadline.left()))
         return {"settled": settled, "told": told, "forgotten": forgotten, "mailed": mailed}
 
     def _tell_of_overdue(self, delivery: Delivery, *, gave_up: bool) -> None:
@@ -344,26 +341,42 @@ class Engine:
         alerts, fingerprint = self._alerts(event, rule, step, begun, outcome, failure, unwell, work)
         work.ticket = replace(work.ticket, call_failed=deadline.failed_now(done=failure is None))
         try:
-            stands = self._ledger.finish(
-                work.ticket,
-                owner=owner,
-                event=event,
-                outcome=outcome,
-                failure=failure,
-                duration_seconds=time.monotonic() - started,
-                fingerprint=fingerprint,
-                alerts=alerts,
-            )
+            stands = self._record(event, work, outcome, failure, alerts, fingerprint, owner=owner, started=started)
         except LedgerUnavailable:
             raise
         except Exception as error:  # noqa: BLE001  # what the ledger does not take must not cost the event
             return self._unrecorded(event, rule, step, begun, error, owner=owner, started=started)
-        reached("recorded")
         if not stands:
             return self._retrying(
                 rule, step, Reason.BUSY, begun.now + 1.0 + self._settings.lease_seconds * self._draw()
             )
         return outcome
+
+    def _record(
+        self,
+        event: Event,
+        work: TicketWork,
+        outcome: Outcome,
+        failure: Failure | None,
+        alerts: Sequence[Alert],
+        fingerprint: str,
+        *,
+        owner: str,
+        started: float,
+    ) -> bool:
+        """Write down what came of the work; False: the lease was gone, nothing stands."""
+        stands = self._ledger.finish(
+            work.ticket,
+            owner=owner,
+            event=event,
+            outcome=outcome,
+            failure=failure,
+            duration_seconds=time.monotonic() - started,
+            fingerprint=fingerprint,
+            alerts=alerts,
+        )
+        reached("recorded")
+        return stands
 
     def _unbegun(self, event: Event, rule: Rule, step: Step, error: Exception, *, anew: bool) -> Outcome:
         """The outcome where the ledger does not take the beginning of the work; nothing was called."""
