@@ -109,6 +109,13 @@ def _look_up(referred: Referred, field: str, name: str, find: Find) -> str:
         fields.append("active")
         # So that those who left do not crowd out the one who is there.
         query += "^ORDERBYDESCactive"
+    rows = find(referred.table, query, fields, _ROWS_MAX)
+    try:
+        return chosen(referred, field, name, rows)
+    except UnknownReference as error:
+        if not rows or error.is_ambiguous:
+            raise
+    # Other records than those asked for: an answer to something else, perhaps. It is asked once more.
     return chosen(referred, field, name, find(referred.table, query, fields, _ROWS_MAX))
 
 
