@@ -63,6 +63,7 @@ CALL_FAULTS: Final[tuple[tuple[str, float, int], ...]] = (
     ("hibernating_html_200", 0, 1),
     ("sso_html_200", 0, 1),
     ("created_without_sys_id", 0, 2),
+    ("another_record", 0, 4),
     ("slow", 0.5, 4),
     ("stale_read", 0, 3),
 )
@@ -506,6 +507,7 @@ COMMITTING: Final = {
     "commit_then_403",
     "partial_200",
     "truncated_200",
+    "another_record",
 }
 
 
