@@ -301,7 +301,9 @@ class Engine:
         moved = place is None or place.digest == step.entered
         wants = _wanted_of(place, step.wants if moved else None) if place is not None else step.wants
         deadline.begin_row(failed_before=begun.ticket.call_failed)
-        work = self._ticket_work(rule, begun.ticket, now=begun.now, owner=owner, deadline=deadline)
+        # A dead letter begins anew: its reason is that of before.
+        replayed = begun.delivery.attempts == 1 and begun.delivery.reason == Reason.IN_DOUBT
+        work = self._ticket_work(rule, begun.ticket, now=begun.now, owner=owner, deadline=deadline, replayed=replayed)
         failure: Failure | None = None
         unwell: UnwellError | None = None
         try:
@@ -415,7 +417,9 @@ class Engine:
         )
         return outcome
 
-    def _ticket_work(self, rule: Rule, ticket: Ticket, *, now: float, owner: str, deadline: Deadline) -> TicketWork:
+    def _ticket_work(
+        self, rule: Rule, ticket: Ticket, *, now: float, owner: str, deadline: Deadline, replayed: bool = False
+    ) -> TicketWork:
         return TicketWork(
             rule.ticket,
             ticket,
@@ -426,6 +430,7 @@ class Engine:
             source_name=self._settings.source_name,
             now=now,
             deadline=deadline,
+            replayed=replayed,
         )
 
     def _failed(

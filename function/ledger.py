@@ -209,7 +209,8 @@ INSERT INTO servicenow.delivery
     (event, rule, key, content, source, status, attempts, first_seen, last_at, digest, counted, body)
 VALUES (:event, :rule, :key, :content, :source, 'waiting', 1, {now}, {now}, :digest, :counted, :body)
 ON CONFLICT (event, rule, key, content) DO UPDATE SET
-    source = :source, status = 'waiting', digest = :digest, counted = :counted, body = :body,
+    source = :source, status = 'waiting', digest = :digest, body = :body,
+    counted = servicenow.delivery.counted OR :counted,
     attempts = CASE WHEN :anew THEN 1 ELSE servicenow.delivery.attempts + 1 END,
     first_seen = CASE WHEN :anew THEN {now} ELSE servicenow.delivery.first_seen END,
     last_at = {now}

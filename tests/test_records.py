@@ -9,8 +9,8 @@ import pytest
 from function.event import Failure, InstanceTraits, KeptMark, Kind, Reason
 from function.servicenow import Reply, Request, read
 from function.targets.ticket import address, correlation_id
-from tests.payloads import delete, insert, update
-from tests.world import World, outage
+from tests.payloads import cron, delete, insert, update
+from tests.world import RULES, World, outage
 
 OPEN, CHANGED, FIXED = outage(), outage(title="Changed"), outage(status="fixed")
 AT = address("incident", correlation_id("shop", "outage", "1"), 0)
@@ -262,3 +262,31 @@ def test_a_ticket_whose_correlation_id_people_emptied_is_still_the_rows(world: W
 
     assert answer.status == 200
     assert len(world.incidents) == 1
+
+
+@pytest.mark.parametrize("who", ["the housekeeping", "another event of the row"])
+def test_a_create_that_left_no_mark_stays_in_doubt_whoever_comes_by(who: str) -> None:
+    with kept_world(("correlation_id", "correlation_display"), honours_sys_id=False) as world:
+        world.send(insert("outages", outage(2)))
+        world.servicenow.arm("commit_then_reset", method="POST")
+        world.send(insert("outages", OPEN, id="e"))
+        world.clock.advance(61)
+        if who == "the housekeeping":
+            world.send(cron("servicenow_housekeeping"))
+        else:
+            world.send(update("outages", OPEN, CHANGED, created_at="2026-03-04T05:06:08"))
+        answer = world.send(insert("outages", OPEN, id="e", current_retry=1))
+
+        assert (answer.status, answer.said) == (422, "dead in_doubt")
+        assert len(world.incidents) == 2
+
+
+def test_the_ticket_that_is_followed_is_not_taken_for_the_one_that_follows() -> None:
+    with World(rules=RULES.replace("      close_code", "      after_close: new\n      close_code")) as world:
+        world.send(insert("outages", OPEN))
+        world.send(update("outages", OPEN, FIXED, created_at="2026-03-04T05:06:08"))
+        world.servicenow.arm("another_record", method="POST")
+        world.send(update("outages", FIXED, OPEN, created_at="2026-03-04T05:06:09"))
+        world.send(update("outages", OPEN, FIXED, created_at="2026-03-04T05:06:10"))
+
+        assert [row["state"] for row in world.incidents] == ["6", "6"]

@@ -265,7 +265,10 @@ class TicketWork:
         source_name: str,
         now: float,
         deadline: Deadline,
+        replayed: bool = False,
     ) -> None:
+        """*replayed*: somebody has looked for the ticket of a create in doubt, and had the event sent again."""
+        self._replayed = replayed
         self.rule = rule
         self.ticket = replace(ticket, table=rule.table)
         self.odd_fields: frozenset[str] = frozenset()
@@ -639,7 +642,11 @@ class TicketWork:
 
         A stranger's has marks of its own, or none, and says something else.
         """
-        if record["sys_id"].lower() == sys_id or record.get("correlation_id") == self._correlation:
+        if record["sys_id"].lower() == sys_id:
+            return True
+        if self._follows and record["sys_id"].lower() == self._follows.lower():
+            return False
+        if record.get("correlation_id") == self._correlation:
             return True
         if record.get("correlation_id"):
             return False
@@ -739,9 +746,7 @@ class TicketWork:
                         retry_after_seconds=wait,
                     )
                 )
-            if traits.honours_sys_id is False and traits.kept_mark is KeptMark.NONE:
-                # Somebody has looked when it is replayed: then it may be sent.
-                self.ticket = replace(self.ticket, sending=None, suspect_until=None, suspect_fields=frozenset())
+            if traits.honours_sys_id is False and traits.kept_mark is KeptMark.NONE and not self._replayed:
                 raise ServiceNowError(
                     Failure(
                         Kind.PERMANENT,
