@@ -257,6 +257,7 @@ class Line:
                     self._lead_no_more()
                     leading = claimed = probing = False
                 deadline.called = True
+                troubles = self._troubles
                 answer = call(deadline.left())
             except ServiceNowError as error:
                 failure = error.failure
@@ -276,9 +277,11 @@ class Line:
                     raise
                 log.info("ServiceNow refused the credential; the secret has changed since: trying the new one")
             else:
-                self._passed(digest, leading=leading, writes=writes)
+                # What was sent before another call was refused says nothing of now.
+                passed = told = troubles == self._troubles
+                if passed:
+                    self._passed(digest, leading=leading, writes=writes)
                 deadline.failed = bool(deadline.failed)
-                passed = told = True
                 return answer
         finally:
             deadline.proven = self._troubles if passed else None

@@ -1,7 +1,9 @@
 """When ServiceNow as a whole is unwell: calls are held, people hear of it once, and everything heals by redelivery."""
 
 import heapq
+import json
 import socket
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.answers import Answer, Seen, Server, always, http, reset
+from tests.answers import Answer, Seen, Server, always, http, reset, result
 from tests.payloads import insert, update
 from tests.test_hazards import Gate
 from tests.world import PASSWORD, Answered, World, outage
@@ -442,3 +444,48 @@ def test_a_hold_is_probed_by_a_get_before_any_row_is_sent(world: World) -> None:
     assert asked_in_vain == ["GET incident"]
     assert asked == ["GET incident", "POST incident"]
     assert world.calls() == ["POST incident"]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        http(429, '{"error":{"message":"Rate limit exceeded"}}', Retry_After="120"),
+        http(401, '{"error":{"message":"User Not Authenticated","detail":"x"},"status":"failure"}'),
+    ],
+    ids=["rate limit", "password"],
+)
+def test_a_call_that_was_sent_before_a_refusal_and_passes_after_it_lifts_no_hold(refusal: bytes) -> None:
+    arrived = {b"First": threading.Event(), b"Slow": threading.Event()}
+    released = {b"First": threading.Event(), b"Slow": threading.Event()}
+
+    def answer(sock: socket.socket, seen: Seen) -> bool:
+        if b"Refused" in seen.body or b"After" in seen.body:
+            sock.sendall(refusal)
+            return True
+        for title, event in arrived.items():
+            if title in seen.body:
+                event.set()
+                released[title].wait(10)
+        record = json.loads(seen.body) if seen.body else {}
+        record |= {"number": "INC0000001", "state": "1", "sys_mod_count": "0"}
+        sock.sendall(result(record, 201) if seen.method == "POST" else result([]))
+        return True
+
+    with Server(answer) as server, World(SERVICENOW_INSTANCE_URL=server.url) as world, ThreadPoolExecutor(2) as threads:
+        world.send(insert("outages", outage(0)))
+        first = threads.submit(world.send, insert("outages", outage(1, title="First")))
+        assert arrived[b"First"].wait(10)
+        # It waits for the first one's turn, and what that proves lets calls overlap from then on.
+        slow = threads.submit(world.send, insert("outages", outage(2, title="Slow")))
+        time.sleep(0.3)
+        released[b"First"].set()
+        first.result()
+        assert arrived[b"Slow"].wait(10)
+        refused = world.send(insert("outages", outage(3, title="Refused")))
+        released[b"Slow"].set()
+        passed = slow.result()
+        calls = len(server.seen)
+        later = world.send(insert("outages", outage(4, title="After")))
+
+        assert (refused.status, passed.status, later.status) == (503, 200, 503)
+        assert len(server.seen) == calls
