@@ -28,8 +28,9 @@ DIGITS_BEFORE_MAX: Final = 131_072
 DIGITS_AFTER_MAX: Final = 16_383
 # Python's int() refuses more, because it takes a time that grows with their square.
 INT_DIGITS_MAX: Final = 4300
-# Nine bytes (`1e131071`) can ask for 131072 digits. Rows hold few such numbers; a body of them would fill the memory.
-GROWTH_MAX: Final = 8 * 1024 * 1024
+# Nine bytes (`1e131071`) can ask for 131072 digits. Seven of the longest that PostgreSQL has fit; a hundred small
+# bodies of more, which wait for nothing (see admission.py), would fill the memory.
+GROWTH_MAX: Final = 1024 * 1024
 # A Decimal takes 104 bytes, and `1.5,` four: those of so few characters (some 40,000) are one object wherever they are.
 SHORT_CHARACTERS_MAX: Final = 5
 # Hasura counts tries in a PostgreSQL integer and takes num_retries as a 64-bit one.
