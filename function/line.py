@@ -303,6 +303,8 @@ class Line:
             if _verdict(error.failure) is not _Verdict.WELL:
                 raise
         self._ledger.probe_passed(self.instance, digest)
+        # The write that follows is to be counted, whichever instance had the trouble.
+        self._troubled = True
 
     def _take_turn(self, deadline: Deadline) -> bool:
         """Wait for a turn among this process's threads; True: ours is the call that finds out."""
