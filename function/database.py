@@ -182,7 +182,9 @@ class Database:
             try:
                 self._bring_up_to_date()
             except LedgerUnavailable as error:
-                self._failed, self._failed_at = type(error)(str(error)), time.monotonic()
+                if seconds_left() > 0:
+                    # Else it is this request's own time that ran out, and says nothing of the database.
+                    self._failed, self._failed_at = type(error)(str(error)), time.monotonic()
                 raise
             self._ready_for = self._backend.identity()
         finally:
