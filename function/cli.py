@@ -198,13 +198,13 @@ def _instance(settings: Settings, rules: Rules, *, write_probe: bool) -> Iterato
         examined = examine(
             client,
             rules.rules,
-            traits=app.ledger.traits(instance_url),
+            traits=lambda table: app.ledger.traits(instance_url, table),
             write_probe=write_probe,
             progress=_asking(instance_url),
         )
         yield from examined.findings
-        if examined.traits.honours_sys_id is not None:
-            app.ledger.learn_traits(instance_url, examined.traits)
+        for table, traits in examined.traits.items():
+            app.ledger.learn_traits(instance_url, table, traits)
     except LedgerUnfit as error:
         what, _, do = str(error).partition(": ")
         yield Finding(Level.FAULT, "DATABASE_URL", what, do)

@@ -20,7 +20,7 @@ import certifi
 from urllib3.util.ssl_ import create_urllib3_context
 
 from function.configuration import Asked, Configurations
-from function.event import Failure, InstanceTraits, Kind, Reason, digest
+from function.event import Failure, Kind, Reason, TableTraits, digest
 from function.ledger import Ledger
 from function.line import IN_A_ROW
 from function.servicenow import Basic, Credential, NetworkSettings, ServiceNowClient, ServiceNowError, term
@@ -487,13 +487,14 @@ class Tester:
         )
 
     def _ours(self, instance_url: str, table: str) -> list[tuple[str, int]]:
-        if self._ledger.traits(instance_url).honours_sys_id is not True:
+        if self._ledger.traits(instance_url, table).honours_sys_id is not True:
             return []
         return self._ledger.newest_tickets(instance_url, table, most=TICKETS_MAX)
 
     def _remember(self, tried: Tried, instance_url: str, sign: str, in_force: Connection) -> None:
-        if tried.stray:
-            self._ledger.learn_traits(instance_url, InstanceTraits(honours_sys_id=False))
+        for table, found in tried.tables.items():
+            if found.stray:
+                self._ledger.learn_traits(instance_url, table, TableTraits(honours_sys_id=False))
         if tried.signed_in is False and tried.failure is not None:
             # It was this credential's probe: no event tries it before so long, as if its own call had been refused.
             self._ledger.call_failed(

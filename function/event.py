@@ -168,8 +168,8 @@ def kept_mark(record: Mapping[str, str], marks: Mapping[str, str]) -> KeptMark:
 
 
 @dataclass(frozen=True, slots=True)
-class InstanceTraits:
-    """What the first clean create showed of an instance. *honours_sys_id*: it takes the one we choose."""
+class TableTraits:
+    """What the first clean create showed of a table. *honours_sys_id*: it takes the one we choose."""
 
     honours_sys_id: bool | None = None
     kept_mark: KeptMark = KeptMark.UNKNOWN

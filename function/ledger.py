@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
 from function.database import Database, Record, Transaction
-from function.event import Event, Failure, InstanceTraits, KeptMark, Outcome, Reason, Status, Step
+from function.event import Event, Failure, KeptMark, Outcome, Reason, Status, Step, TableTraits
 from function.trail import Trail, end, from_json, hear, restate, to_json
 
 # ServiceNow's own limit for one Table API transaction (c_DefaultQuotaRules): what we sent may still commit that long
@@ -686,28 +686,31 @@ class Ledger:
 
         self._database.run(work)
 
-    # What is known of an instance
+    # What is known of an instance's tables
 
-    def traits(self, instance: str) -> InstanceTraits:
-        """What is known of *instance* so far."""
+    def traits(self, instance: str, table: str) -> TableTraits:
+        """What is known of *table* so far: an access control is a table's."""
         rows = self._database.run(
             lambda transaction: transaction.execute(
-                "SELECT honours_sys_id, kept_mark FROM servicenow.instance WHERE instance = :instance",
+                "SELECT honours_sys_id, kept_mark FROM servicenow.instance "
+                'WHERE instance = :instance AND "table" = :table',
                 instance=instance,
+                table=table,
             )
         )
         if not rows:
-            return InstanceTraits()
-        return InstanceTraits(bool(rows[0]["honours_sys_id"]), KeptMark(rows[0]["kept_mark"]))
+            return TableTraits()
+        return TableTraits(bool(rows[0]["honours_sys_id"]), KeptMark(rows[0]["kept_mark"]))
 
-    def learn_traits(self, instance: str, traits: InstanceTraits) -> None:
+    def learn_traits(self, instance: str, table: str, traits: TableTraits) -> None:
         """Remember what a clean create showed; what it did not show (UNKNOWN) stays as it was."""
         self._database.run(
             lambda transaction: transaction.execute(
-                "INSERT INTO servicenow.instance AS i (instance, honours_sys_id, kept_mark) "
-                "VALUES (:instance, :honoured, :mark) ON CONFLICT (instance) DO UPDATE SET "
+                'INSERT INTO servicenow.instance AS i (instance, "table", honours_sys_id, kept_mark) '
+                'VALUES (:instance, :table, :honoured, :mark) ON CONFLICT (instance, "table") DO UPDATE SET '
                 "honours_sys_id = :honoured, kept_mark = CASE WHEN :mark = '' THEN i.kept_mark ELSE :mark END",
                 instance=instance,
+                table=table,
                 honoured=bool(traits.honours_sys_id),
                 mark=traits.kept_mark.value,
             )

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Final
 
 from function.choices import shipped
-from function.event import Failure, InstanceTraits, KeptMark, Kind, Reason, kept_mark
+from function.event import Failure, KeptMark, Kind, Reason, TableTraits, kept_mark
 from function.hearing import TEMPLATE, Rule, Saying, TicketRule
 from function.rules import FIELDS_REFUSED
 from function.servicenow import Record, ServiceNowError, TableClient, UnknownReference
@@ -94,23 +94,23 @@ _PLACE: Final = re.compile(r"\S+:\d+: [\w.<\[\]]+:|\S+:\d+:|\S+\.\w+:|[A-Z][A-Z0
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """What was found. *traits*: what a written record showed of the instance."""
+    """What was found. *traits*: what a written record showed, by table."""
 
     findings: tuple[Finding, ...]
-    traits: InstanceTraits
+    traits: Mapping[str, TableTraits]
 
 
 def examine(
     client: TableClient,
     rules: Sequence[Rule],
     *,
-    traits: InstanceTraits,
+    traits: Callable[[str], TableTraits],
     write_probe: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Examined:
     """Compare the instance with the *rules*; whoever signs in was let in already.
 
-    *traits* is what is known of it so far. With *write_probe* a record is written into each table, and
+    *traits* gives what is known of a table so far. With *write_probe* a record is written into each table, and
     canceled where the rule knows how. *progress* is told of each step. Raises ServiceNowError where the instance is
     unwell, or lets us in no longer.
     """
@@ -122,7 +122,7 @@ def examine(
     for table, concerned in by_table.items():
         progress(table)
         findings += examination.table(table, concerned)
-    shown: list[InstanceTraits] = []
+    shown: dict[str, TableTraits] = {}
     if write_probe:
         for table, concerned in by_table.items():
             if table in examination.unread:
@@ -130,12 +130,12 @@ def examine(
             progress(f"a record in {table}")
             found, made = examination.probe(concerned[0])
             findings.append(found)
-            shown += [] if made is None else [made]
-    known = _weakest(shown) if shown else traits
-    findings.append(_sys_id(client.instance_url, honoured=known.honours_sys_id))
-    findings += _dropped_mark(client.instance_url, known.kept_mark)
+            shown |= {} if made is None else {table: made}
+    known = {table: shown.get(table) or traits(table) for table in by_table}
+    findings += _sys_ids(client.instance_url, known)
+    findings += _dropped_marks(client.instance_url, known)
     findings += examination.limits()
-    return Examined(tuple(findings), known if shown else InstanceTraits())
+    return Examined(tuple(findings), shown)
 
 
 @dataclass(slots=True)
@@ -261,7 +261,7 @@ class _Examination:
 
     # Writing
 
-    def probe(self, rule: Rule) -> tuple[Finding, InstanceTraits | None]:
+    def probe(self, rule: Rule) -> tuple[Finding, TableTraits | None]:
         """Write a record as plain as the instance takes it, and cancel it; which of our marks it kept."""
         table, where = rule.ticket.table, rule.ticket.where["table"]
         asked = uuid.uuid4().hex
@@ -281,7 +281,7 @@ class _Examination:
             return Finding(Level.FAULT, where, what, _sentence(error)), None
         name = made.get("number") or made["sys_id"]
         left = self._canceled(rule, made["sys_id"])
-        shown = InstanceTraits(made["sys_id"].lower() == asked, kept_mark(made, PROBE_MARKS))
+        shown = TableTraits(made["sys_id"].lower() == asked, kept_mark(made, PROBE_MARKS))
         return Finding(Level.NOTE, where, f"{name} was written into {table}; {left}"), shown
 
     def _written(self, rule: Rule, values: Mapping[str, str]) -> Record:
@@ -540,48 +540,48 @@ def _named_states(conditions: str) -> set[str] | None:
 # The instance as a whole
 
 
-def _sys_id(instance_url: str, *, honoured: bool | None) -> Finding:
-    match honoured:
-        case True:
-            return Finding(Level.NOTE, instance_url, "it keeps the sys_id that a new record is given")
-        case False:
-            return Finding(
-                Level.WARNING,
-                instance_url,
-                "it gives new records sys_ids of its own, so a create whose answer is lost waits a minute and is "
-                "settled by correlation_id",
-                "Let the integration user write sys_id at creation, where you want it settled by the primary key",
-            )
-        case None:
-            return Finding(
-                Level.NOTE,
-                instance_url,
-                "whether it keeps the sys_id that a new record is given shows at the first ticket, or with "
-                "--write-probe, which writes a record",
-            )
+def _sys_ids(instance_url: str, known: Mapping[str, TableTraits]) -> Iterator[Finding]:
+    """Which tables keep the sys_id that a new record is given."""
+    kept, chosen, untried = (
+        [table for table, traits in known.items() if traits.honours_sys_id is honoured]
+        for honoured in (True, False, None)
+    )
+    if kept:
+        yield Finding(Level.NOTE, instance_url, f"{_listed(kept)}: it keeps the sys_id that a new record is given")
+    if chosen:
+        yield Finding(
+            Level.WARNING,
+            instance_url,
+            f"{_listed(chosen)}: it gives new records sys_ids of its own, so a create whose answer is lost waits a "
+            "minute and is settled by correlation_id",
+            "Let the integration user write sys_id at creation, where you want it settled by the primary key",
+        )
+    if untried:
+        yield Finding(
+            Level.NOTE,
+            instance_url,
+            f"{_listed(untried)}: whether it keeps the sys_id that a new record is given shows at the first ticket, or "
+            "with --write-probe, which writes a record",
+        )
 
 
-def _dropped_mark(instance_url: str, mark: KeptMark) -> Iterator[Finding]:
+def _dropped_marks(instance_url: str, known: Mapping[str, TableTraits]) -> Iterator[Finding]:
     """What is wrong where the correlation_id is dropped."""
     do = "Let the integration user write correlation_id at creation"
-    if mark is KeptMark.CORRELATION_DISPLAY:
-        what = "it drops the correlation_id of a new record; tickets carry their mark in correlation_display instead"
-        yield Finding(Level.WARNING, instance_url, what, do)
-    elif mark is KeptMark.NONE:
-        what = (
-            "it drops the correlation_id and the correlation_display of a new record; a ticket is known by its sys_id "
-            "alone, and where that is not kept either, a create whose answer is lost ends as a dead letter"
-        )
-        yield Finding(Level.WARNING, instance_url, what, do)
-
-
-def _weakest(shown: Sequence[InstanceTraits]) -> InstanceTraits:
-    """What can be relied on in every table of those that records were written into."""
-    by_strength = list(KeptMark)
-    return InstanceTraits(
-        all(traits.honours_sys_id for traits in shown),
-        max((traits.kept_mark for traits in shown), key=by_strength.index),
-    )
+    for table, traits in known.items():
+        if traits.kept_mark is KeptMark.CORRELATION_DISPLAY:
+            what = (
+                f"{table}: it drops the correlation_id of a new record; tickets carry their mark in "
+                "correlation_display instead"
+            )
+            yield Finding(Level.WARNING, instance_url, what, do)
+        elif traits.kept_mark is KeptMark.NONE:
+            what = (
+                f"{table}: it drops the correlation_id and the correlation_display of a new record; a ticket is known "
+                "by its sys_id alone, and where that is not kept either, a create whose answer is lost ends as a dead "
+                "letter"
+            )
+            yield Finding(Level.WARNING, instance_url, what, do)
 
 
 def _is_serious(failure: Failure) -> bool:

@@ -100,7 +100,7 @@ def test_migrate_brings_the_ledger_up_to_date_and_says_so(shell: Shell) -> None:
     first = shell.run("migrate")
     second = shell.run("migrate")
 
-    assert (first.status, first.out) == (0, "applied migration 0001, 0002, 0003, 0004, 0005, 0006, 0007\n")
+    assert (first.status, first.out) == (0, "applied migration 0001, 0002, 0003, 0004, 0005, 0006, 0007, 0008\n")
     assert (second.status, second.out) == (0, "the ledger is up to date\n")
 
 
@@ -297,7 +297,7 @@ def test_check_with_write_probe_writes_a_record_and_the_ledger_remembers_what_it
     good = shell.run("check", "--write-probe")
     again = shell.run("check")
 
-    kept = f"{shell.world.servicenow.url}: it keeps the sys_id that a new record is given."
+    kept = f"{shell.world.servicenow.url}: incident: it keeps the sys_id that a new record is given."
     assert kept in good.lines
     assert kept in again.lines
     [record] = shell.world.servicenow.tables.select("incident")

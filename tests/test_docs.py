@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from function import rules as rules_file
-from function.event import InstanceTraits
+from function.event import TableTraits
 from function.preflight import Level, examine
 from function.rules import Rule
 from function.servicenow import Basic, ServiceNowClient
@@ -186,7 +186,7 @@ def test_check_finds_nothing_that_keeps_an_example_from_working(text: str, rule:
     with ServiceNow() as servicenow:
         LIVES[rule.name].prepared(servicenow)
         with ServiceNowClient(servicenow.url, Basic(servicenow.username, servicenow.password)) as client:
-            found = examine(client, [rule], traits=InstanceTraits()).findings
+            found = examine(client, [rule], traits=lambda _: TableTraits()).findings
 
     assert [str(each) for each in found if each.level is Level.FAULT] == []
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from function.event import InstanceTraits
+from function.event import TableTraits
 from function.preflight import PROBE_WORDS, Examined, Finding, Level, examine
 from function.rules import load
 from function.servicenow import Basic, NotAuthorized, ServiceNowClient, Unavailable
@@ -30,15 +30,15 @@ def servicenow() -> Iterator[ServiceNow]:
         yield servicenow
 
 
-UNKNOWN = InstanceTraits()
+UNKNOWN = TableTraits()
 
 
 def examined(
-    servicenow: ServiceNow, rules: str = RULE, *, traits: InstanceTraits = UNKNOWN, write_probe: bool = False
+    servicenow: ServiceNow, rules: str = RULE, *, traits: TableTraits = UNKNOWN, write_probe: bool = False
 ) -> Examined:
     client = ServiceNowClient(servicenow.url, Basic(servicenow.username, servicenow.password))
     try:
-        return examine(client, load(rules, environ={}).rules, traits=traits, write_probe=write_probe)
+        return examine(client, load(rules, environ={}).rules, traits=lambda _: traits, write_probe=write_probe)
     finally:
         client.close()
 
@@ -486,7 +486,7 @@ class TestTheInstance:
     def test_whether_a_sys_id_is_kept_is_told_as_far_as_it_is_known(
         self, servicenow: ServiceNow, known: bool | None, level: Level
     ) -> None:
-        found = examined(servicenow, traits=InstanceTraits(honours_sys_id=known)).findings[-2]
+        found = examined(servicenow, traits=TableTraits(honours_sys_id=known)).findings[-2]
 
         assert found.level is level
         assert "sys_id" in found.what
@@ -507,7 +507,7 @@ class TestTheInstance:
         client = ServiceNowClient(servicenow.url, Basic(servicenow.username, "sandbox"))
 
         with pytest.raises(NotAuthorized):
-            examine(client, load(RULE, environ={}).rules, traits=InstanceTraits())
+            examine(client, load(RULE, environ={}).rules, traits=lambda _: TableTraits())
 
         client.close()
         assert len(servicenow.refused_logins) == 1
@@ -518,7 +518,7 @@ class TestTheProbe:
         found = examined(servicenow, write_probe=True)
 
         [record] = [row for row in servicenow.tables.select("incident") if row["short_description"] == PROBE_WORDS]
-        assert found.traits.honours_sys_id is True
+        assert found.traits["incident"].honours_sys_id is True
         assert record["state"] == "8"
         assert any(record["number"] in each.what and "is canceled" in each.what for each in found.findings)
 
@@ -526,13 +526,13 @@ class TestTheProbe:
         with ServiceNow(honours_sys_id=False) as servicenow:
             found = examined(servicenow, write_probe=True)
 
-        assert found.traits.honours_sys_id is False
+        assert found.traits["incident"].honours_sys_id is False
         assert any("sys_ids of its own" in each.what and each.level is WARNING for each in found.findings)
 
     def test_a_change_is_probed_too(self, servicenow: ServiceNow) -> None:
         change = RULE.replace("    ticket:\n", "    ticket:\n      table: change_request\n")
 
-        assert examined(servicenow, change, write_probe=True).traits.honours_sys_id is True
+        assert examined(servicenow, change, write_probe=True).traits["change_request"].honours_sys_id is True
         assert servicenow.tables.select("change_request")[-1]["state"] == "4"
 
     def test_where_the_instance_wants_more_it_is_made_by_the_rule_and_wakes_nobody(
@@ -550,7 +550,7 @@ class TestTheProbe:
         [warning] = [each for each in refused.findings if each.level is WARNING]
         assert warning.what.startswith("no record was written into incident: it wants more than")
         assert "Caller is mandatory" in warning.do
-        assert made.traits.honours_sys_id is True
+        assert made.traits["incident"].honours_sys_id is True
 
     def test_a_standard_change_is_made_from_its_template(self, servicenow: ServiceNow) -> None:
         change = RULE.replace(
@@ -580,7 +580,7 @@ class TestTheProbe:
         [fault] = [each for each in found.findings if each.level is FAULT]
         assert fault.what == "no record can be written into incident"
         assert "role itil" in fault.do
-        assert found.traits.honours_sys_id is None
+        assert found.traits == {}
 
     def test_a_record_without_an_answer_is_to_be_looked_for(self, servicenow: ServiceNow) -> None:
         servicenow.arm("commit_then_reset", method="POST")

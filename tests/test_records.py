@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from function.event import Failure, InstanceTraits, KeptMark, Kind, Reason
+from function.event import Failure, KeptMark, Kind, Reason, TableTraits
 from function.servicenow import Reply, Request, read
 from function.targets.ticket import address, correlation_id
 from tests.payloads import cron, delete, insert, update
@@ -92,7 +92,7 @@ def test_another_record_for_a_create_is_no_sys_id_of_the_instances_own(world: Wo
 
     assert (answer.status, answer.said) == (200, "created")
     assert linked(world) == [AT]
-    assert world.ledger.traits(world.servicenow.url).honours_sys_id is True
+    assert world.ledger.traits(world.servicenow.url, "incident").honours_sys_id is True
     assert untouched(world, other)
 
 
@@ -193,7 +193,7 @@ def test_what_an_instance_keeps_is_learnt_from_the_first_clean_create_and_told_o
         calls = world.calls()
         world.send(insert("outages", outage(2)))
 
-        assert world.ledger.traits(world.servicenow.url) == InstanceTraits(honours, mark)
+        assert world.ledger.traits(world.servicenow.url, "incident") == TableTraits(honours, mark)
         assert calls == ["POST incident"]
         subjects = [str(mail["Subject"]) for mail in world.mails]
         assert [("correlation_id" in subject) for subject in subjects] == ([True] if dropped else [])
@@ -279,6 +279,33 @@ def test_a_create_that_left_no_mark_stays_in_doubt_whoever_comes_by(who: str) ->
 
         assert (answer.status, answer.said) == (422, "dead in_doubt")
         assert len(world.incidents) == 2
+
+
+TWO_TABLES = (
+    RULES
+    + """
+  - name: fault
+    from: hasura/public.outages
+    ticket:
+      table: problem
+      key: "{{ row.id }}"
+      fields: {short_description: "{{ row.title }}"}
+"""
+)
+
+
+def test_what_one_table_keeps_says_nothing_about_another() -> None:
+    with World(rules=TWO_TABLES, honours_sys_id=False) as world:
+        world.servicenow.tables.protected = {("incident", "correlation_id"), ("incident", "correlation_display")}
+        for key in (1, 2, 3):
+            world.send(insert("outages", outage(key)))
+        world.clock.advance(61)
+        world.send(cron("servicenow_housekeeping"))
+
+        url = world.servicenow.url
+        assert world.ledger.traits(url, "incident") == TableTraits(False, KeptMark.NONE)
+        assert world.ledger.traits(url, "problem") == TableTraits(False, KeptMark.CORRELATION_ID)
+        assert len([mail for mail in world.mails if "correlation_id" in str(mail["Subject"])]) == 1
 
 
 def test_the_ticket_that_is_followed_is_not_taken_for_the_one_that_follows() -> None:

@@ -16,7 +16,7 @@ from enum import Enum, auto
 from typing import Final, Literal, TypeAlias
 
 from function.checkpoint import reached
-from function.event import Failure, InstanceTraits, KeptMark, Kind, Op, Reason, Status, Step, Wants, kept_mark
+from function.event import Failure, KeptMark, Kind, Op, Reason, Status, Step, TableTraits, Wants, kept_mark
 from function.ledger import IN_DOUBT_SECONDS, Ledger, Sending, Ticket
 from function.line import Deadline, Line
 from function.rules import TicketRule
@@ -585,7 +585,7 @@ class TicketWork:
         sys_id = address(table, self._correlation, generation)
         before = self.ticket.sending
         doubtful = before is not None and before.doubtful
-        traits = self._ledger.traits(self._line.instance)
+        traits = self._ledger.traits(self._line.instance, self.rule.table)
         if (traits.honours_sys_id is False or (traits.honours_sys_id is None and doubtful)) and self._found_by_looking(
             sys_id, before, traits
         ):
@@ -616,7 +616,7 @@ class TicketWork:
             self._judge_create(error, sys_id, traits, recorded=recorded)
             return
         honoured = record["sys_id"].lower() == sys_id
-        self._learn(traits, InstanceTraits(honoured, kept_mark(record, marks)))
+        self._learn(traits, TableTraits(honoured, kept_mark(record, marks)))
         self._take({**record, "sys_id": sys_id} if honoured else record)
         self._looked = True
         self.ticket = replace(
@@ -633,7 +633,7 @@ class TicketWork:
         # A state that did not follow is written again, by itself.
         self._compare(record, {field: value for field, value in {**sent, **close}.items() if field != "state"})
 
-    def _display(self, traits: InstanceTraits) -> str:
+    def _display(self, traits: TableTraits) -> str:
         """The ``correlation_display``: where an instance keeps that alone, it stands for the correlation_id."""
         return self._correlation if traits.kept_mark is KeptMark.CORRELATION_DISPLAY else CORRELATION_DISPLAY
 
@@ -657,7 +657,7 @@ class TicketWork:
             and all(is_kept(record.get(field, ""), sent[field]) for field in texts if field in self.rule.fields)
         )
 
-    def _judge_create(self, error: ServiceNowError, sys_id: str, traits: InstanceTraits, *, recorded: bool) -> None:
+    def _judge_create(self, error: ServiceNowError, sys_id: str, traits: TableTraits, *, recorded: bool) -> None:
         """A POST was not answered by its record. Any 403 may hide a ticket that was made: look at its address first."""
         failure = error.failure
         before = self.ticket
@@ -688,14 +688,14 @@ class TicketWork:
             self.ticket, sending=replace(marked, at=now, doubtful=True), suspect_until=now + IN_DOUBT_SECONDS
         )
 
-    def _is_ours(self, record: Record, traits: InstanceTraits) -> bool:
+    def _is_ours(self, record: Record, traits: TableTraits) -> bool:
         """Whether the record at an address that is computed of our key alone is our ticket: only somebody else's mark
         says that it is not, and only where the instance keeps ours."""
         mark = record.get("correlation_id", "")
         dropped = traits.kept_mark in (KeptMark.CORRELATION_DISPLAY, KeptMark.NONE)
         return mark in ("", self._correlation) or dropped
 
-    def _adopt_at(self, sys_id: str, traits: InstanceTraits, *, recorded: bool) -> bool:
+    def _adopt_at(self, sys_id: str, traits: TableTraits, *, recorded: bool) -> bool:
         """Adopt the ticket at *sys_id* if it is ours; False when there is none. Raises on a stranger's."""
         record = self._get_or_none(sys_id)
         if record is None:
@@ -719,14 +719,14 @@ class TicketWork:
                 if following is None or not self._is_ours(following, traits):
                     break
                 record, generation = following, generation + 1
-        self._learn(traits, InstanceTraits(honours_sys_id=True))
+        self._learn(traits, TableTraits(honours_sys_id=True))
         self.ticket = replace(self.ticket, generation=generation)
         # A field ACL may keep the sys_id from us; it is where we looked.
         at = address(self.rule.table, self._correlation, generation)
         self._adopt({**record, "sys_id": at}, recorded=recorded and generation == first)
         return True
 
-    def _found_by_looking(self, sys_id: str, before: Sending | None, traits: InstanceTraits) -> bool:
+    def _found_by_looking(self, sys_id: str, before: Sending | None, traits: TableTraits) -> bool:
         """Before a POST is repeated whose address the instance may not honour: look by address, then by our mark.
 
         Raises IN_DOUBT while the first POST may still commit, and PERMANENT where it left nothing to be known by.
@@ -768,13 +768,13 @@ class TicketWork:
         Afterwards the ticket is adopted, or known not to be. Raises IN_DOUBT while it may still commit.
         """
         sys_id = address(self.rule.table, self._correlation, self.ticket.generation)
-        traits = self._ledger.traits(self._line.instance)
+        traits = self._ledger.traits(self._line.instance, self.rule.table)
         if traits.honours_sys_id is True and self._adopt_at(sys_id, traits, recorded=True):
             return
         if not self._found_by_looking(sys_id, self.ticket.sending, traits):
             self.ticket = replace(self.ticket, sending=None, suspect_until=None, suspect_fields=frozenset())
 
-    def _adopt_by_mark(self, sys_id: str, traits: InstanceTraits) -> bool:
+    def _adopt_by_mark(self, sys_id: str, traits: TableTraits) -> bool:
         """Adopt the newest ticket that carries this row's mark, other than the one that this one follows.
 
         False when there is none. Raises in doubt where one is found that cannot be asked for.
@@ -800,7 +800,7 @@ class TicketWork:
             hint = "ServiceNow does not tell the sys_id of our own ticket: let the integration user read sys_id"
             raise ServiceNowError(replace(failure, hint=hint))
         if traits.honours_sys_id is None:
-            self._learn(traits, InstanceTraits(ours[0]["sys_id"].lower() == sys_id))
+            self._learn(traits, TableTraits(ours[0]["sys_id"].lower() == sys_id))
         self._adopt(ours[0], recorded=self.ticket.sending is not None)
         return True
 
@@ -847,7 +847,7 @@ class TicketWork:
             row_resolved=resolved_by_us and ended,
         )
 
-    def _learn(self, known: InstanceTraits, shown: InstanceTraits) -> None:
+    def _learn(self, known: TableTraits, shown: TableTraits) -> None:
         """Remember what a call has *shown* of the instance, where it is news to *known*; people hear of it once."""
         if shown.kept_mark is KeptMark.UNKNOWN:
             shown = replace(shown, kept_mark=known.kept_mark)
@@ -855,10 +855,10 @@ class TicketWork:
             return
         if known.honours_sys_id is None or known.kept_mark is KeptMark.UNKNOWN:
             # Another delivery may have learnt it meanwhile.
-            known = self._ledger.traits(self._line.instance)
+            known = self._ledger.traits(self._line.instance, self.rule.table)
             if shown == known:
                 return
-        self._ledger.learn_traits(self._line.instance, shown)
+        self._ledger.learn_traits(self._line.instance, self.rule.table, shown)
         if shown.honours_sys_id is False and known.honours_sys_id is not False:
             log.warning(
                 "the ServiceNow instance does not honour the sys_id it is given (an ACL on sys_id?): tickets are found "

@@ -32,7 +32,7 @@ from function import rules as rules_file
 from function.app import assemble
 from function.checkpoint import PLACES, Place, listen
 from function.database import Database
-from function.event import InstanceTraits
+from function.event import TableTraits
 from function.ledger import Ledger
 from function.settings import load
 from sandbox.servicenow import FAULTS
@@ -158,7 +158,7 @@ class Life(RuleBasedStateMachine):
         """*known*: whether ServiceNow honours the sys_id was learnt from an earlier ticket."""
         if known:
             honours = self.world.servicenow.tables.honours_sys_id
-            self.world.ledger.learn_traits(self.world.servicenow.url, InstanceTraits(honours))
+            self.world.ledger.learn_traits(self.world.servicenow.url, "incident", TableTraits(honours))
         self.the_app_commits("1", [("severity", severity)], "right")
 
     # One rule that draws what happens, not a rule for each: hypothesis would switch off most of them in most lives,
