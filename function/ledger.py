@@ -8,7 +8,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
 from function.database import Database, Record, Transaction
@@ -32,12 +32,14 @@ MAIL_CLAIM_SECONDS: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Sending:
-    """A write that was begun and not yet recorded. *doubtful*: it was sent, and no answer told what became of it."""
+    """A write that was begun and not yet recorded. *doubtful*: it was sent, and no answer told what became of it;
+    *unmarked*: what it may have made holds nothing of ours to be found by, so that nobody repeats it unasked."""
 
     kind: str  # create, update
     fields: tuple[str, ...]
     at: float
     doubtful: bool = False
+    unmarked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -1232,19 +1234,20 @@ def _save_ticket(transaction: Transaction, ticket: Ticket, owner: str, *, releas
 def _sending_json(sending: Sending | None) -> str:
     if sending is None:
         return ""
-    return json.dumps({"kind": sending.kind, "fields": sending.fields, "at": sending.at, "doubtful": sending.doubtful})
+    return json.dumps(asdict(sending))
 
 
 def _ticket(row: Record, trail: Trail) -> Ticket:
     sending = None
     if row["sending"]:
         read = json.loads(row["sending"])
-        sending = Sending(read["kind"], tuple(read["fields"]), read["at"], read["doubtful"])
+        unmarked = read.get("unmarked", False)  # a ledger of before has none
+        sending = Sending(read["kind"], tuple(read["fields"]), read["at"], read["doubtful"], unmarked)
     suspect_until: float | None = row["suspect_until"]
     suspect_fields = frozenset(json.loads(row["suspect_fields"]))
     if sending is not None and row["vanished_until"] is not None and not sending.doubtful:
         # The holder vanished with a write under way, which it may have sent until its lease ended.
-        sending = Sending(sending.kind, sending.fields, row["vanished_until"], doubtful=True)
+        sending = replace(sending, at=row["vanished_until"], doubtful=True)
     if sending is not None and sending.kind == "create" and sending.doubtful:
         suspect_until = max(suspect_until or 0.0, sending.at + IN_DOUBT_SECONDS)
     if sending is not None and sending.kind == "update":

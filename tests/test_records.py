@@ -308,6 +308,62 @@ def test_what_one_table_keeps_says_nothing_about_another() -> None:
         assert len([mail for mail in world.mails if "correlation_id" in str(mail["Subject"])]) == 1
 
 
+@pytest.mark.parametrize("dropped", [("correlation_id",), ("correlation_id", "correlation_display")], ids=len)
+def test_the_very_first_create_makes_no_second_ticket_where_nobody_knows_what_is_kept(dropped: tuple[str, ...]) -> None:
+    with kept_world(dropped, honours_sys_id=False) as world:
+        world.servicenow.arm("commit_then_reset", method="POST")
+        world.send(insert("outages", OPEN, id="e"))
+        world.clock.advance(61)
+        world.send(cron("servicenow_housekeeping"))
+        answer = world.send(insert("outages", OPEN, id="e", current_retry=1))
+        count = len(world.incidents)
+        replayed = world.send(insert("outages", OPEN, id="e", current_retry=0))
+
+        assert (answer.status, answer.said, count) == (422, "dead in_doubt", 1)
+        assert replayed.said == "created"
+
+
+def test_a_ticket_that_looks_like_ours_but_is_somebodys_of_an_hour_ago_stops_no_create() -> None:
+    with World(honours_sys_id=False) as world:
+        world.servicenow.tables.insert("incident", {"short_description": str(OPEN["title"])}, by="admin")
+        world.clock.advance(3600)
+        world.servicenow.arm("reset", method="POST")
+        world.send(insert("outages", OPEN, id="e"))
+        world.clock.advance(61)
+        answer = world.send(insert("outages", OPEN, id="e", current_retry=1))
+
+        assert answer.said == "created"
+
+
+DESCRIBED = RULES.replace("        impact:", '        description: "{{ row.title }}, says the shop"\n        impact:')
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first", "later"])
+def test_a_ticket_that_the_instance_changed_while_it_made_it_is_ours_by_what_is_left(first: bool) -> None:
+    with World(rules=DESCRIBED, honours_sys_id=False) as world:
+        columns = ("correlation_id", "correlation_display", "short_description")
+        world.servicenow.tables.protected = {("incident", column) for column in columns}
+        if not first:
+            world.send(insert("outages", outage(2)))
+        answer = world.send(insert("outages", OPEN))
+
+        assert (answer.status, answer.said) == (200, "created")
+        assert len(world.incidents) == 2 - first
+
+
+def test_a_ticket_of_which_the_instance_left_nothing_is_made_once_and_told() -> None:
+    with World(honours_sys_id=False) as world:
+        columns = ("correlation_id", "correlation_display", "short_description", "impact")
+        world.servicenow.tables.protected = {("incident", column) for column in columns}
+        first = world.send(insert("outages", OPEN, id="e"))
+        world.clock.advance(61)
+        world.send(cron("servicenow_housekeeping"))
+        answer = world.send(insert("outages", OPEN, id="e", current_retry=1))
+
+        assert (first.status, answer.status, answer.said) == (503, 422, "dead in_doubt")
+        assert len(world.incidents) == 1
+
+
 def test_the_ticket_that_is_followed_is_not_taken_for_the_one_that_follows() -> None:
     with World(rules=RULES.replace("      close_code", "      after_close: new\n      close_code")) as world:
         world.send(insert("outages", OPEN))

@@ -16,7 +16,7 @@ from enum import Enum, auto
 from typing import Final, Literal, TypeAlias
 
 from function.checkpoint import reached
-from function.event import Failure, KeptMark, Kind, Op, Reason, Status, Step, TableTraits, Wants, kept_mark
+from function.event import Failure, KeptMark, Kind, Op, Reason, Status, Step, TableTraits, Wants, instant, kept_mark
 from function.ledger import IN_DOUBT_SECONDS, Ledger, Sending, Ticket
 from function.line import Deadline, Line
 from function.rules import TicketRule
@@ -55,6 +55,12 @@ _RENAMED: Final = frozenset({"chg_model"})
 TRANSITION_SECONDS_MIN: Final = 2.0
 # A count of more digits is none that a record reaches; the ledger's column holds nine.
 _COUNT: Final = re.compile(r"\d{1,9}", re.ASCII)
+# Of the newest records so many are looked at for one that looks like a ticket whose create was not answered.
+LOOK_ALIKES_MAX: Final = 200
+# The instance's clock and the ledger's are less than that apart.
+CLOCKS_APART_SECONDS: Final = 600.0
+# A shorter text is a choice or a number, which many records have.
+TEXT_CHARACTERS_MIN: Final = 8
 # ServiceNow's own limit for both; what is longer is none of its numbers or states.
 NUMBER_CHARACTERS_MAX: Final = 40
 # Decisions about one ticket in one attempt; a good one needs four (look, create, look, resolve).
@@ -303,7 +309,7 @@ class TicketWork:
             decision = decide(self.rule, wants, step, self.ticket, looked=self._looked, differs=bool(changes))
             match decision:
                 case Nothing() if self._create_in_doubt:
-                    self.settle_create()
+                    self.settle_create(wants)
                 case Nothing():
                     self.ticket = replace(self.ticket, row_resolved=decision.row_resolved)
                     if not self.ticket.sys_id:
@@ -587,7 +593,7 @@ class TicketWork:
         doubtful = before is not None and before.doubtful
         traits = self._ledger.traits(self._line.instance, self.rule.table)
         if (traits.honours_sys_id is False or (traits.honours_sys_id is None and doubtful)) and self._found_by_looking(
-            sys_id, before, traits
+            sys_id, before, traits, wants
         ):
             return
         # An adopted ticket of an earlier attempt is told from an unknown one by this.
@@ -640,7 +646,8 @@ class TicketWork:
     def _is_made(self, record: Record, sys_id: str, sent: Mapping[str, str]) -> bool:
         """Whether *record* is what a POST of *sent* made, be it under another sys_id than we chose, or without a mark.
 
-        A stranger's has marks of its own, or none, and says something else.
+        A stranger's has marks of its own, or none, and says something else. Of ours the instance may have changed
+        some fields, but not all that tell it from others.
         """
         if record["sys_id"].lower() == sys_id:
             return True
@@ -651,11 +658,12 @@ class TicketWork:
         if record.get("correlation_id"):
             return False
         display = record.get("correlation_display", "")
-        texts = [field for field, value in sent.items() if value and field not in ("correlation_id", "state")]
-        return display == sent["correlation_display"] or (
-            not display
-            and all(is_kept(record.get(field, ""), sent[field]) for field in texts if field in self.rule.fields)
-        )
+        if display:
+            return display == sent["correlation_display"]
+        mapped = {field: value for field, value in sent.items() if value and field in self.rule.fields}
+        if all(is_kept(record.get(field, ""), value) for field, value in mapped.items()):
+            return True
+        return not _count(record) and _resembles(record, mapped)
 
     def _judge_create(self, error: ServiceNowError, sys_id: str, traits: TableTraits, *, recorded: bool) -> None:
         """A POST was not answered by its record. Any 403 may hide a ticket that was made: look at its address first."""
@@ -670,8 +678,12 @@ class TicketWork:
                     return
                 if failure.reason in _NEVER_WRITTEN:
                     break
-            if traits.honours_sys_id is not True and self._adopt_by_mark(sys_id, traits):
-                return
+            if traits.honours_sys_id is not True:
+                if self._adopt_by_mark(sys_id, traits):
+                    return
+                if failure.reason is Reason.WRONG_RECORD and traits.kept_mark in (KeptMark.UNKNOWN, KeptMark.NONE):
+                    # What was answered may be our ticket, with nothing left of what was sent.
+                    marked = replace(marked, unmarked=True)
             if failure.reason is Reason.INSERT_FAILED:
                 # Not a duplicate, then: the database failed, or the ticket is hidden from us.
                 failure = replace(failure, kind=Kind.IN_DOUBT)
@@ -726,10 +738,11 @@ class TicketWork:
         self._adopt({**record, "sys_id": at}, recorded=recorded and generation == first)
         return True
 
-    def _found_by_looking(self, sys_id: str, before: Sending | None, traits: TableTraits) -> bool:
+    def _found_by_looking(self, sys_id: str, before: Sending | None, traits: TableTraits, wants: Wants | None) -> bool:
         """Before a POST is repeated whose address the instance may not honour: look by address, then by our mark.
 
-        Raises IN_DOUBT while the first POST may still commit, and PERMANENT where it left nothing to be known by.
+        *wants* is what the row wants by now (None where that cannot be said). Raises IN_DOUBT while the first POST may
+        still commit, and PERMANENT where it left nothing to be known by.
         """
         if traits.honours_sys_id is None and self._adopt_at(sys_id, traits, recorded=True):
             return True
@@ -746,7 +759,7 @@ class TicketWork:
                         retry_after_seconds=wait,
                     )
                 )
-            if traits.honours_sys_id is False and traits.kept_mark is KeptMark.NONE and not self._replayed:
+            if not self._replayed and self._is_unmarked(before, traits, wants):
                 raise ServiceNowError(
                     Failure(
                         Kind.PERMANENT,
@@ -758,20 +771,44 @@ class TicketWork:
                 )
         return False
 
+    def _is_unmarked(self, before: Sending, traits: TableTraits, wants: Wants | None) -> bool:
+        """Whether the create *before*, which was not found, may have made a ticket without a mark of ours."""
+        if before.unmarked or traits.honours_sys_id is True:
+            return before.unmarked
+        if traits.kept_mark is not KeptMark.UNKNOWN:
+            return traits.kept_mark is KeptMark.NONE
+        # Nobody knows what the instance keeps: then it shows in a ticket that looks like this one.
+        rows = self._line.find(
+            self.rule.table,
+            "ORDERBYDESCsys_created_on",
+            fields=[*self._fields, "sys_created_on", "correlation_display"],
+            limit=LOOK_ALIKES_MAX,
+            deadline=self._deadline,
+        )
+        since = before.at - CLOCKS_APART_SECONDS
+        recent = [row for row in rows if (made := instant(row.get("sys_created_on", ""))) and made.timestamp() >= since]
+        mapped = wants.fields if wants is not None else {}
+        return any(
+            not row.get("correlation_id")
+            and (row.get("correlation_display") == CORRELATION_DISPLAY or _resembles(row, mapped))
+            for row in recent
+        )
+
     @property
     def _create_in_doubt(self) -> bool:
         return not self.ticket.sys_id and self.ticket.sending is not None and self.ticket.sending.doubtful
 
-    def settle_create(self) -> None:
+    def settle_create(self, wants: Wants | None = None) -> None:
         """Find out what became of a create in doubt, though the row wants no ticket any more.
 
-        Afterwards the ticket is adopted, or known not to be. Raises IN_DOUBT while it may still commit.
+        *wants* is as in _found_by_looking. Afterwards the ticket is adopted, or known not to be. Raises IN_DOUBT while
+        it may still commit.
         """
         sys_id = address(self.rule.table, self._correlation, self.ticket.generation)
         traits = self._ledger.traits(self._line.instance, self.rule.table)
         if traits.honours_sys_id is True and self._adopt_at(sys_id, traits, recorded=True):
             return
-        if not self._found_by_looking(sys_id, self.ticket.sending, traits):
+        if not self._found_by_looking(sys_id, self.ticket.sending, traits, wants):
             self.ticket = replace(self.ticket, sending=None, suspect_until=None, suspect_fields=frozenset())
 
     def _adopt_by_mark(self, sys_id: str, traits: TableTraits) -> bool:
@@ -1010,7 +1047,7 @@ class TicketWork:
         """Before a call: what is being sent is unknown from now on, so that a crash cannot leave a lie behind."""
         before = self.ticket.sending
         if before is not None and before.doubtful:
-            sending = replace(sending, doubtful=True, fields=tuple(sorted({*before.fields, *sending.fields})))
+            sending = replace(before, at=sending.at, fields=tuple(sorted({*before.fields, *sending.fields})))
         unknown = {*sending.fields}
         self.ticket = replace(
             self.ticket,
@@ -1050,6 +1087,14 @@ def _holds(record: Record, values: Mapping[str, str], before: Mapping[str, str])
     return all(
         is_same_text(found := record.get(field, ""), value) or (is_kept(found, value) and found != before.get(field))
         for field, value in values.items()
+    )
+
+
+def _resembles(record: Mapping[str, str], sent: Mapping[str, str]) -> bool:
+    """Whether *record* has one of the texts in *sent* that are long enough to be nobody else's."""
+    return any(
+        len(value) >= TEXT_CHARACTERS_MIN and is_same_text(record.get(field, ""), value)
+        for field, value in sent.items()
     )
 
 
