@@ -56,7 +56,7 @@ class Ticket:
     state: str = ""
     known: Mapping[str, str] = field(default_factory=dict)
     asked: Mapping[str, str] = field(default_factory=dict)
-    # Fields that were left empty, each with the name that nobody goes by.
+    # Fields that were left empty, each with the name that nobody goes by ("" where only so much is known: not by us).
     left_empty: Mapping[str, str] = field(default_factory=dict)
     row_resolved: bool = False
     trail: Trail = field(default_factory=Trail)

@@ -143,6 +143,43 @@ def test_a_ticket_without_its_caller_is_better_than_no_ticket(world: World) -> N
     assert "replay" not in text
 
 
+@pytest.mark.parametrize("lost", ["the answer", "the ledger"])
+def test_whom_people_put_into_a_ticket_stays_there_when_it_is_adopted(world: World, lost: str) -> None:
+    world.start(rules=LENIENT)
+    if lost == "the answer":
+        world.servicenow.arm("commit_then_reset", method="POST")
+    world.send(insert("outages", row("Nobody"), id="e"))
+    somebody = add(world, name="Somebody")
+    world.servicenow.change("incident", world.incident["sys_id"], caller_id=somebody)
+    if lost == "the ledger":
+        world.forget()
+    world.clock.advance(61)
+    world.send(insert("outages", row("Nobody"), id="e", current_retry=1))
+    answer = world.send(update("outages", row("Nobody"), row("Nobody", title="b")))
+
+    assert answer.status == 200
+    assert (world.incident["short_description"], world.incident["caller_id"]) == ("b", somebody)
+
+
+@pytest.mark.parametrize("doubt", [True, False])
+def test_whom_the_row_named_before_goes_when_it_names_nobody_any_more(world: World, doubt: bool) -> None:
+    anna = add(world, name="Anna")
+    world.start(rules=LENIENT)
+    if doubt:
+        world.servicenow.arm("commit_then_reset", method="POST")
+    world.send(insert("outages", row("Anna"), id="e"))
+    assert world.incident["caller_id"] == anna
+    world.clock.advance(61)
+    if not doubt:
+        world.servicenow.arm("reset", method="PATCH")
+    body = update("outages", row("Anna"), row("Nobody"), created_at="2026-03-04T05:06:08", id="u")
+    world.send(body)
+    world.clock.advance(61)
+    world.send(update("outages", row("Anna"), row("Nobody"), created_at="2026-03-04T05:06:08", id="u", current_retry=1))
+
+    assert world.incident["caller_id"] == ""
+
+
 def test_it_is_told_once_and_filled_in_when_the_person_is_there_and_the_row_changes(world: World) -> None:
     world.start(rules=LENIENT, NOTIFY_EVERY_SECONDS="1")
     world.send(insert("outages", row("Nobody")))

@@ -376,6 +376,9 @@ class TicketWork:
                     continue
                 # People may have filled it in meanwhile, and the row names whom it named before.
                 stands = bool(known)
+            elif sent is None and self.ticket.left_empty.get(field) == "":
+                # Of a ticket that was adopted: who stands there was put there by people.
+                stands = True
             else:
                 stands = known is not None and is_same_text(known, sent or "")
             if stands:
@@ -874,10 +877,11 @@ class TicketWork:
         # reopened on the word of one event.
         resolved_by_us = recorded and sent is not None and "state" in sent.fields
         ended = self.ticket.state in self._states.ended
+        ours = frozenset(sent.fields) if recorded and sent is not None else frozenset()
         self.ticket = replace(
             self.ticket,
             asked={},
-            left_empty={},
+            left_empty=dict.fromkeys(self.rule.leave_empty - ours, ""),
             sending=None,
             suspect_until=None,
             suspect_fields=frozenset(),
