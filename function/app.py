@@ -22,7 +22,8 @@ from function.admission import BodyAdmission, MemoryBusy
 from function.checkpoint import reached
 from function.configuration import ConfigurationError, Configurations, parse
 from function.connection import Tester, Told
-from function.database import Database, LedgerRefused, LedgerUnavailable, answer_within
+from function.database import Database, LedgerRefused, LedgerUnavailable
+from function.deadline import answer_within
 from function.engine import Delivered, Engine
 from function.event import Failure, Kind, Outcome, Reason
 from function.ledger import Ledger

@@ -4,7 +4,6 @@ Statements are written once: ``servicenow.`` before every table, ``:name`` for a
 database's clock in UNIX seconds. SQLite has no schemas: there the prefix is dropped.
 """
 
-import math
 import os
 import queue
 import re
@@ -14,11 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
 from functools import lru_cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from function.deadline import answer_within, seconds_left
 
 if TYPE_CHECKING:
     import psycopg
@@ -59,24 +59,6 @@ class LedgerRefused(Exception):  # noqa: N818  # what happened
 
     The text names the error and quotes no value.
     """
-
-
-_until: ContextVar[float] = ContextVar("until", default=math.inf)
-
-
-@contextmanager
-def answer_within(seconds: float) -> Iterator[None]:
-    """Within, whatever waits for a database stops in time for an answer after *seconds*: raises LedgerUnavailable."""
-    token = _until.set(min(_until.get(), time.monotonic() + seconds))
-    try:
-        yield
-    finally:
-        _until.reset(token)
-
-
-def seconds_left() -> float:
-    """Of what answer_within allows; infinite without."""
-    return _until.get() - time.monotonic()
 
 
 class Transaction(Protocol):

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from function.checkpoint import reached
-from function.database import LedgerRefused, LedgerUnavailable, seconds_left
+from function.database import LedgerRefused, LedgerUnavailable
+from function.deadline import seconds_left
 from function.event import SCHEDULED, Event, Failure, Kind, Op, Outcome, Reason, Status, Step, Wants, digest
 from function.ledger import (
     UNRULED_SAMPLES_MAX,

@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Final, TypeVar
 
 from function.database import LedgerUnavailable
+from function.deadline import answer_within, seconds_left
 from function.event import Failure, Kind, Reason
 from function.ledger import Admission, Ledger
 from function.servicenow import Credential, Record, ServiceNowClient, ServiceNowError
@@ -155,9 +156,12 @@ class Credentials:
             return self._digest
 
     def refresh(self) -> bool:
-        """Read the secrets again; True when they are others now. Of several who ask at once, one reads."""
+        """Read the secrets again; True when they are others now. Of several who ask at once, one reads; it does so, and
+        the others wait for it, no longer than the answer that is due may take."""
         known, reads = self._current, self._reads
-        with self._reading:
+        if not self._reading.acquire(timeout=max(0.0, min(TURN_SECONDS, seconds_left()))):
+            return self._current != known
+        try:
             if reads == self._reads:
                 try:
                     fresh = self._read()
@@ -169,6 +173,8 @@ class Credentials:
                 with self._lock:
                     if fresh != self._current:
                         self._current, self._digest = fresh, ""
+        finally:
+            self._reading.release()
         return self._current != known
 
 
@@ -269,7 +275,7 @@ class Line:
                 renewed = (
                     failure.reason is Reason.UNAUTHORIZED
                     and not refreshed
-                    and (digest != self._credentials.digest or self._credentials.refresh())
+                    and (digest != self._credentials.digest or self._refresh(deadline))
                 )
                 if not renewed:
                     if unwell is not None:
@@ -354,7 +360,7 @@ class Line:
             if admission.wait_seconds <= 0:
                 return admission
             asked_at = admission.now if asked_at is None else asked_at
-            if admission.kind == "auth" and admission.reason and self._refreshed():
+            if admission.kind == "auth" and admission.reason and self._refreshed(deadline):
                 continue
             if admission.waiting_for_probe and patience.left() > (
                 PROBE_SECONDS - WAIT_SECONDS if admission.reason else 0
@@ -386,13 +392,17 @@ class Line:
                 since=admission.since,
             )
 
-    def _refreshed(self) -> bool:
+    def _refresh(self, deadline: Deadline) -> bool:
+        with answer_within(deadline.left()):
+            return self._credentials.refresh()
+
+    def _refreshed(self, deadline: Deadline) -> bool:
         """While a credential is held: whether the secret has changed, asked now and then."""
         with self._turn:
             if time.monotonic() - self._refreshed_at < REFRESH_SECONDS:
                 return False
             self._refreshed_at = time.monotonic()
-        return self._credentials.refresh()
+        return self._refresh(deadline)
 
     def _judge(
         self,

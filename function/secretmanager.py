@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from function.deadline import seconds_left
 from function.servicenow.network import FILES
 
 # At start somebody is waiting for the first answer; a secret that takes longer than this will not come.
@@ -33,13 +34,15 @@ def read(name: str, *, client: Any = None, seconds: float = READ_SECONDS) -> str
     """The secret that the resource *name* holds, without the line end that ``echo`` leaves behind.
 
     *client* is a SecretManagerServiceClient, by default one with the credentials that the function runs with. It is
-    asked each time: who reads often keeps what was read. Raises SecretUnreadable, after *seconds* at the latest.
+    asked each time: who reads often keeps what was read. Raises SecretUnreadable, after *seconds* at the latest, and in
+    time for the answer that is due.
     """
     # Here, because loading them is what takes the time.
     from google.api_core.exceptions import GoogleAPICallError, RetryError, ServiceUnavailable  # noqa: PLC0415
     from google.api_core.retry import Retry, if_exception_type  # noqa: PLC0415
     from google.auth.exceptions import GoogleAuthError  # noqa: PLC0415
 
+    seconds = max(0.0, min(seconds, seconds_left()))
     try:
         client = client or _client()
         # The library's own retries go on for a minute, whatever the time-out of one try.

@@ -144,16 +144,19 @@ class TestGoogleSecretManager:
 
 
 class Vault:
-    """Secrets with their versions, the last of which is the latest."""
+    """Secrets with their versions, the last of which is the latest; silent while *answering* is not set."""
 
     def __init__(self, secrets: dict[str, list[str]]) -> None:
         self.secrets = secrets
         self.asked: list[str] = []
+        self.answering = threading.Event()
+        self.answering.set()
 
     def __call__(
         self, request: AccessSecretVersionRequest, context: grpc.ServicerContext
     ) -> AccessSecretVersionResponse:
         self.asked.append(request.name)
+        self.answering.wait(30)
         secret, _, version = request.name.rpartition("/versions/")
         versions = self.secrets.get(secret, [])
         number = len(versions) if version == "latest" else int(version)
@@ -218,6 +221,13 @@ LOGINS = {
 }
 
 
+def timed(world: World, number: int) -> float:
+    """Seconds until the event of row *number* was answered, with a retry."""
+    started = time.monotonic()
+    assert world.send(insert("outages", outage(number))).status == 503
+    return time.monotonic() - started
+
+
 class TestTheFunction:
     def test_a_secret_is_read_at_start_and_not_for_each_call(self) -> None:
         vault = Vault({PASSWORDS: [PASSWORD]})
@@ -268,6 +278,21 @@ class TestTheFunction:
             assert {answer.said for answer in answers} == {"retrying servicenow_unauthorized"}
             assert len(world.servicenow.refused_logins) == 1
             assert len(vault.asked) == 2
+
+    def test_where_secret_manager_hangs_every_event_is_answered_in_time(self) -> None:
+        vault = Vault({PASSWORDS: [PASSWORD]})
+        short = {"SERVICENOW_PASSWORD": SECRET, "DEADLINE_SECONDS": "2", "SERVICENOW_TIMEOUT_SECONDS": "1"}
+        with keeping(vault, settings=short) as world:
+            world.servicenow.password = f"{PASSWORD}-new"
+            vault.answering.clear()
+            try:
+                with ThreadPoolExecutor(3) as pool:
+                    took = list(pool.map(lambda number: timed(world, number), range(3)))
+            finally:
+                vault.answering.set()
+
+            assert max(took) < 2.5
+            assert len(world.servicenow.refused_logins) == 1
 
     def test_a_secret_that_cannot_be_read_again_is_a_line_in_the_log_and_tried_once(
         self, caplog: pytest.LogCaptureFixture
