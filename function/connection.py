@@ -461,7 +461,7 @@ class Tester:
                 instance_url=instance_url,
                 retry_after_seconds=wait_seconds,
             )
-        tried = None
+        tried, began = None, time.monotonic()
         try:
             tried = try_out(
                 instance_url,
@@ -477,7 +477,7 @@ class Tester:
             )
         finally:
             self._ledger.trial_ended(instance_url, account, signed_in=tried.signed_in if tried else None)
-        self._remember(tried, instance_url, sign, in_force)
+        self._remember(tried, instance_url, sign, in_force, seconds=time.monotonic() - began)
         return Told(
             success=tried.success,
             message=tried.message,
@@ -491,7 +491,7 @@ class Tester:
             return []
         return self._ledger.newest_tickets(instance_url, table, most=TICKETS_MAX)
 
-    def _remember(self, tried: Tried, instance_url: str, sign: str, in_force: Connection) -> None:
+    def _remember(self, tried: Tried, instance_url: str, sign: str, in_force: Connection, *, seconds: float) -> None:
         for table, found in tried.tables.items():
             if found.stray:
                 self._ledger.learn_traits(instance_url, table, TableTraits(honours_sys_id=False))
@@ -511,7 +511,7 @@ class Tester:
             )
         in_use = in_force.credentials
         if tried.signed_in and in_use is not None and (instance_url, sign) == (in_force.instance_url, in_use.digest):
-            self._ledger.call_passed(instance_url, sign)
+            self._ledger.call_passed(instance_url, sign, sent_seconds_ago=seconds)
 
 
 def _by_field(told: Told) -> Told:

@@ -788,14 +788,18 @@ class Ledger:
 
         return self._database.run(work)
 
-    def call_passed(self, instance: str, credential: str) -> None:
-        """ServiceNow answered: no hold stands any more, and what was held is over."""
-        self._database.run(lambda transaction: _end_holds(transaction, instance, credential, by_probe=False))
+    def call_passed(self, instance: str, credential: str, *, sent_seconds_ago: float) -> None:
+        """ServiceNow answered: no hold that began before the call stands any more, and what was held is over."""
+        self._database.run(
+            lambda transaction: _end_holds(transaction, instance, credential, sent_seconds_ago, by_probe=False)
+        )
 
-    def probe_passed(self, instance: str, credential: str) -> None:
+    def probe_passed(self, instance: str, credential: str, *, sent_seconds_ago: float) -> None:
         """ServiceNow answered a probe: the same, but should event after event fail again before one of them passes,
         the next hold is a longer one."""
-        self._database.run(lambda transaction: _end_holds(transaction, instance, credential, by_probe=True))
+        self._database.run(
+            lambda transaction: _end_holds(transaction, instance, credential, sent_seconds_ago, by_probe=True)
+        )
 
     def row_failed_again(self, instance: str, *, failure: Failure, seconds: float, seconds_max: float) -> None:
         """A call failed for a row whose last call failed. If they are many, such rows wait *seconds*, doubling."""
@@ -1133,8 +1137,20 @@ def _forget(transaction: Transaction, sql: str, seconds: float) -> int:
     return len(gone)
 
 
-def _end_holds(transaction: Transaction, instance: str, credential: str, *, by_probe: bool) -> None:
+def _end_holds(
+    transaction: Transaction, instance: str, credential: str, sent_seconds_ago: float, *, by_probe: bool
+) -> None:
     """*by_probe*: nothing was written, so whether that can be done is still to be seen."""
+    if transaction.execute(
+        "SELECT 1 FROM servicenow.hold WHERE instance = :instance AND credential IN ('', :credential) "
+        "AND kind <> 'row' AND until > 0 AND since > {now} - :seconds",
+        instance=instance,
+        credential=credential,
+        seconds=sent_seconds_ago,
+    ):
+        # Another instance's call, sent later, was refused: what passed says nothing of now.
+        transaction.execute(_END_PROBE, instance=instance, credential=credential)
+        return
     transaction.execute(
         "UPDATE servicenow.hold SET proven_at = {now}, probe_until = 0, until = 0, failures = 0, "
         "doublings = 0, reason = '', words = '' "

@@ -257,18 +257,26 @@ class Line:
                 admission = self._ask(deadline)
                 claimed, probing = admission.probing, admission.held
             digest = self._credentials.digest
+            began = time.monotonic()
             try:
                 if probing:
                     self._probe(table, digest, deadline)
                     self._lead_no_more()
                     leading = claimed = probing = False
                 deadline.called = True
-                troubles = self._troubles
+                troubles, began = self._troubles, time.monotonic()
                 answer = call(deadline.left())
             except ServiceNowError as error:
                 failure = error.failure
                 unwell, passed = self._judge(
-                    failure, digest, deadline, leading=leading, claimed=claimed, probing=probing, writes=writes
+                    failure,
+                    digest,
+                    deadline,
+                    sent_seconds_ago=time.monotonic() - began,
+                    leading=leading,
+                    claimed=claimed,
+                    probing=probing,
+                    writes=writes,
                 )
                 told = True
                 # Another thread may have read the new one by now.
@@ -286,7 +294,8 @@ class Line:
                 # What was sent before another call was refused says nothing of now.
                 passed = told = troubles == self._troubles
                 if passed:
-                    self._passed(digest, leading=leading, writes=writes)
+                    ago = time.monotonic() - began
+                    self._passed(digest, sent_seconds_ago=ago, leading=leading, writes=writes)
                 deadline.failed = bool(deadline.failed)
                 return answer
         finally:
@@ -302,13 +311,14 @@ class Line:
 
         Raises ServiceNowError where the hold is not over, or where nobody knows.
         """
+        began = time.monotonic()
         try:
             deadline.called = True
             self._client.find(table, "", fields=["sys_id"], limit=1, timeout_seconds=deadline.left())
         except ServiceNowError as error:
             if _verdict(error.failure) is not _Verdict.WELL:
                 raise
-        self._ledger.probe_passed(self.instance, digest)
+        self._ledger.probe_passed(self.instance, digest, sent_seconds_ago=time.monotonic() - began)
         # The write that follows is to be counted, whichever instance had the trouble.
         self._troubled = True
 
@@ -410,6 +420,7 @@ class Line:
         digest: str,
         deadline: Deadline,
         *,
+        sent_seconds_ago: float,
         leading: bool,
         claimed: bool,
         probing: bool,
@@ -419,7 +430,7 @@ class Line:
         match _verdict(failure):
             case _Verdict.WELL:
                 # It said no to this one call, so it is there and it knows us.
-                self._passed(digest, leading=leading, writes=writes and not probing)
+                self._passed(digest, sent_seconds_ago=sent_seconds_ago, leading=leading, writes=writes and not probing)
                 deadline.failed = bool(deadline.failed)
                 return None, True
             case _Verdict.UNWELL:
@@ -477,15 +488,15 @@ class Line:
             since=since,
         )
 
-    def _passed(self, digest: str, *, leading: bool, writes: bool) -> None:
+    def _passed(self, digest: str, *, sent_seconds_ago: float, leading: bool, writes: bool) -> None:
         """ServiceNow answered. Where writes fail, that it can be read says nothing: a write has to pass."""
         if not (leading or self._troubled):
             return
         if writes:
-            self._ledger.call_passed(self.instance, digest)
+            self._ledger.call_passed(self.instance, digest, sent_seconds_ago=sent_seconds_ago)
             self._troubled = False
         elif leading:
-            self._ledger.probe_passed(self.instance, digest)
+            self._ledger.probe_passed(self.instance, digest, sent_seconds_ago=sent_seconds_ago)
 
 
 class ClosedLine(Line):

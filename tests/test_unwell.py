@@ -446,7 +446,7 @@ def test_a_hold_is_probed_by_a_get_before_any_row_is_sent(world: World) -> None:
     assert world.calls() == ["POST incident"]
 
 
-@pytest.mark.parametrize(
+REFUSED = pytest.mark.parametrize(
     "refusal",
     [
         http(429, '{"error":{"message":"Rate limit exceeded"}}', Retry_After="120"),
@@ -454,38 +454,70 @@ def test_a_hold_is_probed_by_a_get_before_any_row_is_sent(world: World) -> None:
     ],
     ids=["rate limit", "password"],
 )
-def test_a_call_that_was_sent_before_a_refusal_and_passes_after_it_lifts_no_hold(refusal: bytes) -> None:
-    arrived = {b"First": threading.Event(), b"Slow": threading.Event()}
-    released = {b"First": threading.Event(), b"Slow": threading.Event()}
 
-    def answer(sock: socket.socket, seen: Seen) -> bool:
+
+class SlowServer(Server):
+    """Refuses rows titled Refused and After; rows titled First and Slow wait until they are released."""
+
+    def __init__(self, refusal: bytes) -> None:
+        self.arrived = {b"First": threading.Event(), b"Slow": threading.Event()}
+        self.released = {b"First": threading.Event(), b"Slow": threading.Event()}
+        self._refusal = refusal
+        super().__init__(self._answer)
+
+    def _answer(self, sock: socket.socket, seen: Seen) -> bool:
         if b"Refused" in seen.body or b"After" in seen.body:
-            sock.sendall(refusal)
+            sock.sendall(self._refusal)
             return True
-        for title, event in arrived.items():
+        for title, event in self.arrived.items():
             if title in seen.body:
                 event.set()
-                released[title].wait(10)
+                self.released[title].wait(10)
         record = json.loads(seen.body) if seen.body else {}
         record |= {"number": "INC0000001", "state": "1", "sys_mod_count": "0"}
         sock.sendall(result(record, 201) if seen.method == "POST" else result([]))
         return True
 
-    with Server(answer) as server, World(SERVICENOW_INSTANCE_URL=server.url) as world, ThreadPoolExecutor(2) as threads:
+
+@REFUSED
+def test_a_call_that_was_sent_before_a_refusal_and_passes_after_it_lifts_no_hold(refusal: bytes) -> None:
+    with (
+        SlowServer(refusal) as server,
+        World(SERVICENOW_INSTANCE_URL=server.url) as world,
+        ThreadPoolExecutor(2) as threads,
+    ):
         world.send(insert("outages", outage(0)))
         first = threads.submit(world.send, insert("outages", outage(1, title="First")))
-        assert arrived[b"First"].wait(10)
+        assert server.arrived[b"First"].wait(10)
         # It waits for the first one's turn, and what that proves lets calls overlap from then on.
         slow = threads.submit(world.send, insert("outages", outage(2, title="Slow")))
         time.sleep(0.3)
-        released[b"First"].set()
+        server.released[b"First"].set()
         first.result()
-        assert arrived[b"Slow"].wait(10)
+        assert server.arrived[b"Slow"].wait(10)
         refused = world.send(insert("outages", outage(3, title="Refused")))
-        released[b"Slow"].set()
+        server.released[b"Slow"].set()
         passed = slow.result()
         calls = len(server.seen)
         later = world.send(insert("outages", outage(4, title="After")))
+
+        assert (refused.status, passed.status, later.status) == (503, 200, 503)
+        assert len(server.seen) == calls
+
+
+@REFUSED
+def test_nor_does_one_of_another_instance(refusal: bytes) -> None:
+    with SlowServer(refusal) as server, World(instances=2, SERVICENOW_INSTANCE_URL=server.url) as world:
+        with ThreadPoolExecutor(1) as threads:
+            slow = threads.submit(world.send, insert("outages", outage(2, title="Slow")))
+            assert server.arrived[b"Slow"].wait(10)
+            # Until then the other one would wait for what the slow call finds out.
+            world.clock.advance(11)
+            refused = world.send(insert("outages", outage(3, title="Refused")), instance=1)
+            server.released[b"Slow"].set()
+            passed = slow.result()
+        calls = len(server.seen)
+        later = world.send(insert("outages", outage(4, title="After")), instance=1)
 
         assert (refused.status, passed.status, later.status) == (503, 200, 503)
         assert len(server.seen) == calls
