@@ -51,7 +51,8 @@ class Place:
     """A place on the trail. *balance* is arrivals less departures; *wants* is what the rule wants said there, as JSON
     text, rendered when it was heard; *stated* marks a place that a MANUAL named without a step; *touched* is the number
     of the last step that entered or left it. *unwanted*: under the key of a row that was there before another one was
-    inserted, and it has not deserved a ticket yet: a ticket under this key is not its."""
+    inserted, and it has not deserved a ticket yet: a ticket under this key is not its. None where no step heard so far
+    tells: see end()."""
 
     digest: str
     balance: int = 0
@@ -59,7 +60,7 @@ class Place:
     wants: str = ""
     stated: bool = False
     touched: int = 0
-    unwanted: bool = False
+    unwanted: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +86,13 @@ class FirstSteps:
 
 @dataclass(frozen=True, slots=True)
 class Trail:
-    """All that is remembered of a row's steps. *heard* counts the steps."""
+    """All that is remembered of a row's steps. *heard* counts the steps; *deserved_at* is the ``created_at`` of the
+    last one before or after which the rule wanted a ticket, in UNIX seconds (None for never)."""
 
     places: tuple[Place, ...] = ()
     heard: int = 0
     first: FirstSteps | None = None
+    deserved_at: float | None = None
 
     def find(self, name: str) -> Place | None:
         return next((known for known in self.places if known.digest == name), None)
@@ -110,11 +113,9 @@ def hear(trail: Trail, step: Step, wants: str, *, sent_at: datetime | None) -> T
     """
     entered = Entered(step.order, sent_at.timestamp() if sent_at else None, trail.heard)
     places = {known.digest: known for known in trail.places}
-    undeserving = isinstance(step.wants, Wants) and not step.wants.when
-    unwanted = step.left == NOT_YET and undeserving and bool(trail.places)
+    unwanted = _unwanted(trail, step)
     if step.left is not None:
         left = places.get(step.left, Place(step.left))
-        unwanted = unwanted or (left.unwanted and undeserving)
         # Leaving a place uses up the statement that the row is there.
         places[step.left] = replace(left, balance=left.balance - 1, stated=False, touched=trail.heard)
     reached = places.get(step.entered, Place(step.entered))
@@ -129,7 +130,28 @@ def hear(trail: Trail, step: Step, wants: str, *, sent_at: datetime | None) -> T
         touched=trail.heard,
         unwanted=unwanted if latest is entered else reached.unwanted,
     )
-    return _tidy(Trail(tuple(places.values()), trail.heard + 1, _first(trail.first, step, entered.sent_at)))
+    first, deserved_at = _first(trail.first, step, entered.sent_at), _deserved_at(trail, step, entered.sent_at)
+    return _tidy(Trail(tuple(places.values()), trail.heard + 1, first, deserved_at))
+
+
+def _unwanted(trail: Trail, step: Step) -> bool | None:
+    """Whether the place that *step* enters is unwanted: see Place."""
+    if not isinstance(step.wants, Wants) or step.wants.when or step.was_wanted:
+        return False
+    if step.left == NOT_YET:
+        return bool(trail.places)
+    if step.left is None:
+        here = trail.find(step.entered)
+        return here.unwanted if here is not None and (here.balance > 0 or here.stated) else None
+    before = trail.find(step.left)
+    return before.unwanted if before is not None else None
+
+
+def _deserved_at(trail: Trail, step: Step, sent_at: float | None) -> float | None:
+    wanted = step.was_wanted or (isinstance(step.wants, Wants) and step.wants.when)
+    if step.entered == GONE or not wanted or sent_at is None:
+        return trail.deserved_at
+    return sent_at if trail.deserved_at is None else max(sent_at, trail.deserved_at)
 
 
 def _first(known: FirstSteps | None, step: Step, at: float | None) -> FirstSteps:
@@ -160,6 +182,21 @@ def restate(trail: Trail, name: str, wants: str) -> Trail:
 
 def end(trail: Trail) -> Place | None:
     """The place where the row is, None when nothing was heard.
+
+    Where no step tells whether it is unwanted, it is if a row was deleted under the key and none has deserved a ticket
+    since.
+    """
+    place = _end(trail)
+    if place is None or place.unwanted is not None:
+        return place
+    gone = trail.find(GONE)
+    deleted_at = gone.entered.sent_at if gone is not None and gone.entered is not None else None
+    unwanted = place is not gone and deleted_at is not None and deleted_at > (trail.deserved_at or -math.inf)
+    return replace(place, unwanted=unwanted)
+
+
+def _end(trail: Trail) -> Place | None:
+    """The place where the row is.
 
     One place with a surplus is the answer, whatever the clocks say. Several (a step not heard of, yet or ever), none
     (a round trip) or a later statement: the latest entered. Where a row was deleted and entered another place in one
@@ -251,7 +288,8 @@ def to_json(trail: Trail) -> str:
         for known in trail.places
     ]
     first = trail.first and [trail.first.at, trail.first.balances]
-    return json.dumps({"heard": trail.heard, "places": places, "first": first}, separators=(",", ":"))
+    written = {"heard": trail.heard, "places": places, "first": first, "deserved_at": trail.deserved_at}
+    return json.dumps(written, separators=(",", ":"))
 
 
 def from_json(written: str) -> Trail:
@@ -274,6 +312,7 @@ def from_json(written: str) -> Trail:
         ),
         read["heard"],
         FirstSteps(*read["first"]) if read.get("first") else None,  # a ledger of before has none
+        read.get("deserved_at"),  # nor this
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from function.checkpoint import Place, listen
 from function.ledger import IN_DOUBT_SECONDS
-from tests.payloads import cron, delete, insert, update
+from tests.payloads import cron, delete, insert, manual, update
 from tests.world import RULES, Answered, World, outage, said
 
 OPEN, FIXED, MINOR = outage(), outage(status="fixed"), outage(severity="minor", title="Harmless")
@@ -593,3 +593,19 @@ def test_a_sqlite_ledger_that_is_full_costs_no_event() -> None:
         assert all(answer.retry_after for answer in full)
         assert calls.count("POST incident") == len(world.incidents) - 1
         assert healed.said == "created"
+
+
+@pytest.mark.parametrize("how", ["by hand", "before its INSERT"])
+def test_a_row_below_when_under_a_deleted_rows_key_leaves_that_ones_ticket_resolved(world: World, how: str) -> None:
+    minor, slower = outage(severity="minor", title="Slow"), outage(severity="minor", title="Slower")
+    world.send(insert("outages", outage(), created_at="2026-03-04T05:06:01"))
+    world.send(delete("outages", outage(), created_at="2026-03-04T05:06:02"))
+    born = insert("outages", minor, created_at="2026-03-04T05:06:03")
+    if how == "by hand":
+        world.send(born)
+        world.send(manual("outages", minor, created_at="2026-03-04T05:06:04"))
+    else:
+        world.send(update("outages", minor, slower, created_at="2026-03-04T05:06:04"))
+        world.send(born)
+
+    assert world.incident["state"] == "6"
