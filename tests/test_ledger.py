@@ -25,6 +25,7 @@ from function.database import (
     LedgerUnfit,
     Transaction,
 )
+from function.deadline import answer_within
 from function.event import Event, Failure, Kind, Op, Outcome, Reason, Status, Step, TableTraits, Wants
 from function.ledger import (
     FORGET_MAX,
@@ -689,6 +690,18 @@ def test_connections_that_the_server_cut_are_replaced(postgresql: str) -> None:
         )
 
     assert ledger.now() > 0
+    database.close()
+
+
+def test_a_request_whose_time_runs_out_first_does_not_count_as_a_failure_of_the_database(tmp_path: Path) -> None:
+    file = sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)
+    file.execute("BEGIN EXCLUSIVE")
+    database = Database(f"sqlite:///{tmp_path}/ledger.db")
+    with answer_within(0.1), pytest.raises(LedgerUnavailable):
+        Ledger(database).now()
+    file.close()
+
+    assert Ledger(database).now() > 0
     database.close()
 
 

@@ -120,6 +120,11 @@ def test_a_record_that_does_not_tell_whether_it_is_active_counts_as_one_that_is(
     assert caught.value.is_ambiguous
 
 
+def test_a_record_whose_sys_id_is_hidden_is_as_good_as_none() -> None:
+    with pytest.raises(UnknownReference, match="hidden"):
+        chosen(REFERENCES["caller_id"], "caller_id", "Anna", [{"name": "Anna"}, {"sys_id": "", "name": "Anna"}])
+
+
 # What follows where a name means nobody
 
 

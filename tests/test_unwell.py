@@ -446,6 +446,24 @@ def test_a_hold_is_probed_by_a_get_before_any_row_is_sent(world: World) -> None:
     assert world.calls() == ["POST incident"]
 
 
+def test_the_write_after_a_probe_counts_whichever_instance_had_the_trouble() -> None:
+    with World(instances=2) as world:
+        for instance in (0, 1):
+            world.send(insert("outages", outage(f"before {instance}")), instance=instance)
+        world.servicenow.arm("unavailable_503", times=None)
+        for n in range(5):
+            world.send(insert("outages", outage(n)), instance=0)
+        world.servicenow.disarm()
+        world.clock.advance(16)
+        world.calls()
+        passing = world.send(insert("outages", outage("after")), instance=1)
+
+        assert (passing.status, world.calls()) == (200, ["GET incident", "POST incident"])
+        assert world.query("SELECT in_vain, failures FROM servicenow.hold WHERE kind = 'down'") == [
+            {"in_vain": 0, "failures": 0}
+        ]
+
+
 REFUSED = pytest.mark.parametrize(
     "refusal",
     [

@@ -132,7 +132,9 @@ def chosen(referred: Referred, field: str, name: str, rows: Sequence[Record]) ->
             matching = {
                 row["sys_id"]
                 for row in rows
-                if row.get(column, "").strip().casefold() == named and (row.get("active") != "false") is active
+                if row.get("sys_id")  # an access control may hide it
+                and row.get(column, "").strip().casefold() == named
+                and (row.get("active") != "false") is active
             }
             if len(matching) == 1:
                 return matching.pop()

@@ -115,6 +115,9 @@ def test_a_holder_frozen_past_its_lease_writes_late_and_is_put_right(calm: Site)
 
 
 def test_a_holder_frozen_past_its_lease_creates_late_and_there_is_one_ticket(calm: Site) -> None:
+    # By its ticket it is known that the instance honours the sys_id.
+    calm.outage()
+    calm.settle()
     freeze_the_first(calm, "INSERT INTO outages (id, title, severity) VALUES (%s, 'Down', 'major')", 700_001)
     calm.sql("UPDATE outages SET title = 'Refunds too' WHERE id = 700001")
     calm.until(lambda: calm.tickets(700_001))

@@ -249,7 +249,8 @@ class TestNumbers:
         assert "numeric" in refusal(body_with_number(spelled))
 
     def test_numbers_that_would_fill_the_memory_are_refused(self) -> None:
-        assert "exponents" in refusal(body_with_number("[" + ",".join(["1e131071"] * 100) + "]"))
+        assert len(str(number("[" + ",".join(["1e131071"] * 7) + "]"))) > 900_000
+        assert "exponents" in refusal(body_with_number("[" + ",".join(["1e131071"] * 9) + "]"))
 
     @pytest.mark.parametrize("spelled", ["NaN", "Infinity", "-Infinity"])
     def test_what_json_has_no_number_for_is_refused(self, spelled: str) -> None:
