@@ -22,15 +22,15 @@ from function.admission import BodyAdmission, MemoryBusy
 from function.checkpoint import reached
 from function.configuration import ConfigurationError, Configurations, parse
 from function.connection import Tester, Told
+from function.core.outcome import Failure, Kind, Outcome, Reason
+from function.core.retry import retry_after
 from function.database import Database, LedgerRefused, LedgerUnavailable
 from function.deadline import answer_within
 from function.engine import Delivered, Engine
-from function.event import Failure, Kind, Outcome, Reason
 from function.ledger import Ledger
 from function.line import Credentials, CredentialUnreadable, Line
 from function.log import fault
 from function.notices import Notices
-from function.retry import retry_after
 from function.servicenow import Credential
 from function.servicenow.network import read_network
 from function.settings import Settings, SettingsError, credential, load

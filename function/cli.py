@@ -15,8 +15,10 @@ from function import metadata
 from function.app import HOUSEKEEPING, App, assemble, build, read_rules
 from function.columntypes import key_warnings, read_migrations
 from function.connection import Told
+from function.core.event import Event, Op
+from function.core.outcome import Failure, Reason, Status
+from function.core.values import instant
 from function.database import Database, LedgerUnavailable, LedgerUnfit
-from function.event import Event, Failure, Op, Reason, Status, instant
 from function.ledger import Ledger
 from function.log import start_logging
 from function.mail import MailNotSent, compose_trial, replay_command, send

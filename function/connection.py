@@ -20,8 +20,9 @@ import certifi
 from urllib3.util.ssl_ import create_urllib3_context
 
 from function.configuration import Asked, Configurations
-from function.event import Failure, Kind, Reason, TableTraits, digest
-from function.ledger import Ledger
+from function.core.outcome import Failure, Kind, Reason
+from function.core.values import digest
+from function.ledger import Ledger, TableTraits
 from function.line import IN_A_ROW
 from function.servicenow import Basic, Credential, NetworkSettings, ServiceNowClient, ServiceNowError, term
 from function.servicenow.instance import FORBIDDEN

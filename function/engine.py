@@ -9,9 +9,14 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from function.checkpoint import reached
+from function.core.event import SCHEDULED, Event, Op
+from function.core.outcome import Failure, Kind, Outcome, Reason, Status
+from function.core.retry import wait_seconds
+from function.core.step import Step, Wants
+from function.core.trail import Place, end
+from function.core.values import digest
 from function.database import LedgerRefused, LedgerUnavailable
 from function.deadline import seconds_left
-from function.event import SCHEDULED, Event, Failure, Kind, Op, Outcome, Reason, Status, Step, Wants, digest
 from function.ledger import (
     UNRULED_SAMPLES_MAX,
     Alert,
@@ -28,13 +33,11 @@ from function.ledger import (
 from function.line import HINTS, Deadline, Line, UnwellError
 from function.log import fault
 from function.notices import Notices
-from function.retry import wait_seconds
 from function.rules import Rule, Rules, wants_from_json, wants_to_json
 from function.servicenow import ServiceNowError
 from function.settings import Settings
 from function.targets.references import References
 from function.targets.ticket import LeaseLost, Result, TicketWork, said, said_json
-from function.trail import Place, end
 
 log = logging.getLogger(__name__)
 

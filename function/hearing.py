@@ -11,23 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from function import trail
-from function.choices import not_a_choice
-from function.event import (
-    Event,
-    Failure,
-    Json,
-    Kind,
-    Op,
-    Reason,
-    Row,
-    Step,
-    Wants,
-    canonical,
-    fitted,
-    settle_value,
-)
-from function.states import States
+from function.core import trail
+from function.core.event import Event, Op
+from function.core.lifecycle import States, invalid_choice
+from function.core.outcome import Failure, Kind, Reason
+from function.core.step import Step, Wants
+from function.core.values import Json, Row, canonical, fitted, settle_value
 from function.templates import Allowance, Image, Template, Unrendered
 
 # A key stands in the ledger's primary key, in answers and in mails.
@@ -409,7 +398,7 @@ class _Hearing:
             return None
         try:
             said = saying.text(names, self.allowance)
-            if wrong := not_a_choice(self.rule.ticket.choices.get(column), said):
+            if wrong := invalid_choice(self.rule.ticket.choices.get(column), said):
                 raise _Unsaid(
                     saying.where, f"for this row it is none of ServiceNow's choices; it {wrong}", Reason.UNKNOWN_VALUE
                 )

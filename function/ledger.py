@@ -9,11 +9,14 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
 from typing import Any, Final, TypeAlias
 
+from function.core.event import Event
+from function.core.outcome import Failure, Outcome, Reason, Status
+from function.core.step import Step
+from function.core.trail import Trail, end, from_json, hear, restate, to_json
 from function.database import Database, Record, Transaction
-from function.event import Event, Failure, KeptMark, Outcome, Reason, Status, Step, TableTraits
-from function.trail import Trail, end, from_json, hear, restate, to_json
 
 # ServiceNow's own limit for one Table API transaction (c_DefaultQuotaRules): what we sent may still commit that long
 # after we stopped listening.
@@ -28,6 +31,31 @@ POSTPONED_SECONDS: Final = 600.0
 IN_VAIN_MANY: Final = 3
 # Longer than one mail takes to send: whoever claimed it and vanished is replaced.
 MAIL_CLAIM_SECONDS: Final = 30.0
+
+
+class KeptMark(StrEnum):
+    """By what an instance lets us find our tickets again, beside their sys_id."""
+
+    CORRELATION_ID = "correlation_id"
+    CORRELATION_DISPLAY = "correlation_display"  # it drops the correlation_id
+    NONE = "none"  # it drops both
+    UNKNOWN = ""  # until the first clean create
+
+
+def kept_mark(record: Mapping[str, str], marks: Mapping[str, str]) -> KeptMark:
+    """Which of the *marks* that were sent stands in the *record* that was made."""
+    for mark in (KeptMark.CORRELATION_ID, KeptMark.CORRELATION_DISPLAY):
+        if record.get(mark.value) == marks[mark.value]:
+            return mark
+    return KeptMark.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class TableTraits:
+    """What the first clean create showed of a table. *honours_sys_id*: it takes the one we choose."""
+
+    honours_sys_id: bool | None = None
+    kept_mark: KeptMark = KeptMark.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)

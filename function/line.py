@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeVar
 
+from function.core.outcome import Failure, Kind, Reason
 from function.database import LedgerUnavailable
 from function.deadline import answer_within, seconds_left
-from function.event import Failure, Kind, Reason
 from function.ledger import Admission, Ledger
 from function.servicenow import Credential, Record, ServiceNowClient, ServiceNowError
 

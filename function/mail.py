@@ -25,7 +25,9 @@ from ipaddress import ip_address
 from typing import Final, Literal, TypeAlias, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from function.event import SCHEDULED, Reason, digest
+from function.core.event import SCHEDULED
+from function.core.outcome import Reason
+from function.core.values import digest
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 
 import yaml
 
-from function.event import SCHEDULED, Op
+from function.core.event import SCHEDULED, Op
 from function.hearing import Rule, Rules, Saying
 from function.templates import meant
 

@@ -13,14 +13,14 @@ from difflib import get_close_matches
 from enum import StrEnum
 from typing import Final
 
-from function.choices import shipped
-from function.event import Failure, KeptMark, Kind, Reason, TableTraits, kept_mark
+from function.core.lifecycle import shipped_choices, states_of
+from function.core.outcome import Failure, Kind, Reason
 from function.hearing import TEMPLATE, Rule, Saying, TicketRule
+from function.ledger import KeptMark, TableTraits, kept_mark
 from function.rules import FIELDS_REFUSED
 from function.servicenow import Record, ServiceNowError, TableClient, UnknownReference
 from function.servicenow.dictionary import Column, Description, Policy, describe
 from function.servicenow.references import REFERENCES, References
-from function.states import states_of
 
 # A call that takes longer is one that events would wait for in vain.
 CALL_SECONDS_MAX: Final = 20.0
@@ -433,7 +433,7 @@ def _declared_choices(rule: Rule, described: Description) -> Iterator[Finding]:
     declared = rule.ticket.choices
     for column in declared:
         choices = (described.choices or {}).get(column)
-        if declared[column] is shipped(rule.ticket.table).get(column) or not choices:
+        if declared[column] is shipped_choices(rule.ticket.table).get(column) or not choices:
             continue
         for value in declared[column]:
             if value not in choices:

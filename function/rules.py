@@ -13,8 +13,21 @@ from typing import Any, Final
 
 import yaml
 
-from function.choices import REFERENCES, meant_choice, not_a_choice, shipped
-from function.event import SCHEDULED, Op, digest
+from function.core.event import SCHEDULED, Op
+from function.core.lifecycle import (
+    CHANGE_REQUEST,
+    COLUMN_REFERENCES,
+    INCIDENT,
+    LINK,
+    NO_STATES,
+    STATES,
+    States,
+    invalid_choice,
+    shipped_choices,
+    states_of,
+    suggest_choice,
+)
+from function.core.values import digest
 from function.hearing import (
     CLOSE_NOTES_RESOLVED,
     TEMPLATE,
@@ -25,15 +38,6 @@ from function.hearing import (
     TicketRule,
     wants_from_json,
     wants_to_json,
-)
-from function.states import (
-    CHANGE_REQUEST,
-    INCIDENT,
-    LINK,
-    NO_STATES,
-    STATES,
-    States,
-    states_of,
 )
 from function.templates import BadTemplate, Template, expression, is_expression, meant
 from function.templates import template as checked_template
@@ -401,8 +405,8 @@ class _Reading:
             if column not in fields:
                 what = f"is not among the `fields`{meant(column, fields)}"
                 self.fault(_line(node), f"{path}.{column}", what)
-            elif column not in REFERENCES:
-                what = f"is no column whose names are looked up: those are {', '.join(sorted(REFERENCES))}"
+            elif column not in COLUMN_REFERENCES:
+                what = f"is no column whose names are looked up: those are {', '.join(sorted(COLUMN_REFERENCES))}"
                 self.fault(_line(node), f"{path}.{column}", what)
         return frozenset(
             column for column in columns if self._choice(columns, column, path, ON_UNKNOWN) == "leave_empty"
@@ -453,7 +457,7 @@ class _Reading:
     def _choices(self, entries: Mapping[str, yaml.Node], path: str, table: str) -> Mapping[str, Mapping[str, str]]:
         """The choices of the ticket's columns: as shipped, but for those that the rule declares."""
         if "choices" not in entries:
-            return shipped(table)
+            return shipped_choices(table)
         path = f"{path}.choices"
         declared = self._mapping(entries["choices"], path, None, refused=_CHOICES_REFUSED) or {}
         own = {}
@@ -465,7 +469,7 @@ class _Reading:
                 )
             ]
             own[column] = dict.fromkeys([value for value in values if value], "")
-        return {**shipped(table), **own}
+        return {**shipped_choices(table), **own}
 
     def _state(self, node: yaml.Node, path: str) -> str:
         """A state's value as it was written; empty where it is none."""
@@ -478,7 +482,7 @@ class _Reading:
     def _lives(self, entries: Mapping[str, yaml.Node], path: str, ticket: TicketRule, *, kind: Saying | None) -> None:
         """Refuse a life that this kind of ticket does not have."""
         code = ticket.states.close_code
-        if "close_code" not in entries and code and not_a_choice(ticket.choices.get("close_code"), code):
+        if "close_code" not in entries and code and invalid_choice(ticket.choices.get("close_code"), code):
             what = f"the {code!r} that is sent unless a rule gives a `close_code` is none of them; give one"
             self.fault(_line(entries["choices"]), f"{path}.choices.close_code", what)
         said = kind.template.literals() if kind else frozenset()
@@ -521,8 +525,8 @@ class _Reading:
             return saying
         plain = not any(braces in node.value for braces in ("{{", "{%", "{#"))
         choices = self.choices.get(column)
-        if plain and choices is not None and (wrong := not_a_choice(choices, node.value)):
-            self.fault(_line(node), path, f"{wrong}{meant_choice(choices, node.value)}")
+        if plain and choices is not None and (wrong := invalid_choice(choices, node.value)):
+            self.fault(_line(node), path, f"{wrong}{suggest_choice(choices, node.value)}")
         return saying
 
     def _key(
@@ -867,7 +871,7 @@ def schema() -> dict[str, Any]:
             "on_missing": {"enum": list(ON_MISSING), "default": "fail"},
             "on_unknown": {
                 "type": "object",
-                "propertyNames": {"enum": sorted(REFERENCES.keys() - FIELDS_REFUSED.keys() - {TEMPLATE})},
+                "propertyNames": {"enum": sorted(COLUMN_REFERENCES.keys() - FIELDS_REFUSED.keys() - {TEMPLATE})},
                 "additionalProperties": {"enum": list(ON_UNKNOWN)},
             },
             "shared": {"type": "boolean", "default": False},

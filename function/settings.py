@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from function import secretmanager
-from function.event import digest
+from function.core.values import digest
 from function.mail import MailServer
 from function.servicenow.credentials import ApiKey, Basic, Credential, OAuth
 from function.servicenow.instance import instance_url

@@ -39,7 +39,8 @@ from jinja2.tests import TESTS
 from jinja2.visitor import NodeTransformer
 from markupsafe import Markup
 
-from function.event import Json, Reason, Row, instant, settle_value, text
+from function.core.outcome import Reason
+from function.core.values import Json, Row, instant, settle_value, text
 
 # The processor time, not the clock's: a throttled instance is slow without a template being at fault.
 SECONDS_MAX: Final = 1.0

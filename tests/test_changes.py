@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from function import choices
 from function import rules as rules_file
+from function.core.lifecycle import CHOICES
 from tests.answers import Seen, Server, result
 from tests.payloads import delete, insert, update
 from tests.world import World
@@ -761,4 +761,4 @@ def test_every_part_of_states_and_every_choice_is_documented() -> None:
 
     assert {f"| `{key}` |" for key in rules_file.STATES_KEYS if f"| `{key}` |" not in text} == set()
     assert "`choices`" in text
-    assert all(f"`{column}`" in text for choices in choices.CHOICES.values() for column in choices)
+    assert all(f"`{column}`" in text for choices in CHOICES.values() for column in choices)

@@ -16,7 +16,7 @@ import pytest
 import trustme
 
 from function.connection import Tried, inserted, reach, try_out
-from function.event import Failure, Kind, Reason
+from function.core.outcome import Failure, Kind, Reason
 from function.servicenow import Basic
 from function.targets.ticket import address
 from sandbox.rest import Rights

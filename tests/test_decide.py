@@ -5,10 +5,12 @@ from itertools import product
 
 import pytest
 
-from function.event import Op, Reason, Status, Step, Wants
+from function.core.event import Op
+from function.core.lifecycle import CHANGE_REQUEST, INCIDENT, NO_STATES
+from function.core.outcome import Reason, Status
+from function.core.step import Step, Wants
 from function.ledger import Ticket
 from function.rules import AFTER_CLOSE, ON_DELETE, RulesError, TicketRule, load
-from function.states import CHANGE_REQUEST, INCIDENT, NO_STATES
 from function.targets.ticket import Create, Decision, Look, Nothing, Succeed, Write, decide
 
 TABLES = {

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from function import rules as rules_file
-from function.event import TableTraits
+from function.ledger import TableTraits
 from function.preflight import Level, examine
 from function.rules import Rule
 from function.servicenow import Basic, ServiceNowClient

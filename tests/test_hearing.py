@@ -9,10 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from function.event import FIELD_CHARACTERS_MAX, Event, Failure, Json, Kind, Op, Reason, Step, Wants
+from function.core.event import Event, Op
+from function.core.outcome import Failure, Kind, Reason
+from function.core.step import Step, Wants
+from function.core.trail import GONE, NOT_YET, place
+from function.core.values import FIELD_CHARACTERS_MAX, Json
 from function.hearing import ELEMENTS_MAX, join_key
 from function.rules import Rule, load
-from function.trail import GONE, NOT_YET, place
 
 ROW: dict[str, Json] = {
     "id": 1,

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import psutil
 import pytest
 
-from function.event import Kind, Reason
+from function.core.outcome import Kind, Reason
 from function.servicenow import (
     Basic,
     Credential,

@@ -17,6 +17,10 @@ import psycopg
 import psycopg.sql
 import pytest
 
+from function.core.event import Event, Op
+from function.core.outcome import Failure, Kind, Outcome, Reason, Status
+from function.core.step import Step, Wants
+from function.core.trail import NOT_YET, end
 from function.database import (
     Database,
     LedgerNotMigrated,
@@ -26,7 +30,6 @@ from function.database import (
     Transaction,
 )
 from function.deadline import answer_within
-from function.event import Event, Failure, Kind, Op, Outcome, Reason, Status, Step, TableTraits, Wants
 from function.ledger import (
     FORGET_MAX,
     UNRULED_SAMPLES_MAX,
@@ -38,9 +41,9 @@ from function.ledger import (
     Busy,
     Ledger,
     Sending,
+    TableTraits,
     Ticket,
 )
-from function.trail import NOT_YET, end
 from tests.world import Clock
 
 WANTS = Wants(when=True, resolved=False, gone=False, fields={}, close={})

@@ -21,7 +21,7 @@ import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from function.event import Reason
+from function.core.outcome import Reason
 from function.mail import PHRASES, SUBJECT_MAX, WORDS_MAX, MailNotSent, MailServer, Notice, compose, send
 from tests.mailserver import MailServerFixture
 

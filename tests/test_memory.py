@@ -15,7 +15,7 @@ import pytest
 import requests
 
 from function.admission import ByteBudget, MemoryBusy, estimate_bytes
-from function.event import Json, canonical, digest, digest_values
+from function.core.values import Json, canonical, digest, digest_values
 from function.sources import hasura
 from tests.payloads import insert, update
 from tests.processes import Function

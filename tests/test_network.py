@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from function.connection import reach
-from function.event import Reason
+from function.core.outcome import Reason
 from function.mail import MailNotSent, send
 from function.secretmanager import way_out
 from function.servicenow import (

@@ -17,8 +17,8 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
+from function.core.outcome import Failure, Kind, Reason
 from function.database import Database
-from function.event import Failure, Kind, Reason
 from function.ledger import Ledger
 from function.line import Credentials, CredentialUnreadable, Deadline, Line
 from function.servicenow import ApiKey, Basic, Credential, OAuth, Record, Reply, ServiceNowClient, ServiceNowError

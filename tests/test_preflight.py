@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from function.event import TableTraits
+from function.ledger import TableTraits
 from function.preflight import PROBE_WORDS, Examined, Finding, Level, examine
 from function.rules import load
 from function.servicenow import Basic, NotAuthorized, ServiceNowClient, Unavailable

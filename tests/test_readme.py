@@ -12,7 +12,7 @@ import yaml
 
 from function import rules
 from function.cli import commands
-from function.event import Reason
+from function.core.outcome import Reason
 from function.rules import RULE_KEYS, TICKET_KEYS, TOP_KEYS
 from function.servicenow import ServiceNowClient, ServiceNowError
 from function.settings import load, table

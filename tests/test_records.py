@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from function.event import Failure, KeptMark, Kind, Reason, TableTraits
+from function.core.outcome import Failure, Kind, Reason
+from function.ledger import KeptMark, TableTraits
 from function.servicenow import Reply, Request, read
 from function.targets.ticket import address, correlation_id
 from tests.payloads import cron, delete, insert, update

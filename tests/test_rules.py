@@ -11,7 +11,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from function.event import Event, Op, Wants
+from function.core.event import Event, Op
+from function.core.step import Wants
 from function.rules import FAULTS_MAX, Rule, Rules, RulesError, load, schema, wants_from_json, wants_to_json
 
 ROOT = Path(__file__).parent.parent

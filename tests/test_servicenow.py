@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from function.connection import reach
-from function.event import Failure, Kind, Reason
+from function.core.outcome import Failure, Kind, Reason
 from function.servicenow import (
     BODY_BYTES_MAX,
     Basic,

@@ -11,8 +11,9 @@ import yaml
 from psycopg.rows import dict_row
 
 from function import rules
+from function.core.event import Event, Op
+from function.core.values import Row
 from function.database import Database
-from function.event import Event, Op, Row
 from function.hearing import Rule
 from function.setup.hasura import DatabaseUnreadable, Missing, View, printed, read_tables, row_table, views
 from tests.payloads import insert

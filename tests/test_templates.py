@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from function.event import Json, Reason, Row, text
+from function.core.outcome import Reason
+from function.core.values import Json, Row, text
 from function.templates import Allowance, BadTemplate, Image, Template, Unrendered, expression, template
 
 NAMES = ("row", "old", "new", "op", "changed", "event", "env", "item")

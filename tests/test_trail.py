@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from function.event import Json, Op, Step, Wants
-from function.trail import GONE, NOT_YET, PLACES_MAX, Trail, end, from_json, hear, place, restate, to_json
+from function.core.event import Op
+from function.core.step import Step, Wants
+from function.core.trail import GONE, NOT_YET, PLACES_MAX, Trail, end, from_json, hear, place, restate, to_json
+from function.core.values import Json
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 NO_WANTS = Wants(when=True, resolved=False, gone=False, fields={}, close={})

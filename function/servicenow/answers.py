@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from function.event import Failure, Json, Kind, Reason, text
+from function.core.outcome import Failure, Kind, Reason
+from function.core.values import Json, text
 
 Record: TypeAlias = dict[str, str]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from function.event import Failure, Reason
+from function.core.outcome import Failure, Reason
 from function.servicenow.answers import Record, Reply, Request, rate_limit_per_hour, read
 from function.servicenow.credentials import Basic, Credential
 from function.servicenow.errors import InvalidArgument, error_of

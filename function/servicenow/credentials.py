@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-from function.event import digest
+from function.core.values import digest
 
 REFUSED_KEY: Final = (
     "ServiceNow does not accept the API key: check SERVICENOW_API_KEY, that the key is active and its user too, and"

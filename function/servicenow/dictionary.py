@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from function.event import Kind, Reason
+from function.core.outcome import Kind, Reason
 from function.servicenow.answers import Record, term
 from function.servicenow.errors import ServiceNowError, Unavailable
 from function.servicenow.references import Find

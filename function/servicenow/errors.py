@@ -13,7 +13,7 @@ ServiceNowError             ServiceNow did not do it, or perhaps did; .failure s
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from function.event import Failure, Kind, Reason
+from function.core.outcome import Failure, Kind, Reason
 
 
 class ServiceNowError(Exception):

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final, Literal, TypeAlias, TypeVar
 
-from function.choices import CHOICES, STATES
-from function.event import fitted, instant, text
+from function.core.lifecycle import CHOICES, STATE_LABELS
+from function.core.values import fitted, instant, text
 from function.servicenow.answers import Record, term
 from function.servicenow.errors import InvalidArgument
 from function.servicenow.references import REFERENCES, Referred
@@ -93,8 +93,8 @@ INCIDENT: Final = TicketTable(
     called="an incident",
     columns=_TASK | _INCIDENT,
     choices={
-        "state": STATES["incident"],
-        "incident_state": STATES["incident"],
+        "state": STATE_LABELS["incident"],
+        "incident_state": STATE_LABELS["incident"],
         "hold_reason": {
             "1": "awaiting caller",
             "3": "awaiting problem",
@@ -113,7 +113,7 @@ CHANGE: Final = TicketTable(
     called="a change request",
     columns=_TASK | _CHANGE,
     choices={
-        "state": STATES["change_request"],
+        "state": STATE_LABELS["change_request"],
         **_of("change_request", "type", "risk", "impact", "urgency"),
         "priority": {"1": "critical", "2": "high", "3": "moderate", "4": "low"},
     },

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Self
 
-from function.event import Failure, Kind, Reason, digest
+from function.core.outcome import Failure, Kind, Reason
+from function.core.values import digest
 from function.servicenow.answers import Record, term
 from function.servicenow.client import TableClient
 from function.servicenow.errors import (

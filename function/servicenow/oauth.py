@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from function.event import Failure, Kind, Reason
+from function.core.outcome import Failure, Kind, Reason
 from function.servicenow.answers import UNAUTHORIZED, Record, Reply, Request, read
 from function.servicenow.credentials import REFUSED_KEY, ApiKey, Credential, OAuth
 

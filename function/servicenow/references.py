@@ -10,8 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from function import choices
-from function.event import Kind
+from function.core.lifecycle import COLUMN_REFERENCES
+from function.core.outcome import Kind
 from function.servicenow.answers import Record, term
 from function.servicenow.errors import ServiceNowError, UnknownReference
 
@@ -30,7 +30,7 @@ class Referred:
     names: tuple[str, ...]
 
 
-REFERENCES: Final = {column: Referred(table, names) for column, (table, names) in choices.REFERENCES.items()}
+REFERENCES: Final = {column: Referred(table, names) for column, (table, names) in COLUMN_REFERENCES.items()}
 # Their records are kept for what they did once, and are no longer to be referred to once they are inactive.
 _WITH_ACTIVE: Final = frozenset({"sys_user", "sys_user_group", "std_change_producer_version"})
 

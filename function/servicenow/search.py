@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final, TypeAlias
 
-from function.event import Failure, Kind, Reason
+from function.core.outcome import Failure, Kind, Reason
 from function.servicenow.answers import Record, term
 from function.servicenow.errors import InvalidArgument, Refused
 from function.servicenow.fields import Condition

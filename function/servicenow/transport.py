@@ -26,7 +26,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, SSLError
 from urllib3.util.connection import create_connection
 
-from function.event import Failure, Kind, Reason
+from function.core.outcome import Failure, Kind, Reason
 from function.servicenow.answers import Reply, Request, Sent, lost
 from function.servicenow.instance import FORBIDDEN, is_forbidden
 from function.servicenow.network import NetworkSettings, ProxyServer

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
-from function.event import instant
+from function.core.values import instant
 
 
 def is_same_text(one: str, other: str) -> bool:

@@ -13,8 +13,9 @@ from datetime import datetime
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 from typing import Final, NoReturn, TypeAlias, cast
 
-from function.event import SCHEDULED, Event, Json, Op, digest, instant, text
-from function.trail import place
+from function.core.event import SCHEDULED, Event, Op
+from function.core.trail import place
+from function.core.values import Json, digest, instant, text
 
 Fields: TypeAlias = "dict[str, Json]"
 

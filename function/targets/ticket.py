@@ -16,8 +16,12 @@ from enum import Enum, auto
 from typing import Final, Literal, TypeAlias
 
 from function.checkpoint import reached
-from function.event import Failure, KeptMark, Kind, Op, Reason, Status, Step, TableTraits, Wants, instant, kept_mark
-from function.ledger import IN_DOUBT_SECONDS, Ledger, Sending, Ticket
+from function.core.event import Op
+from function.core.lifecycle import States
+from function.core.outcome import Failure, Kind, Reason, Status
+from function.core.step import Step, Wants
+from function.core.values import instant
+from function.ledger import IN_DOUBT_SECONDS, KeptMark, Ledger, Sending, TableTraits, Ticket, kept_mark
 from function.line import Deadline, Line
 from function.rules import TicketRule
 from function.servicenow import (
@@ -30,7 +34,6 @@ from function.servicenow import (
     wrong_record,
 )
 from function.servicenow.values import is_kept, is_same_text
-from function.states import States
 from function.targets.references import References
 
 log = logging.getLogger(__name__)

@@ -32,8 +32,7 @@ from function import rules as rules_file
 from function.app import assemble
 from function.checkpoint import PLACES, Place, listen
 from function.database import Database
-from function.event import TableTraits
-from function.ledger import Ledger
+from function.ledger import Ledger, TableTraits
 from function.settings import load
 from sandbox.servicenow import FAULTS
 from sandbox.tables import CANCELED, CLOSED, RESOLVED, Record

@@ -23,7 +23,7 @@ NO_GET_AFTER_A_403 = (
     "if False:",
 )
 ORDER_BY_CREATED_AT = (
-    "function/trail.py",
+    "function/core/trail.py",
     "candidates = surplus + stated or [known for known in trail.places if known.entered]",
     "candidates = [known for known in trail.places if known.entered]",
 )

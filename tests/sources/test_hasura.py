@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from function.event import Op, text
+from function.core.event import Op
+from function.core.values import text
 from function.sources.hasura import DEPTH_MAX, RefusedRequest, authentic, parse
 from tests import payloads
 

@@ -13,7 +13,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
-from function.event import Json, Step, Wants, digest_values, instant
+from function.core.step import Step, Wants
+from function.core.values import Json, digest_values, instant
 
 # Before its INSERT a row is not yet; after its DELETE it is no more. They are two places, so that a step that we
 # were never told of cannot hide a deletion. No digest is spelled like them.

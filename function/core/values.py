@@ -1,225 +1,17 @@
-"""The words everyone shares: what came in, what a rule makes of it, what followed, what went wrong.
+"""Values of rows: how they are spelled in tickets, in keys and in digests. Pure."""
 
-Pure: nothing here reads a clock, a file or a socket.
-"""
-
+import difflib
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
-from enum import StrEnum
 from json.encoder import encode_basestring_ascii
 from typing import Final, TypeAlias
 
 Json: TypeAlias = "bool | int | float | Decimal | str | list[Json] | dict[str, Json] | None"
 Row: TypeAlias = "dict[str, Json]"
-
-
-# The source of Hasura's one-off scheduled events, which have no name of their own.
-SCHEDULED: Final = "scheduled"
-
-
-class Op(StrEnum):
-    """What happened to the row: Hasura's own words."""
-
-    INSERT = "INSERT"
-    UPDATE = "UPDATE"
-    DELETE = "DELETE"
-    MANUAL = "MANUAL"
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One thing that happened at a source, verified and parsed.
-
-    *source* is spelled as rules spell it: ``hasura/public.outages``, ``cron/NAME``, ``scheduled``.
-    *old* and *new* are the row's images; either may be None, and *new* of a MANUAL may be any JSON.
-    *entered_at* is the sender's idea of when, in UTC as far as it says so; None when it said nothing readable.
-    *content* is a digest of source, op and images: an event is known by id **and** content.
-    *body* is the text as it was received, kept so that a dead letter can be replayed.
-    *old_place* and *new_place* are the digests of the images' canonical forms, "" where nobody has worked them out.
-    *absent_is_null*: MSSQL leaves NULL columns out of its images, so a column not there is null.
-    """
-
-    id: str
-    source: str
-    op: Op
-    old: Json
-    new: Json
-    content: str
-    body: str
-    old_place: str = field(default="", kw_only=True)
-    new_place: str = field(default="", kw_only=True)
-    trigger: str = ""
-    entered_at: datetime | None = None
-    current_retry: int = 0
-    max_retries: int = 0
-    session_variables: Mapping[str, str] = field(default_factory=dict)
-    trace_id: str = ""
-    absent_is_null: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Wants:
-    """What a rule wants said when a row is at one place: a function of the row, rendered when it was heard.
-
-    *fields* holds text as ServiceNow takes it, references still by the name the rule gave.
-    *close* holds ``close_code`` and ``close_notes``, those that the ticket's table has, for when *resolved* or *gone*.
-    *gone*: the row that a ticket under this key was for is not there any more.
-    """
-
-    when: bool
-    resolved: bool
-    gone: bool
-    fields: Mapping[str, str]
-    close: Mapping[str, str]
-
-
-class Kind(StrEnum):
-    """Whether trying again can help."""
-
-    TRANSIENT = "transient"  # not done; trying again may help
-    IN_DOUBT = "in doubt"  # sent, and perhaps done: look before believing either
-    PERMANENT = "permanent"  # trying the same again cannot help
-
-
-class Reason(StrEnum):
-    """Why an outcome is not simply done. A closed list: it stands in answers that Hasura stores."""
-
-    # nothing to do
-    WHEN_FALSE = "when_false"
-    NOT_CREATED = "not_created_by_this_op"
-    ALREADY_RESOLVED = "already_resolved"
-    ROW_GONE = "row_gone"
-    TICKET_CLOSED = "ticket_closed"
-    TICKET_MISSING = "ticket_missing"
-    # ServiceNow as a whole, or the way there
-    UNREACHABLE = "servicenow_unreachable"
-    TIMEOUT = "servicenow_timeout"
-    UNAVAILABLE = "servicenow_unavailable"
-    HIBERNATING = "servicenow_hibernating"
-    OVERLOADED = "servicenow_overloaded"
-    RATE_LIMITED = "servicenow_rate_limited"
-    UNAUTHORIZED = "servicenow_unauthorized"
-    NOT_SERVICENOW = "not_servicenow"
-    BAD_ANSWER = "servicenow_bad_answer"
-    WRONG_RECORD = "servicenow_wrong_record"
-    IN_DOUBT = "in_doubt"
-    # ServiceNow said no
-    ACL = "refused_by_acl"
-    BUSINESS_RULE = "refused_by_business_rule"
-    DATA_POLICY = "refused_by_data_policy"
-    INSERT_FAILED = "insert_failed"
-    REFUSED = "refused_by_servicenow"
-    CONFLICT = "sys_id_conflict"
-    MISSING = "ticket_not_found"
-    UNKNOWN_REFERENCE = "unknown_reference"
-    NOT_KEPT = "value_not_kept"
-    # the rules and the event
-    BAD_MAPPING = "bad_mapping"
-    UNKNOWN_VALUE = "unknown_value"
-    BAD_KEY = "bad_key"
-    NO_RULE = "no_rule"
-    NOT_A_ROW = "not_a_row"
-    # ourselves
-    NOT_CONFIGURED = "not_configured"
-    BUSY = "key_busy"
-    NO_CAPACITY = "no_capacity"
-    DEADLINE = "deadline"
-    GAVE_UP = "gave_up"
-    FAULT = "fault"
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why something was not done.
-
-    *hint* is a sentence for a human that says what to check; it holds no secret and nothing of a row.
-    *words* are the remote's own, cut short: for the ledger, the console and the mail, never for a log or an answer.
-    *retry_after_seconds* is what the remote asked for, where it did. *status* is its HTTP status, 0 without one.
-    """
-
-    kind: Kind
-    reason: Reason
-    hint: str
-    words: str = ""
-    retry_after_seconds: float | None = None
-    status: int = 0
-
-
-class KeptMark(StrEnum):
-    """By what an instance lets us find our tickets again, beside their sys_id."""
-
-    CORRELATION_ID = "correlation_id"
-    CORRELATION_DISPLAY = "correlation_display"  # it drops the correlation_id
-    NONE = "none"  # it drops both
-    UNKNOWN = ""  # until the first clean create
-
-
-def kept_mark(record: Mapping[str, str], marks: Mapping[str, str]) -> KeptMark:
-    """Which of the *marks* that were sent stands in the *record* that was made."""
-    for mark in (KeptMark.CORRELATION_ID, KeptMark.CORRELATION_DISPLAY):
-        if record.get(mark.value) == marks[mark.value]:
-            return mark
-    return KeptMark.NONE
-
-
-@dataclass(frozen=True, slots=True)
-class TableTraits:
-    """What the first clean create showed of a table. *honours_sys_id*: it takes the one we choose."""
-
-    honours_sys_id: bool | None = None
-    kept_mark: KeptMark = KeptMark.UNKNOWN
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What one event means for one key of one rule: the row left a place and entered another.
-
-    *left* and *entered* are place digests (see trail.py). *left* is None where the event does not say (MANUAL).
-    *wants* belongs to the place entered; a Failure where the rule could not be rendered for it.
-    *was_resolved* and *was_wanted* say what the rule said of the place left (False where there was none).
-    *order* is the rule's ``order_by`` for the image that carries the step, None without one.
-    """
-
-    key: str
-    op: Op
-    left: str | None
-    entered: str
-    wants: Wants | Failure
-    was_resolved: bool = False
-    was_wanted: bool = False
-    order: Json = None
-
-
-class Status(StrEnum):
-    """What followed for one rule and key."""
-
-    CREATED = "created"
-    UPDATED = "updated"
-    RESOLVED = "resolved"
-    REOPENED = "reopened"
-    UNCHANGED = "unchanged"
-    SUPERSEDED = "superseded"
-    SKIPPED = "skipped"
-    RETRYING = "retrying"
-    DEAD = "dead"
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What followed for one rule and key. *retry_at* (UNIX seconds) is for RETRYING; *hint*, what to do, for DEAD."""
-
-    rule: str
-    key: str
-    status: Status
-    ticket: str = ""
-    reason: Reason | None = None
-    retry_at: float | None = None
-    hint: str = ""
 
 
 def text(value: Json) -> str:
@@ -241,6 +33,12 @@ def text(value: Json) -> str:
             return str(value)
         case _:
             return _json_text(value)
+
+
+def did_you_mean(word: str, known: Collection[str]) -> str:
+    """The words "; did you mean …?" where one of *known* is like *word*."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean `{close[0]}`?" if close else ""
 
 
 # What ServiceNow cuts silently is cut visibly.

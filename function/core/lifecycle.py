@@ -1,11 +1,61 @@
-"""How the tickets of a table live: which of its states they are given, and when. Pure."""
+"""How the tickets of a table live: the states and choices that ServiceNow ships, and which a ticket is given. Pure.
+
+ServiceNow stores any other value of a choice column without a word, and shows it as an empty field. Lists that differ
+between instances and releases, such as an incident's close_code, are not here.
+
+Sources: c_IncidentManagementStateModel, change-management-api, and the choices of fresh instances.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
-from function import choices
+from function.core.values import did_you_mean
+
+_SCALE: Final = {"1": "high", "2": "medium", "3": "low"}
+STATE_LABELS: Final[Mapping[str, Mapping[str, str]]] = {
+    "incident": {
+        "1": "New",
+        "2": "In Progress",
+        "3": "On Hold",
+        "6": "Resolved",
+        "7": "Closed",
+        "8": "Canceled",
+    },
+    "change_request": {
+        "-5": "New",
+        "-4": "Assess",
+        "-3": "Authorize",
+        "-2": "Scheduled",
+        "-1": "Implement",
+        "0": "Review",
+        "3": "Closed",
+        "4": "Canceled",
+    },
+}
+CHOICES: Final[Mapping[str, Mapping[str, Mapping[str, str]]]] = {
+    "incident": {"impact": _SCALE, "urgency": _SCALE},
+    "change_request": {
+        "impact": _SCALE,
+        "urgency": _SCALE,
+        "risk": {"1": "very high", "2": "high", "3": "moderate", "4": "low"},
+        "type": dict.fromkeys(("normal", "standard", "emergency"), ""),
+        "close_code": dict.fromkeys(("successful", "successful_issues", "unsuccessful"), ""),
+    },
+}
+# Columns that refer to a record of another table, which may be named by what stands in one of its columns: the surest
+# comes first.
+COLUMN_REFERENCES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    "assignment_group": ("sys_user_group", ("name",)),
+    **dict.fromkeys(
+        ("assigned_to", "caller_id", "opened_by", "requested_by"), ("sys_user", ("user_name", "email", "name"))
+    ),
+    **dict.fromkeys(("cmdb_ci", "business_service"), ("cmdb_ci", ("name",))),
+    "parent_incident": ("incident", ("number",)),
+    "problem_id": ("problem", ("number",)),
+    "std_change_producer_version": ("std_change_producer_version", ("name",)),
+}
 
 _NONE: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
 
@@ -74,7 +124,7 @@ INCIDENT: Final = States(
     link="parent_incident",
     # One that a fresh instance has since about Utah; before, it was `Solved (Permanently)`.
     close_code="Solution provided",
-    names=choices.STATES["incident"],
+    names=STATE_LABELS["incident"],
 )
 # The instance enforces the order: a normal change passes through all of them, an emergency is not
 # assessed, and a standard change was authorized once for all.
@@ -90,7 +140,7 @@ CHANGE_REQUEST: Final = States(
         "emergency": tuple(state for state in _ALL if state != "-4"),
         "standard": tuple(state for state in _ALL if state not in {"-4", "-3"}),
     },
-    names=choices.STATES["change_request"],
+    names=STATE_LABELS["change_request"],
 )
 # Any table that extends task has it; another one ignores it.
 LINK: Final = "parent"
@@ -100,3 +150,25 @@ STATES: Final[Mapping[str, States]] = {"incident": INCIDENT, "change_request": C
 def states_of(table: str) -> States:
     """The states of *table* as they are shipped, where this version knows them; a rule may declare its own."""
     return STATES.get(table, NO_STATES)
+
+
+def shipped_choices(table: str) -> Mapping[str, Mapping[str, str]]:
+    """The choices of *table*'s columns as they are shipped; a rule may declare those of its instance."""
+    return CHOICES.get(table, {})
+
+
+def invalid_choice(choices: Mapping[str, str] | None, said: str) -> str:
+    """What is wrong with *said* in a column of these *choices*, without saying it; empty where nothing is.
+
+    Nothing is no wrong choice: the platform has a default.
+    """
+    if choices is None or not said.strip() or said.strip() in choices:
+        return ""
+    return f"must be one of {', '.join(f'{value} ({label})' if label else value for value, label in choices.items())}"
+
+
+def suggest_choice(choices: Mapping[str, str], said: str) -> str:
+    """The words "; did you mean …?" where *said* is like a choice, or like the label of one."""
+    word = said.strip().lower()
+    labelled = next((value for value, label in choices.items() if label and label in (word, word[4:])), None)
+    return f"; did you mean `{labelled}`?" if labelled else did_you_mean(word, choices)

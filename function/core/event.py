@@ -1,0 +1,52 @@
+"""What came in: one thing that happened at a source, verified and parsed. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from function.core.values import Json
+
+# The source of Hasura's one-off scheduled events, which have no name of their own.
+SCHEDULED: Final = "scheduled"
+
+
+class Op(StrEnum):
+    """What happened to the row: Hasura's own words."""
+
+    INSERT = "INSERT"
+    UPDATE = "UPDATE"
+    DELETE = "DELETE"
+    MANUAL = "MANUAL"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened at a source, verified and parsed.
+
+    *source* is spelled as rules spell it: ``hasura/public.outages``, ``cron/NAME``, ``scheduled``.
+    *old* and *new* are the row's images; either may be None, and *new* of a MANUAL may be any JSON.
+    *entered_at* is the sender's idea of when, in UTC as far as it says so; None when it said nothing readable.
+    *content* is a digest of source, op and images: an event is known by id **and** content.
+    *body* is the text as it was received, kept so that a dead letter can be replayed.
+    *old_place* and *new_place* are the digests of the images' canonical forms, "" where nobody has worked them out.
+    *absent_is_null*: MSSQL leaves NULL columns out of its images, so a column not there is null.
+    """
+
+    id: str
+    source: str
+    op: Op
+    old: Json
+    new: Json
+    content: str
+    body: str
+    old_place: str = field(default="", kw_only=True)
+    new_place: str = field(default="", kw_only=True)
+    trigger: str = ""
+    entered_at: datetime | None = None
+    current_retry: int = 0
+    max_retries: int = 0
+    session_variables: Mapping[str, str] = field(default_factory=dict)
+    trace_id: str = ""
+    absent_is_null: bool = False

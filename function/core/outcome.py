@@ -1,0 +1,103 @@
+"""What followed: outcomes, and failures with their reasons. Pure."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """Whether trying again can help."""
+
+    TRANSIENT = "transient"  # not done; trying again may help
+    IN_DOUBT = "in doubt"  # sent, and perhaps done: look before believing either
+    PERMANENT = "permanent"  # trying the same again cannot help
+
+
+class Reason(StrEnum):
+    """Why an outcome is not simply done. A closed list: it stands in answers that Hasura stores."""
+
+    # nothing to do
+    WHEN_FALSE = "when_false"
+    NOT_CREATED = "not_created_by_this_op"
+    ALREADY_RESOLVED = "already_resolved"
+    ROW_GONE = "row_gone"
+    TICKET_CLOSED = "ticket_closed"
+    TICKET_MISSING = "ticket_missing"
+    # ServiceNow as a whole, or the way there
+    UNREACHABLE = "servicenow_unreachable"
+    TIMEOUT = "servicenow_timeout"
+    UNAVAILABLE = "servicenow_unavailable"
+    HIBERNATING = "servicenow_hibernating"
+    OVERLOADED = "servicenow_overloaded"
+    RATE_LIMITED = "servicenow_rate_limited"
+    UNAUTHORIZED = "servicenow_unauthorized"
+    NOT_SERVICENOW = "not_servicenow"
+    BAD_ANSWER = "servicenow_bad_answer"
+    WRONG_RECORD = "servicenow_wrong_record"
+    IN_DOUBT = "in_doubt"
+    # ServiceNow said no
+    ACL = "refused_by_acl"
+    BUSINESS_RULE = "refused_by_business_rule"
+    DATA_POLICY = "refused_by_data_policy"
+    INSERT_FAILED = "insert_failed"
+    REFUSED = "refused_by_servicenow"
+    CONFLICT = "sys_id_conflict"
+    MISSING = "ticket_not_found"
+    UNKNOWN_REFERENCE = "unknown_reference"
+    NOT_KEPT = "value_not_kept"
+    # the rules and the event
+    BAD_MAPPING = "bad_mapping"
+    UNKNOWN_VALUE = "unknown_value"
+    BAD_KEY = "bad_key"
+    NO_RULE = "no_rule"
+    NOT_A_ROW = "not_a_row"
+    # ourselves
+    NOT_CONFIGURED = "not_configured"
+    BUSY = "key_busy"
+    NO_CAPACITY = "no_capacity"
+    DEADLINE = "deadline"
+    GAVE_UP = "gave_up"
+    FAULT = "fault"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why something was not done.
+
+    *hint* is a sentence for a human that says what to check; it holds no secret and nothing of a row.
+    *words* are the remote's own, cut short: for the ledger, the console and the mail, never for a log or an answer.
+    *retry_after_seconds* is what the remote asked for, where it did. *status* is its HTTP status, 0 without one.
+    """
+
+    kind: Kind
+    reason: Reason
+    hint: str
+    words: str = ""
+    retry_after_seconds: float | None = None
+    status: int = 0
+
+
+class Status(StrEnum):
+    """What followed for one rule and key."""
+
+    CREATED = "created"
+    UPDATED = "updated"
+    RESOLVED = "resolved"
+    REOPENED = "reopened"
+    UNCHANGED = "unchanged"
+    SUPERSEDED = "superseded"
+    SKIPPED = "skipped"
+    RETRYING = "retrying"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What followed for one rule and key. *retry_at* (UNIX seconds) is for RETRYING; *hint*, what to do, for DEAD."""
+
+    rule: str
+    key: str
+    status: Status
+    ticket: str = ""
+    reason: Reason | None = None
+    retry_at: float | None = None
+    hint: str = ""

@@ -1,0 +1,44 @@
+"""What an event means by a rule: a step of the row, and what is wanted of its ticket. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from function.core.event import Op
+from function.core.outcome import Failure
+from function.core.values import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Wants:
+    """What a rule wants said when a row is at one place: a function of the row, rendered when it was heard.
+
+    *fields* holds text as ServiceNow takes it, references still by the name the rule gave.
+    *close* holds ``close_code`` and ``close_notes``, those that the ticket's table has, for when *resolved* or *gone*.
+    *gone*: the row that a ticket under this key was for is not there any more.
+    """
+
+    when: bool
+    resolved: bool
+    gone: bool
+    fields: Mapping[str, str]
+    close: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one event means for one key of one rule: the row left a place and entered another.
+
+    *left* and *entered* are place digests (see trail.py). *left* is None where the event does not say (MANUAL).
+    *wants* belongs to the place entered; a Failure where the rule could not be rendered for it.
+    *was_resolved* and *was_wanted* say what the rule said of the place left (False where there was none).
+    *order* is the rule's ``order_by`` for the image that carries the step, None without one.
+    """
+
+    key: str
+    op: Op
+    left: str | None
+    entered: str
+    wants: Wants | Failure
+    was_resolved: bool = False
+    was_wanted: bool = False
+    order: Json = None
