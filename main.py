@@ -9,7 +9,7 @@ from flask import Request, Response, has_app_context
 
 from function.app import App, build
 from function.log import start_logging
-from function.rules import RulesError
+from function.rules.loader import RulesError
 from function.settings import SettingsError
 
 # functions-framework reads THREADS only after it has imported this module. Its default of 4 a core bounds an instance

@@ -16,26 +16,26 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import Map
 from werkzeug.routing import Rule as Route
 
-from function import rules as rules_file
 from function import secretmanager
 from function.admission import BodyAdmission, MemoryBusy
-from function.checkpoint import reached
-from function.configuration import ConfigurationError, Configurations, parse
-from function.connection import Tester, Told
+from function.connection.active import Connection, Switchboard
+from function.connection.breaker import Credentials, CredentialUnreadable, Line
+from function.connection.probe import Tester, Told
+from function.connection.store import ConfigurationError, Configurations, parse
 from function.core.outcome import Failure, Kind, Outcome, Reason
 from function.core.retry import retry_after
-from function.database import Database, LedgerRefused, LedgerUnavailable
 from function.deadline import answer_within
 from function.engine import Delivered, Engine
-from function.ledger import Ledger
-from function.line import Credentials, CredentialUnreadable, Line
+from function.failpoints import reached
+from function.ledger.database import Database, LedgerRefused, LedgerUnavailable
+from function.ledger.ledger import Ledger
 from function.log import fault
-from function.notices import Notices
+from function.notices.mailer import Notices
+from function.rules import loader as rules_file
 from function.servicenow import Credential
 from function.servicenow.network import read_network
 from function.settings import Settings, SettingsError, credential, load
 from function.sources import hasura
-from function.switchboard import Connection, Switchboard
 
 log = logging.getLogger(__name__)
 

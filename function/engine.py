@@ -8,16 +8,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from function.checkpoint import reached
+from function.connection.breaker import HINTS, Deadline, Line, UnwellError
 from function.core.event import SCHEDULED, Event, Op
 from function.core.outcome import Failure, Kind, Outcome, Reason, Status
 from function.core.retry import wait_seconds
 from function.core.step import Step, Wants
 from function.core.trail import Place, end
 from function.core.values import digest
-from function.database import LedgerRefused, LedgerUnavailable
 from function.deadline import seconds_left
-from function.ledger import (
+from function.failpoints import reached
+from function.ledger.database import LedgerRefused, LedgerUnavailable
+from function.ledger.ledger import (
     UNRULED_SAMPLES_MAX,
     Alert,
     AlreadyDead,
@@ -30,14 +31,13 @@ from function.ledger import (
     held_fingerprint,
     unruled_fingerprint,
 )
-from function.line import HINTS, Deadline, Line, UnwellError
 from function.log import fault
-from function.notices import Notices
-from function.rules import Rule, Rules, wants_from_json, wants_to_json
+from function.notices.mailer import Notices
+from function.rules.loader import Rule, Rules, wants_from_json, wants_to_json
 from function.servicenow import ServiceNowError
 from function.settings import Settings
-from function.targets.references import References
-from function.targets.ticket import LeaseLost, Result, TicketWork, said, said_json
+from function.targets.ticket.reconciler import LeaseLost, Result, TicketWork, said, said_json
+from function.targets.ticket.references import References
 
 log = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from typing import Any, Final
 import psycopg
 from psycopg.rows import dict_row
 
-from function.database import Database
-from function.metadata import MetadataError
+from function.hasura.metadata import MetadataError
+from function.ledger.database import Database
 from sandbox.catalog import InconsistentMetadata, migrate
 from sandbox.hasura import Hasura
 from sandbox.loopback import DIRECT

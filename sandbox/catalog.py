@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 import psycopg
 from psycopg import sql
 
-from function import metadata
+from function.hasura import metadata
 from sandbox.cron import Cron
 from sandbox.webhook import Header
 

@@ -29,7 +29,7 @@ import psycopg
 from psycopg.rows import class_row
 from psycopg_pool import ConnectionPool, PoolClosed
 
-from function.metadata import MetadataError
+from function.hasura.metadata import MetadataError
 from sandbox.catalog import Connection, CronTrigger, InconsistentMetadata, Trigger, Triggers, install, migrate, read
 from sandbox.webhook import (
     Connections,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from function import rules as rules_file
 from function.core.lifecycle import CHOICES
+from function.rules import loader as rules_file
 from tests.answers import Seen, Server, result
 from tests.payloads import delete, insert, update
 from tests.world import World

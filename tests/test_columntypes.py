@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from function import rules
-from function.columntypes import DeclaredTables, key_warnings, read_migrations, read_statements
-from function.setup.hasura import read_tables
+from function.hasura.column_types import DeclaredTables, key_warnings, read_migrations, read_statements
+from function.hasura.views import read_tables
+from function.rules import loader as rules
 from tests.processes import HERE
 
 # As people and pg_dump write it, with what else stands in migrations.

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from function.configuration import Asked, Configurations, PasswordUnreadable, parse
-from function.database import Database
+from function.connection.store import Asked, Configurations, PasswordUnreadable, parse
+from function.ledger.database import Database
 from function.servicenow import Basic
 from function.settings import MAKE_CONFIG_KEY
 from sandbox.servicenow import ServiceNow

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import trustme
 
-from function.connection import Tried, inserted, reach, try_out
+from function.connection.probe import Tried, inserted, reach, try_out
 from function.core.outcome import Failure, Kind, Reason
 from function.servicenow import Basic
-from function.targets.ticket import address
+from function.targets.ticket.reconciler import address
 from sandbox.rest import Rights
 from sandbox.servicenow import ServiceNow
 from tests.answers import Answer, Seen, Server, always, http, result

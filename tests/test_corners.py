@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from function.checkpoint import Place, listen
-from function.ledger import IN_DOUBT_SECONDS
+from function.failpoints import Place, listen
+from function.ledger.ledger import IN_DOUBT_SECONDS
 from tests.payloads import cron, delete, insert, manual, update
 from tests.world import RULES, Answered, World, outage, said
 

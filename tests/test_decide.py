@@ -9,9 +9,9 @@ from function.core.event import Op
 from function.core.lifecycle import CHANGE_REQUEST, INCIDENT, NO_STATES
 from function.core.outcome import Reason, Status
 from function.core.step import Step, Wants
-from function.ledger import Ticket
-from function.rules import AFTER_CLOSE, ON_DELETE, RulesError, TicketRule, load
-from function.targets.ticket import Create, Decision, Look, Nothing, Succeed, Write, decide
+from function.ledger.ledger import Ticket
+from function.rules.loader import AFTER_CLOSE, ON_DELETE, RulesError, TicketRule, load
+from function.targets.ticket.reconciler import Create, Decision, Look, Nothing, Succeed, Write, decide
 
 TABLES = {
     "incident": "table: incident",

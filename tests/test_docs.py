@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from function import rules as rules_file
-from function.ledger import TableTraits
-from function.preflight import Level, examine
-from function.rules import Rule
+from function.connection.preflight import Level, examine
+from function.ledger.ledger import TableTraits
+from function.rules import loader as rules_file
+from function.rules.loader import Rule
 from function.servicenow import Basic, ServiceNowClient
 from sandbox.servicenow import ServiceNow
 from tests.payloads import delete, insert, update

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from function.line import IN_A_ROW
+from function.connection.breaker import IN_A_ROW
 from function.servicenow.oauth import PAUSE_SECONDS
 from sandbox.rest import Rights
 from tests import answers

@@ -14,8 +14,8 @@ from function.core.outcome import Failure, Kind, Reason
 from function.core.step import Step, Wants
 from function.core.trail import GONE, NOT_YET, place
 from function.core.values import FIELD_CHARACTERS_MAX, Json
-from function.hearing import ELEMENTS_MAX, join_key
-from function.rules import Rule, load
+from function.rules.evaluate import ELEMENTS_MAX, join_key
+from function.rules.loader import Rule, load
 
 ROW: dict[str, Json] = {
     "id": 1,

@@ -21,7 +21,8 @@ from function.core.event import Event, Op
 from function.core.outcome import Failure, Kind, Outcome, Reason, Status
 from function.core.step import Step, Wants
 from function.core.trail import NOT_YET, end
-from function.database import (
+from function.deadline import answer_within
+from function.ledger.database import (
     Database,
     LedgerNotMigrated,
     LedgerRefused,
@@ -29,8 +30,7 @@ from function.database import (
     LedgerUnfit,
     Transaction,
 )
-from function.deadline import answer_within
-from function.ledger import (
+from function.ledger.ledger import (
     FORGET_MAX,
     UNRULED_SAMPLES_MAX,
     Alert,

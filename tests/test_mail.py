@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from function.core.outcome import Reason
-from function.mail import PHRASES, SUBJECT_MAX, WORDS_MAX, MailNotSent, MailServer, Notice, compose, send
+from function.notices.mail import PHRASES, SUBJECT_MAX, WORDS_MAX, MailNotSent, MailServer, Notice, compose, send
 from tests.mailserver import MailServerFixture
 
 NOW = 1_763_730_000.0  # 2025-11-21 13:00:00 UTC
@@ -471,7 +471,7 @@ def test_one_recipient_refused_of_two_is_a_mail_sent_and_a_warning(caplog: pytes
         send(message, server.server, timeout_seconds=5)
 
         assert len(server.messages) == 1
-    (warning,) = [r.getMessage() for r in caplog.records if r.name == "function.mail"]
+    (warning,) = [r.getMessage() for r in caplog.records if r.name == "function.notices.mail"]
     assert warning == ("mail server 127.0.0.1 took the mail, but not for gone@example.com: 550 5.1.1 no such mailbox")
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from function import app, rules
-from function.metadata import HOUSEKEEPING, Findings, MetadataError, check, entries, items, place, plain, read
+from function import app
+from function.hasura.metadata import HOUSEKEEPING, Findings, MetadataError, check, entries, items, place, plain, read
+from function.rules import loader as rules
 from function.settings import VARIABLES
 from tests.processes import HERE
 

@@ -19,9 +19,9 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from function.connection import reach
+from function.connection.probe import reach
 from function.core.outcome import Reason
-from function.mail import MailNotSent, send
+from function.notices.mail import MailNotSent, send
 from function.secretmanager import way_out
 from function.servicenow import (
     Basic,

@@ -17,10 +17,10 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
+from function.connection.breaker import Credentials, CredentialUnreadable, Deadline, Line
 from function.core.outcome import Failure, Kind, Reason
-from function.database import Database
-from function.ledger import Ledger
-from function.line import Credentials, CredentialUnreadable, Deadline, Line
+from function.ledger.database import Database
+from function.ledger.ledger import Ledger
 from function.servicenow import ApiKey, Basic, Credential, OAuth, Record, Reply, ServiceNowClient, ServiceNowError
 from function.servicenow.oauth import PAUSE_SECONDS, Granted, granted
 from function.settings import VARIABLES

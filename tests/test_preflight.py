@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from function.ledger import TableTraits
-from function.preflight import PROBE_WORDS, Examined, Finding, Level, examine
-from function.rules import load
+from function.connection.preflight import PROBE_WORDS, Examined, Finding, Level, examine
+from function.ledger.ledger import TableTraits
+from function.rules.loader import load
 from function.servicenow import Basic, NotAuthorized, ServiceNowClient, Unavailable
 from sandbox.servicenow import ServiceNow
 

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
-from function import rules
-from function.cli import commands
+from function.cli.main import commands
 from function.core.outcome import Reason
-from function.rules import RULE_KEYS, TICKET_KEYS, TOP_KEYS
+from function.rules import loader as rules
+from function.rules.loader import RULE_KEYS, TICKET_KEYS, TOP_KEYS
+from function.rules.templates import FILTERS_OFFERED
 from function.servicenow import ServiceNowClient, ServiceNowError
 from function.settings import load, table
-from function.templates import FILTERS_OFFERED
 from sandbox.servicenow import ServiceNow
 
 HERE = Path(__file__).resolve().parent.parent

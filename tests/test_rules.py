@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from function.core.event import Event, Op
 from function.core.step import Wants
-from function.rules import FAULTS_MAX, Rule, Rules, RulesError, load, schema, wants_from_json, wants_to_json
+from function.rules.loader import FAULTS_MAX, Rule, Rules, RulesError, load, schema, wants_from_json, wants_to_json
 
 ROOT = Path(__file__).parent.parent
 FIRST = """\
@@ -932,7 +932,7 @@ def test_a_text_that_is_no_expression_is_a_text(text: str) -> None:
 def test_the_schema_in_the_repository_is_the_one_that_the_rules_have() -> None:
     committed = json.loads((ROOT / "rules.schema.json").read_text())
 
-    assert committed == schema(), "run: python -m function.rules > rules.schema.json"
+    assert committed == schema(), "run: python -m function.rules.loader > rules.schema.json"
     jsonschema.Draft202012Validator.check_schema(committed)
 
 

@@ -19,7 +19,7 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
-from function.connection import reach
+from function.connection.probe import reach
 from function.core.outcome import Failure, Kind, Reason
 from function.servicenow import (
     BODY_BYTES_MAX,

@@ -10,12 +10,12 @@ import pytest
 import yaml
 from psycopg.rows import dict_row
 
-from function import rules
 from function.core.event import Event, Op
 from function.core.values import Row
-from function.database import Database
-from function.hearing import Rule
-from function.setup.hasura import DatabaseUnreadable, Missing, View, printed, read_tables, row_table, views
+from function.hasura.views import DatabaseUnreadable, Missing, View, printed, read_tables, row_table, views
+from function.ledger.database import Database
+from function.rules import loader as rules
+from function.rules.evaluate import Rule
 from tests.payloads import insert
 from tests.processes import HERE
 from tests.world import World

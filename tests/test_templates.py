@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from function.core.outcome import Reason
 from function.core.values import Json, Row, text
-from function.templates import Allowance, BadTemplate, Image, Template, Unrendered, expression, template
+from function.rules.templates import Allowance, BadTemplate, Image, Template, Unrendered, expression, template
 
 NAMES = ("row", "old", "new", "op", "changed", "event", "env", "item")
 ROW: Row = {

@@ -15,11 +15,11 @@ from typing import Any, Self
 import werkzeug.test
 from flask import Request
 
-from function import rules as rules_file
 from function import secretmanager
 from function.app import App, assemble
-from function.database import Database
-from function.ledger import Ledger
+from function.ledger.database import Database
+from function.ledger.ledger import Ledger
+from function.rules import loader as rules_file
 from function.settings import load
 from sandbox.mailbox import Mailbox
 from sandbox.servicenow import ServiceNow

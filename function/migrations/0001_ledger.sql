@@ -14,7 +14,7 @@ CREATE TABLE servicenow.ticket (
     known           TEXT NOT NULL DEFAULT '{}',  -- JSON: field -> value as ServiceNow last returned it
     asked           TEXT NOT NULL DEFAULT '{}',  -- JSON: field -> value as the rule last had it sent
     row_resolved    BOOLEAN NOT NULL DEFAULT FALSE,  -- what the row said of itself when the ticket was last settled
-    trail           TEXT NOT NULL DEFAULT '',    -- JSON, see function/trail.py
+    trail           TEXT NOT NULL DEFAULT '',    -- JSON, see function/core/trail.py
     sending         TEXT NOT NULL DEFAULT '',    -- JSON: the write under way, if one is
     suspect_until   DOUBLE PRECISION,            -- a write in doubt may still commit until then
     suspect_fields  TEXT NOT NULL DEFAULT '[]',  -- JSON: the fields it wrote

@@ -3,7 +3,6 @@
 itsm.py has ServiceNowClient, errors.py the tree of what it raises.
 """
 
-from function.servicenow.answers import Record, Reply, Request, is_sys_id, read, term, wrong_record
 from function.servicenow.client import TableClient
 from function.servicenow.credentials import ApiKey, Basic, Credential, OAuth
 from function.servicenow.errors import (
@@ -18,6 +17,7 @@ from function.servicenow.errors import (
 )
 from function.servicenow.itsm import ServiceNowClient
 from function.servicenow.network import NetworkSettings
+from function.servicenow.responses import Record, Reply, Request, is_sys_id, read, term, wrong_record
 from function.servicenow.transport import BODY_BYTES_MAX
 
 __all__ = [

@@ -19,11 +19,11 @@ from itertools import islice
 from typing import Any, Concatenate, ParamSpec, Self, TypeAlias, TypeVar
 
 from function.servicenow import itsm
-from function.servicenow.answers import Record
 from function.servicenow.client import AUTH_PAUSE_SECONDS
 from function.servicenow.credentials import Credential
 from function.servicenow.errors import ServiceNowError, error_of
 from function.servicenow.network import NetworkSettings
+from function.servicenow.responses import Record
 from function.servicenow.search import PAGE_ROWS
 from function.servicenow.transport import CROWDED, SCOPE, CancelScope
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from function.core.outcome import Failure, Reason
-from function.servicenow.answers import Record, Reply, Request, rate_limit_per_hour, read
 from function.servicenow.credentials import Basic, Credential
 from function.servicenow.errors import InvalidArgument, error_of
 from function.servicenow.instance import instance_url as parsed
 from function.servicenow.network import BrokenNetwork, NetworkSettings, read_network
 from function.servicenow.oauth import Proof, TokenKeeper
+from function.servicenow.responses import Record, Reply, Request, rate_limit_per_hour, read
 from function.servicenow.transport import Transport
 
 log = logging.getLogger("function.servicenow")

@@ -14,9 +14,9 @@ from typing import Final, Literal, TypeAlias, TypeVar
 
 from function.core.lifecycle import CHOICES, STATE_LABELS
 from function.core.values import fitted, instant, text
-from function.servicenow.answers import Record, term
 from function.servicenow.errors import InvalidArgument
 from function.servicenow.references import REFERENCES, Referred
+from function.servicenow.responses import Record, term
 
 Value: TypeAlias = str | bool | int | float | Decimal | datetime | None
 Values: TypeAlias = Value | Sequence[Value]

@@ -17,7 +17,6 @@ from typing import Final, Self
 
 from function.core.outcome import Failure, Kind, Reason
 from function.core.values import digest
-from function.servicenow.answers import Record, term
 from function.servicenow.client import TableClient
 from function.servicenow.errors import (
     InDoubt,
@@ -53,6 +52,7 @@ from function.servicenow.fields import (
     written,
 )
 from function.servicenow.references import References
+from function.servicenow.responses import Record, term
 from function.servicenow.search import FoundRecords, Search, records
 
 log = logging.getLogger("function.servicenow")

@@ -18,8 +18,8 @@ from urllib.parse import urlencode
 import msgspec
 
 from function.core.outcome import Failure, Kind, Reason
-from function.servicenow.answers import UNAUTHORIZED, Record, Reply, Request, read
 from function.servicenow.credentials import REFUSED_KEY, ApiKey, Credential, OAuth
+from function.servicenow.responses import UNAUTHORIZED, Record, Reply, Request, read
 
 log = logging.getLogger("function.servicenow")
 T = TypeVar("T")

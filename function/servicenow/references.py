@@ -12,8 +12,8 @@ from typing import Final, TypeAlias
 
 from function.core.lifecycle import COLUMN_REFERENCES
 from function.core.outcome import Kind
-from function.servicenow.answers import Record, term
 from function.servicenow.errors import ServiceNowError, UnknownReference
+from function.servicenow.responses import Record, term
 
 # A group that is renamed or deleted is noticed within ten minutes.
 CACHE_SECONDS: Final = 600.0

@@ -12,9 +12,9 @@ from itertools import islice
 from typing import Final, TypeAlias
 
 from function.core.outcome import Failure, Kind, Reason
-from function.servicenow.answers import Record, term
 from function.servicenow.errors import InvalidArgument, Refused
 from function.servicenow.fields import Condition
+from function.servicenow.responses import Record, term
 
 # Half a megabyte of what a search tells unless asked for more; 16 MiB, the most that is read, is 32 KiB a record.
 PAGE_ROWS: Final = 500

@@ -27,9 +27,9 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionErr
 from urllib3.util.connection import create_connection
 
 from function.core.outcome import Failure, Kind, Reason
-from function.servicenow.answers import Reply, Request, Sent, lost
 from function.servicenow.instance import FORBIDDEN, is_forbidden
 from function.servicenow.network import NetworkSettings, ProxyServer
+from function.servicenow.responses import Reply, Request, Sent, lost
 
 # A call that has less left could only end in doubt.
 CALL_SECONDS_MIN: Final = 0.05

@@ -13,10 +13,10 @@ from pathlib import Path
 import time_machine
 from flask import Request, Response
 
-from function import checkpoint
+from function import failpoints as checkpoint
 from function.app import App, assemble, read_rules
-from function.database import Database
-from function.ledger import Ledger
+from function.ledger.database import Database
+from function.ledger.ledger import Ledger
 from function.log import start_logging
 from function.settings import load
 from tests.faults.clock import SharedClock

@@ -28,11 +28,11 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from function import rules as rules_file
 from function.app import assemble
-from function.checkpoint import PLACES, Place, listen
-from function.database import Database
-from function.ledger import Ledger, TableTraits
+from function.failpoints import PLACES, Place, listen
+from function.ledger.database import Database
+from function.ledger.ledger import Ledger, TableTraits
+from function.rules import loader as rules_file
 from function.settings import load
 from sandbox.servicenow import FAULTS
 from sandbox.tables import CANCELED, CLOSED, RESOLVED, Record

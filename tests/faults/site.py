@@ -21,7 +21,7 @@ import psutil
 import psycopg
 import psycopg.rows
 
-from function.database import Database
+from function.ledger.database import Database
 from sandbox.catalog import migrate
 from sandbox.hasura import Hasura
 from sandbox.mailbox import Mailbox

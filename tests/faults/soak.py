@@ -24,7 +24,7 @@ from typing import Final
 import psutil
 import psycopg
 
-from function.checkpoint import PLACES
+from function.failpoints import PLACES
 from sandbox.postgresql import PostgreSQL
 from tests.faults.audit import Audit, audit
 from tests.faults.site import COMMITS_WITHIN_SECONDS, Site

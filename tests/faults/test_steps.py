@@ -2,7 +2,7 @@
 
 import pytest
 
-from function.checkpoint import PLACES
+from function.failpoints import PLACES
 from tests.faults.site import COMMITS_WITHIN_SECONDS, Site
 
 INSERT = "INSERT INTO outages (id, title, severity) VALUES (%s, 'Checkout is down', 'critical')"

@@ -12,8 +12,8 @@ from typing import Any, Final, TypeAlias
 import yaml
 
 from function.core.event import SCHEDULED, Op
-from function.hearing import Rule, Rules, Saying
-from function.templates import meant
+from function.rules.evaluate import Rule, Rules, Saying
+from function.rules.templates import meant
 
 # Includes of includes: Hasura's own have three levels.
 INCLUDES_DEEP_MAX: Final = 10

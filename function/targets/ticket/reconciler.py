@@ -15,15 +15,15 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final, Literal, TypeAlias
 
-from function.checkpoint import reached
+from function.connection.breaker import Deadline, Line
 from function.core.event import Op
 from function.core.lifecycle import States
 from function.core.outcome import Failure, Kind, Reason, Status
 from function.core.step import Step, Wants
 from function.core.values import instant
-from function.ledger import IN_DOUBT_SECONDS, KeptMark, Ledger, Sending, TableTraits, Ticket, kept_mark
-from function.line import Deadline, Line
-from function.rules import TicketRule
+from function.failpoints import reached
+from function.ledger.ledger import IN_DOUBT_SECONDS, KeptMark, Ledger, Sending, TableTraits, Ticket, kept_mark
+from function.rules.loader import TicketRule
 from function.servicenow import (
     Record,
     Request,
@@ -34,7 +34,7 @@ from function.servicenow import (
     wrong_record,
 )
 from function.servicenow.values import is_kept, is_same_text
-from function.targets.references import References
+from function.targets.ticket.references import References
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from function.line import Deadline, Line
+from function.connection.breaker import Deadline, Line
 from function.servicenow import Record
 from function.servicenow import references as names
 

@@ -28,7 +28,7 @@ from function.core.lifecycle import (
     suggest_choice,
 )
 from function.core.values import digest
-from function.hearing import (
+from function.rules.evaluate import (
     CLOSE_NOTES_RESOLVED,
     TEMPLATE,
     Rule,
@@ -39,8 +39,8 @@ from function.hearing import (
     wants_from_json,
     wants_to_json,
 )
-from function.templates import BadTemplate, Template, expression, is_expression, meant
-from function.templates import template as checked_template
+from function.rules.templates import BadTemplate, Template, expression, is_expression, meant
+from function.rules.templates import template as checked_template
 
 __all__ = [
     "Rule",

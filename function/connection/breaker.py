@@ -15,9 +15,9 @@ from enum import Enum
 from typing import Final, TypeVar
 
 from function.core.outcome import Failure, Kind, Reason
-from function.database import LedgerUnavailable
 from function.deadline import answer_within, seconds_left
-from function.ledger import Admission, Ledger
+from function.ledger.database import LedgerUnavailable
+from function.ledger.ledger import Admission, Ledger
 from function.servicenow import Credential, Record, ServiceNowClient, ServiceNowError
 
 log = logging.getLogger(__name__)

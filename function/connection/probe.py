@@ -19,18 +19,18 @@ from urllib.parse import urlsplit
 import certifi
 from urllib3.util.ssl_ import create_urllib3_context
 
-from function.configuration import Asked, Configurations
+from function.connection.active import Connection
+from function.connection.breaker import IN_A_ROW
+from function.connection.store import Asked, Configurations
 from function.core.outcome import Failure, Kind, Reason
 from function.core.values import digest
-from function.ledger import Ledger, TableTraits
-from function.line import IN_A_ROW
+from function.ledger.ledger import Ledger, TableTraits
 from function.servicenow import Basic, Credential, NetworkSettings, ServiceNowClient, ServiceNowError, term
 from function.servicenow.instance import FORBIDDEN
 from function.servicenow.network import ProxyServer, load_certificates
 from function.servicenow.transport import ForbiddenAddressError, connect, open_tunnel, proxy_refusal
 from function.settings import CONNECTION_PARTS, Settings
-from function.switchboard import Connection
-from function.targets.ticket import address
+from function.targets.ticket.reconciler import address
 
 log = logging.getLogger(__name__)
 

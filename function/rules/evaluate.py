@@ -17,7 +17,7 @@ from function.core.lifecycle import States, invalid_choice
 from function.core.outcome import Failure, Kind, Reason
 from function.core.step import Step, Wants
 from function.core.values import Json, Row, canonical, fitted, settle_value
-from function.templates import Allowance, Image, Template, Unrendered
+from function.rules.templates import Allowance, Image, Template, Unrendered
 
 # A key stands in the ledger's primary key, in answers and in mails.
 KEY_CHARACTERS_MAX: Final = 255

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from function.core.outcome import Kind, Reason
-from function.servicenow.answers import Record, term
 from function.servicenow.errors import ServiceNowError, Unavailable
 from function.servicenow.references import Find
+from function.servicenow.responses import Record, term
 
 # incident extends task, which extends nothing; a customer's table may be some levels lower.
 ANCESTORS_MAX: Final = 8

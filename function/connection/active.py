@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from function.configuration import Configurations, PasswordUnreadable, Stored
+from function.connection.breaker import ClosedLine, Credentials, CredentialUnreadable, Line
+from function.connection.store import Configurations, PasswordUnreadable, Stored
 from function.engine import Engine
-from function.ledger import Ledger
-from function.line import ClosedLine, Credentials, CredentialUnreadable, Line
+from function.ledger.ledger import Ledger
 from function.servicenow import Basic, Credential, NetworkSettings, ServiceNowClient
 from function.settings import Settings
 

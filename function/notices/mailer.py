@@ -5,8 +5,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from function.ledger import MAIL_CLAIM_SECONDS, Ledger, Mail
-from function.mail import MailNotSent, MailServer, Notice, compose, send
+from function.ledger.ledger import MAIL_CLAIM_SECONDS, Ledger, Mail
+from function.notices.mail import MailNotSent, MailServer, Notice, compose, send
 
 log = logging.getLogger(__name__)
 

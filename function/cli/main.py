@@ -11,24 +11,24 @@ from typing import BinaryIO
 
 import click
 
-from function import metadata
 from function.app import HOUSEKEEPING, App, assemble, build, read_rules
-from function.columntypes import key_warnings, read_migrations
-from function.connection import Told
+from function.connection.preflight import Finding, Level, examine
+from function.connection.probe import Told
 from function.core.event import Event, Op
 from function.core.outcome import Failure, Reason, Status
 from function.core.values import instant
-from function.database import Database, LedgerUnavailable, LedgerUnfit
-from function.ledger import Ledger
+from function.hasura import metadata
+from function.hasura import views as setup_hasura
+from function.hasura.column_types import key_warnings, read_migrations
+from function.ledger.database import Database, LedgerUnavailable, LedgerUnfit
+from function.ledger.ledger import Ledger
 from function.log import start_logging
-from function.mail import MailNotSent, compose_trial, replay_command, send
-from function.preflight import Finding, Level, examine
-from function.rules import Rule, Rules, RulesError
+from function.notices.mail import MailNotSent, compose_trial, replay_command, send
+from function.rules.loader import Rule, Rules, RulesError
 from function.servicenow import ServiceNowError
 from function.settings import Settings, SettingsError, load
-from function.setup import hasura as setup_hasura
 from function.sources import hasura
-from function.targets.ticket import address, correlation_id
+from function.targets.ticket.reconciler import address, correlation_id
 
 # Longer than a server takes that asks others about us first.
 MAIL_SECONDS = 30.0

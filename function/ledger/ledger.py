@@ -16,7 +16,7 @@ from function.core.event import Event
 from function.core.outcome import Failure, Outcome, Reason, Status
 from function.core.step import Step
 from function.core.trail import Trail, end, from_json, hear, restate, to_json
-from function.database import Database, Record, Transaction
+from function.ledger.database import Database, Record, Transaction
 
 # ServiceNow's own limit for one Table API transaction (c_DefaultQuotaRules): what we sent may still commit that long
 # after we stopped listening.

@@ -15,12 +15,12 @@ from typing import Final
 
 from function.core.lifecycle import shipped_choices, states_of
 from function.core.outcome import Failure, Kind, Reason
-from function.hearing import TEMPLATE, Rule, Saying, TicketRule
-from function.ledger import KeptMark, TableTraits, kept_mark
-from function.rules import FIELDS_REFUSED
+from function.ledger.ledger import KeptMark, TableTraits, kept_mark
+from function.rules.evaluate import TEMPLATE, Rule, Saying, TicketRule
+from function.rules.loader import FIELDS_REFUSED
 from function.servicenow import Record, ServiceNowError, TableClient, UnknownReference
-from function.servicenow.dictionary import Column, Description, Policy, describe
 from function.servicenow.references import REFERENCES, References
+from function.servicenow.schema import Column, Description, Policy, describe
 
 # A call that takes longer is one that events would wait for in vain.
 CALL_SECONDS_MAX: Final = 20.0

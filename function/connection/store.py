@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
 
-from function.database import Database, Record, Transaction
+from function.ledger.database import Database, Record, Transaction
 from function.settings import CONNECTION_PARTS, MAKE_CONFIG_KEY
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""The commands: what operators do from a shell."""

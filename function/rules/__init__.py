@@ -1,0 +1,1 @@
+"""The rules file: read and checked, its templates, and what an event means by a rule. Pure."""

@@ -1,1 +1,0 @@
-"""What other systems need beside this function, as texts to paste there."""

@@ -1,0 +1,1 @@
+"""One ticket per key, brought to say what its row last said."""
