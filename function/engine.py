@@ -33,7 +33,8 @@ from function.ledger.ledger import (
 )
 from function.log import fault
 from function.notices.mailer import Notices
-from function.rules.loader import Rule, Rules, wants_from_json, wants_to_json
+from function.rules.evaluate import evaluate, wants_from_json, wants_to_json
+from function.rules.model import Rule, Rules
 from function.servicenow import ServiceNowError
 from function.settings import Settings
 from function.targets.ticket.reconciler import LeaseLost, Result, TicketWork, said, said_json
@@ -131,7 +132,7 @@ class Engine:
             outcomes = []
             kept = []
             for rule in rules:
-                for step in rule.steps(event) if event.op in rule.ops else ():
+                for step in evaluate(rule, event) if event.op in rule.ops else ():
                     if isinstance(step.wants, Wants) and _deserves_nothing(event, step, step.wants):
                         # The common case of a row that deserves no ticket costs no record, not even evidence; but where
                         # its key had a row before, that one's end would be taken for this one's.

@@ -10,7 +10,8 @@ from function.core.lifecycle import CHANGE_REQUEST, INCIDENT, NO_STATES
 from function.core.outcome import Reason, Status
 from function.core.step import Step, Wants
 from function.ledger.ledger import Ticket
-from function.rules.loader import AFTER_CLOSE, ON_DELETE, RulesError, TicketRule, load
+from function.rules.loader import AFTER_CLOSE, ON_DELETE, RulesError, load
+from function.rules.model import TicketRule
 from function.targets.ticket.reconciler import Create, Decision, Look, Nothing, Succeed, Write, decide
 
 TABLES = {

@@ -14,7 +14,7 @@ import pytest
 from function.connection.preflight import Level, examine
 from function.ledger.ledger import TableTraits
 from function.rules import loader as rules_file
-from function.rules.loader import Rule
+from function.rules.model import Rule
 from function.servicenow import Basic, ServiceNowClient
 from sandbox.servicenow import ServiceNow
 from tests.payloads import delete, insert, update

@@ -14,8 +14,9 @@ from function.core.outcome import Failure, Kind, Reason
 from function.core.step import Step, Wants
 from function.core.trail import GONE, NOT_YET, place
 from function.core.values import FIELD_CHARACTERS_MAX, Json
-from function.rules.evaluate import ELEMENTS_MAX, join_key
-from function.rules.loader import Rule, load
+from function.rules.evaluate import ELEMENTS_MAX, evaluate, join_key
+from function.rules.loader import load
+from function.rules.model import Rule
 
 ROW: dict[str, Json] = {
     "id": 1,
@@ -79,14 +80,14 @@ def failure(step: Step) -> Failure:
 
 
 def said(field: str, row: dict[str, Json], **environ: str) -> str:
-    return wants(only(saying(field, **environ).steps(event("INSERT", new={"id": 1, **row})))).fields["description"]
+    return wants(only(evaluate(saying(field, **environ), event("INSERT", new={"id": 1, **row})))).fields["description"]
 
 
 # Where a row was and is
 
 
 def test_an_insert_leaves_not_yet_for_the_new_image() -> None:
-    step = only(rule(OUTAGE).steps(event("INSERT", new=ROW)))
+    step = only(evaluate(rule(OUTAGE), event("INSERT", new=ROW)))
 
     assert (step.key, step.op, step.left, step.entered) == ("1", Op.INSERT, NOT_YET, place(ROW))
     assert (step.was_resolved, step.was_wanted, step.order) == (False, False, ROW["updated_at"])
@@ -102,7 +103,7 @@ def test_an_insert_leaves_not_yet_for_the_new_image() -> None:
 def test_an_update_goes_from_the_old_image_to_the_new() -> None:
     fixed = {**ROW, "status": "fixed", "resolution": "Rebooted"}
 
-    step = only(rule(OUTAGE).steps(event("UPDATE", ROW, fixed)))
+    step = only(evaluate(rule(OUTAGE), event("UPDATE", ROW, fixed)))
 
     assert (step.op, step.left, step.entered) == (Op.UPDATE, place(ROW), place(fixed))
     assert (step.was_resolved, step.was_wanted) == (False, True)
@@ -113,13 +114,13 @@ def test_an_update_goes_from_the_old_image_to_the_new() -> None:
 def test_an_update_says_whether_the_place_left_was_resolved_and_wanted() -> None:
     minor = {**ROW, "status": "fixed", "severity": "minor"}
 
-    step = only(rule(OUTAGE).steps(event("UPDATE", minor, ROW)))
+    step = only(evaluate(rule(OUTAGE), event("UPDATE", minor, ROW)))
 
     assert (step.was_resolved, step.was_wanted) == (True, False)
 
 
 def test_a_delete_leaves_the_old_image_for_good() -> None:
-    step = only(rule(OUTAGE).steps(event("DELETE", ROW)))
+    step = only(evaluate(rule(OUTAGE), event("DELETE", ROW)))
 
     assert (step.op, step.left, step.entered, step.was_wanted) == (Op.DELETE, place(ROW), GONE, True)
     assert (wants(step).gone, wants(step).resolved, wants(step).when) == (True, False, True)
@@ -127,13 +128,13 @@ def test_a_delete_leaves_the_old_image_for_good() -> None:
 
 
 def test_a_manual_says_where_the_row_is_and_not_where_it_was() -> None:
-    step = only(rule(OUTAGE).steps(event("MANUAL", {"id": 9}, ROW)))
+    step = only(evaluate(rule(OUTAGE), event("MANUAL", {"id": 9}, ROW)))
 
     assert (step.key, step.op, step.left, step.entered) == ("1", Op.MANUAL, None, place(ROW))
 
 
 def test_an_update_without_an_old_image_is_heard_like_an_insert() -> None:
-    step = only(rule(OUTAGE).steps(event("UPDATE", None, ROW)))
+    step = only(evaluate(rule(OUTAGE), event("UPDATE", None, ROW)))
 
     assert (step.op, step.left, step.entered) == (Op.UPDATE, NOT_YET, place(ROW))
 
@@ -141,7 +142,7 @@ def test_an_update_without_an_old_image_is_heard_like_an_insert() -> None:
 def test_a_changed_key_is_a_delete_of_the_old_and_an_insert_of_the_new() -> None:
     moved = {**ROW, "id": 2, "updated_at": "2025-01-01T00:00:00+00:00"}
 
-    gone, come = rule(OUTAGE).steps(event("UPDATE", ROW, moved))
+    gone, come = evaluate(rule(OUTAGE), event("UPDATE", ROW, moved))
 
     assert (gone.key, gone.op, gone.left, gone.entered, wants(gone).gone) == ("1", Op.DELETE, place(ROW), GONE, True)
     assert (come.key, come.op, come.left, come.entered) == ("2", Op.INSERT, NOT_YET, place(moved))
@@ -149,7 +150,7 @@ def test_a_changed_key_is_a_delete_of_the_old_and_an_insert_of_the_new() -> None
 
 
 def test_an_old_image_that_had_no_key_had_no_ticket() -> None:
-    step = only(rule(OUTAGE).steps(event("UPDATE", {**ROW, "id": None}, ROW)))
+    step = only(evaluate(rule(OUTAGE), event("UPDATE", {**ROW, "id": None}, ROW)))
 
     assert (step.key, step.op, step.left) == ("1", Op.INSERT, NOT_YET)
 
@@ -167,7 +168,7 @@ def test_an_old_image_that_had_no_key_had_no_ticket() -> None:
     ],
 )
 def test_an_image_that_is_no_row_is_a_failure(op: str, old: Json, new: Json) -> None:
-    step = only(rule(OUTAGE).steps(event(op, old, new)))
+    step = only(evaluate(rule(OUTAGE), event(op, old, new)))
 
     assert (step.key, step.left) == ("", None)
     assert failure(step).reason is Reason.NOT_A_ROW
@@ -197,7 +198,7 @@ def test_an_image_that_is_no_row_is_a_failure(op: str, old: Json, new: Json) -> 
     ],
 )
 def test_a_key_is_spelled_as_the_event_spells_it(identity: Json, key: str) -> None:
-    assert only(rule(OUTAGE).steps(event("INSERT", new={**ROW, "id": identity}))).key == key
+    assert only(evaluate(rule(OUTAGE), event("INSERT", new={**ROW, "id": identity}))).key == key
 
 
 ONE_MEANING: list[tuple[str, list[Json]]] = [
@@ -227,7 +228,7 @@ ONE_MEANING: list[tuple[str, list[Json]]] = [
 
 @pytest.mark.parametrize(("key", "identity"), [(key, identity) for key, spelled in ONE_MEANING for identity in spelled])
 def test_values_of_one_meaning_have_one_spelling_in_a_key(key: str, identity: Json) -> None:
-    assert only(rule(OUTAGE).steps(event("INSERT", new={**ROW, "id": identity}))).key == key
+    assert only(evaluate(rule(OUTAGE), event("INSERT", new={**ROW, "id": identity}))).key == key
 
 
 @pytest.mark.parametrize(
@@ -246,7 +247,7 @@ def test_a_text_composed_of_values_holds_them_as_they_stand_in_a_key(template: s
     ticket = rule(f'    ticket: {{key: "{template}", fields: {{description: "{{{{ row.at }}}} {{{{ row.n }}}}"}}}}\n')
 
     def step(at: str, n: str) -> Step:
-        return only(ticket.steps(event("INSERT", new={"at": at, "n": Decimal(n), "both": [at, Decimal(n)]})))
+        return only(evaluate(ticket, event("INSERT", new={"at": at, "n": Decimal(n), "both": [at, Decimal(n)]})))
 
     one, other = step("2024-01-02T03:04:05+02:00", "7.50"), step("2024-01-01T20:04:05-05:00", "7.5")
 
@@ -258,7 +259,7 @@ def test_a_text_composed_of_values_holds_them_as_they_stand_in_a_key(template: s
 def test_a_part_of_a_time_is_one_of_the_instant() -> None:
     ticket = rule('    ticket: {key: "{{ row.at[:10] }}", fields: {description: x}}\n')
 
-    steps = [only(ticket.steps(event("INSERT", new={"at": at}))) for at in ("2024-01-02T01:00:00+02:00",) * 2]
+    steps = [only(evaluate(ticket, event("INSERT", new={"at": at}))) for at in ("2024-01-02T01:00:00+02:00",) * 2]
 
     assert {step.key for step in steps} == {"2024-01-01"}
 
@@ -266,7 +267,7 @@ def test_a_part_of_a_time_is_one_of_the_instant() -> None:
 def test_an_element_that_is_a_value_is_settled_too() -> None:
     ticket = rule('    each: row.parts\n    ticket: {key: "{{ item }}", fields: {description: "{{ item }}"}}\n')
 
-    step = only(ticket.steps(event("INSERT", new={"parts": [Decimal("7.0")]})))
+    step = only(evaluate(ticket, event("INSERT", new={"parts": [Decimal("7.0")]})))
 
     assert (step.key, wants(step).fields["description"]) == ("7", "7.0")
 
@@ -292,7 +293,7 @@ def key_of(*parts: Json) -> str:
     names = [f"c{number}" for number, _ in enumerate(parts)]
     key = ", ".join(f'"{{{{ row.{name} }}}}"' for name in names)
     ticket = rule(f"    ticket: {{key: [{key}], fields: {{description: x}}}}\n")
-    return only(ticket.steps(event("INSERT", new=dict(zip(names, parts, strict=True))))).key
+    return only(evaluate(ticket, event("INSERT", new=dict(zip(names, parts, strict=True))))).key
 
 
 @pytest.mark.parametrize(
@@ -327,13 +328,15 @@ def test_other_parts_are_another_key(one: list[str], other: list[str]) -> None:
     ],
 )
 def test_every_part_of_a_key_is_needed(part: Json, what: str) -> None:
-    step = only(rule(PARTS).steps(event("INSERT", new={**ROW, "items": [{"id": part, "n": 1}]})))
+    step = only(evaluate(rule(PARTS), event("INSERT", new={**ROW, "items": [{"id": part, "n": 1}]})))
 
     assert failure(step) == Failure(Kind.PERMANENT, Reason.BAD_KEY, f"rules.yaml:8: rules[0].ticket.key[1]: {what}")
 
 
 def test_all_parts_together_are_no_longer_than_a_key() -> None:
-    step = only(rule(PARTS).steps(event("INSERT", new={**ROW, "id": "x" * 250, "items": [{"id": "/" * 3, "n": 1}]})))
+    step = only(
+        evaluate(rule(PARTS), event("INSERT", new={**ROW, "id": "x" * 250, "items": [{"id": "/" * 3, "n": 1}]}))
+    )
 
     assert failure(step).hint == "rules.yaml:8: rules[0].ticket.key: the key is over 255 characters"
 
@@ -344,7 +347,7 @@ TWICE: list[Json] = [{"id": "a", "n": 1}, {"id": "a", "n": 2}]
 
 
 def test_two_elements_with_one_key_are_a_failure_that_names_it() -> None:
-    a, b = rule(PARTS).steps(event("INSERT", new={**ROW, "items": [*TWICE, {"id": "b", "n": 3}]}))
+    a, b = evaluate(rule(PARTS), event("INSERT", new={**ROW, "items": [*TWICE, {"id": "b", "n": 3}]}))
 
     assert (a.key, a.op, a.left) == ("1/a", Op.INSERT, NOT_YET)
     assert failure(a) == Failure(
@@ -357,7 +360,7 @@ def test_two_elements_with_one_key_are_a_failure_that_names_it() -> None:
 
 
 def test_elements_that_are_alike_are_two_all_the_same() -> None:
-    step = only(rule(PARTS).steps(event("MANUAL", new={**ROW, "items": [TWICE[0], TWICE[0]]})))
+    step = only(evaluate(rule(PARTS), event("MANUAL", new={**ROW, "items": [TWICE[0], TWICE[0]]})))
 
     assert failure(step).reason is Reason.BAD_KEY
 
@@ -367,10 +370,10 @@ def test_elements_are_told_apart_again_from_the_place_where_they_were_not() -> N
     once: Json = {**ROW, "items": [TWICE[1]]}
     none: Json = {**ROW, "items": []}
 
-    came = only(rule(PARTS).steps(event("UPDATE", once, twice)))
-    went = only(rule(PARTS).steps(event("UPDATE", twice, once)))
-    left = only(rule(PARTS).steps(event("UPDATE", twice, none)))
-    gone = only(rule(PARTS).steps(event("DELETE", twice)))
+    came = only(evaluate(rule(PARTS), event("UPDATE", once, twice)))
+    went = only(evaluate(rule(PARTS), event("UPDATE", twice, once)))
+    left = only(evaluate(rule(PARTS), event("UPDATE", twice, none)))
+    gone = only(evaluate(rule(PARTS), event("DELETE", twice)))
 
     assert failure(came).reason is Reason.BAD_KEY
     assert (came.left, came.entered) == (went.entered, went.left)
@@ -381,7 +384,7 @@ def test_elements_are_told_apart_again_from_the_place_where_they_were_not() -> N
 
 
 def test_elements_of_which_none_deserves_a_ticket_may_have_one_key() -> None:
-    step = only(rule(f"    when: item.n > 5\n{PARTS}").steps(event("INSERT", new={**ROW, "items": TWICE})))
+    step = only(evaluate(rule(f"    when: item.n > 5\n{PARTS}"), event("INSERT", new={**ROW, "items": TWICE})))
 
     assert not wants(step).when
 
@@ -392,7 +395,7 @@ def test_elements_may_share_a_ticket_and_one_that_deserves_it_opens_it() -> None
     when: item.n == 1
     ticket: {key: all, shared: true, fields: {short_description: "{{ item.n }}"}}
 """
-    step = only(rule(shared).steps(event("INSERT", new={**ROW, "items": [TWICE[1], TWICE[0]]})))
+    step = only(evaluate(rule(shared), event("INSERT", new={**ROW, "items": [TWICE[1], TWICE[0]]})))
 
     assert (step.key, wants(step).when, wants(step).fields) == ("all", True, {"short_description": "1"})
 
@@ -409,18 +412,18 @@ def test_elements_may_share_a_ticket_and_one_that_deserves_it_opens_it() -> None
     ],
 )
 def test_a_row_without_a_usable_key_is_a_failure(identity: Json, what: str) -> None:
-    step = only(rule(OUTAGE).steps(event("INSERT", new={**ROW, "id": identity})))
+    step = only(evaluate(rule(OUTAGE), event("INSERT", new={**ROW, "id": identity})))
 
     assert step.key == ""
     assert failure(step) == Failure(Kind.PERMANENT, Reason.BAD_KEY, f"rules.yaml:8: rules[0].ticket.key: {what}")
 
 
 def test_a_row_that_deserves_no_ticket_needs_no_key() -> None:
-    assert rule(OUTAGE).steps(event("INSERT", new={**ROW, "id": None, "severity": "minor"})) == []
+    assert evaluate(rule(OUTAGE), event("INSERT", new={**ROW, "id": None, "severity": "minor"})) == []
 
 
 def test_a_row_whose_new_key_cannot_be_said_keeps_its_ticket_open() -> None:
-    step = only(rule(OUTAGE).steps(event("UPDATE", ROW, {**ROW, "id": None})))
+    step = only(evaluate(rule(OUTAGE), event("UPDATE", ROW, {**ROW, "id": None})))
 
     assert (step.key, failure(step).reason) == ("", Reason.BAD_KEY)
 
@@ -429,7 +432,7 @@ def test_a_row_whose_new_key_cannot_be_said_keeps_its_ticket_open() -> None:
 
 
 def test_each_element_has_its_ticket() -> None:
-    a, b = rule(ITEMS).steps(event("INSERT", new=ROW))
+    a, b = evaluate(rule(ITEMS), event("INSERT", new=ROW))
 
     assert [(a.key, a.op, a.left), (b.key, b.op, b.left)] == [
         ("1/a", Op.INSERT, NOT_YET),
@@ -442,17 +445,17 @@ def test_each_element_has_its_ticket() -> None:
 def test_elements_come_stay_and_leave() -> None:
     later: Json = {**ROW, "items": [{"id": "b", "n": 3}, {"id": "c", "n": 4}]}
 
-    steps = {step.key: step for step in rule(ITEMS).steps(event("UPDATE", ROW, later))}
+    steps = {step.key: step for step in evaluate(rule(ITEMS), event("UPDATE", ROW, later))}
 
     assert {key: step.op for key, step in steps.items()} == {"1/a": Op.DELETE, "1/b": Op.UPDATE, "1/c": Op.INSERT}
     assert (steps["1/a"].entered, wants(steps["1/a"]).gone) == (GONE, True)
     assert wants(steps["1/b"]).fields == {"short_description": "3 of Router down"}
-    inserted = {step.key: step for step in rule(ITEMS).steps(event("INSERT", new=ROW))}
+    inserted = {step.key: step for step in evaluate(rule(ITEMS), event("INSERT", new=ROW))}
     assert steps["1/b"].left == inserted["1/b"].entered
 
 
 def test_a_deleted_row_takes_all_its_elements_with_it() -> None:
-    assert [(step.key, step.op) for step in rule(ITEMS).steps(event("DELETE", ROW))] == [
+    assert [(step.key, step.op) for step in evaluate(rule(ITEMS), event("DELETE", ROW))] == [
         ("1/a", Op.DELETE),
         ("1/b", Op.DELETE),
     ]
@@ -460,13 +463,13 @@ def test_a_deleted_row_takes_all_its_elements_with_it() -> None:
 
 @pytest.mark.parametrize("nothing", [None, []])
 def test_a_row_without_elements_means_nothing(nothing: Json) -> None:
-    assert rule(ITEMS).steps(event("INSERT", new={**ROW, "items": nothing})) == []
+    assert evaluate(rule(ITEMS), event("INSERT", new={**ROW, "items": nothing})) == []
 
 
 def test_an_element_without_a_key_is_one_failure_beside_the_others_steps() -> None:
     row: Json = {**ROW, "items": [{"id": "a", "n": 1}, {"id": None}, {}, "x"]}
 
-    good, bad = rule(ITEMS).steps(event("UPDATE", {**ROW, "items": [{"id": "z", "n": 1}]}, row))
+    good, bad = evaluate(rule(ITEMS), event("UPDATE", {**ROW, "items": [{"id": "z", "n": 1}]}, row))
 
     assert (good.key, good.op) == ("1/a", Op.INSERT)
     assert (bad.key, failure(bad).reason) == ("", Reason.BAD_KEY)
@@ -474,7 +477,7 @@ def test_an_element_without_a_key_is_one_failure_beside_the_others_steps() -> No
 
 @pytest.mark.parametrize("not_a_list", [{"a": 1}, "abc", 3, [{"id": n, "n": 1} for n in range(ELEMENTS_MAX + 1)]])
 def test_what_is_no_list_or_too_long_a_one_is_a_failure(not_a_list: Json) -> None:
-    step = only(rule(ITEMS).steps(event("INSERT", new={**ROW, "items": not_a_list})))
+    step = only(evaluate(rule(ITEMS), event("INSERT", new={**ROW, "items": not_a_list})))
 
     assert failure(step).reason is Reason.BAD_MAPPING
     assert failure(step).hint.startswith("rules.yaml:6: rules[0].each: ")
@@ -484,7 +487,7 @@ def test_the_longest_list_is_rendered_in_time() -> None:
     items: list[Json] = [{"id": n, "n": n, "x": "x" * 100} for n in range(ELEMENTS_MAX)]
 
     started = time.thread_time()
-    steps = rule(ITEMS).steps(event("UPDATE", {**ROW, "items": items}, {**ROW, "items": items, "title": "x"}))
+    steps = evaluate(rule(ITEMS), event("UPDATE", {**ROW, "items": items}, {**ROW, "items": items, "title": "x"}))
 
     assert len(steps) == ELEMENTS_MAX
     assert all(isinstance(step.wants, Wants) for step in steps)
@@ -496,8 +499,9 @@ def test_the_longest_list_is_rendered_in_time() -> None:
 
 def test_an_unknown_value_is_a_failure_that_names_the_place_and_nothing_of_the_row() -> None:
     step = only(
-        rule(OUTAGE.replace("'critical']", "'critical', 'planted']")).steps(
-            event("INSERT", new={**ROW, "severity": "planted"})
+        evaluate(
+            rule(OUTAGE.replace("'critical']", "'critical', 'planted']")),
+            event("INSERT", new={**ROW, "severity": "planted"}),
         )
     )
 
@@ -512,20 +516,20 @@ def test_an_unknown_value_is_a_failure_that_names_the_place_and_nothing_of_the_r
 def test_a_row_that_deserves_no_ticket_any_more_still_says_what_can_be_said() -> None:
     fixed = {**ROW, "severity": "minor", "status": "fixed", "title": "Over"}
 
-    step = only(rule(OUTAGE).steps(event("UPDATE", ROW, fixed)))
+    step = only(evaluate(rule(OUTAGE), event("UPDATE", ROW, fixed)))
 
     assert (wants(step).when, wants(step).resolved) == (False, True)
     assert wants(step).fields == {"short_description": "Over", "category": "network"}
 
 
 def test_an_insert_of_no_concern_is_no_failure_whatever_is_in_it() -> None:
-    step = only(rule(OUTAGE).steps(event("INSERT", new={"id": 1, "severity": "minor"})))
+    step = only(evaluate(rule(OUTAGE), event("INSERT", new={"id": 1, "severity": "minor"})))
 
     assert (wants(step).when, wants(step).resolved) == (False, False)
 
 
 def test_a_deletion_that_carries_only_the_key_is_heard() -> None:
-    step = only(rule(OUTAGE).steps(event("DELETE", {"id": 1})))
+    step = only(evaluate(rule(OUTAGE), event("DELETE", {"id": 1})))
 
     assert (step.key, wants(step).gone, wants(step).fields) == ("1", True, {"category": "network"})
     assert wants(step).close == {"close_code": "Solution provided", "close_notes": "The row was deleted in the app"}
@@ -540,7 +544,7 @@ def test_a_deletion_that_carries_only_the_key_is_heard() -> None:
     ],
 )
 def test_a_rule_that_names_no_column_of_the_row_is_a_failure(body: str, path: str) -> None:
-    step = only(rule(body).steps(event("INSERT", new=ROW)))
+    step = only(evaluate(rule(body), event("INSERT", new=ROW)))
 
     assert failure(step).reason is Reason.BAD_MAPPING
     assert failure(step).hint == f"{path}: names `nope` that the row does not have"
@@ -549,13 +553,15 @@ def test_a_rule_that_names_no_column_of_the_row_is_a_failure(body: str, path: st
 def test_notes_that_cannot_be_said_fail_only_the_step_that_resolves() -> None:
     broken = rule(OUTAGE.replace("row.resolution or", "row.nope or"))
 
-    assert wants(only(broken.steps(event("INSERT", new=ROW)))).close["close_notes"] == "Resolved in the app"
-    assert failure(only(broken.steps(event("UPDATE", ROW, {**ROW, "status": "fixed"})))).reason is Reason.BAD_MAPPING
+    assert wants(only(evaluate(broken, event("INSERT", new=ROW)))).close["close_notes"] == "Resolved in the app"
+    assert (
+        failure(only(evaluate(broken, event("UPDATE", ROW, {**ROW, "status": "fixed"})))).reason is Reason.BAD_MAPPING
+    )
 
 
 @pytest.mark.parametrize("order", [{"a": 1}, [1], "x" * 300])
 def test_what_orders_nothing_is_a_failure(order: Json) -> None:
-    step = only(rule(OUTAGE).steps(event("INSERT", new={**ROW, "updated_at": order})))
+    step = only(evaluate(rule(OUTAGE), event("INSERT", new={**ROW, "updated_at": order})))
 
     assert failure(step).hint.endswith("is neither a number nor a short text, so it orders nothing")
 
@@ -563,7 +569,7 @@ def test_what_orders_nothing_is_a_failure(order: Json) -> None:
 def test_a_text_too_long_for_its_field_is_cut_with_an_ellipsis() -> None:
     most = FIELD_CHARACTERS_MAX["short_description"]
     for length, shown in ((most, "x" * most), (most + 1, "x" * (most - 1) + "…"), (8_000_000, "x" * (most - 1) + "…")):
-        step = only(rule(OUTAGE).steps(event("INSERT", new={**ROW, "title": "x" * length})))
+        step = only(evaluate(rule(OUTAGE), event("INSERT", new={**ROW, "title": "x" * length})))
 
         assert wants(step).fields["short_description"] == shown
     assert said('"{{ row.x }}"', {"x": "é" * 5000}) == "é" * 3999 + "…"
@@ -592,7 +598,7 @@ def test_numbers_arrive_digit_by_digit() -> None:
 def test_a_column_known_from_the_other_image_is_null_where_it_is_absent() -> None:
     one = saying('"<{{ row.late }}{{ old.early }}{{ new.early }}>"')
 
-    assert wants(only(one.steps(event("UPDATE", {"id": 1, "late": 5}, {"id": 1, "early": 6})))).fields == {
+    assert wants(only(evaluate(one, event("UPDATE", {"id": 1, "late": 5}, {"id": 1, "early": 6})))).fields == {
         "description": "<6>"
     }
 
@@ -600,8 +606,10 @@ def test_a_column_known_from_the_other_image_is_null_where_it_is_absent() -> Non
 def test_a_missing_column_is_a_failure_but_for_a_source_that_leaves_nulls_out() -> None:
     one = saying('"<{{ row.nope }}>"')
 
-    assert failure(only(one.steps(event("INSERT", new={"id": 1})))).reason is Reason.BAD_MAPPING
-    assert wants(only(one.steps(event("INSERT", new={"id": 1}, absent_is_null=True)))).fields == {"description": "<>"}
+    assert failure(only(evaluate(one, event("INSERT", new={"id": 1})))).reason is Reason.BAD_MAPPING
+    assert wants(only(evaluate(one, event("INSERT", new={"id": 1}, absent_is_null=True)))).fields == {
+        "description": "<>"
+    }
 
 
 @pytest.mark.parametrize(
@@ -617,7 +625,7 @@ def test_a_missing_column_is_a_failure_but_for_a_source_that_leaves_nulls_out() 
     ],
 )
 def test_a_rule_sees_which_columns_changed(op: str, old: Json, new: Json, changed: str) -> None:
-    step = only(saying("\"{{ changed | join(',') }}\"").steps(event(op, old, new)))
+    step = only(evaluate(saying("\"{{ changed | join(',') }}\""), event(op, old, new)))
 
     assert wants(step).fields["description"] == changed
 
@@ -641,7 +649,8 @@ def test_a_rule_sees_which_columns_changed(op: str, old: Json, new: Json, change
 )
 def test_a_rule_can_name_the_event_both_images_and_listed_variables(named: str, value: str) -> None:
     step = only(
-        saying(f'"{{{{ {named} }}}}"', PORT="8080").steps(
+        evaluate(
+            saying(f'"{{{{ {named} }}}}"', PORT="8080"),
             event(
                 "UPDATE",
                 {"id": 1, "a": 1},
@@ -650,7 +659,7 @@ def test_a_rule_can_name_the_event_both_images_and_listed_variables(named: str, 
                 trace_id="abc",
                 entered_at=datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC),
                 session_variables={"x-hasura-role": "user"},
-            )
+            ),
         )
     )
 
@@ -679,7 +688,7 @@ RULES = (rule(OUTAGE), rule(ITEMS), saying('"{{ changed }} {{ row.title + 1 }} {
 @given(st.sampled_from(list(Op)), IMAGES, IMAGES, st.booleans())
 def test_no_event_makes_a_rule_raise(op: Op, old: Json, new: Json, absent_is_null: bool) -> None:
     for one in RULES:
-        for step in one.steps(event(op, old, new, absent_is_null=absent_is_null)):
+        for step in evaluate(one, event(op, old, new, absent_is_null=absent_is_null)):
             assert isinstance(step.wants, Failure) or step.key.strip()
 
 
@@ -689,7 +698,7 @@ def test_a_row_nested_without_end_is_a_failure(field: str) -> None:
     for _ in range(50_000):
         deep = {"a": [deep]}
 
-    step = only(saying(field).steps(event("UPDATE", {"id": 1, "x": []}, {"id": 1, "x": deep})))
+    step = only(evaluate(saying(field), event("UPDATE", {"id": 1, "x": []}, {"id": 1, "x": deep})))
 
     assert failure(step).reason is Reason.BAD_MAPPING
 
@@ -698,7 +707,7 @@ def test_a_rule_without_end_is_a_failure_soon() -> None:
     endless = saying('"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"')
 
     started = time.thread_time()
-    step = only(endless.steps(event("INSERT", new={"id": 1})))
+    step = only(evaluate(endless, event("INSERT", new={"id": 1})))
 
     assert failure(step).hint == "rules.yaml:6: rules[0].ticket.fields.description: takes too long"
     assert time.thread_time() - started < 2

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from function.core.event import Event, Op
 from function.core.step import Wants
-from function.rules.loader import FAULTS_MAX, Rule, Rules, RulesError, load, schema, wants_from_json, wants_to_json
+from function.rules.evaluate import evaluate, wants_from_json, wants_to_json
+from function.rules.loader import FAULTS_MAX, RulesError, load, schema
+from function.rules.model import Rule, Rules
 
 ROOT = Path(__file__).parent.parent
 FIRST = """\
@@ -99,7 +101,7 @@ rules:
     assert (ticket.after_close, ticket.on_delete, ticket.on_missing) == ("new", "cancel", "recreate")
     assert ticket.creates == {Op.MANUAL}
     row = Event("e", rule.source, Op.MANUAL, None, {"id": 1, "done": True, "code": "c", "n": 1}, "c", "{}")
-    wants = rule.steps(row)[0].wants
+    wants = evaluate(rule, row)[0].wants
     assert isinstance(wants, Wants)
     assert wants.fields == {
         "urgency": "1",

@@ -15,7 +15,8 @@ from function.core.values import Row
 from function.hasura.views import DatabaseUnreadable, Missing, View, printed, read_tables, row_table, views
 from function.ledger.database import Database
 from function.rules import loader as rules
-from function.rules.evaluate import Rule
+from function.rules.evaluate import evaluate
+from function.rules.model import Rule
 from tests.payloads import insert
 from tests.processes import HERE
 from tests.world import World
@@ -303,7 +304,7 @@ def test_the_tickets_of_a_rows_elements_are_found_by_a_list_of_parts(
         # As an event has it.
         given = json.loads(app.run(f"SELECT to_json(%s::{type_})::text AS id", row)[0]["id"]) if number < 2 else row
         image: Row = {"id": given, "parts": [{"id": item}]}
-        [step] = of_key.steps(Event("e", of_key.source, Op.INSERT, None, image, "c", "{}"))
+        [step] = evaluate(of_key, Event("e", of_key.source, Op.INSERT, None, image, "c", "{}"))
         app.ticket("r", step.key, number=f"INC{number}")
     app.ticket("r", "no", number="INC9")
 

@@ -24,7 +24,9 @@ from function.ledger.database import Database, LedgerUnavailable, LedgerUnfit
 from function.ledger.ledger import Ledger
 from function.log import start_logging
 from function.notices.mail import MailNotSent, compose_trial, replay_command, send
-from function.rules.loader import Rule, Rules, RulesError
+from function.rules.evaluate import evaluate
+from function.rules.loader import RulesError
+from function.rules.model import Rule, Rules
 from function.servicenow import ServiceNowError
 from function.settings import Settings, SettingsError, load
 from function.sources import hasura
@@ -314,7 +316,7 @@ def _explain_rule(rule: Rule, event: Event, source_name: str) -> None:
     if event.op not in rule.ops:
         click.echo(f"  nothing: its ops do not name {event.op.value}")
         return
-    steps = rule.steps(event)
+    steps = evaluate(rule, event)
     if not steps:
         click.echo("  nothing: its each gives no element")
     for step in steps:

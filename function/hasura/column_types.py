@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from function.rules.evaluate import Rule, Saying
+from function.rules.model import Rule, Saying
 
 # A dump of a whole database may be a migration; what comes after that much of it are rows.
 FILE_CHARACTERS_MAX: Final = 4 * 1024 * 1024

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 import yaml
 
 from function.core.event import SCHEDULED, Op
-from function.rules.evaluate import Rule, Rules, Saying
+from function.rules.model import Rule, Rules, Saying
 from function.rules.templates import meant
 
 # Includes of includes: Hasura's own have three levels.

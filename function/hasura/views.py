@@ -17,7 +17,8 @@ from typing import Any, Final, TypeAlias
 import yaml
 
 from function.core.values import digest
-from function.rules.evaluate import KEY_SEPARATOR, Rule
+from function.rules.evaluate import KEY_SEPARATOR
+from function.rules.model import Rule
 
 # Columns of a table, each with its type (of a domain: what it is over), by the names of schema and table.
 Tables: TypeAlias = "Mapping[tuple[str, str], Mapping[str, str]]"

@@ -7,17 +7,17 @@ the row.
 import json
 import re
 from collections import ChainMap
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from function.core import trail
 from function.core.event import Event, Op
-from function.core.lifecycle import States, invalid_choice
+from function.core.lifecycle import invalid_choice
 from function.core.outcome import Failure, Kind, Reason
 from function.core.step import Step, Wants
 from function.core.values import Json, Row, canonical, fitted, settle_value
-from function.rules.templates import Allowance, Image, Template, Unrendered
+from function.rules.model import CLOSE_NOTES_GONE, CLOSE_NOTES_RESOLVED, TEMPLATE, RenderFailure, Rule, Saying
+from function.rules.templates import Allowance, Image
 
 # A key stands in the ledger's primary key, in answers and in mails.
 KEY_CHARACTERS_MAX: Final = 255
@@ -28,137 +28,24 @@ ELEMENTS_MAX: Final = 500
 # Processor time granted beyond one row's; an element of ten fields takes a fraction of it.
 ELEMENT_SECONDS: Final = 0.002
 
-# The column that names the template of a standard change.
-TEMPLATE: Final = "std_change_producer_version"
-CLOSE_NOTES_RESOLVED: Final = "Resolved in the app"
-CLOSE_NOTES_GONE: Final = "The row was deleted in the app"
 
+def evaluate(rule: Rule, event: Event) -> list[Step]:
+    """What *event* means for each key of *rule*. Never raises: what cannot be rendered is a Step that wants a Failure.
 
-class _Unsaid(Exception):  # noqa: N818  # what happened, not whose error it is
-    """A part of a rule gave nothing for this row."""
-
-    def __init__(self, where: str, sentence: str, reason: Reason = Reason.BAD_MAPPING) -> None:
-        super().__init__(sentence)
-        self.failure = Failure(Kind.PERMANENT, reason, f"{where}: {sentence}")
-
-
-@dataclass(frozen=True, slots=True)
-class Saying:
-    """A template and where it stands, as ``rules.yaml:17: rules[0].ticket.key``."""
-
-    template: Template
-    where: str
-
-    def value(self, names: Mapping[str, Any], allowance: Allowance) -> Any:
-        try:
-            return self.template.value(names, allowance)
-        except Unrendered as why:
-            raise _Unsaid(self.where, why.sentence, why.reason) from None
-
-    def text(self, names: Mapping[str, Any], allowance: Allowance, *, in_key: bool = False) -> str:
-        try:
-            return self.template.text(names, allowance, in_key=in_key)
-        except Unrendered as why:
-            raise _Unsaid(self.where, why.sentence, why.reason) from None
-
-
-@dataclass(frozen=True, slots=True)
-class TicketRule:
-    """How a rule's tickets live. *resolves*: the rule says when a row is well again.
-
-    *fields* are the columns that the rule writes, *opening* those among them that are written at creation only.
-    *closing* are the columns that go with the state of a ticket that ends.
-    *leave_empty* are those that are left empty where the row names nobody whom ServiceNow knows.
-    *choices* are the values, with labels, that a column takes; of other columns they are not known.
-    *where* is the place of each of its keys in the rules file, as ``rules.yaml:17: rules[0].ticket.table``; of one that
-    is left out, and of "", the ticket's own.
+    Its key is empty where the key itself could not be rendered; there is one such Step at most.
     """
-
-    table: str
-    states: States
-    shared: bool
-    creates: frozenset[Op]
-    after_close: str
-    on_delete: str
-    on_missing: str
-    fields: tuple[str, ...]
-    opening: frozenset[str]
-    leave_empty: frozenset[str]
-    closing: tuple[str, ...]
-    choices: Mapping[str, Mapping[str, str]]
-    resolves: bool
-    where: Mapping[str, str] = field(repr=False)
+    try:
+        return _Evaluation(rule, event).steps()
+    except RenderFailure as unsaid:
+        failure = unsaid.failure
+    except (RecursionError, MemoryError, ArithmeticError, ValueError):
+        # Images that cannot even be compared: ten thousand lists in each other, a number without end.
+        failure = Failure(Kind.PERMANENT, Reason.BAD_MAPPING, f"{rule.where}: the row is nested too deeply")
+    return [Step("", event.op, None, event.content, failure)]
 
 
-@dataclass(frozen=True, slots=True)
-class Sayings:
-    """What a rule gives for a row. *key* has one part, or several where the rule gives a list."""
-
-    key: tuple[Saying, ...]
-    fields: Mapping[str, Saying]
-    when: Saying | None
-    each: Saying | None
-    resolve_when: Saying | None
-    close_code: Saying | None
-    close_notes: Saying | None
-    order_by: Saying | None
-    template: Saying | None
-
-    def all(self) -> Iterator[Saying]:
-        closing = (self.resolve_when, self.close_code, self.close_notes)
-        others = (self.when, self.each, *closing, self.order_by, self.template)
-        yield from (*self.key, *self.fields.values())
-        yield from (saying for saying in others if saying is not None)
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """Which rows become which tickets. *line* is where it stands, *where* says so in words."""
-
-    name: str
-    id: str
-    source: str
-    trigger: str
-    ops: frozenset[Op]
-    line: int
-    where: str
-    ticket: TicketRule
-    sayings: Sayings = field(repr=False)
-    env: Mapping[str, str] = field(repr=False)  # may hold secrets
-
-    def steps(self, event: Event) -> list[Step]:
-        """What *event* means for each key. Never raises: what cannot be rendered is a Step that wants a Failure.
-
-        Its key is empty where the key itself could not be rendered; there is one such Step at most.
-        """
-        try:
-            return _Hearing(self, event).steps()
-        except _Unsaid as unsaid:
-            failure = unsaid.failure
-        except (RecursionError, MemoryError, ArithmeticError, ValueError):
-            # Images that cannot even be compared: ten thousand lists in each other, a number without end.
-            failure = Failure(Kind.PERMANENT, Reason.BAD_MAPPING, f"{self.where}: the row is nested too deeply")
-        return [Step("", event.op, None, event.content, failure)]
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """The rules of a file. *digest* stands for its text and the values of the variables that it names.
-
-    *warnings* are sentences with the file's name and line: what is allowed, and seldom meant.
-    """
-
-    rules: tuple[Rule, ...]
-    digest: str
-    warnings: tuple[str, ...] = ()
-
-    def concerning(self, event: Event) -> tuple[Rule, ...]:
-        """The rules whose `from` and `trigger` fit; which of them hear this op is not asked here."""
-        return tuple(rule for rule in self.rules if rule.source == event.source and rule.trigger in ("", event.trigger))
-
-
-class _Hearing:
-    """One event as one rule hears it."""
+class _Evaluation:
+    """One event under one rule."""
 
     def __init__(self, rule: Rule, event: Event) -> None:
         self.rule = rule
@@ -206,7 +93,7 @@ class _Hearing:
 
     def _row(self, image: Json, which: str) -> Row:
         if not isinstance(image, dict):
-            raise _Unsaid(
+            raise RenderFailure(
                 self.rule.where, f"the event's `{which}` is not a row but another JSON value", Reason.NOT_A_ROW
             )
         return image
@@ -230,13 +117,13 @@ class _Hearing:
         failure = None
         try:
             elements = self._elements(image)
-        except _Unsaid as unsaid:
+        except RenderFailure as unsaid:
             return {}, unsaid.failure
         for item in elements:
             names = self._scope(image, item)
             try:
                 found.setdefault(self._key(names), []).append(item)
-            except _Unsaid as unsaid:
+            except RenderFailure as unsaid:
                 # A row that deserves no ticket needs no key.
                 if failure is None and self._is(self.sayings.when, names, without=True, unsaid=True):
                     failure = unsaid.failure
@@ -250,9 +137,9 @@ class _Hearing:
         if elements is None:
             return []
         if not isinstance(elements, list):
-            raise _Unsaid(each.where, "is not a list")
+            raise RenderFailure(each.where, "is not a list")
         if len(elements) > ELEMENTS_MAX:
-            raise _Unsaid(each.where, f"has more than {ELEMENTS_MAX} elements, too many tickets for one event")
+            raise RenderFailure(each.where, f"has more than {ELEMENTS_MAX} elements, too many tickets for one event")
         self.allowance.seconds += len(elements) * ELEMENT_SECONDS
         return elements
 
@@ -260,7 +147,7 @@ class _Hearing:
         names = {**names, "item": settle_value(names["item"])}
         key = join_key([self._key_part(saying, names) for saying in self.sayings.key])
         if len(key) > KEY_CHARACTERS_MAX:
-            raise _Unsaid(
+            raise RenderFailure(
                 self.rule.ticket.where["key"], f"the key is over {KEY_CHARACTERS_MAX} characters", Reason.BAD_KEY
             )
         return key
@@ -269,9 +156,11 @@ class _Hearing:
         part = saying.text(names, self.allowance, in_key=True)
         if not part.strip():
             what = "the key" if len(self.sayings.key) == 1 else "a part of the key"
-            raise _Unsaid(saying.where, f"{what} is empty; a row without a key can have no ticket", Reason.BAD_KEY)
+            raise RenderFailure(
+                saying.where, f"{what} is empty; a row without a key can have no ticket", Reason.BAD_KEY
+            )
         if _UNSTORABLE.search(part):
-            raise _Unsaid(saying.where, "the key holds a character that no database stores", Reason.BAD_KEY)
+            raise RenderFailure(saying.where, "the key holds a character that no database stores", Reason.BAD_KEY)
         return part
 
     def _scopes(self, image: Row, items: Sequence[Json]) -> list[dict[str, Any]]:
@@ -331,7 +220,7 @@ class _Hearing:
         order = None
         try:
             order = self._order(carried or names)
-        except _Unsaid as unsaid:
+        except RenderFailure as unsaid:
             if isinstance(wants, Wants) and wants.when and not gone:
                 wants = unsaid.failure
         return Step(
@@ -360,7 +249,7 @@ class _Hearing:
             resolved = not gone and self._is(sayings.resolve_when, names, without=False, unsaid=unsaid)
             fields = self._fields(names, strict=strict)
             close = self._close(names, strict=strict and resolved, gone=gone)
-        except _Unsaid as why:
+        except RenderFailure as why:
             return why.failure
         return Wants(when=when, resolved=resolved, gone=gone, fields=fields, close=close)
 
@@ -373,7 +262,7 @@ class _Hearing:
         template = self._text(TEMPLATE, self.sayings.template, names, strict=strict)
         if template is not None:
             if not template.strip() and strict and self.sayings.template is not None:
-                raise _Unsaid(self.sayings.template.where, "names no template for this row", Reason.UNKNOWN_VALUE)
+                raise RenderFailure(self.sayings.template.where, "names no template for this row", Reason.UNKNOWN_VALUE)
             # The instance copies the template's own values into what the rule leaves empty.
             fields |= {"type": "standard", TEMPLATE: template}
         if self.rule.ticket.table == "change_request" and "chg_model" not in self.sayings.fields and "type" in fields:
@@ -399,10 +288,10 @@ class _Hearing:
         try:
             said = saying.text(names, self.allowance)
             if wrong := invalid_choice(self.rule.ticket.choices.get(column), said):
-                raise _Unsaid(
+                raise RenderFailure(
                     saying.where, f"for this row it is none of ServiceNow's choices; it {wrong}", Reason.UNKNOWN_VALUE
                 )
-        except _Unsaid:
+        except RenderFailure:
             if strict:
                 raise
             return None
@@ -411,13 +300,13 @@ class _Hearing:
     def _is(self, saying: Saying | None, names: Mapping[str, Any], *, without: bool, unsaid: bool | None) -> bool:
         """Whether *saying* holds. *without* is the answer where the rule has none, *unsaid* where it cannot be said.
 
-        Raises _Unsaid where *unsaid* is None.
+        Raises RenderFailure where *unsaid* is None.
         """
         if saying is None:
             return without
         try:
             return bool(saying.value(names, self.allowance))
-        except _Unsaid:
+        except RenderFailure:
             if unsaid is None:
                 raise
             return unsaid
@@ -426,7 +315,7 @@ class _Hearing:
         saying = self.sayings.order_by
         order: Json = None if saying is None else saying.value(names, self.allowance)
         if saying is not None and (isinstance(order, list | dict) or len(str(order)) > KEY_CHARACTERS_MAX):
-            raise _Unsaid(saying.where, "is neither a number nor a short text, so it orders nothing")
+            raise RenderFailure(saying.where, "is neither a number nor a short text, so it orders nothing")
         return order
 
 

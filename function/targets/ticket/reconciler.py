@@ -23,7 +23,7 @@ from function.core.step import Step, Wants
 from function.core.values import instant
 from function.failpoints import reached
 from function.ledger.ledger import IN_DOUBT_SECONDS, KeptMark, Ledger, Sending, TableTraits, Ticket, kept_mark
-from function.rules.loader import TicketRule
+from function.rules.model import TicketRule
 from function.servicenow import (
     Record,
     Request,

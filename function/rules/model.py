@@ -1,0 +1,124 @@
+"""The rules of a file, as they are once it was read and checked. Pure."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from function.core.event import Event, Op
+from function.core.lifecycle import States
+from function.core.outcome import Failure, Kind, Reason
+from function.rules.templates import Allowance, Template, Unrendered
+
+# The column that names the template of a standard change.
+TEMPLATE: Final = "std_change_producer_version"
+CLOSE_NOTES_RESOLVED: Final = "Resolved in the app"
+CLOSE_NOTES_GONE: Final = "The row was deleted in the app"
+
+
+class RenderFailure(Exception):  # noqa: N818  # what happened, not whose error it is
+    """A part of a rule gave nothing for this row."""
+
+    def __init__(self, where: str, sentence: str, reason: Reason = Reason.BAD_MAPPING) -> None:
+        super().__init__(sentence)
+        self.failure = Failure(Kind.PERMANENT, reason, f"{where}: {sentence}")
+
+
+@dataclass(frozen=True, slots=True)
+class Saying:
+    """A template and where it stands, as ``rules.yaml:17: rules[0].ticket.key``."""
+
+    template: Template
+    where: str
+
+    def value(self, names: Mapping[str, Any], allowance: Allowance) -> Any:
+        try:
+            return self.template.value(names, allowance)
+        except Unrendered as why:
+            raise RenderFailure(self.where, why.sentence, why.reason) from None
+
+    def text(self, names: Mapping[str, Any], allowance: Allowance, *, in_key: bool = False) -> str:
+        try:
+            return self.template.text(names, allowance, in_key=in_key)
+        except Unrendered as why:
+            raise RenderFailure(self.where, why.sentence, why.reason) from None
+
+
+@dataclass(frozen=True, slots=True)
+class TicketRule:
+    """How a rule's tickets live. *resolves*: the rule says when a row is well again.
+
+    *fields* are the columns that the rule writes, *opening* those among them that are written at creation only.
+    *closing* are the columns that go with the state of a ticket that ends.
+    *leave_empty* are those that are left empty where the row names nobody whom ServiceNow knows.
+    *choices* are the values, with labels, that a column takes; of other columns they are not known.
+    *where* is the place of each of its keys in the rules file, as ``rules.yaml:17: rules[0].ticket.table``; of one that
+    is left out, and of "", the ticket's own.
+    """
+
+    table: str
+    states: States
+    shared: bool
+    creates: frozenset[Op]
+    after_close: str
+    on_delete: str
+    on_missing: str
+    fields: tuple[str, ...]
+    opening: frozenset[str]
+    leave_empty: frozenset[str]
+    closing: tuple[str, ...]
+    choices: Mapping[str, Mapping[str, str]]
+    resolves: bool
+    where: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Sayings:
+    """What a rule gives for a row. *key* has one part, or several where the rule gives a list."""
+
+    key: tuple[Saying, ...]
+    fields: Mapping[str, Saying]
+    when: Saying | None
+    each: Saying | None
+    resolve_when: Saying | None
+    close_code: Saying | None
+    close_notes: Saying | None
+    order_by: Saying | None
+    template: Saying | None
+
+    def all(self) -> Iterator[Saying]:
+        closing = (self.resolve_when, self.close_code, self.close_notes)
+        others = (self.when, self.each, *closing, self.order_by, self.template)
+        yield from (*self.key, *self.fields.values())
+        yield from (saying for saying in others if saying is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Which rows become which tickets. *line* is where it stands, *where* says so in words."""
+
+    name: str
+    id: str
+    source: str
+    trigger: str
+    ops: frozenset[Op]
+    line: int
+    where: str
+    ticket: TicketRule
+    sayings: Sayings = field(repr=False)
+    env: Mapping[str, str] = field(repr=False)  # may hold secrets
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The rules of a file. *digest* stands for its text and the values of the variables that it names.
+
+    *warnings* are sentences with the file's name and line: what is allowed, and seldom meant.
+    """
+
+    rules: tuple[Rule, ...]
+    digest: str
+    warnings: tuple[str, ...] = ()
+
+    def concerning(self, event: Event) -> tuple[Rule, ...]:
+        """The rules whose `from` and `trigger` fit; which of them hear this op is not asked here."""
+        return tuple(rule for rule in self.rules if rule.source == event.source and rule.trigger in ("", event.trigger))
