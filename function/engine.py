@@ -12,7 +12,7 @@ from function.connection.breaker import HINTS, Deadline, Line, UnwellError
 from function.core.event import SCHEDULED, Event, Op
 from function.core.outcome import Failure, Kind, Outcome, Reason, Status
 from function.core.retry import wait_seconds
-from function.core.step import Step, Wants
+from function.core.step import Step, Wants, wanted_from_json, wanted_to_json
 from function.core.trail import Place, end
 from function.core.values import digest
 from function.deadline import seconds_left
@@ -33,11 +33,12 @@ from function.ledger.ledger import (
 )
 from function.log import fault
 from function.notices.mailer import Notices
-from function.rules.evaluate import evaluate, wants_from_json, wants_to_json
+from function.rules.evaluate import evaluate
 from function.rules.model import Rule, Rules
 from function.servicenow import ServiceNowError
 from function.settings import Settings
-from function.targets.ticket.reconciler import LeaseLost, Result, TicketWork, said, said_json
+from function.targets.ticket.access import LeaseLost, TicketAccess
+from function.targets.ticket.reconciler import Result, TicketReconciler
 from function.targets.ticket.references import References
 
 log = logging.getLogger(__name__)
@@ -137,7 +138,7 @@ class Engine:
                         # The common case of a row that deserves no ticket costs no record, not even evidence; but where
                         # its key had a row before, that one's end would be taken for this one's.
                         if not rule.ticket.shared:
-                            written = said_json(step.wants, wants_to_json)
+                            written = wanted_to_json(step.wants)
                             try:
                                 self._ledger.hear(
                                     event,
@@ -286,7 +287,7 @@ class Engine:
             beginning = self._ledger.begin(
                 event,
                 step,
-                said_json(step.wants, wants_to_json),
+                wanted_to_json(step.wants),
                 instance=self._line.instance,
                 rule=rule.id,
                 owner=owner,
@@ -331,22 +332,22 @@ class Engine:
             raise
         except Exception as error:  # noqa: BLE001  # a fault of ours must not cost the event
             failure = Failure(Kind.TRANSIENT, Reason.FAULT, f"a fault of ours ({fault(error)}); the log has more")
-        if failure is None and work.ticket.suspect_until is not None and begun.delivery.attempts > 1:
+        if failure is None and work.access.ticket.suspect_until is not None and begun.delivery.attempts > 1:
             # What this event sent may still change the ticket: it comes back to look.
             failure = Failure(
                 Kind.IN_DOUBT,
                 Reason.IN_DOUBT,
                 "an earlier write may still commit; the ticket is looked at again then",
-                retry_after_seconds=work.ticket.suspect_until - begun.now,
+                retry_after_seconds=work.access.ticket.suspect_until - begun.now,
             )
         if failure is None:
             if result.status in (Status.UNCHANGED, Status.SKIPPED) and not moved:
                 result = Result(Status.SUPERSEDED, None, result.odd_fields)
-            outcome = Outcome(rule.id, step.key, result.status, work.ticket.number, result.reason)
+            outcome = Outcome(rule.id, step.key, result.status, work.access.ticket.number, result.reason)
         else:
-            outcome = self._failed(rule, step, begun, failure, work.ticket.number, started=started)
+            outcome = self._failed(rule, step, begun, failure, work.access.ticket.number, started=started)
         alerts, fingerprint = self._alerts(event, rule, step, begun, outcome, failure, unwell, work)
-        work.ticket = replace(work.ticket, call_failed=deadline.failed_now(done=failure is None))
+        work.access.ticket = replace(work.access.ticket, call_failed=deadline.failed_now(done=failure is None))
         try:
             stands = self._record(event, work, outcome, failure, alerts, fingerprint, owner=owner, started=started)
         except LedgerUnavailable:
@@ -362,7 +363,7 @@ class Engine:
     def _record(
         self,
         event: Event,
-        work: TicketWork,
+        work: TicketReconciler,
         outcome: Outcome,
         failure: Failure | None,
         alerts: Sequence[Alert],
@@ -373,7 +374,7 @@ class Engine:
     ) -> bool:
         """Write down what came of the work; False: the lease was gone, nothing stands."""
         stands = self._ledger.finish(
-            work.ticket,
+            work.access.ticket,
             owner=owner,
             event=event,
             outcome=outcome,
@@ -424,8 +425,8 @@ class Engine:
 
     def _ticket_work(
         self, rule: Rule, ticket: Ticket, *, now: float, owner: str, deadline: Deadline, replayed: bool = False
-    ) -> TicketWork:
-        return TicketWork(
+    ) -> TicketReconciler:
+        access = TicketAccess(
             rule.ticket,
             ticket,
             line=self._line,
@@ -435,8 +436,8 @@ class Engine:
             source_name=self._settings.source_name,
             now=now,
             deadline=deadline,
-            replayed=replayed,
         )
+        return TicketReconciler(access, replayed=replayed)
 
     def _failed(
         self, rule: Rule, step: Step, begun: Begun, failure: Failure, number: str, *, started: float
@@ -466,24 +467,24 @@ class Engine:
         outcome: Outcome,
         failure: Failure | None,
         unwell: UnwellError | None,
-        work: TicketWork | None,
+        work: TicketReconciler | None,
     ) -> tuple[list[Alert], str]:
         """The alerts of one outcome, and of the *work* if it counts; and the fingerprint of the delivery's own."""
         alerts = []
         fingerprint = ""
         delivery = begun.delivery
         about = About(rule.id, _table(event.source), step.key, event.id, delivery.attempts, delivery.first_seen)
-        if work is not None and work.left_empty:
-            hints = "; ".join(dict.fromkeys(work.left_empty.values()))
+        if work is not None and work.access.left_empty:
+            hints = "; ".join(dict.fromkeys(work.access.left_empty.values()))
             nobody = Failure(
                 Kind.PERMANENT,
                 Reason.UNKNOWN_REFERENCE,
                 f"{hints}. It is filled in when the record is there and the row changes, unless people did so before",
             )
-            alerts.append(self._alert("field", nobody, about, fields=sorted(work.left_empty)))
-        if work is not None and work.odd_fields:
-            odd = Failure(Kind.PERMANENT, Reason.NOT_KEPT, _not_kept(work.odd_fields))
-            alerts.append(self._alert("field", odd, about, fields=sorted(work.odd_fields)))
+            alerts.append(self._alert("field", nobody, about, fields=sorted(work.access.left_empty)))
+        if work is not None and work.access.odd_fields:
+            odd = Failure(Kind.PERMANENT, Reason.NOT_KEPT, _not_kept(work.access.odd_fields))
+            alerts.append(self._alert("field", odd, about, fields=sorted(work.access.odd_fields)))
         if failure is not None and outcome.status is Status.DEAD:
             dead = self._alert("dead", replace(failure, reason=outcome.reason or failure.reason), about)
             alerts.append(dead)
@@ -582,11 +583,11 @@ class Engine:
         try:
             if isinstance(wants, Wants):
                 work.bring(wants, None)
-            elif work.ticket.sending is not None:
+            elif work.access.ticket.sending is not None:
                 work.settle_create()
             else:
                 # The row shares its ticket, or what it wants cannot be said: there is nothing to put right.
-                work.ticket = replace(work.ticket, suspect_until=None, suspect_fields=frozenset())
+                work.access.ticket = replace(work.access.ticket, suspect_until=None, suspect_fields=frozenset())
             settled = True
         except ServiceNowError as error:
             log.warning(
@@ -594,8 +595,8 @@ class Engine:
             )
         except LeaseLost:
             return False
-        work.ticket = replace(work.ticket, call_failed=deadline.failed_now(done=settled))
-        self._ledger.let_go(work.ticket, owner=owner)
+        work.access.ticket = replace(work.access.ticket, call_failed=deadline.failed_now(done=settled))
+        self._ledger.let_go(work.access.ticket, owner=owner)
         return settled
 
 
@@ -619,7 +620,7 @@ def _deserves_nothing(event: Event, step: Step, wants: Wants) -> bool:
 
 def _wanted_of(place: Place, fresh: Wants | Failure | None = None) -> Wants | Failure:
     """What is wanted of the ticket when its row is at *place*; *fresh* where it was rendered just now."""
-    wants = fresh or said(place.wants, wants_from_json)
+    wants = fresh or wanted_from_json(place.wants)
     if place.unwanted and isinstance(wants, Wants):
         # The row that the ticket was for is gone; the one that came under its key deserves none.
         return replace(wants, gone=True, resolved=False, fields={})

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from function.targets.ticket.reconciler import CORRELATION_CHARACTERS_MAX, address, correlation_id
+from function.targets.ticket.address import CORRELATION_CHARACTERS_MAX, address, correlation_id
 from tests.payloads import delete, insert
 from tests.processes import HERE
 from tests.world import World, outage

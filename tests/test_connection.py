@@ -18,7 +18,7 @@ import trustme
 from function.connection.probe import Tried, inserted, reach, try_out
 from function.core.outcome import Failure, Kind, Reason
 from function.servicenow import Basic
-from function.targets.ticket.reconciler import address
+from function.targets.ticket.address import address
 from sandbox.rest import Rights
 from sandbox.servicenow import ServiceNow
 from tests.answers import Answer, Seen, Server, always, http, result

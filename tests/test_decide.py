@@ -12,7 +12,7 @@ from function.core.step import Step, Wants
 from function.ledger.ledger import Ticket
 from function.rules.loader import AFTER_CLOSE, ON_DELETE, RulesError, load
 from function.rules.model import TicketRule
-from function.targets.ticket.reconciler import Create, Decision, Look, Nothing, Succeed, Write, decide
+from function.targets.ticket.decide import Create, Decision, Look, Nothing, Succeed, Write, decide
 
 TABLES = {
     "incident": "table: incident",

@@ -9,7 +9,7 @@ import pytest
 from function.core.outcome import Failure, Kind, Reason
 from function.ledger.ledger import KeptMark, TableTraits
 from function.servicenow import Reply, Request, read
-from function.targets.ticket.reconciler import address, correlation_id
+from function.targets.ticket.address import address, correlation_id
 from tests.payloads import cron, delete, insert, update
 from tests.world import RULES, World, outage
 

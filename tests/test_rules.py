@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from function.core.event import Event, Op
-from function.core.step import Wants
-from function.rules.evaluate import evaluate, wants_from_json, wants_to_json
+from function.core.step import Wants, wanted_from_json, wanted_to_json
+from function.rules.evaluate import evaluate
 from function.rules.loader import FAULTS_MAX, RulesError, load, schema
 from function.rules.model import Rule, Rules
 
@@ -975,4 +975,4 @@ def test_what_is_wanted_reads_back_as_it_was_written(
 ) -> None:
     wants = Wants(when, resolved, gone, fields, close)
 
-    assert wants_from_json(wants_to_json(wants)) == wants
+    assert wanted_from_json(wanted_to_json(wants)) == wants

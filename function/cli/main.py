@@ -30,7 +30,7 @@ from function.rules.model import Rule, Rules
 from function.servicenow import ServiceNowError
 from function.settings import Settings, SettingsError, load
 from function.sources import hasura
-from function.targets.ticket.reconciler import address, correlation_id
+from function.targets.ticket.address import address, correlation_id
 
 # Longer than a server takes that asks others about us first.
 MAIL_SECONDS = 30.0

@@ -30,7 +30,7 @@ from function.servicenow.instance import FORBIDDEN
 from function.servicenow.network import ProxyServer, load_certificates
 from function.servicenow.transport import ForbiddenAddressError, connect, open_tunnel, proxy_refusal
 from function.settings import CONNECTION_PARTS, Settings
-from function.targets.ticket.reconciler import address
+from function.targets.ticket.address import address
 
 log = logging.getLogger(__name__)
 

@@ -1,10 +1,11 @@
 """What an event means by a rule: a step of the row, and what is wanted of its ticket. Pure."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from function.core.event import Op
-from function.core.outcome import Failure
+from function.core.outcome import Failure, Kind, Reason
 from function.core.values import Json
 
 
@@ -42,3 +43,28 @@ class Step:
     was_resolved: bool = False
     was_wanted: bool = False
     order: Json = None
+
+
+def wanted_to_json(wanted: Wants | Failure) -> str:
+    """Write what is *wanted* at a place, for the trail; a Failure where the rule could not be rendered for it."""
+    if isinstance(wanted, Failure):
+        return json.dumps({"broken": [wanted.reason.value, wanted.hint]})
+    return json.dumps(
+        {
+            "when": wanted.when,
+            "resolved": wanted.resolved,
+            "gone": wanted.gone,
+            "fields": dict(wanted.fields),
+            "close": dict(wanted.close),
+        },
+        separators=(",", ":"),
+    )
+
+
+def wanted_from_json(written: str) -> Wants | Failure:
+    """Read what wanted_to_json wrote."""
+    read = json.loads(written)
+    if "broken" in read:
+        reason, hint = read["broken"]
+        return Failure(Kind.PERMANENT, Reason(reason), hint)
+    return Wants(**read)

@@ -7,7 +7,7 @@ share. Nothing here decides anything about ServiceNow; it remembers, and it seri
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final, TypeAlias
@@ -100,6 +100,46 @@ class Ticket:
     call_failed: bool = False
     # In this attempt; not kept.
     wrote: frozenset[str] = frozenset()
+
+    def without_doubt(self) -> "Ticket":
+        """Nothing that was sent can change it any more."""
+        return replace(self, sending=None, suspect_until=None, suspect_fields=frozenset())
+
+    def answered(self, *, suspect_until: float | None) -> "Ticket":
+        """The write that was begun was answered; *suspect_until*: what was sent before may still commit until then."""
+        return replace(self, sending=None, suspect_until=suspect_until)
+
+    def made(self, *, row_resolved: bool, left_empty: Mapping[str, str] | None = None) -> "Ticket":
+        """It was created, or found where nobody knew of it: what it was last sent is not known."""
+        return replace(self.without_doubt(), asked={}, left_empty=left_empty or {}, row_resolved=row_resolved)
+
+    def create_in_doubt(self, pending: Sending) -> "Ticket":
+        """No answer told what became of the create *pending*."""
+        doubt = replace(pending, doubtful=True)
+        return replace(self, sending=doubt, suspect_until=pending.at + IN_DOUBT_SECONDS)
+
+    def update_in_doubt(self, fields: Collection[str], *, until: float) -> "Ticket":
+        """No answer told what became of an update of *fields*; it may commit until *until*."""
+        return replace(
+            self,
+            suspect_until=max(self.suspect_until or 0.0, until),
+            suspect_fields=self.suspect_fields | set(fields),
+        )
+
+    def forgotten(self, kept: Collection[str]) -> "Ticket":
+        """It is not there any more, and may be made anew; what is known of the columns *kept* stays.
+
+        The number stays too: it tells that there was a ticket.
+        """
+        known = {name: value for name, value in self.known.items() if name in kept}
+        gone = replace(self, sys_id="", state="", known=known, asked={}, left_empty={}, row_resolved=False)
+        return gone.without_doubt()
+
+    def successor(self, link: Sequence[str]) -> "Ticket":
+        """The one that follows it, not made yet; the columns *link* name the one that it follows."""
+        known = dict.fromkeys(link, self.sys_id)
+        following = replace(self.forgotten(()), number="", generation=self.generation + 1)
+        return replace(following, known=known)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ Pure, and never at a loss: what cannot be rendered is a Failure that names the p
 the row.
 """
 
-import json
 import re
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
@@ -361,22 +360,3 @@ def _described(event: Event) -> dict[str, Json]:
         "session_variables": dict(event.session_variables),
         "trace_id": event.trace_id,
     }
-
-
-def wants_to_json(wants: Wants) -> str:
-    """Write *wants* for the ledger."""
-    return json.dumps(
-        {
-            "when": wants.when,
-            "resolved": wants.resolved,
-            "gone": wants.gone,
-            "fields": dict(wants.fields),
-            "close": dict(wants.close),
-        },
-        separators=(",", ":"),
-    )
-
-
-def wants_from_json(written: str) -> Wants:
-    """Read what wants_to_json wrote."""
-    return Wants(**json.loads(written))

@@ -28,7 +28,6 @@ from function.core.lifecycle import (
     suggest_choice,
 )
 from function.core.values import digest
-from function.rules.evaluate import wants_from_json, wants_to_json
 from function.rules.model import CLOSE_NOTES_RESOLVED, TEMPLATE, Rule, Rules, Saying, Sayings, TicketRule
 from function.rules.templates import BadTemplate, Template, expression, is_expression, meant
 from function.rules.templates import template as checked_template
@@ -40,8 +39,6 @@ __all__ = [
     "TicketRule",
     "load",
     "schema",
-    "wants_from_json",
-    "wants_to_json",
 ]
 
 FILE_BYTES_MAX: Final = 1024 * 1024

@@ -18,7 +18,7 @@ SECONDS_MAX = 60.0
 
 NOTHING = ("function/engine.py", "", "")
 NO_GET_AFTER_A_403 = (
-    "function/targets/ticket/reconciler.py",
+    "function/targets/ticket/creation.py",
     "if (failure.status == 403 or failure.reason is Reason.WRONG_RECORD) and marked is not None:",
     "if False:",
 )
@@ -28,13 +28,13 @@ ORDER_BY_CREATED_AT = (
     "candidates = [known for known in trail.places if known.entered]",
 )
 NOT_UNKNOWN_WHILE_SENT = (
-    "function/targets/ticket/reconciler.py",
+    "function/targets/ticket/access.py",
     "unknown = {*sending.fields}",
     "unknown: set[str] = set()",
 )
 DOUBT_NOT_LOOKED_AT_AGAIN = (
-    "function/targets/ticket/reconciler.py",
-    "suspect_until=max(self.ticket.suspect_until or 0.0, settled_at),",
+    "function/ledger/ledger.py",
+    "suspect_until=max(self.suspect_until or 0.0, until),",
     "suspect_until=None,",
 )
 COUNTED_TWICE = (

@@ -1,0 +1,237 @@
+"""One ticket in one attempt: read, compared, and written down in the ledger."""
+
+import logging
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Final, Literal
+
+from function.connection.breaker import Deadline, Line
+from function.core.lifecycle import States
+from function.core.outcome import Failure, Kind, Reason
+from function.ledger.ledger import IN_DOUBT_SECONDS, Ledger, Sending, Ticket
+from function.rules.model import TicketRule
+from function.servicenow import (
+    Record,
+    Request,
+    ServiceNowError,
+    UnknownReference,
+    wrong_record,
+)
+from function.servicenow.values import is_kept
+from function.targets.ticket.address import correlation_id
+from function.targets.ticket.decide import KIND
+from function.targets.ticket.references import References
+
+log = logging.getLogger(__name__)
+# A replica that is read is behind the database that is written by less than that, as a rule.
+LAG_SECONDS: Final = 0.5
+# The instance may know a change's model by another name than the one it is given, and answers with that.
+_RENAMED: Final = frozenset({"chg_model"})
+# A count of more digits is none that a record reaches; the ledger's column holds nine.
+_COUNT: Final = re.compile(r"\d{1,9}", re.ASCII)
+# ServiceNow's own limit for both; what is longer is none of its numbers or states.
+NUMBER_CHARACTERS_MAX: Final = 40
+
+
+class LeaseLost(Exception):  # noqa: N818  # a state, not a mistake
+    """Somebody else took the key over while we were away; all that we wrote down is doubt."""
+
+
+def count_of(record: Record) -> int | None:
+    """The record's ``sys_mod_count``, None where it tells none that can be one."""
+    count = record.get("sys_mod_count", "")
+    return int(count) if _COUNT.fullmatch(count) else None
+
+
+class TicketAccess:
+    """One ticket in one attempt, under the key's lease: what is known of it, read, and written down.
+
+    `ticket` is always what is known by now: the caller records it, also after a ServiceNowError.
+    """
+
+    def __init__(
+        self,
+        rule: TicketRule,
+        ticket: Ticket,
+        *,
+        line: Line,
+        ledger: Ledger,
+        references: References,
+        owner: str,
+        source_name: str,
+        now: float,
+        deadline: Deadline,
+    ) -> None:
+        self.rule = rule
+        self.ticket = replace(ticket, table=rule.table)
+        self.odd_fields: frozenset[str] = frozenset()
+        # Why, of each field that was left empty in this attempt.
+        self.left_empty: dict[str, str] = {}
+        self.line = line
+        self.ledger = ledger
+        self.deadline = deadline
+        self.correlation = correlation_id(source_name, ticket.rule, ticket.key)
+        self.looked = False
+        # Names that nobody goes by, found out in this attempt: by field, with the reason.
+        self._unnamed: dict[str, tuple[str, str]] = {}
+        self._references = references
+        self._owner = owner
+        self._ahead = now - time.monotonic()
+
+    def clock(self) -> float:
+        """The ledger's clock, as it has gone on since the work began."""
+        return self._ahead + time.monotonic()
+
+    def sent(self, field: str, value: str) -> str | None:
+        """What to send for *value*; None where nobody goes by that name and the rule says to leave the field empty."""
+        if self._is_unnamed(field, value):
+            return None
+        try:
+            return self._references.sys_id(self.rule.table, field, value, deadline=self.deadline)
+        except UnknownReference as error:
+            # Of several it is not known which: empty would be as wrong as any of them.
+            if error.is_ambiguous or field not in self.rule.leave_empty:
+                raise
+            self._unnamed[field] = (value, error.hint)
+            return None
+
+    def _is_unnamed(self, field: str, value: str) -> bool:
+        return field in self._unnamed and self._unnamed[field][0] == value
+
+    def remember_asked(self, fields: Mapping[str, str]) -> None:
+        """The ticket says what the row gives for *fields*; of a name that nobody goes by, nothing."""
+        unnamed = {field for field, value in fields.items() if self._is_unnamed(field, value)}
+        for field in unnamed:
+            if self.ticket.left_empty.get(field) != fields[field]:
+                self.left_empty[field] = self._unnamed[field][1]
+                log.warning("left %s empty: %s", field, self._unnamed[field][1], extra={"rule": self.ticket.rule})
+        self.ticket = replace(
+            self.ticket,
+            asked={
+                **{field: value for field, value in self.ticket.asked.items() if field not in unnamed},
+                **{field: value for field, value in fields.items() if field not in unnamed},
+            },
+            left_empty={
+                **{field: value for field, value in self.ticket.left_empty.items() if field not in fields},
+                **{field: fields[field] for field in unnamed},
+            },
+        )
+
+    @property
+    def fields(self) -> list[str]:
+        """What every call asks to be told."""
+        kind = (KIND,) if self.states.by_type else ()
+        mapped = sorted({*self.rule.fields, *self.rule.closing, *kind} - {"sys_id"})
+        return ["sys_id", "number", "correlation_id", "state", "sys_mod_count", *mapped]
+
+    @property
+    def states(self) -> States:
+        return self.rule.states
+
+    @property
+    def link(self) -> list[str]:
+        """The column by which a ticket names the one that it follows, where the table has one."""
+        return [self.states.link] if self.states.link else []
+
+    @property
+    def follows(self) -> str:
+        """The sys_id of the ticket that this one follows; empty where there is none."""
+        return self.ticket.known.get(self.states.link, "")
+
+    def looks(self) -> Iterator[None]:
+        """The moments to look: now, and again a little later, for reads may lag behind writes."""
+        yield
+        if self.deadline.left() > 2 * LAG_SECONDS:
+            time.sleep(LAG_SECONDS)
+            yield
+
+    def get_known(self) -> Record:
+        """Get a ticket that we know of; one that is missing, or older than what we know, is asked for again.
+
+        Raises ServiceNowError, transient where it is older still.
+        """
+        missing: ServiceNowError | None = None
+        for _ in self.looks():
+            try:
+                record = self.get(self.ticket.sys_id, self.fields)
+            except ServiceNowError as error:
+                if error.failure.reason is not Reason.MISSING:
+                    raise
+                missing = error
+            else:
+                missing = None
+                if not self._is_older(record):
+                    return record
+        raise missing or ServiceNowError(
+            Failure(
+                Kind.TRANSIENT,
+                Reason.BAD_ANSWER,
+                "ServiceNow tells of the ticket as it was before our last change: its reads lag behind",
+                retry_after_seconds=LAG_SECONDS * 10,
+            )
+        )
+
+    def get(self, sys_id: str, fields: Sequence[str]) -> Record:
+        """Get the record *sys_id* and no other: an answer with another one is asked for again, once.
+
+        An instance that keeps the sys_id from us must tell the correlation_id. Raises ServiceNowError.
+        """
+        try:
+            return self._get_once(sys_id, fields)
+        except ServiceNowError as error:
+            if error.failure.reason is not Reason.WRONG_RECORD:
+                raise
+        return self._get_once(sys_id, fields)
+
+    def _get_once(self, sys_id: str, fields: Sequence[str]) -> Record:
+        record = self.line.get(self.rule.table, sys_id, fields=fields, deadline=self.deadline)
+        if not record.get("sys_id") and record.get("correlation_id") != self.correlation:
+            raise self.wrong_record(sys_id, record, writes=False)
+        return record
+
+    def wrong_record(self, asked: str, given: Record, *, writes: bool) -> ServiceNowError:
+        method: Literal["GET", "PATCH"] = "PATCH" if writes else "GET"
+        return ServiceNowError(wrong_record(Request(method, self.rule.table, asked), asked=asked, given=given))
+
+    def _is_older(self, record: Record) -> bool:
+        """Whether *record* is from before what we know. A count that went back long ago is a restored instance's."""
+        count = count_of(record)
+        recent = self.clock() - self.ticket.updated_at < IN_DOUBT_SECONDS
+        return recent and count is not None and count < self.ticket.mod_count
+
+    def mark(self, sending: Sending) -> None:
+        """Before a call: what is being sent is unknown from now on, so that a crash cannot leave a lie behind."""
+        before = self.ticket.sending
+        if before is not None and before.doubtful:
+            sending = replace(before, at=sending.at, fields=tuple(sorted({*before.fields, *sending.fields})))
+        unknown = {*sending.fields}
+        self.ticket = replace(
+            self.ticket,
+            sending=sending,
+            wrote=self.ticket.wrote | unknown,
+            known={field: value for field, value in self.ticket.known.items() if field not in unknown},
+            asked={field: value for field, value in self.ticket.asked.items() if field not in unknown},
+        )
+        if not self.ledger.save(self.ticket, owner=self._owner):
+            raise LeaseLost
+
+    def take(self, record: Record) -> None:
+        """Remember what ServiceNow returned: that is what is known."""
+        told = {field: value for field, value in record.items() if field in {*self.fields, *self.link}}
+        for name in ("sys_id", "number", "correlation_id", "sys_mod_count", "state"):
+            told.pop(name, None)
+        self.ticket = replace(
+            self.ticket,
+            sys_id=record.get("sys_id") or self.ticket.sys_id,
+            number=record.get("number", "")[:NUMBER_CHARACTERS_MAX] or self.ticket.number,
+            state=record.get("state", self.ticket.state)[:NUMBER_CHARACTERS_MAX],
+            mod_count=count_of(record) or 0,
+            updated_at=self.clock(),
+            known={**self.ticket.known, **told},
+        )
+
+    def compare(self, record: Record, sent: Mapping[str, str]) -> None:
+        odd = {field for field, value in sent.items() if not is_kept(record.get(field, ""), value)}
+        self.odd_fields |= odd - {field for field in _RENAMED if record.get(field)}

@@ -1,0 +1,148 @@
+"""What follows for a ticket: its life as a table of cases. Pure."""
+
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from function.core.event import Op
+from function.core.outcome import Reason, Status
+from function.core.step import Step, Wants
+from function.ledger.ledger import Ticket
+from function.rules.model import TicketRule
+
+# What tells the ways to resolved apart, of a table whose states must be passed through.
+KIND: Final = "type"
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """All is said. *row_resolved*: what the ticket was last told of its row, from now on."""
+
+    status: Status
+    reason: Reason | None
+    row_resolved: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Get the ticket as it is: people work on it too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Open the ticket; resolved at once where the row is, and the table's states may be jumped to."""
+
+    resolved: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Succeed:
+    """Follow a ticket that has ended by a new one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Send what differs, in one PATCH, and with it *state* where that changes.
+
+    *row_resolved* is still false where *state* is but a step on the way to resolved.
+    """
+
+    status: Status
+    row_resolved: bool
+    state: str = ""
+    close: bool = False
+
+
+Decision: TypeAlias = Nothing | Look | Create | Succeed | Write
+
+
+def decide(
+    rule: TicketRule, wants: Wants, step: Step | None, ticket: Ticket, *, looked: bool, differs: bool
+) -> Decision:
+    """Say what follows for a ticket whose row wants *wants* at the end of its trail.
+
+    *step* is what this event did (None when only a look is due). *looked*: the ticket's state is known as of now.
+    *differs*: some mapped field is to be sent.
+    """
+    states = rule.states
+    if not ticket.sys_id:
+        return _decide_create(rule, wants, step, ticket)
+    if rule.shared:
+        return _decide_shared(rule, wants, step, ticket, looked=looked)
+    ended, final = ticket.state in states.ended, ticket.state in states.final
+    resolved = wants.resolved or (wants.gone and rule.on_delete != "leave")
+    if wants.gone and rule.on_delete == "leave":
+        resolved = ticket.row_resolved
+    stays = ticket.row_resolved and rule.after_close == "leave"
+    if resolved != ticket.row_resolved and states.resolved and not stays:
+        if not looked and not final:
+            return Look()
+        if resolved and not ended:
+            return _decide_end(rule, wants, ticket, differs=differs)
+        if not resolved and (final or (ended and _is_followed(rule))):
+            if wants.when:
+                return Succeed()
+            # Should it deserve one later, it is followed then.
+            return Nothing(Status.SKIPPED, Reason.WHEN_FALSE, row_resolved=True)
+        if not resolved and ended:
+            return Write(Status.REOPENED, row_resolved=False, state=states.reopened)
+    if final:
+        # Closed is final: whatever the row says now, the ticket is history.
+        return Nothing(Status.UNCHANGED, Reason.TICKET_CLOSED, row_resolved=resolved)
+    if differs:
+        return Write(Status.UPDATED, row_resolved=resolved)
+    return Nothing(Status.UNCHANGED, None, row_resolved=resolved)
+
+
+def _decide_end(rule: TicketRule, wants: Wants, ticket: Ticket, *, differs: bool) -> Decision:
+    """Resolve or cancel a ticket that has not ended: at once, or by the next of the states that lie between."""
+    states = rule.states
+    if states.paths and differs:
+        # A transition may be refused; that must not cost what the row says.
+        return Write(Status.UPDATED, row_resolved=ticket.row_resolved)
+    if wants.gone and rule.on_delete == "cancel":
+        return Write(Status.RESOLVED, row_resolved=True, state=states.canceled, close=True)
+    state = states.towards_resolved(ticket.state, ticket.known.get(KIND, ""))
+    last = state == states.resolved
+    return Write(Status.RESOLVED, row_resolved=last, state=state, close=last)
+
+
+def _is_followed(rule: TicketRule) -> bool:
+    """Whether a ticket that has ended, but is not final, is followed by a new one rather than reopened."""
+    return rule.after_close == "new" or not rule.states.reopened
+
+
+def _decide_create(rule: TicketRule, wants: Wants, step: Step | None, ticket: Ticket) -> Decision:
+    if step is None or (wants.gone and step.op is not Op.INSERT):
+        return Nothing(Status.SKIPPED, Reason.ROW_GONE if wants.gone else None, row_resolved=False)
+    if wants.gone or not wants.when:
+        return Nothing(Status.SKIPPED, Reason.WHEN_FALSE, row_resolved=False)
+    # One that follows another, or takes the place of one that was deleted, opens nothing new.
+    existed = ticket.generation > 0 or bool(ticket.number)
+    if step.op not in rule.creates and not existed:
+        return Nothing(Status.SKIPPED, Reason.NOT_CREATED, row_resolved=False)
+    still_resolved = isinstance(step.wants, Wants) and step.wants.resolved and step.was_resolved
+    if wants.resolved and (still_resolved or ticket.generation > 0):
+        return Nothing(Status.SKIPPED, Reason.ALREADY_RESOLVED, row_resolved=False)
+    return Create(resolved=wants.resolved and not rule.states.paths)
+
+
+def _decide_shared(rule: TicketRule, wants: Wants, step: Step | None, ticket: Ticket, *, looked: bool) -> Decision:
+    """Many rows share the ticket: a row that newly asks for it finds it open and leaves it, and no row closes it."""
+    states = rule.states
+    asks = (
+        step is not None
+        and step.op in rule.creates
+        and wants.when
+        and not (wants.gone or wants.resolved)
+        and not (step.was_wanted and not step.was_resolved)
+    )
+    left_alone = Nothing(Status.UNCHANGED, None, row_resolved=False)
+    if not asks or not states.resolved or rule.after_close == "leave":
+        return left_alone
+    if not looked:
+        return Look()
+    if ticket.state in states.final or (ticket.state in states.ended and _is_followed(rule)):
+        return Succeed()
+    if ticket.state in states.ended:
+        return Write(Status.REOPENED, row_resolved=False, state=states.reopened)
+    return left_alone
