@@ -27,7 +27,8 @@ from function.core.retry import retry_after
 from function.deadline import answer_within
 from function.engine import Delivered, Engine
 from function.failpoints import reached
-from function.ledger.database import Database, LedgerRefused, LedgerUnavailable
+from function.ledger.backend import LedgerRefused, LedgerUnavailable
+from function.ledger.database import Database
 from function.ledger.ledger import Ledger
 from function.log import fault
 from function.notices.mailer import Notices

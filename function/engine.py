@@ -17,20 +17,11 @@ from function.core.trail import Place, end
 from function.core.values import digest
 from function.deadline import seconds_left
 from function.failpoints import reached
-from function.ledger.database import LedgerRefused, LedgerUnavailable
-from function.ledger.ledger import (
-    UNRULED_SAMPLES_MAX,
-    Alert,
-    AlreadyDead,
-    AlreadyDone,
-    Begun,
-    Busy,
-    Delivery,
-    Ledger,
-    Ticket,
-    held_fingerprint,
-    unruled_fingerprint,
-)
+from function.ledger.backend import LedgerRefused, LedgerUnavailable
+from function.ledger.deliveries import UNRULED_SAMPLES_MAX, unruled_fingerprint
+from function.ledger.holds import held_fingerprint
+from function.ledger.ledger import Ledger
+from function.ledger.records import Alert, AlreadyDead, AlreadyDone, Begun, Busy, Delivery, Ticket
 from function.log import fault
 from function.notices.mailer import Notices
 from function.rules.evaluate import evaluate
@@ -140,7 +131,7 @@ class Engine:
                         if not rule.ticket.shared:
                             written = wanted_to_json(step.wants)
                             try:
-                                self._ledger.hear(
+                                self._ledger.deliveries.hear(
                                     event,
                                     step,
                                     written,
@@ -162,7 +153,7 @@ class Engine:
                     outcomes.append(self._one(event, rule, step, anew=anew, deadline=deadline))
             # Under other rules it may have been dead or waiting: no rule, no mapping of the key, another key.
             # What a rule has that this instance does not know is another instance's, in the middle of a deployment.
-            self._ledger.forgive(event, rules=["", *(rule.id for rule in rules)], but=kept)
+            self._ledger.deliveries.forgive(event, rules=["", *(rule.id for rule in rules)], but=kept)
         self._notices.flush(timeout_seconds=max(0.0, min(5.0, deadline.left())))
         now = None
         waits = []
@@ -179,7 +170,7 @@ class Engine:
         deadline = self._deadline()
         settled = 0
         rules = {rule.id: rule for rule in self._rules.rules}
-        for rule_id, key in self._ledger.suspects(self._line.instance, most=SETTLE_MAX):
+        for rule_id, key in self._ledger.tickets.suspects(self._line.instance, most=SETTLE_MAX):
             if deadline.left() < self._work_seconds_min:
                 break
             try:
@@ -192,10 +183,10 @@ class Engine:
             if done:
                 settled += 1
             else:
-                self._ledger.postpone(self._line.instance, rule_id, key)
+                self._ledger.tickets.postpone(self._line.instance, rule_id, key)
         told = 0
         now = self._ledger.now()
-        for delivery in self._ledger.overdue(
+        for delivery in self._ledger.deliveries.overdue(
             seconds=self._settings.notify_after_seconds,
             given_up_seconds=self._settings.retry_for_seconds,
             most=OVERDUE_MAX,
@@ -229,11 +220,13 @@ class Engine:
                 delivery.first_seen,
             ),
         )
-        self._ledger.tell_of(delivery, alert, gave_up=gave_up)
+        self._ledger.deliveries.tell_of(delivery, alert, gave_up=gave_up)
 
     def complain(self, failure: Failure, *, source: str) -> None:
         """Have people told that an authenticated request was no event: something upstream changed."""
-        self._ledger.raise_alert(self._alert("upstream", failure, About("", source, "", "", 1, self._ledger.now())))
+        self._ledger.alerts.raise_alert(
+            self._alert("upstream", failure, About("", source, "", "", 1, self._ledger.now()))
+        )
         self._notices.flush(timeout_seconds=5.0)
 
     def _deadline(self, spent_seconds: float = 0.0) -> Deadline:
@@ -247,7 +240,7 @@ class Engine:
     def _welcome(self) -> None:
         """Once for each start, for rules change by a start: what has a rule now is told to be no stranger any more."""
         if not self._welcomed:
-            self._ledger.end_alerts(sorted({unruled_fingerprint(rule.source) for rule in self._rules.rules}))
+            self._ledger.alerts.end_alerts(sorted({unruled_fingerprint(rule.source) for rule in self._rules.rules}))
             self._welcomed = True
 
     # One rule and key
@@ -284,7 +277,7 @@ class Engine:
     ) -> AlreadyDone | AlreadyDead | Busy | Begun:
         patience = Deadline.after(min(LEASE_PATIENCE_SECONDS, max(0.0, deadline.left())))
         while True:
-            beginning = self._ledger.begin(
+            beginning = self._ledger.deliveries.begin(
                 event,
                 step,
                 wanted_to_json(step.wants),
@@ -373,7 +366,7 @@ class Engine:
         started: float,
     ) -> bool:
         """Write down what came of the work; False: the lease was gone, nothing stands."""
-        stands = self._ledger.finish(
+        stands = self._ledger.deliveries.finish(
             work.access.ticket,
             owner=owner,
             event=event,
@@ -389,7 +382,9 @@ class Engine:
     def _unbegun(self, event: Event, rule: Rule, step: Step, error: Exception, *, anew: bool) -> Outcome:
         """The outcome where the ledger does not take the beginning of the work; nothing was called."""
         started = time.monotonic()
-        delivery, now = self._ledger.count_attempt(event, rule=rule.id, key=step.key, digest=self._digest, anew=anew)
+        delivery, now = self._ledger.deliveries.count_attempt(
+            event, rule=rule.id, key=step.key, digest=self._digest, anew=anew
+        )
         ticket = Ticket(self._line.instance, rule.id, step.key)
         return self._unrecorded(event, rule, step, Begun(ticket, delivery, now), error, owner="", started=started)
 
@@ -410,7 +405,7 @@ class Engine:
         )
         outcome = self._failed(rule, step, begun, failure, "", started=started)
         alerts, fingerprint = self._alerts(event, rule, step, begun, outcome, failure, None, None)
-        self._ledger.finish(
+        self._ledger.deliveries.finish(
             None,
             owner=owner,
             event=event,
@@ -544,7 +539,9 @@ class Engine:
     def _keyless(self, event: Event, rule: Rule, failure: Failure, *, anew: bool) -> Outcome:
         alert = self._alert("dead", failure, About(rule.id, _table(event.source), "", event.id, 1, self._ledger.now()))
         outcome = Outcome(rule.id, "", Status.DEAD, reason=failure.reason, hint=failure.hint)
-        return self._ledger.record_without_ticket(event, outcome, failure, digest=self._digest, anew=anew, alert=alert)
+        return self._ledger.deliveries.record_without_ticket(
+            event, outcome, failure, digest=self._digest, anew=anew, alert=alert
+        )
 
     def _unruled(self, event: Event, *, anew: bool) -> Outcome:
         trigger = f" (trigger {event.trigger})" if event.trigger else ""
@@ -557,7 +554,7 @@ class Engine:
             fingerprint=unruled_fingerprint(event.source),
         )
         outcome = Outcome("", "", Status.DEAD, reason=Reason.NO_RULE, hint=message)
-        return self._ledger.record_without_ticket(
+        return self._ledger.deliveries.record_without_ticket(
             event, outcome, failure, digest=self._digest, anew=anew, alert=alert, samples_max=UNRULED_SAMPLES_MAX
         )
 
@@ -565,7 +562,7 @@ class Engine:
 
     def _settle(self, rule: Rule, key: str, *, deadline: Deadline) -> bool:
         owner = uuid.uuid4().hex
-        leased = self._ledger.begin_settling(
+        leased = self._ledger.tickets.begin_settling(
             instance=self._line.instance,
             rule=rule.id,
             key=key,
@@ -596,7 +593,7 @@ class Engine:
         except LeaseLost:
             return False
         work.access.ticket = replace(work.access.ticket, call_failed=deadline.failed_now(done=settled))
-        self._ledger.let_go(work.access.ticket, owner=owner)
+        self._ledger.tickets.let_go(work.access.ticket, owner=owner)
         return settled
 
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from function.failpoints import Place, listen
-from function.ledger.ledger import IN_DOUBT_SECONDS
+from function.ledger.records import IN_DOUBT_SECONDS
 from tests.payloads import cron, delete, insert, manual, update
 from tests.world import RULES, Answered, World, outage, said
 
@@ -182,7 +182,7 @@ def test_an_event_hasura_never_sends_again_becomes_a_dead_letter_with_a_mail(wor
     world.send(cron("servicenow_housekeeping"))
 
     assert told == 1
-    assert [letter.event for letter in world.ledger.dead_letters()] == ["lost"]
+    assert [letter.event for letter in world.ledger.deliveries.dead_letters()] == ["lost"]
     assert "gave up" in str(world.mails[-1]["Subject"])
 
 
@@ -196,7 +196,7 @@ def test_a_dead_letter_replayed_into_an_outage_is_not_lost(world: World) -> None
     world.clock.advance(90_000)
     world.send(cron("servicenow_housekeeping"))
 
-    assert [letter.event for letter in world.ledger.dead_letters()] == ["e"]
+    assert [letter.event for letter in world.ledger.deliveries.dead_letters()] == ["e"]
 
 
 def test_a_table_that_loses_its_rule_again_is_told_again(world: World) -> None:

@@ -9,7 +9,7 @@ from function.core.event import Op
 from function.core.lifecycle import CHANGE_REQUEST, INCIDENT, NO_STATES
 from function.core.outcome import Reason, Status
 from function.core.step import Step, Wants
-from function.ledger.ledger import Ticket
+from function.ledger.records import Ticket
 from function.rules.loader import AFTER_CLOSE, ON_DELETE, RulesError, load
 from function.rules.model import TicketRule
 from function.targets.ticket.decide import Create, Decision, Look, Nothing, Succeed, Write, decide

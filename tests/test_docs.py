@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from function.connection.preflight import Level, examine
-from function.ledger.ledger import TableTraits
+from function.ledger.records import TableTraits
 from function.rules import loader as rules_file
 from function.rules.model import Rule
 from function.servicenow import Basic, ServiceNowClient

@@ -2,7 +2,7 @@
 
 import pytest
 
-from function.ledger.ledger import IN_DOUBT_SECONDS
+from function.ledger.records import IN_DOUBT_SECONDS
 from tests.payloads import cron, delete, insert, update
 from tests.world import World, outage, said
 

@@ -22,24 +22,17 @@ from function.core.outcome import Failure, Kind, Outcome, Reason, Status
 from function.core.step import Step, Wants
 from function.core.trail import NOT_YET, end
 from function.deadline import answer_within
-from function.ledger.database import (
-    Database,
-    LedgerNotMigrated,
-    LedgerRefused,
-    LedgerUnavailable,
-    LedgerUnfit,
-    Transaction,
-)
-from function.ledger.ledger import (
-    FORGET_MAX,
-    UNRULED_SAMPLES_MAX,
+from function.ledger.backend import LedgerNotMigrated, LedgerRefused, LedgerUnavailable, LedgerUnfit
+from function.ledger.database import Database, Transaction
+from function.ledger.deliveries import UNRULED_SAMPLES_MAX
+from function.ledger.ledger import FORGET_MAX, Ledger
+from function.ledger.records import (
     Alert,
     AlreadyDead,
     AlreadyDone,
     Beginning,
     Begun,
     Busy,
-    Ledger,
     Sending,
     TableTraits,
     Ticket,
@@ -88,7 +81,7 @@ def begin(ledger: Ledger) -> Begin:
     def begin(
         one: Event | None = None, what: Step | None = None, *, owner: str = ME, digest: str = "d", anew: bool = False
     ) -> Beginning:
-        return ledger.begin(
+        return ledger.deliveries.begin(
             one or event(),
             what or step(),
             "{}",
@@ -112,7 +105,7 @@ def finish(
     ledger: Ledger, work: Begun, status: Status, *, owner: str = ME, alert: Alert | None = None, id: str = "e"
 ) -> bool:
     failure = Failure(Kind.PERMANENT, Reason.BAD_MAPPING, "a hint") if status is Status.DEAD else None
-    return ledger.finish(
+    return ledger.deliveries.finish(
         work.ticket,
         owner=owner,
         event=event(id),
@@ -137,7 +130,7 @@ def test_a_key_is_one_holders_until_it_is_finished(ledger: Ledger, begin: Begin)
 def test_a_doubt_outlives_a_transaction_that_is_repeated(ledger: Ledger, begin: Begin, clock: Clock) -> None:
     """Its commit was answered by a cut connection: it takes the same lease again, for the same holder."""
     work = begun(begin(event(), owner=OTHER))
-    ledger.save(replace(work.ticket, sending=Sending("create", (), 0.0)), owner=OTHER)
+    ledger.tickets.save(replace(work.ticket, sending=Sending("create", (), 0.0)), owner=OTHER)
     clock.advance(LEASE + 1)
     begin(event(), owner=ME)
     again = begun(begin(event(), owner=ME))
@@ -148,7 +141,7 @@ def test_a_doubt_outlives_a_transaction_that_is_repeated(ledger: Ledger, begin: 
 
 def test_what_the_housekeeping_leaves_for_later_keeps_its_holder(ledger: Ledger, begin: Begin) -> None:
     begin()
-    ledger.postpone("sn", "r", "1")
+    ledger.tickets.postpone("sn", "r", "1")
 
     assert isinstance(begin(event("f"), owner=OTHER), Busy)
 
@@ -178,7 +171,7 @@ def test_a_holder_that_wakes_up_without_its_lease_writes_down_nothing_but_suspec
     [kept] = ledger.database.run(lambda t: t.execute("SELECT status FROM servicenow.delivery WHERE event = 'e'"))
 
     assert not stands
-    assert ledger.suspects("sn", most=10) == [("r", "1")]
+    assert ledger.tickets.suspects("sn", most=10) == [("r", "1")]
     assert begun(begin(event("g"))).ticket.suspect_until is not None
     assert kept["status"] == "waiting"
 
@@ -225,8 +218,8 @@ def test_a_dead_letter_outlives_another_event_under_its_id(ledger: Ledger, begin
     finish(ledger, begun(begin()), Status.DEAD)
     other = event("e", "other")
     work = begun(begin(other, step(key, left="a", entered="b")))
-    ledger.forgive(other, rules=["", "r"], but=[("r", key)])
-    ledger.finish(
+    ledger.deliveries.forgive(other, rules=["", "r"], but=[("r", key)])
+    ledger.deliveries.finish(
         work.ticket,
         owner=ME,
         event=other,
@@ -235,7 +228,7 @@ def test_a_dead_letter_outlives_another_event_under_its_id(ledger: Ledger, begin
         duration_seconds=0.1,
     )
 
-    [letter] = ledger.dead_letters(events=["e"])
+    [letter] = ledger.deliveries.dead_letters(events=["e"])
     assert (letter.content, letter.status, letter.body) == ("c", "dead", '{"id": "e"}')
     assert isinstance(begin(), AlreadyDead)
     assert isinstance(begin(other, step(key, left="a", entered="b")), AlreadyDone)
@@ -246,10 +239,10 @@ def test_two_events_under_one_id_may_both_be_dead(ledger: Ledger, begin: Begin) 
         one = event("e", content)
         work = begun(begin(one))
         dead = Outcome("r", "1", Status.DEAD)
-        ledger.finish(work.ticket, owner=ME, event=one, outcome=dead, failure=None, duration_seconds=0.1)
+        ledger.deliveries.finish(work.ticket, owner=ME, event=one, outcome=dead, failure=None, duration_seconds=0.1)
 
-    assert [letter.content for letter in ledger.dead_letters(events=["e"])] == ["c", "other"]
-    assert [letter.content for letter in ledger.dead_letters()] == ["c", "other"]
+    assert [letter.content for letter in ledger.deliveries.dead_letters(events=["e"])] == ["c", "other"]
+    assert [letter.content for letter in ledger.deliveries.dead_letters()] == ["c", "other"]
 
 
 def test_a_ledger_of_before_is_brought_along(url: str, tmp_path: Path) -> None:
@@ -276,8 +269,8 @@ def test_a_ledger_of_before_is_brought_along(url: str, tmp_path: Path) -> None:
 
     database = Database(url)
     applied = database.migrate()
-    [letter] = Ledger(database).dead_letters()
-    known = Ledger(database).traits("sn", "incident")
+    [letter] = Ledger(database).deliveries.dead_letters()
+    known = Ledger(database).tickets.traits("sn", "incident")
     database.close()
 
     assert applied == NUMBERS[3:]
@@ -287,11 +280,11 @@ def test_a_ledger_of_before_is_brought_along(url: str, tmp_path: Path) -> None:
 
 def test_the_event_is_kept_until_it_is_done(ledger: Ledger, begin: Begin) -> None:
     work = begun(begin())
-    waiting = [letter.body for letter in ledger.dead_letters(events=["e"])]
+    waiting = [letter.body for letter in ledger.deliveries.dead_letters(events=["e"])]
     finish(ledger, work, Status.CREATED)
 
     assert waiting == ['{"id": "e"}']
-    assert ledger.dead_letters(events=["e"]) == []
+    assert ledger.deliveries.dead_letters(events=["e"]) == []
     assert ledger.database.run(lambda t: t.execute("SELECT body FROM servicenow.delivery")) == [{"body": ""}]
 
 
@@ -300,31 +293,31 @@ def alert(fingerprint: str = "f", *, since: float = 0.0, episode: bool = False, 
 
 
 def test_one_mail_is_claimed_by_one_of_many(ledger: Ledger) -> None:
-    ledger.raise_alert(alert())
+    ledger.alerts.raise_alert(alert())
     with ThreadPoolExecutor(8) as pool:
-        claimed = list(pool.map(lambda _: ledger.claim_mail(every_seconds=900), range(16)))
+        claimed = list(pool.map(lambda _: ledger.alerts.claim_mail(every_seconds=900), range(16)))
 
     assert len([mail for mail in claimed if mail]) == 1
 
 
 def test_a_mail_whose_sender_vanished_is_claimed_again(ledger: Ledger, clock: Clock) -> None:
-    ledger.raise_alert(alert())
-    ledger.claim_mail(every_seconds=900)
+    ledger.alerts.raise_alert(alert())
+    ledger.alerts.claim_mail(every_seconds=900)
     clock.advance(31)
 
-    assert ledger.claim_mail(every_seconds=900) is not None
+    assert ledger.alerts.claim_mail(every_seconds=900) is not None
 
 
 def test_the_next_mail_waits_and_counts(ledger: Ledger, clock: Clock) -> None:
-    ledger.raise_alert(alert())
-    first = ledger.claim_mail(every_seconds=900)
+    ledger.alerts.raise_alert(alert())
+    first = ledger.alerts.claim_mail(every_seconds=900)
     assert first is not None
-    ledger.mail_sent(first)
+    ledger.alerts.mail_sent(first)
     for _ in range(5):
-        ledger.raise_alert(alert())
-    early = ledger.claim_mail(every_seconds=900)
+        ledger.alerts.raise_alert(alert())
+    early = ledger.alerts.claim_mail(every_seconds=900)
     clock.advance(901)
-    late = ledger.claim_mail(every_seconds=900)
+    late = ledger.alerts.claim_mail(every_seconds=900)
 
     assert early is None
     assert late is not None
@@ -333,26 +326,26 @@ def test_the_next_mail_waits_and_counts(ledger: Ledger, clock: Clock) -> None:
 
 def test_an_episode_is_told_once_while_it_lasts(ledger: Ledger, clock: Clock) -> None:
     now = ledger.now()
-    ledger.raise_alert(alert(since=now, episode=True, wait=600))
-    early = ledger.claim_mail(every_seconds=900)
+    ledger.alerts.raise_alert(alert(since=now, episode=True, wait=600))
+    early = ledger.alerts.claim_mail(every_seconds=900)
     clock.advance(601)
-    told = ledger.claim_mail(every_seconds=900)
+    told = ledger.alerts.claim_mail(every_seconds=900)
     assert told is not None
-    ledger.mail_sent(told)
+    ledger.alerts.mail_sent(told)
     clock.advance(10_000)
-    ledger.raise_alert(alert(since=now, episode=True, wait=600))
+    ledger.alerts.raise_alert(alert(since=now, episode=True, wait=600))
 
     assert early is None
-    assert ledger.claim_mail(every_seconds=900) is None
+    assert ledger.alerts.claim_mail(every_seconds=900) is None
 
 
 def test_a_dead_letter_that_is_done_after_all_is_told_to_be_over(ledger: Ledger, begin: Begin) -> None:
     finish(ledger, begun(begin()), Status.DEAD, alert=alert())
-    mail = ledger.claim_mail(every_seconds=900)
+    mail = ledger.alerts.claim_mail(every_seconds=900)
     assert mail is not None
-    ledger.mail_sent(mail)
+    ledger.alerts.mail_sent(mail)
     finish(ledger, begun(begin(anew=True)), Status.CREATED)
-    over = ledger.claim_mail(every_seconds=900)
+    over = ledger.alerts.claim_mail(every_seconds=900)
 
     assert over is not None
     assert over.recovered
@@ -361,7 +354,7 @@ def test_a_dead_letter_that_is_done_after_all_is_told_to_be_over(ledger: Ledger,
 def test_only_a_sample_of_a_table_no_rule_wants_is_kept(ledger: Ledger) -> None:
     failure = Failure(Kind.PERMANENT, Reason.NO_RULE, "h")
     for number in range(UNRULED_SAMPLES_MAX + 5):
-        ledger.record_without_ticket(
+        ledger.deliveries.record_without_ticket(
             event(f"e{number}"),
             Outcome("", "", Status.DEAD, reason=Reason.NO_RULE),
             failure,
@@ -371,12 +364,12 @@ def test_only_a_sample_of_a_table_no_rule_wants_is_kept(ledger: Ledger) -> None:
             samples_max=UNRULED_SAMPLES_MAX,
         )
 
-    assert len(ledger.dead_letters()) == UNRULED_SAMPLES_MAX
+    assert len(ledger.deliveries.dead_letters()) == UNRULED_SAMPLES_MAX
 
 
 def test_what_is_old_is_forgotten_but_not_a_ticket(ledger: Ledger, begin: Begin, clock: Clock) -> None:
     work = begun(begin())
-    ledger.save(_with_ticket(work), owner=ME)
+    ledger.tickets.save(_with_ticket(work), owner=ME)
     finish(ledger, Begun(_with_ticket(work), work.delivery, work.now), Status.CREATED)
     finish(ledger, begun(begin(event("f"), step("2"))), Status.UNCHANGED, id="f")
     clock.advance(91 * 86400)
@@ -415,7 +408,7 @@ def test_two_that_meet_in_a_deadlock_are_both_done(postgresql: str) -> None:
     database = Database(postgresql)
     ledger = Ledger(database)
     for name in ("one", "two"):
-        ledger.raise_alert(Alert(name, "dead", {}, 0.0))
+        ledger.alerts.raise_alert(Alert(name, "dead", {}, 0.0))
     both_hold_one = threading.Barrier(2, timeout=30)
     begun: list[str] = []
 
@@ -555,7 +548,7 @@ def test_the_environments_client_encoding_does_not_matter(
 ) -> None:
     monkeypatch.setenv("PGCLIENTENCODING", encoding)
     database = Database(postgresql)
-    Ledger(database).raise_alert(Alert("авария", "dead", {}, 0.0))
+    Ledger(database).alerts.raise_alert(Alert("авария", "dead", {}, 0.0))
 
     assert database.run(lambda t: t.execute("SELECT fingerprint FROM servicenow.alert")) == [{"fingerprint": "авария"}]
     database.close()
@@ -599,7 +592,7 @@ def test_what_a_database_does_not_take_is_told_from_a_database_that_is_away(url:
     ledger = Ledger(database)
     refused = ""
     try:
-        ledger.raise_alert(Alert(random_text(20_000) if value.startswith("long") else value, "dead", {}, 0.0))
+        ledger.alerts.raise_alert(Alert(random_text(20_000) if value.startswith("long") else value, "dead", {}, 0.0))
     except LedgerRefused as error:
         refused = str(error)
     stands = url.startswith("sqlite") and not value.startswith("\ud800")  # SQLite takes the others
@@ -618,7 +611,7 @@ def random_text(characters: int) -> str:
 
 def waiting(ledger: Ledger, begin: Begin, number: int) -> None:
     work = begun(begin(event(f"e{number}"), step(f"{number}")))
-    ledger.finish(
+    ledger.deliveries.finish(
         work.ticket,
         owner=ME,
         event=event(f"e{number}"),
@@ -632,12 +625,12 @@ def test_deliveries_that_were_told_of_hide_no_new_ones(ledger: Ledger, begin: Be
     for number in range(6):
         waiting(ledger, begin, number)
     clock.advance(1000)
-    first = ledger.overdue(seconds=600, given_up_seconds=86400, most=5)
+    first = ledger.deliveries.overdue(seconds=600, given_up_seconds=86400, most=5)
     for delivery in first:
-        ledger.tell_of(delivery, Alert("waiting r", "waiting", {}, 0.0, episode=True), gave_up=False)
-    second = ledger.overdue(seconds=600, given_up_seconds=86400, most=5)
+        ledger.deliveries.tell_of(delivery, Alert("waiting r", "waiting", {}, 0.0, episode=True), gave_up=False)
+    second = ledger.deliveries.overdue(seconds=600, given_up_seconds=86400, most=5)
     clock.advance(90_000)
-    given_up = ledger.overdue(seconds=600, given_up_seconds=86400, most=10)
+    given_up = ledger.deliveries.overdue(seconds=600, given_up_seconds=86400, most=10)
 
     assert ([d.event for d in first], [d.event for d in second]) == ([f"e{n}" for n in range(5)], ["e5"])
     assert len(given_up) == 6
@@ -660,7 +653,7 @@ def test_the_first_retention_of_many_rows_blocks_nobody_for_long(ledger: Ledger,
     def be_an_event() -> None:
         while not stopping.is_set():
             began = time.monotonic()
-            ledger.raise_alert(Alert("a", "dead", {}, 0.0))
+            ledger.alerts.raise_alert(Alert("a", "dead", {}, 0.0))
             waits.append(time.monotonic() - began)
             time.sleep(0.002)
 
@@ -710,11 +703,11 @@ def test_a_request_whose_time_runs_out_first_does_not_count_as_a_failure_of_the_
 
 def test_a_sqlite_file_that_was_deleted_is_a_new_ledger(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path}/ledger.db")
-    Ledger(database).learn_traits("sn", "incident", TableTraits(honours_sys_id=True))
+    Ledger(database).tickets.learn_traits("sn", "incident", TableTraits(honours_sys_id=True))
     for file in tmp_path.glob("ledger.db*"):
         file.unlink()
 
-    assert Ledger(database).traits("sn", "incident") == TableTraits()
+    assert Ledger(database).tickets.traits("sn", "incident") == TableTraits()
     database.close()
 
 

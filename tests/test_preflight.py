@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from function.connection.preflight import PROBE_WORDS, Examined, Finding, Level, examine
-from function.ledger.ledger import TableTraits
+from function.ledger.records import TableTraits
 from function.rules.loader import load
 from function.servicenow import Basic, NotAuthorized, ServiceNowClient, Unavailable
 from sandbox.servicenow import ServiceNow

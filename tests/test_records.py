@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from function.core.outcome import Failure, Kind, Reason
-from function.ledger.ledger import KeptMark, TableTraits
+from function.ledger.records import KeptMark, TableTraits
 from function.servicenow import Reply, Request, read
 from function.targets.ticket.address import address, correlation_id
 from tests.payloads import cron, delete, insert, update
@@ -93,7 +93,7 @@ def test_another_record_for_a_create_is_no_sys_id_of_the_instances_own(world: Wo
 
     assert (answer.status, answer.said) == (200, "created")
     assert linked(world) == [AT]
-    assert world.ledger.traits(world.servicenow.url, "incident").honours_sys_id is True
+    assert world.ledger.tickets.traits(world.servicenow.url, "incident").honours_sys_id is True
     assert untouched(world, other)
 
 
@@ -194,7 +194,7 @@ def test_what_an_instance_keeps_is_learnt_from_the_first_clean_create_and_told_o
         calls = world.calls()
         world.send(insert("outages", outage(2)))
 
-        assert world.ledger.traits(world.servicenow.url, "incident") == TableTraits(honours, mark)
+        assert world.ledger.tickets.traits(world.servicenow.url, "incident") == TableTraits(honours, mark)
         assert calls == ["POST incident"]
         subjects = [str(mail["Subject"]) for mail in world.mails]
         assert [("correlation_id" in subject) for subject in subjects] == ([True] if dropped else [])
@@ -304,8 +304,8 @@ def test_what_one_table_keeps_says_nothing_about_another() -> None:
         world.send(cron("servicenow_housekeeping"))
 
         url = world.servicenow.url
-        assert world.ledger.traits(url, "incident") == TableTraits(False, KeptMark.NONE)
-        assert world.ledger.traits(url, "problem") == TableTraits(False, KeptMark.CORRELATION_ID)
+        assert world.ledger.tickets.traits(url, "incident") == TableTraits(False, KeptMark.NONE)
+        assert world.ledger.tickets.traits(url, "problem") == TableTraits(False, KeptMark.CORRELATION_ID)
         assert len([mail for mail in world.mails if "correlation_id" in str(mail["Subject"])]) == 1
 
 

@@ -20,7 +20,8 @@ from function.core.values import instant
 from function.hasura import metadata
 from function.hasura import views as setup_hasura
 from function.hasura.column_types import key_warnings, read_migrations
-from function.ledger.database import Database, LedgerUnavailable, LedgerUnfit
+from function.ledger.backend import LedgerUnavailable, LedgerUnfit
+from function.ledger.database import Database
 from function.ledger.ledger import Ledger
 from function.log import start_logging
 from function.notices.mail import MailNotSent, compose_trial, replay_command, send
@@ -202,13 +203,13 @@ def _instance(settings: Settings, rules: Rules, *, write_probe: bool) -> Iterato
         examined = examine(
             client,
             rules.rules,
-            traits=lambda table: app.ledger.traits(instance_url, table),
+            traits=lambda table: app.ledger.tickets.traits(instance_url, table),
             write_probe=write_probe,
             progress=_asking(instance_url),
         )
         yield from examined.findings
         for table, traits in examined.traits.items():
-            app.ledger.learn_traits(instance_url, table, traits)
+            app.ledger.tickets.learn_traits(instance_url, table, traits)
     except LedgerUnfit as error:
         what, _, do = str(error).partition(": ")
         yield Finding(Level.FAULT, "DATABASE_URL", what, do)
@@ -378,10 +379,10 @@ def replay(events: tuple[str, ...], *, failed: bool, since: str | None, rule: st
 
 def _replay(app: App, events: tuple[str, ...], *, since: float | None, rule: str | None) -> Counter[str]:
     tally: Counter[str] = Counter()
-    letters = app.ledger.dead_letters(events=events, since=since, rule=rule)
+    letters = app.ledger.deliveries.dead_letters(events=events, since=since, rule=rule)
     for event in events:
         if not any(letter.event == event for letter in letters):
-            known = app.ledger.is_known(event)
+            known = app.ledger.deliveries.is_known(event)
             click.echo(f"{event}: " + ("already done" if known else "not in the ledger"), err=not known)
             tally["already done" if known else "unknown"] += 1
     # An id that was used again is another event.

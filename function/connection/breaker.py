@@ -16,8 +16,9 @@ from typing import Final, TypeVar
 
 from function.core.outcome import Failure, Kind, Reason
 from function.deadline import answer_within, seconds_left
-from function.ledger.database import LedgerUnavailable
-from function.ledger.ledger import Admission, Ledger
+from function.ledger.backend import LedgerUnavailable
+from function.ledger.ledger import Ledger
+from function.ledger.records import Admission
 from function.servicenow import Credential, Record, ServiceNowClient, ServiceNowError
 
 log = logging.getLogger(__name__)
@@ -303,7 +304,7 @@ class Line:
             self._end_turn(leading=leading, passed=passed)
             if claimed and not told:
                 with suppress(LedgerUnavailable):
-                    self._ledger.probe_ended(self.instance, self._credentials.digest)
+                    self._ledger.holds.probe_ended(self.instance, self._credentials.digest)
         return self._call(table, deadline, call, writes=writes, refreshed=True)
 
     def _probe(self, table: str, digest: str, deadline: Deadline) -> None:
@@ -318,7 +319,7 @@ class Line:
         except ServiceNowError as error:
             if _verdict(error.failure) is not _Verdict.WELL:
                 raise
-        self._ledger.probe_passed(self.instance, digest, sent_seconds_ago=time.monotonic() - began)
+        self._ledger.holds.probe_passed(self.instance, digest, sent_seconds_ago=time.monotonic() - began)
         # The write that follows is to be counted, whichever instance had the trouble.
         self._troubled = True
 
@@ -360,7 +361,7 @@ class Line:
         patience = Deadline.after(min(PROBE_SECONDS, max(0.0, deadline.left())))
         asked_at = None
         while True:
-            admission = self._ledger.admit(
+            admission = self._ledger.holds.admit(
                 self.instance,
                 self._credentials.digest,
                 probe_seconds=PROBE_SECONDS,
@@ -438,7 +439,7 @@ class Line:
                     deadline.failed = True
                     if deadline.alone:
                         # Whoever has failed before closes no line, and keeps none closed: it may be for its row's sake.
-                        self._ledger.row_failed_again(
+                        self._ledger.holds.row_failed_again(
                             self.instance,
                             failure=failure,
                             seconds=FIRST_HOLD_SECONDS,
@@ -453,7 +454,7 @@ class Line:
 
     def _let_others_probe(self, digest: str, *, claimed: bool) -> None:
         if claimed:
-            self._ledger.probe_ended(self.instance, digest)
+            self._ledger.holds.probe_ended(self.instance, digest)
 
     def _failed(self, failure: Failure, digest: str, *, claimed: bool) -> UnwellError | None:
         """Count *failure*; the error to raise where calls are held now."""
@@ -466,7 +467,7 @@ class Line:
             kind, seconds, at_once = "auth", self._auth_hold_seconds, True
         elif failure.reason is Reason.RATE_LIMITED:
             kind, seconds, at_once = "rate", failure.retry_after_seconds or FIRST_HOLD_SECONDS, True
-        since, held_seconds = self._ledger.call_failed(
+        since, held_seconds = self._ledger.holds.call_failed(
             self.instance,
             kind=kind,
             credential=digest,
@@ -493,10 +494,10 @@ class Line:
         if not (leading or self._troubled):
             return
         if writes:
-            self._ledger.call_passed(self.instance, digest, sent_seconds_ago=sent_seconds_ago)
+            self._ledger.holds.call_passed(self.instance, digest, sent_seconds_ago=sent_seconds_ago)
             self._troubled = False
         elif leading:
-            self._ledger.probe_passed(self.instance, digest, sent_seconds_ago=sent_seconds_ago)
+            self._ledger.holds.probe_passed(self.instance, digest, sent_seconds_ago=sent_seconds_ago)
 
 
 class ClosedLine(Line):

@@ -24,7 +24,8 @@ from function.connection.breaker import IN_A_ROW
 from function.connection.store import Asked, Configurations
 from function.core.outcome import Failure, Kind, Reason
 from function.core.values import digest
-from function.ledger.ledger import Ledger, TableTraits
+from function.ledger.ledger import Ledger
+from function.ledger.records import TableTraits
 from function.servicenow import Basic, Credential, NetworkSettings, ServiceNowClient, ServiceNowError, term
 from function.servicenow.instance import FORBIDDEN
 from function.servicenow.network import ProxyServer, load_certificates
@@ -450,7 +451,9 @@ class Tester:
     def _made(self, instance_url: str, username: str, credential: Credential, in_force: Connection) -> Told:
         sign = credential.digest(instance_url)
         account = digest(instance_url, username or sign)
-        wait_seconds = self._ledger.claim_trial(instance_url, account, most=REFUSED_MAX, within_seconds=WITHIN_SECONDS)
+        wait_seconds = self._ledger.holds.claim_trial(
+            instance_url, account, most=REFUSED_MAX, within_seconds=WITHIN_SECONDS
+        )
         if wait_seconds:
             return Told(
                 success=False,
@@ -477,7 +480,7 @@ class Tester:
                 network=self._network,
             )
         finally:
-            self._ledger.trial_ended(instance_url, account, signed_in=tried.signed_in if tried else None)
+            self._ledger.holds.trial_ended(instance_url, account, signed_in=tried.signed_in if tried else None)
         self._remember(tried, instance_url, sign, in_force, seconds=time.monotonic() - began)
         return Told(
             success=tried.success,
@@ -488,17 +491,17 @@ class Tester:
         )
 
     def _ours(self, instance_url: str, table: str) -> list[tuple[str, int]]:
-        if self._ledger.traits(instance_url, table).honours_sys_id is not True:
+        if self._ledger.tickets.traits(instance_url, table).honours_sys_id is not True:
             return []
-        return self._ledger.newest_tickets(instance_url, table, most=TICKETS_MAX)
+        return self._ledger.tickets.newest_tickets(instance_url, table, most=TICKETS_MAX)
 
     def _remember(self, tried: Tried, instance_url: str, sign: str, in_force: Connection, *, seconds: float) -> None:
         for table, found in tried.tables.items():
             if found.stray:
-                self._ledger.learn_traits(instance_url, table, TableTraits(honours_sys_id=False))
+                self._ledger.tickets.learn_traits(instance_url, table, TableTraits(honours_sys_id=False))
         if tried.signed_in is False and tried.failure is not None:
             # It was this credential's probe: no event tries it before so long, as if its own call had been refused.
-            self._ledger.call_failed(
+            self._ledger.holds.call_failed(
                 instance_url,
                 kind="auth",
                 credential=sign,
@@ -512,7 +515,7 @@ class Tester:
             )
         in_use = in_force.credentials
         if tried.signed_in and in_use is not None and (instance_url, sign) == (in_force.instance_url, in_use.digest):
-            self._ledger.call_passed(instance_url, sign, sent_seconds_ago=seconds)
+            self._ledger.holds.call_passed(instance_url, sign, sent_seconds_ago=seconds)
 
 
 def _by_field(told: Told) -> Told:

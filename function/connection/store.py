@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
 
-from function.ledger.database import Database, Record, Transaction
+from function.ledger.backend import Record
+from function.ledger.database import Database, Transaction
 from function.settings import CONNECTION_PARTS, MAKE_CONFIG_KEY
 
 if TYPE_CHECKING:

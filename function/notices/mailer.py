@@ -5,7 +5,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from function.ledger.ledger import MAIL_CLAIM_SECONDS, Ledger, Mail
+from function.ledger.alerts import MAIL_CLAIM_SECONDS
+from function.ledger.ledger import Ledger
+from function.ledger.records import Mail
 from function.notices.mail import MailNotSent, MailServer, Notice, compose, send
 
 log = logging.getLogger(__name__)
@@ -43,14 +45,14 @@ class Notices:
             return 0
         count = 0
         while (left := until - time.monotonic()) > 0:
-            mail = self._ledger.claim_mail(every_seconds=self._every_seconds)
+            mail = self._ledger.alerts.claim_mail(every_seconds=self._every_seconds)
             if mail is None:
                 break
             began = time.monotonic()
             # Who is owed it and is not to be told any more is owed nothing.
             recipients = [name for name in self._recipients if name in mail.owed_to or not mail.owed_to]
             if not recipients:
-                self._ledger.mail_sent(mail)
+                self._ledger.alerts.mail_sent(mail)
                 continue
             try:
                 # Shorter than the claim: nobody else may send it meanwhile.
@@ -63,7 +65,7 @@ class Notices:
                     # All that it was for may have been refused again: some for good, others not.
                     self._record(mail, error.refused or dict.fromkeys(recipients, 450))
                 else:
-                    self._ledger.mail_not_sent(mail)
+                    self._ledger.alerts.mail_not_sent(mail)
                 # A server that refuses at once is asked by the next event again; one that hangs would slow each down.
                 now = time.monotonic()
                 if now - began > SLOW_SECONDS:
@@ -80,7 +82,7 @@ class Notices:
             log.error("a notice is not sent any more to %s: refused %d times", ", ".join(owed), OWED_TRIES_MAX)
             owed = []
         wait_seconds = min(OWED_SECONDS_MAX, OWED_SECONDS * 2.0**mail.owed_tries)
-        self._ledger.mail_sent(mail, owed_to=owed, owed_wait_seconds=wait_seconds)
+        self._ledger.alerts.mail_sent(mail, owed_to=owed, owed_wait_seconds=wait_seconds)
 
 
 def _notice(mail: Mail) -> Notice:

@@ -31,7 +31,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from function.app import assemble
 from function.failpoints import PLACES, Place, listen
 from function.ledger.database import Database
-from function.ledger.ledger import Ledger, TableTraits
+from function.ledger.ledger import Ledger
+from function.ledger.records import TableTraits
 from function.rules import loader as rules_file
 from function.settings import load
 from sandbox.servicenow import FAULTS
@@ -157,7 +158,7 @@ class Life(RuleBasedStateMachine):
         """*known*: whether ServiceNow honours the sys_id was learnt from an earlier ticket."""
         if known:
             honours = self.world.servicenow.tables.honours_sys_id
-            self.world.ledger.learn_traits(self.world.servicenow.url, "incident", TableTraits(honours))
+            self.world.ledger.tickets.learn_traits(self.world.servicenow.url, "incident", TableTraits(honours))
         self.the_app_commits("1", [("severity", severity)], "right")
 
     # One rule that draws what happens, not a rule for each: hypothesis would switch off most of them in most lives,

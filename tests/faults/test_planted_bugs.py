@@ -33,12 +33,12 @@ NOT_UNKNOWN_WHILE_SENT = (
     "unknown: set[str] = set()",
 )
 DOUBT_NOT_LOOKED_AT_AGAIN = (
-    "function/ledger/ledger.py",
+    "function/ledger/records.py",
     "suspect_until=max(self.suspect_until or 0.0, until),",
     "suspect_until=None,",
 )
 COUNTED_TWICE = (
-    "function/ledger/ledger.py",
+    "function/ledger/deliveries.py",
     'if before and before["counted"]:',
     "if False:",
 )
@@ -52,7 +52,7 @@ DEAD_LETTER_LOST_BEFORE_ITS_MAIL = (
     """        )
         reached("recorded")
         for alert in alerts:
-            self._ledger.raise_alert(alert)
+            self._ledger.alerts.raise_alert(alert)
 """,
 )
 

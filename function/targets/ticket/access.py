@@ -10,7 +10,8 @@ from typing import Final, Literal
 from function.connection.breaker import Deadline, Line
 from function.core.lifecycle import States
 from function.core.outcome import Failure, Kind, Reason
-from function.ledger.ledger import IN_DOUBT_SECONDS, Ledger, Sending, Ticket
+from function.ledger.ledger import Ledger
+from function.ledger.records import IN_DOUBT_SECONDS, Sending, Ticket
 from function.rules.model import TicketRule
 from function.servicenow import (
     Record,
@@ -214,7 +215,7 @@ class TicketAccess:
             known={field: value for field, value in self.ticket.known.items() if field not in unknown},
             asked={field: value for field, value in self.ticket.asked.items() if field not in unknown},
         )
-        if not self.ledger.save(self.ticket, owner=self._owner):
+        if not self.ledger.tickets.save(self.ticket, owner=self._owner):
             raise LeaseLost
 
     def take(self, record: Record) -> None:

@@ -10,7 +10,7 @@ from function.core.outcome import Failure, Kind, Reason
 from function.core.step import Wants
 from function.core.values import instant
 from function.failpoints import reached
-from function.ledger.ledger import IN_DOUBT_SECONDS, KeptMark, Sending, TableTraits, Ticket, kept_mark
+from function.ledger.records import IN_DOUBT_SECONDS, KeptMark, Sending, TableTraits, Ticket, kept_mark
 from function.rules.model import TicketRule
 from function.servicenow import (
     Record,
@@ -70,7 +70,7 @@ class TicketCreation:
         sys_id = address(table, self._access.correlation, generation)
         before = self._ticket.sending
         doubtful = before is not None and before.doubtful
-        traits = self._access.ledger.traits(self._access.line.instance, self._rule.table)
+        traits = self._access.ledger.tickets.traits(self._access.line.instance, self._rule.table)
         if (traits.honours_sys_id is False or (traits.honours_sys_id is None and doubtful)) and self._found_by_looking(
             sys_id, before, traits, wants
         ):
@@ -273,7 +273,7 @@ class TicketCreation:
         it may still commit.
         """
         sys_id = address(self._rule.table, self._access.correlation, self._ticket.generation)
-        traits = self._access.ledger.traits(self._access.line.instance, self._rule.table)
+        traits = self._access.ledger.tickets.traits(self._access.line.instance, self._rule.table)
         if traits.honours_sys_id is True and self._adopt_at(sys_id, traits, recorded=True):
             return
         if not self._found_by_looking(sys_id, self._ticket.sending, traits, wants):
@@ -355,10 +355,10 @@ class TicketCreation:
             return
         if known.honours_sys_id is None or known.kept_mark is KeptMark.UNKNOWN:
             # Another delivery may have learnt it meanwhile.
-            known = self._access.ledger.traits(self._access.line.instance, self._rule.table)
+            known = self._access.ledger.tickets.traits(self._access.line.instance, self._rule.table)
             if shown == known:
                 return
-        self._access.ledger.learn_traits(self._access.line.instance, self._rule.table, shown)
+        self._access.ledger.tickets.learn_traits(self._access.line.instance, self._rule.table, shown)
         if shown.honours_sys_id is False and known.honours_sys_id is not False:
             log.warning(
                 "the ServiceNow instance does not honour the sys_id it is given (an ACL on sys_id?): tickets are found "

@@ -6,7 +6,7 @@ from typing import Final, TypeAlias
 from function.core.event import Op
 from function.core.outcome import Reason, Status
 from function.core.step import Step, Wants
-from function.ledger.ledger import Ticket
+from function.ledger.records import Ticket
 from function.rules.model import TicketRule
 
 # What tells the ways to resolved apart, of a table whose states must be passed through.

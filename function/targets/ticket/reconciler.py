@@ -13,7 +13,7 @@ from function.core.lifecycle import States
 from function.core.outcome import Failure, Kind, Reason, Status
 from function.core.step import Step, Wants
 from function.failpoints import reached
-from function.ledger.ledger import IN_DOUBT_SECONDS, Sending, Ticket
+from function.ledger.records import IN_DOUBT_SECONDS, Sending, Ticket
 from function.rules.model import TicketRule
 from function.servicenow import (
     Record,

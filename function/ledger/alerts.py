@@ -1,0 +1,159 @@
+"""What people must hear of, and which mails are due."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from function.ledger.database import Database, Transaction
+from function.ledger.records import (
+    Alert,
+    Mail,
+    one_row,
+)
+
+# Longer than one mail takes to send: whoever claimed it and vanished is replaced.
+MAIL_CLAIM_SECONDS: Final = 30.0
+
+_RAISE_ALERT = """
+INSERT INTO servicenow.alert AS a (fingerprint, kind, facts, since, last_at, due_at, unsent, episode)
+VALUES (:fingerprint, :kind, :facts, :since, {now}, :since + :wait, 1, 'quiet')
+ON CONFLICT (fingerprint) DO UPDATE SET
+    facts = :facts, last_at = {now},
+    since = CASE WHEN a.episode IN ('closed', 'over') THEN :since ELSE a.since END,
+    due_at = CASE WHEN a.episode IN ('closed', 'over') THEN :since + :wait ELSE a.due_at END,
+    unsent = CASE WHEN a.episode = 'told' AND :lasts THEN 0 ELSE a.unsent + 1 END,
+    episode = CASE WHEN a.episode IN ('closed', 'over') THEN 'quiet' ELSE a.episode END
+"""
+
+END_ALERT = """
+UPDATE servicenow.alert SET
+    episode = CASE WHEN episode = 'told' AND NOT :silently THEN 'over' ELSE 'closed' END, unsent = 0, last_at = {now}
+WHERE fingerprint = :fingerprint AND episode IN ('quiet', 'told')
+"""
+
+_CLAIM_MAIL = """
+UPDATE servicenow.alert SET claimed_until = {now} + :claim
+WHERE fingerprint = (
+    SELECT fingerprint FROM servicenow.alert
+    WHERE claimed_until <= {now} AND (
+        episode = 'over'
+        OR (unsent > 0 AND due_at <= {now} AND (mailed_at IS NULL OR mailed_at + :every <= {now})
+            AND episode IN ('quiet', 'told'))
+        OR owed_at <= {now})
+    ORDER BY due_at, fingerprint LIMIT 1 {for_update}
+) AND claimed_until <= {now}
+RETURNING *, {now} AS now
+"""
+
+_MAIL_SENT = """
+UPDATE servicenow.alert SET
+    claimed_until = 0, mailed_at = {now},
+    unsent = CASE WHEN unsent > :count THEN unsent - :count ELSE 0 END,
+    episode = CASE WHEN :recovered AND episode = 'over' THEN 'closed'
+                   WHEN episode = 'quiet' AND NOT :recovered THEN 'told' ELSE episode END
+WHERE fingerprint = :fingerprint
+"""
+
+_SET_OWED = """
+UPDATE servicenow.alert SET claimed_until = 0, owed = :owed,
+    owed_at = CASE WHEN :owed = '' THEN NULL ELSE {now} + :wait END
+WHERE fingerprint = :fingerprint
+"""
+
+
+class AlertRepository:
+    """Alerts, and the mails that are due for them. Every method is one short transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def raise_alert(self, alert: Alert) -> None:
+        """Have people told of *alert*."""
+        self._database.run(lambda transaction: raise_alert(transaction, alert))
+
+    def claim_mail(self, *, every_seconds: float) -> Mail | None:
+        """Take one mail that is due; nobody else gets it for MAIL_CLAIM_SECONDS. None: there is none."""
+
+        def work(transaction: Transaction) -> Mail | None:
+            row = one_row(transaction.execute(_CLAIM_MAIL, claim=MAIL_CLAIM_SECONDS, every=every_seconds))
+            if row is None:
+                return None
+            mail = Mail(
+                row["fingerprint"],
+                row["kind"],
+                json.loads(row["facts"]),
+                row["since"],
+                row["last_at"],
+                row["unsent"],
+                row["episode"] == "over",
+                row["now"],
+            )
+            if row["owed_at"] is None or row["owed_at"] > row["now"]:
+                return mail
+            # What is owed is sent first, and by itself; what is new follows, for all.
+            owed = json.loads(row["owed"])
+            return replace(
+                mail,
+                count=owed["count"],
+                recovered=owed["recovered"],
+                owed_to=tuple(owed["to"]),
+                owed_tries=owed["tries"],
+            )
+
+        return self._database.run(work)
+
+    def mail_sent(self, mail: Mail, *, owed_to: Sequence[str] = (), owed_wait_seconds: float = 0.0) -> None:
+        """The mail is out; to those of *owed_to* it is to be sent again in *owed_wait_seconds*."""
+        owed = {"to": [*owed_to], "tries": mail.owed_tries + 1, "count": mail.count, "recovered": mail.recovered}
+
+        def work(transaction: Transaction) -> None:
+            if not mail.owed_to:
+                transaction.execute(
+                    _MAIL_SENT, fingerprint=mail.fingerprint, count=mail.count, recovered=mail.recovered
+                )
+            if mail.owed_to or owed_to:
+                written = json.dumps(owed) if owed_to else ""
+                transaction.execute(_SET_OWED, fingerprint=mail.fingerprint, owed=written, wait=owed_wait_seconds)
+
+        self._database.run(work)
+
+    def mail_not_sent(self, mail: Mail) -> None:
+        """The mail is not out: whoever comes next may try."""
+        self._database.run(
+            lambda transaction: transaction.execute(
+                "UPDATE servicenow.alert SET claimed_until = 0 WHERE fingerprint = :fingerprint",
+                fingerprint=mail.fingerprint,
+            )
+        )
+
+    def end_alerts(self, fingerprints: Sequence[str]) -> None:
+        """What these alerts told of is over."""
+
+        def work(transaction: Transaction) -> None:
+            for fingerprint in fingerprints:
+                transaction.execute(END_ALERT, fingerprint=fingerprint, silently=False)
+
+        self._database.run(work)
+
+
+def raise_alert(transaction: Transaction, alert: Alert) -> None:
+    transaction.execute(
+        _RAISE_ALERT,
+        fingerprint=alert.fingerprint,
+        kind=alert.kind,
+        facts=json.dumps(dict(alert.facts)),
+        since=alert.since,
+        wait=alert.wait_seconds,
+        lasts=alert.episode,
+    )
+
+
+def end_alert_if_none_left(transaction: Transaction, fingerprint: str, *, silently: bool = False) -> None:
+    """The alert is over once no delivery belongs to it any more; *silently*: because they were given up on."""
+    left = transaction.execute(
+        "SELECT 1 FROM servicenow.delivery WHERE fingerprint = :fingerprint AND status <> 'done' LIMIT 1",
+        fingerprint=fingerprint,
+    )
+    if not left:
+        transaction.execute(END_ALERT, fingerprint=fingerprint, silently=silently)

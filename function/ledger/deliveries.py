@@ -1,0 +1,441 @@
+"""What became of each event, for each rule and key."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from function.core.event import Event
+from function.core.outcome import Failure, Outcome, Reason, Status
+from function.core.step import Step
+from function.core.trail import end, from_json, hear, restate, to_json
+from function.ledger.alerts import end_alert_if_none_left, raise_alert
+from function.ledger.backend import Record
+from function.ledger.database import Database, Transaction
+from function.ledger.records import (
+    Alert,
+    AlreadyDead,
+    AlreadyDone,
+    Beginning,
+    Begun,
+    Busy,
+    Delivery,
+    Ticket,
+    one_row,
+    read_delivery,
+    read_ticket,
+)
+from function.ledger.tickets import TAKE_LEASE, save_ticket
+
+# Of a table that no rule wants, so many events are kept: enough to write the rule from, not the whole table.
+UNRULED_SAMPLES_MAX: Final = 10
+# The outcome of a delivery that the rules do not want any more.
+FORGIVEN: Final = "forgiven"
+
+# An event is known by its id and its content: an id that is used again is another event.
+_THIS_DELIVERY = "event = :event AND rule = :rule AND key = :key AND content = :content"
+
+_FIND_DELIVERY = f"SELECT * FROM servicenow.delivery WHERE {_THIS_DELIVERY}"  # noqa: S608  # our own words
+
+_LEASE_LEFT = """
+SELECT lease_until - {now} AS seconds FROM servicenow.ticket
+WHERE instance = :instance AND rule = :rule AND key = :key AND lease_owner <> ''
+"""
+
+_COUNT_ATTEMPT = """
+INSERT INTO servicenow.delivery
+    (event, rule, key, content, source, status, attempts, first_seen, last_at, digest, counted, body)
+VALUES (:event, :rule, :key, :content, :source, 'waiting', 1, {now}, {now}, :digest, :counted, :body)
+ON CONFLICT (event, rule, key, content) DO UPDATE SET
+    source = :source, status = 'waiting', digest = :digest, body = :body,
+    counted = servicenow.delivery.counted OR :counted,
+    attempts = CASE WHEN :anew THEN 1 ELSE servicenow.delivery.attempts + 1 END,
+    first_seen = CASE WHEN :anew THEN {now} ELSE servicenow.delivery.first_seen END,
+    last_at = {now}
+RETURNING event, rule, key, content, source, status, attempts, first_seen, reason, hint, words, ticket, fingerprint,
+    '' AS body, last_at
+"""
+
+_SET_TRAIL = "UPDATE servicenow.ticket SET trail = :trail WHERE instance = :instance AND rule = :rule AND key = :key"
+
+_LOCK_TICKET = """
+UPDATE servicenow.ticket SET trail = trail WHERE instance = :instance AND rule = :rule AND key = :key
+RETURNING trail, sys_id, row_resolved
+"""
+
+_SUSPECT = """
+UPDATE servicenow.ticket SET late_writes = late_writes + 1
+WHERE instance = :instance AND rule = :rule AND key = :key
+"""
+
+_SAVE_DELIVERY = f"""
+UPDATE servicenow.delivery SET
+    status = :status, outcome = :outcome, retry_at = :retry_at, reason = :reason, hint = :hint, words = :words,
+    ticket = :ticket, duration = :duration, fingerprint = :fingerprint, last_at = {{now}},
+    body = CASE WHEN :status = 'done' THEN '' ELSE body END
+WHERE {_THIS_DELIVERY}
+"""  # noqa: S608  # our own words
+
+
+class DeliveryRepository:
+    """Deliveries, each begun and finished in one transaction. Every method is one short transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def begin(
+        self,
+        event: Event,
+        step: Step,
+        said: str,
+        *,
+        instance: str,
+        rule: str,
+        owner: str,
+        lease_seconds: float,
+        digest: str,
+        anew: bool,
+        with_trail: bool = True,
+    ) -> Beginning:
+        """Take the key's lease, count the attempt, and count the event's step into the trail if it was not yet.
+
+        *said* is the step's wants as JSON text. *anew*: a dead letter is tried again with a new clock; otherwise, under
+        the same *digest*, it stays dead.
+        """
+        names = {"event": event.id, "rule": rule, "key": step.key, "content": event.content}
+
+        def work(transaction: Transaction) -> Beginning:
+            before = one_row(transaction.execute(_FIND_DELIVERY, **names))
+            ended = _ended(before, digest, anew=anew)
+            if ended is not None:
+                return ended
+            keyed = {"instance": instance, "rule": rule, "key": step.key}
+            leased = one_row(transaction.execute(TAKE_LEASE, **keyed, owner=owner, seconds=lease_seconds))
+            if leased is None:
+                left = one_row(transaction.execute(_LEASE_LEFT, **keyed))
+                return Busy(max(0.0, left["seconds"]) if left else 0.0)
+            # Whoever held the lease a moment ago may have finished this very event.
+            before = one_row(transaction.execute(_FIND_DELIVERY, **names))
+            ended = _ended(before, digest, anew=anew)
+            if ended is not None:
+                transaction.execute(
+                    "UPDATE servicenow.ticket SET lease_owner = '' "
+                    "WHERE instance = :instance AND rule = :rule AND key = :key AND lease_owner = :owner",
+                    **keyed,
+                    owner=owner,
+                )
+                return ended
+            trail = from_json(leased["trail"])
+            if with_trail:
+                if before and before["counted"]:
+                    trail = restate(trail, step.entered, said)
+                else:
+                    trail = hear(trail, step, said, sent_at=event.entered_at)
+                transaction.execute(_SET_TRAIL, **keyed, trail=to_json(trail))
+            delivery = transaction.execute(
+                _COUNT_ATTEMPT,
+                **names,
+                source=event.source,
+                digest=digest,
+                counted=with_trail,
+                body=event.body,
+                anew=before is None or before["status"] != "waiting",
+            )[0]
+            return Begun(read_ticket(leased, trail), read_delivery(delivery), leased["now"])
+
+        return self._database.run(work)
+
+    def hear(self, event: Event, step: Step, said: str, *, instance: str, rule: str, digest: str) -> None:
+        """Count the step of an event for which nothing is to be done, if its key was heard of before.
+
+        Of a key that nobody has heard of nothing is kept. Needs no lease: the trail alone changes. Where it tells that
+        the row of a ticket is gone, the ticket is suspect from now on, and brought in step when it is looked at.
+        """
+        names = {"event": event.id, "rule": rule, "key": step.key, "content": event.content}
+        keyed = {"instance": instance, "rule": rule, "key": step.key}
+
+        def work(transaction: Transaction) -> None:
+            ticket = one_row(transaction.execute(_LOCK_TICKET, **keyed))
+            if ticket is None or transaction.execute(_FIND_DELIVERY, **names):
+                return
+            trail = hear(from_json(ticket["trail"]), step, said, sent_at=event.entered_at)
+            transaction.execute(_SET_TRAIL, **keyed, trail=to_json(trail))
+            place = end(trail)
+            if place is not None and place.unwanted and ticket["sys_id"] and not ticket["row_resolved"]:
+                transaction.execute(_SUSPECT, **keyed)
+            transaction.execute(
+                _COUNT_ATTEMPT,
+                **names,
+                source=event.source,
+                digest=digest,
+                counted=True,
+                body="",
+                anew=True,
+            )
+            transaction.execute(
+                f"UPDATE servicenow.delivery SET status = 'done', outcome = :outcome, reason = :reason "  # noqa: S608
+                f"WHERE {_THIS_DELIVERY}",
+                **names,
+                outcome=Status.SKIPPED.value,
+                reason=Reason.WHEN_FALSE.value,
+            )
+
+        self._database.run(work)
+
+    def finish(
+        self,
+        ticket: Ticket | None,
+        *,
+        owner: str,
+        event: Event,
+        outcome: Outcome,
+        failure: Failure | None,
+        duration_seconds: float,
+        fingerprint: str = "",
+        alerts: Sequence[Alert] = (),
+        abandoned: Ticket | None = None,
+    ) -> bool:
+        """Record the outcome and give the lease back, all at once. False: the lease was gone, nothing stands.
+
+        *abandoned*, where there is no *ticket*: its lease ends now as that of a holder that vanished.
+
+        A dead letter and the alert that tells of it are one transaction: neither is ever without the other.
+        """
+        done = outcome.status not in (Status.RETRYING, Status.DEAD)
+        names = {"event": event.id, "rule": outcome.rule, "key": outcome.key, "content": event.content}
+
+        def work(transaction: Transaction) -> bool:
+            before = one_row(transaction.execute(_FIND_DELIVERY, **names))
+            if before and before["duration"] == duration_seconds and before["outcome"] == outcome.status.value:
+                # Committed already, and repeated because the answer to that was lost.
+                return True
+            if ticket is not None and not save_ticket(transaction, ticket, owner, release=True):
+                return False
+            if abandoned is not None and owner:
+                transaction.execute(
+                    "UPDATE servicenow.ticket SET lease_until = {now} "
+                    "WHERE instance = :instance AND rule = :rule AND key = :key AND lease_owner = :owner",
+                    instance=abandoned.instance,
+                    rule=abandoned.rule,
+                    key=abandoned.key,
+                    owner=owner,
+                )
+            transaction.execute(
+                _SAVE_DELIVERY,
+                **names,
+                status="done" if done else "dead" if outcome.status is Status.DEAD else "waiting",
+                outcome=outcome.status.value,
+                retry_at=outcome.retry_at,
+                reason=outcome.reason.value if outcome.reason else "",
+                hint=failure.hint if failure else "",
+                words=failure.words if failure else "",
+                ticket=outcome.ticket,
+                duration=duration_seconds,
+                fingerprint=fingerprint,
+            )
+            for alert in alerts:
+                raise_alert(transaction, alert)
+            if before and before["fingerprint"] and before["fingerprint"] != fingerprint:
+                end_alert_if_none_left(transaction, before["fingerprint"], silently=not done)
+            return True
+
+        return self._database.run(work)
+
+    def count_attempt(self, event: Event, *, rule: str, key: str, digest: str, anew: bool) -> tuple[Delivery, float]:
+        """Count an attempt that cannot begin, and give the ledger's time. The event is not counted into a trail."""
+
+        def work(transaction: Transaction) -> tuple[Delivery, float]:
+            names = {"event": event.id, "rule": rule, "key": key, "content": event.content}
+            before = one_row(transaction.execute(_FIND_DELIVERY, **names))
+            row = transaction.execute(
+                _COUNT_ATTEMPT,
+                **names,
+                source=event.source,
+                digest=digest,
+                counted=False,
+                body=event.body,
+                anew=before is None or (anew and before["status"] == "dead"),
+            )[0]
+            return read_delivery(row), row["last_at"]
+
+        return self._database.run(work)
+
+    def record_without_ticket(
+        self,
+        event: Event,
+        outcome: Outcome,
+        failure: Failure,
+        *,
+        digest: str,
+        anew: bool,
+        alert: Alert,
+        samples_max: int | None = None,
+    ) -> Outcome:
+        """Keep a dead letter that has no key, hence no ticket. Gives the outcome that stands.
+
+        *samples_max*: no more than so many are kept of this event's source and rule.
+        """
+        names = {"event": event.id, "rule": outcome.rule, "key": outcome.key, "content": event.content}
+
+        def work(transaction: Transaction) -> Outcome:
+            before = one_row(transaction.execute(_FIND_DELIVERY, **names))
+            if isinstance(_ended(before, digest, anew=anew), AlreadyDead):
+                return outcome
+            if before is None and samples_max is not None:
+                kept = transaction.execute(
+                    "SELECT count(*) AS n FROM servicenow.delivery "
+                    "WHERE source = :source AND rule = :rule AND status = 'dead'",
+                    source=event.source,
+                    rule=outcome.rule,
+                )
+                if kept[0]["n"] >= samples_max:
+                    raise_alert(transaction, alert)
+                    return outcome
+            transaction.execute(
+                _COUNT_ATTEMPT,
+                **names,
+                source=event.source,
+                digest=digest,
+                counted=False,
+                body=event.body,
+                anew=before is None or before["status"] != "waiting",
+            )
+            transaction.execute(
+                _SAVE_DELIVERY,
+                **names,
+                status="dead",
+                outcome=outcome.status.value,
+                retry_at=None,
+                reason=failure.reason.value,
+                hint=failure.hint,
+                words=failure.words,
+                ticket="",
+                duration=0.0,
+                fingerprint=alert.fingerprint,
+            )
+            raise_alert(transaction, alert)
+            return outcome
+
+        return self._database.run(work)
+
+    def forgive(self, event: Event, *, rules: Sequence[str], but: Sequence[tuple[str, str]]) -> None:
+        """What is kept of *event* as dead or waiting under *rules*, but for *but* (rule and key), is over: they do not
+        want it now. It is not done, though: should they want it again, it begins again.
+        """
+
+        def work(transaction: Transaction) -> None:
+            rows = transaction.execute(
+                "SELECT rule, key, fingerprint FROM servicenow.delivery "
+                "WHERE event = :event AND content = :content AND status <> 'done'",
+                event=event.id,
+                content=event.content,
+            )
+            for row in rows:
+                if (row["rule"], row["key"]) in but or row["rule"] not in rules:
+                    continue
+                transaction.execute(
+                    "UPDATE servicenow.delivery "  # noqa: S608  # our own words
+                    "SET status = 'done', outcome = :forgiven, body = '', last_at = {now} "
+                    f"WHERE {_THIS_DELIVERY}",
+                    event=event.id,
+                    content=event.content,
+                    rule=row["rule"],
+                    key=row["key"],
+                    forgiven=FORGIVEN,
+                )
+                end_alert_if_none_left(transaction, row["fingerprint"])
+
+        self._database.run(work)
+
+    def dead_letters(
+        self, *, events: Sequence[str] = (), since: float | None = None, rule: str | None = None
+    ) -> list[Delivery]:
+        """The dead letters, oldest first; of *events* only (then those still waiting too), where any are named."""
+
+        def work(transaction: Transaction) -> list[Delivery]:
+            if events:
+                rows = [
+                    row
+                    for event in events
+                    for row in transaction.execute(
+                        "SELECT * FROM servicenow.delivery WHERE event = :event AND status <> 'done' "
+                        "ORDER BY rule, key",
+                        event=event,
+                    )
+                ]
+            else:
+                rows = transaction.execute(
+                    "SELECT * FROM servicenow.delivery WHERE status = 'dead' AND last_at >= :since "
+                    "ORDER BY first_seen, event, rule, key",
+                    since=since or 0.0,
+                )
+            return [read_delivery(row) for row in rows if rule is None or row["rule"] == rule]
+
+        return self._database.run(work)
+
+    def is_known(self, event: str) -> bool:
+        """Whether anything is remembered of *event*."""
+        return bool(
+            self._database.run(
+                lambda transaction: transaction.execute(
+                    "SELECT 1 FROM servicenow.delivery WHERE event = :event LIMIT 1", event=event
+                )
+            )
+        )
+
+    def overdue(self, *, seconds: float, given_up_seconds: float, most: int) -> list[Delivery]:
+        """Deliveries that should have come back *seconds* ago and are to be told of, oldest first.
+
+        Those that were told of are left out, until they are to be given up, *given_up_seconds* after the first attempt.
+        """
+        rows = self._database.run(
+            lambda transaction: transaction.execute(
+                "SELECT * FROM servicenow.delivery AS d WHERE status = 'waiting' "
+                "AND COALESCE(retry_at, last_at) <= {now} - :seconds "
+                "AND (first_seen < {now} - :given_up_seconds OR NOT EXISTS ("
+                "SELECT 1 FROM servicenow.alert AS a WHERE a.fingerprint = d.fingerprint AND a.kind = 'waiting')) "
+                "ORDER BY first_seen LIMIT :most",
+                seconds=seconds,
+                given_up_seconds=given_up_seconds,
+                most=most,
+            )
+        )
+        return [read_delivery(row) for row in rows]
+
+    def tell_of(self, delivery: Delivery, alert: Alert, *, gave_up: bool) -> None:
+        """Put *delivery*, if it still waits, under *alert*; *gave_up*: as a dead letter."""
+
+        def work(transaction: Transaction) -> None:
+            told = transaction.execute(
+                "UPDATE servicenow.delivery SET fingerprint = :fingerprint, "  # noqa: S608  # our own words
+                "status = CASE WHEN :gave_up THEN 'dead' ELSE status END, "
+                "reason = CASE WHEN :gave_up THEN 'gave_up' ELSE reason END "
+                f"WHERE {_THIS_DELIVERY} AND status = 'waiting' RETURNING event",
+                event=delivery.event,
+                content=delivery.content,
+                rule=delivery.rule,
+                key=delivery.key,
+                fingerprint=alert.fingerprint,
+                gave_up=gave_up,
+            )
+            if told:
+                raise_alert(transaction, alert)
+                if delivery.fingerprint:
+                    end_alert_if_none_left(transaction, delivery.fingerprint, silently=True)
+
+        self._database.run(work)
+
+
+def unruled_fingerprint(source: str) -> str:
+    """The alert that tells of events from *source* that no rule wants."""
+    return f"unruled {source}"
+
+
+def _ended(before: Record | None, digest: str, *, anew: bool) -> AlreadyDone | AlreadyDead | None:
+    if before is None:
+        return None
+    # What the rules did not want is wanted again by others, perhaps.
+    unwanted = before["reason"] == Reason.WHEN_FALSE and before["digest"] != digest
+    if before["status"] == "done" and before["outcome"] != FORGIVEN and not unwanted:
+        return AlreadyDone(before["ticket"])
+    if before["status"] == "dead" and not anew and before["digest"] == digest:
+        return AlreadyDead(before["ticket"], before["reason"], before["hint"])
+    return None

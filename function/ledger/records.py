@@ -1,0 +1,311 @@
+"""What the ledger keeps, as records, and how they are read from its rows. Pure."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from typing import Any, Final, TypeAlias
+
+from function.core.trail import Trail
+from function.ledger.backend import Record
+
+# ServiceNow's own limit for one Table API transaction (c_DefaultQuotaRules): what we sent may still commit that long
+# after we stopped listening.
+IN_DOUBT_SECONDS: Final = 60.0
+
+
+class KeptMark(StrEnum):
+    """By what an instance lets us find our tickets again, beside their sys_id."""
+
+    CORRELATION_ID = "correlation_id"
+    CORRELATION_DISPLAY = "correlation_display"  # it drops the correlation_id
+    NONE = "none"  # it drops both
+    UNKNOWN = ""  # until the first clean create
+
+
+def kept_mark(record: Mapping[str, str], marks: Mapping[str, str]) -> KeptMark:
+    """Which of the *marks* that were sent stands in the *record* that was made."""
+    for mark in (KeptMark.CORRELATION_ID, KeptMark.CORRELATION_DISPLAY):
+        if record.get(mark.value) == marks[mark.value]:
+            return mark
+    return KeptMark.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class TableTraits:
+    """What the first clean create showed of a table. *honours_sys_id*: it takes the one we choose."""
+
+    honours_sys_id: bool | None = None
+    kept_mark: KeptMark = KeptMark.UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """A write that was begun and not yet recorded. *doubtful*: it was sent, and no answer told what became of it;
+    *unmarked*: what it may have made holds nothing of ours to be found by, so that nobody repeats it unasked."""
+
+    kind: str  # create, update
+    fields: tuple[str, ...]
+    at: float
+    doubtful: bool = False
+    unmarked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What is known of the ticket for one key. *sys_id* is empty while there is none."""
+
+    instance: str
+    rule: str
+    key: str
+    table: str = ""
+    generation: int = 0
+    sys_id: str = ""
+    number: str = ""
+    state: str = ""
+    known: Mapping[str, str] = field(default_factory=dict)
+    asked: Mapping[str, str] = field(default_factory=dict)
+    # Fields that were left empty, each with the name that nobody goes by ("" where only so much is known: not by us).
+    left_empty: Mapping[str, str] = field(default_factory=dict)
+    row_resolved: bool = False
+    trail: Trail = field(default_factory=Trail)
+    sending: Sending | None = None
+    suspect_until: float | None = None
+    suspect_fields: frozenset[str] = frozenset()
+    late_writes: int = 0
+    late_seen: int = 0
+    # What ServiceNow counted when it last told of the ticket, and when that was written down (UNIX seconds).
+    mod_count: int = 0
+    updated_at: float = 0.0
+    # The last call for it failed in a way that may be ServiceNow's as a whole, or this row's alone.
+    call_failed: bool = False
+    # In this attempt; not kept.
+    wrote: frozenset[str] = frozenset()
+
+    def without_doubt(self) -> "Ticket":
+        """Nothing that was sent can change it any more."""
+        return replace(self, sending=None, suspect_until=None, suspect_fields=frozenset())
+
+    def answered(self, *, suspect_until: float | None) -> "Ticket":
+        """The write that was begun was answered; *suspect_until*: what was sent before may still commit until then."""
+        return replace(self, sending=None, suspect_until=suspect_until)
+
+    def made(self, *, row_resolved: bool, left_empty: Mapping[str, str] | None = None) -> "Ticket":
+        """It was created, or found where nobody knew of it: what it was last sent is not known."""
+        return replace(self.without_doubt(), asked={}, left_empty=left_empty or {}, row_resolved=row_resolved)
+
+    def create_in_doubt(self, pending: Sending) -> "Ticket":
+        """No answer told what became of the create *pending*."""
+        doubt = replace(pending, doubtful=True)
+        return replace(self, sending=doubt, suspect_until=pending.at + IN_DOUBT_SECONDS)
+
+    def update_in_doubt(self, fields: Collection[str], *, until: float) -> "Ticket":
+        """No answer told what became of an update of *fields*; it may commit until *until*."""
+        return replace(
+            self,
+            suspect_until=max(self.suspect_until or 0.0, until),
+            suspect_fields=self.suspect_fields | set(fields),
+        )
+
+    def forgotten(self, kept: Collection[str]) -> "Ticket":
+        """It is not there any more, and may be made anew; what is known of the columns *kept* stays.
+
+        The number stays too: it tells that there was a ticket.
+        """
+        known = {name: value for name, value in self.known.items() if name in kept}
+        gone = replace(self, sys_id="", state="", known=known, asked={}, left_empty={}, row_resolved=False)
+        return gone.without_doubt()
+
+    def successor(self, link: Sequence[str]) -> "Ticket":
+        """The one that follows it, not made yet; the columns *link* name the one that it follows."""
+        known = dict.fromkeys(link, self.sys_id)
+        following = replace(self.forgotten(()), number="", generation=self.generation + 1)
+        return replace(following, known=known)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One event's fate under one rule for one key."""
+
+    event: str
+    rule: str
+    key: str
+    content: str
+    source: str
+    status: str
+    attempts: int
+    first_seen: float
+    reason: str
+    hint: str
+    words: str
+    ticket: str
+    fingerprint: str
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """Something that people must hear of. Same *fingerprint*: the same thing again.
+
+    *kind* is what the mail says (see mail.Notice). An *episode* (a state that lasts) is told once when it began and
+    once when it is over; anything else is told again every NOTIFY_EVERY_SECONDS, with how many more there were.
+    *wait_seconds*: not told before it has lasted that long since *since*.
+    """
+
+    fingerprint: str
+    kind: str
+    facts: Mapping[str, Any]
+    since: float
+    episode: bool = False
+    wait_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """An alert that is to be mailed now, claimed for whoever holds this record.
+
+    *owed_to*: only those are to have it that the mail server refused *owed_tries* times; empty for everybody.
+    """
+
+    fingerprint: str
+    kind: str
+    facts: Mapping[str, Any]
+    since: float
+    last_at: float
+    count: int
+    recovered: bool
+    now: float
+    owed_to: tuple[str, ...] = ()
+    owed_tries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The key is ours until the lease ends."""
+
+    ticket: Ticket
+    delivery: Delivery
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class AlreadyDone:
+    """This very event was done before."""
+
+    ticket: str
+
+
+@dataclass(frozen=True, slots=True)
+class AlreadyDead:
+    """This very event was given up on, under the same rules and settings."""
+
+    ticket: str
+    reason: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Somebody else works on the key, for *seconds* at most."""
+
+    seconds: float
+
+
+Beginning: TypeAlias = "Begun | AlreadyDone | AlreadyDead | Busy"
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Whether a call may be made: *wait_seconds* is 0 when it may; otherwise which hold stands in its way.
+
+    *probing*: nobody else may until this probe has ended; *held*: because calls were held. *waiting_for_probe*: no hold
+    stands in the way, but somebody else's probe is finding out. *now* is when this was said.
+    """
+
+    wait_seconds: float = 0.0
+    probing: bool = False
+    held: bool = False
+    kind: str = ""
+    reason: str = ""
+    words: str = ""
+    since: float = 0.0
+    waiting_for_probe: bool = False
+    now: float = 0.0
+
+
+def sending_to_json(sending: Sending | None) -> str:
+    if sending is None:
+        return ""
+    return json.dumps(asdict(sending))
+
+
+def read_ticket(row: Record, trail: Trail) -> Ticket:
+    sending = None
+    if row["sending"]:
+        read = json.loads(row["sending"])
+        unmarked = read.get("unmarked", False)  # a ledger of before has none
+        sending = Sending(read["kind"], tuple(read["fields"]), read["at"], read["doubtful"], unmarked)
+    suspect_until: float | None = row["suspect_until"]
+    suspect_fields = frozenset(json.loads(row["suspect_fields"]))
+    if sending is not None and row["vanished_until"] is not None and not sending.doubtful:
+        # The holder vanished with a write under way, which it may have sent until its lease ended.
+        sending = replace(sending, at=row["vanished_until"], doubtful=True)
+    if sending is not None and sending.kind == "create" and sending.doubtful:
+        suspect_until = max(suspect_until or 0.0, sending.at + IN_DOUBT_SECONDS)
+    if sending is not None and sending.kind == "update":
+        suspect_until = max(suspect_until or 0.0, sending.at + IN_DOUBT_SECONDS)
+        suspect_fields |= frozenset(sending.fields)
+        sending = None
+    if row["late_writes"] > row["late_seen"]:
+        # What a holder without its lease wrote has been written by now: it is to be found by looking, at once.
+        suspect_until = suspect_until or 0.0
+        suspect_fields |= frozenset(json.loads(row["late_fields"]))
+        if sending is None and not row["sys_id"]:
+            # No ticket is known, so what it wrote was one: whoever settles this looks for it.
+            sending = Sending("create", tuple(sorted(suspect_fields)), 0.0, doubtful=True)
+    return Ticket(
+        instance=row["instance"],
+        rule=row["rule"],
+        key=row["key"],
+        table=row["table"],
+        generation=row["generation"],
+        sys_id=row["sys_id"],
+        number=row["number"],
+        state=row["state"],
+        known=json.loads(row["known"]),
+        asked=json.loads(row["asked"]),
+        left_empty=json.loads(row["left_empty"]),
+        row_resolved=bool(row["row_resolved"]),
+        trail=trail,
+        sending=sending,
+        suspect_until=suspect_until,
+        suspect_fields=suspect_fields,
+        late_writes=row["late_writes"],
+        mod_count=row["mod_count"],
+        call_failed=bool(row["call_failed"]),
+        updated_at=row["updated_at"],
+        late_seen=row["late_seen"],
+    )
+
+
+def read_delivery(row: Record) -> Delivery:
+    return Delivery(
+        row["event"],
+        row["rule"],
+        row["key"],
+        row["content"],
+        row["source"],
+        row["status"],
+        row["attempts"],
+        row["first_seen"],
+        row["reason"],
+        row["hint"],
+        row["words"],
+        row["ticket"],
+        row["fingerprint"],
+        row["body"],
+    )
+
+
+def one_row(rows: list[Record]) -> Record | None:
+    return rows[0] if rows else None

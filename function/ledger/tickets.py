@@ -1,0 +1,213 @@
+"""The tickets' own records, under the leases of their keys, and what is known of an instance's tables."""
+
+import json
+from typing import Final
+
+from function.core.trail import from_json
+from function.ledger.database import Database, Transaction
+from function.ledger.records import (
+    IN_DOUBT_SECONDS,
+    KeptMark,
+    TableTraits,
+    Ticket,
+    one_row,
+    read_ticket,
+    sending_to_json,
+)
+
+# A ticket that could not be looked at is left alone so long by the housekeeping, for others wait too.
+POSTPONED_SECONDS: Final = 600.0
+
+# A lease is free when it has ended, and when it is ours already (a transaction repeated after a lost connection).
+TAKE_LEASE = """
+INSERT INTO servicenow.ticket AS t (instance, rule, key, lease_owner, lease_until, created_at, updated_at)
+VALUES (:instance, :rule, :key, :owner, {now} + :seconds, {now}, {now})
+ON CONFLICT (instance, rule, key) DO UPDATE SET
+    vanished_until = CASE WHEN t.lease_owner = '' THEN NULL
+                          WHEN t.lease_owner = :owner THEN t.vanished_until ELSE t.lease_until END,
+    lease_owner = :owner,
+    lease_until = {now} + :seconds
+WHERE t.lease_owner = '' OR t.lease_owner = :owner OR t.lease_until <= {now}
+RETURNING *, {now} AS now
+"""
+
+_SAVE_TICKET = """
+UPDATE servicenow.ticket SET
+    "table" = :table, generation = :generation, sys_id = :sys_id, number = :number, state = :state, known = :known,
+    asked = :asked, left_empty = :left_empty, row_resolved = :row_resolved, mod_count = :mod_count,
+    call_failed = :call_failed, sending = :sending, suspect_until = :suspect_until,
+    suspect_fields = :suspect_fields, late_seen = :late_seen,
+    late_fields = CASE WHEN late_writes = :late_seen THEN '[]' ELSE late_fields END, updated_at = {now},
+    lease_owner = CASE WHEN :release THEN '' ELSE lease_owner END,
+    vanished_until = CASE WHEN :release THEN NULL ELSE vanished_until END
+WHERE instance = :instance AND rule = :rule AND key = :key AND lease_owner = :owner
+RETURNING key, {now} AS now
+"""
+
+# Beside the lease: whoever holds it now cannot overwrite this by what it does not know of.
+_ONLY_SUSPECT = """
+UPDATE servicenow.ticket SET late_writes = late_writes + 1, late_fields = :fields
+WHERE instance = :instance AND rule = :rule AND key = :key
+"""
+
+# Suspect by our own record, by a late writer's, or because a holder vanished with a write under way.
+_SUSPECTS = """
+SELECT rule, key FROM servicenow.ticket
+WHERE instance = :instance AND (lease_owner = '' OR lease_until <= {now})
+AND COALESCE(suspect_until, 0) <= {now} AND (
+    suspect_until IS NOT NULL
+    OR late_writes > late_seen
+    OR (sending <> '' AND lease_owner <> '' AND lease_until + :doubt <= {now})
+)
+ORDER BY suspect_until, rule, key LIMIT :most
+"""
+
+
+class TicketRepository:
+    """The record of each ticket, and what is known of their tables. Every method is one short transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def begin_settling(
+        self, *, instance: str, rule: str, key: str, owner: str, lease_seconds: float
+    ) -> tuple[Ticket, float] | None:
+        """Take the lease of a suspect ticket; None when somebody else has it."""
+
+        def work(transaction: Transaction) -> tuple[Ticket, float] | None:
+            row = one_row(
+                transaction.execute(
+                    TAKE_LEASE, instance=instance, rule=rule, key=key, owner=owner, seconds=lease_seconds
+                )
+            )
+            return (read_ticket(row, from_json(row["trail"])), row["now"]) if row else None
+
+        return self._database.run(work)
+
+    def save(self, ticket: Ticket, *, owner: str) -> bool:
+        """Write *ticket* down in the middle of the work. False: the lease is gone, and only doubt was written."""
+        return self._database.run(lambda transaction: save_ticket(transaction, ticket, owner, release=False))
+
+    def let_go(self, ticket: Ticket, *, owner: str) -> None:
+        """Write *ticket* down and give the lease back; for work that has no delivery."""
+        self._database.run(lambda transaction: save_ticket(transaction, ticket, owner, release=True))
+
+    def traits(self, instance: str, table: str) -> TableTraits:
+        """What is known of *table* so far: an access control is a table's."""
+        rows = self._database.run(
+            lambda transaction: transaction.execute(
+                "SELECT honours_sys_id, kept_mark FROM servicenow.instance "
+                'WHERE instance = :instance AND "table" = :table',
+                instance=instance,
+                table=table,
+            )
+        )
+        if not rows:
+            return TableTraits()
+        return TableTraits(bool(rows[0]["honours_sys_id"]), KeptMark(rows[0]["kept_mark"]))
+
+    def learn_traits(self, instance: str, table: str, traits: TableTraits) -> None:
+        """Remember what a clean create showed; what it did not show (UNKNOWN) stays as it was."""
+        self._database.run(
+            lambda transaction: transaction.execute(
+                'INSERT INTO servicenow.instance AS i (instance, "table", honours_sys_id, kept_mark) '
+                'VALUES (:instance, :table, :honoured, :mark) ON CONFLICT (instance, "table") DO UPDATE SET '
+                "honours_sys_id = :honoured, kept_mark = CASE WHEN :mark = '' THEN i.kept_mark ELSE :mark END",
+                instance=instance,
+                table=table,
+                honoured=bool(traits.honours_sys_id),
+                mark=traits.kept_mark.value,
+            )
+        )
+
+    def has_ticket(self, instance: str, table: str, sys_id: str) -> bool:
+        """Whether some key has the record *sys_id* for its ticket."""
+        return bool(
+            self._database.run(
+                lambda transaction: transaction.execute(
+                    "SELECT 1 FROM servicenow.ticket WHERE sys_id = :sys_id AND instance = :instance "
+                    'AND "table" = :table LIMIT 1',
+                    sys_id=sys_id,
+                    instance=instance,
+                    table=table,
+                )
+            )
+        )
+
+    def newest_tickets(self, instance: str, table: str, *, most: int) -> list[tuple[str, int]]:
+        """(sys_id, generation) of tickets in *table*, the newest first."""
+        rows = self._database.run(
+            lambda transaction: transaction.execute(
+                "SELECT sys_id, generation FROM servicenow.ticket "
+                "WHERE instance = :instance AND \"table\" = :table AND sys_id <> '' "
+                "ORDER BY created_at DESC LIMIT :most",
+                instance=instance,
+                table=table,
+                most=most,
+            )
+        )
+        return [(row["sys_id"], row["generation"]) for row in rows]
+
+    def suspects(self, instance: str, *, most: int) -> list[tuple[str, str]]:
+        """(rule, key) of tickets that are due for a look."""
+        rows = self._database.run(
+            lambda transaction: transaction.execute(
+                _SUSPECTS,
+                instance=instance,
+                most=most,
+                doubt=IN_DOUBT_SECONDS,
+            )
+        )
+        return [(row["rule"], row["key"]) for row in rows]
+
+    def postpone(self, instance: str, rule: str, key: str) -> None:
+        """A suspect could not be looked at: leave it for a while, unless somebody works on it just now."""
+        self._database.run(
+            lambda transaction: transaction.execute(
+                "UPDATE servicenow.ticket SET suspect_until = {now} + :seconds "
+                "WHERE instance = :instance AND rule = :rule AND key = :key "
+                "AND (lease_owner = '' OR lease_until <= {now})",
+                instance=instance,
+                rule=rule,
+                key=key,
+                seconds=POSTPONED_SECONDS,
+            )
+        )
+
+
+def save_ticket(transaction: Transaction, ticket: Ticket, owner: str, *, release: bool) -> bool:
+    saved = transaction.execute(
+        _SAVE_TICKET,
+        instance=ticket.instance,
+        rule=ticket.rule,
+        key=ticket.key,
+        owner=owner,
+        release=release,
+        table=ticket.table,
+        generation=ticket.generation,
+        sys_id=ticket.sys_id,
+        number=ticket.number,
+        state=ticket.state,
+        known=json.dumps(dict(ticket.known)),
+        asked=json.dumps(dict(ticket.asked)),
+        left_empty=json.dumps(dict(ticket.left_empty)),
+        row_resolved=ticket.row_resolved,
+        mod_count=ticket.mod_count,
+        call_failed=ticket.call_failed,
+        sending=sending_to_json(ticket.sending),
+        suspect_until=ticket.suspect_until,
+        suspect_fields=json.dumps(sorted(ticket.suspect_fields)),
+        late_seen=ticket.late_writes if ticket.suspect_until is None else ticket.late_seen,
+    )
+    if saved:
+        return True
+    # Our lease was taken over while we were away: what we know may be old, and what we did is to be found by looking.
+    if ticket.wrote:
+        keyed = {"instance": ticket.instance, "rule": ticket.rule, "key": ticket.key}
+        late = transaction.execute(
+            "SELECT late_fields FROM servicenow.ticket WHERE instance = :instance AND rule = :rule AND key = :key",
+            **keyed,
+        )
+        fields = ticket.wrote.union(*(json.loads(row["late_fields"]) for row in late))
+        transaction.execute(_ONLY_SUSPECT, **keyed, fields=json.dumps(sorted(fields)))
+    return False
