@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent.parent
-FILES = ("LICENSE", ".editorconfig", "Makefile", "docker-compose.yaml")
-PAGES = sorted(HERE.glob("docs/*.md"))
+FILES = ("LICENSE", "CHANGELOG.md", ".editorconfig", "Makefile", "docker-compose.yaml")
+PAGES = sorted([HERE / "CHANGELOG.md", *HERE.glob("docs/*.md")])
 
 
 def make(*arguments: str) -> str:
@@ -54,6 +54,12 @@ def test_make_help_lists_every_target_with_what_it_does() -> None:
 
 def test_make_alone_does_what_make_run_does() -> None:
     assert make("--dry-run") == make("--dry-run", "run")
+
+
+def test_the_changelog_begins_with_what_is_not_released_yet() -> None:
+    chapters = re.findall(r"^## (.*)$", (HERE / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+
+    assert chapters[0] == "Unreleased"
 
 
 def test_the_compose_file_says_that_it_was_not_run() -> None:
