@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent.parent
-FILES = ("LICENSE", "CHANGELOG.md", ".editorconfig", "Makefile", "docker-compose.yaml")
-PAGES = sorted([HERE / "CHANGELOG.md", *HERE.glob("docs/*.md")])
+FILES = ("LICENSE", "CHANGELOG.md", "SECURITY.md", ".editorconfig", "Makefile", "docker-compose.yaml")
+PAGES = sorted([*HERE.glob("*.md"), *HERE.glob("docs/*.md")])
 
 
 def make(*arguments: str) -> str:
