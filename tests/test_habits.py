@@ -68,6 +68,19 @@ def test_the_compose_file_says_that_it_was_not_run() -> None:
     assert "It was not run" in text.partition("\nname:")[0]
 
 
+def test_the_architecture_is_short_enough_to_be_read_in_one_go() -> None:
+    text = (HERE / "docs" / "architecture.md").read_text("utf-8")
+    drawings = re.findall(r"^```mermaid\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    words = [word for word in text.split() if re.search(r"\w", word)]
+
+    assert 1500 < len(words) - sum(len(drawing.split()) for drawing in drawings) < 2500
+    assert {drawing.split()[0] for drawing in drawings} == {
+        "flowchart",
+        "sequenceDiagram",
+        "stateDiagram-v2",
+    }
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_leads_to_a_file_and_to_a_heading_of_it(page: Path) -> None:
     for link in links(page):
