@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent.parent
-FILES = ("LICENSE", "CHANGELOG.md", "SECURITY.md", ".editorconfig", "Makefile", "docker-compose.yaml")
+FILES = (
+    "LICENSE",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    ".editorconfig",
+    "Makefile",
+    "docker-compose.yaml",
+)
 PAGES = sorted([*HERE.glob("*.md"), *HERE.glob("docs/*.md")])
 
 
@@ -79,6 +87,16 @@ def test_the_architecture_is_short_enough_to_be_read_in_one_go() -> None:
         "sequenceDiagram",
         "stateDiagram-v2",
     }
+
+
+def test_what_contributing_says_to_run_is_there() -> None:
+    text = (HERE / "CONTRIBUTING.md").read_text("utf-8")
+    targets = re.findall(r"^make ([a-z]+)", make("help"), re.MULTILINE)
+    tests = re.findall(r'pytest "?(tests/[\w/.]+)(?:::(\w+))?', text)
+
+    assert set(re.findall(r"^make ([a-z]+)", text, re.MULTILINE)) <= set(targets)
+    assert len(tests) > 1
+    assert all(f"def {name}" in (HERE / file).read_text("utf-8") for file, name in tests)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
