@@ -2,30 +2,34 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test soak lint format types check clean
+# A target whose line has a comment after two number signs is listed by `make help`.
+.PHONY: run help test soak lint format types check clean
 
-run: .venv/run
+run: .venv/run  ## Start PostgreSQL, Hasura's delivery, a small ServiceNow and the function; show a tour
 	$(BIN)/python -m sandbox
+
+help:  ## List what make can do
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Each file in one process, in their own order, so that no long one is the last. Half of the time is waiting: three
 # processes keep two cores busy.
-test: .venv/test
+test: .venv/test  ## Run every test
 	$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder
 
 # ROWS=1000 SEED=7 FUNCTIONS=2 make it another one; SOAK='--no-faults' or SOAK='--wipe' another kind.
-soak: .venv/test
+soak: .venv/test  ## Send rows through thousands of faults; count lost, duplicated and stale tickets
 	$(BIN)/python -m tests.faults.soak $(if $(ROWS),--rows $(ROWS)) $(if $(SEED),--seed $(SEED)) $(if $(FUNCTIONS),--functions $(FUNCTIONS)) $(SOAK)
 
-lint: .venv/test
+lint: .venv/test  ## Look for mistakes (ruff)
 	$(BIN)/ruff check .
 
-format: .venv/test
+format: .venv/test  ## Check the formatting, and change nothing
 	$(BIN)/ruff format --check .
 
-types: .venv/test
+types: .venv/test  ## Check the types (mypy)
 	$(BIN)/mypy
 
-check: lint format types
+check: lint format types  ## Do lint, format and types
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; this is %s.%s. Name another with: make PYTHON=python3.12 …" % sys.version_info[:2])'
@@ -39,5 +43,5 @@ check: lint format types
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
 	@touch $@
 
-clean:
+clean:  ## Remove .venv and the caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
