@@ -7,10 +7,11 @@ import threading
 
 from flask import Request, Response, has_app_context
 
-from function.app import App, build
+from function.app import App
 from function.log import start_logging
 from function.rules.loader import RulesError
 from function.settings import SettingsError
+from function.wiring import build
 
 # functions-framework reads THREADS only after it has imported this module. Its default of 4 a core bounds an instance
 # to 26 events/s at 300 ms of ServiceNow; waiting threads are cheap (5 MB for 100).

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 
 _until: ContextVar[float] = ContextVar("until", default=math.inf)
 
@@ -22,3 +23,35 @@ def answer_within(seconds: float) -> Iterator[None]:
 def seconds_left() -> float:
     """Of what answer_within allows; infinite without."""
     return _until.get() - time.monotonic()
+
+
+@dataclass(slots=True)
+class Deadline:
+    """The moment, on the monotonic clock, by which a delivery must be answered.
+
+    *proven*: a call of this delivery was let in by ServiceNow, so its next ones need no leave; it is the number of
+    the troubles  by then, for after another one they do. *alone*: this row's call failed the last time, so
+    what fails now says nothing about ServiceNow as a whole. *failed*: one of its calls has now (None without a call).
+    *called*: a call was made.
+    """
+
+    at: float
+    proven: int | None = None
+    alone: bool = False
+    failed: bool | None = None
+    called: bool = False
+
+    @classmethod
+    def after(cls, seconds: float) -> "Deadline":
+        return cls(time.monotonic() + seconds)
+
+    def left(self) -> float:
+        return self.at - time.monotonic()
+
+    def begin_row(self, *, failed_before: bool) -> None:
+        """The calls that follow are for one row's ticket."""
+        self.alone, self.failed = failed_before, None
+
+    def failed_now(self, *, done: bool) -> bool:
+        """Whether the row's next failure says nothing about ServiceNow as a whole. *done*: nothing is left to do."""
+        return self.alone if self.failed is None else self.failed and not done

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from function.core.lifecycle import CHOICES
+from function.housekeeping import Housekeeping
 from function.rules import loader as rules_file
 from tests.answers import Seen, Server, result
 from tests.payloads import delete, insert, update
@@ -265,7 +266,7 @@ def test_a_refused_transition_is_not_tried_again_by_itself() -> None:
 
         assert world.send(json.dumps(again).encode()).status == 422
         assert world.calls() == []
-        assert world.apps[0].engine.housekeep()["settled"] == 0
+        assert Housekeeping(world.apps[0].engine).run()["settled"] == 0
         assert world.calls() == []
 
 

@@ -605,6 +605,20 @@ def test_replay_takes_the_dead_letters_of_a_time_and_of_a_rule_only(shell: Shell
     assert both.lines[-1] == "1 created"
 
 
+def test_replay_of_one_rule_tries_no_other(shell: Shell) -> None:
+    second = "\n  - name: second\n    from: hasura/public.outages\n    ticket:\n      key: '{{ row.id }}'\n"
+    second += "      fields: {short_description: '{{ row.titel }}'}\n"
+    shell.world.start(rules=BROKEN + second)
+    shell.world.send(insert("outages", outage(severity="odd"), id="e1"))
+    shell.rules.write_text(MENDED + second.replace("titel", "title"))
+
+    one = shell.run("replay", "e1", "--rule", "second")
+    rest = shell.run("replay", "e1")
+
+    assert one.lines == ["[1/1] e1 second/1: created INC0010001", "1 created"]
+    assert rest.lines[-1] == "1 created, 1 unchanged"
+
+
 def test_replay_of_an_event_that_no_rule_wanted_ends_it_once_one_does(shell: Shell) -> None:
     shell.world.send(insert("meetings", {"id": 1, "title": "Weekly"}, id="e1"))
     shell.rules.write_text(

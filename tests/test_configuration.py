@@ -433,7 +433,7 @@ class TestTheOldLine:
 
     def test_it_is_given_the_new_password_of_its_own_instance(self, world: World) -> None:
         world.operate("POST", "config", asked(NEVER_SENT))
-        credentials = world.apps[0]._switchboard.connection().credentials
+        credentials = world.apps[0]._connections.current().credentials
         assert credentials is not None
         world.operate("PUT", "config", asked(NEVER_SENT, password="changed"))
 
@@ -443,7 +443,7 @@ class TestTheOldLine:
     @pytest.mark.parametrize("method", ["PUT", "DELETE"])
     def test_it_is_given_no_password_of_another_instance(self, world: World, method: str) -> None:
         world.operate("POST", "config", asked(NEVER_SENT))
-        credentials = world.apps[0]._switchboard.connection().credentials
+        credentials = world.apps[0]._connections.current().credentials
         assert credentials is not None
         world.operate(method, "config", asked("http://127.0.0.1:2", password="changed"))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from function.app import build
+from function.wiring import build
 from tests.payloads import delete, encode, envelope, insert, mssql_insert, update
 from tests.world import World
 

@@ -17,8 +17,9 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
-from function.connection.breaker import Credentials, CredentialUnreadable, Deadline, Line
+from function.connection.breaker import Credentials, CredentialUnreadable, Line
 from function.core.outcome import Failure, Kind, Reason
+from function.deadline import Deadline
 from function.ledger.database import Database
 from function.ledger.ledger import Ledger
 from function.servicenow import ApiKey, Basic, Credential, OAuth, Record, Reply, ServiceNowClient, ServiceNowError

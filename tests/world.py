@@ -16,11 +16,12 @@ import werkzeug.test
 from flask import Request
 
 from function import secretmanager
-from function.app import App, assemble
+from function.app import App
 from function.ledger.database import Database
 from function.ledger.ledger import Ledger
 from function.rules import loader as rules_file
 from function.settings import load
+from function.wiring import assemble
 from sandbox.mailbox import Mailbox
 from sandbox.servicenow import ServiceNow
 

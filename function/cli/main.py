@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import click
 
-from function.app import HOUSEKEEPING, App, assemble, build, read_rules
+from function.app import HOUSEKEEPING, App
 from function.connection.preflight import Finding, Level, examine
 from function.connection.probe import Told
 from function.core.event import Event, Op
@@ -32,6 +32,7 @@ from function.servicenow import ServiceNowError
 from function.settings import Settings, SettingsError, load
 from function.sources import hasura
 from function.targets.ticket.address import address, correlation_id
+from function.wiring import assemble, build, read_rules
 
 # Longer than a server takes that asks others about us first.
 MAIL_SECONDS = 30.0
@@ -389,7 +390,7 @@ def _replay(app: App, events: tuple[str, ...], *, since: float | None, rule: str
     bodies = {(letter.event, letter.content): letter.body for letter in letters}
     waiting: list[str] = []
     for number, ((event_id, _), body) in enumerate(bodies.items(), start=1):
-        delivered = app.engine.deliver(hasura.parse(body.encode()), anew=True)
+        delivered = app.engine.deliver(hasura.parse(body.encode()), anew=True, only_rules=rule and [rule])
         for outcome in delivered.outcomes:
             tally[outcome.status.value] += 1
             said = [outcome.status.value, outcome.ticket, outcome.reason.value if outcome.reason else ""]

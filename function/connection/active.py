@@ -6,13 +6,12 @@ the connection that it began with.
 
 import logging
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
 from function.connection.breaker import ClosedLine, Credentials, CredentialUnreadable, Line
+from function.connection.references import ReferenceLookup
 from function.connection.store import Configurations, PasswordUnreadable, Stored
-from function.engine import Engine
 from function.ledger.ledger import Ledger
 from function.servicenow import Basic, Credential, NetworkSettings, ServiceNowClient
 from function.settings import Settings
@@ -27,22 +26,25 @@ NOWHERE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """A way to ServiceNow, and the engine that uses it.
+    """A way to ServiceNow.
 
-    *stamp* is the stored configuration's, "" for the environment's. *credentials* and *client* are None where nobody
-    can sign in: *trouble* says why, and the engine has every event wait.
+    *version* is the stored configuration's, "" for the environment's. *settings_digest* stands for the settings that
+    decide what becomes of an event. *credentials* and *client* are None where nobody can sign in: *problem* says why,
+    and *line* has every event wait.
     """
 
-    stamp: str
+    version: str
     instance_url: str
     username: str
-    engine: Engine
+    settings_digest: str
+    line: Line
+    references: ReferenceLookup
     credentials: Credentials | None = None
     client: ServiceNowClient | None = None
-    trouble: str = ""
+    problem: str = ""
 
 
-class Switchboard:
+class ConnectionProvider:
     """Gives the connection in force; threads share it."""
 
     def __init__(
@@ -52,28 +54,26 @@ class Switchboard:
         ledger: Ledger,
         configurations: Configurations,
         environment: Credentials | None,
-        engine: Callable[[Settings, Line], Engine],
         network: NetworkSettings,
     ) -> None:
-        """*environment*: who we are by the environment, if it says so. *engine* makes one for a line."""
+        """*environment*: who we are by the environment, if it says so."""
         self._network = network
         self._settings = settings
         self._ledger = ledger
         self._configurations = configurations
         self._environment = environment
-        self._engine = engine
         self._connection: Connection | None = None
         self._switching = threading.Lock()
 
-    def connection(self) -> Connection:
+    def current(self) -> Connection:
         """The connection in force now. Raises LedgerUnavailable."""
         connection = self._connection
-        if connection is not None and connection.stamp == self._configurations.stamp():
+        if connection is not None and connection.version == self._configurations.stamp():
             return connection
         with self._switching:
             stored = self._configurations.read()
             before = self._connection
-            if before is None or before.stamp != (stored.stamp if stored else ""):
+            if before is None or before.version != (stored.stamp if stored else ""):
                 self._connection = self._connect(stored)
                 log.info("events go to %s", self._connection.instance_url or "nowhere")
                 if before is not None and before.client is not None:
@@ -113,7 +113,7 @@ class Switchboard:
     def _credential(self, stored: Stored) -> Credential:
         return Basic(stored.username, self._configurations.password(stored))
 
-    def _open(self, stamp: str, instance_url: str, username: str, credentials: Credentials) -> Connection:
+    def _open(self, version: str, instance_url: str, username: str, credentials: Credentials) -> Connection:
         client = ServiceNowClient(
             instance_url,
             credentials.current,
@@ -129,15 +129,23 @@ class Switchboard:
             auth_hold_seconds=self._settings.auth_hold_seconds,
             concurrency_max=self._settings.servicenow_max_concurrency,
         )
-        engine = self._engine(self._as_if_set(instance_url, username), line)
-        return Connection(stamp, instance_url, username, engine, credentials, client)
+        return Connection(
+            version,
+            instance_url,
+            username,
+            self._settings_digest(instance_url, username),
+            line,
+            ReferenceLookup(line),
+            credentials,
+            client,
+        )
 
-    def _closed(self, stamp: str, instance_url: str, username: str, trouble: str) -> Connection:
-        log.error("no event can be delivered: %s", trouble)
-        line = ClosedLine(instance_url, trouble, since=self._ledger.now())
-        engine = self._engine(self._as_if_set(instance_url, username), line)
-        return Connection(stamp, instance_url, username, engine, trouble=trouble)
+    def _closed(self, version: str, instance_url: str, username: str, problem: str) -> Connection:
+        log.error("no event can be delivered: %s", problem)
+        line = ClosedLine(instance_url, problem, since=self._ledger.now())
+        digest = self._settings_digest(instance_url, username)
+        return Connection(version, instance_url, username, digest, line, ReferenceLookup(line), problem=problem)
 
-    def _as_if_set(self, instance_url: str, username: str) -> Settings:
-        """The settings that decide what becomes of an event: under others, a dead letter may live."""
-        return replace(self._settings, servicenow_instance_url=instance_url, servicenow_username=username)
+    def _settings_digest(self, instance_url: str, username: str) -> str:
+        """What stands for the settings that decide what becomes of an event: under others, a dead letter may live."""
+        return replace(self._settings, servicenow_instance_url=instance_url, servicenow_username=username).digest

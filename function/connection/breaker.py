@@ -10,12 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeVar
 
 from function.core.outcome import Failure, Kind, Reason
-from function.deadline import answer_within, seconds_left
+from function.deadline import Deadline, answer_within, seconds_left
 from function.ledger.backend import LedgerUnavailable
 from function.ledger.ledger import Ledger
 from function.ledger.records import Admission
@@ -83,38 +82,6 @@ HINTS: Final[Mapping[str, str]] = {
     "down": "ServiceNow does not answer as it should; calls are held until a probe passes",
     "config": "it is not known how to sign in to ServiceNow; calls are held until that is put right",
 }
-
-
-@dataclass(slots=True)
-class Deadline:
-    """The moment, on the monotonic clock, by which a delivery must be answered.
-
-    *proven*: a call of this delivery was let in by ServiceNow, so its next ones need no leave; it is the number of
-    the troubles (see Line) by then, for after another one they do. *alone*: this row's call failed the last time, so
-    what fails now says nothing about ServiceNow as a whole. *failed*: one of its calls has now (None without a call).
-    *called*: a call was made.
-    """
-
-    at: float
-    proven: int | None = None
-    alone: bool = False
-    failed: bool | None = None
-    called: bool = False
-
-    @classmethod
-    def after(cls, seconds: float) -> "Deadline":
-        return cls(time.monotonic() + seconds)
-
-    def left(self) -> float:
-        return self.at - time.monotonic()
-
-    def begin_row(self, *, failed_before: bool) -> None:
-        """The calls that follow are for one row's ticket."""
-        self.alone, self.failed = failed_before, None
-
-    def failed_now(self, *, done: bool) -> bool:
-        """Whether the row's next failure says nothing about ServiceNow as a whole. *done*: nothing is left to do."""
-        return self.alone if self.failed is None else self.failed and not done
 
 
 class UnwellError(ServiceNowError):

@@ -442,11 +442,11 @@ class Tester:
             password = self._configurations.completed(asked, self._configurations.read())
             return _by_field(self._made(asked.instance_url, asked.username, Basic(asked.username, password), in_force))
         if in_force.credentials is None:
-            return Told(success=False, message=in_force.trouble, instance_url=in_force.instance_url)
+            return Told(success=False, message=in_force.problem, instance_url=in_force.instance_url)
         # A secret that was rotated is tried as it is now.
         in_force.credentials.refresh()
         told = self._made(in_force.instance_url, in_force.username, in_force.credentials.current(), in_force)
-        return _by_field(told) if in_force.stamp else told
+        return _by_field(told) if in_force.version else told
 
     def _made(self, instance_url: str, username: str, credential: Credential, in_force: Connection) -> Told:
         sign = credential.digest(instance_url)

@@ -76,6 +76,14 @@ class Failure:
     status: int = 0
 
 
+class NotDone(Exception):  # noqa: N818  # what happened, not whose error it is
+    """What was to be done for a rule was not done, or perhaps was: *failure* says which, and what to check."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(f"{failure.reason}: {failure.hint}")
+        self.failure = failure
+
+
 class Status(StrEnum):
     """What followed for one rule and key."""
 

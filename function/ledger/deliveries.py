@@ -1,6 +1,6 @@
 """What became of each event, for each rule and key."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from function.core.event import Event
@@ -27,6 +27,8 @@ from function.ledger.tickets import TAKE_LEASE, save_ticket
 
 # Of a table that no rule wants, so many events are kept: enough to write the rule from, not the whole table.
 UNRULED_SAMPLES_MAX: Final = 10
+# Hasura counts whole seconds: an event that comes so much early is in time.
+EARLY_SECONDS: Final = 1.0
 # The outcome of a delivery that the rules do not want any more.
 FORGIVEN: Final = "forgiven"
 
@@ -258,6 +260,27 @@ class DeliveryRepository:
 
         return self._database.run(work)
 
+    def not_due_yet(
+        self, event: Event, keys: Collection[tuple[str, str]]
+    ) -> Mapping[tuple[str, str], tuple[Reason, float]]:
+        """Of *keys* (rule and key), those that wait for later: why, and until when. Empty where none of them is due."""
+        rows = self._database.run(
+            lambda transaction: transaction.execute(
+                "SELECT rule, key, status, reason, retry_at, {now} AS now FROM servicenow.delivery "
+                "WHERE event = :event AND content = :content",
+                event=event.id,
+                content=event.content,
+            )
+        )
+        known = {(row["rule"], row["key"]): row for row in rows}
+        later = {
+            name: (Reason(row["reason"]) if row["reason"] else Reason.IN_DOUBT, row["retry_at"])
+            for name, row in known.items()
+            if row["status"] == "waiting" and (row["retry_at"] or 0.0) > row["now"] + EARLY_SECONDS
+        }
+        due = [name for name in keys if name not in later and (name not in known or known[name]["status"] == "waiting")]
+        return later if due else {}
+
     def record_without_ticket(
         self,
         event: Event,
@@ -422,11 +445,6 @@ class DeliveryRepository:
                     end_alert_if_none_left(transaction, delivery.fingerprint, silently=True)
 
         self._database.run(work)
-
-
-def unruled_fingerprint(source: str) -> str:
-    """The alert that tells of events from *source* that no rule wants."""
-    return f"unruled {source}"
 
 
 def _ended(before: Record | None, digest: str, *, anew: bool) -> AlreadyDone | AlreadyDead | None:

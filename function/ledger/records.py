@@ -82,9 +82,13 @@ class Ticket:
     # In this attempt; not kept.
     wrote: frozenset[str] = frozenset()
 
+    def without_suspicion(self) -> "Ticket":
+        """Nothing is left to look at."""
+        return replace(self, suspect_until=None, suspect_fields=frozenset())
+
     def without_doubt(self) -> "Ticket":
         """Nothing that was sent can change it any more."""
-        return replace(self, sending=None, suspect_until=None, suspect_fields=frozenset())
+        return replace(self.without_suspicion(), sending=None)
 
     def answered(self, *, suspect_until: float | None) -> "Ticket":
         """The write that was begun was answered; *suspect_until*: what was sent before may still commit until then."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from function.core.event import Event, Op
 from function.core.lifecycle import States
@@ -43,6 +43,17 @@ class Saying:
             raise RenderFailure(self.where, why.sentence, why.reason) from None
 
 
+class TargetRule(Protocol):
+    """The pure half of a target, as far as the engine asks. *kind* is its key in the rules file; *follows*: it keeps
+    one thing in step with a row, so that the row's trail decides what is wanted."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def follows(self) -> bool: ...
+
+
 @dataclass(frozen=True, slots=True)
 class TicketRule:
     """How a rule's tickets live. *resolves*: the rule says when a row is well again.
@@ -69,6 +80,15 @@ class TicketRule:
     choices: Mapping[str, Mapping[str, str]]
     resolves: bool
     where: Mapping[str, str] = field(repr=False)
+
+    @property
+    def kind(self) -> str:
+        return "ticket"
+
+    @property
+    def follows(self) -> bool:
+        """Whether it has one row; a ticket that many rows share follows none of them."""
+        return not self.shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +126,11 @@ class Rule:
     ticket: TicketRule
     sayings: Sayings = field(repr=False)
     env: Mapping[str, str] = field(repr=False)  # may hold secrets
+
+    @property
+    def target(self) -> TargetRule:
+        """What the engine asks of it, whatever its kind."""
+        return self.ticket
 
 
 @dataclass(frozen=True, slots=True)

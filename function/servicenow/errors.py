@@ -13,10 +13,10 @@ ServiceNowError             ServiceNow did not do it, or perhaps did; .failure s
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from function.core.outcome import Failure, Kind, Reason
+from function.core.outcome import Failure, Kind, NotDone, Reason
 
 
-class ServiceNowError(Exception):
+class ServiceNowError(NotDone):
     """ServiceNow did not do what was asked, or perhaps did: *failure* says which, and what to check.
 
     The text names the reason and the hint, never ServiceNow's words, which may quote the row: they are in `words`, and
@@ -24,8 +24,7 @@ class ServiceNowError(Exception):
     """
 
     def __init__(self, failure: Failure, *, call: str = "", doing: str = "", sys_id: str = "") -> None:
-        super().__init__(f"{failure.reason}: {failure.hint}")
-        self.failure = failure
+        super().__init__(failure)
         self.call = call
         self.doing = doing
         self.sys_id = sys_id

@@ -14,11 +14,12 @@ import time_machine
 from flask import Request, Response
 
 from function import failpoints as checkpoint
-from function.app import App, assemble, read_rules
+from function.app import App
 from function.ledger.database import Database
 from function.ledger.ledger import Ledger
 from function.log import start_logging
 from function.settings import load
+from function.wiring import assemble, read_rules
 from tests.faults.clock import SharedClock
 
 FOLDER = Path(os.environ["TRIAL_FOLDER"])

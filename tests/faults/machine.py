@@ -28,13 +28,13 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from function.app import assemble
 from function.failpoints import PLACES, Place, listen
 from function.ledger.database import Database
 from function.ledger.ledger import Ledger
 from function.ledger.records import TableTraits
 from function.rules import loader as rules_file
 from function.settings import load
+from function.wiring import assemble
 from sandbox.servicenow import FAULTS
 from sandbox.tables import CANCELED, CLOSED, RESOLVED, Record
 from tests.payloads import cron, delete, insert, update

@@ -7,12 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, Literal
 
-from function.connection.breaker import Deadline, Line
+from function.connection.active import Connection
 from function.core.lifecycle import States
 from function.core.outcome import Failure, Kind, Reason
 from function.ledger.ledger import Ledger
 from function.ledger.records import IN_DOUBT_SECONDS, Sending, Ticket
-from function.rules.model import TicketRule
 from function.servicenow import (
     Record,
     Request,
@@ -21,9 +20,9 @@ from function.servicenow import (
     wrong_record,
 )
 from function.servicenow.values import is_kept
+from function.targets.base import Task
 from function.targets.ticket.address import correlation_id
 from function.targets.ticket.decide import KIND
-from function.targets.ticket.references import References
 
 log = logging.getLogger(__name__)
 # A replica that is read is behind the database that is written by less than that, as a rule.
@@ -36,10 +35,6 @@ _COUNT: Final = re.compile(r"\d{1,9}", re.ASCII)
 NUMBER_CHARACTERS_MAX: Final = 40
 
 
-class LeaseLost(Exception):  # noqa: N818  # a state, not a mistake
-    """Somebody else took the key over while we were away; all that we wrote down is doubt."""
-
-
 def count_of(record: Record) -> int | None:
     """The record's ``sys_mod_count``, None where it tells none that can be one."""
     count = record.get("sys_mod_count", "")
@@ -47,39 +42,30 @@ def count_of(record: Record) -> int | None:
 
 
 class TicketAccess:
-    """One ticket in one attempt, under the key's lease: what is known of it, read, and written down.
+    """One ticket in one attempt, under the key's lease: what is known of it, read, and written down."""
 
-    `ticket` is always what is known by now: the caller records it, also after a ServiceNowError.
-    """
-
-    def __init__(
-        self,
-        rule: TicketRule,
-        ticket: Ticket,
-        *,
-        line: Line,
-        ledger: Ledger,
-        references: References,
-        owner: str,
-        source_name: str,
-        now: float,
-        deadline: Deadline,
-    ) -> None:
-        self.rule = rule
-        self.ticket = replace(ticket, table=rule.table)
-        self.odd_fields: frozenset[str] = frozenset()
-        # Why, of each field that was left empty in this attempt.
-        self.left_empty: dict[str, str] = {}
-        self.line = line
+    def __init__(self, task: Task, *, connection: Connection, ledger: Ledger, source_name: str) -> None:
+        self.task = task
+        self.rule = task.rule.ticket
+        self.ticket = replace(task.record, table=self.rule.table)
+        self.line = connection.line
         self.ledger = ledger
-        self.deadline = deadline
-        self.correlation = correlation_id(source_name, ticket.rule, ticket.key)
+        self.deadline = task.deadline
+        self.correlation = correlation_id(source_name, task.record.rule, task.record.key)
         self.looked = False
         # Names that nobody goes by, found out in this attempt: by field, with the reason.
         self._unnamed: dict[str, tuple[str, str]] = {}
-        self._references = references
-        self._owner = owner
-        self._ahead = now - time.monotonic()
+        self._references = connection.references
+        self._ahead = task.now - time.monotonic()
+
+    @property
+    def ticket(self) -> Ticket:
+        """What is known of it by now."""
+        return self.task.record
+
+    @ticket.setter
+    def ticket(self, ticket: Ticket) -> None:
+        self.task.record = ticket
 
     def clock(self) -> float:
         """The ledger's clock, as it has gone on since the work began."""
@@ -106,7 +92,7 @@ class TicketAccess:
         unnamed = {field for field, value in fields.items() if self._is_unnamed(field, value)}
         for field in unnamed:
             if self.ticket.left_empty.get(field) != fields[field]:
-                self.left_empty[field] = self._unnamed[field][1]
+                self.task.left_empty[field] = self._unnamed[field][1]
                 log.warning("left %s empty: %s", field, self._unnamed[field][1], extra={"rule": self.ticket.rule})
         self.ticket = replace(
             self.ticket,
@@ -215,8 +201,7 @@ class TicketAccess:
             known={field: value for field, value in self.ticket.known.items() if field not in unknown},
             asked={field: value for field, value in self.ticket.asked.items() if field not in unknown},
         )
-        if not self.ledger.tickets.save(self.ticket, owner=self._owner):
-            raise LeaseLost
+        self.task.save(self.ticket)
 
     def take(self, record: Record) -> None:
         """Remember what ServiceNow returned: that is what is known."""
@@ -235,4 +220,4 @@ class TicketAccess:
 
     def compare(self, record: Record, sent: Mapping[str, str]) -> None:
         odd = {field for field, value in sent.items() if not is_kept(record.get(field, ""), value)}
-        self.odd_fields |= odd - {field for field in _RENAMED if record.get(field)}
+        self.task.mismatched_fields |= odd - {field for field in _RENAMED if record.get(field)}

@@ -48,10 +48,8 @@ def _resembles(record: Mapping[str, str], sent: Mapping[str, str]) -> bool:
 class TicketCreation:
     """Makes the ticket that TicketAccess is for, or adopts the one that is there."""
 
-    def __init__(self, access: TicketAccess, *, replayed: bool) -> None:
-        """*replayed*: somebody has looked for the ticket of a create in doubt, and had the event sent again."""
+    def __init__(self, access: TicketAccess) -> None:
         self._access = access
-        self._replayed = replayed
 
     @property
     def _rule(self) -> TicketRule:
@@ -227,7 +225,7 @@ class TicketCreation:
                         retry_after_seconds=wait,
                     )
                 )
-            if not self._replayed and self._is_unmarked(before, traits, wants):
+            if not self._access.task.replayed and self._is_unmarked(before, traits, wants):
                 raise ServiceNowError(
                     Failure(
                         Kind.PERMANENT,
@@ -366,4 +364,4 @@ class TicketCreation:
             )
         if shown.kept_mark in (KeptMark.CORRELATION_DISPLAY, KeptMark.NONE) and shown.kept_mark is not known.kept_mark:
             log.warning("the ServiceNow instance does not keep the correlation_id it is given (an ACL, a rule?)")
-            self._access.odd_fields |= {"correlation_id"}
+            self._access.task.mismatched_fields |= {"correlation_id"}

@@ -5,7 +5,7 @@ the computed address, subtracts the known from the wanted, and writes down what 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum, auto
 from typing import Final
 
@@ -20,6 +20,7 @@ from function.servicenow import (
     ServiceNowError,
 )
 from function.servicenow.values import is_kept, is_same_text
+from function.targets.base import Result
 from function.targets.ticket.access import TicketAccess
 from function.targets.ticket.creation import GENERATIONS_MAX, NEVER_WRITTEN, TicketCreation
 from function.targets.ticket.decide import Create, Look, Nothing, Succeed, Write, decide
@@ -38,15 +39,6 @@ class Written(Enum):
     MISSING = auto()  # there is no ticket, and the rule says to ignore that
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What was done for one key. *odd_fields* came back different or empty."""
-
-    status: Status
-    reason: Reason | None
-    odd_fields: frozenset[str] = frozenset()
-
-
 def _holds(record: Record, values: Mapping[str, str], before: Mapping[str, str]) -> bool:
     """Whether all that was sent stands in *record*.
 
@@ -61,16 +53,15 @@ def _holds(record: Record, values: Mapping[str, str], before: Mapping[str, str])
 class TicketReconciler:
     """The work on one ticket in one attempt, under the key's lease."""
 
-    def __init__(self, access: TicketAccess, *, replayed: bool = False) -> None:
-        """*replayed*: somebody has looked for the ticket of a create in doubt, and had the event sent again."""
-        self.access = access
-        self._creation = TicketCreation(access, replayed=replayed)
+    def __init__(self, access: TicketAccess) -> None:
+        self._access = access
+        self._creation = TicketCreation(access)
         self._transitions = 0
         self._wanted: dict[str, str] = {}
 
     @property
     def _rule(self) -> TicketRule:
-        return self.access.rule
+        return self._access.rule
 
     @property
     def _states(self) -> States:
@@ -78,13 +69,9 @@ class TicketReconciler:
 
     @property
     def _ticket(self) -> Ticket:
-        return self.access.ticket
+        return self._access.ticket
 
-    def settle_create(self) -> None:
-        """Find out what became of a create in doubt, where it cannot be said what the row wants by now."""
-        self._creation.settle(None)
-
-    def bring(self, wants: Wants, step: Step | None) -> Result:
+    def reconcile(self, wants: Wants, step: Step | None) -> Result:
         """Bring the ticket to say *wants*.
 
         Raises ServiceNowError when it could not be done (its failure says whether to try again), LeaseLost.
@@ -97,19 +84,19 @@ class TicketReconciler:
                 continue
             self._wanted = self._wanted_fields(wants)
             changes = self._changes()
-            decision = decide(self._rule, wants, step, self._ticket, looked=self.access.looked, differs=bool(changes))
+            decision = decide(self._rule, wants, step, self._ticket, looked=self._access.looked, differs=bool(changes))
             match decision:
                 case Nothing() if self._creation.is_in_doubt:
                     self._creation.settle(wants)
                 case Nothing():
-                    self.access.ticket = replace(self._ticket, row_resolved=decision.row_resolved)
+                    self._access.ticket = replace(self._ticket, row_resolved=decision.row_resolved)
                     if not self._ticket.sys_id:
                         # Where there is no ticket, nothing is left to look at.
-                        self.access.ticket = replace(self._ticket, suspect_until=None, suspect_fields=frozenset())
+                        self._access.ticket = self._ticket.without_suspicion()
                     if status is Status.UNCHANGED:
                         status, reason = decision.status, decision.reason
-                    reason = reason or (Reason.UNKNOWN_REFERENCE if self.access.left_empty else None)
-                    return Result(status, reason, self.access.odd_fields)
+                    reason = reason or (Reason.UNKNOWN_REFERENCE if self._access.task.left_empty else None)
+                    return Result(status, reason)
                 case Look():
                     if not self._look():
                         return self._missing_ignored()
@@ -154,7 +141,7 @@ class TicketReconciler:
         for field, value in self._wanted.items():
             if self._ticket.asked.get(field) == value:
                 continue
-            sent = self.access.sent(field, value)
+            sent = self._access.sent(field, value)
             known = self._ticket.known.get(field)
             if self._ticket.left_empty.get(field) == value:
                 if sent is None:
@@ -167,7 +154,7 @@ class TicketReconciler:
             else:
                 stands = known is not None and is_same_text(known, sent or "")
             if stands:
-                self.access.remember_asked({field: value})
+                self._access.remember_asked({field: value})
             else:
                 # Nobody rather than the one who stands there, whom the row does not name any more.
                 changes[field] = sent or ""
@@ -175,22 +162,22 @@ class TicketReconciler:
 
     def _due_for_a_look(self) -> bool:
         due = self._ticket.suspect_until
-        return bool(self._ticket.sys_id) and due is not None and due <= self.access.clock()
+        return bool(self._ticket.sys_id) and due is not None and due <= self._access.clock()
 
     def _look(self) -> bool:
         """Get the ticket as it is; False when it is missing and the rule says to ignore that."""
         try:
-            record = self.access.get_known()
+            record = self._access.get_known()
         except ServiceNowError as error:
             return self._missing(error)
         suspect = self._ticket.suspect_fields
         due = self._due_for_a_look()
-        self.access.take(record)
-        self.access.looked = True
+        self._access.take(record)
+        self._access.looked = True
         if due:
             asked = {field: value for field, value in self._ticket.asked.items() if field not in suspect}
             ended = self._ticket.state in self._states.ended
-            self.access.ticket = replace(
+            self._access.ticket = replace(
                 self._ticket,
                 asked=asked,
                 suspect_until=None,
@@ -207,7 +194,7 @@ class TicketReconciler:
         match self._rule.on_missing:
             case "recreate":
                 # The number stays: it tells that there was a ticket.
-                self.access.ticket = self._ticket.forgotten(self.access.link)
+                self._access.ticket = self._ticket.forgotten(self._access.link)
                 return True
             case "ignore":
                 return False
@@ -219,15 +206,15 @@ class TicketReconciler:
                 raise ServiceNowError(replace(error.failure, kind=Kind.PERMANENT, hint=hint)) from error
 
     def _missing_ignored(self) -> Result:
-        self.access.ticket = self._ticket.without_doubt()
-        return Result(Status.SKIPPED, Reason.TICKET_MISSING, self.access.odd_fields)
+        self._access.ticket = self._ticket.without_doubt()
+        return Result(Status.SKIPPED, Reason.TICKET_MISSING)
 
     def _succeed(self) -> None:
         if self._ticket.generation >= GENERATIONS_MAX:
             raise ServiceNowError(
                 Failure(Kind.PERMANENT, Reason.REFUSED, "this row's ticket was followed by a new one a thousand times")
             )
-        self.access.ticket = self._ticket.successor(self.access.link)
+        self._access.ticket = self._ticket.successor(self._access.link)
 
     def _write(self, wants: Wants, decision: Write, changes: Mapping[str, str]) -> Written:
         """PATCH what differs."""
@@ -235,7 +222,7 @@ class TicketReconciler:
         assignee = self._wanted.get("assigned_to")
         if "assignment_group" in values and assignee and "assigned_to" not in values:
             # The platform clears the assignee when the group changes.
-            values |= {"assigned_to": sent} if (sent := self.access.sent("assigned_to", assignee)) is not None else {}
+            values |= {"assigned_to": sent} if (sent := self._access.sent("assigned_to", assignee)) is not None else {}
         if decision.state:
             values["state"] = decision.state
             if self._states.paths:
@@ -246,32 +233,32 @@ class TicketReconciler:
                 # A canceled ticket was not solved.
                 values.pop("close_code", None)
         before = self._ticket.known
-        self.access.mark(Sending("update", tuple(sorted(values)), self.access.clock()))
+        self._access.mark(Sending("update", tuple(sorted(values)), self._access.clock()))
         reached("before_call")
         try:
-            record = self.access.line.update(
+            record = self._access.line.update(
                 self._rule.table,
                 self._ticket.sys_id,
                 values,
-                fields=self.access.fields,
-                deadline=self.access.deadline,
+                fields=self._access.fields,
+                deadline=self._access.deadline,
             )
             reached("after_call")
         except ServiceNowError as error:
             reached("after_call")
             marked = self._ticket.sending
-            self.access.ticket = self._ticket.answered(suspect_until=self._ticket.suspect_until)
+            self._access.ticket = self._ticket.answered(suspect_until=self._ticket.suspect_until)
             if error.failure.status == 403 or error.failure.reason is Reason.WRONG_RECORD:
                 found = self._look_after_refusal(error, values, before)
                 if found is not None and _holds(found, values, before):
                     return self._written(found, values, wants, decision)
                 if found is not None and error.failure.status == 403 and self._is_overtaken(found):
-                    self.access.take(found)
-                    self.access.looked = True
+                    self._access.take(found)
+                    self._access.looked = True
                     return Written.OVERTAKEN
             if error.failure.kind is Kind.IN_DOUBT and marked is not None:
-                until = self.access.clock() + IN_DOUBT_SECONDS
-                self.access.ticket = self._ticket.update_in_doubt(marked.fields, until=until)
+                until = self._access.clock() + IN_DOUBT_SECONDS
+                self._access.ticket = self._ticket.update_in_doubt(marked.fields, until=until)
                 asked = max(IN_DOUBT_SECONDS, error.failure.retry_after_seconds or 0.0)
                 error.failure = replace(error.failure, retry_after_seconds=asked)
                 raise
@@ -286,7 +273,7 @@ class TicketReconciler:
 
     def _check_time(self) -> None:
         """Between two transitions: raise ServiceNowError where this delivery has no time for the next."""
-        if self._transitions and self.access.deadline.left() < TRANSITION_SECONDS_MIN:
+        if self._transitions and self._access.deadline.left() < TRANSITION_SECONDS_MIN:
             raise ServiceNowError(
                 Failure(
                     Kind.TRANSIENT,
@@ -316,9 +303,9 @@ class TicketReconciler:
         for reads may lag for longer.
         """
         record: Record | None = None
-        for _ in self.access.looks():
+        for _ in self._access.looks():
             try:
-                record = self.access.get(self._ticket.sys_id, self.access.fields)
+                record = self._access.get(self._ticket.sys_id, self._access.fields)
             except ServiceNowError as blind:
                 if blind.failure.kind is not Kind.PERMANENT:
                     error.failure = replace(error.failure, kind=Kind.IN_DOUBT)
@@ -330,15 +317,15 @@ class TicketReconciler:
     def _written(self, record: Record, values: Mapping[str, str], wants: Wants, decision: Write) -> Written:
         """Remember that *values* stand in the ticket, as *record* has them."""
         before = self._ticket.state
-        self.access.take(record)
-        self.access.looked = True
+        self._access.take(record)
+        self._access.looked = True
         said = {field: self._wanted.get(field, wants.close.get(field, "")) for field in values if field != "state"}
         stuck = bool(decision.state) and not self._went_on(before, decision)
         row_resolved = self._ticket.row_resolved if stuck else decision.row_resolved
-        self.access.ticket = replace(
+        self._access.ticket = replace(
             self._ticket.answered(suspect_until=self._ticket.suspect_until), row_resolved=row_resolved
         )
-        self.access.remember_asked(said)
+        self._access.remember_asked(said)
         if stuck:
             raise ServiceNowError(
                 Failure(
@@ -352,7 +339,7 @@ class TicketReconciler:
             )
         # A workflow may have taken it further than asked.
         passing = {"state"} if self._states.paths else set()
-        self.access.compare(record, {field: value for field, value in values.items() if field not in passing})
+        self._access.compare(record, {field: value for field, value in values.items() if field not in passing})
         return Written.DONE
 
     def _went_on(self, before: str, decision: Write) -> bool:

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
-from function.connection.breaker import Deadline, Line
+from function.connection.breaker import Line
+from function.deadline import Deadline
 from function.servicenow import Record
 from function.servicenow import references as names
 
 
-class References:
+class ReferenceLookup:
     """Names to sys_ids, remembered in this process (see function/servicenow/references.py)."""
 
     def __init__(self, line: Line) -> None:

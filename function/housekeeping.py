@@ -1,0 +1,113 @@
+"""What the housekeeping's cron event does: what nothing else would wake a function for."""
+
+import logging
+import uuid
+from dataclasses import replace
+from typing import Final
+
+from function.core.outcome import NotDone
+from function.core.step import Wants
+from function.core.trail import end
+from function.deadline import Deadline
+from function.engine import Engine, save_under_lease, wanted_at
+from function.ledger.backend import LedgerRefused, LedgerUnavailable
+from function.log import fault
+from function.rules.model import Rule
+from function.targets.base import LeaseLost, TargetSession, Task
+
+log = logging.getLogger(__name__)
+
+SETTLE_MAX: Final = 200
+OVERDUE_MAX: Final = 1000
+
+
+class Housekeeping:
+    """Settles suspects, tells of what waits, forgets what is old."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._ledger = engine.ledger
+        self._settings = engine.settings
+
+    def run(self) -> dict[str, int]:
+        """Do all of it, as far as the time for one answer goes; gives how many of each."""
+        deadline = self._engine.deadline()
+        settled = sum(self._settle_suspects(target.connect(), deadline) for target in self._engine.targets.values())
+        told = self._tell_of_overdue(deadline)
+        # What is old can wait, and mails cannot: they are left half of the time.
+        keep_seconds = self._settings.keep_days * 86400.0
+        forgotten = self._ledger.forget_older_than(keep_seconds, for_seconds=max(0.0, deadline.left() / 2))
+        mailed = self._engine.notices.flush(timeout_seconds=max(0.0, deadline.left()))
+        return {"settled": settled, "told": told, "forgotten": forgotten, "mailed": mailed}
+
+    def _settle_suspects(self, session: TargetSession, deadline: Deadline) -> int:
+        settled = 0
+        rules = {rule.id: rule for rule in self._engine.rules.rules}
+        for rule_id, key in self._ledger.tickets.suspects(session.instance, most=SETTLE_MAX):
+            if deadline.left() < self._engine.work_seconds_min:
+                break
+            try:
+                done = rule_id in rules and self._settle(session, rules[rule_id], key, deadline=deadline)
+            except LedgerUnavailable:
+                raise
+            except Exception as error:  # noqa: BLE001  # one that cannot be read must not stop the others
+                log.critical("a fault of ours: %s", fault(error))
+                done = False
+            if done:
+                settled += 1
+            else:
+                self._ledger.tickets.postpone(session.instance, rule_id, key)
+        return settled
+
+    def _settle(self, session: TargetSession, rule: Rule, key: str, *, deadline: Deadline) -> bool:
+        owner = uuid.uuid4().hex
+        leased = self._ledger.tickets.begin_settling(
+            instance=session.instance,
+            rule=rule.id,
+            key=key,
+            owner=owner,
+            lease_seconds=self._settings.lease_seconds,
+        )
+        if leased is None:
+            return False
+        ticket, now = leased
+        place = end(ticket.trail)
+        deadline.begin_row(failed_before=ticket.call_failed)
+        wants = wanted_at(place) if place is not None else None
+        desired = wants if isinstance(wants, Wants) else None
+        task = Task(rule, None, desired, ticket, now, deadline, save_under_lease(self._ledger, owner))
+        settled = False
+        try:
+            session.settle(task)
+            settled = True
+        except NotDone as error:
+            log.warning(
+                "a ticket could not be looked at", extra={"rule": rule.id, "reason": error.failure.reason.value}
+            )
+        except LeaseLost:
+            return False
+        record = replace(task.record, call_failed=deadline.failed_now(done=settled))
+        self._ledger.tickets.let_go(record, owner=owner)
+        return settled
+
+    def _tell_of_overdue(self, deadline: Deadline) -> int:
+        """People hear of what Hasura did not send again when it should have; in the end it is dead."""
+        told = 0
+        now = self._ledger.now()
+        instance = self._engine.any_session().instance
+        for delivery in self._ledger.deliveries.overdue(
+            seconds=self._settings.notify_after_seconds,
+            given_up_seconds=self._settings.retry_for_seconds,
+            most=OVERDUE_MAX,
+        ):
+            if deadline.left() < self._engine.work_seconds_min:
+                break
+            gave_up = now - delivery.first_seen > self._settings.retry_for_seconds
+            alert = self._engine.alerts.overdue(delivery, gave_up=gave_up, instance=instance)
+            try:
+                self._ledger.deliveries.tell_of(delivery, alert, gave_up=gave_up)
+            except LedgerRefused as error:
+                log.critical("a fault of ours: %s at %s", error, fault(error))
+            else:
+                told += 1
+        return told

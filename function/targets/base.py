@@ -1,0 +1,83 @@
+"""What a target is: one kind of thing that rules bring about, such as a ticket.
+
+The engine knows targets by this alone. It leases a key, gives the target a Task, and records what the task knows then.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from function.core.outcome import Reason, Status
+from function.core.step import Step, Wants
+from function.deadline import Deadline
+from function.ledger.records import Ticket
+from function.rules.model import Rule
+
+
+class LeaseLost(Exception):  # noqa: N818  # a state, not a mistake
+    """Somebody else took the key over while we were away; all that we wrote down is doubt."""
+
+
+@dataclass(slots=True)
+class Task:
+    """One rule's work for one key, under its lease.
+
+    *desired* is what the rule wants where the row is (None: that cannot be said). *step* is what this event did, None
+    where only a look is due. *record* is always what is known by now, also after NotDone: the engine writes it down.
+    *now* is the ledger's clock when the work began, in UNIX seconds. *save* writes the record down before a call, and
+    raises LeaseLost. *replayed*: somebody has looked for what a dead letter in doubt may have made, and sent it again.
+
+    The target adds *mismatched_fields*, which came back different or empty, and *left_empty*, by field, why.
+    """
+
+    rule: Rule
+    step: Step | None
+    desired: Wants | None
+    record: Ticket
+    now: float
+    deadline: Deadline
+    save: Callable[[Ticket], None]
+    replayed: bool = False
+    mismatched_fields: frozenset[str] = frozenset()
+    left_empty: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What was done for one key."""
+
+    status: Status
+    reason: Reason | None
+
+
+class TargetSession(Protocol):
+    """A target on the connection that one delivery began with, and ends on.
+
+    *instance* is where what it makes stands: part of a record's key. *settings_digest* stands for the settings that
+    decide what becomes of an event: under others, a dead letter may live.
+    """
+
+    @property
+    def instance(self) -> str: ...
+
+    @property
+    def settings_digest(self) -> str: ...
+
+    def apply(self, task: Task) -> Result:
+        """Bring about what is desired. Raises NotDone, LeaseLost, LedgerUnavailable."""
+
+    def settle(self, task: Task) -> None:
+        """Find out what became of a call that was left in doubt. Raises as apply does."""
+
+
+class Target(Protocol):
+    """One kind of thing that rules bring about; threads share it. *kind* is its key in the rules file."""
+
+    @property
+    def kind(self) -> str: ...
+
+    def connect(self) -> TargetSession:
+        """The session on the connection that is in force now. Raises LedgerUnavailable."""
+
+
+Targets = Mapping[str, Target]

@@ -1,0 +1,119 @@
+"""The one place where objects are put together: the function, from its settings and its rules."""
+
+import logging
+import random
+from collections.abc import Callable, Mapping
+
+from function import secretmanager
+from function.app import App
+from function.connection.active import ConnectionProvider
+from function.connection.breaker import Credentials, CredentialUnreadable
+from function.connection.probe import Tester
+from function.connection.store import Configurations
+from function.engine import Engine
+from function.ledger.database import Database
+from function.ledger.ledger import Ledger
+from function.notices.mailer import Notices
+from function.rules import loader as rules_file
+from function.servicenow import Credential
+from function.servicenow.network import read_network
+from function.settings import Settings, SettingsError, credential, load
+from function.targets.ticket.target import TicketTarget
+
+log = logging.getLogger(__name__)
+
+
+def build(environ: Mapping[str, str]) -> App:
+    """Put the function together from its settings; opens nothing yet.
+
+    Raises SettingsError or RulesError, whose text says all that is wrong, and FileNotFoundError for the rules file.
+    """
+    settings = load(environ)
+    rules = read_rules(settings.rules_file, environ)
+    if not settings.hasura_event_secrets:
+        log.warning("HASURA_EVENT_SECRETS is not set: every event is answered 401")
+    if not settings.console_token:
+        log.warning("CONSOLE_TOKEN is not set: /api/servicenow/config and /api/servicenow/test are answered 401")
+    elif not settings.config_key:
+        log.warning("CONFIG_KEY is not set: no configuration can be stored over HTTP")
+    if not settings.smtp_url:
+        log.warning("SMTP_URL is not set: no notice is mailed; failures are kept in the ledger")
+    for warning in rules.warnings:
+        log.warning("%s", warning)
+    database = Database(settings.database_url, pool_size=settings.database_pool_size, migrate=settings.ledger_migrate)
+    log.info(
+        "ready: %d rules of %s, to %s unless another instance is stored, ledger on %s",
+        len(rules.rules),
+        settings.rules_file,
+        settings.servicenow_instance_url or "no instance",
+        settings.database_url.partition(":")[0],
+    )
+    return assemble(settings, rules, Ledger(database), environ)
+
+
+def assemble(
+    settings: Settings,
+    rules: rules_file.Rules,
+    ledger: Ledger,
+    environ: Mapping[str, str],
+    *,
+    read_secret: Callable[[str], str] = secretmanager.read,
+) -> App:
+    """The same from parts that are there already."""
+
+    notices = Notices(
+        ledger,
+        server=settings.smtp_url,
+        sender=settings.notify_from,
+        recipients=settings.notify_to,
+        every_seconds=settings.notify_every_seconds,
+    )
+
+    network = read_network(environ)
+    configurations = Configurations(ledger.database, settings.config_key)
+    connections = ConnectionProvider(
+        settings=settings,
+        ledger=ledger,
+        configurations=configurations,
+        environment=_credentials(settings, environ, read_secret),
+        network=network,
+    )
+    tables = dict.fromkeys(rule.ticket.table for rule in rules.rules)
+    tester = Tester(settings, ledger, configurations, tables=list(tables) or ["incident"], network=network)
+    engine = Engine(
+        settings=settings,
+        rules=rules,
+        ledger=ledger,
+        targets={"ticket": TicketTarget(connections, ledger, source_name=settings.source_name)},
+        notices=notices,
+        draw=random.SystemRandom().random,
+    )
+    return App(settings, engine, connections, ledger, configurations, tester)
+
+
+def _credentials(
+    settings: Settings, environ: Mapping[str, str], read_secret: Callable[[str], str]
+) -> Credentials | None:
+    """Who we are by the environment; None where it does not say."""
+    if not settings.servicenow_instance_url:
+        return None
+
+    def read_credential() -> Credential:
+        try:
+            return credential(environ, read_secret=read_secret)
+        except SettingsError as error:
+            raise CredentialUnreadable(str(error)) from error
+
+    return Credentials(settings.credential, read_credential, settings.servicenow_instance_url)
+
+
+def read_rules(path: str, environ: Mapping[str, str]) -> rules_file.Rules:
+    """Read and check the rules file. Raises RulesError, also where there is no such file."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+    except FileNotFoundError as error:
+        raise rules_file.RulesError((f"{path}: there is no such file; set RULES_FILE to the rules",)) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise rules_file.RulesError((f"{path}: cannot be read: {type(error).__name__}",)) from error
+    return rules_file.load(text, name=path.rpartition("/")[2], environ=environ)
