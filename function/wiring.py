@@ -15,6 +15,7 @@ from function.ledger.database import Database
 from function.ledger.ledger import Ledger
 from function.notices.mailer import Notices
 from function.rules import loader as rules_file
+from function.rules.model import Rules
 from function.servicenow import Credential
 from function.servicenow.network import read_network
 from function.settings import Settings, SettingsError, credential, load
@@ -53,7 +54,7 @@ def build(environ: Mapping[str, str]) -> App:
 
 def assemble(
     settings: Settings,
-    rules: rules_file.Rules,
+    rules: Rules,
     ledger: Ledger,
     environ: Mapping[str, str],
     *,
@@ -107,7 +108,7 @@ def _credentials(
     return Credentials(settings.credential, read_credential, settings.servicenow_instance_url)
 
 
-def read_rules(path: str, environ: Mapping[str, str]) -> rules_file.Rules:
+def read_rules(path: str, environ: Mapping[str, str]) -> Rules:
     """Read and check the rules file. Raises RulesError, also where there is no such file."""
     try:
         with open(path, encoding="utf-8") as file:

@@ -10,6 +10,7 @@ import pytest
 from function.core.lifecycle import CHOICES
 from function.housekeeping import Housekeeping
 from function.rules import loader as rules_file
+from function.rules.schema import STATES_KEYS
 from tests.answers import Seen, Server, result
 from tests.payloads import delete, insert, update
 from tests.world import World
@@ -760,6 +761,6 @@ def test_the_examples_that_are_documented_load(text: str) -> None:
 def test_every_part_of_states_and_every_choice_is_documented() -> None:
     text = DOCS.read_text("utf-8")
 
-    assert {f"| `{key}` |" for key in rules_file.STATES_KEYS if f"| `{key}` |" not in text} == set()
+    assert {f"| `{key}` |" for key in STATES_KEYS if f"| `{key}` |" not in text} == set()
     assert "`choices`" in text
     assert all(f"`{column}`" in text for choices in CHOICES.values() for column in choices)

@@ -10,8 +10,9 @@ from function.core.lifecycle import CHANGE_REQUEST, INCIDENT, NO_STATES
 from function.core.outcome import Reason, Status
 from function.core.step import Step, Wants
 from function.ledger.records import Ticket
-from function.rules.loader import AFTER_CLOSE, ON_DELETE, RulesError, load
+from function.rules.loader import RulesError, load
 from function.rules.model import TicketRule
+from function.rules.schema import AFTER_CLOSE, ON_DELETE
 from function.targets.ticket.decide import Create, Decision, Look, Nothing, Succeed, Write, decide
 
 TABLES = {

@@ -13,7 +13,7 @@ import yaml
 from function.cli.main import commands
 from function.core.outcome import Reason
 from function.rules import loader as rules
-from function.rules.loader import RULE_KEYS, TICKET_KEYS, TOP_KEYS
+from function.rules.schema import RULE_KEYS, TICKET_KEYS, TOP_KEYS, schema
 from function.rules.templates import FILTERS_OFFERED
 from function.servicenow import ServiceNowClient, ServiceNowError
 from function.settings import load, table
@@ -94,7 +94,7 @@ def test_every_filter_is_named() -> None:
 
 def test_every_field_that_is_refused_is_named() -> None:
     listed = re.search(r"^- Refused under `fields`(.*)$", README, re.MULTILINE)
-    refused = re.findall(r"\w+", rules.schema()["properties"]["rules"]["items"]["properties"]["ticket"]["properties"][
+    refused = re.findall(r"\w+", schema()["properties"]["rules"]["items"]["properties"]["ticket"]["properties"][
         "fields"]["patternProperties"].popitem()[0].partition("(?:")[2].partition(")")[0])  # fmt: skip
 
     assert listed

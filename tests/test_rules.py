@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from function.core.event import Event, Op
 from function.core.step import Wants, wanted_from_json, wanted_to_json
 from function.rules.evaluate import evaluate
-from function.rules.loader import FAULTS_MAX, RulesError, load, schema
+from function.rules.loader import FAULTS_MAX, RulesError, load
 from function.rules.model import Rule, Rules
+from function.rules.schema import schema
 
 ROOT = Path(__file__).parent.parent
 FIRST = """\
@@ -934,7 +935,7 @@ def test_a_text_that_is_no_expression_is_a_text(text: str) -> None:
 def test_the_schema_in_the_repository_is_the_one_that_the_rules_have() -> None:
     committed = json.loads((ROOT / "rules.schema.json").read_text())
 
-    assert committed == schema(), "run: python -m function.rules.loader > rules.schema.json"
+    assert committed == schema(), "run: python -m function.rules > rules.schema.json"
     jsonschema.Draft202012Validator.check_schema(committed)
 
 

@@ -16,8 +16,8 @@ from typing import Final
 from function.core.lifecycle import shipped_choices, states_of
 from function.core.outcome import Failure, Kind, Reason
 from function.ledger.records import KeptMark, TableTraits, kept_mark
-from function.rules.loader import FIELDS_REFUSED
 from function.rules.model import TEMPLATE, Rule, Saying, TicketRule
+from function.rules.schema import FIELDS_REFUSED
 from function.servicenow import Record, ServiceNowError, TableClient, UnknownReference
 from function.servicenow.references import REFERENCES, References
 from function.servicenow.schema import Column, Description, Policy, describe

@@ -1,0 +1,181 @@
+"""The keys of the rules file, and its JSON Schema, by which editors complete it. Pure."""
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+from function.core.event import SCHEDULED, Op
+from function.core.lifecycle import (
+    CHANGE_REQUEST,
+    COLUMN_REFERENCES,
+    INCIDENT,
+)
+from function.rules.model import CLOSE_NOTES_RESOLVED, TEMPLATE
+
+DEFAULT_TABLE: Final = "incident"
+CHANGE_TABLE: Final = "change_request"
+CREATING_OPS: Final = (Op.INSERT, Op.UPDATE, Op.MANUAL)
+AFTER_CLOSE: Final = ("reopen", "new", "leave")
+ON_DELETE: Final = ("resolve", "cancel", "leave")
+ON_MISSING: Final = ("fail", "recreate", "ignore")
+ON_UNKNOWN: Final = ("fail", "leave_empty")
+KEY_PARTS_MAX: Final = 16
+TOP_KEYS: Final = {
+    "version": "The version of this language: 1.",
+    "env": "The environment variables that templates may name, as env.NAME.",
+    "rules": "Which rows become which tickets.",
+}
+RULE_KEYS: Final = {
+    "name": "The rule's name, unique in the file. It is in every ticket's address: to rename the rule, keep `id`.",
+    "id": "What stands in every ticket's address; the name unless given.",
+    "from": "Where events come from: hasura/SCHEMA.TABLE, cron/NAME, or scheduled for one-off scheduled events.",
+    "trigger": "Only events of the event trigger with this name; of any unless given.",
+    "ops": "The kinds of event that the rule hears; all unless given.",
+    "when": "An expression: whether the row deserves a ticket. A ticket that exists follows its row all the same.",
+    "each": "An expression that gives a list: one ticket for each element, which templates call `item`.",
+    "ticket": "The ticket that the row becomes.",
+}
+TICKET_KEYS: Final = {
+    "table": "The table of the ticket; incident unless given.",
+    "key": "A template, or a list of templates: the row's identity. One ticket per key.",
+    "fields": "For each column of the ticket, a template: what it should say.",
+    "template": "A template: the name or sys_id of the standard change that a change_request is made from.",
+    "states": "The states of the table; needed unless they are those that ServiceNow ships for an incident or a"
+    " change_request.",
+    "choices": "For a column, the values that this instance has in place of those that ServiceNow ships.",
+    "resolve_when": "An expression: whether the row says that all is well again.",
+    "close_code": f"A template: the resolution code; {INCIDENT.close_code} unless given, {CHANGE_REQUEST.close_code} of"
+    " a change_request. Of another table, only what is given is sent.",
+    "close_notes": f"A template: the resolution notes; {CLOSE_NOTES_RESOLVED} unless given. Of another table, only what"
+    " is given is sent.",
+    "after_close": "What follows when the row is unwell again: reopen (the default; of a change_request new), new or"
+    " leave.",
+    "creates": "Which kinds of event may open a ticket: INSERT, UPDATE and MANUAL unless given.",
+    "on_delete": "What follows when the row is deleted: resolve (the default; of a change_request cancel), cancel or"
+    " leave.",
+    "on_missing": "What follows when people deleted the ticket: fail (the default), recreate or ignore.",
+    "on_unknown": "For a column that refers to a record, what follows where none goes by the name: fail (the default),"
+    " or leave_empty, until the record is there and the row changes.",
+    "shared": "Whether many rows share one ticket: the first opens it, none closes it.",
+    "order_by": "An expression: what orders the row's images, such as row.updated_at.",
+}
+STATES_KEYS: Final = {
+    "resolved": "The state of a ticket whose row is well again, or gone.",
+    "reopened": "The state that a resolved ticket goes back to; without it, it is followed by a new one.",
+    "canceled": "The state for `on_delete: cancel`.",
+    "final": "The states that a ticket never leaves; none unless given.",
+    "path": "The states that a ticket passes through on its way to resolved, in order, from the one in which it begins;"
+    " one PATCH each. None unless given.",
+}
+FIELDS_REFUSED: Final = {
+    "sys_id": "is computed from the rule and the key",
+    "number": "is given by ServiceNow",
+    "correlation_id": "holds the ticket's address; use `key`",
+    "correlation_display": "is written by this function",
+    "state": "is written by `resolve_when`",
+    "incident_state": "is written by `resolve_when`",
+    "close_code": "stands beside `fields`, and is sent when the ticket is resolved",
+    "close_notes": "stands beside `fields`, and is sent when the ticket is resolved",
+    "comments": "is a journal, which only grows; this version writes no journals",
+    "work_notes": "is a journal, which only grows; this version writes no journals",
+    "parent_incident": "is written by `after_close: new`",
+}
+# What stands elsewhere.
+CHOICES_REFUSED: Final = {"state": "stands under `states`", "incident_state": "stands under `states`"}
+NAME = re.compile(r"[A-Za-z0-9_-]{1,60}", re.ASCII)
+STATE = re.compile(r"-?[A-Za-z0-9_][A-Za-z0-9_ -]{0,39}", re.ASCII)
+COLUMN = re.compile(r"[a-z][a-z0-9_]{0,79}", re.ASCII)
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+# Hasura takes names with blanks and dots in them.
+SOURCE = re.compile(rf"hasura/[^/.]+\..+|cron/.+|{SCHEDULED}")
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of the file, by which editors complete it. The checks of load() go further."""
+    expression_schema = {"type": ["string", "boolean"]}
+    template_schema = {"type": ["string", "number", "boolean", "null"]}
+    key_schema = {"type": ["string", "number"]}
+    state_schema = {"type": ["string", "integer"], "pattern": f"^{STATE.pattern}$"}
+    column = f"^(?!(?:{'|'.join(FIELDS_REFUSED)})$){COLUMN.pattern}$"
+
+    def ops(known: Collection[Op]) -> dict[str, Any]:
+        return {"type": "array", "items": {"enum": [op.value for op in known]}, "minItems": 1, "uniqueItems": True}
+
+    def mapping(keys: Mapping[str, str], required: list[str], shapes: Mapping[str, Any]) -> dict[str, Any]:
+        properties = {key: {"description": what, **shapes.get(key, {"type": "string"})} for key, what in keys.items()}
+        return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+    name_schema = {"type": "string", "pattern": f"^{NAME.pattern}$"}
+    ticket = mapping(
+        TICKET_KEYS,
+        ["key", "fields"],
+        {
+            "table": {"type": "string", "pattern": f"^{COLUMN.pattern}$", "default": DEFAULT_TABLE},
+            "key": {
+                "anyOf": [
+                    key_schema,
+                    {"type": "array", "items": key_schema, "minItems": 1, "maxItems": KEY_PARTS_MAX},
+                ]
+            },
+            "fields": {
+                "type": "object",
+                "patternProperties": {column: template_schema},
+                "additionalProperties": False,
+                "minProperties": 1,
+            },
+            "states": mapping(
+                STATES_KEYS,
+                ["resolved"],
+                {
+                    **dict.fromkeys(STATES_KEYS, state_schema),
+                    **{key: {"type": "array", "items": state_schema} for key in ("final", "path")},
+                },
+            ),
+            "choices": {
+                "type": "object",
+                "patternProperties": {
+                    f"^(?!(?:{'|'.join(CHOICES_REFUSED)})$){COLUMN.pattern}$": {
+                        "type": "array",
+                        "items": {"type": ["string", "number", "boolean"]},
+                        "minItems": 1,
+                    }
+                },
+                "additionalProperties": False,
+            },
+            "resolve_when": expression_schema,
+            "after_close": {"enum": list(AFTER_CLOSE)},
+            "creates": ops(CREATING_OPS),
+            "on_delete": {"enum": list(ON_DELETE)},
+            "on_missing": {"enum": list(ON_MISSING), "default": "fail"},
+            "on_unknown": {
+                "type": "object",
+                "propertyNames": {"enum": sorted(COLUMN_REFERENCES.keys() - FIELDS_REFUSED.keys() - {TEMPLATE})},
+                "additionalProperties": {"enum": list(ON_UNKNOWN)},
+            },
+            "shared": {"type": "boolean", "default": False},
+        },
+    )
+    rule = mapping(
+        RULE_KEYS,
+        ["name", "from", "ticket"],
+        {
+            "name": name_schema,
+            "id": name_schema,
+            "from": {"type": "string", "pattern": f"^(?:{SOURCE.pattern})$"},
+            "trigger": {"type": "string", "minLength": 1},
+            "ops": ops(tuple(Op)),
+            "when": expression_schema,
+            "ticket": ticket,
+        },
+    )
+    variables = {"type": "array", "items": {"type": "string", "pattern": f"^{VARIABLE.pattern}$"}}
+    top = mapping(
+        TOP_KEYS,
+        ["version", "rules"],
+        {"version": {"const": 1}, "env": variables, "rules": {"type": "array", "items": rule, "minItems": 1}},
+    )
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Which rows become which tickets",
+        **top,
+    }

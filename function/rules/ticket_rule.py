@@ -1,0 +1,354 @@
+"""The `ticket` of a rule, read and checked. Pure."""
+
+from collections.abc import Collection, Mapping
+from typing import Final
+
+import yaml
+
+from function.core.lifecycle import (
+    COLUMN_REFERENCES,
+    LINK,
+    NO_STATES,
+    STATES,
+    States,
+    invalid_choice,
+    shipped_choices,
+    states_of,
+    suggest_choice,
+)
+from function.rules.model import TEMPLATE, Saying, Sayings, TicketRule
+from function.rules.schema import (
+    AFTER_CLOSE,
+    CHANGE_TABLE,
+    CHOICES_REFUSED,
+    COLUMN,
+    CREATING_OPS,
+    DEFAULT_TABLE,
+    FIELDS_REFUSED,
+    KEY_PARTS_MAX,
+    ON_DELETE,
+    ON_MISSING,
+    ON_UNKNOWN,
+    STATE,
+    STATES_KEYS,
+    TICKET_KEYS,
+)
+from function.rules.template_nodes import NO_TEMPLATE, TemplateReader
+from function.rules.templates import meant
+from function.rules.yaml_nodes import NodeReader, is_true, line_of
+
+_STATE_KEYS = ("resolve_when", "close_code", "close_notes", "after_close")
+_STATES_UNKNOWN: Final = "the states of this table are not known: declare `states`"
+
+
+class TicketRuleParser:
+    """Parses tickets of rules, and reports each fault with its line."""
+
+    def __init__(self, nodes: NodeReader, templates: TemplateReader) -> None:
+        self._nodes = nodes
+        self._templates = templates
+        # Of the ticket that is being read.
+        self.choices: Mapping[str, Mapping[str, str]] = {}
+
+    def parse(
+        self, node: yaml.Node, path: str, names: tuple[str, ...], *, when: Saying | None, each: Saying | None
+    ) -> tuple[TicketRule, Sayings] | None:
+        later = {"number": "this version does not have tickets by their number yet"}
+        entries = self._nodes.mapping(node, path, TICKET_KEYS, refused=later)
+        if entries is None:
+            return None
+        table = self._nodes.text(entries["table"], f"{path}.table") if "table" in entries else DEFAULT_TABLE
+        if table is not None and not COLUMN.fullmatch(table):
+            self._nodes.fault(
+                line_of(entries["table"]), f"{path}.table", "is not the name of a table (such as incident)"
+            )
+        table = table or DEFAULT_TABLE
+        shared = self._shared(entries, path)
+        states = self._states(entries, path, table)
+        self.choices = self._choices(entries, path, table)
+        after_close = self._nodes.choice(entries, "after_close", path, AFTER_CLOSE) or _after_close(states)
+        refused = _refused(table, states, links=after_close != "leave", templated="template" in entries)
+        fields = self._fields(entries, path, names, line_of(node), refused)
+        sayings = Sayings(
+            key=self._key(entries, path, names, line_of(node), shared=shared),
+            fields=fields,
+            when=when,
+            each=each,
+            resolve_when=self._templates.expression(entries, "resolve_when", path, names),
+            close_code=self._closing(entries, "close_code", path, names),
+            close_notes=self._closing(entries, "close_notes", path, names),
+            order_by=self._templates.expression(entries, "order_by", path, names),
+            template=self._templates.template(entries["template"], f"{path}.template", names)
+            if "template" in entries
+            else None,
+        )
+        written, opening = _written(table, fields, templated="template" in entries)
+        known = table in STATES
+        ticket = TicketRule(
+            table=table,
+            states=states,
+            shared=shared,
+            creates=self._nodes.ops(entries, "creates", path, CREATING_OPS) or frozenset(CREATING_OPS),
+            after_close=after_close,
+            on_delete=self._nodes.choice(entries, "on_delete", path, ON_DELETE)
+            or _on_delete(table, states, shared=shared),
+            on_missing=self._nodes.choice(entries, "on_missing", path, ON_MISSING) or "fail",
+            fields=written,
+            opening=opening,
+            leave_empty=self._on_unknown(entries, path, fields),
+            closing=tuple(key for key in ("close_code", "close_notes") if known or key in entries),
+            choices=self.choices,
+            resolves="resolve_when" in entries,
+            where=dict.fromkeys(("", *TICKET_KEYS), self._nodes.where(line_of(node), path))
+            | {key: self._nodes.where(line_of(value), f"{path}.{key}") for key, value in entries.items()},
+        )
+        self._lives(entries, path, ticket, kind=fields.get("type"))
+        return ticket, sayings
+
+    def _on_unknown(self, entries: Mapping[str, yaml.Node], path: str, fields: Collection[str]) -> frozenset[str]:
+        """The columns that are left empty where nobody goes by the name."""
+        if "on_unknown" not in entries:
+            return frozenset()
+        path = f"{path}.on_unknown"
+        columns = self._nodes.mapping(entries["on_unknown"], path, None) or {}
+        for column, node in columns.items():
+            if column not in fields:
+                what = f"is not among the `fields`{meant(column, fields)}"
+                self._nodes.fault(line_of(node), f"{path}.{column}", what)
+            elif column not in COLUMN_REFERENCES:
+                what = f"is no column whose names are looked up: those are {', '.join(sorted(COLUMN_REFERENCES))}"
+                self._nodes.fault(line_of(node), f"{path}.{column}", what)
+        return frozenset(
+            column for column in columns if self._nodes.choice(columns, column, path, ON_UNKNOWN) == "leave_empty"
+        )
+
+    def _closing(self, entries: Mapping[str, yaml.Node], key: str, path: str, names: tuple[str, ...]) -> Saying | None:
+        return self._chosen(entries[key], f"{path}.{key}", names, key) if key in entries else None
+
+    def _states(self, entries: Mapping[str, yaml.Node], path: str, table: str) -> States:
+        if "states" not in entries:
+            return states_of(table)
+        node, path = entries["states"], f"{path}.states"
+        declared = self._nodes.mapping(node, path, STATES_KEYS)
+        if declared is None:
+            return NO_STATES
+        final = frozenset(self._state_list(declared, "final", path))
+        resolved, reopened, canceled = (
+            self._state(declared[key], f"{path}.{key}") if key in declared else ""
+            for key in ("resolved", "reopened", "canceled")
+        )
+        if "resolved" not in declared:
+            self._nodes.fault(
+                line_of(node), f"{path}.resolved", "is missing: the state of a ticket whose row is well again"
+            )
+        if reopened and reopened in {resolved, canceled, *final}:
+            what = "is a state of tickets that have ended; name the one that they go back to"
+            self._nodes.fault(line_of(declared["reopened"]), f"{path}.reopened", what)
+        passed = self._state_list(declared, "path", path)
+        passed = passed[:-1] if passed and passed[-1] == resolved else passed
+        if len({*passed}) < len(passed) or {*passed} & {resolved, canceled, *final}:
+            what = "names a state twice, or one of tickets that have ended; name those before `resolved`, in order"
+            self._nodes.fault(line_of(declared["path"]), f"{path}.path", what)
+            passed = []
+        known = states_of(table)
+        return States(
+            resolved=resolved,
+            reopened=reopened,
+            canceled=canceled,
+            final=final,
+            link=known.link or LINK,
+            close_code=known.close_code,
+            paths={"": (*passed, resolved)} if passed else {},
+        )
+
+    def _state_list(self, declared: Mapping[str, yaml.Node], key: str, path: str) -> list[str]:
+        path = f"{path}.{key}"
+        entries = self._nodes.list(declared[key], path) if key in declared else []
+        return [state for number, entry in enumerate(entries) if (state := self._state(entry, f"{path}[{number}]"))]
+
+    def _choices(self, entries: Mapping[str, yaml.Node], path: str, table: str) -> Mapping[str, Mapping[str, str]]:
+        """The choices of the ticket's columns: as shipped, but for those that the rule declares."""
+        if "choices" not in entries:
+            return shipped_choices(table)
+        path = f"{path}.choices"
+        declared = self._nodes.mapping(entries["choices"], path, None, refused=CHOICES_REFUSED) or {}
+        own = {}
+        for column, node in declared.items():
+            values = [
+                self._nodes.text(entry, f"{path}.{column}[{number}]")
+                for number, entry in enumerate(
+                    self._nodes.list(node, f"{path}.{column}", empty="is empty; name the values that the column takes")
+                )
+            ]
+            own[column] = dict.fromkeys([value for value in values if value], "")
+        return {**shipped_choices(table), **own}
+
+    def _state(self, node: yaml.Node, path: str) -> str:
+        """A state's value as it was written; empty where it is none."""
+        written = self._nodes.text(node, path)
+        if written is not None and (node.tag == "tag:yaml.org,2002:null" or not STATE.fullmatch(written)):
+            self._nodes.fault(line_of(node), path, "is not the value of a state (such as 3, not its label)")
+            return ""
+        return written or ""
+
+    def _lives(self, entries: Mapping[str, yaml.Node], path: str, ticket: TicketRule, *, kind: Saying | None) -> None:
+        """Refuse a life that this kind of ticket does not have."""
+        code = ticket.states.close_code
+        if "close_code" not in entries and code and invalid_choice(ticket.choices.get("close_code"), code):
+            what = f"the {code!r} that is sent unless a rule gives a `close_code` is none of them; give one"
+            self._nodes.fault(line_of(entries["choices"]), f"{path}.choices.close_code", what)
+        said = kind.template.literals() if kind else frozenset()
+        if ticket.table not in STATES and "states" not in entries:
+            for key in _STATE_KEYS:
+                if key in entries:
+                    self._nodes.fault(line_of(entries[key]), f"{path}.{key}", f"{_STATES_UNKNOWN} or take it out")
+        if "on_delete" in entries and ticket.on_delete != "leave":
+            what = ""
+            if ticket.table not in STATES and "states" not in entries:
+                what = f"{_STATES_UNKNOWN}, write `leave` or take it out"
+            elif ticket.shared:
+                what = "no row closes a ticket that is shared; write `leave` or take it out"
+            elif ticket.on_delete == "cancel" and not ticket.states.canceled:
+                what = "`states` has no `canceled`; say which state that is"
+            if what:
+                self._nodes.fault(line_of(entries["on_delete"]), f"{path}.on_delete", what)
+        states = ticket.states
+        if (
+            ticket.after_close == "reopen"
+            and states.resolved
+            and not (states.reopened or states.resolved in states.final)
+        ):
+            what = "`states` has no `reopened`; say which state that is, or write `new`"
+            self._nodes.fault(line_of(entries["after_close"]), f"{path}.after_close", what)
+        if ticket.table == CHANGE_TABLE and "template" not in entries and said == {"standard"}:
+            what = "a standard change is made from a template; name it beside `fields`, as `template`"
+            self._nodes.fault(line_of(entries["fields"]), f"{path}.fields.type", what)
+        if "template" in entries and ticket.table != CHANGE_TABLE:
+            what = f"only a {CHANGE_TABLE} is made from a template; say `table: {CHANGE_TABLE}` or take it out"
+            self._nodes.fault(line_of(entries["template"]), f"{path}.template", what)
+
+    def _chosen(
+        self, node: yaml.Node, path: str, names: tuple[str, ...], column: str, *, constants: bool = False
+    ) -> Saying:
+        """A template for a column; a plain text that is none of the column's choices is a fault."""
+        faults = len(self._nodes.faults)
+        saying = self._templates.template(node, path, names, constants=constants)
+        if (
+            len(self._nodes.faults) > faults
+            or node.tag == "tag:yaml.org,2002:null"
+            or not isinstance(node, yaml.ScalarNode)
+        ):
+            return saying
+        plain = not any(braces in node.value for braces in ("{{", "{%", "{#"))
+        choices = self.choices.get(column)
+        if plain and choices is not None and (wrong := invalid_choice(choices, node.value)):
+            self._nodes.fault(line_of(node), path, f"{wrong}{suggest_choice(choices, node.value)}")
+        return saying
+
+    def _key(
+        self, entries: Mapping[str, yaml.Node], path: str, names: tuple[str, ...], line: int, *, shared: bool
+    ) -> tuple[Saying, ...]:
+        path = f"{path}.key"
+        if "key" not in entries:
+            self._nodes.fault(line, path, 'is missing; write what identifies the row, such as "{{ row.id }}"')
+            return (Saying(NO_TEMPLATE, path),)
+        node = entries["key"]
+        faults = len(self._nodes.faults)
+        if isinstance(node, yaml.SequenceNode):
+            nodes = self._nodes.list(node, path, empty="is empty; write what identifies the row")
+            if len(nodes) > KEY_PARTS_MAX:
+                self._nodes.fault(line_of(node), path, f"has more than {KEY_PARTS_MAX} parts")
+            parts = tuple(
+                self._templates.template(part, f"{path}[{number}]", names) for number, part in enumerate(nodes)
+            )
+        else:
+            parts = (self._templates.template(node, path, names),)
+        if len(self._nodes.faults) > faults:
+            return parts or (Saying(NO_TEMPLATE, path),)
+        for part in parts:
+            self._separated(part)
+        used = frozenset[str]().union(*(part.template.names for part in parts))
+        if shared:
+            return parts
+        if not used & {"row", "new", "old", "item", "event"}:
+            what = "is the same for every row; name a column, or say `shared: true` if all share one ticket"
+            self._nodes.fault(line_of(node), path, what)
+        elif "item" in names and "item" not in used:
+            what = "is the same for every element; name a part of `item`, or say `shared: true`"
+            self._nodes.fault(line_of(node), path, what)
+        return parts
+
+    def _separated(self, part: Saying) -> None:
+        """Warn of a text that joins several values: what stands between them may stand in one of them too."""
+        joined = part.template.joined()
+        if joined is None:
+            return
+        instead = ", ".join(f'"{{{{ {value} }}}}"' for value in joined)
+        instead = f"key: [{instead}]" if joined else 'a list, such as key: ["{{ row.id }}", "{{ item.id }}"]'
+        self._nodes.warnings.append(
+            f"{part.where}: joins several values in one text, and two rows share a ticket where what stands between "
+            f"them stands in one of them too; write {instead}"
+        )
+
+    def _fields(
+        self,
+        entries: Mapping[str, yaml.Node],
+        path: str,
+        names: tuple[str, ...],
+        line: int,
+        refused: Mapping[str, str],
+    ) -> dict[str, Saying]:
+        path = f"{path}.fields"
+        if "fields" not in entries:
+            self._nodes.fault(line, path, "is missing; it says what the ticket should say")
+            return {}
+        node = entries["fields"]
+        columns = self._nodes.mapping(node, path, None, refused=refused)
+        if columns is not None and not node.value:
+            self._nodes.fault(line_of(node), path, "is empty; name a column and what it should say")
+        return {
+            column: self._chosen(value, f"{path}.{column}", names, column, constants=True)
+            for column, value in (columns or {}).items()
+        }
+
+    def _shared(self, entries: Mapping[str, yaml.Node], path: str) -> bool:
+        if "shared" not in entries:
+            return False
+        node = entries["shared"]
+        if node.tag != "tag:yaml.org,2002:bool":
+            self._nodes.fault(line_of(node), f"{path}.shared", "must be true or false")
+        return is_true(node)
+
+
+def _written(table: str, fields: Collection[str], *, templated: bool) -> tuple[tuple[str, ...], frozenset[str]]:
+    """The columns that a rule with these *fields* writes, and those among them that are written at creation only."""
+    of_template = ("type", TEMPLATE, "chg_model") if templated else ()
+    model = ("chg_model",) if table == CHANGE_TABLE and "type" in fields else ()
+    return tuple(dict.fromkeys((*fields, *of_template, *model))), frozenset(of_template)
+
+
+def _refused(table: str, states: States, *, links: bool, templated: bool) -> dict[str, str]:
+    """The columns that may not stand under `fields`, and why: something else writes them."""
+    refused = dict(FIELDS_REFUSED)
+    if states.link == LINK and links:
+        refused[LINK] = "is written by `after_close: new`; to write it yourself, say `after_close: leave`"
+    if table == CHANGE_TABLE:
+        refused[TEMPLATE] = "stands beside `fields`, as `template`"
+    if templated:
+        refused |= dict.fromkeys(("type", "chg_model"), "is `standard`, because there is a `template`; take it out")
+    return refused
+
+
+def _after_close(states: States) -> str:
+    if not states.resolved:
+        return "leave"
+    return "reopen" if states.reopened else "new"
+
+
+def _on_delete(table: str, states: States, *, shared: bool) -> str:
+    if shared or not states.resolved:
+        return "leave"
+    if table != CHANGE_TABLE:
+        return "resolve"
+    # What a change was for is gone; to close it as successful would say that it was carried out.
+    return "cancel" if states.canceled else "leave"

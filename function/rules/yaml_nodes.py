@@ -1,0 +1,167 @@
+"""Reading YAML node by node: every fault with its line, and on it goes. Pure."""
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Final
+
+import yaml
+
+from function.core.event import Op
+from function.rules.schema import COLUMN
+from function.rules.templates import meant
+
+FILE_BYTES_MAX: Final = 1024 * 1024
+# Aliases make a small file a large one.
+ENTRIES_MAX: Final = 20_000
+
+
+class TooManyEntries(Exception):  # noqa: N818  # what happened, not whose error it is
+    """The file is larger than it looks."""
+
+
+class NodeReader:
+    """Reads the nodes of one file, which *name* is what faults call. It goes on after a fault: all are told at once."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.faults: list[tuple[int, str]] = []
+        self.warnings: list[str] = []
+        self._entries = 0
+
+    def fault(self, line: int, path: str, what: str) -> None:
+        self.faults.append((line, f"{self.where(line, path)}: {what}"))
+
+    def where(self, line: int, path: str) -> str:
+        return f"{self.name}:{line}: {path}" if path else f"{self.name}:{line}"
+
+    def compose(self, text: str) -> yaml.Node | None:
+        if len(text.encode("utf-8", "surrogatepass")) > FILE_BYTES_MAX:
+            self.fault(1, "", f"is over {FILE_BYTES_MAX // 1024} KiB")
+            return None
+        try:
+            # Not the faster C loader: a thousand brackets end the process there.
+            root = yaml.compose(text, Loader=yaml.SafeLoader)
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            self.fault(
+                mark.line + 1 if mark else 1,
+                "",
+                f"is not YAML: {', '.join(filter(None, (error.context, error.problem)))}",
+            )
+        except yaml.reader.ReaderError as error:
+            line = text.count("\n", 0, error.position) + 1
+            self.fault(line, "", "is not YAML: a control character in it is not allowed")
+        except RecursionError:
+            self.fault(1, "", "is nested too deeply")
+        else:
+            if root is None:
+                self.fault(1, "", "is empty; it begins with `version: 1`")
+            return root
+        return None
+
+    def mapping(
+        self,
+        node: yaml.Node,
+        path: str,
+        known: Mapping[str, str] | None,
+        *,
+        refused: Mapping[str, str] | None = None,
+    ) -> dict[str, yaml.Node] | None:
+        """The entries of *node* under the *known* keys (None: names of columns); all others are faults."""
+        if not isinstance(node, yaml.MappingNode):
+            self.fault(line_of(node), path, "must be a mapping of names to values")
+            return None
+        entries: dict[str, yaml.Node] = {}
+        for key, value, merged in self._pairs(node):
+            name = key.value if isinstance(key, yaml.ScalarNode) else ""
+            below = f"{path}.{name}" if path else name
+            if name in entries:
+                if not merged:
+                    self.fault(line_of(key), below, "stands here twice")
+            elif refused and name in refused:
+                self.fault(line_of(key), below, refused[name])
+            elif known is not None and name not in known:
+                self.fault(line_of(key), below, f"there is no such key{meant(name, known)}")
+            elif known is None and not COLUMN.fullmatch(name):
+                self.fault(line_of(key), below, "is not the name of a column (such as short_description)")
+            else:
+                entries[name] = value
+        return entries
+
+    def _pairs(self, node: yaml.MappingNode, depth: int = 0) -> Iterator[tuple[yaml.Node, yaml.Node, bool]]:
+        """Key and value of each entry, and whether it was merged with ``<<``; those come last."""
+        merges: list[yaml.Node] = []
+        for key, value in node.value:
+            self._count()
+            if key.tag == "tag:yaml.org,2002:merge":
+                merges += value.value if isinstance(value, yaml.SequenceNode) else [value]
+            else:
+                yield key, value, depth > 0
+        for merge in merges:
+            if not isinstance(merge, yaml.MappingNode) or depth > 5:
+                self.fault(line_of(merge), "<<", "must be an alias of a mapping")
+            else:
+                for key, value, _ in self._pairs(merge, depth + 1):
+                    yield key, value, True
+
+    def keys_of(self, node: yaml.Node) -> list[str]:
+        return [str(key.value) for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+
+    def list(self, node: yaml.Node, path: str, *, empty: str = "") -> list[yaml.Node]:
+        if not isinstance(node, yaml.SequenceNode):
+            self.fault(line_of(node), path, "must be a list")
+            return []
+        if empty and not node.value:
+            self.fault(line_of(node), path, empty)
+        for _ in node.value:
+            self._count()
+        entries: list[yaml.Node] = node.value
+        return entries
+
+    def text(self, node: yaml.Node, path: str) -> str | None:
+        """A scalar as it was written."""
+        if isinstance(node, yaml.ScalarNode):
+            written: str = node.value
+            return written
+        quoted = isinstance(node, yaml.MappingNode) and node.flow_style
+        what = 'must be one value; a template that begins with braces stands in quotes: "{{ … }}"' if quoted else ""
+        self.fault(line_of(node), path, what or "must be one value, not a list or a mapping")
+        return None
+
+    def _count(self) -> None:
+        self._entries += 1
+        if self._entries > ENTRIES_MAX:
+            raise TooManyEntries
+
+    def ops(self, entries: Mapping[str, yaml.Node], key: str, path: str, known: Collection[Op]) -> frozenset[Op]:
+        if key not in entries:
+            return frozenset()
+        path = f"{path}.{key}"
+        ops = set()
+        for number, node in enumerate(self.list(entries[key], path, empty="is empty; leave it out for the default")):
+            word = self.text(node, f"{path}[{number}]")
+            if word is None:
+                continue
+            if word in known:
+                ops.add(Op(word))
+            else:
+                what = f"must be one of {', '.join(known)}{meant(word.upper(), known)}"
+                self.fault(line_of(node), f"{path}[{number}]", what)
+        return frozenset(ops)
+
+    def choice(self, entries: Mapping[str, yaml.Node], key: str, path: str, known: Collection[str]) -> str | None:
+        if key not in entries:
+            return None
+        word = self.text(entries[key], f"{path}.{key}")
+        if word is not None and word not in known:
+            self.fault(line_of(entries[key]), f"{path}.{key}", f"must be one of {', '.join(known)}{meant(word, known)}")
+            return None
+        return word
+
+
+def line_of(node: yaml.Node) -> int:
+    line: int = node.start_mark.line
+    return line + 1
+
+
+def is_true(node: yaml.Node) -> bool:
+    return str(node.value).lower() in ("true", "yes", "on")
