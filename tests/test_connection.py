@@ -15,21 +15,16 @@ from pathlib import Path
 import pytest
 import trustme
 
-from function.connection.probe import Tried, inserted, reach, try_out
-from function.core.outcome import Failure, Kind, Reason
+from function.connection.probe import Tried, reach, try_out
 from function.servicenow import Basic
-from function.targets.ticket.address import address
 from sandbox.rest import Rights
 from sandbox.servicenow import ServiceNow
 from tests.answers import Answer, Seen, Server, always, http, result
 from tests.payloads import insert
 from tests.world import PASSWORD, STORED_PASSWORD, Answered, World, outage
 
-T, D, P = Kind.TRANSIENT, Kind.IN_DOUBT, Kind.PERMANENT
 USER = Basic("svc.hasura", PASSWORD)
-CORRELATION = "shop:outage:1"
-OURS = address("incident", CORRELATION, 0)
-SOMEBODYS = "0123456789abcdef0123456789abcdef"
+SYS_ID = "0123456789abcdef0123456789abcdef"
 
 
 def a_test(world: World, sent: object = None) -> Answered:
@@ -47,48 +42,25 @@ def error(status: int, message: str, detail: str = "") -> bytes:
     return http(status, json.dumps({"error": {"message": message, "detail": detail}, "status": "failure"}))
 
 
-def record(sys_id: str = OURS, *, correlation_id: str = CORRELATION, by: str = "svc.hasura") -> dict[str, str]:
-    return {"sys_id": sys_id, "correlation_id": correlation_id, "sys_created_by": by, "number": "INC1"}
-
-
-def instance(
-    post: bytes = b"",
-    *,
-    found: dict[str, str] | None = None,
-    listed: bytes | None = None,
-    roles: bytes | None = None,
-) -> Answer:
-    """An instance of one record, *found*, that answers a POST by *post*, and a query for roles by *roles*."""
-    found = found or record()
+def instance(*, roles: bytes | None = None) -> Answer:
+    """An instance of one incident, that answers a query for roles by *roles*."""
 
     def answer(sock: socket.socket, seen: Seen) -> bool:
         path = seen.target.partition("?")[0]
-        if "sys_user_has_role" in path:
-            sock.sendall(roles or error(403, "Insufficient rights to query records"))
-        elif path.endswith("/sys_user"):
-            sock.sendall(error(403, "Insufficient rights to query records"))
-        elif seen.method == "POST":
-            sock.sendall(post)
-        elif path.endswith("/incident"):
-            sock.sendall(listed or result([{"sys_id": found["sys_id"]}]))
+        if path.endswith("/incident"):
+            sock.sendall(result([{"sys_id": SYS_ID}]))
         else:
-            sock.sendall(result(found))
+            refused = error(403, "Insufficient rights to query records")
+            sock.sendall(roles or refused if path.endswith("/sys_user_has_role") else refused)
         return True
 
     return answer
 
 
-def tried(answer: Answer, *, ours: str = OURS, user: Basic = USER, seconds: float = 5.0) -> tuple[Tried, list[str]]:
+def tried(answer: Answer, *, user: Basic = USER, seconds: float = 5.0) -> tuple[Tried, list[str]]:
     """What became of a test against *answer*, and the methods that were called."""
     with Server(answer) as server:
-        found = try_out(
-            server.url,
-            user,
-            username=user.username,
-            tables=["incident"],
-            ours=lambda table: [(ours, 0)] if ours else [],
-            timeout_seconds=seconds,
-        )
+        found = try_out(server.url, user, username=user.username, tables=["incident"], timeout_seconds=seconds)
         return found, [seen.method for seen in server.seen]
 
 
@@ -182,11 +154,6 @@ class TestWhatServiceNowSays:
                 said[what] = message(world)
                 world.servicenow.disarm()
 
-            def granted(what: str, rights: Rights) -> None:
-                world.servicenow.rights = rights
-                said[what] = message(world)
-                world.servicenow.rights = Rights()
-
             secure = stack.enter_context(ServiceNow(tls=tls(trustme.CA())))
             elsewhere = stack.enter_context(Server(always(http(302, b"", Location="https://sso.example.com/login"))))
             another = stack.enter_context(
@@ -197,8 +164,9 @@ class TestWhatServiceNowSays:
             ask("self-signed", instance_url=secure.url)
             armed("time-out", "slow")
             armed("hibernating", "hibernating_html_200")
-            granted("without itil", Rights(may_create=()))
-            granted("may not read", Rights(may_read=()))
+            world.servicenow.rights = Rights(may_read=())
+            said["may not read"] = message(world)
+            world.servicenow.rights = Rights()
             world.servicenow.api_enabled = False
             said["API disabled"] = message(world)
             world.servicenow.api_enabled = True
@@ -218,8 +186,7 @@ class TestWhatServiceNowSays:
             "self-signed": "self-signed",
             "time-out": "did not answer in time",
             "hibernating": "hibernating",
-            "without itil": "the user may not create records: give it the role itil",
-            "may not read": "the user may neither read nor create records",
+            "may not read": "the user may not read records: give it the role itil",
             "API disabled": "did not let the integration user use the Table API",
             "login page": "What answered is not ServiceNow's Table API",
             "redirect": "The address redirects elsewhere",
@@ -227,10 +194,10 @@ class TestWhatServiceNowSays:
             "401": "ServiceNow does not accept the user and password",
             "another table API": "does not know this address",
             "server error": "server error",
-            "ok": "it may create records",
+            "ok": "the user's role itil allows creating them",
         }.items():
             assert words in said[what], (what, said[what])
-        assert len(set(said.values())) == len(said) == 15
+        assert len(set(said.values())) == len(said) == 14
         assert after == (before, [], [])
         assert refused_logins == 1
 
@@ -268,7 +235,7 @@ rules:
             answer = a_test(world)
 
             assert answer.body["success"]
-            assert re.findall(r"(\w+): it may create records", answer.body["message"]) == ["incident", "problem"]
+            assert re.findall(r"(\w+): the user may read records", answer.body["message"]) == ["incident", "problem"]
             assert (len(world.incidents), len(world.servicenow.rows("problem"))) == (1, before)
 
 
@@ -280,7 +247,7 @@ rules:
     ],
     ids=["oauth", "api key"],
 )
-def test_whoever_a_client_or_a_key_acts_as_is_tested_by_its_own_tickets(signs_in: dict[str, str]) -> None:
+def test_whoever_a_client_or_a_key_acts_as_is_named_and_tested_by_its_own_roles(signs_in: dict[str, str]) -> None:
     with World() as world:
         world.stop()
         world.start(**signs_in, SERVICENOW_USERNAME="", SERVICENOW_PASSWORD="")
@@ -289,7 +256,8 @@ def test_whoever_a_client_or_a_key_acts_as_is_tested_by_its_own_tickets(signs_in
 
         assert made.said == "created"
         assert answer.body["success"]
-        assert answer.body["message"].startswith("ServiceNow accepts svc.hasura. incident: it may create records")
+        assert answer.body["message"].startswith("ServiceNow accepts svc.hasura. incident: the user may read records")
+        assert "the user's role itil allows creating them" in answer.body["message"]
         assert len(world.incidents) == 1
 
 
@@ -325,170 +293,98 @@ class TestNothingIsMade:
         world.calls()
         answer = a_test(world)
 
-        assert "it may create records (tried with a sys_id that is taken" in answer.body["message"]
+        assert answer.body["success"]
         assert world.incidents == before
-        assert world.calls() == ["GET incident", "GET incident", "POST incident"]
+        assert world.calls() == ["GET incident", "GET sys_user_has_role"]
 
-    def test_where_there_is_no_incident_it_says_that_creating_was_not_tried(self, world: World) -> None:
+    def test_where_there_is_no_incident_it_says_that_none_was_returned(self, world: World) -> None:
         answer = a_test(world)
 
         assert answer.body["success"]
-        assert "was not tried, for that would have made one; it has the role itil" in answer.body["message"]
-        assert "POST incident" not in world.calls()
+        assert "no record was returned (there are none, or the user may not read them)" in answer.body["message"]
+        assert "the user's role itil allows creating them" in answer.body["message"]
         assert world.incidents == []
 
-    def test_where_roles_cannot_be_read_either_it_says_so(self, world: World) -> None:
+    def test_where_roles_cannot_be_read_either_it_says_so_and_how_to_prove_it(self, world: World) -> None:
         world.servicenow.rights = replace(world.servicenow.rights, may_read={"incident"})
         answer = a_test(world)
 
         assert answer.body["success"]
-        assert "it sees no record there" in answer.body["message"]
+        assert "no record was returned" in answer.body["message"]
+        assert "the user's roles cannot be read" in answer.body["message"]
         assert "Have an administrator check that it has the role itil" in answer.body["message"]
+        assert "check --write-probe" in answer.body["message"]
 
-    def test_where_no_ticket_is_ours_nothing_is_posted(self, world: World) -> None:
-        world.servicenow.tables.insert("incident", {"short_description": "somebody's"}, by="somebody")
-        answer = a_test(world)
-
-        assert "was not tried" in answer.body["message"]
-        assert "POST incident" not in world.calls()
-
-    @pytest.mark.parametrize("known", [False, None])
-    def test_where_the_instance_is_not_known_to_honour_a_sys_id_nothing_is_posted(self, known: bool | None) -> None:
-        with World(honours_sys_id=known is None) as world:
-            world.send(insert("outages", outage()))
-            if known is None:
-                world.query("DELETE FROM servicenow.instance")
-            world.calls()
+    def test_a_table_that_cannot_be_read_does_not_hide_what_was_found_of_another(self) -> None:
+        rules = """
+version: 1
+rules:
+  - {name: a, from: hasura/public.a, ticket: {table: problem, key: "{{ row.id }}", fields: {short_description: x}}}
+  - {name: b, from: hasura/public.b, ticket: {key: "{{ row.id }}", fields: {short_description: x}}}
+"""
+        with World(rules=rules) as world:
+            world.servicenow.rights = Rights(may_read={"incident", "sys_user_has_role"})
             answer = a_test(world)
 
-            assert "was not tried" in answer.body["message"]
-            assert "POST incident" not in world.calls()
-            assert len(world.incidents) == 1
-
-    @pytest.mark.parametrize(
-        "found",
-        [
-            record(by="svc.before"),
-            record(SOMEBODYS),
-            record(correlation_id=""),
-            record(correlation_id="shop:outage:2"),
-        ],
-        ids=["another user's", "an id of the instance's own", "no correlation_id", "another's correlation_id"],
-    )
-    def test_a_record_that_does_not_prove_it_for_this_user_is_not_posted_again(self, found: dict[str, str]) -> None:
-        outcome, methods = tried(instance(result(record(), status=201), found=found), ours=found["sys_id"])
-
-        assert "POST" not in methods
-        assert (outcome.success, outcome.stray) == (True, False)
-
-    def test_a_user_without_a_name_is_not_taken_for_the_maker_of_a_record_that_hides_it(self) -> None:
-        with Server(instance(result(record(), status=201), found=record(by=""))) as server:
-            outcome = try_out(
-                server.url, USER, username="", tables=["incident"], ours=lambda table: [(OURS, 0)], timeout_seconds=5
-            )
-
-            assert "POST" not in [seen.method for seen in server.seen]
-            assert outcome.message.startswith("ServiceNow accepts the credential.")
-
-    def test_a_record_that_is_gone_is_not_posted_again(self) -> None:
-        def answer(sock: socket.socket, seen: Seen) -> bool:
-            if OURS in seen.target:
-                sock.sendall(error(404, "No Record found", "Record doesn't exist or ACL restricts the retrieval"))
-                return True
-            return instance(result(record(), status=201))(sock, seen)
-
-        outcome, methods = tried(answer)
-
-        assert "POST" not in methods
-        assert "was not tried" in outcome.message
-
-    def test_what_is_posted_is_a_taken_sys_id_and_nothing_else(self) -> None:
-        with Server(instance(error(403, "Operation Failed", "Error during insert of incident (INC1)"))) as server:
-            outcome = try_out(
-                server.url,
-                USER,
-                username="svc.hasura",
-                tables=["incident"],
-                ours=lambda table: [(OURS, 0)],
-                timeout_seconds=5,
-            )
-
-            assert outcome.success
-            assert [json.loads(seen.body) for seen in server.seen if seen.method == "POST"] == [{"sys_id": OURS}]
-
-    def test_should_a_record_be_made_after_all_it_is_named_and_it_never_happens_again(
-        self, world: World, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        world.send(insert("outages", outage()))
-        world.servicenow.tables.honours_sys_id = False
-        first = message(world)
-        made = [row["number"] for row in world.incidents][1:]
-        again = a_test(world)
-
-        assert len(made) == 1
-        assert f"ServiceNow made the record {made[0]}" in first
-        assert "please delete it" in first
-        assert [record.levelname for record in caplog.records if "must not" in record.getMessage()] == ["ERROR"]
-        assert len(world.incidents) == 2
-        assert "was not tried" in again.body["message"]
+        assert not answer.body["success"]
+        assert "problem: the user may not read records" in answer.body["message"]
+        assert "incident: no record was returned" in answer.body["message"]
 
 
 class TestRoles:
     def roles(self, *names: str, of: str = "svc.hasura") -> bytes:
-        return result([{"sys_id": SOMEBODYS, "user.user_name": of, "role.name": name} for name in names])
+        return result([{"sys_id": SYS_ID, "user.user_name": of, "role.name": name} for name in names])
 
     @pytest.mark.parametrize(
-        ("roles", "success", "said"),
+        ("roles", "said"),
         [
-            (("snc_internal", "itil"), True, "it has the role itil, which may"),
-            (("sn_incident_write",), True, "it has the role sn_incident_write, which may"),
-            (("snc_internal",), True, "it has none of the roles that usually may. Have an administrator check"),
-            ((), True, "Have an administrator check that it has the role itil"),
+            (("snc_internal", "itil"), "the user's role itil allows creating them"),
+            (("sn_incident_write",), "the user's role sn_incident_write allows creating them"),
+            (("snc_internal", "custom"), "roles are custom, snc_internal, and none of them is known to allow"),
+            (("snc_internal",), "Have an administrator check that it has the role itil or sn_incident_write"),
+            ((), "the user's roles cannot be read, so it is not known whether it may create records"),
+            ((), "Have an administrator check that it has the role itil"),
         ],
     )
-    def test_where_creating_cannot_be_tried_the_roles_say_what_they_can(
-        self, roles: tuple[str, ...], success: bool, said: str
-    ) -> None:
-        outcome, _ = tried(instance(roles=self.roles(*roles)), ours="")
+    def test_the_roles_say_what_they_can_of_the_right_to_create(self, roles: tuple[str, ...], said: str) -> None:
+        outcome, _ = tried(instance(roles=self.roles(*roles)))
 
-        assert outcome.success is success
+        assert outcome.success
         assert said in outcome.message
 
+    def test_of_many_roles_a_few_are_named(self) -> None:
+        outcome, _ = tried(instance(roles=self.roles(*(f"role_{number:03}" for number in range(60)))))
+
+        assert "role_006, role_007 and 52 more, and none" in outcome.message
+
     def test_the_roles_of_others_say_nothing(self) -> None:
-        outcome, _ = tried(instance(roles=self.roles("itil", of="admin")), ours="")
+        outcome, _ = tried(instance(roles=self.roles("itil", of="admin")))
 
         assert "Have an administrator check" in outcome.message
 
+    def test_they_are_asked_for_once_for_all_tables(self) -> None:
+        def answer(sock: socket.socket, seen: Seen) -> bool:
+            has_role = "sys_user_has_role" in seen.target
+            sock.sendall(self.roles("itil") if has_role else result([{"sys_id": SYS_ID}]))
+            return True
+
+        with Server(answer) as server:
+            try_out(server.url, USER, username="svc.hasura", tables=["incident", "change_request"], timeout_seconds=5)
+
+            assert len([seen for seen in server.seen if "sys_user_has_role" in seen.target]) == 1
+
     def test_a_user_name_that_no_query_can_carry_is_not_asked_for(self) -> None:
-        outcome, methods = tried(instance(), ours="", user=Basic("svc^ORactive=true", "p"))
+        outcome, methods = tried(instance(), user=Basic("svc^ORactive=true", "p"))
 
         assert methods == ["GET"]
         assert outcome.success
 
+    def test_a_user_without_a_name_is_not_taken_for_the_holder_of_roles_that_hide_theirs(self) -> None:
+        with Server(instance(roles=self.roles("itil", of=""))) as server:
+            outcome = try_out(server.url, USER, username="", tables=["incident"], timeout_seconds=5)
 
-class TestWhatARefusedInsertSays:
-    @pytest.mark.parametrize(
-        ("kind", "reason", "success"),
-        [
-            (D, Reason.INSERT_FAILED, True),
-            (P, Reason.DATA_POLICY, True),
-            (P, Reason.BUSINESS_RULE, True),
-            (P, Reason.ACL, False),
-            (T, Reason.ACL, False),
-            (P, Reason.REFUSED, False),
-            (D, Reason.TIMEOUT, False),
-            (D, Reason.UNAVAILABLE, False),
-            (T, Reason.RATE_LIMITED, False),
-            (T, Reason.UNAUTHORIZED, False),
-        ],
-    )
-    def test_only_what_comes_after_the_access_controls_says_that_they_agree(
-        self, kind: Kind, reason: Reason, success: bool
-    ) -> None:
-        outcome = inserted("incident", Failure(kind, reason, "hint"))
-
-        assert outcome.success is success
-        assert outcome.signed_in is (reason is not Reason.UNAUTHORIZED)
+        assert outcome.message.startswith("ServiceNow accepts the credential.")
+        assert "the user's roles cannot be read" in outcome.message
 
 
 class TestHolds:

@@ -124,7 +124,7 @@ def test_two_elements_with_one_key_are_a_dead_letter_that_names_the_key() -> Non
             ("7/2", "created", None),
         ]
         [mail] = world.mails
-        assert "7/1" in str(mail.get_body(("plain",)))
+        assert "7/1" in mail.get_content()
         assert world.incident["short_description"] == "c"
 
 

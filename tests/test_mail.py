@@ -2,7 +2,6 @@
 
 import base64
 import contextlib
-import html
 import logging
 import re
 import socket
@@ -86,6 +85,9 @@ FIELD = replace(
     fingerprint="outage/fields",
 )
 UNRULED = replace(HELD, kind="unruled", table="hasura/public.orders", reason=Reason.NO_RULE, hint="", words="")
+UPSTREAM = replace(
+    UNRULED, kind="upstream", table="hasura", reason=Reason.REFUSED, hint="The body has the event under `payload`."
+)
 OVER = replace(WAITING, recovered=True, lasted_seconds=4000.0, count=5)
 SAMPLES = {
     "dead": DEAD,
@@ -94,7 +96,9 @@ SAMPLES = {
     "held": HELD,
     "field": FIELD,
     "unruled": UNRULED,
+    "upstream": UPSTREAM,
     "over": OVER,
+    "held and over": replace(HELD, rule="outage", key="42", recovered=True, lasted_seconds=4000.0),
     "dead and over": replace(UNMAPPED, recovered=True, lasted_seconds=90000.0),
 }
 
@@ -103,16 +107,8 @@ def mail(notice: Notice, *, recipients: tuple[str, ...] = ("ops@example.com",)) 
     return compose(notice, sender="Shop <function@example.com>", recipients=recipients, now=NOW)
 
 
-def part(message: EmailMessage, kind: str) -> str:
-    body = message.get_body((kind,))
-    assert body is not None
-    return str(body.get_content())
-
-
-def words_of_html(page: str) -> list[str]:
-    """What a reader sees of it, word by word."""
-    body = page.partition("<body")[2].partition(">")[2]
-    return html.unescape(re.sub(r"<[^>]*>", " ", body)).split()
+def text_of(message: EmailMessage) -> str:
+    return str(message.get_content())
 
 
 # What a mail says
@@ -122,19 +118,9 @@ def test_a_permanent_failure_says_what_happened_and_how_to_send_it_again() -> No
     message = mail(DEAD)
 
     assert message["Subject"] == "[shop-prod] gave up on outage/42: a ServiceNow access rule refuses it"
-    assert part(message, "plain") == (
+    assert text_of(message) == (
         "The function gave up on outage/42: a ServiceNow access rule refuses it. The\n"
         "event is kept as a dead letter; it is not tried again by itself.\n"
-        "\n"
-        "  source      shop-prod\n"
-        "  ServiceNow  https://dev12345.service-now.com\n"
-        "  rule        outage\n"
-        "  table       incident\n"
-        "  key         42\n"
-        "  event       5a3e1f0c-7d9b-4b57-9f39-2b1f6d7c8e90\n"
-        "  reason      refused_by_acl\n"
-        "  since       2025-11-21 12:47:26 UTC (12 minutes ago)\n"
-        "  attempts    3\n"
         "\n"
         "ServiceNow said:\n"
         "  > Operation Failed: ACL Exception Insert Failed due to security constraints\n"
@@ -144,6 +130,20 @@ def test_a_permanent_failure_says_what_happened_and_how_to_send_it_again() -> No
         "\n"
         "Once that is put right, and deployed, this sends it again:\n"
         "  python -m function replay 5a3e1f0c-7d9b-4b57-9f39-2b1f6d7c8e90\n"
+        "\n"
+        "Run commands in the project's folder, with the function's settings in the\n"
+        "environment.\n"
+        "\n"
+        "Details:\n"
+        "  source      shop-prod\n"
+        "  ServiceNow  https://dev12345.service-now.com\n"
+        "  rule        outage\n"
+        "  table       incident\n"
+        "  key         42\n"
+        "  event       5a3e1f0c-7d9b-4b57-9f39-2b1f6d7c8e90\n"
+        "  reason      refused_by_acl\n"
+        "  since       2025-11-21 12:47:26 UTC (12 minutes ago)\n"
+        "  attempts    3\n"
     )
 
 
@@ -154,8 +154,10 @@ def test_a_permanent_failure_says_what_happened_and_how_to_send_it_again() -> No
         ("waiting", "[shop-prod] outage/42 waiting for 12 minutes: ServiceNow is unavailable"),
         ("held", "[shop-prod] calls to ServiceNow are held: ServiceNow refuses our credentials"),
         ("field", "[shop-prod] ServiceNow did not keep impact, assignment_group of outage/42"),
-        ("unruled", "[shop-prod] no rule wants hasura/public.orders"),
+        ("unruled", "[shop-prod] no rule is for hasura/public.orders"),
+        ("upstream", "[shop-prod] request refused: it is not an event as Hasura sends it"),
         ("over", "[shop-prod] over after 66 minutes: outage, ServiceNow is unavailable"),
+        ("held and over", "[shop-prod] over after 66 minutes: ServiceNow refuses our credentials"),
     ],
 )
 def test_the_subject_alone_says_what_is_wrong_and_where(sample: str, subject: str) -> None:
@@ -169,30 +171,65 @@ def test_a_mail_for_many_says_how_many_more_and_how_to_replay_them_all() -> None
     message = mail(UNMAPPED)
 
     assert message["Subject"].endswith("(+11 more)")
-    assert "11 more like it since the last mail." in part(message, "plain")
-    assert "  python -m function replay 5a3e1f0c-7d9b-4b57-9f39-2b1f6d7c8e90\n" in part(message, "plain")
-    assert "  python -m function replay --failed --rule=outage\n" in part(message, "plain")
+    assert "11 more like it since the last mail." in text_of(message)
+    assert "  python -m function replay 5a3e1f0c-7d9b-4b57-9f39-2b1f6d7c8e90\n" in text_of(message)
+    assert "  python -m function replay --failed --rule=outage\n" in text_of(message)
 
 
 @pytest.mark.parametrize("over", [SAMPLES["dead and over"], OVER])
 def test_what_is_over_has_nothing_left_to_replay(over: Notice) -> None:
-    assert "replay" not in part(mail(over), "plain")
+    assert "replay" not in text_of(mail(over))
 
 
 def test_a_field_that_was_not_kept_is_named_with_its_ticket_and_nothing_is_replayed() -> None:
-    text = part(mail(FIELD), "plain")
+    text = text_of(mail(FIELD))
 
     assert "impact, assignment_group" in text
     assert "INC0010001" in text
     assert "replay" not in text
 
 
-@pytest.mark.parametrize("sample", SAMPLES)
-def test_text_and_html_say_the_same(sample: str) -> None:
-    message = mail(SAMPLES[sample])
+@pytest.mark.parametrize(
+    ("notice", "command"),
+    [
+        (HELD, "check"),
+        (replace(HELD, reason=Reason.UNAVAILABLE), "check"),
+        (replace(HELD, reason=Reason.RATE_LIMITED), ""),
+        (replace(UNRULED, event="e1"), "replay e1"),
+        (replace(WAITING, event="e1"), "replay e1"),
+        (UPSTREAM, ""),
+        (replace(FIELD, event="e1"), ""),
+        (SAMPLES["held and over"], ""),
+    ],
+)
+def test_a_mail_gives_the_one_command_that_helps(notice: Notice, command: str) -> None:
+    text = text_of(mail(notice))
 
-    text = part(message, "plain").replace("  > ", "  ").split()
-    assert words_of_html(part(message, "html")) == text
+    commands = re.findall(r"^  python -m function (.*)$", text, re.MULTILINE)
+    assert commands == ([command] if command else [])
+    assert ("Run commands in the project's folder" in text) == bool(command)
+
+
+def test_a_hold_names_no_event_for_it_concerns_all() -> None:
+    text = text_of(mail(replace(HELD, rule="outage", key="42", event="e1")))
+
+    assert not re.findall(r"^  (rule|table|key|event) ", text, re.MULTILINE)
+    assert "  reason      servicenow_unauthorized\n" in text
+
+
+def test_what_was_refused_upstream_is_not_put_down_to_servicenow() -> None:
+    message = mail(UPSTREAM)
+
+    assert "What to check:\n  The body has the event under `payload`.\n" in text_of(message)
+    assert "refused_by_servicenow" not in text_of(message)
+    assert "ServiceNow" not in message["Subject"]
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_no_line_but_a_fact_or_a_command_is_longer_than_78_characters(sample: str) -> None:
+    lines = text_of(mail(replace(SAMPLES[sample], hint="a few words " * 40, words="some more " * 20))).splitlines()
+
+    assert [line for line in lines if len(line) > 78 and not re.match(r"  (\w+  |python )", line)] == []
 
 
 def test_every_reason_that_can_fail_has_words_for_people() -> None:
@@ -206,7 +243,7 @@ def test_an_unknown_reason_is_still_a_sentence() -> None:
 
 
 def test_servicenows_words_are_cut_short() -> None:
-    text = part(mail(replace(DEAD, words="w" * 5000)), "plain")
+    text = text_of(mail(replace(DEAD, words="w" * 5000)))
 
     assert "w" * (WORDS_MAX - 3) + "..." in text
     assert "w" * (WORDS_MAX - 2) not in text
@@ -253,21 +290,20 @@ INJECTION = "x\r\nBcc: thief@example.net\r\n\r\n<script>alert(1)</script>\x00\x1
 
 
 @pytest.mark.parametrize("place", ["key", "rule", "table", "event", "reason", "hint", "words", "source_name", "ticket"])
-def test_no_value_can_add_a_header_a_line_or_markup(place: str) -> None:
+def test_no_value_can_add_a_header_or_a_line(place: str) -> None:
     notice = replace(DEAD, **{place: INJECTION})  # type: ignore[arg-type]  # the places are all text
     message = message_from_bytes(bytes(mail(notice)), policy=policy.default)
 
     assert message["Bcc"] is None
     assert message.keys() == mail(DEAD).keys()
     assert len(message["To"].addresses) == 1
-    text, page = part(message, "plain"), part(message, "html")
+    text = text_of(message)
     assert "\nBcc:" not in text
-    assert "<script" not in page
-    assert not set("\x00\x1b\u2028\u202e") & set(text + page + message["Subject"])
+    assert not set("\x00\x1b\u2028\u202e") & set(text + message["Subject"])
 
 
 def test_a_command_cannot_be_turned_into_another_by_what_it_names() -> None:
-    text = part(mail(replace(UNMAPPED, event="$(reboot)", rule="a; reboot")), "plain")
+    text = text_of(mail(replace(UNMAPPED, event="$(reboot)", rule="a; reboot")))
 
     assert "  python -m function replay '$(reboot)'\n" in text
     assert "  python -m function replay --failed --rule='a; reboot'\n" in text
@@ -292,7 +328,7 @@ def test_a_command_cannot_be_turned_into_another_by_what_it_names() -> None:
     ],
 )
 def test_the_command_that_a_mail_gives_is_for_that_event_and_no_other(event: str, tmp_path: Path) -> None:
-    text = part(mail(replace(DEAD, event=event)), "plain")
+    text = text_of(mail(replace(DEAD, event=event)))
     [command] = [line.strip() for line in text.splitlines() if line.startswith("  python -m function replay ")]
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\nshift 3\n[ "$1" = -- ] && shift\nprintf %s "$1"\n[ $# = 1 ]\n')
@@ -310,7 +346,7 @@ def test_the_command_that_a_mail_gives_is_for_that_event_and_no_other(event: str
 
 @pytest.mark.parametrize("event", ["a  b", " a", "a\u202eb", "a\u2028b", "a\u00a0b"])
 def test_an_event_that_cannot_be_pasted_as_it_is_is_replayed_with_all_like_it(event: str) -> None:
-    text = part(mail(replace(DEAD, event=event)), "plain")
+    text = text_of(mail(replace(DEAD, event=event)))
 
     assert f"  python -m function replay --failed --rule={DEAD.rule}\n" in text
     assert f"replay {event}" not in text
@@ -330,7 +366,7 @@ def test_every_notice_becomes_a_mail_that_can_be_sent_and_read(said: dict[str, s
     message = message_from_bytes(bytes(mail(notice)), policy=policy.default)
 
     assert len(message["Subject"]) <= SUBJECT_MAX
-    assert words_of_html(part(message, "html"))
+    assert text_of(message).split()
     assert not message.defects
 
 
@@ -345,9 +381,8 @@ def test_a_mail_arrives_as_it_was_written() -> None:
         (received,) = server.messages
     assert received["Subject"] == mail(notice)["Subject"]
     assert "Köln/停电" in received["Subject"]
-    assert [p.get_content_type() for p in received.walk()] == ["multipart/alternative", "text/plain", "text/html"]
-    assert part(received, "plain") == part(mail(notice), "plain")
-    assert part(received, "html") == part(mail(notice), "html")
+    assert [part.get_content_type() for part in received.walk()] == ["text/plain"]
+    assert text_of(received) == text_of(mail(notice))
 
 
 @pytest.mark.parametrize("tls", ["none", "starttls", "implicit"])

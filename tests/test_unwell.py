@@ -213,7 +213,7 @@ def test_permanent_failures_are_one_mail_and_the_next_says_how_many_more(world: 
     world.send(insert("outages", row))
 
     assert (first, len(world.mails)) == (1, 2)
-    assert "20" in str(world.mails[1].get_body(("plain",)))
+    assert "20" in world.mails[1].get_content()
 
 
 def test_when_the_dead_letters_are_replayed_one_mail_says_that_it_is_over(world: World) -> None:

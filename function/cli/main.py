@@ -232,7 +232,7 @@ def _signed_in(told: Told, where: str, rules: Rules, *, write_probe: bool) -> It
     welcome, _, _ = told.message.partition(f" {next(iter(told.tables))}: ")
     yield Finding(Level.NOTE, where, welcome.rstrip("."))
     for table, tried in told.tables.items():
-        if tried.success and not (tried.of_roles and write_probe):
+        if tried.success and not write_probe:  # which says whether a record can be made
             yield Finding(Level.NOTE, where, tried.message.rstrip("."))
         elif not tried.success and (tried.failure is None or tried.failure.reason is not Reason.REFUSED):
             rule = next((rule for rule in rules.rules if rule.ticket.table == table), None)

@@ -1,15 +1,13 @@
-"""The connection test: whether tickets can be made, found out without making one.
+"""The connection test: whether the instance is reached, accepts the user, and lets it read; it writes nothing there.
 
-What the answers mean is derived from facts about ServiceNow (an insert is refused by an ACL before the database is
-asked, and by the primary key after that); it was not tried on a real instance.
+Whether the user may create records follows from its roles. Only a record proves it, which `check --write-probe` makes.
 """
 
-import logging
 import math
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -25,15 +23,11 @@ from function.connection.store import Asked, Configurations
 from function.core.outcome import Failure, Kind, Reason
 from function.core.values import digest
 from function.ledger.ledger import Ledger
-from function.ledger.records import TableTraits
 from function.servicenow import Basic, Credential, NetworkSettings, ServiceNowClient, ServiceNowError, term
 from function.servicenow.instance import FORBIDDEN
 from function.servicenow.network import ProxyServer, load_certificates
 from function.servicenow.transport import ForbiddenAddressError, connect, open_tunnel, proxy_refusal
 from function.settings import CONNECTION_PARTS, Settings
-from function.targets.ticket.address import address
-
-log = logging.getLogger(__name__)
 
 # Accounts lock after about five refused passwords in fifteen minutes; one of these is the events' own probe.
 REFUSED_MAX: Final = 3
@@ -42,8 +36,8 @@ WITHIN_SECONDS: Final = 900.0
 CONNECT_SECONDS_MAX: Final = 10.0
 # Kept back from the deadline for the record and the answer.
 ANSWER_SECONDS: Final = 2.0
-# Of our own tickets so many are looked at, for one that this user made.
-TICKETS_MAX: Final = 3
+# Of the user's roles so many are named in a message. A user holds dozens, since roles contain others.
+ROLES_NAMED_MAX: Final = 8
 # Roles that let their holder create records.
 CREATORS: Final[Mapping[str, tuple[str, ...]]] = {
     "incident": ("itil", "sn_incident_write", "admin"),
@@ -55,17 +49,14 @@ CREATORS: Final[Mapping[str, tuple[str, ...]]] = {
 class Tried:
     """What a connection test found out.
 
-    *signed_in*: whether ServiceNow accepted the credential, None where that is not known. *stray*: a record was made
-    after all, which ServiceNow's primary key should have refused. *of_roles*: creating was not tried; what is said of
-    it follows from the user's roles. *tables* are the outcomes of each table, in whose words *message* ends.
+    *signed_in*: whether ServiceNow accepted the credential, None where that is not known. *tables* are the outcomes of
+    each table, in whose words *message* ends.
     """
 
     success: bool
     message: str
     signed_in: bool | None = None
-    stray: bool = False
     failure: Failure | None = None
-    of_roles: bool = False
     tables: Mapping[str, "Tried"] = field(default_factory=dict)
 
 
@@ -187,15 +178,13 @@ def try_out(
     *,
     username: str,
     tables: Sequence[str],
-    ours: Callable[[str], Sequence[tuple[str, int]]],
     timeout_seconds: float,
     ca_file: str | None = None,
     network: NetworkSettings = NetworkSettings(),  # noqa: B008  # it is frozen
 ) -> Tried:
-    """Find out whether *credential* may create records in each of *tables*; creates none.
+    """Find out what *credential* may read of each of *tables*, and whether its user's roles allow creating there.
 
-    *ours* gives tickets in a table that this function made, where the instance is known to honour the sys_id that it
-    is given: (sys_id, generation). At most one call is made with a credential that is refused.
+    It only reads. At most one call is made with a credential that is refused.
     """
     until = time.monotonic() + timeout_seconds
     trouble = reach(
@@ -211,53 +200,45 @@ def try_out(
         ca_file=ca_file,
         network=network,
     )
+    examination = _Examination(client, username, until)
     try:
         found: list[Tried] = []
         for table in tables:
-            examination = _Examination(client, table, username, until)
-            found.append(examination.tried(ours))
-            username = examination.username
+            found.append(examination.tried(table))
             if not found[-1].success and not found[-1].signed_in:
                 let_in = any(each.signed_in for each in found[:-1]) and found[-1].signed_in is None
                 return replace(found[-1], signed_in=True) if let_in else found[-1]
-            if found[-1].stray:
-                break
     finally:
         client.close()
     good = all(each.success for each in found)
-    welcome = f"ServiceNow accepts {username or 'the credential'}."
+    welcome = f"ServiceNow accepts {examination.username or 'the credential'}."
     return Tried(
         success=good,
         message=" ".join([welcome, *(each.message for each in found)]),
         signed_in=True,
-        stray=any(each.stray for each in found),
-        tables=dict(zip(tables, found, strict=False)),
+        tables=dict(zip(tables, found, strict=True)),
     )
 
 
 class _Examination:
-    """What one user may do in one table."""
+    """What one user may read, and what its roles allow."""
 
-    def __init__(self, client: ServiceNowClient, table: str, username: str, until: float) -> None:
+    def __init__(self, client: ServiceNowClient, username: str, until: float) -> None:
         self._client = client
-        self._table = table
         self.username = username
         self._until = until
+        self._roles: frozenset[str] | None = None
 
-    def tried(self, ours: Callable[[str], Sequence[tuple[str, int]]]) -> Tried:
-        table = self._table
+    def tried(self, table: str) -> Tried:
         try:
             visible = self._client.find(table, "", fields=["sys_id"], limit=1, timeout_seconds=self._left())
-        except ServiceNowError as error:
-            return _unread(table, error.failure)
-        try:
             self.username = self.username or self._own_name()
-            taken = self._taken(ours(table)) if visible else None
         except ServiceNowError as error:
             return _unread(table, error.failure)
-        if taken is not None:
-            return self._insert(taken)
-        return _untried(table, self._role(), readable=bool(visible))
+        if self._roles is None:
+            self._roles = self._read_roles()
+        message = f"{table}: {_what_was_read(visible)}; {_what_roles_allow(table, self._roles)}"
+        return Tried(success=True, message=message, signed_in=True)
 
     def _own_name(self) -> str:
         """Who an OAuth client, or an API key, acts as; "" where the user may not read its own record."""
@@ -276,48 +257,10 @@ class _Examination:
         # A query that ServiceNow does not understand returns everybody.
         return rows[0].get("user_name", "") if len(rows) == 1 else ""
 
-    def _taken(self, ours: Sequence[tuple[str, int]]) -> str | None:
-        """The sys_id of a record that this user made under a sys_id of our choice; None where none is found.
-
-        Only then is it proven that an insert with that sys_id meets the primary key. Where an ACL has the instance
-        choose its own, for this user or for all, the insert would make a record.
-        """
-        for sys_id, generation in ours:
-            try:
-                record = self._client.get(
-                    self._table, sys_id, fields=["correlation_id", "sys_created_by"], timeout_seconds=self._left()
-                )
-            except ServiceNowError as error:
-                if error.failure.reason is Reason.MISSING:
-                    continue
-                raise
-            made_by = record.get("sys_created_by", "").casefold()
-            chosen = address(self._table, record.get("correlation_id", ""), generation)
-            if made_by and made_by == self.username.casefold() and record["sys_id"] == chosen == sys_id:
-                return sys_id
-        return None
-
-    def _insert(self, taken: str) -> Tried:
-        """Insert a record under a sys_id that is *taken*: who says no, the ACL or the database?"""
-        try:
-            made = self._client.create(self._table, {"sys_id": taken}, fields=["number"], timeout_seconds=self._left())
-        except ServiceNowError as error:
-            return inserted(self._table, error.failure)
-        log.error("the connection test made a record, which it must not: delete %s %s", self._table, made["sys_id"])
-        return Tried(
-            success=False,
-            message=(
-                f"{self._table}: ServiceNow made the record {made.get('number') or made['sys_id']}, although its "
-                "sys_id was taken: please delete it. The instance does not honour sys_ids any more, and is not tested "
-                "that way again."
-            ),
-            signed_in=True,
-            stray=True,
-        )
-
-    def _role(self) -> str | None:
-        """A role that lets the user create, "" if it has none, None where that cannot be read (it often cannot)."""
-        creators = CREATORS.get(self._table, ())
+    def _read_roles(self) -> frozenset[str]:
+        """The roles that the user holds; none where they cannot be read (they often cannot)."""
+        if not self.username:
+            return frozenset()
         try:
             who = term("user.user_name", self.username)
             rows = self._client.find(
@@ -328,40 +271,16 @@ class _Examination:
                 timeout_seconds=self._left(),
             )
         except (ServiceNowError, ValueError):
-            return None
+            return frozenset()
         # A query that ServiceNow does not understand returns everybody's.
-        roles = {
-            row.get("role.name", "")
+        return frozenset(
+            row["role.name"]
             for row in rows
-            if row.get("user.user_name", "").casefold() == self.username.casefold()
-        }
-        if not creators or not roles:
-            return None
-        return next((role for role in creators if role in roles), "")
+            if row.get("role.name") and row.get("user.user_name", "").casefold() == self.username.casefold()
+        )
 
     def _left(self) -> float:
         return max(0.0, self._until - time.monotonic())
-
-
-# ServiceNow looked at the access controls first, and they were not against it.
-_PAST_THE_ACL: Final = {Reason.INSERT_FAILED, Reason.BUSINESS_RULE, Reason.DATA_POLICY}
-
-
-def inserted(table: str, failure: Failure) -> Tried:
-    """What the refusal of an insert under a sys_id that is taken says of the right to create."""
-    if failure.reason in _PAST_THE_ACL:
-        message = f"{table}: it may create records (tried with a sys_id that is taken, so that none was made)."
-        return Tried(success=True, message=message, signed_in=True)
-    if failure.reason is Reason.UNAUTHORIZED:
-        return _unread(table, failure)
-    if failure.reason is Reason.ACL and failure.kind is Kind.PERMANENT:
-        return Tried(success=False, message=f"{table}: {_NOT_ALLOWED.format(roles=_roles(table))}", signed_in=True)
-    return Tried(
-        success=False,
-        message=f"{table}: whether it may create records could not be found out. {failure.hint}",
-        signed_in=True,
-        failure=failure,
-    )
 
 
 def _unread(table: str, failure: Failure) -> Tried:
@@ -369,32 +288,41 @@ def _unread(table: str, failure: Failure) -> Tried:
     if failure.reason is Reason.UNAUTHORIZED:
         return Tried(success=False, message=failure.hint, signed_in=False, failure=failure)
     if failure.reason is Reason.ACL and failure.kind is Kind.PERMANENT:
-        message = f"{table}: the user may neither read nor create records: give it the role {_roles(table)}."
+        message = f"{table}: the user may not read records: give it the role {_creators(table)}."
         return Tried(success=False, message=message, signed_in=True)
     if failure.reason in {Reason.REFUSED, Reason.MISSING} or failure.reason is Reason.ACL:
         return Tried(success=False, message=f"{table}: {failure.hint}", signed_in=True, failure=failure)
     return Tried(success=False, message=failure.hint, failure=failure)
 
 
-def _untried(table: str, role: str | None, *, readable: bool) -> Tried:
-    """Where creating cannot be tried without creating: what is known instead."""
-    why = "whether it may create records was not tried, for that would have made one"
-    if role == "":
+def _what_was_read(visible: Sequence[Mapping[str, str]]) -> str:
+    if visible:
+        return "the user may read records"
+    # ServiceNow leaves out what an ACL hides, without a word.
+    return "no record was returned (there are none, or the user may not read them)"
+
+
+def _what_roles_allow(table: str, roles: Collection[str]) -> str:
+    allowing = next((role for role in CREATORS.get(table, ()) if role in roles), None)
+    if allowing is not None:
+        return f"the user's role {allowing} allows creating them."
+    if roles:
         # A role of the customer's own may allow it as well.
-        why = f"{why}, and it has none of the roles that usually may"
-    if role:
-        message = f"{table}: {why}; it has the role {role}, which may."
-        return Tried(success=True, message=message, signed_in=True, of_roles=True)
-    if not readable:
-        why = f"it sees no record there (there are none, or it may not read them); {why}"
-    message = f"{table}: {why}. Have an administrator check that it has the role {_roles(table)}."
-    return Tried(success=True, message=message, signed_in=True, of_roles=True)
+        what = f"the user's roles are {_named(sorted(roles))}, and none of them is known to allow creating records"
+    else:
+        what = "the user's roles cannot be read, so it is not known whether it may create records"
+    return (
+        f"{what}. Have an administrator check that it has the role {_creators(table)}, or run check --write-probe, "
+        "which creates a record."
+    )
 
 
-_NOT_ALLOWED: Final = "the user may not create records: give it the role {roles}."
+def _named(roles: Sequence[str]) -> str:
+    more = len(roles) - ROLES_NAMED_MAX
+    return ", ".join(roles[:ROLES_NAMED_MAX]) + (f" and {more} more" if more > 0 else "")
 
 
-def _roles(table: str) -> str:
+def _creators(table: str) -> str:
     creators = CREATORS.get(table, ())[:2]
     return " or ".join(creators) or f"that may create records in {table}"
 
@@ -472,7 +400,6 @@ class Tester:
                 credential,
                 username=username,
                 tables=self._tables,
-                ours=lambda table: self._ours(instance_url, table),
                 timeout_seconds=min(
                     self._settings.servicenow_timeout_seconds,
                     self._settings.deadline_seconds - min(ANSWER_SECONDS, self._settings.deadline_seconds / 10),
@@ -490,15 +417,7 @@ class Tester:
             tables=tried.tables,
         )
 
-    def _ours(self, instance_url: str, table: str) -> list[tuple[str, int]]:
-        if self._ledger.tickets.traits(instance_url, table).honours_sys_id is not True:
-            return []
-        return self._ledger.tickets.newest_tickets(instance_url, table, most=TICKETS_MAX)
-
     def _remember(self, tried: Tried, instance_url: str, sign: str, in_force: Connection, *, seconds: float) -> None:
-        for table, found in tried.tables.items():
-            if found.stray:
-                self._ledger.tickets.learn_traits(instance_url, table, TableTraits(honours_sys_id=False))
         if tried.signed_in is False and tried.failure is not None:
             # It was this credential's probe: no event tries it before so long, as if its own call had been refused.
             self._ledger.holds.call_failed(

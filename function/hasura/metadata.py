@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import yaml
 
@@ -151,168 +151,24 @@ def _one_included(node: yaml.ScalarNode, file: Path, faults: list[str], *, deep:
     return node
 
 
-# What Hasura takes. In brackets, the names of the schemas in its metadata.openapi.json (v2.48), which is generated from
-# the server's codecs. They say less than is true: an unknown key passes them, and the server drops it without a word.
-
-
-@dataclass(frozen=True, slots=True)
-class _Scalar:
-    """One value, of one of the YAML types *tags*; one of *values*, where there are any."""
-
-    words: str
-    tags: frozenset[str]
-    values: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _ListOf:
-    of: "_Shape"
-
-
-@dataclass(frozen=True, slots=True)
-class _Keys:
-    """A mapping with these keys and no others. A null stands for none."""
-
-    of: "Mapping[str, _Shape]"
-    required: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _AnyKeys:
-    """A mapping of names that its author chooses."""
-
-    of: "_Shape"
-
-
-@dataclass(frozen=True, slots=True)
-class _By:
-    """A mapping whose *key* says which of the shapes it has; *usual* says it where there is none."""
-
-    key: str
-    of: Mapping[str, _Keys]
-    usual: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Either:
-    """One value, or something made of several."""
-
-    scalar: _Scalar
-    other: "_ListOf | _AnyKeys"
-
-
-_Shape: TypeAlias = "_Scalar | _ListOf | _Keys | _AnyKeys | _By | _Either | None"  # None: whatever it is
-
-
-def _scalar(words: str, *tags: str, values: tuple[str, ...] = ()) -> _Scalar:
-    return _Scalar(words, frozenset(f"tag:yaml.org,2002:{tag}" for tag in tags), values)
-
-
-_TEXT: Final = _scalar("a text (in quotes, where YAML takes it for something else)", "str")
-_WHOLE: Final = _scalar("a whole number, without quotes", "int")
-_NUMBER: Final = _scalar("a number, without quotes", "int", "float")
-_FLAG: Final = _scalar("true or false", "bool")
-_COLUMNS: Final = _Either(_scalar("'*' or a list of columns", "str", values=("*",)), _ListOf(_TEXT))
-_OP_SPEC: Final = _Keys({"columns": _COLUMNS, "payload": _COLUMNS}, ("columns",))  # (PostgresSubscribeOpSpec)
-_HEADERS: Final = _ListOf(  # (HeaderConfValue and HeaderConfFromEnv)
-    _Keys({"name": _TEXT, "value": _TEXT, "value_from_env": _TEXT}, ("name",))
-)
-_TEMPLATE_ENGINE: Final = _scalar("Kriti", "str", values=("Kriti",))
-_BODY: Final = _By(  # (BodyTransformFn_…)
-    "action",
-    {
-        "remove": _Keys({"action": _TEXT}),
-        "transform": _Keys({"action": _TEXT, "template": _TEXT}, ("template",)),
-        "x_www_form_urlencoded": _Keys({"action": _TEXT, "form_template": _AnyKeys(_TEXT)}, ("form_template",)),
-    },
-)
-_RESPONSE: Final[Mapping[str, _Shape]] = {"version": _WHOLE, "template_engine": _TEMPLATE_ENGINE, "body": _TEXT}
-_REQUEST: Final[Mapping[str, _Shape]] = {
-    **_RESPONSE,
-    "method": _TEXT,
-    "url": _TEXT,
-    "content_type": _TEXT,  # in no schema, but in what Hasura's console writes
-    "query_params": _Either(_TEXT, _AnyKeys(_TEXT)),
-    "request_headers": _Keys({"add_headers": _AnyKeys(_TEXT), "remove_headers": _ListOf(_TEXT)}),
+# The keys of retry_conf with the YAML type of each: Hasura drops any other key without a word, and a time-out or a
+# number of retries with it. Of an event trigger, and of a cron trigger, where they have other names.
+_RETRY_CONF: Final = {"num_retries": "int", "interval_sec": "int", "timeout_sec": "int"}
+_CRON_RETRY_CONF: Final = {
+    "num_retries": "int",
+    "retry_interval_seconds": "float",
+    "timeout_seconds": "float",
+    "tolerance_seconds": "float",
 }
-_TRANSFORMS: Final[Mapping[str, _Shape]] = {  # (RequestTransformV1 and V2, ResponseTransformV1 and V2)
-    "request_transform": _By("version", {"1": _Keys(_REQUEST), "2": _Keys({**_REQUEST, "body": _BODY})}, "1"),
-    "response_transform": _By("version", {"1": _Keys(_RESPONSE), "2": _Keys({**_RESPONSE, "body": _BODY})}, "1"),
+_NUMBERS: Final = {"int": "a whole number, without quotes", "float": "a number, without quotes"}
+# Without these Hasura refuses an event trigger.
+_RETRY_REQUIRED: Final = {
+    "num_retries": "write how often to try again while this function cannot be reached, such as 60",
+    "interval_sec": "write the seconds between two attempts, such as 60",
 }
-_EVENT_TRIGGER: Final = _Keys(  # (PostgresEventTriggerConfEventTriggerConf)
-    {
-        "name": _TEXT,
-        "definition": _Keys(  # (PostgresTriggerOpsDef)
-            {"insert": _OP_SPEC, "update": _OP_SPEC, "delete": _OP_SPEC, "enable_manual": _FLAG}
-        ),
-        "retry_conf": _Keys(  # (RetryConf)
-            {"num_retries": _WHOLE, "interval_sec": _WHOLE, "timeout_sec": _WHOLE}, ("num_retries", "interval_sec")
-        ),
-        "webhook": _TEXT,
-        "webhook_from_env": _TEXT,
-        "headers": _HEADERS,
-        **_TRANSFORMS,
-        "cleanup_config": _Keys(  # (AutoTriggerLogCleanupConfig)
-            {
-                "schedule": _TEXT,
-                "batch_size": _WHOLE,
-                "clear_older_than": _WHOLE,
-                "timeout": _WHOLE,
-                "clean_invocation_logs": _FLAG,
-                "paused": _FLAG,
-            },
-            ("schedule", "clear_older_than"),
-        ),
-        "trigger_on_replication": _FLAG,
-    },
-    ("name", "definition", "retry_conf"),
+_NO_RETRY_CONF: Final = (
+    "is missing: Hasura refuses a trigger without it; write {num_retries: 60, interval_sec: 60, timeout_sec: 60}"
 )
-# Of a table (PostgresTableMetadata).
-_TABLE_KEYS: Final = (
-    "apollo_federation_config",
-    "array_relationships",
-    "computed_fields",
-    "configuration",
-    "delete_permissions",
-    "event_triggers",
-    "insert_permissions",
-    "is_enum",
-    "logical_model",
-    "object_relationships",
-    "remote_relationships",
-    "select_permissions",
-    "table",
-    "update_permissions",
-)
-_CRON_TRIGGER: Final = _Keys(  # (CronTriggerMetadata)
-    {
-        "name": _TEXT,
-        "webhook": _TEXT,
-        "schedule": _TEXT,
-        "include_in_metadata": _FLAG,
-        "payload": None,
-        "retry_conf": _Keys(  # (STRetryConf)
-            {
-                "num_retries": _WHOLE,
-                "retry_interval_seconds": _NUMBER,
-                "timeout_seconds": _NUMBER,
-                "tolerance_seconds": _NUMBER,
-            }
-        ),
-        "headers": _HEADERS,
-        "comment": _TEXT,
-        **_TRANSFORMS,
-    },
-    ("name", "webhook", "schedule", "include_in_metadata"),
-)
-# What to write where something required is missing.
-_WRITE: Final = {
-    "retry_conf": ": Hasura refuses a trigger without it; write {num_retries: 60, interval_sec: 60, timeout_sec: 60}",
-    "num_retries": ": write how often to try again while this function cannot be reached, such as 60",
-    "interval_sec": ": write the seconds between two attempts, such as 60",
-    "columns": ": write '*' or a list of columns",
-}
-_NO_SUCH_KEY: Final = "there is no such key, Hasura drops it"
 _TRIGGER_NAME: Final = re.compile(r"[A-Za-z]+[A-Za-z0-9_\-]*", re.ASCII)
 # The functions that it names in the database must keep to PostgreSQL's 63.
 TRIGGER_NAME_CHARACTERS_MAX: Final = 42
@@ -395,72 +251,69 @@ class _Checking:
         self.findings.warnings.append(f"{place(node)}: {path}: {what}")
 
     def triggers(self, metadata: Metadata) -> Iterator[_Trigger]:
-        """Every trigger, as far as it can be read; what Hasura would refuse or drop is a fault."""
-        for source in items(metadata.sources):
+        """Every trigger, as far as it can be read."""
+        for source in self.mappings(metadata.sources, "databases"):
             names: dict[str, str] = {}
-            for table in items(_fields(source).get("tables")):
-                for name, key, _ in entries(table):
-                    if name not in _TABLE_KEYS:
-                        self.fault(key, name, f"{_NO_SUCH_KEY}{meant(name, _TABLE_KEYS)}")
-                for number, node in enumerate(items(_fields(table).get("event_triggers"))):
+            for table in self.mappings(_fields(source).get("tables"), "tables"):
+                for path, node in self.numbered(_fields(table).get("event_triggers"), "event_triggers"):
                     self.findings.event_triggers += 1
-                    path = f"event_triggers[{number}]"
-                    self.shape(node, _EVENT_TRIGGER, path)
+                    definition = self.mapping(_fields(node).get("definition"), f"{path}.definition")
+                    for op in ("insert", "update", "delete"):
+                        self.mapping(definition.get(op), f"{path}.definition.{op}")
+                    self.retries(node, path, _RETRY_CONF, _RETRY_REQUIRED)
                     self.named(node, path, names)
                     self.webhook(node, path)
                     self.headers(node, path)
                     database = _text(_fields(source).get("name"))
                     yield _trigger(node, path, f"hasura/{_table(table)}", database)
-        for number, node in enumerate(items(metadata.cron_triggers)):
+        for path, node in self.numbered(metadata.cron_triggers, "cron_triggers"):
             self.findings.cron_triggers += 1
-            path = f"cron_triggers[{number}]"
-            self.shape(node, _CRON_TRIGGER, path)
+            self.retries(node, path, _CRON_RETRY_CONF, {})
             self.headers(node, path)
             yield _trigger(node, path, f"cron/{_text(_fields(node).get('name'))}", "")
 
-    def shape(self, node: yaml.Node, shape: _Shape, path: str) -> None:
-        match shape:
-            case _Scalar(words, tags, values):
-                if node.tag not in tags or (values and node.value not in values) or not _is_hasuras(node):
-                    self.fault(node, path, f"must be {words}")
-            case _Either(scalar, other):
-                self.shape(node, scalar if isinstance(node, yaml.ScalarNode) else other, path)
-            case _ListOf(of):
-                if not isinstance(node, yaml.SequenceNode):
-                    self.fault(node, path, "must be a list")
-                for number, element in enumerate(items(node)):
-                    self.shape(element, of, f"{path}[{number}]")
-            case _AnyKeys(of):
-                if not isinstance(node, yaml.MappingNode):
-                    self.fault(node, path, "must be a mapping of names to values")
-                for name, value in _fields(node).items():
-                    self.shape(value, of, f"{path}.{name}")
-            case _By(key, of, usual):
-                given = _fields(node).get(key)
-                which = str(given.value) if given is not None else usual
-                if not isinstance(node, yaml.MappingNode):
-                    self.shape(node, next(iter(of.values())), path)
-                elif which not in of:
-                    self.fault(given or node, f"{path}.{key}", f"must be {' or '.join(of)}{meant(which, of)}")
-                else:
-                    self.shape(node, of[which], path)
-            case _Keys():
-                self.keys(node, shape, path)
+    # The general shape. Where something is not there, or null, nothing is wrong with its shape.
 
-    def keys(self, node: yaml.Node, shape: _Keys, path: str) -> None:
-        if not isinstance(node, yaml.MappingNode):
+    def mapping(self, node: yaml.Node | None, path: str) -> dict[str, yaml.Node]:
+        """The values of what has to be a mapping."""
+        if node is not None and not _is_null(node) and not isinstance(node, yaml.MappingNode):
             self.fault(node, path, "must be a mapping of names to values")
+        return _fields(node)
+
+    def numbered(self, node: yaml.Node | None, path: str) -> Iterator[tuple[str, yaml.Node]]:
+        """Each mapping of what has to be a list of them, with its path."""
+        if node is not None and not _is_null(node) and not isinstance(node, yaml.SequenceNode):
+            self.fault(node, path, "must be a list")
+        for number, element in enumerate(items(node)):
+            where = f"{path}[{number}]"
+            self.mapping(element, where)
+            if isinstance(element, yaml.MappingNode):
+                yield where, element
+
+    def mappings(self, node: yaml.Node | None, path: str) -> Iterator[yaml.Node]:
+        return (element for _, element in self.numbered(node, path))
+
+    # One trigger
+
+    def retries(self, node: yaml.Node, path: str, known: Mapping[str, str], required: Mapping[str, str]) -> None:
+        """Its retry_conf: the keys that are *known*, each of its type, and with those that are *required*."""
+        path = f"{path}.retry_conf"
+        retry_conf = _fields(node).get("retry_conf")
+        if retry_conf is None:
+            if required:
+                self.fault(node, path, _NO_RETRY_CONF)
             return
-        fields = _fields(node)
-        for name, key, _ in entries(node):
-            if name not in shape.of:
-                self.fault(key, f"{path}.{name}", f"{_NO_SUCH_KEY}{meant(name, shape.of)}")
-        for name in shape.required:
-            if name not in fields:
-                self.fault(node, f"{path}.{name}", f"is missing{_WRITE.get(name, '')}")
+        fields = self.mapping(retry_conf, path)
+        for name, key, _ in entries(retry_conf):
+            if name not in known:
+                self.fault(key, f"{path}.{name}", f"there is no such key, Hasura drops it{meant(name, known)}")
+        for name, what in required.items():
+            if name not in fields and isinstance(retry_conf, yaml.MappingNode):
+                self.fault(retry_conf, f"{path}.{name}", f"is missing: {what}")
         for name, value in fields.items():
-            if name in shape.of:
-                self.shape(value, shape.of[name], f"{path}.{name}")
+            number, kind = _number(value), known.get(name)
+            if kind and (number is None or (kind == "int" and not number.is_integer())):
+                self.fault(value, f"{path}.{name}", f"must be {_NUMBERS[kind]}")
 
     def named(self, node: yaml.Node, path: str, names: dict[str, str]) -> None:
         """*names* are those of the same source, each with its place."""
@@ -524,8 +377,7 @@ class _Checking:
             self.fault(timeout or retry_conf, f"{trigger.path}.retry_conf.{key}", what)
 
     def headers(self, node: yaml.Node, path: str) -> None:
-        for number, header in enumerate(items(_fields(node).get("headers"))):
-            where = f"{path}.headers[{number}]"
+        for where, header in self.numbered(_fields(node).get("headers"), f"{path}.headers"):
             fields = _fields(header)
             variable = fields.get("value_from_env")
             if "value" in fields and variable is not None:
@@ -646,24 +498,21 @@ def _columns(sayings: Iterable[Saying]) -> set[str]:
 
 def _fields(node: yaml.Node | None) -> dict[str, yaml.Node]:
     """The values of a mapping that are not null; none of any other node."""
-    return {name: value for name, _, value in (entries(node) if node else ()) if value.tag != "tag:yaml.org,2002:null"}
+    return {name: value for name, _, value in (entries(node) if node else ()) if not _is_null(value)}
+
+
+def _is_null(node: yaml.Node) -> bool:
+    return bool(node.tag == "tag:yaml.org,2002:null")
 
 
 def _text(node: yaml.Node | None) -> str:
     return str(node.value) if isinstance(node, yaml.ScalarNode) else ""
 
 
-def _is_hasuras(node: yaml.Node) -> bool:
-    """Whether Hasura reads the value as YAML 1.1 does: `yes` is no truth there, and a tag makes no number of a text."""
-    if node.tag == "tag:yaml.org,2002:bool":
-        return _text(node).lower() in {"true", "false"}
-    try:
-        plain(node)
-    except (ValueError, yaml.YAMLError):
-        return False
-    return True
-
-
 def _number(node: yaml.Node) -> float | None:
-    value = plain(node) if _is_hasuras(node) else None
+    """The value of a number without quotes. A tag makes no number of a text."""
+    try:
+        value = plain(node)
+    except (ValueError, yaml.YAMLError):
+        return None
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

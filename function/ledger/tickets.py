@@ -120,34 +120,6 @@ class TicketRepository:
             )
         )
 
-    def has_ticket(self, instance: str, table: str, sys_id: str) -> bool:
-        """Whether some key has the record *sys_id* for its ticket."""
-        return bool(
-            self._database.run(
-                lambda transaction: transaction.execute(
-                    "SELECT 1 FROM servicenow.ticket WHERE sys_id = :sys_id AND instance = :instance "
-                    'AND "table" = :table LIMIT 1',
-                    sys_id=sys_id,
-                    instance=instance,
-                    table=table,
-                )
-            )
-        )
-
-    def newest_tickets(self, instance: str, table: str, *, most: int) -> list[tuple[str, int]]:
-        """(sys_id, generation) of tickets in *table*, the newest first."""
-        rows = self._database.run(
-            lambda transaction: transaction.execute(
-                "SELECT sys_id, generation FROM servicenow.ticket "
-                "WHERE instance = :instance AND \"table\" = :table AND sys_id <> '' "
-                "ORDER BY created_at DESC LIMIT :most",
-                instance=instance,
-                table=table,
-                most=most,
-            )
-        )
-        return [(row["sys_id"], row["generation"]) for row in rows]
-
     def suspects(self, instance: str, *, most: int) -> list[tuple[str, str]]:
         """(rule, key) of tickets that are due for a look."""
         rows = self._database.run(

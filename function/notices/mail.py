@@ -20,7 +20,6 @@ from datetime import UTC, datetime
 from email import policy
 from email.message import EmailMessage
 from email.utils import format_datetime
-from html import escape
 from ipaddress import ip_address
 from typing import Final, Literal, TypeAlias, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -47,8 +46,8 @@ class Notice:
     """All that a mail may say; of the row it holds the key and nothing else.
 
     *kind* is ``dead`` (a permanent failure, or giving up), ``waiting`` (transient for too long), ``held`` (ServiceNow
-    as a whole is unwell), ``field`` (*fields* of *ticket* came back different), ``upstream`` (requests that are
-    no events) or ``unruled`` (events that no rule wants).
+    as a whole does not answer), ``field`` (*fields* of *ticket* came back different), ``upstream`` (requests that
+    are no events) or ``unruled`` (events that no rule is for).
     *rule*, *table*, *key*, *event* (its id) and *ticket* (its number) may be "".
     *since* is UNIX seconds. *count* is how many such there were since the last mail, this one included.
     *recovered* says that it is over, *lasted_seconds* after it began. *words* are ServiceNow's own.
@@ -95,16 +94,16 @@ PHRASES: Final[dict[str, str]] = {
     Reason.DATA_POLICY: "a ServiceNow data policy refuses it",
     Reason.INSERT_FAILED: "ServiceNow could not insert it",
     Reason.REFUSED: "ServiceNow refuses it",
-    Reason.CONFLICT: "its address in ServiceNow is taken by a foreign record",
+    Reason.CONFLICT: "another record in ServiceNow has its sys_id",
     Reason.MISSING: "its ticket is not in ServiceNow any more",
     Reason.UNKNOWN_REFERENCE: "ServiceNow does not know a name that the rule refers to",
-    Reason.BAD_MAPPING: "the rule cannot be applied to this row",
-    Reason.UNKNOWN_VALUE: "the rule does not know a value of this row",
+    Reason.BAD_MAPPING: "the rule cannot be applied to the row",
+    Reason.UNKNOWN_VALUE: "the rule has no entry for a value of the row",
     Reason.BAD_KEY: "the row has no usable key",
-    Reason.NO_RULE: "no rule wants it",
-    Reason.NOT_A_ROW: "what it carries is no row",
+    Reason.NO_RULE: "no rule is for it",
+    Reason.NOT_A_ROW: "the event carries no row",
     Reason.NOT_CONFIGURED: "it is not known how to sign in to ServiceNow",
-    Reason.BUSY: "another delivery holds its key",
+    Reason.BUSY: "another delivery is at work on its key",
     Reason.NO_CAPACITY: "the function has no capacity left",
     Reason.DEADLINE: "there was not enough time to finish",
     Reason.GAVE_UP: "it kept failing for too long",
@@ -115,41 +114,22 @@ PHRASES: Final[dict[str, str]] = {
 UNMAPPED: Final = frozenset({"state", "correlation_id"})
 
 
-@dataclass(frozen=True, slots=True)
-class _Block:
-    """A heading and what stands below it: ``plain`` words, a ``quote`` or a ``command`` to paste."""
-
-    heading: str
-    body: str = ""
-    style: Literal["plain", "quote", "command"] = "plain"
-
-
-@dataclass(frozen=True, slots=True)
-class _Letter:
-    """What a mail says, before it is text or HTML: both are made from this, so both say the same."""
-
-    subject: str
-    opening: str
-    facts: tuple[tuple[str, str], ...]
-    blocks: tuple[_Block, ...]
-
-
 # The library's folding of a subject with other than ASCII characters loses and gains spaces at the folds (in 1,078 of
 # 20,000 tried; unfolded in none). A line of a mail may have 998 characters (RFC 5322, 2.1.1).
 _UNFOLDED: Final = policy.default.clone(max_line_length=998)
 
 
 def compose(notice: Notice, *, sender: str, recipients: Sequence[str], now: float) -> EmailMessage:
-    """Write the mail that *notice* is: text and HTML with the same content. *now* is UNIX seconds.
+    """Write the mail that *notice* is, in plain text. *now* is UNIX seconds.
 
     The same notice at the same time has the same Message-ID. Raises ValueError where *sender* or
     *recipients* hold a line break.
     """
-    letter = _letter(notice, now)
+    headline, opening = _headline(notice, now)
     message = EmailMessage(policy=_UNFOLDED)
     message["From"] = sender
     message["To"] = ", ".join(recipients)
-    message["Subject"] = letter.subject
+    message["Subject"] = _subject(notice, headline)
     message["Date"] = format_datetime(datetime.fromtimestamp(now, UTC))
     domain = _domain(message)
     mail = digest(notice.source_name, notice.fingerprint, notice.kind, notice.event, str(notice.recovered), str(now))
@@ -160,9 +140,8 @@ def compose(notice: Notice, *, sender: str, recipients: Sequence[str], now: floa
     message["References"] = thread
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no out-of-office answers, please
     # Quoted-printable: 7 bits are taken by every server, and a long line is not a line too long.
-    message.set_content(_text(letter), cte="quoted-printable")
-    colour = _COLOURS.get("over" if notice.recovered else notice.kind, _NEUTRAL)
-    message.add_alternative(_html(letter, colour), subtype="html", cte="quoted-printable")
+    paragraphs = (_wrapped(_line(opening, 2 * HINT_MAX)), *_advice(notice), _details(notice, now))
+    message.set_content("\n\n".join(paragraphs) + "\n", cte="quoted-printable")
     return message
 
 
@@ -188,12 +167,10 @@ def _domain(message: EmailMessage) -> str:
         return "localhost"
 
 
-def _letter(notice: Notice, now: float) -> _Letter:
-    headline, opening = _headline(notice, now)
+def _subject(notice: Notice, headline: str) -> str:
     more = f" (+{notice.count - 1} more)" if notice.count > 1 and not notice.recovered else ""
     prefix = f"[{_line(notice.source_name, 40)}] "
-    subject = prefix + _line(headline, SUBJECT_MAX - len(prefix) - len(more)) + more
-    return _Letter(subject, _line(opening, 2 * HINT_MAX), tuple(_facts(notice, now)), tuple(_blocks(notice)))
+    return prefix + _line(headline, SUBJECT_MAX - len(prefix) - len(more)) + more
 
 
 def _headline(notice: Notice, now: float) -> tuple[str, str]:
@@ -206,6 +183,11 @@ def _headline(notice: Notice, now: float) -> tuple[str, str]:
     # One key that works again says that the trouble is over, not that the key of this notice is done.
     whole = _line(notice.rule or notice.table, 60) or "ServiceNow"
     match notice.kind:
+        case "held" if notice.recovered:
+            return (
+                f"over after {lasted}: {why}",
+                f"It is over: calls to ServiceNow pass again, after {lasted}. What was wrong: {why}.",
+            )
         case _ if notice.recovered:
             return (
                 f"over after {lasted}: {whole}, {why}",
@@ -226,39 +208,39 @@ def _headline(notice: Notice, now: float) -> tuple[str, str]:
         case "held":
             return (
                 f"calls to ServiceNow are held: {why}",
-                f"Calls to ServiceNow are held: {why}. Events wait meanwhile: Hasura sends them again by itself.",
+                f"Calls to ServiceNow are held: {why}. Events wait until a probe passes; Hasura sends them again by "
+                "itself.",
             )
         case "field" if notice.reason == Reason.UNKNOWN_REFERENCE:
             fields = ", ".join(notice.fields)
             return (
                 f"left {fields} of {who} empty",
-                f"The ticket of {who} is there, without {fields}: {why}. The rule says to leave that empty then.",
+                f"The ticket of {who} was written without {fields}: {why}. The rule says to leave that empty in this "
+                "case.",
             )
         case "field":
             fields = ", ".join(notice.fields)
             again = " A field is sent again when the row gives another value for it, and not before."
             return (
                 f"ServiceNow did not keep {fields} of {who}",
-                f"ServiceNow took {who}, but came back with another value than it was sent for: {fields}."
+                f"ServiceNow took the ticket of {who}, but returned other values than were sent for: {fields}."
                 + (again if set(notice.fields) - UNMAPPED else ""),
             )
         case _ if notice.reason == Reason.NO_RULE:
-            if notice.table == SCHEDULED:
-                return (
-                    "no rule wants one-off scheduled events",
-                    "A one-off scheduled event came in, and no rule wants it. "
-                    "Write a rule `from: scheduled`, or schedule no such event in Hasura.",
-                )
-            what = notice.table or who
+            what = "one-off scheduled events" if notice.table == SCHEDULED else notice.table or who
+            came = "A one-off scheduled event" if notice.table == SCHEDULED else f"An event of {what}"
             return (
-                f"no rule wants {what}",
-                f"An event of {what} came in, and no rule wants it. "
-                "Write a rule for it, or remove its trigger from Hasura.",
+                f"no rule is for {what}",
+                f"{came} came in, and no rule is for it. It was answered 422. Some of these events are kept as dead "
+                "letters, not all.",
             )
         case _:
+            # The function itself refused it, whatever the reason is called.
+            why = "it is not an event as Hasura sends it" if notice.reason == Reason.REFUSED else why
             return (
-                f"request refused: {where}",
-                f"A request with the right secret was refused: {why}. Something upstream has changed.",
+                f"request refused: {why}",
+                f"A request with the right secret was refused: {why}. Something between Hasura and the function has "
+                "changed.",
             )
 
 
@@ -267,19 +249,68 @@ def _who(notice: Notice) -> str:
     return named or _line(notice.table, 60) or "ServiceNow"
 
 
+def _advice(notice: Notice) -> Iterator[str]:
+    """What ServiceNow said, what to check, and the commands to paste, a paragraph each."""
+    if notice.recovered:
+        if notice.count > 1:
+            yield f"{notice.count - 1} more like it since the last mail."
+        return
+    if words := _line(notice.words, WORDS_MAX):
+        yield "ServiceNow said:\n" + _wrapped(words, "  > ")
+    if hint := _line(notice.hint, HINT_MAX):
+        yield "What to check:\n" + _wrapped(hint, "  ")
+    commands = [*_commands(notice)]
+    for heading, command in commands:
+        yield f"{heading}\n  {command}"  # never wrapped: it is there to be pasted
+    if notice.count > 1 and notice.kind != "dead":
+        yield f"{notice.count - 1} more like it since the last mail."
+    if commands:
+        yield _wrapped("Run commands in the project's folder, with the function's settings in the environment.")
+
+
+def _commands(notice: Notice) -> Iterator[tuple[str, str]]:
+    """What to run, each with the line above it. The event of a field's mail was delivered: it needs none."""
+    match notice.kind:
+        case "held" if notice.reason == Reason.RATE_LIMITED:
+            return  # events go on at the time that ServiceNow gave, and a call before it is refused
+        case "held" if notice.reason in (Reason.UNAUTHORIZED, Reason.NOT_CONFIGURED):
+            yield "Once that is put right, this tries the connection, and events go on at once:", _CHECK
+        case "held":
+            yield "This tries the connection now. If ServiceNow answers, events go on at once:", _CHECK
+        case "waiting" if notice.event:
+            yield "To try it at once:", _replay(notice)
+        case "dead" | "unruled" | "upstream" if notice.event:
+            yield "Once that is put right, and deployed, this sends it again:", _replay(notice)
+    if notice.kind == "dead" and notice.count > 1:
+        which = "of the rule " if notice.rule else ""
+        more = f"{notice.count - 1} more like it since the last mail."
+        yield f"{more}\nThis sends all dead letters {which}again:", _replay_failed(notice)
+
+
+_CHECK: Final = "python -m function check"
+
+
+def _details(notice: Notice, now: float) -> str:
+    """What is known, one line each."""
+    facts = [*_facts(notice, now)]
+    width = max(len(label) for label, _ in facts)
+    return "Details:\n" + "\n".join(f"  {label:<{width}}  {value}" for label, value in facts)
+
+
 def _facts(notice: Notice, now: float) -> Iterator[tuple[str, str]]:
-    """Label and value of what is known, one line each."""
-    known = {
-        "source": notice.source_name,
-        "ServiceNow": notice.instance,
+    """Label and value of what is known."""
+    concerned = {
         "rule": notice.rule,
         "table": notice.table,
         "key": notice.key,
         "ticket": notice.ticket,
         "fields": ", ".join(notice.fields),
         "event": notice.event,
-        "reason": notice.reason,
     }
+    known = {"source": notice.source_name, "ServiceNow": notice.instance}
+    # A hold concerns every event. What was refused upstream is no event at all, and ServiceNow did not refuse it.
+    known |= concerned if notice.kind not in ("held", "upstream") else {}
+    known |= {"reason": notice.reason} if notice.kind != "upstream" else {}
     for label, value in known.items():
         if line := _line(value, VALUE_MAX):
             yield label, line
@@ -287,24 +318,8 @@ def _facts(notice: Notice, now: float) -> Iterator[tuple[str, str]]:
     yield "since", f"{began:%Y-%m-%d %H:%M:%S} UTC ({_span(now - notice.since)} ago)"
     if notice.recovered:
         yield "lasted", _span(notice.lasted_seconds)
-    if notice.attempts:
+    if notice.attempts and notice.kind in ("dead", "waiting"):
         yield "attempts", str(notice.attempts)
-
-
-def _blocks(notice: Notice) -> Iterator[_Block]:
-    if words := _line(notice.words, WORDS_MAX):
-        yield _Block("ServiceNow said:", words, "quote")
-    if (hint := _line(notice.hint, HINT_MAX)) and not notice.recovered:
-        yield _Block("What to check:", hint)
-    # What was over by itself needs no replay; nor does a field's mail, whose event was delivered.
-    if notice.event and notice.kind != "field" and not notice.recovered:
-        waits = notice.kind in ("waiting", "held")
-        heading = "To try it at once:" if waits else "Once that is put right, and deployed, this sends it again:"
-        yield _Block(heading, _replay(notice), "command")
-    if notice.count > 1:
-        yield _Block(f"{notice.count - 1} more like it since the last mail.")
-    if notice.kind == "dead" and notice.count > 1 and not notice.recovered:
-        yield _Block("This sends every dead letter of it again:", _replay_failed(notice), "command")
 
 
 def _replay(notice: Notice) -> str:
@@ -351,66 +366,9 @@ def _span(seconds: float) -> str:
     return f"{count} {unit}" if count == 1 else f"{count} {unit}s"
 
 
-def _text(letter: _Letter) -> str:
-    width = max(len(label) for label, _ in letter.facts)
-    facts = "\n".join(f"  {label:<{width}}  {value}" for label, value in letter.facts)
-    blocks = (f"{b.heading}\n{_body(b)}" if b.body else b.heading for b in letter.blocks)
-    return "\n\n".join((_wrapped(letter.opening), facts, *blocks)) + "\n"
-
-
-def _body(block: _Block) -> str:
-    match block.style:
-        case "command":
-            return f"  {block.body}"  # never wrapped: it is there to be pasted
-        case "quote":
-            return _wrapped(block.body, "  > ")
-        case "plain":
-            return _wrapped(block.body, "  ")
-
-
 def _wrapped(words: str, margin: str = "") -> str:
     return textwrap.fill(
         words, 78, initial_indent=margin, subsequent_indent=margin, break_long_words=False, break_on_hyphens=False
-    )
-
-
-# No background and no text colour of our own: what the reader's mail program has, light or dark, is right already.
-# These few are readable on both.
-_COLOURS: Final = {"dead": "#d1454b", "held": "#d1454b", "waiting": "#c2871d", "over": "#2f9e5b"}
-_NEUTRAL: Final = "#8a8f98"
-_GREY: Final = "rgba(128,128,128,0.16)"
-_LABEL: Final = "padding:3px 20px 3px 0;vertical-align:top;white-space:nowrap;opacity:0.65"
-_VALUE: Final = "padding:3px 0;vertical-align:top;overflow-wrap:anywhere"
-_HEADING: Final = "margin:20px 0 6px 0;font-weight:600"
-_MONO: Final = "font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:13px"
-_STYLES: Final = {
-    "plain": "margin:0",
-    "quote": "margin:0;padding:2px 0 2px 12px;border-left:3px solid rgba(128,128,128,0.5);overflow-wrap:anywhere",
-    "command": f"margin:0;padding:10px 12px;border-radius:6px;background:{_GREY};overflow-wrap:anywhere;{_MONO}",
-}
-
-
-def _html(letter: _Letter, colour: str) -> str:
-    facts = "".join(
-        f'<tr><td style="{_LABEL}">{escape(label)}</td><td style="{_VALUE}">{escape(value)}</td></tr>\n'
-        for label, value in letter.facts
-    )
-    blocks = "".join(
-        f'<p style="{_HEADING}">{escape(b.heading)}</p>\n'
-        + (f'<p style="{_STYLES[b.style]}">{escape(b.body)}</p>\n' if b.body else "")
-        for b in letter.blocks
-    )
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width">'
-        '<meta name="color-scheme" content="light dark"><meta name="supported-color-schemes" content="light dark">'
-        f"<title>{escape(letter.subject)}</title>"
-        "<style>:root{color-scheme:light dark}</style></head>\n"
-        "<body style=\"margin:0;padding:20px;font:15px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif\">"
-        f'<div style="max-width:640px;padding-left:16px;border-left:4px solid {colour};overflow-wrap:anywhere">\n'
-        f'<p style="margin:0 0 16px 0;font-size:16px">{escape(letter.opening)}</p>\n'
-        f'<table role="presentation" style="border-collapse:collapse;font-size:14px">\n{facts}</table>\n'
-        f"{blocks}</div></body></html>\n"
     )
 
 
