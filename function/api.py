@@ -9,8 +9,8 @@ from werkzeug.routing import Rule as Route
 
 from function.answers import BROKEN_OFF, JSON_TYPE, BodyTooLarge, answer_json, read_body
 from function.connection.active import ConnectionProvider
-from function.connection.probe import Tester
-from function.connection.store import ConfigurationError, Configurations, parse
+from function.connection.probe import ConnectionTester
+from function.connection.store import ConfigurationError, ConnectionStore, parse
 from function.core.retry import retry_after
 from function.settings import Settings
 from function.sources import hasura
@@ -28,7 +28,11 @@ class OperatorApi:
     """Routes under /api/servicenow, for whoever sends CONSOLE_TOKEN."""
 
     def __init__(
-        self, settings: Settings, connections: ConnectionProvider, configurations: Configurations, tester: Tester
+        self,
+        settings: Settings,
+        connections: ConnectionProvider,
+        configurations: ConnectionStore,
+        tester: ConnectionTester,
     ) -> None:
         self._settings = settings
         self._connections = connections
@@ -52,7 +56,7 @@ class OperatorApi:
         def endpoint(request: Request) -> Response:
             scheme, _, token = request.headers.get("Authorization", "").partition(" ")
             tokens = (self._settings.console_token,) if self._settings.console_token else ()
-            if not hasura.authentic(token.strip() if scheme.lower() == "bearer" else None, tokens):
+            if not hasura.verify_secret(token.strip() if scheme.lower() == "bearer" else None, tokens):
                 refused = answer_json(401, {"error": "send Authorization: Bearer and the value of CONSOLE_TOKEN"})
                 refused.headers["WWW-Authenticate"] = "Bearer"
                 return refused

@@ -15,13 +15,13 @@ from function.admission import BodyAdmission, MemoryBusy
 from function.answers import BROKEN_OFF, BodyTooLarge, answer_json, answer_unavailable, discard_rest, read_body
 from function.api import OperatorApi
 from function.connection.active import Connection, ConnectionProvider
-from function.connection.probe import Tester, Told
-from function.connection.store import Configurations
+from function.connection.probe import ConnectionTester, TestReport
+from function.connection.store import ConnectionStore
 from function.core.outcome import Failure, Kind, Outcome, Reason
 from function.core.retry import retry_after
 from function.deadline import answer_within
 from function.engine import DeliveryResult, Engine
-from function.failpoints import reached
+from function.failpoints import failpoint
 from function.housekeeping import Housekeeping
 from function.ledger.backend import LedgerRefused, LedgerUnavailable
 from function.ledger.ledger import Ledger
@@ -51,8 +51,8 @@ class App:
         engine: Engine,
         connections: ConnectionProvider,
         ledger: Ledger,
-        configurations: Configurations,
-        tester: Tester,
+        configurations: ConnectionStore,
+        tester: ConnectionTester,
     ) -> None:
         self._settings = settings
         self._engine = engine
@@ -87,7 +87,7 @@ class App:
         """Within which every event is answered."""
         return self._settings.deadline_seconds
 
-    def test_connection(self) -> Told:
+    def test_connection(self) -> TestReport:
         """Test it, as an operator does. Raises LedgerUnavailable."""
         return self._tester.test(None, self._connections.current())
 
@@ -129,7 +129,7 @@ class App:
         return answer
 
     def _hasura(self, request: Request) -> Response:
-        if not hasura.authentic(request.headers.get("X-Webhook-Secret"), self._settings.hasura_event_secrets):
+        if not hasura.verify_secret(request.headers.get("X-Webhook-Secret"), self._settings.hasura_event_secrets):
             return answer_json(401, {"error": "the header X-Webhook-Secret is missing or wrong"})
         started = time.monotonic()
         patience = min(PATIENCE_SECONDS, self._settings.deadline_seconds / 5)
@@ -151,10 +151,10 @@ class App:
         with self._admission.admit_work(body, timeout_seconds=patience):
             try:
                 event = hasura.parse(body)
-            except hasura.RefusedRequest as error:
+            except hasura.InvalidRequest as error:
                 return self._refused(400, error.message)
             body.clear()  # the event has it as text
-            reached("received")
+            failpoint("received")
             if event.source == HOUSEKEEPING:
                 return answer_json(200, {"event": event.id, "outcomes": [], "housekeeping": self._housekeeping.run()})
             return _told(self._engine.deliver(event, spent_seconds=time.monotonic() - started))

@@ -8,22 +8,22 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from function.connection.breaker import HINTS, UnwellError
+from function.connection.breaker import HINTS, CircuitOpen
 from function.core.event import Event, Op
 from function.core.outcome import Failure, Kind, NotDone, Outcome, Reason, Status
 from function.core.retry import wait_seconds
-from function.core.step import Step, Wants, wanted_from_json, wanted_to_json
+from function.core.step import DesiredState, Step, wanted_from_json, wanted_to_json
 from function.core.trail import Place, end
 from function.deadline import Deadline, seconds_left
-from function.failpoints import reached
+from function.failpoints import failpoint
 from function.ledger.backend import LedgerRefused, LedgerUnavailable
 from function.ledger.deliveries import UNRULED_SAMPLES_MAX
 from function.ledger.holds import held_fingerprint
 from function.ledger.ledger import Ledger
-from function.ledger.records import Alert, AlreadyDead, AlreadyDone, Begun, Busy, Ticket
+from function.ledger.records import Acquired, Alert, AlreadyDead, AlreadyDone, KeyBusy, Ticket
 from function.log import fault
 from function.notices.alerts import AlertBuilder, AlertSubject, no_rule, subject_of, table_of, unruled_fingerprint
-from function.notices.mailer import Notices
+from function.notices.mailer import AlertMailer
 from function.rules.evaluate import evaluate
 from function.rules.model import Rule, Rules
 from function.settings import Settings
@@ -69,7 +69,7 @@ class Engine:
         rules: Rules,
         ledger: Ledger,
         targets: Targets,
-        notices: Notices,
+        notices: AlertMailer,
         draw: Callable[[], float],
     ) -> None:
         """*draw* gives the jitter: a random number in [0, 1)."""
@@ -86,7 +86,7 @@ class Engine:
         self,
         event: Event,
         *,
-        anew: bool | None = None,
+        fresh: bool | None = None,
         spent_seconds: float = 0.0,
         only_rules: Collection[str] | None = None,
     ) -> DeliveryResult:
@@ -94,15 +94,15 @@ class Engine:
 
         *spent_seconds*: what it took to receive it, of the time within which it is to be answered.
 
-        *anew*: a dead letter is tried again with a new clock; by default when Hasura sends it as if for the first time
+        *fresh*: a dead letter is tried again with a new clock; by default when Hasura sends it as if for the first time
         (a console Redeliver sets the count of retries to 0). *only_rules*: the ids of those that are tried, all by
         default. Raises LedgerUnavailable, with nothing done that is not safe to do again.
         """
         deadline = self.deadline(spent_seconds)
-        if anew is None:
-            anew = event.current_retry == 0
+        if fresh is None:
+            fresh = event.current_retry == 0
         rules = [rule for rule in self.rules.concerning(event) if only_rules is None or rule.id in only_rules]
-        delivery = _EventDelivery(self, event, anew=anew, deadline=deadline)
+        delivery = _EventDelivery(self, event, fresh=fresh, deadline=deadline)
         if not rules:
             outcomes = [delivery.dead_letter_no_rule()]
         else:
@@ -111,7 +111,7 @@ class Engine:
             # Under other rules it may have been dead or waiting: no rule, no mapping of the key, another key.
             # What a rule has that this instance does not know is another instance's, in the middle of a deployment.
             ids = [rule.id for rule in rules] if only_rules is not None else ["", *(rule.id for rule in rules)]
-            self.ledger.deliveries.forgive(event, rules=ids, but=delivery.kept)
+            self.ledger.deliveries.withdraw(event, rules=ids, but=delivery.kept)
         self.notices.flush(timeout_seconds=max(0.0, min(5.0, deadline.left())))
         for outcome in outcomes:
             _log(event, outcome)
@@ -153,12 +153,12 @@ class Engine:
 class _EventDelivery:
     """One event, delivered once."""
 
-    def __init__(self, engine: Engine, event: Event, *, anew: bool, deadline: Deadline) -> None:
+    def __init__(self, engine: Engine, event: Event, *, fresh: bool, deadline: Deadline) -> None:
         self._engine = engine
         self._ledger = engine.ledger
         self._settings = engine.settings
         self._event = event
-        self._anew = anew
+        self._anew = fresh
         self._deadline = deadline
         self._sessions: dict[str, TargetSession] = {}
         # What has a record: rule and key.
@@ -171,7 +171,7 @@ class _EventDelivery:
         not_due = self._not_due_yet(steps)
         outcomes = []
         for rule, step in steps:
-            if isinstance(step.wants, Wants) and _wants_nothing(event, step, step.wants):
+            if isinstance(step.wants, DesiredState) and _wants_nothing(event, step, step.wants):
                 outcomes.append(self._record_nothing_wanted(rule, step))
                 continue
             self.kept.append((rule.id, step.key))
@@ -236,14 +236,14 @@ class _EventDelivery:
             case AlreadyDead():
                 reason = Reason(beginning.reason) if beginning.reason else Reason.GAVE_UP
                 return Outcome(rule.id, step.key, Status.DEAD, beginning.ticket, reason, hint=beginning.hint)
-            case Busy():
+            case KeyBusy():
                 wait = max(1.0, min(beginning.seconds, BUSY_SECONDS_MAX) * self._engine.draw())
                 return _retrying(rule, step, Reason.BUSY, self._ledger.now() + wait)
-            case Begun():
-                reached("leased")
+            case Acquired():
+                failpoint("leased")
                 return self._attempt(rule, step, beginning, owner=owner, started=started)
 
-    def _begin(self, rule: Rule, step: Step, *, owner: str) -> AlreadyDone | AlreadyDead | Busy | Begun:
+    def _begin(self, rule: Rule, step: Step, *, owner: str) -> AlreadyDone | AlreadyDead | KeyBusy | Acquired:
         session = self._session(rule)
         patience = Deadline.after(min(LEASE_PATIENCE_SECONDS, max(0.0, self._deadline.left())))
         while True:
@@ -256,14 +256,14 @@ class _EventDelivery:
                 owner=owner,
                 lease_seconds=self._settings.lease_seconds,
                 digest=self._engine.digest(session),
-                anew=self._anew,
+                fresh=self._anew,
                 with_trail=rule.target.follows,
             )
-            if not isinstance(beginning, Busy) or patience.left() <= 0:
+            if not isinstance(beginning, KeyBusy) or patience.left() <= 0:
                 return beginning
             time.sleep(min(0.02 + 0.1 * random.random(), max(0.0, patience.left())))  # noqa: S311  # jitter
 
-    def _attempt(self, rule: Rule, step: Step, begun: Begun, *, owner: str, started: float) -> Outcome:
+    def _attempt(self, rule: Rule, step: Step, begun: Acquired, *, owner: str, started: float) -> Outcome:
         place = end(begun.ticket.trail)
         moved = place is None or place.digest == step.entered
         wants = wanted_at(place, step.wants if moved else None) if place is not None else step.wants
@@ -271,7 +271,7 @@ class _EventDelivery:
         task = Task(
             rule,
             step,
-            wants if isinstance(wants, Wants) else None,
+            wants if isinstance(wants, DesiredState) else None,
             begun.ticket,
             begun.now,
             self._deadline,
@@ -311,8 +311,8 @@ class _EventDelivery:
         return outcome
 
     def _apply(
-        self, task: Task, wants: Wants | Failure, *, moved: bool
-    ) -> tuple[Result, Failure | None, UnwellError | None]:
+        self, task: Task, wants: DesiredState | Failure, *, moved: bool
+    ) -> tuple[Result, Failure | None, CircuitOpen | None]:
         """Have the target act. Gives what it did, why it did not, and the hold that kept it from it."""
         nothing = Result(Status.SUPERSEDED, None)
         if isinstance(wants, Failure):
@@ -324,7 +324,7 @@ class _EventDelivery:
                 return nothing, Failure(Kind.TRANSIENT, Reason.DEADLINE, what), None
             return self._session(task.rule).apply(task), None, None
         except NotDone as error:
-            return nothing, error.failure, error if isinstance(error, UnwellError) else None
+            return nothing, error.failure, error if isinstance(error, CircuitOpen) else None
         except (LeaseLost, LedgerUnavailable):
             raise
         except Exception as error:  # noqa: BLE001  # a fault of ours must not cost the event
@@ -355,7 +355,7 @@ class _EventDelivery:
             alerts=alerts,
             abandoned=abandoned,
         )
-        reached("recorded")
+        failpoint("recorded")
         return stands
 
     def _not_begun(self, rule: Rule, step: Step, error: Exception) -> Outcome:
@@ -363,13 +363,13 @@ class _EventDelivery:
         started = time.monotonic()
         session = self._session(rule)
         delivery, now = self._ledger.deliveries.count_attempt(
-            self._event, rule=rule.id, key=step.key, digest=self._engine.digest(session), anew=self._anew
+            self._event, rule=rule.id, key=step.key, digest=self._engine.digest(session), fresh=self._anew
         )
         ticket = Ticket(session.instance, rule.id, step.key)
-        return self._not_recorded(rule, step, Begun(ticket, delivery, now), error, owner="", started=started)
+        return self._not_recorded(rule, step, Acquired(ticket, delivery, now), error, owner="", started=started)
 
     def _not_recorded(
-        self, rule: Rule, step: Step, begun: Begun, error: Exception, *, owner: str, started: float
+        self, rule: Rule, step: Step, begun: Acquired, error: Exception, *, owner: str, started: float
     ) -> Outcome:
         """The outcome of what the ledger did not take, recorded in words of our own alone.
 
@@ -389,7 +389,7 @@ class _EventDelivery:
         return outcome
 
     def _failed(
-        self, rule: Rule, step: Step, begun: Begun, failure: Failure, number: str, *, started: float
+        self, rule: Rule, step: Step, begun: Acquired, failure: Failure, number: str, *, started: float
     ) -> Outcome:
         """The outcome of a failure: to be tried again, or given up on."""
         if failure.kind is Kind.PERMANENT:
@@ -405,10 +405,10 @@ class _EventDelivery:
     def _alerts(
         self,
         rule: Rule,
-        begun: Begun,
+        begun: Acquired,
         outcome: Outcome,
         failure: Failure | None,
-        held: UnwellError | None,
+        held: CircuitOpen | None,
         task: Task | None,
     ) -> tuple[list[Alert], str]:
         """The alerts of one outcome, and of the *task* if it counts; and the fingerprint of the delivery's own."""
@@ -456,7 +456,7 @@ class _EventDelivery:
             outcome,
             failure,
             digest=self._engine.digest(session),
-            anew=self._anew,
+            fresh=self._anew,
             alert=self._engine.alerts.alert("dead", failure, subject, instance=session.instance),
         )
 
@@ -471,7 +471,7 @@ class _EventDelivery:
             outcome,
             failure,
             digest=self._engine.digest(session),
-            anew=self._anew,
+            fresh=self._anew,
             alert=alert,
             samples_max=UNRULED_SAMPLES_MAX,
         )
@@ -487,16 +487,16 @@ def save_under_lease(ledger: Ledger, owner: str) -> Callable[[Ticket], None]:
     return save
 
 
-def wanted_at(place: Place, fresh: Wants | Failure | None = None) -> Wants | Failure:
+def wanted_at(place: Place, fresh: DesiredState | Failure | None = None) -> DesiredState | Failure:
     """What is wanted when the row is at *place*; *fresh* where it was rendered just now."""
     wants = fresh or wanted_from_json(place.wants)
-    if place.unwanted and isinstance(wants, Wants):
+    if place.unwanted and isinstance(wants, DesiredState):
         # The row that the ticket was for is gone; none is wanted for the one that came under its key.
         return replace(wants, gone=True, resolved=False, fields={})
     return wants
 
 
-def _wants_nothing(event: Event, step: Step, wants: Wants) -> bool:
+def _wants_nothing(event: Event, step: Step, wants: DesiredState) -> bool:
     return event.op is Op.INSERT and step.op is Op.INSERT and not wants.when
 
 

@@ -14,7 +14,7 @@ PLACES: Final[tuple[Place, ...]] = ("received", "leased", "before_call", "after_
 _listener: Callable[[Place], None] | None = None
 
 
-def reached(place: Place) -> None:
+def failpoint(place: Place) -> None:
     """Say that the work has come to *place*."""
     if _listener is not None:
         _listener(place)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from function.core.outcome import NotDone
-from function.core.step import Wants
+from function.core.step import DesiredState
 from function.core.trail import end
 from function.deadline import Deadline
 from function.engine import Engine, save_under_lease, wanted_at
@@ -56,7 +56,7 @@ class Housekeeping:
             if done:
                 settled += 1
             else:
-                self._ledger.tickets.postpone(session.instance, rule_id, key)
+                self._ledger.tickets.defer(session.instance, rule_id, key)
         return settled
 
     def _settle(self, session: TargetSession, rule: Rule, key: str, *, deadline: Deadline) -> bool:
@@ -74,7 +74,7 @@ class Housekeeping:
         place = end(ticket.trail)
         deadline.begin_row(failed_before=ticket.call_failed)
         wants = wanted_at(place) if place is not None else None
-        desired = wants if isinstance(wants, Wants) else None
+        desired = wants if isinstance(wants, DesiredState) else None
         task = Task(rule, None, desired, ticket, now, deadline, save_under_lease(self._ledger, owner))
         settled = False
         try:
@@ -87,7 +87,7 @@ class Housekeeping:
         except LeaseLost:
             return False
         record = replace(task.record, call_failed=deadline.failed_now(done=settled))
-        self._ledger.tickets.let_go(record, owner=owner)
+        self._ledger.tickets.give_back(record, owner=owner)
         return settled
 
     def _tell_of_overdue(self, deadline: Deadline) -> int:
@@ -105,7 +105,7 @@ class Housekeeping:
             gave_up = now - delivery.first_seen > self._settings.retry_for_seconds
             alert = self._engine.alerts.overdue(delivery, gave_up=gave_up, instance=instance)
             try:
-                self._ledger.deliveries.tell_of(delivery, alert, gave_up=gave_up)
+                self._ledger.deliveries.mark_overdue(delivery, alert, gave_up=gave_up)
             except LedgerRefused as error:
                 log.critical("a fault of ours: %s at %s", error, fault(error))
             else:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from function import secretmanager
 from function.app import App
 from function.connection.active import ConnectionProvider
-from function.connection.breaker import Credentials, CredentialUnreadable
-from function.connection.probe import Tester
-from function.connection.store import Configurations
+from function.connection.breaker import CredentialProvider, CredentialUnreadable
+from function.connection.probe import ConnectionTester
+from function.connection.store import ConnectionStore
 from function.engine import Engine
 from function.ledger.database import Database
 from function.ledger.ledger import Ledger
-from function.notices.mailer import Notices
+from function.notices.mailer import AlertMailer
 from function.rules import loader as rules_file
 from function.rules.model import Rules
 from function.servicenow import Credential
@@ -49,10 +49,10 @@ def build(environ: Mapping[str, str]) -> App:
         settings.servicenow_instance_url or "no instance",
         settings.database_url.partition(":")[0],
     )
-    return assemble(settings, rules, Ledger(database), environ)
+    return create_app(settings, rules, Ledger(database), environ)
 
 
-def assemble(
+def create_app(
     settings: Settings,
     rules: Rules,
     ledger: Ledger,
@@ -62,7 +62,7 @@ def assemble(
 ) -> App:
     """The same from parts that are there already."""
 
-    notices = Notices(
+    notices = AlertMailer(
         ledger,
         server=settings.smtp_url,
         sender=settings.notify_from,
@@ -71,7 +71,7 @@ def assemble(
     )
 
     network = read_network(environ)
-    configurations = Configurations(ledger.database, settings.config_key)
+    configurations = ConnectionStore(ledger.database, settings.config_key)
     connections = ConnectionProvider(
         settings=settings,
         ledger=ledger,
@@ -80,7 +80,7 @@ def assemble(
         network=network,
     )
     tables = dict.fromkeys(rule.ticket.table for rule in rules.rules)
-    tester = Tester(settings, ledger, configurations, tables=list(tables) or ["incident"], network=network)
+    tester = ConnectionTester(settings, ledger, configurations, tables=list(tables) or ["incident"], network=network)
     engine = Engine(
         settings=settings,
         rules=rules,
@@ -94,7 +94,7 @@ def assemble(
 
 def _credentials(
     settings: Settings, environ: Mapping[str, str], read_secret: Callable[[str], str]
-) -> Credentials | None:
+) -> CredentialProvider | None:
     """Who we are by the environment; None where it does not say."""
     if not settings.servicenow_instance_url:
         return None
@@ -105,7 +105,7 @@ def _credentials(
         except SettingsError as error:
             raise CredentialUnreadable(str(error)) from error
 
-    return Credentials(settings.credential, read_credential, settings.servicenow_instance_url)
+    return CredentialProvider(settings.credential, read_credential, settings.servicenow_instance_url)
 
 
 def read_rules(path: str, environ: Mapping[str, str]) -> Rules:

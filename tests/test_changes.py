@@ -333,11 +333,11 @@ def test_a_transition_in_doubt_is_looked_at_and_the_rest_follows(fault: str) -> 
         body = update(
             "releases", release(version="1.1"), release(version="1.1", deployed=True), created_at="2027-01-01"
         )
-        doubtful = world.send(body)
+        in_doubt = world.send(body)
         world.clock.advance(61)
         answer = world.send(body)
 
-        assert (doubtful.status, answer.status) == (503, 200)
+        assert (in_doubt.status, answer.status) == (503, 200)
         assert (change(world)["state"], change(world)["close_code"]) == ("3", "successful")
         assert world.mails == []
 
@@ -413,12 +413,12 @@ def test_a_second_change_is_found_by_its_parent_where_the_sys_id_is_not_honoured
         plan_and_deploy(world)
         world.servicenow.arm("commit_then_500", method="POST", table="change_request")
         body = update("releases", DEPLOYED, PLANNED, created_at="2026-03-04T05:06:09")
-        doubtful = world.send(body)
+        in_doubt = world.send(body)
         world.clock.advance(61)
         world.send(body)
 
         closed, new = changes(world)
-        assert doubtful.status == 503
+        assert in_doubt.status == 503
         assert new["parent"] == closed["sys_id"]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from function.connection.store import Asked, Configurations, PasswordUnreadable, parse
+from function.connection.store import ConnectionInput, ConnectionStore, PasswordUnreadable, parse
 from function.ledger.database import Database
 from function.servicenow import Basic
 from function.settings import MAKE_CONFIG_KEY
@@ -190,10 +190,12 @@ class TestThePassword:
             assert STORED_PASSWORD.encode() not in kept
 
     def test_no_record_shows_it(self, world: World) -> None:
-        configurations = Configurations(world.ledger.database, [CONFIG_KEY])
-        stored = configurations.create(Asked("https://a.example", "u", STORED_PASSWORD))
+        configurations = ConnectionStore(world.ledger.database, [CONFIG_KEY])
+        stored = configurations.create(ConnectionInput("https://a.example", "u", STORED_PASSWORD))
 
-        assert STORED_PASSWORD not in repr((stored, Asked("https://a.example", "u", STORED_PASSWORD), configurations))
+        assert STORED_PASSWORD not in repr(
+            (stored, ConnectionInput("https://a.example", "u", STORED_PASSWORD), configurations)
+        )
         assert stored.secret not in repr(stored)
 
     def test_without_a_key_none_is_taken_and_the_answer_says_how_to_make_one(self) -> None:
@@ -207,8 +209,8 @@ class TestThePassword:
     def test_an_older_key_still_decrypts_and_an_update_encrypts_with_the_newest(self, world: World) -> None:
         world.operate("POST", "config", asked(NEVER_SENT))
         world.start(CONFIG_KEY=f"{OTHER_KEY},{CONFIG_KEY}")
-        with_old = Configurations(world.ledger.database, [CONFIG_KEY])
-        with_new = Configurations(world.ledger.database, [OTHER_KEY])
+        with_old = ConnectionStore(world.ledger.database, [CONFIG_KEY])
+        with_new = ConnectionStore(world.ledger.database, [OTHER_KEY])
         before = with_old.show()
         assert with_old.password(before) == STORED_PASSWORD
         world.operate("PUT", "config", {"instance_url": NEVER_SENT, "username": "svc.stored"})
@@ -372,27 +374,27 @@ class TestTheStore:
         database.close()
 
     def test_every_change_has_another_stamp(self, database: Database) -> None:
-        store = Configurations(database, [CONFIG_KEY])
+        store = ConnectionStore(database, [CONFIG_KEY])
         stamps = [store.stamp()]
-        store.create(Asked("https://a.example", "u", "p"))
+        store.create(ConnectionInput("https://a.example", "u", "p"))
         stamps.append(store.stamp())
-        store.replace(Asked("https://a.example", "u", "p"))
+        store.replace(ConnectionInput("https://a.example", "u", "p"))
         stamps.append(store.stamp())
         store.delete()
         assert store.stamp() == stamps[0] == ""
-        store.create(Asked("https://a.example", "u", "p"))
+        store.create(ConnectionInput("https://a.example", "u", "p"))
         stamps.append(store.stamp())
 
         assert len(set(stamps)) == 4
 
     def test_of_two_at_once_one_is_stored(self, database: Database) -> None:
-        store = Configurations(database, [CONFIG_KEY])
+        store = ConnectionStore(database, [CONFIG_KEY])
         store.stamp()
         outcomes = []
 
         def create(n: int) -> None:
             try:
-                outcomes.append(store.create(Asked("https://a.example", f"u{n}", "p")).username)
+                outcomes.append(store.create(ConnectionInput("https://a.example", f"u{n}", "p")).username)
             except Exception as error:  # noqa: BLE001  # looked at below
                 outcomes.append(type(error).__name__)
 
@@ -406,8 +408,8 @@ class TestTheStore:
         assert store.show().username in outcomes
 
     def test_the_secret_is_bound_to_its_instance(self, database: Database) -> None:
-        store = Configurations(database, [CONFIG_KEY])
-        stored = store.create(Asked("https://a.example", "u", "p"))
+        store = ConnectionStore(database, [CONFIG_KEY])
+        stored = store.create(ConnectionInput("https://a.example", "u", "p"))
 
         assert store.password(stored) == "p"
         with pytest.raises(PasswordUnreadable):
@@ -415,14 +417,16 @@ class TestTheStore:
 
     @pytest.mark.parametrize("secret", ["", "x", "gAAAAAB", "é"])
     def test_a_spoiled_secret_is_unreadable_and_no_fault(self, database: Database, secret: str) -> None:
-        store = Configurations(database, [CONFIG_KEY])
-        stored = store.create(Asked("https://a.example", "u", "p"))
+        store = ConnectionStore(database, [CONFIG_KEY])
+        stored = store.create(ConnectionInput("https://a.example", "u", "p"))
 
         with pytest.raises(PasswordUnreadable):
             store.password(replace(stored, secret=secret))
 
     def test_what_is_shown_has_no_secret(self, database: Database) -> None:
-        stored = Configurations(database, [CONFIG_KEY]).create(Asked("https://a.example", "u", STORED_PASSWORD))
+        stored = ConnectionStore(database, [CONFIG_KEY]).create(
+            ConnectionInput("https://a.example", "u", STORED_PASSWORD)
+        )
 
         assert STORED_PASSWORD not in json.dumps(stored.shown())
         assert stored.secret not in json.dumps(stored.shown())

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from function.connection.probe import Tried, reach, try_out
+from function.connection.probe import TableReport, reach, try_out
 from function.servicenow import Basic
 from sandbox.rest import Rights
 from sandbox.servicenow import ServiceNow
@@ -57,7 +57,7 @@ def instance(*, roles: bytes | None = None) -> Answer:
     return answer
 
 
-def tried(answer: Answer, *, user: Basic = USER, seconds: float = 5.0) -> tuple[Tried, list[str]]:
+def tried(answer: Answer, *, user: Basic = USER, seconds: float = 5.0) -> tuple[TableReport, list[str]]:
     """What became of a test against *answer*, and the methods that were called."""
     with Server(answer) as server:
         found = try_out(server.url, user, username=user.username, tables=["incident"], timeout_seconds=seconds)

@@ -6,14 +6,14 @@ from itertools import product
 import pytest
 
 from function.core.event import Op
-from function.core.lifecycle import CHANGE_REQUEST, INCIDENT, NO_STATES
+from function.core.lifecycle import CHANGE_REQUEST, INCIDENT, NO_LIFECYCLE
 from function.core.outcome import Reason, Status
-from function.core.step import Step, Wants
+from function.core.step import DesiredState, Step
 from function.ledger.records import Ticket
 from function.rules.loader import RulesError, load
 from function.rules.model import TicketRule
 from function.rules.schema import AFTER_CLOSE, ON_DELETE
-from function.targets.ticket.decide import Create, Decision, Look, Nothing, Succeed, Write, decide
+from function.targets.ticket.decide import Create, Decision, NoChange, OpenSuccessor, Refresh, Update, decide
 
 TABLES = {
     "incident": "table: incident",
@@ -28,7 +28,7 @@ TABLES = {
 }
 STATES = ("", "-5", "-4", "-3", "-2", "-1", "0", "1", "2", "3", "4", "6", "7", "8", "900")
 WANTS = tuple(
-    Wants(when, resolved, gone, {"short_description": "x"}, {"close_code": "c", "close_notes": "n"})
+    DesiredState(when, resolved, gone, {"short_description": "x"}, {"close_code": "c", "close_notes": "n"})
     for when, resolved, gone in product((True, False), repeat=3)
     if not (resolved and gone)
 )
@@ -51,7 +51,7 @@ def rules(about: str) -> Iterator[TicketRule]:
         yield rule.ticket
 
 
-def steps(wants: Wants) -> Iterator[Step | None]:
+def steps(wants: DesiredState) -> Iterator[Step | None]:
     yield None
     for op, was_resolved, was_wanted in product(Op, (True, False), (True, False)):
         yield Step("1", op, None, "place", wants, was_resolved=was_resolved, was_wanted=was_wanted)
@@ -78,22 +78,22 @@ def test_in_every_case_there_is_a_decision_and_none_leaves_a_final_state(about: 
         states = rule.states
         for ticket, looked, decision in cases(rule):
             match decision:
-                case Write(state=""):
+                case Update(state=""):
                     assert ticket.state not in states.final
-                case Write(state=state):
+                case Update(state=state):
                     assert looked
                     assert ticket.state not in states.final
                     assert state != ticket.state
                     known = {states.resolved, states.reopened, states.canceled, *states.names}
                     assert state in known.union(*states.paths.values())
-                case Succeed():
+                case OpenSuccessor():
                     assert ticket.state in states.ended
                 case Create():
                     assert not ticket.sys_id
-                case Look():
+                case Refresh():
                     assert ticket.sys_id
                     assert not looked
-                case Nothing(reason=Reason.TICKET_CLOSED):
+                case NoChange(reason=Reason.TICKET_CLOSED):
                     assert ticket.state in states.final
 
 
@@ -113,15 +113,15 @@ def test_the_states_of_an_incident_are_those_of_the_facts() -> None:
     assert (INCIDENT.resolved, INCIDENT.reopened, INCIDENT.canceled) == ("6", "2", "8")
     assert INCIDENT.final == {"7", "8"}
     assert INCIDENT.ended == {"6", "7", "8"}
-    assert NO_STATES.ended == frozenset()
+    assert NO_LIFECYCLE.ended == frozenset()
 
 
 def test_a_change_sends_what_differs_before_it_moves() -> None:
     ticket = Ticket("i", "r", "1", sys_id="s", state="-5", known={"type": "standard"})
-    wants = Wants(when=True, resolved=True, gone=False, fields={}, close={})
+    wants = DesiredState(when=True, resolved=True, gone=False, fields={}, close={})
     rule = next(rule for rule in rules(TABLES["change_request"]) if not rule.shared)
 
-    assert decide(rule, wants, None, ticket, looked=True, differs=True) == Write(Status.UPDATED, row_resolved=False)
-    assert decide(rule, wants, None, ticket, looked=True, differs=False) == Write(
+    assert decide(rule, wants, None, ticket, looked=True, differs=True) == Update(Status.UPDATED, row_resolved=False)
+    assert decide(rule, wants, None, ticket, looked=True, differs=False) == Update(
         Status.RESOLVED, row_resolved=False, state="-2"
     )

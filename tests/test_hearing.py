@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from function.core.event import Event, Op
 from function.core.outcome import Failure, Kind, Reason
-from function.core.step import Step, Wants
+from function.core.step import DesiredState, Step
 from function.core.trail import GONE, NOT_YET, place
 from function.core.values import FIELD_CHARACTERS_MAX, Json
 from function.rules.evaluate import ELEMENTS_MAX, evaluate, join_key
@@ -55,7 +55,7 @@ def rule(body: str, **environ: str) -> Rule:
     return only
 
 
-def saying(field: str, **environ: str) -> Rule:
+def rule_template(field: str, **environ: str) -> Rule:
     return rule(f'    ticket: {{key: "{{{{ row.id }}}}", fields: {{description: {field}}}}}\n', **environ)
 
 
@@ -68,8 +68,8 @@ def only(steps: list[Step]) -> Step:
     return step
 
 
-def wants(step: Step) -> Wants:
-    assert isinstance(step.wants, Wants)
+def wants(step: Step) -> DesiredState:
+    assert isinstance(step.wants, DesiredState)
     return step.wants
 
 
@@ -80,7 +80,9 @@ def failure(step: Step) -> Failure:
 
 
 def said(field: str, row: dict[str, Json], **environ: str) -> str:
-    return wants(only(evaluate(saying(field, **environ), event("INSERT", new={"id": 1, **row})))).fields["description"]
+    return wants(only(evaluate(rule_template(field, **environ), event("INSERT", new={"id": 1, **row})))).fields[
+        "description"
+    ]
 
 
 # Where a row was and is
@@ -91,7 +93,7 @@ def test_an_insert_leaves_not_yet_for_the_new_image() -> None:
 
     assert (step.key, step.op, step.left, step.entered) == ("1", Op.INSERT, NOT_YET, place(ROW))
     assert (step.was_resolved, step.was_wanted, step.order) == (False, False, ROW["updated_at"])
-    assert step.wants == Wants(
+    assert step.wants == DesiredState(
         when=True,
         resolved=False,
         gone=False,
@@ -490,7 +492,7 @@ def test_the_longest_list_is_rendered_in_time() -> None:
     steps = evaluate(rule(ITEMS), event("UPDATE", {**ROW, "items": items}, {**ROW, "items": items, "title": "x"}))
 
     assert len(steps) == ELEMENTS_MAX
-    assert all(isinstance(step.wants, Wants) for step in steps)
+    assert all(isinstance(step.wants, DesiredState) for step in steps)
     assert time.thread_time() - started < 2
 
 
@@ -596,7 +598,7 @@ def test_numbers_arrive_digit_by_digit() -> None:
 
 
 def test_a_column_known_from_the_other_image_is_null_where_it_is_absent() -> None:
-    one = saying('"<{{ row.late }}{{ old.early }}{{ new.early }}>"')
+    one = rule_template('"<{{ row.late }}{{ old.early }}{{ new.early }}>"')
 
     assert wants(only(evaluate(one, event("UPDATE", {"id": 1, "late": 5}, {"id": 1, "early": 6})))).fields == {
         "description": "<6>"
@@ -604,7 +606,7 @@ def test_a_column_known_from_the_other_image_is_null_where_it_is_absent() -> Non
 
 
 def test_a_missing_column_is_a_failure_but_for_a_source_that_leaves_nulls_out() -> None:
-    one = saying('"<{{ row.nope }}>"')
+    one = rule_template('"<{{ row.nope }}>"')
 
     assert failure(only(evaluate(one, event("INSERT", new={"id": 1})))).reason is Reason.BAD_MAPPING
     assert wants(only(evaluate(one, event("INSERT", new={"id": 1}, absent_is_null=True)))).fields == {
@@ -625,7 +627,7 @@ def test_a_missing_column_is_a_failure_but_for_a_source_that_leaves_nulls_out() 
     ],
 )
 def test_a_rule_sees_which_columns_changed(op: str, old: Json, new: Json, changed: str) -> None:
-    step = only(evaluate(saying("\"{{ changed | join(',') }}\""), event(op, old, new)))
+    step = only(evaluate(rule_template("\"{{ changed | join(',') }}\""), event(op, old, new)))
 
     assert wants(step).fields["description"] == changed
 
@@ -650,14 +652,14 @@ def test_a_rule_sees_which_columns_changed(op: str, old: Json, new: Json, change
 def test_a_rule_can_name_the_event_both_images_and_listed_variables(named: str, value: str) -> None:
     step = only(
         evaluate(
-            saying(f'"{{{{ {named} }}}}"', PORT="8080"),
+            rule_template(f'"{{{{ {named} }}}}"', PORT="8080"),
             event(
                 "UPDATE",
                 {"id": 1, "a": 1},
                 {"id": 1, "a": 2},
                 trigger="t",
                 trace_id="abc",
-                entered_at=datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC),
+                created_at=datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC),
                 session_variables={"x-hasura-role": "user"},
             ),
         )
@@ -682,7 +684,11 @@ JSON = st.recursive(
 IMAGES = JSON | st.fixed_dictionaries(
     {}, optional=dict.fromkeys(ROW, JSON) | {"items": st.lists(st.fixed_dictionaries({"id": JSON, "n": JSON}))}
 )
-RULES = (rule(OUTAGE), rule(ITEMS), saying('"{{ changed }} {{ row.title + 1 }} {{ old.status }} {{ row | tojson }}"'))
+RULES = (
+    rule(OUTAGE),
+    rule(ITEMS),
+    rule_template('"{{ changed }} {{ row.title + 1 }} {{ old.status }} {{ row | tojson }}"'),
+)
 
 
 @given(st.sampled_from(list(Op)), IMAGES, IMAGES, st.booleans())
@@ -698,13 +704,13 @@ def test_a_row_nested_without_end_is_a_failure(field: str) -> None:
     for _ in range(50_000):
         deep = {"a": [deep]}
 
-    step = only(evaluate(saying(field), event("UPDATE", {"id": 1, "x": []}, {"id": 1, "x": deep})))
+    step = only(evaluate(rule_template(field), event("UPDATE", {"id": 1, "x": []}, {"id": 1, "x": deep})))
 
     assert failure(step).reason is Reason.BAD_MAPPING
 
 
 def test_a_rule_without_end_is_a_failure_soon() -> None:
-    endless = saying('"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"')
+    endless = rule_template('"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"')
 
     started = time.thread_time()
     step = only(evaluate(endless, event("INSERT", new={"id": 1})))

@@ -19,7 +19,7 @@ import pytest
 
 from function.core.event import Event, Op
 from function.core.outcome import Failure, Kind, Outcome, Reason, Status
-from function.core.step import Step, Wants
+from function.core.step import DesiredState, Step
 from function.core.trail import NOT_YET, end
 from function.deadline import answer_within
 from function.ledger.backend import LedgerNotMigrated, LedgerRefused, LedgerUnavailable, LedgerUnfit
@@ -27,19 +27,19 @@ from function.ledger.database import Database, Transaction
 from function.ledger.deliveries import UNRULED_SAMPLES_MAX
 from function.ledger.ledger import FORGET_MAX, Ledger
 from function.ledger.records import (
+    Acquired,
     Alert,
     AlreadyDead,
     AlreadyDone,
-    Beginning,
-    Begun,
-    Busy,
-    Sending,
+    BeginResult,
+    KeyBusy,
+    PendingWrite,
     TableTraits,
     Ticket,
 )
 from tests.world import Clock
 
-WANTS = Wants(when=True, resolved=False, gone=False, fields={}, close={})
+WANTS = DesiredState(when=True, resolved=False, gone=False, fields={}, close={})
 MIGRATIONS = Path(__file__).parent.parent / "function" / "migrations"
 NUMBERS = [int(file.name[:4]) for file in sorted(MIGRATIONS.glob("*.sql"))]
 ME, OTHER = "me", "another instance"
@@ -73,14 +73,14 @@ def ledger(url: str, clock: Clock) -> Iterator[Ledger]:
     database.close()
 
 
-Begin = Callable[..., Beginning]
+Begin = Callable[..., BeginResult]
 
 
 @pytest.fixture
 def begin(ledger: Ledger) -> Begin:
     def begin(
-        one: Event | None = None, what: Step | None = None, *, owner: str = ME, digest: str = "d", anew: bool = False
-    ) -> Beginning:
+        one: Event | None = None, what: Step | None = None, *, owner: str = ME, digest: str = "d", fresh: bool = False
+    ) -> BeginResult:
         return ledger.deliveries.begin(
             one or event(),
             what or step(),
@@ -90,19 +90,19 @@ def begin(ledger: Ledger) -> Begin:
             owner=owner,
             lease_seconds=LEASE,
             digest=digest,
-            anew=anew,
+            fresh=fresh,
         )
 
     return begin
 
 
-def begun(beginning: Beginning) -> Begun:
-    assert isinstance(beginning, Begun)
+def begun(beginning: BeginResult) -> Acquired:
+    assert isinstance(beginning, Acquired)
     return beginning
 
 
 def finish(
-    ledger: Ledger, work: Begun, status: Status, *, owner: str = ME, alert: Alert | None = None, id: str = "e"
+    ledger: Ledger, work: Acquired, status: Status, *, owner: str = ME, alert: Alert | None = None, id: str = "e"
 ) -> bool:
     failure = Failure(Kind.PERMANENT, Reason.BAD_MAPPING, "a hint") if status is Status.DEAD else None
     return ledger.deliveries.finish(
@@ -122,41 +122,41 @@ def test_a_key_is_one_holders_until_it_is_finished(ledger: Ledger, begin: Begin)
     busy = begin(event("f"), owner=OTHER)
     finish(ledger, mine, Status.CREATED)
 
-    assert isinstance(busy, Busy)
+    assert isinstance(busy, KeyBusy)
     assert 0 < busy.seconds <= LEASE
-    assert isinstance(begin(event("f"), owner=OTHER), Begun)
+    assert isinstance(begin(event("f"), owner=OTHER), Acquired)
 
 
 def test_a_doubt_outlives_a_transaction_that_is_repeated(ledger: Ledger, begin: Begin, clock: Clock) -> None:
     """Its commit was answered by a cut connection: it takes the same lease again, for the same holder."""
     work = begun(begin(event(), owner=OTHER))
-    ledger.tickets.save(replace(work.ticket, sending=Sending("create", (), 0.0)), owner=OTHER)
+    ledger.tickets.save(replace(work.ticket, sending=PendingWrite("create", (), 0.0)), owner=OTHER)
     clock.advance(LEASE + 1)
     begin(event(), owner=ME)
     again = begun(begin(event(), owner=ME))
 
     assert again.ticket.sending is not None
-    assert again.ticket.sending.doubtful
+    assert again.ticket.sending.in_doubt
 
 
 def test_what_the_housekeeping_leaves_for_later_keeps_its_holder(ledger: Ledger, begin: Begin) -> None:
     begin()
-    ledger.tickets.postpone("sn", "r", "1")
+    ledger.tickets.defer("sn", "r", "1")
 
-    assert isinstance(begin(event("f"), owner=OTHER), Busy)
+    assert isinstance(begin(event("f"), owner=OTHER), KeyBusy)
 
 
 def test_another_key_is_free(begin: Begin) -> None:
     begin()
 
-    assert isinstance(begin(event("f"), step("2"), owner=OTHER), Begun)
+    assert isinstance(begin(event("f"), step("2"), owner=OTHER), Acquired)
 
 
 def test_a_lease_ends_by_the_databases_clock(begin: Begin, clock: Clock) -> None:
     begin()
     clock.advance(LEASE + 1)
 
-    assert isinstance(begin(event("f"), owner=OTHER), Begun)
+    assert isinstance(begin(event("f"), owner=OTHER), Acquired)
 
 
 def test_a_holder_that_wakes_up_without_its_lease_writes_down_nothing_but_suspect(
@@ -165,8 +165,8 @@ def test_a_holder_that_wakes_up_without_its_lease_writes_down_nothing_but_suspec
     slept = begun(begin())
     clock.advance(LEASE + 1)
     now = begun(begin(event("f"), owner=OTHER))
-    wrote = Begun(replace(slept.ticket, wrote=frozenset({"state"})), slept.delivery, slept.now)
-    stands = finish(ledger, wrote, Status.CREATED)
+    written_fields = Acquired(replace(slept.ticket, written_fields=frozenset({"state"})), slept.delivery, slept.now)
+    stands = finish(ledger, written_fields, Status.CREATED)
     finish(ledger, now, Status.CREATED, owner=OTHER, id="f")
     [kept] = ledger.database.run(lambda t: t.execute("SELECT status FROM servicenow.delivery WHERE event = 'e'"))
 
@@ -182,7 +182,7 @@ def test_a_done_event_is_done_and_a_dead_one_stays_dead_under_the_same_digest(le
 
     assert isinstance(begin(), AlreadyDone)
     assert isinstance(begin(event("f")), AlreadyDead)
-    assert isinstance(begin(event("f"), digest="other"), Begun)
+    assert isinstance(begin(event("f"), digest="other"), Acquired)
 
 
 def test_a_dead_one_is_a_new_attempt_with_a_new_clock_when_asked_anew(
@@ -191,10 +191,10 @@ def test_a_dead_one_is_a_new_attempt_with_a_new_clock_when_asked_anew(
     first = begun(begin())
     finish(ledger, first, Status.DEAD)
     clock.advance(1000)
-    anew = begun(begin(anew=True))
+    fresh = begun(begin(fresh=True))
 
-    assert anew.delivery.attempts == 1
-    assert anew.delivery.first_seen >= first.delivery.first_seen + 1000
+    assert fresh.delivery.attempts == 1
+    assert fresh.delivery.first_seen >= first.delivery.first_seen + 1000
 
 
 def test_an_event_is_counted_into_the_trail_once_however_often_it_arrives(ledger: Ledger, begin: Begin) -> None:
@@ -218,7 +218,7 @@ def test_a_dead_letter_outlives_another_event_under_its_id(ledger: Ledger, begin
     finish(ledger, begun(begin()), Status.DEAD)
     other = event("e", "other")
     work = begun(begin(other, step(key, left="a", entered="b")))
-    ledger.deliveries.forgive(other, rules=["", "r"], but=[("r", key)])
+    ledger.deliveries.withdraw(other, rules=["", "r"], but=[("r", key)])
     ledger.deliveries.finish(
         work.ticket,
         owner=ME,
@@ -295,29 +295,29 @@ def alert(fingerprint: str = "f", *, since: float = 0.0, episode: bool = False, 
 def test_one_mail_is_claimed_by_one_of_many(ledger: Ledger) -> None:
     ledger.alerts.raise_alert(alert())
     with ThreadPoolExecutor(8) as pool:
-        claimed = list(pool.map(lambda _: ledger.alerts.claim_mail(every_seconds=900), range(16)))
+        claimed = list(pool.map(lambda _: ledger.alerts.claim_due_mail(every_seconds=900), range(16)))
 
     assert len([mail for mail in claimed if mail]) == 1
 
 
 def test_a_mail_whose_sender_vanished_is_claimed_again(ledger: Ledger, clock: Clock) -> None:
     ledger.alerts.raise_alert(alert())
-    ledger.alerts.claim_mail(every_seconds=900)
+    ledger.alerts.claim_due_mail(every_seconds=900)
     clock.advance(31)
 
-    assert ledger.alerts.claim_mail(every_seconds=900) is not None
+    assert ledger.alerts.claim_due_mail(every_seconds=900) is not None
 
 
 def test_the_next_mail_waits_and_counts(ledger: Ledger, clock: Clock) -> None:
     ledger.alerts.raise_alert(alert())
-    first = ledger.alerts.claim_mail(every_seconds=900)
+    first = ledger.alerts.claim_due_mail(every_seconds=900)
     assert first is not None
-    ledger.alerts.mail_sent(first)
+    ledger.alerts.mark_sent(first)
     for _ in range(5):
         ledger.alerts.raise_alert(alert())
-    early = ledger.alerts.claim_mail(every_seconds=900)
+    early = ledger.alerts.claim_due_mail(every_seconds=900)
     clock.advance(901)
-    late = ledger.alerts.claim_mail(every_seconds=900)
+    late = ledger.alerts.claim_due_mail(every_seconds=900)
 
     assert early is None
     assert late is not None
@@ -327,25 +327,25 @@ def test_the_next_mail_waits_and_counts(ledger: Ledger, clock: Clock) -> None:
 def test_an_episode_is_told_once_while_it_lasts(ledger: Ledger, clock: Clock) -> None:
     now = ledger.now()
     ledger.alerts.raise_alert(alert(since=now, episode=True, wait=600))
-    early = ledger.alerts.claim_mail(every_seconds=900)
+    early = ledger.alerts.claim_due_mail(every_seconds=900)
     clock.advance(601)
-    told = ledger.alerts.claim_mail(every_seconds=900)
+    told = ledger.alerts.claim_due_mail(every_seconds=900)
     assert told is not None
-    ledger.alerts.mail_sent(told)
+    ledger.alerts.mark_sent(told)
     clock.advance(10_000)
     ledger.alerts.raise_alert(alert(since=now, episode=True, wait=600))
 
     assert early is None
-    assert ledger.alerts.claim_mail(every_seconds=900) is None
+    assert ledger.alerts.claim_due_mail(every_seconds=900) is None
 
 
 def test_a_dead_letter_that_is_done_after_all_is_told_to_be_over(ledger: Ledger, begin: Begin) -> None:
     finish(ledger, begun(begin()), Status.DEAD, alert=alert())
-    mail = ledger.alerts.claim_mail(every_seconds=900)
+    mail = ledger.alerts.claim_due_mail(every_seconds=900)
     assert mail is not None
-    ledger.alerts.mail_sent(mail)
-    finish(ledger, begun(begin(anew=True)), Status.CREATED)
-    over = ledger.alerts.claim_mail(every_seconds=900)
+    ledger.alerts.mark_sent(mail)
+    finish(ledger, begun(begin(fresh=True)), Status.CREATED)
+    over = ledger.alerts.claim_due_mail(every_seconds=900)
 
     assert over is not None
     assert over.recovered
@@ -359,7 +359,7 @@ def test_only_a_sample_of_a_table_no_rule_wants_is_kept(ledger: Ledger) -> None:
             Outcome("", "", Status.DEAD, reason=Reason.NO_RULE),
             failure,
             digest="d",
-            anew=False,
+            fresh=False,
             alert=alert(episode=True),
             samples_max=UNRULED_SAMPLES_MAX,
         )
@@ -370,7 +370,7 @@ def test_only_a_sample_of_a_table_no_rule_wants_is_kept(ledger: Ledger) -> None:
 def test_what_is_old_is_forgotten_but_not_a_ticket(ledger: Ledger, begin: Begin, clock: Clock) -> None:
     work = begun(begin())
     ledger.tickets.save(_with_ticket(work), owner=ME)
-    finish(ledger, Begun(_with_ticket(work), work.delivery, work.now), Status.CREATED)
+    finish(ledger, Acquired(_with_ticket(work), work.delivery, work.now), Status.CREATED)
     finish(ledger, begun(begin(event("f"), step("2"))), Status.UNCHANGED, id="f")
     clock.advance(91 * 86400)
     ledger.forget_older_than(90 * 86400)
@@ -379,7 +379,7 @@ def test_what_is_old_is_forgotten_but_not_a_ticket(ledger: Ledger, begin: Begin,
     assert ledger.database.run(lambda t: t.execute("SELECT event FROM servicenow.delivery")) == []
 
 
-def _with_ticket(work: Begun) -> Ticket:
+def _with_ticket(work: Acquired) -> Ticket:
     return replace(work.ticket, sys_id="x" * 32)
 
 
@@ -627,7 +627,7 @@ def test_deliveries_that_were_told_of_hide_no_new_ones(ledger: Ledger, begin: Be
     clock.advance(1000)
     first = ledger.deliveries.overdue(seconds=600, given_up_seconds=86400, most=5)
     for delivery in first:
-        ledger.deliveries.tell_of(delivery, Alert("waiting r", "waiting", {}, 0.0, episode=True), gave_up=False)
+        ledger.deliveries.mark_overdue(delivery, Alert("waiting r", "waiting", {}, 0.0, episode=True), gave_up=False)
     second = ledger.deliveries.overdue(seconds=600, given_up_seconds=86400, most=5)
     clock.advance(90_000)
     given_up = ledger.deliveries.overdue(seconds=600, given_up_seconds=86400, most=10)

@@ -17,13 +17,13 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
-from function.connection.breaker import Credentials, CredentialUnreadable, Line
+from function.connection.breaker import CredentialProvider, CredentialUnreadable, GuardedClient
 from function.core.outcome import Failure, Kind, Reason
 from function.deadline import Deadline
 from function.ledger.database import Database
 from function.ledger.ledger import Ledger
 from function.servicenow import ApiKey, Basic, Credential, OAuth, Record, Reply, ServiceNowClient, ServiceNowError
-from function.servicenow.oauth import PAUSE_SECONDS, Granted, granted
+from function.servicenow.oauth import PAUSE_SECONDS, TokenResponse, granted
 from function.settings import VARIABLES
 from sandbox.servicenow import ServiceNow
 from tests.answers import Answer, Seen, Server, always, drip, http, reset, result
@@ -90,12 +90,12 @@ def failure(answer: Reply) -> Failure:
 
 class TestAnswers:
     def test_a_token_is_read_with_its_life_and_what_refreshes_it(self) -> None:
-        assert granted(reply(200, grant()), "", now=NOW) == Granted("t", "Bearer", 1799, "r")
+        assert granted(reply(200, grant()), "", now=NOW) == TokenResponse("t", "Bearer", 1799, "r")
 
     def test_a_token_without_the_rest_lives_as_long_as_servicenow_lets_it_by_default(self) -> None:
         answer = reply(200, grant(refresh_token=None, token_type=None, expires_in=None))
 
-        assert granted(answer, "", now=NOW) == Granted("t", "Bearer", 1800, "")
+        assert granted(answer, "", now=NOW) == TokenResponse("t", "Bearer", 1800, "")
 
     @pytest.mark.parametrize(
         "body",
@@ -173,7 +173,7 @@ class TestAnswers:
     def test_no_answer_is_too_strange(self, status: int, content_type: str, body: bytes) -> None:
         verdict = granted(reply(status, body, content_type), "hint", now=NOW)
 
-        assert isinstance(verdict, Granted) or (verdict.kind is Kind.TRANSIENT and verdict.hint)
+        assert isinstance(verdict, TokenResponse) or (verdict.kind is Kind.TRANSIENT and verdict.hint)
 
 
 # --- On real sockets --------------------------------------------------------------------------------------------------
@@ -659,13 +659,13 @@ class TestRefusedTokens:
 def _refusing(instance: Instance) -> list[str]:
     """From now on no token is good; gives those that come, as they come."""
 
-    class Nothing(set[str]):
+    class NoChange(set[str]):
         def __contains__(self, token: object) -> bool:
             came.append(f"Bearer {token}")
             return False
 
     came: list[str] = []
-    instance.good = Nothing()
+    instance.good = NoChange()
     return came
 
 
@@ -878,23 +878,23 @@ class Kept:
 
 
 @contextmanager
-def lined(instance: Answer, known: Credential, kept: Kept, folder: Path) -> Iterator[Line]:
+def lined(instance: Answer, known: Credential, kept: Kept, folder: Path) -> Iterator[GuardedClient]:
     database = Database(f"sqlite:///{folder / 'ledger.db'}")
     with Server(instance) as server:
-        credentials = Credentials(known, kept, server.url)
+        credentials = CredentialProvider(known, kept, server.url)
         client = ServiceNowClient(server.url, credentials.current, concurrency_max=8)
         try:
-            yield Line(client, Ledger(database), credentials, auth_hold_seconds=600, concurrency_max=8)
+            yield GuardedClient(client, Ledger(database), credentials, auth_hold_seconds=600, concurrency_max=8)
         finally:
             client.close()
             database.close()
 
 
-def through(line: Line) -> Record:
+def through(line: GuardedClient) -> Record:
     return line.get("incident", ID, fields=["number"], deadline=Deadline.after(30))
 
 
-def refused(line: Line) -> Failure:
+def refused(line: GuardedClient) -> Failure:
     with pytest.raises(ServiceNowError) as raised:
         through(line)
     return raised.value.failure
@@ -967,7 +967,7 @@ class TestLine:
             return kept()
 
         kept = Kept(CLIENT)
-        credentials = Credentials(ApiKey("old"), slowly, URL)
+        credentials = CredentialProvider(ApiKey("old"), slowly, URL)
         with ThreadPoolExecutor(20) as pool:
             first = pool.submit(credentials.refresh)
             reading.wait(10)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from function.core.event import Event, Op
-from function.core.step import Wants, wanted_from_json, wanted_to_json
+from function.core.step import DesiredState, wanted_from_json, wanted_to_json
 from function.rules.evaluate import evaluate
 from function.rules.loader import FAULTS_MAX, RulesError, load
 from function.rules.model import Rule, Rules
@@ -103,7 +103,7 @@ rules:
     assert ticket.creates == {Op.MANUAL}
     row = Event("e", rule.source, Op.MANUAL, None, {"id": 1, "done": True, "code": "c", "n": 1}, "c", "{}")
     wants = evaluate(rule, row)[0].wants
-    assert isinstance(wants, Wants)
+    assert isinstance(wants, DesiredState)
     assert wants.fields == {
         "urgency": "1",
         "category": "true",
@@ -767,7 +767,7 @@ def test_a_key_may_be_a_list_of_parts(key: str) -> None:
     text = FIRST.replace('"{{ row.id }}"', key)
 
     jsonschema.validate(yaml.safe_load(text), schema())
-    assert len(only(text).sayings.key) == len(yaml.safe_load(key))
+    assert len(only(text).templates.key) == len(yaml.safe_load(key))
 
 
 @pytest.mark.parametrize(
@@ -974,6 +974,6 @@ def test_the_schema_refuses_what_the_rules_refuse(text: str) -> None:
 def test_what_is_wanted_reads_back_as_it_was_written(
     when: bool, resolved: bool, gone: bool, fields: dict[str, str], close: dict[str, str]
 ) -> None:
-    wants = Wants(when, resolved, gone, fields, close)
+    wants = DesiredState(when, resolved, gone, fields, close)
 
     assert wanted_from_json(wanted_to_json(wants)) == wants

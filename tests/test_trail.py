@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from function.core.event import Op
-from function.core.step import Step, Wants
+from function.core.step import DesiredState, Step
 from function.core.trail import GONE, NOT_YET, PLACES_MAX, Trail, end, from_json, hear, place, restate, to_json
 from function.core.values import Json
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
-NO_WANTS = Wants(when=True, resolved=False, gone=False, fields={}, close={})
+NO_WANTS = DesiredState(when=True, resolved=False, gone=False, fields={}, close={})
 
 
 def step(left: str | None, entered: str, order: Json = None) -> Step:

@@ -21,7 +21,7 @@ from function.ledger.database import Database
 from function.ledger.ledger import Ledger
 from function.rules import loader as rules_file
 from function.settings import load
-from function.wiring import assemble
+from function.wiring import create_app
 from sandbox.mailbox import Mailbox
 from sandbox.servicenow import ServiceNow
 
@@ -147,7 +147,7 @@ class World:
         for _ in range(self._instances):
             database = Database(self._database_url, clock_ahead_seconds=self.clock)
             self.apps.append(
-                assemble(
+                create_app(
                     load(environ, read_secret=self.read_secret),
                     rules_file.load(self._rules, environ=environ),
                     Ledger(database),

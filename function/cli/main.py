@@ -13,7 +13,7 @@ import click
 
 from function.app import HOUSEKEEPING, App
 from function.connection.preflight import Finding, Level, examine
-from function.connection.probe import Told
+from function.connection.probe import TestReport
 from function.core.event import Event, Op
 from function.core.outcome import Failure, Reason, Status
 from function.core.values import instant
@@ -32,7 +32,7 @@ from function.servicenow import ServiceNowError
 from function.settings import Settings, SettingsError, load
 from function.sources import hasura
 from function.targets.ticket.address import address, correlation_id
-from function.wiring import assemble, build, read_rules
+from function.wiring import build, create_app, read_rules
 
 # Longer than a server takes that asks others about us first.
 MAIL_SECONDS = 30.0
@@ -192,7 +192,7 @@ def _instance(settings: Settings, rules: Rules, *, write_probe: bool) -> Iterato
     """
     start_logging("ERROR", sys.stderr)
     database = Database(settings.database_url, pool_size=1, migrate=settings.ledger_migrate)
-    app = assemble(settings, rules, Ledger(database), os.environ)
+    app = create_app(settings, rules, Ledger(database), os.environ)
     try:
         told = app.test_connection()
         instance_url, client = told.instance_url, app.connection.client
@@ -224,7 +224,7 @@ def _instance(settings: Settings, rules: Rules, *, write_probe: bool) -> Iterato
         app.close()
 
 
-def _signed_in(told: Told, where: str, rules: Rules, *, write_probe: bool) -> Iterator[Finding]:
+def _signed_in(told: TestReport, where: str, rules: Rules, *, write_probe: bool) -> Iterator[Finding]:
     """What the connection test says: of a table that is not there, examine() says it with its line."""
     if not told.tables:
         yield Finding(Level.NOTE if told.success else Level.FAULT, where, told.message.rstrip("."))
@@ -300,7 +300,7 @@ def explain(event_file: BinaryIO) -> None:
         raise click.ClickException(str(error)) from error
     try:
         event = hasura.parse(event_file.read())
-    except hasura.RefusedRequest as error:
+    except hasura.InvalidRequest as error:
         raise click.ClickException(f"this would be answered 400: {error.message}") from error
     click.echo(f"event {event.id}: {event.op.value} from {event.source}")
     concerned = rules.concerning(event)
@@ -390,7 +390,7 @@ def _replay(app: App, events: tuple[str, ...], *, since: float | None, rule: str
     bodies = {(letter.event, letter.content): letter.body for letter in letters}
     waiting: list[str] = []
     for number, ((event_id, _), body) in enumerate(bodies.items(), start=1):
-        delivered = app.engine.deliver(hasura.parse(body.encode()), anew=True, only_rules=rule and [rule])
+        delivered = app.engine.deliver(hasura.parse(body.encode()), fresh=True, only_rules=rule and [rule])
         for outcome in delivered.outcomes:
             tally[outcome.status.value] += 1
             said = [outcome.status.value, outcome.ticket, outcome.reason.value if outcome.reason else ""]

@@ -9,9 +9,9 @@ import threading
 from dataclasses import dataclass, replace
 from typing import Final
 
-from function.connection.breaker import ClosedLine, Credentials, CredentialUnreadable, Line
+from function.connection.breaker import CredentialProvider, CredentialUnreadable, GuardedClient, UnconfiguredClient
 from function.connection.references import ReferenceLookup
-from function.connection.store import Configurations, PasswordUnreadable, Stored
+from function.connection.store import ConnectionStore, PasswordUnreadable, StoredConnection
 from function.ledger.ledger import Ledger
 from function.servicenow import Basic, Credential, NetworkSettings, ServiceNowClient
 from function.settings import Settings
@@ -37,9 +37,9 @@ class Connection:
     instance_url: str
     username: str
     settings_digest: str
-    line: Line
+    line: GuardedClient
     references: ReferenceLookup
-    credentials: Credentials | None = None
+    credentials: CredentialProvider | None = None
     client: ServiceNowClient | None = None
     problem: str = ""
 
@@ -52,8 +52,8 @@ class ConnectionProvider:
         *,
         settings: Settings,
         ledger: Ledger,
-        configurations: Configurations,
-        environment: Credentials | None,
+        configurations: ConnectionStore,
+        environment: CredentialProvider | None,
         network: NetworkSettings,
     ) -> None:
         """*environment*: who we are by the environment, if it says so."""
@@ -86,7 +86,7 @@ class ConnectionProvider:
         if self._connection is not None and self._connection.client is not None:
             self._connection.client.close()
 
-    def _connect(self, stored: Stored | None) -> Connection:
+    def _connect(self, stored: StoredConnection | None) -> Connection:
         if stored is None:
             url, username = self._settings.servicenow_instance_url, self._settings.servicenow_username
             if self._environment is None:
@@ -107,13 +107,13 @@ class ConnectionProvider:
             except PasswordUnreadable as error:
                 raise CredentialUnreadable(str(error)) from error
 
-        credentials = Credentials(known, read_again, stored.instance_url)
+        credentials = CredentialProvider(known, read_again, stored.instance_url)
         return self._open(stored.stamp, stored.instance_url, stored.username, credentials)
 
-    def _credential(self, stored: Stored) -> Credential:
+    def _credential(self, stored: StoredConnection) -> Credential:
         return Basic(stored.username, self._configurations.password(stored))
 
-    def _open(self, version: str, instance_url: str, username: str, credentials: Credentials) -> Connection:
+    def _open(self, version: str, instance_url: str, username: str, credentials: CredentialProvider) -> Connection:
         client = ServiceNowClient(
             instance_url,
             credentials.current,
@@ -122,7 +122,7 @@ class ConnectionProvider:
             network=self._network,
             auth_pause_seconds=0.0,  # the line holds a refused credential back, for all instances
         )
-        line = Line(
+        line = GuardedClient(
             client,
             self._ledger,
             credentials,
@@ -142,7 +142,7 @@ class ConnectionProvider:
 
     def _closed(self, version: str, instance_url: str, username: str, problem: str) -> Connection:
         log.error("no event can be delivered: %s", problem)
-        line = ClosedLine(instance_url, problem, since=self._ledger.now())
+        line = UnconfiguredClient(instance_url, problem, since=self._ledger.now())
         digest = self._settings_digest(instance_url, username)
         return Connection(version, instance_url, username, digest, line, ReferenceLookup(line), problem=problem)
 

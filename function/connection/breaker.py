@@ -17,7 +17,7 @@ from function.core.outcome import Failure, Kind, Reason
 from function.deadline import Deadline, answer_within, seconds_left
 from function.ledger.backend import LedgerUnavailable
 from function.ledger.ledger import Ledger
-from function.ledger.records import Admission
+from function.ledger.records import CallPermit
 from function.servicenow import Credential, Record, ServiceNowClient, ServiceNowError
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ HINTS: Final[Mapping[str, str]] = {
 }
 
 
-class UnwellError(ServiceNowError):
+class CircuitOpen(ServiceNowError):  # noqa: N818  # a state, not a mistake
     """ServiceNow as a whole is unwell, or (kind config) we know no way to sign in to it.
 
     *kind* is down, rate, auth or config; *since* is UNIX seconds by the ledger's clock.
@@ -100,7 +100,7 @@ class CredentialUnreadable(Exception):  # noqa: N818  # what happened
     """Where the secrets are kept does not answer; the text names the variable, never a value."""
 
 
-class Credentials:
+class CredentialProvider:
     """Who we are to ServiceNow, read anew when that is refused: rotation needs no redeploy."""
 
     def __init__(self, known: Credential, read: Callable[[], Credential], instance_url: str) -> None:
@@ -146,14 +146,14 @@ class Credentials:
         return self._current != known
 
 
-class Line:
-    """ServiceNow's Table API as this function uses it; raises what the client raises, and UnwellError."""
+class GuardedClient:
+    """ServiceNow's Table API as this function uses it; raises what the client raises, and CircuitOpen."""
 
     def __init__(
         self,
         client: ServiceNowClient,
         ledger: Ledger,
-        credentials: Credentials,
+        credentials: CredentialProvider,
         *,
         auth_hold_seconds: float,
         concurrency_max: int,
@@ -171,8 +171,8 @@ class Line:
         self._waiting = 0
         self._refreshed_at = time.monotonic()
         self._asking = False
-        self._proven = False
-        self._troubles = 0
+        self._verified = False
+        self._failure_epoch = 0
         self._troubled = True
 
     @property
@@ -218,11 +218,11 @@ class Line:
         writes: bool = False,
         refreshed: bool = False,
     ) -> T:
-        leading = self._take_turn(deadline)
+        leading = self._acquire_slot(deadline)
         passed = claimed = told = probing = False
         try:
             if leading:
-                admission = self._ask(deadline)
+                admission = self._await_permit(deadline)
                 claimed, probing = admission.probing, admission.held
             digest = self._credentials.digest
             began = time.monotonic()
@@ -232,11 +232,11 @@ class Line:
                     self._lead_no_more()
                     leading = claimed = probing = False
                 deadline.called = True
-                troubles, began = self._troubles, time.monotonic()
+                troubles, began = self._failure_epoch, time.monotonic()
                 answer = call(deadline.left())
             except ServiceNowError as error:
                 failure = error.failure
-                unwell, passed = self._judge(
+                unwell, passed = self._classify(
                     failure,
                     digest,
                     deadline,
@@ -260,18 +260,18 @@ class Line:
                 log.info("ServiceNow refused the credential; the secret has changed since: trying the new one")
             else:
                 # What was sent before another call was refused says nothing of now.
-                passed = told = troubles == self._troubles
+                passed = told = troubles == self._failure_epoch
                 if passed:
                     ago = time.monotonic() - began
                     self._passed(digest, sent_seconds_ago=ago, leading=leading, writes=writes)
                 deadline.failed = bool(deadline.failed)
                 return answer
         finally:
-            deadline.proven = self._troubles if passed else None
+            deadline.proven = self._failure_epoch if passed else None
             self._end_turn(leading=leading, passed=passed)
             if claimed and not told:
                 with suppress(LedgerUnavailable):
-                    self._ledger.holds.probe_ended(self.instance, self._credentials.digest)
+                    self._ledger.holds.release_probe(self.instance, self._credentials.digest)
         return self._call(table, deadline, call, writes=writes, refreshed=True)
 
     def _probe(self, table: str, digest: str, deadline: Deadline) -> None:
@@ -286,11 +286,11 @@ class Line:
         except ServiceNowError as error:
             if _verdict(error.failure) is not _Verdict.WELL:
                 raise
-        self._ledger.holds.probe_passed(self.instance, digest, sent_seconds_ago=time.monotonic() - began)
+        self._ledger.holds.record_probe_success(self.instance, digest, sent_seconds_ago=time.monotonic() - began)
         # The write that follows is to be counted, whichever instance had the trouble.
         self._troubled = True
 
-    def _take_turn(self, deadline: Deadline) -> bool:
+    def _acquire_slot(self, deadline: Deadline) -> bool:
         """Wait for a turn among this process's threads; True: ours is the call that finds out."""
         with self._turn:
             self._waiting += 1
@@ -306,24 +306,24 @@ class Line:
             return leading
 
     def _is_let_in(self, deadline: Deadline) -> bool:
-        return self._proven or deadline.proven == self._troubles
+        return self._verified or deadline.proven == self._failure_epoch
 
     def _end_turn(self, *, leading: bool, passed: bool) -> None:
         with self._turn:
             self._in_flight -= 1
             if leading:
                 self._asking = False
-            self._proven = (self._proven or passed) and self._in_flight + self._waiting > 0
+            self._verified = (self._verified or passed) and self._in_flight + self._waiting > 0
             self._turn.notify_all()
 
     def _lead_no_more(self) -> None:
         """Our probe has found out: the others of this process need not wait for the call that follows it."""
         with self._turn:
             self._asking = False
-            self._proven = True
+            self._verified = True
             self._turn.notify_all()
 
-    def _ask(self, deadline: Deadline) -> Admission:
+    def _await_permit(self, deadline: Deadline) -> CallPermit:
         """Ask the ledger for leave to call, for all of this process."""
         patience = Deadline.after(min(PROBE_SECONDS, max(0.0, deadline.left())))
         asked_at = None
@@ -358,7 +358,7 @@ class Line:
                         retry_after_seconds=admission.wait_seconds,
                     )
                 )
-            raise UnwellError(
+            raise CircuitOpen(
                 Failure(
                     Kind.TRANSIENT,
                     Reason(admission.reason) if admission.reason else Reason.UNAVAILABLE,
@@ -382,7 +382,7 @@ class Line:
             self._refreshed_at = time.monotonic()
         return self._refresh(deadline)
 
-    def _judge(
+    def _classify(
         self,
         failure: Failure,
         digest: str,
@@ -393,7 +393,7 @@ class Line:
         claimed: bool,
         probing: bool,
         writes: bool,
-    ) -> tuple[UnwellError | None, bool]:
+    ) -> tuple[CircuitOpen | None, bool]:
         """Say whether *failure* concerns ServiceNow as a whole, and remember it; and whether we were let in."""
         match _verdict(failure):
             case _Verdict.WELL:
@@ -406,7 +406,7 @@ class Line:
                     deadline.failed = True
                     if deadline.alone:
                         # Whoever has failed before closes no line, and keeps none closed: it may be for its row's sake.
-                        self._ledger.holds.row_failed_again(
+                        self._ledger.holds.record_row_failure(
                             self.instance,
                             failure=failure,
                             seconds=FIRST_HOLD_SECONDS,
@@ -421,14 +421,14 @@ class Line:
 
     def _let_others_probe(self, digest: str, *, claimed: bool) -> None:
         if claimed:
-            self._ledger.holds.probe_ended(self.instance, digest)
+            self._ledger.holds.release_probe(self.instance, digest)
 
-    def _failed(self, failure: Failure, digest: str, *, claimed: bool) -> UnwellError | None:
+    def _failed(self, failure: Failure, digest: str, *, claimed: bool) -> CircuitOpen | None:
         """Count *failure*; the error to raise where calls are held now."""
         self._troubled = True
         with self._turn:
-            self._proven = False
-            self._troubles += 1
+            self._verified = False
+            self._failure_epoch += 1
         kind, seconds, at_once = "down", FIRST_HOLD_SECONDS, failure.reason is Reason.HIBERNATING
         if failure.reason is Reason.UNAUTHORIZED:
             kind, seconds, at_once = "auth", self._auth_hold_seconds, True
@@ -450,7 +450,7 @@ class Line:
         if held_seconds <= 0:
             return None
         asked = max(held_seconds, failure.retry_after_seconds or 0.0)
-        return UnwellError(
+        return CircuitOpen(
             Failure(failure.kind, failure.reason, failure.hint, failure.words, asked or None, failure.status),
             kind=kind,
             since=since,
@@ -461,14 +461,14 @@ class Line:
         if not (leading or self._troubled):
             return
         if writes:
-            self._ledger.holds.call_passed(self.instance, digest, sent_seconds_ago=sent_seconds_ago)
+            self._ledger.holds.record_success(self.instance, digest, sent_seconds_ago=sent_seconds_ago)
             self._troubled = False
         elif leading:
-            self._ledger.holds.probe_passed(self.instance, digest, sent_seconds_ago=sent_seconds_ago)
+            self._ledger.holds.record_probe_success(self.instance, digest, sent_seconds_ago=sent_seconds_ago)
 
 
-class ClosedLine(Line):
-    """A line on which no call is made, because nobody can sign in; each raises UnwellError, of kind config.
+class UnconfiguredClient(GuardedClient):
+    """A line on which no call is made, because nobody can sign in; each raises CircuitOpen, of kind config.
 
     *hint* says what to do, *since* is UNIX seconds by the ledger's clock.
     """
@@ -492,7 +492,7 @@ class ClosedLine(Line):
         refreshed: bool = False,  # noqa: ARG002
     ) -> T:
         failure = Failure(Kind.TRANSIENT, Reason.NOT_CONFIGURED, self._hint, retry_after_seconds=NOT_CONFIGURED_SECONDS)
-        raise UnwellError(failure, kind="config", since=self._since)
+        raise CircuitOpen(failure, kind="config", since=self._since)
 
 
 def _impatient() -> Failure:

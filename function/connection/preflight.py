@@ -13,14 +13,14 @@ from difflib import get_close_matches
 from enum import StrEnum
 from typing import Final
 
-from function.core.lifecycle import shipped_choices, states_of
+from function.core.lifecycle import lifecycle_of, shipped_choices
 from function.core.outcome import Failure, Kind, Reason
 from function.ledger.records import KeptMark, TableTraits, kept_mark
-from function.rules.model import TEMPLATE, Rule, Saying, TicketRule
+from function.rules.model import TEMPLATE, Rule, RuleTemplate, TicketRule
 from function.rules.schema import FIELDS_REFUSED
 from function.servicenow import Record, ServiceNowError, TableClient, UnknownReference
 from function.servicenow.references import REFERENCES, References
-from function.servicenow.schema import Column, Description, Policy, describe
+from function.servicenow.schema import Column, Policy, TableSchema, describe
 
 # A call that takes longer is one that events would wait for in vain.
 CALL_SECONDS_MAX: Final = 20.0
@@ -206,7 +206,7 @@ class _Examination:
         for rule in rules:
             yield from self._rule(rule, described)
 
-    def _rule(self, rule: Rule, described: Description) -> Iterator[Finding]:
+    def _rule(self, rule: Rule, described: TableSchema) -> Iterator[Finding]:
         link = rule.ticket.states.link
         if link and rule.ticket.after_close != "leave" and described.lacks(link):
             what = f"{rule.ticket.table} has no {link}, so a ticket that follows another one does not name it"
@@ -219,31 +219,33 @@ class _Examination:
                     f"{rule.ticket.table} has no {column}, or hides it, and a ticket is found by that",
                     "Choose a table that extends task, or let the integration user read the field",
                 )
-        for column, saying in _sayings(rule).items():
-            missing = _missing(column, saying.where, described)
+        for column, rule_template in _sayings(rule).items():
+            missing = _missing(column, rule_template.where, described)
             if missing is not None:
                 yield missing
                 continue
-            yield from self._column(column, saying, described, rule.ticket)
+            yield from self._column(column, rule_template, described, rule.ticket)
         yield from _states(rule, described)
         yield from _declared_choices(rule, described)
         yield from _closing_default(rule, described)
         for policy in described.policies or ():
             yield from _policy(policy, rule, described)
 
-    def _column(self, column: str, saying: Saying, described: Description, ticket: TicketRule) -> Iterator[Finding]:
+    def _column(
+        self, column: str, rule_template: RuleTemplate, described: TableSchema, ticket: TicketRule
+    ) -> Iterator[Finding]:
         known = (described.columns or {}).get(column)
-        said = sorted(value for value in saying.template.literals() if value.strip())
+        said = sorted(value for value in rule_template.template.literals() if value.strip())
         choices = (described.choices or {}).get(column, {})
         if choices and (known is None or known.has_choices):
             for value in said:
                 if value not in choices:
-                    yield _no_choice(column, value, saying.where, choices)
+                    yield _no_choice(column, value, rule_template.where, choices)
         if known is not None:
-            yield from _typed(column, known, saying, said)
+            yield from _typed(column, known, rule_template, said)
         if column in REFERENCES:
             for name in said:
-                yield from self._referred(column, name, saying.where, may_be_empty=column in ticket.leave_empty)
+                yield from self._referred(column, name, rule_template.where, may_be_empty=column in ticket.leave_empty)
 
     def _referred(self, column: str, name: str, where: str, *, may_be_empty: bool) -> Iterator[Finding]:
         try:
@@ -302,8 +304,8 @@ class _Examination:
     def _constants(self, rule: Rule) -> dict[str, str]:
         """What the rule says of every row, or of some, with names as sys_ids."""
         values = {"type": "normal", "chg_model": "normal"} if rule.ticket.table == "change_request" else {}
-        for column, saying in _sayings(rule).items():
-            said = next((value for value in sorted(saying.template.literals()) if value.strip()), "")
+        for column, rule_template in _sayings(rule).items():
+            said = next((value for value in sorted(rule_template.template.literals()) if value.strip()), "")
             if said and column not in rule.ticket.closing:
                 with suppress(UnknownReference):  # told already
                     values[column] = self.references.sys_id(
@@ -361,15 +363,15 @@ class _Examination:
 # What is wrong with what a rule says
 
 
-def _sayings(rule: Rule) -> dict[str, Saying]:
+def _sayings(rule: Rule) -> dict[str, RuleTemplate]:
     """What the rule writes, by column."""
-    sayings = dict(rule.sayings.fields)
-    others = {"close_code": rule.sayings.close_code, "close_notes": rule.sayings.close_notes}
-    others[TEMPLATE] = rule.sayings.template
-    return sayings | {column: saying for column, saying in others.items() if saying is not None}
+    templates = dict(rule.templates.fields)
+    others = {"close_code": rule.templates.close_code, "close_notes": rule.templates.close_notes}
+    others[TEMPLATE] = rule.templates.template
+    return templates | {column: rule_template for column, rule_template in others.items() if rule_template is not None}
 
 
-def _missing(column: str, where: str, described: Description) -> Finding | None:
+def _missing(column: str, where: str, described: TableSchema) -> Finding | None:
     if not described.lacks(column):
         return None
     near = get_close_matches(column, described.columns or {}, n=1)
@@ -393,25 +395,25 @@ def _no_choice(column: str, value: str, where: str, choices: Mapping[str, str]) 
     )
 
 
-def _typed(column: str, known: Column, saying: Saying, said: Sequence[str]) -> Iterator[Finding]:
+def _typed(column: str, known: Column, rule_template: RuleTemplate, said: Sequence[str]) -> Iterator[Finding]:
     if known.refers_to and column not in REFERENCES:
         for value in said:
             if not _SYS_ID.fullmatch(value):
                 what = f"{column} refers to {known.refers_to}, where this version looks no name up"
-                yield Finding(Level.FAULT, saying.where, what, f"Write the sys_id of {_quoted(value)}")
+                yield Finding(Level.FAULT, rule_template.where, what, f"Write the sys_id of {_quoted(value)}")
         if not said:
             what = f"{column} refers to {known.refers_to}, where this version looks no name up"
-            yield Finding(Level.WARNING, saying.where, what, "See that the row gives a sys_id")
-    if known.type in _TIMES and not said and not saying.template.applies("sn_datetime"):
+            yield Finding(Level.WARNING, rule_template.where, what, "See that the row gives a sys_id")
+    if known.type in _TIMES and not said and not rule_template.template.applies("sn_datetime"):
         what = f"{column} is a time, which ServiceNow takes as UTC without a zone"
-        yield Finding(Level.WARNING, saying.where, what, "Write {{ … | sn_datetime }}")
+        yield Finding(Level.WARNING, rule_template.where, what, "Write {{ … | sn_datetime }}")
     for value in said:
         if 0 < known.length_max < len(value) and known.type in {"string", "choice"}:
             what = f"{column} takes {known.length_max} characters here, and this text has {len(value)}"
-            yield Finding(Level.WARNING, saying.where, what, "Shorten it: ServiceNow cuts it without a word")
+            yield Finding(Level.WARNING, rule_template.where, what, "Shorten it: ServiceNow cuts it without a word")
 
 
-def _states(rule: Rule, described: Description) -> Iterator[Finding]:
+def _states(rule: Rule, described: TableSchema) -> Iterator[Finding]:
     """The states that the rule's tickets are given, against those that the instance has."""
     choices = (described.choices or {}).get("state")
     if not choices:
@@ -422,13 +424,13 @@ def _states(rule: Rule, described: Description) -> Iterator[Finding]:
             do = f"Declare the states of this instance under `states`. There are {there}"
             found = f"{rule.ticket.table} has no state {state} ({what})"
             yield Finding(Level.FAULT, rule.ticket.where["states"], found, do)
-    if rule.ticket.states is not states_of(rule.ticket.table):
+    if rule.ticket.states is not lifecycle_of(rule.ticket.table):
         for state in sorted(rule.ticket.states.final - choices.keys()):
             found = f"{rule.ticket.table} has no state {state} (final)"
             yield Finding(Level.WARNING, rule.ticket.where["states"], found, f"There are {there}")
 
 
-def _declared_choices(rule: Rule, described: Description) -> Iterator[Finding]:
+def _declared_choices(rule: Rule, described: TableSchema) -> Iterator[Finding]:
     """The choices that the rule declares, against those that the instance has."""
     declared = rule.ticket.choices
     for column in declared:
@@ -464,19 +466,19 @@ def _ends(ticket: TicketRule) -> tuple[bool, bool]:
     return ticket.resolves or ticket.on_delete == "resolve", ticket.on_delete == "cancel"
 
 
-def _closing_default(rule: Rule, described: Description) -> Iterator[Finding]:
+def _closing_default(rule: Rule, described: TableSchema) -> Iterator[Finding]:
     """The resolution code that is sent where the rule gives none."""
     code = rule.ticket.states.close_code
     choices = (described.choices or {}).get("close_code")
     resolves, _ = _ends(rule.ticket)
-    if rule.sayings.close_code is None and code and choices and code not in choices and resolves:
+    if rule.templates.close_code is None and code and choices and code not in choices and resolves:
         found = _no_choice("close_code", code, rule.ticket.where["close_code"], choices)
         yield Finding(
             found.level, found.where, f"{found.what} (it is sent because the rule gives no close_code)", found.do
         )
 
 
-def _policy(policy: Policy, rule: Rule, described: Description) -> Iterator[Finding]:
+def _policy(policy: Policy, rule: Rule, described: TableSchema) -> Iterator[Finding]:
     """What a data policy demands that the rule does not send and the platform does not fill in."""
     ticket = rule.ticket
     filled = {name for name, column in (described.columns or {}).items() if column.has_default} | _FILLED_IN

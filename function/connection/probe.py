@@ -19,7 +19,7 @@ from urllib3.util.ssl_ import create_urllib3_context
 
 from function.connection.active import Connection
 from function.connection.breaker import IN_A_ROW
-from function.connection.store import Asked, Configurations
+from function.connection.store import ConnectionInput, ConnectionStore
 from function.core.outcome import Failure, Kind, Reason
 from function.core.values import digest
 from function.ledger.ledger import Ledger
@@ -46,7 +46,7 @@ CREATORS: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class TableReport:
     """What a connection test found out.
 
     *signed_in*: whether ServiceNow accepted the credential, None where that is not known. *tables* are the outcomes of
@@ -57,7 +57,7 @@ class Tried:
     message: str
     signed_in: bool | None = None
     failure: Failure | None = None
-    tables: Mapping[str, "Tried"] = field(default_factory=dict)
+    tables: Mapping[str, "TableReport"] = field(default_factory=dict)
 
 
 # --- The way there, without the credential ----------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def try_out(
     timeout_seconds: float,
     ca_file: str | None = None,
     network: NetworkSettings = NetworkSettings(),  # noqa: B008  # it is frozen
-) -> Tried:
+) -> TableReport:
     """Find out what *credential* may read of each of *tables*, and whether its user's roles allow creating there.
 
     It only reads. At most one call is made with a credential that is refused.
@@ -191,7 +191,7 @@ def try_out(
         instance_url, timeout_seconds=min(CONNECT_SECONDS_MAX, timeout_seconds), ca_file=ca_file, network=network
     )
     if trouble:
-        return Tried(success=False, message=trouble)
+        return TableReport(success=False, message=trouble)
     client = ServiceNowClient(
         instance_url,
         credential,
@@ -202,7 +202,7 @@ def try_out(
     )
     examination = _Examination(client, username, until)
     try:
-        found: list[Tried] = []
+        found: list[TableReport] = []
         for table in tables:
             found.append(examination.tried(table))
             if not found[-1].success and not found[-1].signed_in:
@@ -212,7 +212,7 @@ def try_out(
         client.close()
     good = all(each.success for each in found)
     welcome = f"ServiceNow accepts {examination.username or 'the credential'}."
-    return Tried(
+    return TableReport(
         success=good,
         message=" ".join([welcome, *(each.message for each in found)]),
         signed_in=True,
@@ -229,7 +229,7 @@ class _Examination:
         self._until = until
         self._roles: frozenset[str] | None = None
 
-    def tried(self, table: str) -> Tried:
+    def tried(self, table: str) -> TableReport:
         try:
             visible = self._client.find(table, "", fields=["sys_id"], limit=1, timeout_seconds=self._left())
             self.username = self.username or self._own_name()
@@ -238,7 +238,7 @@ class _Examination:
         if self._roles is None:
             self._roles = self._read_roles()
         message = f"{table}: {_what_was_read(visible)}; {_what_roles_allow(table, self._roles)}"
-        return Tried(success=True, message=message, signed_in=True)
+        return TableReport(success=True, message=message, signed_in=True)
 
     def _own_name(self) -> str:
         """Who an OAuth client, or an API key, acts as; "" where the user may not read its own record."""
@@ -283,16 +283,16 @@ class _Examination:
         return max(0.0, self._until - time.monotonic())
 
 
-def _unread(table: str, failure: Failure) -> Tried:
+def _unread(table: str, failure: Failure) -> TableReport:
     """Not even a query was answered as it should be."""
     if failure.reason is Reason.UNAUTHORIZED:
-        return Tried(success=False, message=failure.hint, signed_in=False, failure=failure)
+        return TableReport(success=False, message=failure.hint, signed_in=False, failure=failure)
     if failure.reason is Reason.ACL and failure.kind is Kind.PERMANENT:
         message = f"{table}: the user may not read records: give it the role {_creators(table)}."
-        return Tried(success=False, message=message, signed_in=True)
+        return TableReport(success=False, message=message, signed_in=True)
     if failure.reason in {Reason.REFUSED, Reason.MISSING} or failure.reason is Reason.ACL:
-        return Tried(success=False, message=f"{table}: {failure.hint}", signed_in=True, failure=failure)
-    return Tried(success=False, message=failure.hint, failure=failure)
+        return TableReport(success=False, message=f"{table}: {failure.hint}", signed_in=True, failure=failure)
+    return TableReport(success=False, message=failure.hint, failure=failure)
 
 
 def _what_was_read(visible: Sequence[Mapping[str, str]]) -> str:
@@ -331,7 +331,7 @@ def _creators(table: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class TestReport:
     """What the operator is told; *retry_after_seconds* where the test was not made, so that no account is locked.
 
     *signed_in* and *tables* are as in Tried.
@@ -342,17 +342,17 @@ class Told:
     instance_url: str
     retry_after_seconds: float | None = None
     signed_in: bool | None = None
-    tables: Mapping[str, Tried] = field(default_factory=dict)
+    tables: Mapping[str, TableReport] = field(default_factory=dict)
 
 
-class Tester:
+class ConnectionTester:
     """Makes connection tests, a few of one account in a while, and has the ledger's holds follow from them."""
 
     def __init__(
         self,
         settings: Settings,
         ledger: Ledger,
-        configurations: Configurations,
+        configurations: ConnectionStore,
         *,
         tables: Sequence[str],
         network: NetworkSettings,
@@ -364,26 +364,26 @@ class Tester:
         self._configurations = configurations
         self._tables = tuple(tables)
 
-    def test(self, asked: Asked | None, in_force: Connection) -> Told:
+    def test(self, asked: ConnectionInput | None, in_force: Connection) -> TestReport:
         """Test what is *asked*, or the connection *in_force*. Raises BadRequest where a password is needed."""
         if asked is not None:
             password = self._configurations.completed(asked, self._configurations.read())
             return _by_field(self._made(asked.instance_url, asked.username, Basic(asked.username, password), in_force))
         if in_force.credentials is None:
-            return Told(success=False, message=in_force.problem, instance_url=in_force.instance_url)
+            return TestReport(success=False, message=in_force.problem, instance_url=in_force.instance_url)
         # A secret that was rotated is tried as it is now.
         in_force.credentials.refresh()
         told = self._made(in_force.instance_url, in_force.username, in_force.credentials.current(), in_force)
         return _by_field(told) if in_force.version else told
 
-    def _made(self, instance_url: str, username: str, credential: Credential, in_force: Connection) -> Told:
+    def _made(self, instance_url: str, username: str, credential: Credential, in_force: Connection) -> TestReport:
         sign = credential.digest(instance_url)
         account = digest(instance_url, username or sign)
-        wait_seconds = self._ledger.holds.claim_trial(
+        wait_seconds = self._ledger.holds.claim_login_attempt(
             instance_url, account, most=REFUSED_MAX, within_seconds=WITHIN_SECONDS
         )
         if wait_seconds:
-            return Told(
+            return TestReport(
                 success=False,
                 message=(
                     f"Not tried: {REFUSED_MAX} tests of this user were refused or are under way, and ServiceNow locks "
@@ -407,9 +407,9 @@ class Tester:
                 network=self._network,
             )
         finally:
-            self._ledger.holds.trial_ended(instance_url, account, signed_in=tried.signed_in if tried else None)
+            self._ledger.holds.end_login_attempt(instance_url, account, signed_in=tried.signed_in if tried else None)
         self._remember(tried, instance_url, sign, in_force, seconds=time.monotonic() - began)
-        return Told(
+        return TestReport(
             success=tried.success,
             message=tried.message,
             instance_url=instance_url,
@@ -417,7 +417,9 @@ class Tester:
             tables=tried.tables,
         )
 
-    def _remember(self, tried: Tried, instance_url: str, sign: str, in_force: Connection, *, seconds: float) -> None:
+    def _remember(
+        self, tried: TableReport, instance_url: str, sign: str, in_force: Connection, *, seconds: float
+    ) -> None:
         if tried.signed_in is False and tried.failure is not None:
             # It was this credential's probe: no event tries it before so long, as if its own call had been refused.
             self._ledger.holds.call_failed(
@@ -434,10 +436,10 @@ class Tester:
             )
         in_use = in_force.credentials
         if tried.signed_in and in_use is not None and (instance_url, sign) == (in_force.instance_url, in_use.digest):
-            self._ledger.holds.call_passed(instance_url, sign, sent_seconds_ago=seconds)
+            self._ledger.holds.record_success(instance_url, sign, sent_seconds_ago=seconds)
 
 
-def _by_field(told: Told) -> Told:
+def _by_field(told: TestReport) -> TestReport:
     """The same for a configuration that came over HTTP: by the names that its parts have there."""
     message = told.message
     for part in CONNECTION_PARTS:

@@ -81,7 +81,7 @@ class PasswordUnreadable(Exception):  # noqa: N818  # what is the case
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ConnectionInput:
     """What an operator sent. *password* is "" where it was left out."""
 
     instance_url: str
@@ -90,7 +90,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredConnection:
     """The stored configuration. *secret* is its password, encrypted; *created_at* is UNIX seconds."""
 
     id: str
@@ -116,7 +116,7 @@ _PLAIN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
 UNKNOWN_MAX: Final = 10
 
 
-def parse(body: bytes) -> Asked:
+def parse(body: bytes) -> ConnectionInput:
     """Read what an operator sent: a JSON object of *instance_url*, *username* and *password*.
 
     Raises BadRequest. A password that is left out is the caller's to judge.
@@ -148,7 +148,7 @@ def parse(body: bytes) -> Asked:
                 faults.append(f"{name} {error}.")
     if faults:
         raise BadRequest(*faults)
-    return Asked(**read)
+    return ConnectionInput(**read)
 
 
 PASSWORD_MISSING: Final = "password must be given."  # noqa: S105  # no password
@@ -173,7 +173,7 @@ RETURNING *
 """
 
 
-class Configurations:
+class ConnectionStore:
     """Stores the configuration, and reads it. *keys* are CONFIG_KEY's, the newest first."""
 
     def __init__(self, database: Database, keys: Sequence[str]) -> None:
@@ -187,20 +187,20 @@ class Configurations:
         )
         return str(rows[0]["stamp"]) if rows else ""
 
-    def read(self) -> Stored | None:
+    def read(self) -> StoredConnection | None:
         rows = self._database.run(
             lambda transaction: transaction.execute("SELECT * FROM servicenow.configuration WHERE one = 1")
         )
         return _stored(rows[0]) if rows else None
 
-    def show(self) -> Stored:
+    def show(self) -> StoredConnection:
         """The stored configuration. Raises NotStored."""
         stored = self.read()
         if stored is None:
             raise NotStored
         return stored
 
-    def password(self, stored: Stored) -> str:
+    def password(self, stored: StoredConnection) -> str:
         """Decrypt the password of *stored*. Raises PasswordUnreadable."""
         if not self._keys:
             raise PasswordUnreadable(
@@ -224,7 +224,7 @@ class Configurations:
             )
         return str(password)
 
-    def create(self, asked: Asked) -> Stored:
+    def create(self, asked: ConnectionInput) -> StoredConnection:
         """Store *asked* where there is none. Raises ConfigurationError."""
         self._need_key()
         if not asked.password:
@@ -235,20 +235,20 @@ class Configurations:
             raise AlreadyStored
         return _stored(rows[0])
 
-    def replace(self, asked: Asked) -> Stored:
+    def replace(self, asked: ConnectionInput) -> StoredConnection:
         """Store *asked* in the place of what there is, encrypted with the newest key. Raises ConfigurationError.
 
         A password that was left out is kept, unless the instance is another one.
         """
         self._need_key()
         before = self.show()
-        values = self._values(Asked(asked.instance_url, asked.username, self.completed(asked, before)))
+        values = self._values(ConnectionInput(asked.instance_url, asked.username, self.completed(asked, before)))
         rows = self._database.run(lambda transaction: transaction.execute(_UPDATE, **values, seen=before.stamp))
         if not rows:
             raise ChangedMeanwhile
         return _stored(rows[0])
 
-    def completed(self, asked: Asked, stored: Stored | None) -> str:
+    def completed(self, asked: ConnectionInput, stored: StoredConnection | None) -> str:
         """The password of *asked*, or the one in *stored* where it may stand in for it. Raises BadRequest."""
         if asked.password:
             return asked.password
@@ -274,7 +274,7 @@ class Configurations:
         if not self._keys:
             raise NoKey
 
-    def _values(self, asked: Asked) -> dict[str, object]:
+    def _values(self, asked: ConnectionInput) -> dict[str, object]:
         secret = json.dumps([asked.instance_url, asked.password])
         return {
             "stamp": uuid.uuid4().hex,
@@ -289,5 +289,7 @@ class Configurations:
         return MultiFernet([Fernet(key) for key in self._keys])
 
 
-def _stored(row: Record) -> Stored:
-    return Stored(row["id"], row["stamp"], row["instance_url"], row["username"], row["password"], row["created_at"])
+def _stored(row: Record) -> StoredConnection:
+    return StoredConnection(
+        row["id"], row["stamp"], row["instance_url"], row["username"], row["password"], row["created_at"]
+    )

@@ -27,7 +27,7 @@ class Event:
 
     *source* is spelled as rules spell it: ``hasura/public.outages``, ``cron/NAME``, ``scheduled``.
     *old* and *new* are the row's images; either may be None, and *new* of a MANUAL may be any JSON.
-    *entered_at* is the sender's idea of when, in UTC as far as it says so; None when it said nothing readable.
+    *created_at* is the sender's idea of when, in UTC as far as it says so; None when it said nothing readable.
     *content* is a digest of source, op and images: an event is known by id **and** content.
     *body* is the text as it was received, kept so that a dead letter can be replayed.
     *old_place* and *new_place* are the digests of the images' canonical forms, "" where nobody has worked them out.
@@ -44,7 +44,7 @@ class Event:
     old_place: str = field(default="", kw_only=True)
     new_place: str = field(default="", kw_only=True)
     trigger: str = ""
-    entered_at: datetime | None = None
+    created_at: datetime | None = None
     current_retry: int = 0
     max_retries: int = 0
     session_variables: Mapping[str, str] = field(default_factory=dict)

@@ -61,7 +61,7 @@ _NONE: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
-class States:
+class Lifecycle:
     """The states of a table, as their values. *final* ones are never left; *ended* ones are resolved, closed, canceled.
 
     An empty value is a state that the table does not have; without *resolved*, tickets are only created and updated.
@@ -115,8 +115,8 @@ class States:
         return max(self.paths.values(), key=len, default=())
 
 
-NO_STATES: Final = States()
-INCIDENT: Final = States(
+NO_LIFECYCLE: Final = Lifecycle()
+INCIDENT: Final = Lifecycle(
     resolved="6",
     reopened="2",
     canceled="8",
@@ -129,7 +129,7 @@ INCIDENT: Final = States(
 # The instance enforces the order: a normal change passes through all of them, an emergency is not
 # assessed, and a standard change was authorized once for all.
 _ALL: Final = ("-5", "-4", "-3", "-2", "-1", "0", "3")
-CHANGE_REQUEST: Final = States(
+CHANGE_REQUEST: Final = Lifecycle(
     resolved="3",
     canceled="4",
     final=frozenset({"3", "4"}),
@@ -144,12 +144,12 @@ CHANGE_REQUEST: Final = States(
 )
 # Any table that extends task has it; another one ignores it.
 LINK: Final = "parent"
-STATES: Final[Mapping[str, States]] = {"incident": INCIDENT, "change_request": CHANGE_REQUEST}
+STATES: Final[Mapping[str, Lifecycle]] = {"incident": INCIDENT, "change_request": CHANGE_REQUEST}
 
 
-def states_of(table: str) -> States:
+def lifecycle_of(table: str) -> Lifecycle:
     """The states of *table* as they are shipped, where this version knows them; a rule may declare its own."""
-    return STATES.get(table, NO_STATES)
+    return STATES.get(table, NO_LIFECYCLE)
 
 
 def shipped_choices(table: str) -> Mapping[str, Mapping[str, str]]:

@@ -10,7 +10,7 @@ from function.core.values import Json
 
 
 @dataclass(frozen=True, slots=True)
-class Wants:
+class DesiredState:
     """What a rule wants said when a row is at one place: a function of the row, rendered when it was heard.
 
     *fields* holds text as ServiceNow takes it, references still by the name the rule gave.
@@ -39,13 +39,13 @@ class Step:
     op: Op
     left: str | None
     entered: str
-    wants: Wants | Failure
+    wants: DesiredState | Failure
     was_resolved: bool = False
     was_wanted: bool = False
     order: Json = None
 
 
-def wanted_to_json(wanted: Wants | Failure) -> str:
+def wanted_to_json(wanted: DesiredState | Failure) -> str:
     """Write what is *wanted* at a place, for the trail; a Failure where the rule could not be rendered for it."""
     if isinstance(wanted, Failure):
         return json.dumps({"broken": [wanted.reason.value, wanted.hint]})
@@ -61,10 +61,10 @@ def wanted_to_json(wanted: Wants | Failure) -> str:
     )
 
 
-def wanted_from_json(written: str) -> Wants | Failure:
+def wanted_from_json(written: str) -> DesiredState | Failure:
     """Read what wanted_to_json wrote."""
     read = json.loads(written)
     if "broken" in read:
         reason, hint = read["broken"]
         return Failure(Kind.PERMANENT, Reason(reason), hint)
-    return Wants(**read)
+    return DesiredState(**read)

@@ -13,7 +13,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
-from function.core.step import Step, Wants
+from function.core.step import DesiredState, Step
 from function.core.values import Json, digest_values, instant
 
 # Before its INSERT a row is not yet; after its DELETE it is no more. They are two places, so that a step that we
@@ -137,7 +137,7 @@ def hear(trail: Trail, step: Step, wants: str, *, sent_at: datetime | None) -> T
 
 def _unwanted(trail: Trail, step: Step) -> bool | None:
     """Whether the place that *step* enters is unwanted: see Place."""
-    if not isinstance(step.wants, Wants) or step.wants.when or step.was_wanted:
+    if not isinstance(step.wants, DesiredState) or step.wants.when or step.was_wanted:
         return False
     if step.left == NOT_YET:
         return bool(trail.places)
@@ -149,7 +149,7 @@ def _unwanted(trail: Trail, step: Step) -> bool | None:
 
 
 def _deserved_at(trail: Trail, step: Step, sent_at: float | None) -> float | None:
-    wanted = step.was_wanted or (isinstance(step.wants, Wants) and step.wants.when)
+    wanted = step.was_wanted or (isinstance(step.wants, DesiredState) and step.wants.when)
     if step.entered == GONE or not wanted or sent_at is None:
         return trail.deserved_at
     return sent_at if trail.deserved_at is None else max(sent_at, trail.deserved_at)

@@ -46,7 +46,7 @@ FIELD_CHARACTERS_MAX: Final = {"short_description": 160}
 OTHER_FIELD_CHARACTERS_MAX: Final = 4000
 
 
-def fitted(field: str, said: str) -> str:
+def truncate_field(field: str, said: str) -> str:
     """*said*, cut with an ellipsis where a ticket's *field* is too short for it."""
     characters_max = FIELD_CHARACTERS_MAX.get(field, OTHER_FIELD_CHARACTERS_MAX)
     return said if len(said) <= characters_max else said[: characters_max - 1] + "…"

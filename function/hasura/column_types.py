@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from function.rules.model import Rule, Saying
+from function.rules.model import Rule, RuleTemplate
 
 # A dump of a whole database may be a migration; what comes after that much of it are rows.
 FILE_CHARACTERS_MAX: Final = 4 * 1024 * 1024
@@ -347,7 +347,7 @@ def key_warnings(rules: Iterable[Rule], databases: Sequence[DeclaredTables]) -> 
     for rule in rules:
         kind, _, source = rule.source.partition("/")
         schema, _, table = source.partition(".")
-        for part in rule.sayings.key if kind == "hasura" else ():
+        for part in rule.templates.key if kind == "hasura" else ():
             for column in sorted(set().union(*(part.template.wholes_of(image) for image in ("row", "old", "new")))):
                 found = (declared.find(schema, table, column) for declared in databases)
                 warnings += dict.fromkeys(
@@ -356,7 +356,7 @@ def key_warnings(rules: Iterable[Rule], databases: Sequence[DeclaredTables]) -> 
     return warnings
 
 
-def _warning(part: Saying, schema: str, column: str, declared: DeclaredType) -> str:
+def _warning(part: RuleTemplate, schema: str, column: str, declared: DeclaredType) -> str:
     name = _MODIFIERS.sub("", declared.name).replace("[]", "").strip()
     # `interval day to second`
     name = "interval" if name.startswith("interval ") else name

@@ -12,7 +12,7 @@ from typing import Any, Final
 import yaml
 
 from function.core.event import SCHEDULED, Op
-from function.rules.model import Rule, Rules, Saying
+from function.rules.model import Rule, Rules, RuleTemplate
 from function.rules.templates import meant
 
 # Includes of includes: Hasura's own have three levels.
@@ -444,12 +444,18 @@ class _Checking:
 
     def columns(self, trigger: _Trigger, rule: Rule) -> None:
         """That the trigger's lists of columns have those that the rule names; of a deleted row, those of its key."""
-        identity = [saying for saying in (*rule.sayings.key, rule.sayings.each) if saying is not None]
+        identity = [
+            rule_template for rule_template in (*rule.templates.key, rule.templates.each) if rule_template is not None
+        ]
         definition = _fields(_fields(trigger.node).get("definition"))
-        for op, sayings in (("insert", rule.sayings.all()), ("update", rule.sayings.all()), ("delete", iter(identity))):
+        for op, templates in (
+            ("insert", rule.templates.all()),
+            ("update", rule.templates.all()),
+            ("delete", iter(identity)),
+        ):
             if Op(op.upper()) not in rule.ops or op not in definition:
                 continue
-            named = _columns(sayings)
+            named = _columns(templates)
             spec = _fields(definition[op])
             unlisted = named - set(map(_text, items(spec.get("payload"))))
             if isinstance(spec.get("payload"), yaml.SequenceNode) and unlisted:
@@ -490,9 +496,12 @@ def _table(entry: yaml.Node) -> str:
     return f"{_text(fields.get('schema')) or 'public'}.{_text(fields.get('name') if fields else table)}"
 
 
-def _columns(sayings: Iterable[Saying]) -> set[str]:
+def _columns(templates: Iterable[RuleTemplate]) -> set[str]:
     return {
-        column for saying in sayings for image in ("row", "old", "new") for column in saying.template.parts_of(image)
+        column
+        for rule_template in templates
+        for image in ("row", "old", "new")
+        for column in rule_template.template.parts_of(image)
     }
 
 

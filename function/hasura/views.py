@@ -189,7 +189,7 @@ def _view(rule: Rule, row: tuple[str, str], tables: Tables, taken: set[tuple[str
 
 def _identity(rule: Rule, row: tuple[str, str], tables: Tables) -> tuple[dict[str, str], bool] | Missing:
     """The row's columns that the rule's key holds, each with SQL that reads it there; and whether it holds more."""
-    key = rule.sayings.key
+    key = rule.templates.key
     beginnings = [part.template.beginning() for part in key]
     if len(key) == 1 and beginnings[0] is None:
         return Missing(rule.id, "its key does not begin with a column of the row, such as {{ row.id }}")

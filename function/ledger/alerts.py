@@ -8,7 +8,7 @@ from typing import Final
 from function.ledger.database import Database, Transaction
 from function.ledger.records import (
     Alert,
-    Mail,
+    DueMail,
     one_row,
 )
 
@@ -72,14 +72,14 @@ class AlertRepository:
         """Have people told of *alert*."""
         self._database.run(lambda transaction: raise_alert(transaction, alert))
 
-    def claim_mail(self, *, every_seconds: float) -> Mail | None:
+    def claim_due_mail(self, *, every_seconds: float) -> DueMail | None:
         """Take one mail that is due; nobody else gets it for MAIL_CLAIM_SECONDS. None: there is none."""
 
-        def work(transaction: Transaction) -> Mail | None:
+        def work(transaction: Transaction) -> DueMail | None:
             row = one_row(transaction.execute(_CLAIM_MAIL, claim=MAIL_CLAIM_SECONDS, every=every_seconds))
             if row is None:
                 return None
-            mail = Mail(
+            mail = DueMail(
                 row["fingerprint"],
                 row["kind"],
                 json.loads(row["facts"]),
@@ -103,7 +103,7 @@ class AlertRepository:
 
         return self._database.run(work)
 
-    def mail_sent(self, mail: Mail, *, owed_to: Sequence[str] = (), owed_wait_seconds: float = 0.0) -> None:
+    def mark_sent(self, mail: DueMail, *, owed_to: Sequence[str] = (), owed_wait_seconds: float = 0.0) -> None:
         """The mail is out; to those of *owed_to* it is to be sent again in *owed_wait_seconds*."""
         owed = {"to": [*owed_to], "tries": mail.owed_tries + 1, "count": mail.count, "recovered": mail.recovered}
 
@@ -118,7 +118,7 @@ class AlertRepository:
 
         self._database.run(work)
 
-    def mail_not_sent(self, mail: Mail) -> None:
+    def mark_not_sent(self, mail: DueMail) -> None:
         """The mail is not out: whoever comes next may try."""
         self._database.run(
             lambda transaction: transaction.execute(

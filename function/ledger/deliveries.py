@@ -11,13 +11,13 @@ from function.ledger.alerts import end_alert_if_none_left, raise_alert
 from function.ledger.backend import Record
 from function.ledger.database import Database, Transaction
 from function.ledger.records import (
+    Acquired,
     Alert,
     AlreadyDead,
     AlreadyDone,
-    Beginning,
-    Begun,
-    Busy,
+    BeginResult,
     Delivery,
+    KeyBusy,
     Ticket,
     one_row,
     read_delivery,
@@ -30,7 +30,7 @@ UNRULED_SAMPLES_MAX: Final = 10
 # Hasura counts whole seconds: an event that comes so much early is in time.
 EARLY_SECONDS: Final = 1.0
 # The outcome of a delivery that the rules do not want any more.
-FORGIVEN: Final = "forgiven"
+WITHDRAWN: Final = "forgiven"
 
 # An event is known by its id and its content: an id that is used again is another event.
 _THIS_DELIVERY = "event = :event AND rule = :rule AND key = :key AND content = :content"
@@ -49,8 +49,8 @@ VALUES (:event, :rule, :key, :content, :source, 'waiting', 1, {now}, {now}, :dig
 ON CONFLICT (event, rule, key, content) DO UPDATE SET
     source = :source, status = 'waiting', digest = :digest, body = :body,
     counted = servicenow.delivery.counted OR :counted,
-    attempts = CASE WHEN :anew THEN 1 ELSE servicenow.delivery.attempts + 1 END,
-    first_seen = CASE WHEN :anew THEN {now} ELSE servicenow.delivery.first_seen END,
+    attempts = CASE WHEN :fresh THEN 1 ELSE servicenow.delivery.attempts + 1 END,
+    first_seen = CASE WHEN :fresh THEN {now} ELSE servicenow.delivery.first_seen END,
     last_at = {now}
 RETURNING event, rule, key, content, source, status, attempts, first_seen, reason, hint, words, ticket, fingerprint,
     '' AS body, last_at
@@ -94,29 +94,29 @@ class DeliveryRepository:
         owner: str,
         lease_seconds: float,
         digest: str,
-        anew: bool,
+        fresh: bool,
         with_trail: bool = True,
-    ) -> Beginning:
+    ) -> BeginResult:
         """Take the key's lease, count the attempt, and count the event's step into the trail if it was not yet.
 
-        *said* is the step's wants as JSON text. *anew*: a dead letter is tried again with a new clock; otherwise, under
-        the same *digest*, it stays dead.
+        *said* is what the step desires, as JSON text. *fresh*: a dead letter is tried again with a new clock;
+        otherwise, under the same *digest*, it stays dead.
         """
         names = {"event": event.id, "rule": rule, "key": step.key, "content": event.content}
 
-        def work(transaction: Transaction) -> Beginning:
+        def work(transaction: Transaction) -> BeginResult:
             before = one_row(transaction.execute(_FIND_DELIVERY, **names))
-            ended = _ended(before, digest, anew=anew)
+            ended = _ended(before, digest, fresh=fresh)
             if ended is not None:
                 return ended
             keyed = {"instance": instance, "rule": rule, "key": step.key}
             leased = one_row(transaction.execute(TAKE_LEASE, **keyed, owner=owner, seconds=lease_seconds))
             if leased is None:
                 left = one_row(transaction.execute(_LEASE_LEFT, **keyed))
-                return Busy(max(0.0, left["seconds"]) if left else 0.0)
+                return KeyBusy(max(0.0, left["seconds"]) if left else 0.0)
             # Whoever held the lease a moment ago may have finished this very event.
             before = one_row(transaction.execute(_FIND_DELIVERY, **names))
-            ended = _ended(before, digest, anew=anew)
+            ended = _ended(before, digest, fresh=fresh)
             if ended is not None:
                 transaction.execute(
                     "UPDATE servicenow.ticket SET lease_owner = '' "
@@ -130,7 +130,7 @@ class DeliveryRepository:
                 if before and before["counted"]:
                     trail = restate(trail, step.entered, said)
                 else:
-                    trail = hear(trail, step, said, sent_at=event.entered_at)
+                    trail = hear(trail, step, said, sent_at=event.created_at)
                 transaction.execute(_SET_TRAIL, **keyed, trail=to_json(trail))
             delivery = transaction.execute(
                 _COUNT_ATTEMPT,
@@ -139,9 +139,9 @@ class DeliveryRepository:
                 digest=digest,
                 counted=with_trail,
                 body=event.body,
-                anew=before is None or before["status"] != "waiting",
+                fresh=before is None or before["status"] != "waiting",
             )[0]
-            return Begun(read_ticket(leased, trail), read_delivery(delivery), leased["now"])
+            return Acquired(read_ticket(leased, trail), read_delivery(delivery), leased["now"])
 
         return self._database.run(work)
 
@@ -158,7 +158,7 @@ class DeliveryRepository:
             ticket = one_row(transaction.execute(_LOCK_TICKET, **keyed))
             if ticket is None or transaction.execute(_FIND_DELIVERY, **names):
                 return
-            trail = hear(from_json(ticket["trail"]), step, said, sent_at=event.entered_at)
+            trail = hear(from_json(ticket["trail"]), step, said, sent_at=event.created_at)
             transaction.execute(_SET_TRAIL, **keyed, trail=to_json(trail))
             place = end(trail)
             if place is not None and place.unwanted and ticket["sys_id"] and not ticket["row_resolved"]:
@@ -170,7 +170,7 @@ class DeliveryRepository:
                 digest=digest,
                 counted=True,
                 body="",
-                anew=True,
+                fresh=True,
             )
             transaction.execute(
                 f"UPDATE servicenow.delivery SET status = 'done', outcome = :outcome, reason = :reason "  # noqa: S608
@@ -241,7 +241,7 @@ class DeliveryRepository:
 
         return self._database.run(work)
 
-    def count_attempt(self, event: Event, *, rule: str, key: str, digest: str, anew: bool) -> tuple[Delivery, float]:
+    def count_attempt(self, event: Event, *, rule: str, key: str, digest: str, fresh: bool) -> tuple[Delivery, float]:
         """Count an attempt that cannot begin, and give the ledger's time. The event is not counted into a trail."""
 
         def work(transaction: Transaction) -> tuple[Delivery, float]:
@@ -254,7 +254,7 @@ class DeliveryRepository:
                 digest=digest,
                 counted=False,
                 body=event.body,
-                anew=before is None or (anew and before["status"] == "dead"),
+                fresh=before is None or (fresh and before["status"] == "dead"),
             )[0]
             return read_delivery(row), row["last_at"]
 
@@ -288,7 +288,7 @@ class DeliveryRepository:
         failure: Failure,
         *,
         digest: str,
-        anew: bool,
+        fresh: bool,
         alert: Alert,
         samples_max: int | None = None,
     ) -> Outcome:
@@ -300,7 +300,7 @@ class DeliveryRepository:
 
         def work(transaction: Transaction) -> Outcome:
             before = one_row(transaction.execute(_FIND_DELIVERY, **names))
-            if isinstance(_ended(before, digest, anew=anew), AlreadyDead):
+            if isinstance(_ended(before, digest, fresh=fresh), AlreadyDead):
                 return outcome
             if before is None and samples_max is not None:
                 kept = transaction.execute(
@@ -319,7 +319,7 @@ class DeliveryRepository:
                 digest=digest,
                 counted=False,
                 body=event.body,
-                anew=before is None or before["status"] != "waiting",
+                fresh=before is None or before["status"] != "waiting",
             )
             transaction.execute(
                 _SAVE_DELIVERY,
@@ -339,7 +339,7 @@ class DeliveryRepository:
 
         return self._database.run(work)
 
-    def forgive(self, event: Event, *, rules: Sequence[str], but: Sequence[tuple[str, str]]) -> None:
+    def withdraw(self, event: Event, *, rules: Sequence[str], but: Sequence[tuple[str, str]]) -> None:
         """What is kept of *event* as dead or waiting under *rules*, but for *but* (rule and key), is over: they do not
         want it now. It is not done, though: should they want it again, it begins again.
         """
@@ -362,7 +362,7 @@ class DeliveryRepository:
                     content=event.content,
                     rule=row["rule"],
                     key=row["key"],
-                    forgiven=FORGIVEN,
+                    forgiven=WITHDRAWN,
                 )
                 end_alert_if_none_left(transaction, row["fingerprint"])
 
@@ -423,7 +423,7 @@ class DeliveryRepository:
         )
         return [read_delivery(row) for row in rows]
 
-    def tell_of(self, delivery: Delivery, alert: Alert, *, gave_up: bool) -> None:
+    def mark_overdue(self, delivery: Delivery, alert: Alert, *, gave_up: bool) -> None:
         """Put *delivery*, if it still waits, under *alert*; *gave_up*: as a dead letter."""
 
         def work(transaction: Transaction) -> None:
@@ -447,13 +447,13 @@ class DeliveryRepository:
         self._database.run(work)
 
 
-def _ended(before: Record | None, digest: str, *, anew: bool) -> AlreadyDone | AlreadyDead | None:
+def _ended(before: Record | None, digest: str, *, fresh: bool) -> AlreadyDone | AlreadyDead | None:
     if before is None:
         return None
     # What the rules did not want is wanted again by others, perhaps.
     unwanted = before["reason"] == Reason.WHEN_FALSE and before["digest"] != digest
-    if before["status"] == "done" and before["outcome"] != FORGIVEN and not unwanted:
+    if before["status"] == "done" and before["outcome"] != WITHDRAWN and not unwanted:
         return AlreadyDone(before["ticket"])
-    if before["status"] == "dead" and not anew and before["digest"] == digest:
+    if before["status"] == "dead" and not fresh and before["digest"] == digest:
         return AlreadyDead(before["ticket"], before["reason"], before["hint"])
     return None

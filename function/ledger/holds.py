@@ -6,7 +6,7 @@ from function.core.outcome import Failure
 from function.ledger.alerts import END_ALERT
 from function.ledger.backend import Record
 from function.ledger.database import Database, Transaction
-from function.ledger.records import Admission
+from function.ledger.records import CallPermit
 
 # So many holds, each for several rows that failed, were ended by a probe without one write since.
 IN_VAIN_MANY: Final = 3
@@ -77,7 +77,7 @@ class HoldRepository:
         probe_seconds: float,
         proven_after: float | None,
         failed_before: bool = False,
-    ) -> Admission:
+    ) -> CallPermit:
         """Ask whether the first of some calls may be made now.
 
         Under a hold nobody calls until it ends; then one probes and the others wait. Without one, it is the same with a
@@ -87,7 +87,7 @@ class HoldRepository:
         since, such rows are tried one at a time, now and then; others need not wait for them.
         """
 
-        def work(transaction: Transaction) -> Admission:
+        def work(transaction: Transaction) -> CallPermit:
             transaction.execute(_KNOW_CREDENTIAL, instance=instance, credential=credential)
             rows = transaction.execute(
                 "SELECT *, {now} AS now FROM servicenow.hold "
@@ -100,12 +100,12 @@ class HoldRepository:
                 rows = [row for row in rows if row["kind"] != "row"]
             for row in rows:
                 if row["until"] > row["now"]:
-                    return _not_admitted(row, row["until"] - row["now"], waiting_for_probe=False)
+                    return _refused_permit(row, row["until"] - row["now"], waiting_for_probe=False)
             needed = [row for row in rows if row["kind"] != "row" and (row["until"] > 0 or row["kind"] == "auth")]
             if proven_after is not None and all(
                 row["kind"] == "auth" and row["until"] == 0 and row["proven_at"] >= proven_after for row in needed
             ):
-                return Admission()
+                return CallPermit()
             probed = next((row for row in needed if row["probe_until"] > row["now"]), None)
             for row in needed if probed is None else ():
                 if not transaction.execute(
@@ -118,25 +118,27 @@ class HoldRepository:
                     probed = row
                     break
             if probed is not None:
-                return _not_admitted(probed, max(0.001, probed["probe_until"] - probed["now"]), waiting_for_probe=True)
-            return Admission(probing=True, held=any(row["until"] > 0 for row in needed))
+                return _refused_permit(
+                    probed, max(0.001, probed["probe_until"] - probed["now"]), waiting_for_probe=True
+                )
+            return CallPermit(probing=True, held=any(row["until"] > 0 for row in needed))
 
         return self._database.run(work)
 
-    def call_passed(self, instance: str, credential: str, *, sent_seconds_ago: float) -> None:
+    def record_success(self, instance: str, credential: str, *, sent_seconds_ago: float) -> None:
         """ServiceNow answered: no hold that began before the call stands any more, and what was held is over."""
         self._database.run(
             lambda transaction: _end_holds(transaction, instance, credential, sent_seconds_ago, by_probe=False)
         )
 
-    def probe_passed(self, instance: str, credential: str, *, sent_seconds_ago: float) -> None:
+    def record_probe_success(self, instance: str, credential: str, *, sent_seconds_ago: float) -> None:
         """ServiceNow answered a probe: the same, but should event after event fail again before one of them passes,
         the next hold is a longer one."""
         self._database.run(
             lambda transaction: _end_holds(transaction, instance, credential, sent_seconds_ago, by_probe=True)
         )
 
-    def row_failed_again(self, instance: str, *, failure: Failure, seconds: float, seconds_max: float) -> None:
+    def record_row_failure(self, instance: str, *, failure: Failure, seconds: float, seconds_max: float) -> None:
         """A call failed for a row whose last call failed. If they are many, such rows wait *seconds*, doubling."""
         self.call_failed(
             instance,
@@ -151,7 +153,7 @@ class HoldRepository:
             claimed=False,
         )
 
-    def probe_ended(self, instance: str, credential: str) -> None:
+    def release_probe(self, instance: str, credential: str) -> None:
         """Our probe found out nothing about the instance as a whole: let the next one try."""
         self._database.run(
             lambda transaction: transaction.execute(_END_PROBE, instance=instance, credential=credential)
@@ -200,7 +202,7 @@ class HoldRepository:
 
         return self._database.run(work)
 
-    def claim_trial(self, instance: str, account: str, *, most: int, within_seconds: float) -> float:
+    def claim_login_attempt(self, instance: str, account: str, *, most: int, within_seconds: float) -> float:
         """Count a connection test of *account* before it is made; gives the seconds to wait, 0 for none.
 
         *most* may be refused, or under way, until *within_seconds* have passed since the last of them.
@@ -220,7 +222,7 @@ class HoldRepository:
 
         return self._database.run(work)
 
-    def trial_ended(self, instance: str, account: str, *, signed_in: bool | None) -> None:
+    def end_login_attempt(self, instance: str, account: str, *, signed_in: bool | None) -> None:
         """The test was let in (then those that were refused before count no more), refused, or (None) nobody knows."""
         names = {"instance": instance, "account": account}
 
@@ -292,8 +294,8 @@ def _end_holds(
         transaction.execute(END_ALERT, fingerprint=held_fingerprint(instance, kind), silently=False)
 
 
-def _not_admitted(row: Record, wait_seconds: float, *, waiting_for_probe: bool) -> Admission:
-    return Admission(
+def _refused_permit(row: Record, wait_seconds: float, *, waiting_for_probe: bool) -> CallPermit:
+    return CallPermit(
         wait_seconds,
         kind=row["kind"],
         reason=row["reason"],

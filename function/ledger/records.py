@@ -40,14 +40,14 @@ class TableTraits:
 
 
 @dataclass(frozen=True, slots=True)
-class Sending:
-    """A write that was begun and not yet recorded. *doubtful*: it was sent, and no answer told what became of it;
+class PendingWrite:
+    """A write that was begun and not yet recorded. *in_doubt*: it was sent, and no answer told what became of it;
     *unmarked*: what it may have made holds nothing of ours to be found by, so that nobody repeats it unasked."""
 
     kind: str  # create, update
     fields: tuple[str, ...]
     at: float
-    doubtful: bool = False
+    in_doubt: bool = False
     unmarked: bool = False
 
 
@@ -69,7 +69,7 @@ class Ticket:
     left_empty: Mapping[str, str] = field(default_factory=dict)
     row_resolved: bool = False
     trail: Trail = field(default_factory=Trail)
-    sending: Sending | None = None
+    sending: PendingWrite | None = None
     suspect_until: float | None = None
     suspect_fields: frozenset[str] = frozenset()
     late_writes: int = 0
@@ -80,7 +80,7 @@ class Ticket:
     # The last call for it failed in a way that may be ServiceNow's as a whole, or this row's alone.
     call_failed: bool = False
     # In this attempt; not kept.
-    wrote: frozenset[str] = frozenset()
+    written_fields: frozenset[str] = frozenset()
 
     def without_suspicion(self) -> "Ticket":
         """Nothing is left to look at."""
@@ -98,9 +98,9 @@ class Ticket:
         """It was created, or found where nobody knew of it: what it was last sent is not known."""
         return replace(self.without_doubt(), asked={}, left_empty=left_empty or {}, row_resolved=row_resolved)
 
-    def create_in_doubt(self, pending: Sending) -> "Ticket":
+    def create_in_doubt(self, pending: PendingWrite) -> "Ticket":
         """No answer told what became of the create *pending*."""
-        doubt = replace(pending, doubtful=True)
+        doubt = replace(pending, in_doubt=True)
         return replace(self, sending=doubt, suspect_until=pending.at + IN_DOUBT_SECONDS)
 
     def update_in_doubt(self, fields: Collection[str], *, until: float) -> "Ticket":
@@ -165,7 +165,7 @@ class Alert:
 
 
 @dataclass(frozen=True, slots=True)
-class Mail:
+class DueMail:
     """An alert that is to be mailed now, claimed for whoever holds this record.
 
     *owed_to*: only those are to have it that the mail server refused *owed_tries* times; empty for everybody.
@@ -184,7 +184,7 @@ class Mail:
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class Acquired:
     """The key is ours until the lease ends."""
 
     ticket: Ticket
@@ -209,17 +209,17 @@ class AlreadyDead:
 
 
 @dataclass(frozen=True, slots=True)
-class Busy:
+class KeyBusy:
     """Somebody else works on the key, for *seconds* at most."""
 
     seconds: float
 
 
-Beginning: TypeAlias = "Begun | AlreadyDone | AlreadyDead | Busy"
+BeginResult: TypeAlias = "Acquired | AlreadyDone | AlreadyDead | KeyBusy"
 
 
 @dataclass(frozen=True, slots=True)
-class Admission:
+class CallPermit:
     """Whether a call may be made: *wait_seconds* is 0 when it may; otherwise which hold stands in its way.
 
     *probing*: nobody else may until this probe has ended; *held*: because calls were held. *waiting_for_probe*: no hold
@@ -237,7 +237,7 @@ class Admission:
     now: float = 0.0
 
 
-def sending_to_json(sending: Sending | None) -> str:
+def sending_to_json(sending: PendingWrite | None) -> str:
     if sending is None:
         return ""
     return json.dumps(asdict(sending))
@@ -247,14 +247,15 @@ def read_ticket(row: Record, trail: Trail) -> Ticket:
     sending = None
     if row["sending"]:
         read = json.loads(row["sending"])
-        unmarked = read.get("unmarked", False)  # a ledger of before has none
-        sending = Sending(read["kind"], tuple(read["fields"]), read["at"], read["doubtful"], unmarked)
+        # A ledger of before has other names, and no mark.
+        in_doubt, unmarked = read.get("in_doubt", read.get("doubtful", False)), read.get("unmarked", False)
+        sending = PendingWrite(read["kind"], tuple(read["fields"]), read["at"], in_doubt, unmarked)
     suspect_until: float | None = row["suspect_until"]
     suspect_fields = frozenset(json.loads(row["suspect_fields"]))
-    if sending is not None and row["vanished_until"] is not None and not sending.doubtful:
+    if sending is not None and row["vanished_until"] is not None and not sending.in_doubt:
         # The holder vanished with a write under way, which it may have sent until its lease ended.
-        sending = replace(sending, at=row["vanished_until"], doubtful=True)
-    if sending is not None and sending.kind == "create" and sending.doubtful:
+        sending = replace(sending, at=row["vanished_until"], in_doubt=True)
+    if sending is not None and sending.kind == "create" and sending.in_doubt:
         suspect_until = max(suspect_until or 0.0, sending.at + IN_DOUBT_SECONDS)
     if sending is not None and sending.kind == "update":
         suspect_until = max(suspect_until or 0.0, sending.at + IN_DOUBT_SECONDS)
@@ -266,7 +267,7 @@ def read_ticket(row: Record, trail: Trail) -> Ticket:
         suspect_fields |= frozenset(json.loads(row["late_fields"]))
         if sending is None and not row["sys_id"]:
             # No ticket is known, so what it wrote was one: whoever settles this looks for it.
-            sending = Sending("create", tuple(sorted(suspect_fields)), 0.0, doubtful=True)
+            sending = PendingWrite("create", tuple(sorted(suspect_fields)), 0.0, in_doubt=True)
     return Ticket(
         instance=row["instance"],
         rule=row["rule"],

@@ -88,7 +88,7 @@ class TicketRepository:
         """Write *ticket* down in the middle of the work. False: the lease is gone, and only doubt was written."""
         return self._database.run(lambda transaction: save_ticket(transaction, ticket, owner, release=False))
 
-    def let_go(self, ticket: Ticket, *, owner: str) -> None:
+    def give_back(self, ticket: Ticket, *, owner: str) -> None:
         """Write *ticket* down and give the lease back; for work that has no delivery."""
         self._database.run(lambda transaction: save_ticket(transaction, ticket, owner, release=True))
 
@@ -132,7 +132,7 @@ class TicketRepository:
         )
         return [(row["rule"], row["key"]) for row in rows]
 
-    def postpone(self, instance: str, rule: str, key: str) -> None:
+    def defer(self, instance: str, rule: str, key: str) -> None:
         """A suspect could not be looked at: leave it for a while, unless somebody works on it just now."""
         self._database.run(
             lambda transaction: transaction.execute(
@@ -174,12 +174,12 @@ def save_ticket(transaction: Transaction, ticket: Ticket, owner: str, *, release
     if saved:
         return True
     # Our lease was taken over while we were away: what we know may be old, and what we did is to be found by looking.
-    if ticket.wrote:
+    if ticket.written_fields:
         keyed = {"instance": ticket.instance, "rule": ticket.rule, "key": ticket.key}
         late = transaction.execute(
             "SELECT late_fields FROM servicenow.ticket WHERE instance = :instance AND rule = :rule AND key = :key",
             **keyed,
         )
-        fields = ticket.wrote.union(*(json.loads(row["late_fields"]) for row in late))
+        fields = ticket.written_fields.union(*(json.loads(row["late_fields"]) for row in late))
         transaction.execute(_ONLY_SUSPECT, **keyed, fields=json.dumps(sorted(fields)))
     return False

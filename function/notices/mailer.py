@@ -7,7 +7,7 @@ from typing import Final
 
 from function.ledger.alerts import MAIL_CLAIM_SECONDS
 from function.ledger.ledger import Ledger
-from function.ledger.records import Mail
+from function.ledger.records import DueMail
 from function.notices.mail import MailNotSent, MailServer, Notice, compose, send
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ OWED_SECONDS_MAX: Final = 3600.0
 OWED_TRIES_MAX: Final = 30
 
 
-class Notices:
+class AlertMailer:
     """Sends what is due. A mail server that is down changes nothing else: the next one to come by tries again."""
 
     def __init__(
@@ -45,14 +45,14 @@ class Notices:
             return 0
         count = 0
         while (left := until - time.monotonic()) > 0:
-            mail = self._ledger.alerts.claim_mail(every_seconds=self._every_seconds)
+            mail = self._ledger.alerts.claim_due_mail(every_seconds=self._every_seconds)
             if mail is None:
                 break
             began = time.monotonic()
             # Who is owed it and is not to be told any more is owed nothing.
             recipients = [name for name in self._recipients if name in mail.owed_to or not mail.owed_to]
             if not recipients:
-                self._ledger.alerts.mail_sent(mail)
+                self._ledger.alerts.mark_sent(mail)
                 continue
             try:
                 # Shorter than the claim: nobody else may send it meanwhile.
@@ -65,7 +65,7 @@ class Notices:
                     # All that it was for may have been refused again: some for good, others not.
                     self._record(mail, error.refused or dict.fromkeys(recipients, 450))
                 else:
-                    self._ledger.alerts.mail_not_sent(mail)
+                    self._ledger.alerts.mark_not_sent(mail)
                 # A server that refuses at once is asked by the next event again; one that hangs would slow each down.
                 now = time.monotonic()
                 if now - began > SLOW_SECONDS:
@@ -75,17 +75,17 @@ class Notices:
             count += 1
         return count
 
-    def _record(self, mail: Mail, refused: Mapping[str, int]) -> None:
+    def _record(self, mail: DueMail, refused: Mapping[str, int]) -> None:
         """The mail is out; *refused* has the codes of those for whom the server did not take it."""
         owed = [name for name, code in refused.items() if code < 500]
         if owed and mail.owed_tries + 1 >= OWED_TRIES_MAX:
             log.error("a notice is not sent any more to %s: refused %d times", ", ".join(owed), OWED_TRIES_MAX)
             owed = []
         wait_seconds = min(OWED_SECONDS_MAX, OWED_SECONDS * 2.0**mail.owed_tries)
-        self._ledger.alerts.mail_sent(mail, owed_to=owed, owed_wait_seconds=wait_seconds)
+        self._ledger.alerts.mark_sent(mail, owed_to=owed, owed_wait_seconds=wait_seconds)
 
 
-def _notice(mail: Mail) -> Notice:
+def _notice(mail: DueMail) -> Notice:
     facts = dict(mail.facts)
     return Notice(
         kind=mail.kind,

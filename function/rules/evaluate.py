@@ -13,9 +13,9 @@ from function.core import trail
 from function.core.event import Event, Op
 from function.core.lifecycle import invalid_choice
 from function.core.outcome import Failure, Kind, Reason
-from function.core.step import Step, Wants
-from function.core.values import Json, Row, canonical, fitted, settle_value
-from function.rules.model import CLOSE_NOTES_GONE, CLOSE_NOTES_RESOLVED, TEMPLATE, RenderFailure, Rule, Saying
+from function.core.step import DesiredState, Step
+from function.core.values import Json, Row, canonical, settle_value, truncate_field
+from function.rules.model import CLOSE_NOTES_GONE, CLOSE_NOTES_RESOLVED, TEMPLATE, RenderFailure, Rule, RuleTemplate
 from function.rules.templates import Allowance, Image
 
 # A key stands in the ledger's primary key, in answers and in mails.
@@ -48,7 +48,7 @@ class _Evaluation:
 
     def __init__(self, rule: Rule, event: Event) -> None:
         self.rule = rule
-        self.sayings = rule.sayings
+        self.templates = rule.templates
         self.event = event
         self.allowance = Allowance()
         self.old: Row | None = None
@@ -98,14 +98,14 @@ class _Evaluation:
         return image
 
     def _asks(self, name: str) -> bool:
-        return any(name in saying.template.names for saying in self.sayings.all())
+        return any(name in rule_template.template.names for rule_template in self.templates.all())
 
     def _scope(self, image: Row, item: Json) -> dict[str, Any]:
         return {**self.names, "row": self.old_image if image is self.old else self.new_image, "item": item}
 
     def _place(self, place: str, items: Sequence[Json]) -> str:
         """The place of an element is its row's and its own: an order_by may be the row's, and so may any field."""
-        return place if self.sayings.each is None else trail.place(place, *items)
+        return place if self.templates.each is None else trail.place(place, *items)
 
     def _keys(self, image: Row) -> tuple[dict[str, list[Json]], Failure | None]:
         """The image's keys, each with its elements (None without `each`), and why one that there should be is not.
@@ -124,12 +124,12 @@ class _Evaluation:
                 found.setdefault(self._key(names), []).append(item)
             except RenderFailure as unsaid:
                 # A row that deserves no ticket needs no key.
-                if failure is None and self._is(self.sayings.when, names, without=True, unsaid=True):
+                if failure is None and self._evaluate_condition(self.templates.when, names, without=True, unsaid=True):
                     failure = unsaid.failure
         return found, failure
 
     def _elements(self, image: Row) -> list[Json]:
-        each = self.sayings.each
+        each = self.templates.each
         if each is None:
             return [None]
         elements = each.value(self._scope(image, None), self.allowance)
@@ -144,22 +144,24 @@ class _Evaluation:
 
     def _key(self, names: Mapping[str, Any]) -> str:
         names = {**names, "item": settle_value(names["item"])}
-        key = join_key([self._key_part(saying, names) for saying in self.sayings.key])
+        key = join_key([self._key_part(rule_template, names) for rule_template in self.templates.key])
         if len(key) > KEY_CHARACTERS_MAX:
             raise RenderFailure(
                 self.rule.ticket.where["key"], f"the key is over {KEY_CHARACTERS_MAX} characters", Reason.BAD_KEY
             )
         return key
 
-    def _key_part(self, saying: Saying, names: Mapping[str, Any]) -> str:
-        part = saying.text(names, self.allowance, in_key=True)
+    def _key_part(self, rule_template: RuleTemplate, names: Mapping[str, Any]) -> str:
+        part = rule_template.text(names, self.allowance, in_key=True)
         if not part.strip():
-            what = "the key" if len(self.sayings.key) == 1 else "a part of the key"
+            what = "the key" if len(self.templates.key) == 1 else "a part of the key"
             raise RenderFailure(
-                saying.where, f"{what} is empty; a row without a key can have no ticket", Reason.BAD_KEY
+                rule_template.where, f"{what} is empty; a row without a key can have no ticket", Reason.BAD_KEY
             )
         if _UNSTORABLE.search(part):
-            raise RenderFailure(saying.where, "the key holds a character that no database stores", Reason.BAD_KEY)
+            raise RenderFailure(
+                rule_template.where, "the key holds a character that no database stores", Reason.BAD_KEY
+            )
         return part
 
     def _scopes(self, image: Row, items: Sequence[Json]) -> list[dict[str, Any]]:
@@ -171,7 +173,7 @@ class _Evaluation:
         return scopes
 
     def _deserves(self, names: Mapping[str, Any]) -> bool:
-        return self._is(self.sayings.when, names, without=True, unsaid=True)
+        return self._evaluate_condition(self.templates.when, names, without=True, unsaid=True)
 
     def _one_key_twice(self, scopes: Sequence[Mapping[str, Any]]) -> Failure | None:
         """Why no ticket can be for all of the elements under one key, where one of them deserves it."""
@@ -220,7 +222,7 @@ class _Evaluation:
         try:
             order = self._order(carried or names)
         except RenderFailure as unsaid:
-            if isinstance(wants, Wants) and wants.when and not gone:
+            if isinstance(wants, DesiredState) and wants.when and not gone:
                 wants = unsaid.failure
         return Step(
             key,
@@ -228,67 +230,77 @@ class _Evaluation:
             left,
             entered,
             wants,
-            was_resolved=was is not None and self._is(self.sayings.resolve_when, was, without=False, unsaid=False),
-            was_wanted=was is not None and self._is(self.sayings.when, was, without=True, unsaid=False),
+            was_resolved=was is not None
+            and self._evaluate_condition(self.templates.resolve_when, was, without=False, unsaid=False),
+            was_wanted=was is not None
+            and self._evaluate_condition(self.templates.when, was, without=True, unsaid=False),
             order=order,
         )
 
-    def _wants(self, names: Mapping[str, Any], *, gone: bool) -> Wants | Failure:
+    def _wants(self, names: Mapping[str, Any], *, gone: bool) -> DesiredState | Failure:
         """What the rule wants said of the row.
 
         A field that cannot be rendered is a failure only where the row deserves a ticket. Of a row that no longer
         deserves its own, or is gone (Hasura may send but its key then), the ticket keeps what it says there.
         """
-        sayings = self.sayings
+        templates = self.templates
         strict = not gone
         try:
-            when = self._is(sayings.when, names, without=True, unsaid=None if strict else False)
+            when = self._evaluate_condition(templates.when, names, without=True, unsaid=None if strict else False)
             strict = strict and when
             unsaid = None if when or self.event.op is not Op.INSERT else False
-            resolved = not gone and self._is(sayings.resolve_when, names, without=False, unsaid=unsaid)
+            resolved = not gone and self._evaluate_condition(
+                templates.resolve_when, names, without=False, unsaid=unsaid
+            )
             fields = self._fields(names, strict=strict)
             close = self._close(names, strict=strict and resolved, gone=gone)
         except RenderFailure as why:
             return why.failure
-        return Wants(when=when, resolved=resolved, gone=gone, fields=fields, close=close)
+        return DesiredState(when=when, resolved=resolved, gone=gone, fields=fields, close=close)
 
     def _fields(self, names: Mapping[str, Any], *, strict: bool) -> dict[str, str]:
         fields = {}
-        for column, saying in self.sayings.fields.items():
-            said = self._text(column, saying, names, strict=strict)
+        for column, rule_template in self.templates.fields.items():
+            said = self._text(column, rule_template, names, strict=strict)
             if said is not None:
-                fields[column] = fitted(column, said)
-        template = self._text(TEMPLATE, self.sayings.template, names, strict=strict)
+                fields[column] = truncate_field(column, said)
+        template = self._text(TEMPLATE, self.templates.template, names, strict=strict)
         if template is not None:
-            if not template.strip() and strict and self.sayings.template is not None:
-                raise RenderFailure(self.sayings.template.where, "names no template for this row", Reason.UNKNOWN_VALUE)
+            if not template.strip() and strict and self.templates.template is not None:
+                raise RenderFailure(
+                    self.templates.template.where, "names no template for this row", Reason.UNKNOWN_VALUE
+                )
             # The instance copies the template's own values into what the rule leaves empty.
             fields |= {"type": "standard", TEMPLATE: template}
-        if self.rule.ticket.table == "change_request" and "chg_model" not in self.sayings.fields and "type" in fields:
+        if self.rule.ticket.table == "change_request" and "chg_model" not in self.templates.fields and "type" in fields:
             # The models that ship are called as the types are (change-management-api).
             fields["chg_model"] = fields["type"]
         return fields
 
     def _close(self, names: Mapping[str, Any], *, strict: bool, gone: bool) -> dict[str, str]:
         """What goes with the state of a ticket that ends, of what its table has."""
-        sayings, ticket = self.sayings, self.rule.ticket
+        templates, ticket = self.templates, self.rule.ticket
         notes = CLOSE_NOTES_GONE if gone else CLOSE_NOTES_RESOLVED
         said = {
-            "close_code": self._text("close_code", sayings.close_code, names, strict=strict)
+            "close_code": self._text("close_code", templates.close_code, names, strict=strict)
             or ticket.states.close_code,
-            "close_notes": self._text("close_notes", sayings.close_notes, names, strict=strict) or notes,
+            "close_notes": self._text("close_notes", templates.close_notes, names, strict=strict) or notes,
         }
-        return {column: fitted(column, said[column]) for column in ticket.closing if said[column]}
+        return {column: truncate_field(column, said[column]) for column in ticket.closing if said[column]}
 
-    def _text(self, column: str, saying: Saying | None, names: Mapping[str, Any], *, strict: bool) -> str | None:
-        """What *saying* gives for *column*; None where it gives nothing, or nothing that the column takes."""
-        if saying is None:
+    def _text(
+        self, column: str, rule_template: RuleTemplate | None, names: Mapping[str, Any], *, strict: bool
+    ) -> str | None:
+        """What *rule_template* gives for *column*; None where it gives nothing, or nothing that the column takes."""
+        if rule_template is None:
             return None
         try:
-            said = saying.text(names, self.allowance)
+            said = rule_template.text(names, self.allowance)
             if wrong := invalid_choice(self.rule.ticket.choices.get(column), said):
                 raise RenderFailure(
-                    saying.where, f"for this row it is none of ServiceNow's choices; it {wrong}", Reason.UNKNOWN_VALUE
+                    rule_template.where,
+                    f"for this row it is none of ServiceNow's choices; it {wrong}",
+                    Reason.UNKNOWN_VALUE,
                 )
         except RenderFailure:
             if strict:
@@ -296,25 +308,27 @@ class _Evaluation:
             return None
         return said
 
-    def _is(self, saying: Saying | None, names: Mapping[str, Any], *, without: bool, unsaid: bool | None) -> bool:
-        """Whether *saying* holds. *without* is the answer where the rule has none, *unsaid* where it cannot be said.
+    def _evaluate_condition(
+        self, rule_template: RuleTemplate | None, names: Mapping[str, Any], *, without: bool, unsaid: bool | None
+    ) -> bool:
+        """Whether *rule_template* holds. *without* is the answer where there is none, *unsaid* where it cannot be said.
 
         Raises RenderFailure where *unsaid* is None.
         """
-        if saying is None:
+        if rule_template is None:
             return without
         try:
-            return bool(saying.value(names, self.allowance))
+            return bool(rule_template.value(names, self.allowance))
         except RenderFailure:
             if unsaid is None:
                 raise
             return unsaid
 
     def _order(self, names: Mapping[str, Any]) -> Json:
-        saying = self.sayings.order_by
-        order: Json = None if saying is None else saying.value(names, self.allowance)
-        if saying is not None and (isinstance(order, list | dict) or len(str(order)) > KEY_CHARACTERS_MAX):
-            raise RenderFailure(saying.where, "is neither a number nor a short text, so it orders nothing")
+        rule_template = self.templates.order_by
+        order: Json = None if rule_template is None else rule_template.value(names, self.allowance)
+        if rule_template is not None and (isinstance(order, list | dict) or len(str(order)) > KEY_CHARACTERS_MAX):
+            raise RenderFailure(rule_template.where, "is neither a number nor a short text, so it orders nothing")
         return order
 
 
@@ -353,7 +367,7 @@ def _described(event: Event) -> dict[str, Json]:
         "id": event.id,
         "correlation_id": event.id,
         "op": event.op.value,
-        "created_at": event.entered_at.isoformat() if event.entered_at else None,
+        "created_at": event.created_at.isoformat() if event.created_at else None,
         "schema": schema,
         "table": table,
         "trigger": event.trigger,

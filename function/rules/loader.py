@@ -154,7 +154,7 @@ class RulesParser:
             line=line,
             where=self._nodes.where(line, path),
             ticket=ticket[0],
-            sayings=ticket[1],
+            templates=ticket[1],
             env=self.env,
         )
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from function.core.event import Event, Op
-from function.core.lifecycle import States
+from function.core.lifecycle import Lifecycle
 from function.core.outcome import Failure, Kind, Reason
 from function.rules.templates import Allowance, Template, Unrendered
 
@@ -24,7 +24,7 @@ class RenderFailure(Exception):  # noqa: N818  # what happened, not whose error 
 
 
 @dataclass(frozen=True, slots=True)
-class Saying:
+class RuleTemplate:
     """A template and where it stands, as ``rules.yaml:17: rules[0].ticket.key``."""
 
     template: Template
@@ -67,7 +67,7 @@ class TicketRule:
     """
 
     table: str
-    states: States
+    states: Lifecycle
     shared: bool
     creates: frozenset[Op]
     after_close: str
@@ -92,24 +92,24 @@ class TicketRule:
 
 
 @dataclass(frozen=True, slots=True)
-class Sayings:
+class RuleTemplates:
     """What a rule gives for a row. *key* has one part, or several where the rule gives a list."""
 
-    key: tuple[Saying, ...]
-    fields: Mapping[str, Saying]
-    when: Saying | None
-    each: Saying | None
-    resolve_when: Saying | None
-    close_code: Saying | None
-    close_notes: Saying | None
-    order_by: Saying | None
-    template: Saying | None
+    key: tuple[RuleTemplate, ...]
+    fields: Mapping[str, RuleTemplate]
+    when: RuleTemplate | None
+    each: RuleTemplate | None
+    resolve_when: RuleTemplate | None
+    close_code: RuleTemplate | None
+    close_notes: RuleTemplate | None
+    order_by: RuleTemplate | None
+    template: RuleTemplate | None
 
-    def all(self) -> Iterator[Saying]:
+    def all(self) -> Iterator[RuleTemplate]:
         closing = (self.resolve_when, self.close_code, self.close_notes)
         others = (self.when, self.each, *closing, self.order_by, self.template)
         yield from (*self.key, *self.fields.values())
-        yield from (saying for saying in others if saying is not None)
+        yield from (rule_template for rule_template in others if rule_template is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class Rule:
     line: int
     where: str
     ticket: TicketRule
-    sayings: Sayings = field(repr=False)
+    templates: RuleTemplates = field(repr=False)
     env: Mapping[str, str] = field(repr=False)  # may hold secrets
 
     @property

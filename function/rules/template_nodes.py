@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import yaml
 
-from function.rules.model import Saying
+from function.rules.model import RuleTemplate
 from function.rules.templates import BadTemplate, Template, expression, is_expression, meant
 from function.rules.templates import template as checked_template
 from function.rules.yaml_nodes import NodeReader, is_true, line_of
@@ -25,7 +25,7 @@ class TemplateReader:
 
     def expression(
         self, entries: Mapping[str, yaml.Node], key: str, path: str, names: tuple[str, ...]
-    ) -> Saying | None:
+    ) -> RuleTemplate | None:
         if key not in entries:
             return None
         node = entries[key]
@@ -33,7 +33,7 @@ class TemplateReader:
         source = self._nodes.text(node, path)
         if source is None:
             return None
-        saying = Saying(NO_TEMPLATE, self._nodes.where(line_of(node), path))
+        rule_template = RuleTemplate(NO_TEMPLATE, self._nodes.where(line_of(node), path))
         if node.tag == "tag:yaml.org,2002:bool":
             source = "true" if is_true(node) else "false"
         if not source.strip():
@@ -43,14 +43,14 @@ class TemplateReader:
             hint = f"`{bare}`" if is_expression(bare) else "it without braces"
             self._nodes.fault(line_of(node), path, f"is an expression; write {hint}")
         else:
-            return Saying(self._checked(node, path, lambda: expression(source, names=names)), saying.where)
-        return saying
+            return RuleTemplate(self._checked(node, path, lambda: expression(source, names=names)), rule_template.where)
+        return rule_template
 
-    def template(self, node: yaml.Node, path: str, names: tuple[str, ...], *, constants: bool = False) -> Saying:
+    def template(self, node: yaml.Node, path: str, names: tuple[str, ...], *, constants: bool = False) -> RuleTemplate:
         where = self._nodes.where(line_of(node), path)
         source = self._nodes.text(node, path)
         if source is None:
-            return Saying(NO_TEMPLATE, where)
+            return RuleTemplate(NO_TEMPLATE, where)
         if constants and node.tag == "tag:yaml.org,2002:bool":
             source = "true" if is_true(node) else "false"
         elif constants and node.tag == "tag:yaml.org,2002:null":
@@ -62,8 +62,8 @@ class TemplateReader:
             self._nodes.fault(
                 line_of(node), path, f'is a text that looks like an expression; write "{{{{ {source.strip()} }}}}"'
             )
-            return Saying(NO_TEMPLATE, where)
-        return Saying(self._checked(node, path, lambda: checked_template(source, names=names)), where)
+            return RuleTemplate(NO_TEMPLATE, where)
+        return RuleTemplate(self._checked(node, path, lambda: checked_template(source, names=names)), where)
 
     def _checked(self, node: yaml.Node, path: str, check: Callable[[], Template]) -> Template:
         # In a block of lines, a template's first line is the one below the bar.

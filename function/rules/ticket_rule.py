@@ -8,15 +8,15 @@ import yaml
 from function.core.lifecycle import (
     COLUMN_REFERENCES,
     LINK,
-    NO_STATES,
+    NO_LIFECYCLE,
     STATES,
-    States,
+    Lifecycle,
     invalid_choice,
+    lifecycle_of,
     shipped_choices,
-    states_of,
     suggest_choice,
 )
-from function.rules.model import TEMPLATE, Saying, Sayings, TicketRule
+from function.rules.model import TEMPLATE, RuleTemplate, RuleTemplates, TicketRule
 from function.rules.schema import (
     AFTER_CLOSE,
     CHANGE_TABLE,
@@ -51,8 +51,14 @@ class TicketRuleParser:
         self.choices: Mapping[str, Mapping[str, str]] = {}
 
     def parse(
-        self, node: yaml.Node, path: str, names: tuple[str, ...], *, when: Saying | None, each: Saying | None
-    ) -> tuple[TicketRule, Sayings] | None:
+        self,
+        node: yaml.Node,
+        path: str,
+        names: tuple[str, ...],
+        *,
+        when: RuleTemplate | None,
+        each: RuleTemplate | None,
+    ) -> tuple[TicketRule, RuleTemplates] | None:
         later = {"number": "this version does not have tickets by their number yet"}
         entries = self._nodes.mapping(node, path, TICKET_KEYS, refused=later)
         if entries is None:
@@ -69,7 +75,7 @@ class TicketRuleParser:
         after_close = self._nodes.choice(entries, "after_close", path, AFTER_CLOSE) or _after_close(states)
         refused = _refused(table, states, links=after_close != "leave", templated="template" in entries)
         fields = self._fields(entries, path, names, line_of(node), refused)
-        sayings = Sayings(
+        templates = RuleTemplates(
             key=self._key(entries, path, names, line_of(node), shared=shared),
             fields=fields,
             when=when,
@@ -103,7 +109,7 @@ class TicketRuleParser:
             | {key: self._nodes.where(line_of(value), f"{path}.{key}") for key, value in entries.items()},
         )
         self._lives(entries, path, ticket, kind=fields.get("type"))
-        return ticket, sayings
+        return ticket, templates
 
     def _on_unknown(self, entries: Mapping[str, yaml.Node], path: str, fields: Collection[str]) -> frozenset[str]:
         """The columns that are left empty where nobody goes by the name."""
@@ -122,16 +128,18 @@ class TicketRuleParser:
             column for column in columns if self._nodes.choice(columns, column, path, ON_UNKNOWN) == "leave_empty"
         )
 
-    def _closing(self, entries: Mapping[str, yaml.Node], key: str, path: str, names: tuple[str, ...]) -> Saying | None:
+    def _closing(
+        self, entries: Mapping[str, yaml.Node], key: str, path: str, names: tuple[str, ...]
+    ) -> RuleTemplate | None:
         return self._chosen(entries[key], f"{path}.{key}", names, key) if key in entries else None
 
-    def _states(self, entries: Mapping[str, yaml.Node], path: str, table: str) -> States:
+    def _states(self, entries: Mapping[str, yaml.Node], path: str, table: str) -> Lifecycle:
         if "states" not in entries:
-            return states_of(table)
+            return lifecycle_of(table)
         node, path = entries["states"], f"{path}.states"
         declared = self._nodes.mapping(node, path, STATES_KEYS)
         if declared is None:
-            return NO_STATES
+            return NO_LIFECYCLE
         final = frozenset(self._state_list(declared, "final", path))
         resolved, reopened, canceled = (
             self._state(declared[key], f"{path}.{key}") if key in declared else ""
@@ -150,8 +158,8 @@ class TicketRuleParser:
             what = "names a state twice, or one of tickets that have ended; name those before `resolved`, in order"
             self._nodes.fault(line_of(declared["path"]), f"{path}.path", what)
             passed = []
-        known = states_of(table)
-        return States(
+        known = lifecycle_of(table)
+        return Lifecycle(
             resolved=resolved,
             reopened=reopened,
             canceled=canceled,
@@ -191,7 +199,9 @@ class TicketRuleParser:
             return ""
         return written or ""
 
-    def _lives(self, entries: Mapping[str, yaml.Node], path: str, ticket: TicketRule, *, kind: Saying | None) -> None:
+    def _lives(
+        self, entries: Mapping[str, yaml.Node], path: str, ticket: TicketRule, *, kind: RuleTemplate | None
+    ) -> None:
         """Refuse a life that this kind of ticket does not have."""
         code = ticket.states.close_code
         if "close_code" not in entries and code and invalid_choice(ticket.choices.get("close_code"), code):
@@ -229,29 +239,29 @@ class TicketRuleParser:
 
     def _chosen(
         self, node: yaml.Node, path: str, names: tuple[str, ...], column: str, *, constants: bool = False
-    ) -> Saying:
+    ) -> RuleTemplate:
         """A template for a column; a plain text that is none of the column's choices is a fault."""
         faults = len(self._nodes.faults)
-        saying = self._templates.template(node, path, names, constants=constants)
+        rule_template = self._templates.template(node, path, names, constants=constants)
         if (
             len(self._nodes.faults) > faults
             or node.tag == "tag:yaml.org,2002:null"
             or not isinstance(node, yaml.ScalarNode)
         ):
-            return saying
+            return rule_template
         plain = not any(braces in node.value for braces in ("{{", "{%", "{#"))
         choices = self.choices.get(column)
         if plain and choices is not None and (wrong := invalid_choice(choices, node.value)):
             self._nodes.fault(line_of(node), path, f"{wrong}{suggest_choice(choices, node.value)}")
-        return saying
+        return rule_template
 
     def _key(
         self, entries: Mapping[str, yaml.Node], path: str, names: tuple[str, ...], line: int, *, shared: bool
-    ) -> tuple[Saying, ...]:
+    ) -> tuple[RuleTemplate, ...]:
         path = f"{path}.key"
         if "key" not in entries:
             self._nodes.fault(line, path, 'is missing; write what identifies the row, such as "{{ row.id }}"')
-            return (Saying(NO_TEMPLATE, path),)
+            return (RuleTemplate(NO_TEMPLATE, path),)
         node = entries["key"]
         faults = len(self._nodes.faults)
         if isinstance(node, yaml.SequenceNode):
@@ -264,7 +274,7 @@ class TicketRuleParser:
         else:
             parts = (self._templates.template(node, path, names),)
         if len(self._nodes.faults) > faults:
-            return parts or (Saying(NO_TEMPLATE, path),)
+            return parts or (RuleTemplate(NO_TEMPLATE, path),)
         for part in parts:
             self._separated(part)
         used = frozenset[str]().union(*(part.template.names for part in parts))
@@ -278,7 +288,7 @@ class TicketRuleParser:
             self._nodes.fault(line_of(node), path, what)
         return parts
 
-    def _separated(self, part: Saying) -> None:
+    def _separated(self, part: RuleTemplate) -> None:
         """Warn of a text that joins several values: what stands between them may stand in one of them too."""
         joined = part.template.joined()
         if joined is None:
@@ -297,7 +307,7 @@ class TicketRuleParser:
         names: tuple[str, ...],
         line: int,
         refused: Mapping[str, str],
-    ) -> dict[str, Saying]:
+    ) -> dict[str, RuleTemplate]:
         path = f"{path}.fields"
         if "fields" not in entries:
             self._nodes.fault(line, path, "is missing; it says what the ticket should say")
@@ -327,7 +337,7 @@ def _written(table: str, fields: Collection[str], *, templated: bool) -> tuple[t
     return tuple(dict.fromkeys((*fields, *of_template, *model))), frozenset(of_template)
 
 
-def _refused(table: str, states: States, *, links: bool, templated: bool) -> dict[str, str]:
+def _refused(table: str, states: Lifecycle, *, links: bool, templated: bool) -> dict[str, str]:
     """The columns that may not stand under `fields`, and why: something else writes them."""
     refused = dict(FIELDS_REFUSED)
     if states.link == LINK and links:
@@ -339,13 +349,13 @@ def _refused(table: str, states: States, *, links: bool, templated: bool) -> dic
     return refused
 
 
-def _after_close(states: States) -> str:
+def _after_close(states: Lifecycle) -> str:
     if not states.resolved:
         return "leave"
     return "reopen" if states.reopened else "new"
 
 
-def _on_delete(table: str, states: States, *, shared: bool) -> str:
+def _on_delete(table: str, states: Lifecycle, *, shared: bool) -> str:
     if shared or not states.resolved:
         return "leave"
     if table != CHANGE_TABLE:

@@ -12,7 +12,7 @@ from function.servicenow.credentials import Basic, Credential
 from function.servicenow.errors import InvalidArgument, error_of
 from function.servicenow.instance import instance_url as parsed
 from function.servicenow.network import BrokenNetwork, NetworkSettings, read_network
-from function.servicenow.oauth import Proof, TokenKeeper
+from function.servicenow.oauth import RequestAuth, TokenCache
 from function.servicenow.responses import Record, Reply, Request, rate_limit_per_hour, read
 from function.servicenow.transport import Transport
 
@@ -62,7 +62,7 @@ class TableClient:
         self._transport = Transport(
             self.instance_url, concurrency_max=concurrency_max, ca_file=ca_file, network=network
         )
-        self._tokens = TokenKeeper(self._transport.post_form)
+        self._tokens = TokenCache(self._transport.post_form)
         self._rate_limit_per_hour: int | None = None
         self._auth_pause_seconds = auth_pause_seconds
         self._refusal: _Refusal | None = None
@@ -115,7 +115,7 @@ class TableClient:
         self._spare_the_account(request)
         started = time.monotonic()
         deadline = started + min(timeout_seconds, self._timeout_seconds)
-        proof = Proof(self._credential, self._tokens, deadline=deadline)
+        proof = RequestAuth(self._credential, self._tokens, deadline=deadline)
         reply = self._transport.send(request, params, values, headers=proof.headers, deadline=deadline)
         if proof.has_lapsed(reply):
             reply = self._transport.send(request, params, values, headers=proof.headers, deadline=deadline)

@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Final, Literal, TypeAlias, TypeVar
 
 from function.core.lifecycle import CHOICES, STATE_LABELS
-from function.core.values import fitted, instant, text
+from function.core.values import instant, text, truncate_field
 from function.servicenow.errors import InvalidArgument
 from function.servicenow.references import REFERENCES, Referred
 from function.servicenow.responses import Record, term
@@ -221,7 +221,7 @@ def written(table: TicketTable, values: Mapping[str, Value], *, may_empty: bool 
             )
         if name == "correlation_id" and len(said) > CORRELATION_CHARACTERS_MAX:
             raise InvalidArgument(f"correlation_id takes {CORRELATION_CHARACTERS_MAX} characters at most")
-    return {name: fitted(name, said) for name, said in sent.items()}
+    return {name: truncate_field(name, said) for name, said in sent.items()}
 
 
 def _may_speak(table: TicketTable, name: str, sent: Mapping[str, str]) -> bool:

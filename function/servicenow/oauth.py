@@ -67,7 +67,7 @@ _NO_ENDPOINT: Final = Failure(
 )
 
 
-class Granted(msgspec.Struct, frozen=True):
+class TokenResponse(msgspec.Struct, frozen=True):
     """What the token endpoint gives (RFC 6749, 5.1)."""
 
     access_token: str
@@ -81,7 +81,7 @@ class _Refusal(msgspec.Struct, frozen=True):
     error_description: str = ""
 
 
-def granted(reply: Reply, refused: str, *, now: float) -> Granted | Failure:
+def granted(reply: Reply, refused: str, *, now: float) -> TokenResponse | Failure:
     """Say what *reply* of the token endpoint means; *refused* is the hint for a refusal. *now* is UNIX seconds.
 
     Every failure is TRANSIENT, for what needed the token was not sent. Its words are ServiceNow's codes or none: what
@@ -92,7 +92,7 @@ def granted(reply: Reply, refused: str, *, now: float) -> Granted | Failure:
         codes = [refusal.error_description, refusal.error] if refusal else []
         words = ": ".join(code for code in codes if _CODE.fullmatch(code))
         return Failure(Kind.TRANSIENT, Reason.UNAUTHORIZED, refused, words, status=reply.status)
-    answer = _decoded(reply, Granted) if reply.status == 200 else None
+    answer = _decoded(reply, TokenResponse) if reply.status == 200 else None
     if answer is not None:
         usable = answer.token_type.lower() == "bearer" and _SENDABLE.fullmatch(answer.access_token)
         return answer if usable else replace(_NO_TOKEN, status=reply.status)
@@ -126,7 +126,7 @@ class Token:
     expires_at: float
 
 
-class _Flight:
+class SingleFlight:
     """A request for a token that is under way, for all who wait for it."""
 
     def __init__(self) -> None:
@@ -147,12 +147,12 @@ class _Flight:
 class _Kept:
     token: Token | None = None
     refresh: str = ""
-    flight: _Flight | None = None
+    flight: SingleFlight | None = None
     failure: Failure | None = None
     quiet_until: float = 0.0
 
 
-class TokenKeeper:
+class TokenCache:
     """Keeps the token of a credential, and fetches the next one before it expires. Threads may share it."""
 
     def __init__(self, post: Post) -> None:
@@ -173,7 +173,7 @@ class TokenKeeper:
                     return kept.failure
                 flight, leading = kept.flight, kept.flight is None
                 if flight is None:
-                    flight = kept.flight = _Flight()
+                    flight = kept.flight = SingleFlight()
             if leading:
                 # Early, a call must be left time enough to be sent with the token that it has.
                 return self._lead(credential, kept, flight, deadline=now + (deadline - now) / 2 if good else deadline)
@@ -206,7 +206,7 @@ class TokenKeeper:
             self._kept[credential] = _Kept()
         return self._kept[credential]
 
-    def _lead(self, credential: OAuth, kept: _Kept, flight: _Flight, *, deadline: float) -> str | Failure:
+    def _lead(self, credential: OAuth, kept: _Kept, flight: SingleFlight, *, deadline: float) -> str | Failure:
         answer: Token | Failure | None = None
         shared: str | Failure | None = None
         try:
@@ -223,13 +223,13 @@ class TokenKeeper:
 
     def _fetch(self, credential: OAuth, refresh: str, deadline: float) -> Token | Failure:
         if refresh:
-            answer = self._ask(credential, refresh, deadline)
+            answer = self._await_permit(credential, refresh, deadline)
             if not isinstance(answer, Failure) or answer.reason is not Reason.UNAUTHORIZED:
                 return answer
             log.info("ServiceNow does not refresh the token any more: asking for one anew")
-        return self._ask(credential, "", deadline)
+        return self._await_permit(credential, "", deadline)
 
-    def _ask(self, credential: OAuth, refresh: str, deadline: float) -> Token | Failure:
+    def _await_permit(self, credential: OAuth, refresh: str, deadline: float) -> Token | Failure:
         # Here, because few need it.
         from authlib.oauth2.client import OAuth2Client  # noqa: PLC0415
 
@@ -294,7 +294,7 @@ class _NoTokenError(Exception):
 class _OverOurTransport:
     """What Authlib takes for a session of requests; *answer* is what came of its last post."""
 
-    answer: Granted
+    answer: TokenResponse
     status_code = 200
 
     def __init__(self, post: Post, refused: str, deadline: float) -> None:
@@ -328,11 +328,11 @@ class _OverOurTransport:
         return {"access_token": self.answer.access_token}
 
 
-class Proof:
+class RequestAuth:
     """What one call proves with who we are; a token that has lapsed is replaced once."""
 
-    def __init__(self, credential: Callable[[], Credential], tokens: TokenKeeper, *, deadline: float) -> None:
-        self._ask = credential
+    def __init__(self, credential: Callable[[], Credential], tokens: TokenCache, *, deadline: float) -> None:
+        self._await_permit = credential
         self._tokens = tokens
         self._deadline = deadline
         self._credential: Credential | None = None
@@ -346,7 +346,7 @@ class Proof:
 
     def headers(self) -> Mapping[str, str] | Failure:
         """The headers to send, or why there is no token."""
-        credential = self._credential = self._ask()
+        credential = self._credential = self._await_permit()
         if not isinstance(credential, OAuth):
             self._token = ""
             return credential.headers()

@@ -46,7 +46,7 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
+class TableSchema:
     """A table. *chain* is its name and those that it extends, as far as is known; *choices* are labels by column."""
 
     chain: tuple[str, ...]
@@ -63,7 +63,7 @@ class Description:
         return None if self.shown is None else column not in self.shown
 
 
-def describe(table: str, wanted: Collection[str], find: Find) -> Description:
+def describe(table: str, wanted: Collection[str], find: Find) -> TableSchema:
     """What the instance says of *table*, and of the *wanted* among its columns.
 
     Raises ServiceNowError where the table itself cannot be queried, and Unavailable whenever the instance is unwell.
@@ -75,7 +75,7 @@ def describe(table: str, wanted: Collection[str], find: Find) -> Description:
     if columns is None:
         rows = find(table, "", sorted(wanted), 1)
         shown = frozenset(rows[0]) if rows else None
-    return Description(
+    return TableSchema(
         chain=chain,
         columns=columns,
         choices=_choices(chain, wanted, find),

@@ -42,7 +42,7 @@ _WHAT_TO_SEND: Final = (
 )
 
 
-class RefusedRequest(Exception):  # noqa: N818  # the request's fault, not an error of ours
+class InvalidRequest(Exception):  # noqa: N818  # the request's fault, not an error of ours
     """The body is nothing that Hasura sends. *message* says what is wrong and what to send instead, and quotes
     nothing of a row."""
 
@@ -51,7 +51,7 @@ class RefusedRequest(Exception):  # noqa: N818  # the request's fault, not an er
         self.message = message
 
 
-def authentic(given: str | None, secrets: Sequence[str]) -> bool:
+def verify_secret(given: str | None, secrets: Sequence[str]) -> bool:
     """Say whether *given* is one of *secrets*, in a time that does not tell how nearly. Without secrets nobody is."""
     if not given:
         return False
@@ -69,11 +69,11 @@ def authentic(given: str | None, secrets: Sequence[str]) -> bool:
 
 
 def parse(body: bytes | bytearray) -> Event:
-    """Turn *body* into an Event, or raise RefusedRequest, whatever the bytes are."""
+    """Turn *body* into an Event, or raise InvalidRequest, whatever the bytes are."""
     try:
         written = body.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise RefusedRequest(f"The body is not UTF-8 text. {_WHAT_TO_SEND}") from None
+        raise InvalidRequest(f"The body is not UTF-8 text. {_WHAT_TO_SEND}") from None
     value = _read(written)
     if written.count("[") + written.count("{") > DEPTH_MAX:
         _check_depth(value)
@@ -92,7 +92,7 @@ def _whole(value: Json) -> Fields:
             if isinstance(value.get("event"), dict) and not value.keys() & {"id", "table", "trigger"}:
                 raise _refused("The body holds the event alone, without id, table and trigger.")
         case dict() if "payload" in value:
-            raise RefusedRequest(
+            raise InvalidRequest(
                 "The body has the event under `payload`: so Hasura's console and documentation show a request, but it "
                 "is not what Hasura posts. Send the value of `payload` alone."
             )
@@ -101,7 +101,7 @@ def _whole(value: Json) -> Fields:
         case dict():
             raise _refused("`event` is missing.")
         case list():
-            raise RefusedRequest(
+            raise InvalidRequest(
                 "The body is a list. Hasura posts one event at a time: send each event as a request of its own."
             )
         case str():
@@ -132,7 +132,7 @@ def _table_event(fields: Fields, written: str) -> Event:
         old_place=old_place,
         new_place=new_place,
         trigger=trigger,
-        entered_at=_entered_at(fields.get("created_at")),
+        created_at=_created_at(fields.get("created_at")),
         current_retry=current_retry,
         max_retries=max_retries,
         session_variables=_session_variables(event),
@@ -159,7 +159,7 @@ def _scheduled(fields: Fields, written: str) -> Event:
         old_place=old_place,
         new_place=new_place,
         trigger=trigger,
-        entered_at=_entered_at(fields.get("scheduled_time")),
+        created_at=_created_at(fields.get("scheduled_time")),
     )
 
 
@@ -218,7 +218,7 @@ def _trace_id(event: Fields) -> str:
             return ""
 
 
-def _entered_at(written: Json) -> datetime | None:
+def _created_at(written: Json) -> datetime | None:
     return instant(written) if isinstance(written, str) else None
 
 
@@ -246,8 +246,8 @@ def _name(fields: Fields, name: str, place: str = "") -> str:
             raise _refused(f"`{place}{name}` must be a text of 1 to {NAME_MAX} characters, without control characters.")
 
 
-def _refused(fault: str) -> RefusedRequest:
-    return RefusedRequest(f"{fault} {_WHAT_TO_SEND}")
+def _refused(fault: str) -> InvalidRequest:
+    return InvalidRequest(f"{fault} {_WHAT_TO_SEND}")
 
 
 _FORM: Final = re.compile(r"[\w.%+\-\[\]]+=")
@@ -270,7 +270,7 @@ def _read(written: str) -> Json:
         fault = f"The body is not JSON (line {error.lineno}, column {error.colno})."
     # Raised out here, because JSONDecodeError holds the whole body.
     if _FORM.match(written):
-        raise RefusedRequest(
+        raise InvalidRequest(
             "The body is form-encoded. Send it as JSON: leave the trigger's request transform out, or let it send "
             "application/json."
         )
@@ -282,8 +282,8 @@ def _loaded(written: str, parse_int: Callable[[str], int | Decimal]) -> Json:
     return value
 
 
-def _too_deep() -> RefusedRequest:
-    return RefusedRequest(
+def _too_deep() -> InvalidRequest:
+    return InvalidRequest(
         f"The body is nested deeper than {DEPTH_MAX} levels. Leave that column out of the trigger's payload."
     )
 
@@ -312,14 +312,14 @@ class _Numbers:
         shift = int(exponent) if len(exponent.lstrip("+-0")) < 9 else 10**9
         digits_after = -shift - cast("int", value.as_tuple().exponent)
         if value.adjusted() + shift >= DIGITS_BEFORE_MAX or digits_after > DIGITS_AFTER_MAX:
-            raise RefusedRequest(
+            raise InvalidRequest(
                 "The body holds a number with more digits than PostgreSQL's numeric has. Send it as text, or leave its "
                 "column out of the trigger's payload."
             )
         plain = format(value.scaleb(shift, _EXACT), "f")
         self.growth += max(0, len(plain) - len(token))
         if self.growth > GROWTH_MAX:
-            raise RefusedRequest(
+            raise InvalidRequest(
                 "The body holds too many numbers with large exponents. Leave their column out of the trigger's payload."
             )
         return Decimal(plain)
@@ -364,7 +364,7 @@ def _check_texts(value: Json) -> None:
             for inner in value:
                 _check_texts(inner)
         case str() if _UNWRITABLE.search(value):
-            raise RefusedRequest(
+            raise InvalidRequest(
                 "The body has a text with \\u0000 or half of a surrogate pair (\\ud800 to \\udfff), which "
                 "PostgreSQL cannot hold. Send whole characters."
             )

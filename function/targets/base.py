@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from function.core.outcome import Reason, Status
-from function.core.step import Step, Wants
+from function.core.step import DesiredState, Step
 from function.deadline import Deadline
 from function.ledger.records import Ticket
 from function.rules.model import Rule
@@ -32,7 +32,7 @@ class Task:
 
     rule: Rule
     step: Step | None
-    desired: Wants | None
+    desired: DesiredState | None
     record: Ticket
     now: float
     deadline: Deadline

@@ -19,7 +19,7 @@ from function.ledger.database import Database
 from function.ledger.ledger import Ledger
 from function.log import start_logging
 from function.settings import load
-from function.wiring import assemble, read_rules
+from function.wiring import create_app, read_rules
 from tests.faults.clock import SharedClock
 
 FOLDER = Path(os.environ["TRIAL_FOLDER"])
@@ -41,7 +41,7 @@ def _app() -> App:
     settings = load(os.environ)
     clock = SharedClock(FOLDER / "clock")
     database = Database(settings.database_url, pool_size=settings.database_pool_size, clock_ahead_seconds=clock.ahead)
-    return assemble(settings, read_rules(settings.rules_file, os.environ), Ledger(database), os.environ)
+    return create_app(settings, read_rules(settings.rules_file, os.environ), Ledger(database), os.environ)
 
 
 if ahead := float(os.environ.get("WALL_AHEAD_SECONDS", "0")):

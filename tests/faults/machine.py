@@ -34,7 +34,7 @@ from function.ledger.ledger import Ledger
 from function.ledger.records import TableTraits
 from function.rules import loader as rules_file
 from function.settings import load
-from function.wiring import assemble
+from function.wiring import create_app
 from sandbox.servicenow import FAULTS
 from sandbox.tables import CANCELED, CLOSED, RESOLVED, Record
 from tests.payloads import cron, delete, insert, update
@@ -301,10 +301,10 @@ class Life(RuleBasedStateMachine):
             self._arm(fault, None)
         visits = 0
 
-        def die(reached: Place) -> None:
+        def die(failpoint: Place) -> None:
             nonlocal visits
-            visits += reached == place
-            if reached == place and visits == visit:
+            visits += failpoint == place
+            if failpoint == place and visits == visit:
                 raise Killed
 
         event = self._choose(which)
@@ -341,8 +341,8 @@ class Life(RuleBasedStateMachine):
         event = self._choose(which)
         long = long and self.world.servicenow.tables.honours_sys_id
 
-        def meanwhile(reached: Place) -> None:
-            if reached != place:
+        def meanwhile(failpoint: Place) -> None:
+            if failpoint != place:
                 return
             listen(None)
             waiting = [candidate for candidate in self._pending if candidate is not event] or [event]
@@ -569,7 +569,7 @@ class Life(RuleBasedStateMachine):
         environ = world.environ
         ledger = Ledger(Database(environ["DATABASE_URL"], clock_ahead_seconds=world.clock))
         rules = rules_file.load(COUNTED_RULES if self.counted else RULES, environ=environ)
-        world.apps[instance] = assemble(load(environ), rules, ledger, environ)
+        world.apps[instance] = create_app(load(environ), rules, ledger, environ)
 
     def _forget(self) -> None:
         """Nothing is left of the example before: a world for each would cost more than all that happens in it."""

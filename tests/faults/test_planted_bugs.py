@@ -47,10 +47,10 @@ DEAD_LETTER_LOST_BEFORE_ITS_MAIL = (
     "function/engine.py",
     """            alerts=alerts,
         )
-        reached("recorded")
+        failpoint("recorded")
 """,
     """        )
-        reached("recorded")
+        failpoint("recorded")
         for alert in alerts:
             self._ledger.alerts.raise_alert(alert)
 """,

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from function.core.event import Op
 from function.core.values import text
-from function.sources.hasura import DEPTH_MAX, RefusedRequest, authentic, parse
+from function.sources.hasura import DEPTH_MAX, InvalidRequest, parse, verify_secret
 from tests import payloads
 
 ROW = {"id": 7, "title": "Tills down", "severity": "major", "note": None}
 
 
 def refusal(body: bytes | dict[str, Any] | list[Any]) -> str:
-    with pytest.raises(RefusedRequest) as caught:
+    with pytest.raises(InvalidRequest) as caught:
         parse(body if isinstance(body, bytes) else payloads.encode(body))
     return caught.value.message
 
@@ -38,24 +38,24 @@ def number(spelled: str) -> Any:
 class TestWhoMaySend:
     @pytest.mark.parametrize("given", ["first", "second"])
     def test_either_of_two_secrets_is_accepted_while_rotating(self, given: str) -> None:
-        assert authentic(given, ["first", "second"])
+        assert verify_secret(given, ["first", "second"])
 
     @pytest.mark.parametrize("given", [None, "", "firs", "first ", "First", "first,second", "ﬁrst", "\udcff"])
     def test_anything_else_is_not(self, given: str | None) -> None:
-        assert not authentic(given, ["first", "second"])
+        assert not verify_secret(given, ["first", "second"])
 
     @pytest.mark.parametrize("secrets", [[], [""], ["", ""]])
     @pytest.mark.parametrize("given", [None, "", "anything"])
     def test_without_a_secret_nobody_is_let_in(self, given: str | None, secrets: list[str]) -> None:
-        assert not authentic(given, secrets)
+        assert not verify_secret(given, secrets)
 
     def test_a_secret_beyond_ascii_is_recognised_as_wsgi_hands_it_over(self) -> None:
-        assert authentic("pässwörd".encode().decode("latin-1"), ["pässwörd"])
-        assert authentic("pässwörd", ["pässwörd"])
+        assert verify_secret("pässwörd".encode().decode("latin-1"), ["pässwörd"])
+        assert verify_secret("pässwörd", ["pässwörd"])
 
     @given(given=st.text(), secret=st.text(st.characters(), min_size=1))
     def test_no_header_makes_the_comparison_fail(self, given: str, secret: str) -> None:
-        authentic(given, [secret])
+        verify_secret(given, [secret])
 
 
 class TestWhatIsRead:
@@ -67,7 +67,7 @@ class TestWhatIsRead:
         assert (event.id, event.source, event.op, event.trigger) == ("e-1", "hasura/shop.outages", Op.INSERT, "outage")
         assert (event.old, event.new) == (None, ROW)
         assert (event.current_retry, event.max_retries) == (2, 5)
-        assert event.entered_at == datetime(2026, 3, 4, 5, 6, 7, 123456, UTC)
+        assert event.created_at == datetime(2026, 3, 4, 5, 6, 7, 123456, UTC)
         assert event.session_variables == {"x-hasura-role": "admin"}
         assert event.trace_id == "00112233445566778899aabbccddeeff"
         assert event.body == body.decode()
@@ -94,7 +94,7 @@ class TestWhatIsRead:
         event = parse(payloads.encode(body))
 
         assert (event.source, event.new) == ("hasura/public.outages", ROW)
-        assert (event.entered_at, event.current_retry, event.max_retries) == (None, 0, 0)
+        assert (event.created_at, event.current_retry, event.max_retries) == (None, 0, 0)
         assert (event.session_variables, event.trace_id) == ({}, "")
 
     def test_fields_that_nobody_knows_are_ignored(self) -> None:
@@ -123,7 +123,7 @@ class TestWhatIsRead:
         body = payloads.envelope("outages", "INSERT", None, ROW)
         body["created_at"] = written
 
-        assert parse(payloads.encode(body)).entered_at == read
+        assert parse(payloads.encode(body)).created_at == read
 
     @pytest.mark.parametrize("name", ["session_variables", "trace_context", "delivery_info"])
     def test_what_hasura_sends_as_null_may_be_null(self, name: str) -> None:
@@ -201,7 +201,7 @@ class TestScheduledEvents:
 
         assert (event.id, event.source, event.trigger, event.op) == ("c-1", "cron/nightly", "nightly", Op.MANUAL)
         assert (event.old, event.new) == (None, {"a": 1})
-        assert event.entered_at == datetime(2026, 3, 4, 5, tzinfo=UTC)
+        assert event.created_at == datetime(2026, 3, 4, 5, tzinfo=UTC)
         assert not event.absent_is_null
 
     def test_a_one_off_event_is_not_named_by_its_comment(self) -> None:
@@ -477,7 +477,7 @@ def is_event_or_refusal(body: bytes) -> None:
     message = ""
     try:
         event = parse(body)
-    except RefusedRequest as refused:
+    except InvalidRequest as refused:
         message = refused.message
     else:
         text(event.new)

@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Final, Literal
 
 from function.connection.active import Connection
-from function.core.lifecycle import States
+from function.core.lifecycle import Lifecycle
 from function.core.outcome import Failure, Kind, Reason
 from function.ledger.ledger import Ledger
-from function.ledger.records import IN_DOUBT_SECONDS, Sending, Ticket
+from function.ledger.records import IN_DOUBT_SECONDS, PendingWrite, Ticket
 from function.servicenow import (
     Record,
     Request,
@@ -114,7 +114,7 @@ class TicketAccess:
         return ["sys_id", "number", "correlation_id", "state", "sys_mod_count", *mapped]
 
     @property
-    def states(self) -> States:
+    def states(self) -> Lifecycle:
         return self.rule.states
 
     @property
@@ -188,16 +188,16 @@ class TicketAccess:
         recent = self.clock() - self.ticket.updated_at < IN_DOUBT_SECONDS
         return recent and count is not None and count < self.ticket.mod_count
 
-    def mark(self, sending: Sending) -> None:
+    def mark(self, sending: PendingWrite) -> None:
         """Before a call: what is being sent is unknown from now on, so that a crash cannot leave a lie behind."""
         before = self.ticket.sending
-        if before is not None and before.doubtful:
+        if before is not None and before.in_doubt:
             sending = replace(before, at=sending.at, fields=tuple(sorted({*before.fields, *sending.fields})))
         unknown = {*sending.fields}
         self.ticket = replace(
             self.ticket,
             sending=sending,
-            wrote=self.ticket.wrote | unknown,
+            written_fields=self.ticket.written_fields | unknown,
             known={field: value for field, value in self.ticket.known.items() if field not in unknown},
             asked={field: value for field, value in self.ticket.asked.items() if field not in unknown},
         )

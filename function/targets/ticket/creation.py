@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from function.core.lifecycle import States
+from function.core.lifecycle import Lifecycle
 from function.core.outcome import Failure, Kind, Reason
-from function.core.step import Wants
+from function.core.step import DesiredState
 from function.core.values import instant
-from function.failpoints import reached
-from function.ledger.records import IN_DOUBT_SECONDS, KeptMark, Sending, TableTraits, Ticket, kept_mark
+from function.failpoints import failpoint
+from function.ledger.records import IN_DOUBT_SECONDS, KeptMark, PendingWrite, TableTraits, Ticket, kept_mark
 from function.rules.model import TicketRule
 from function.servicenow import (
     Record,
@@ -56,20 +56,20 @@ class TicketCreation:
         return self._access.rule
 
     @property
-    def _states(self) -> States:
+    def _states(self) -> Lifecycle:
         return self._rule.states
 
     @property
     def _ticket(self) -> Ticket:
         return self._access.ticket
 
-    def create(self, wants: Wants, *, resolved: bool) -> None:
+    def create(self, wants: DesiredState, *, resolved: bool) -> None:
         table, generation = self._rule.table, self._ticket.generation
         sys_id = address(table, self._access.correlation, generation)
         before = self._ticket.sending
-        doubtful = before is not None and before.doubtful
+        in_doubt = before is not None and before.in_doubt
         traits = self._access.ledger.tickets.traits(self._access.line.instance, self._rule.table)
-        if (traits.honours_sys_id is False or (traits.honours_sys_id is None and doubtful)) and self._found_by_looking(
+        if (traits.honours_sys_id is False or (traits.honours_sys_id is None and in_doubt)) and self._found_by_looking(
             sys_id, before, traits, wants
         ):
             return
@@ -82,8 +82,8 @@ class TicketCreation:
         if self._access.follows:
             values[self._states.link] = self._access.follows
         close = {**wants.close, "state": self._states.resolved} if resolved else {}
-        self._access.mark(Sending("create", tuple(sorted({*sent, *close})), self._access.clock()))
-        reached("before_call")
+        self._access.mark(PendingWrite("create", tuple(sorted({*sent, *close})), self._access.clock()))
+        failpoint("before_call")
         try:
             record = self._access.line.create(
                 table,
@@ -93,9 +93,9 @@ class TicketCreation:
             )
             if not self._is_made(record, sys_id, {**sent, **marks}):
                 raise self._access.wrong_record(sys_id, record, writes=True)
-            reached("after_call")
+            failpoint("after_call")
         except ServiceNowError as error:
-            reached("after_call")
+            failpoint("after_call")
             self._judge_create(error, sys_id, traits, recorded=recorded)
             return
         honoured = record["sys_id"].lower() == sys_id
@@ -156,14 +156,14 @@ class TicketCreation:
             if failure.reason is Reason.INSERT_FAILED:
                 # Not a duplicate, then: the database failed, or the ticket is hidden from us.
                 failure = replace(failure, kind=Kind.IN_DOUBT)
-        if marked is not None and (marked.doubtful or failure.kind is Kind.IN_DOUBT):
+        if marked is not None and (marked.in_doubt or failure.kind is Kind.IN_DOUBT):
             self._doubt_create(marked)
         else:
             self._access.ticket = self._ticket.answered(suspect_until=before.suspect_until)
         error.failure = failure
         raise error
 
-    def _doubt_create(self, marked: Sending) -> None:
+    def _doubt_create(self, marked: PendingWrite) -> None:
         self._access.ticket = self._ticket.create_in_doubt(replace(marked, at=self._access.clock()))
 
     def _is_ours(self, record: Record, traits: TableTraits) -> bool:
@@ -204,7 +204,9 @@ class TicketCreation:
         self._adopt({**record, "sys_id": at}, recorded=recorded and generation == first)
         return True
 
-    def _found_by_looking(self, sys_id: str, before: Sending | None, traits: TableTraits, wants: Wants | None) -> bool:
+    def _found_by_looking(
+        self, sys_id: str, before: PendingWrite | None, traits: TableTraits, wants: DesiredState | None
+    ) -> bool:
         """Before a POST is repeated whose address the instance may not honour: look by address, then by our mark.
 
         *wants* is what the row wants by now (None where that cannot be said). Raises IN_DOUBT while the first POST may
@@ -214,7 +216,7 @@ class TicketCreation:
             return True
         if self._adopt_by_mark(sys_id, traits):
             return True
-        if before is not None and before.doubtful:
+        if before is not None and before.in_doubt:
             wait = before.at + IN_DOUBT_SECONDS - self._access.clock()
             if wait > 0:
                 raise ServiceNowError(
@@ -237,7 +239,7 @@ class TicketCreation:
                 )
         return False
 
-    def _is_unmarked(self, before: Sending, traits: TableTraits, wants: Wants | None) -> bool:
+    def _is_unmarked(self, before: PendingWrite, traits: TableTraits, wants: DesiredState | None) -> bool:
         """Whether the create *before*, which was not found, may have made a ticket without a mark of ours."""
         if before.unmarked or traits.honours_sys_id is True:
             return before.unmarked
@@ -262,9 +264,9 @@ class TicketCreation:
 
     @property
     def is_in_doubt(self) -> bool:
-        return not self._ticket.sys_id and self._ticket.sending is not None and self._ticket.sending.doubtful
+        return not self._ticket.sys_id and self._ticket.sending is not None and self._ticket.sending.in_doubt
 
-    def settle(self, wants: Wants | None = None) -> None:
+    def settle(self, wants: DesiredState | None = None) -> None:
         """Find out what became of a create in doubt, though the row wants no ticket any more.
 
         *wants* is as in _found_by_looking. Afterwards the ticket is adopted, or known not to be. Raises IN_DOUBT while

@@ -5,7 +5,7 @@ from typing import Final, TypeAlias
 
 from function.core.event import Op
 from function.core.outcome import Reason, Status
-from function.core.step import Step, Wants
+from function.core.step import DesiredState, Step
 from function.ledger.records import Ticket
 from function.rules.model import TicketRule
 
@@ -14,7 +14,7 @@ KIND: Final = "type"
 
 
 @dataclass(frozen=True, slots=True)
-class Nothing:
+class NoChange:
     """All is said. *row_resolved*: what the ticket was last told of its row, from now on."""
 
     status: Status
@@ -23,7 +23,7 @@ class Nothing:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Refresh:
     """Get the ticket as it is: people work on it too."""
 
 
@@ -35,12 +35,12 @@ class Create:
 
 
 @dataclass(frozen=True, slots=True)
-class Succeed:
+class OpenSuccessor:
     """Follow a ticket that has ended by a new one."""
 
 
 @dataclass(frozen=True, slots=True)
-class Write:
+class Update:
     """Send what differs, in one PATCH, and with it *state* where that changes.
 
     *row_resolved* is still false where *state* is but a step on the way to resolved.
@@ -52,11 +52,11 @@ class Write:
     close: bool = False
 
 
-Decision: TypeAlias = Nothing | Look | Create | Succeed | Write
+Decision: TypeAlias = NoChange | Refresh | Create | OpenSuccessor | Update
 
 
 def decide(
-    rule: TicketRule, wants: Wants, step: Step | None, ticket: Ticket, *, looked: bool, differs: bool
+    rule: TicketRule, wants: DesiredState, step: Step | None, ticket: Ticket, *, looked: bool, differs: bool
 ) -> Decision:
     """Say what follows for a ticket whose row wants *wants* at the end of its trail.
 
@@ -75,35 +75,35 @@ def decide(
     stays = ticket.row_resolved and rule.after_close == "leave"
     if resolved != ticket.row_resolved and states.resolved and not stays:
         if not looked and not final:
-            return Look()
+            return Refresh()
         if resolved and not ended:
             return _decide_end(rule, wants, ticket, differs=differs)
         if not resolved and (final or (ended and _is_followed(rule))):
             if wants.when:
-                return Succeed()
+                return OpenSuccessor()
             # Should it deserve one later, it is followed then.
-            return Nothing(Status.SKIPPED, Reason.WHEN_FALSE, row_resolved=True)
+            return NoChange(Status.SKIPPED, Reason.WHEN_FALSE, row_resolved=True)
         if not resolved and ended:
-            return Write(Status.REOPENED, row_resolved=False, state=states.reopened)
+            return Update(Status.REOPENED, row_resolved=False, state=states.reopened)
     if final:
         # Closed is final: whatever the row says now, the ticket is history.
-        return Nothing(Status.UNCHANGED, Reason.TICKET_CLOSED, row_resolved=resolved)
+        return NoChange(Status.UNCHANGED, Reason.TICKET_CLOSED, row_resolved=resolved)
     if differs:
-        return Write(Status.UPDATED, row_resolved=resolved)
-    return Nothing(Status.UNCHANGED, None, row_resolved=resolved)
+        return Update(Status.UPDATED, row_resolved=resolved)
+    return NoChange(Status.UNCHANGED, None, row_resolved=resolved)
 
 
-def _decide_end(rule: TicketRule, wants: Wants, ticket: Ticket, *, differs: bool) -> Decision:
+def _decide_end(rule: TicketRule, wants: DesiredState, ticket: Ticket, *, differs: bool) -> Decision:
     """Resolve or cancel a ticket that has not ended: at once, or by the next of the states that lie between."""
     states = rule.states
     if states.paths and differs:
         # A transition may be refused; that must not cost what the row says.
-        return Write(Status.UPDATED, row_resolved=ticket.row_resolved)
+        return Update(Status.UPDATED, row_resolved=ticket.row_resolved)
     if wants.gone and rule.on_delete == "cancel":
-        return Write(Status.RESOLVED, row_resolved=True, state=states.canceled, close=True)
+        return Update(Status.RESOLVED, row_resolved=True, state=states.canceled, close=True)
     state = states.towards_resolved(ticket.state, ticket.known.get(KIND, ""))
     last = state == states.resolved
-    return Write(Status.RESOLVED, row_resolved=last, state=state, close=last)
+    return Update(Status.RESOLVED, row_resolved=last, state=state, close=last)
 
 
 def _is_followed(rule: TicketRule) -> bool:
@@ -111,22 +111,24 @@ def _is_followed(rule: TicketRule) -> bool:
     return rule.after_close == "new" or not rule.states.reopened
 
 
-def _decide_create(rule: TicketRule, wants: Wants, step: Step | None, ticket: Ticket) -> Decision:
+def _decide_create(rule: TicketRule, wants: DesiredState, step: Step | None, ticket: Ticket) -> Decision:
     if step is None or (wants.gone and step.op is not Op.INSERT):
-        return Nothing(Status.SKIPPED, Reason.ROW_GONE if wants.gone else None, row_resolved=False)
+        return NoChange(Status.SKIPPED, Reason.ROW_GONE if wants.gone else None, row_resolved=False)
     if wants.gone or not wants.when:
-        return Nothing(Status.SKIPPED, Reason.WHEN_FALSE, row_resolved=False)
+        return NoChange(Status.SKIPPED, Reason.WHEN_FALSE, row_resolved=False)
     # One that follows another, or takes the place of one that was deleted, opens nothing new.
     existed = ticket.generation > 0 or bool(ticket.number)
     if step.op not in rule.creates and not existed:
-        return Nothing(Status.SKIPPED, Reason.NOT_CREATED, row_resolved=False)
-    still_resolved = isinstance(step.wants, Wants) and step.wants.resolved and step.was_resolved
+        return NoChange(Status.SKIPPED, Reason.NOT_CREATED, row_resolved=False)
+    still_resolved = isinstance(step.wants, DesiredState) and step.wants.resolved and step.was_resolved
     if wants.resolved and (still_resolved or ticket.generation > 0):
-        return Nothing(Status.SKIPPED, Reason.ALREADY_RESOLVED, row_resolved=False)
+        return NoChange(Status.SKIPPED, Reason.ALREADY_RESOLVED, row_resolved=False)
     return Create(resolved=wants.resolved and not rule.states.paths)
 
 
-def _decide_shared(rule: TicketRule, wants: Wants, step: Step | None, ticket: Ticket, *, looked: bool) -> Decision:
+def _decide_shared(
+    rule: TicketRule, wants: DesiredState, step: Step | None, ticket: Ticket, *, looked: bool
+) -> Decision:
     """Many rows share the ticket: a row that newly asks for it finds it open and leaves it, and no row closes it."""
     states = rule.states
     asks = (
@@ -136,13 +138,13 @@ def _decide_shared(rule: TicketRule, wants: Wants, step: Step | None, ticket: Ti
         and not (wants.gone or wants.resolved)
         and not (step.was_wanted and not step.was_resolved)
     )
-    left_alone = Nothing(Status.UNCHANGED, None, row_resolved=False)
+    left_alone = NoChange(Status.UNCHANGED, None, row_resolved=False)
     if not asks or not states.resolved or rule.after_close == "leave":
         return left_alone
     if not looked:
-        return Look()
+        return Refresh()
     if ticket.state in states.final or (ticket.state in states.ended and _is_followed(rule)):
-        return Succeed()
+        return OpenSuccessor()
     if ticket.state in states.ended:
-        return Write(Status.REOPENED, row_resolved=False, state=states.reopened)
+        return Update(Status.REOPENED, row_resolved=False, state=states.reopened)
     return left_alone

@@ -1,7 +1,7 @@
 """One ticket per key, brought to say what the row last said.
 
-`decide` is the life of a ticket as a table of cases, pure. `TicketWork` carries its decisions out: it looks, creates at
-the computed address, subtracts the known from the wanted, and writes down what ServiceNow returned.
+`decide` is the life of a ticket as a table of cases, pure. `TicketReconciler` carries its decisions out: it looks,
+creates at the computed address, subtracts the known from the desired, and writes down what ServiceNow returned.
 """
 
 from collections.abc import Mapping
@@ -9,11 +9,11 @@ from dataclasses import replace
 from enum import Enum, auto
 from typing import Final
 
-from function.core.lifecycle import States
+from function.core.lifecycle import Lifecycle
 from function.core.outcome import Failure, Kind, Reason, Status
-from function.core.step import Step, Wants
-from function.failpoints import reached
-from function.ledger.records import IN_DOUBT_SECONDS, Sending, Ticket
+from function.core.step import DesiredState, Step
+from function.failpoints import failpoint
+from function.ledger.records import IN_DOUBT_SECONDS, PendingWrite, Ticket
 from function.rules.model import TicketRule
 from function.servicenow import (
     Record,
@@ -23,7 +23,7 @@ from function.servicenow.values import is_kept, is_same_text
 from function.targets.base import Result
 from function.targets.ticket.access import TicketAccess
 from function.targets.ticket.creation import GENERATIONS_MAX, NEVER_WRITTEN, TicketCreation
-from function.targets.ticket.decide import Create, Look, Nothing, Succeed, Write, decide
+from function.targets.ticket.decide import Create, NoChange, OpenSuccessor, Refresh, Update, decide
 
 # Less than this is not enough for the next of several transitions: it would be cut off, and in doubt for a minute.
 TRANSITION_SECONDS_MIN: Final = 2.0
@@ -64,14 +64,14 @@ class TicketReconciler:
         return self._access.rule
 
     @property
-    def _states(self) -> States:
+    def _states(self) -> Lifecycle:
         return self._rule.states
 
     @property
     def _ticket(self) -> Ticket:
         return self._access.ticket
 
-    def reconcile(self, wants: Wants, step: Step | None) -> Result:
+    def reconcile(self, wants: DesiredState, step: Step | None) -> Result:
         """Bring the ticket to say *wants*.
 
         Raises ServiceNowError when it could not be done (its failure says whether to try again), LeaseLost.
@@ -86,9 +86,9 @@ class TicketReconciler:
             changes = self._changes()
             decision = decide(self._rule, wants, step, self._ticket, looked=self._access.looked, differs=bool(changes))
             match decision:
-                case Nothing() if self._creation.is_in_doubt:
+                case NoChange() if self._creation.is_in_doubt:
                     self._creation.settle(wants)
-                case Nothing():
+                case NoChange():
                     self._access.ticket = replace(self._ticket, row_resolved=decision.row_resolved)
                     if not self._ticket.sys_id:
                         # Where there is no ticket, nothing is left to look at.
@@ -97,17 +97,17 @@ class TicketReconciler:
                         status, reason = decision.status, decision.reason
                     reason = reason or (Reason.UNKNOWN_REFERENCE if self._access.task.left_empty else None)
                     return Result(status, reason)
-                case Look():
+                case Refresh():
                     if not self._look():
                         return self._missing_ignored()
                 case Create():
                     self._creation.create(wants, resolved=decision.resolved)
                     status = Status.CREATED
-                case Succeed():
+                case OpenSuccessor():
                     self._succeed()
                     self._creation.create(wants, resolved=False)
                     status = Status.CREATED
-                case Write():
+                case Update():
                     written = self._write(wants, decision, changes)
                     if written is Written.MISSING:
                         return self._missing_ignored()
@@ -121,7 +121,7 @@ class TicketReconciler:
             )
         )
 
-    def _wanted_fields(self, wants: Wants) -> dict[str, str]:
+    def _wanted_fields(self, wants: DesiredState) -> dict[str, str]:
         if self._rule.shared and self._ticket.sys_id:
             return {}
         wanted = dict(wants.fields)
@@ -216,7 +216,7 @@ class TicketReconciler:
             )
         self._access.ticket = self._ticket.successor(self._access.link)
 
-    def _write(self, wants: Wants, decision: Write, changes: Mapping[str, str]) -> Written:
+    def _write(self, wants: DesiredState, decision: Update, changes: Mapping[str, str]) -> Written:
         """PATCH what differs."""
         values = dict(changes)
         assignee = self._wanted.get("assigned_to")
@@ -233,8 +233,8 @@ class TicketReconciler:
                 # A canceled ticket was not solved.
                 values.pop("close_code", None)
         before = self._ticket.known
-        self._access.mark(Sending("update", tuple(sorted(values)), self._access.clock()))
-        reached("before_call")
+        self._access.mark(PendingWrite("update", tuple(sorted(values)), self._access.clock()))
+        failpoint("before_call")
         try:
             record = self._access.line.update(
                 self._rule.table,
@@ -243,9 +243,9 @@ class TicketReconciler:
                 fields=self._access.fields,
                 deadline=self._access.deadline,
             )
-            reached("after_call")
+            failpoint("after_call")
         except ServiceNowError as error:
-            reached("after_call")
+            failpoint("after_call")
             marked = self._ticket.sending
             self._access.ticket = self._ticket.answered(suspect_until=self._ticket.suspect_until)
             if error.failure.status == 403 or error.failure.reason is Reason.WRONG_RECORD:
@@ -314,7 +314,7 @@ class TicketReconciler:
                 break
         return record
 
-    def _written(self, record: Record, values: Mapping[str, str], wants: Wants, decision: Write) -> Written:
+    def _written(self, record: Record, values: Mapping[str, str], wants: DesiredState, decision: Update) -> Written:
         """Remember that *values* stand in the ticket, as *record* has them."""
         before = self._ticket.state
         self._access.take(record)
@@ -342,7 +342,7 @@ class TicketReconciler:
         self._access.compare(record, {field: value for field, value in values.items() if field not in passing})
         return Written.DONE
 
-    def _went_on(self, before: str, decision: Write) -> bool:
+    def _went_on(self, before: str, decision: Update) -> bool:
         """Whether the ticket is where *decision* was to take it, or further; a state that we may not read counts."""
         state = self._ticket.state
         if decision.status is Status.REOPENED:
