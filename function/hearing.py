@@ -28,7 +28,7 @@ from function.event import (
     settle_value,
 )
 from function.states import States
-from function.templates import Allowance, Image, Template, Unrendered
+from function.templates import Image, RenderBudget, RenderError, Template
 
 # A key stands in the ledger's primary key, in answers and in mails.
 KEY_CHARACTERS_MAX: Final = 255
@@ -45,14 +45,6 @@ CLOSE_NOTES_RESOLVED: Final = "Resolved in the app"
 CLOSE_NOTES_GONE: Final = "The row was deleted in the app"
 
 
-class _Unsaid(Exception):  # noqa: N818  # what happened, not whose error it is
-    """A part of a rule gave nothing for this row."""
-
-    def __init__(self, where: str, sentence: str, reason: Reason = Reason.BAD_MAPPING) -> None:
-        super().__init__(sentence)
-        self.failure = Failure(Kind.PERMANENT, reason, f"{where}: {sentence}")
-
-
 @dataclass(frozen=True, slots=True)
 class Saying:
     """A template and where it stands, as ``rules.yaml:17: rules[0].ticket.key``."""
@@ -60,17 +52,17 @@ class Saying:
     template: Template
     where: str
 
-    def value(self, names: Mapping[str, Any], allowance: Allowance) -> Any:
+    def value(self, names: Mapping[str, Any], budget: RenderBudget) -> Any:
         try:
-            return self.template.value(names, allowance)
-        except Unrendered as why:
-            raise _Unsaid(self.where, why.sentence, why.reason) from None
+            return self.template.value(names, budget)
+        except RenderError as error:
+            raise RenderError(error.sentence, error.reason, where=self.where) from None
 
-    def text(self, names: Mapping[str, Any], allowance: Allowance, *, in_key: bool = False) -> str:
+    def text(self, names: Mapping[str, Any], budget: RenderBudget, *, in_key: bool = False) -> str:
         try:
-            return self.template.text(names, allowance, in_key=in_key)
-        except Unrendered as why:
-            raise _Unsaid(self.where, why.sentence, why.reason) from None
+            return self.template.text(names, budget, in_key=in_key)
+        except RenderError as error:
+            raise RenderError(error.sentence, error.reason, where=self.where) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +136,8 @@ class Rule:
         """
         try:
             return _Hearing(self, event).steps()
-        except _Unsaid as unsaid:
-            failure = unsaid.failure
+        except RenderError as error:
+            failure = error.failure
         except (RecursionError, MemoryError, ArithmeticError, ValueError):
             # Images that cannot even be compared: ten thousand lists in each other, a number without end.
             failure = Failure(Kind.PERMANENT, Reason.BAD_MAPPING, f"{self.where}: the row is nested too deeply")
@@ -175,7 +167,7 @@ class _Hearing:
         self.rule = rule
         self.sayings = rule.sayings
         self.event = event
-        self.allowance = Allowance()
+        self.budget = RenderBudget()
         self.old: Row | None = None
         self.new: Row | None = None
         if event.op is Op.DELETE or (event.op is Op.UPDATE and event.old is not None):
@@ -217,9 +209,8 @@ class _Hearing:
 
     def _row(self, image: Json, which: str) -> Row:
         if not isinstance(image, dict):
-            raise _Unsaid(
-                self.rule.where, f"the event's `{which}` is not a row but another JSON value", Reason.NOT_A_ROW
-            )
+            what = f"the event's `{which}` is not a row but another JSON value"
+            raise RenderError(what, Reason.NOT_A_ROW, where=self.rule.where)
         return image
 
     def _asks(self, name: str) -> bool:
@@ -241,48 +232,50 @@ class _Hearing:
         failure = None
         try:
             elements = self._elements(image)
-        except _Unsaid as unsaid:
-            return {}, unsaid.failure
+        except RenderError as error:
+            return {}, error.failure
         for item in elements:
             names = self._scope(image, item)
             try:
                 found.setdefault(self._key(names), []).append(item)
-            except _Unsaid as unsaid:
+            except RenderError as error:
                 # A row that deserves no ticket needs no key.
                 if failure is None and self._is(self.sayings.when, names, without=True, unsaid=True):
-                    failure = unsaid.failure
+                    failure = error.failure
         return found, failure
 
     def _elements(self, image: Row) -> list[Json]:
         each = self.sayings.each
         if each is None:
             return [None]
-        elements = each.value(self._scope(image, None), self.allowance)
+        elements = each.value(self._scope(image, None), self.budget)
         if elements is None:
             return []
         if not isinstance(elements, list):
-            raise _Unsaid(each.where, "is not a list")
+            raise RenderError("is not a list", where=each.where)
         if len(elements) > ELEMENTS_MAX:
-            raise _Unsaid(each.where, f"has more than {ELEMENTS_MAX} elements, too many tickets for one event")
-        self.allowance.seconds += len(elements) * ELEMENT_SECONDS
+            what = f"has more than {ELEMENTS_MAX} elements, too many tickets for one event"
+            raise RenderError(what, where=each.where)
+        self.budget.seconds += len(elements) * ELEMENT_SECONDS
         return elements
 
     def _key(self, names: Mapping[str, Any]) -> str:
         names = {**names, "item": settle_value(names["item"])}
         key = join_key([self._key_part(saying, names) for saying in self.sayings.key])
         if len(key) > KEY_CHARACTERS_MAX:
-            raise _Unsaid(
-                self.rule.ticket.where["key"], f"the key is over {KEY_CHARACTERS_MAX} characters", Reason.BAD_KEY
-            )
+            what = f"the key is over {KEY_CHARACTERS_MAX} characters"
+            raise RenderError(what, Reason.BAD_KEY, where=self.rule.ticket.where["key"])
         return key
 
     def _key_part(self, saying: Saying, names: Mapping[str, Any]) -> str:
-        part = saying.text(names, self.allowance, in_key=True)
+        part = saying.text(names, self.budget, in_key=True)
         if not part.strip():
             what = "the key" if len(self.sayings.key) == 1 else "a part of the key"
-            raise _Unsaid(saying.where, f"{what} is empty; a row without a key can have no ticket", Reason.BAD_KEY)
+            sentence = f"{what} is empty; a row without a key can have no ticket"
+            raise RenderError(sentence, Reason.BAD_KEY, where=saying.where)
         if _UNSTORABLE.search(part):
-            raise _Unsaid(saying.where, "the key holds a character that no database stores", Reason.BAD_KEY)
+            what = "the key holds a character that no database stores"
+            raise RenderError(what, Reason.BAD_KEY, where=saying.where)
         return part
 
     def _scopes(self, image: Row, items: Sequence[Json]) -> list[dict[str, Any]]:
@@ -342,9 +335,9 @@ class _Hearing:
         order = None
         try:
             order = self._order(carried or names)
-        except _Unsaid as unsaid:
+        except RenderError as error:
             if isinstance(wants, Wants) and wants.when and not gone:
-                wants = unsaid.failure
+                wants = error.failure
         return Step(
             key,
             op,
@@ -371,8 +364,8 @@ class _Hearing:
             resolved = not gone and self._is(sayings.resolve_when, names, without=False, unsaid=unsaid)
             fields = self._fields(names, strict=strict)
             close = self._close(names, strict=strict and resolved, gone=gone)
-        except _Unsaid as why:
-            return why.failure
+        except RenderError as error:
+            return error.failure
         return Wants(when=when, resolved=resolved, gone=gone, fields=fields, close=close)
 
     def _fields(self, names: Mapping[str, Any], *, strict: bool) -> dict[str, str]:
@@ -384,7 +377,8 @@ class _Hearing:
         template = self._text(TEMPLATE, self.sayings.template, names, strict=strict)
         if template is not None:
             if not template.strip() and strict and self.sayings.template is not None:
-                raise _Unsaid(self.sayings.template.where, "names no template for this row", Reason.UNKNOWN_VALUE)
+                what = "names no template for this row"
+                raise RenderError(what, Reason.UNKNOWN_VALUE, where=self.sayings.template.where)
             # The instance copies the template's own values into what the rule leaves empty.
             fields |= {"type": "standard", TEMPLATE: template}
         if self.rule.ticket.table == "change_request" and "chg_model" not in self.sayings.fields and "type" in fields:
@@ -408,12 +402,11 @@ class _Hearing:
         if saying is None:
             return None
         try:
-            said = saying.text(names, self.allowance)
+            said = saying.text(names, self.budget)
             if wrong := not_a_choice(self.rule.ticket.choices.get(column), said):
-                raise _Unsaid(
-                    saying.where, f"for this row it is none of ServiceNow's choices; it {wrong}", Reason.UNKNOWN_VALUE
-                )
-        except _Unsaid:
+                what = f"for this row it is none of ServiceNow's choices; it {wrong}"
+                raise RenderError(what, Reason.UNKNOWN_VALUE, where=saying.where)
+        except RenderError:
             if strict:
                 raise
             return None
@@ -422,22 +415,22 @@ class _Hearing:
     def _is(self, saying: Saying | None, names: Mapping[str, Any], *, without: bool, unsaid: bool | None) -> bool:
         """Whether *saying* holds. *without* is the answer where the rule has none, *unsaid* where it cannot be said.
 
-        Raises _Unsaid where *unsaid* is None.
+        Raises RenderError where *unsaid* is None.
         """
         if saying is None:
             return without
         try:
-            return bool(saying.value(names, self.allowance))
-        except _Unsaid:
+            return bool(saying.value(names, self.budget))
+        except RenderError:
             if unsaid is None:
                 raise
             return unsaid
 
     def _order(self, names: Mapping[str, Any]) -> Json:
         saying = self.sayings.order_by
-        order: Json = None if saying is None else saying.value(names, self.allowance)
+        order: Json = None if saying is None else saying.value(names, self.budget)
         if saying is not None and (isinstance(order, list | dict) or len(str(order)) > KEY_CHARACTERS_MAX):
-            raise _Unsaid(saying.where, "is neither a number nor a short text, so it orders nothing")
+            raise RenderError("is neither a number nor a short text, so it orders nothing", where=saying.where)
         return order
 
 

@@ -35,7 +35,7 @@ from function.states import (
     States,
     states_of,
 )
-from function.templates import BadTemplate, Template, expression, is_expression, meant
+from function.templates import InvalidTemplate, Template, expression, is_expression, meant
 from function.templates import template as checked_template
 
 __all__ = [
@@ -671,7 +671,7 @@ class _Reading:
         first = _line(node) + 1 if isinstance(node, yaml.ScalarNode) and node.style == "|" else None
         try:
             checked = check()
-        except BadTemplate as bad:
+        except InvalidTemplate as bad:
             line = _line(node) if first is None else first + bad.line - 1
             what = bad.what
             if bad.unknown in _LATER_NAMES:

@@ -3,8 +3,8 @@
 A template sees JSON values, never a Python object: no attribute is looked up but the columns of a row, no method called
 but the few listed here. What it gives depends on what it is given and on nothing else: no clock, no randomness.
 
-    BadTemplate   a template that cannot be used, found when the rules are loaded
-    Unrendered    a template that gave nothing for this row; its sentence holds nothing of the row
+    InvalidTemplate   a template that cannot be used, found when the rules are loaded
+    RenderError       a template that gave nothing for this row; its sentence holds nothing of the row
 """
 
 import difflib
@@ -39,7 +39,7 @@ from jinja2.tests import TESTS
 from jinja2.visitor import NodeTransformer
 from markupsafe import Markup
 
-from function.event import Json, Reason, Row, instant, settle_value, text
+from function.event import Failure, Json, Kind, Reason, Row, instant, settle_value, text
 
 # The processor time, not the clock's: a throttled instance is slow without a template being at fault.
 SECONDS_MAX: Final = 1.0
@@ -68,7 +68,7 @@ _ROUNDED = Context(prec=28, Emax=9999, Emin=-9999)
 _POWER = Context(prec=100, Emax=9999, Emin=-9999)
 
 
-class BadTemplate(Exception):  # noqa: N818  # what is wrong, not whose error it is
+class InvalidTemplate(Exception):  # noqa: N818  # what is wrong, not whose error it is
     """A template that cannot be used. *line* counts from 1 within it; *unknown* is the name that it lacks, if any."""
 
     def __init__(self, what: str, line: int = 1, *, unknown: str = "") -> None:
@@ -78,16 +78,24 @@ class BadTemplate(Exception):  # noqa: N818  # what is wrong, not whose error it
         self.unknown = unknown
 
 
-class Unrendered(Exception):  # noqa: N818  # what happened, not whose error it is
-    """A template gave nothing for this row. *sentence* says what to do and holds nothing of the row."""
+class RenderError(Exception):
+    """A part of a rule gave nothing for this row. *sentence* says what to do and holds nothing of the row.
 
-    def __init__(self, sentence: str, reason: Reason = Reason.BAD_MAPPING) -> None:
+    *where* is the place of that part in the rules file, "" where only the template is known.
+    """
+
+    def __init__(self, sentence: str, reason: Reason = Reason.BAD_MAPPING, *, where: str = "") -> None:
         super().__init__(sentence)
         self.sentence = sentence
         self.reason = reason
+        self.where = where
+
+    @property
+    def failure(self) -> Failure:
+        return Failure(Kind.PERMANENT, self.reason, f"{self.where}: {self.sentence}")
 
 
-class Allowance:
+class RenderBudget:
     """What is left of the time and the text that one event may take from one rule."""
 
     def __init__(self) -> None:
@@ -108,16 +116,16 @@ class Allowance:
         """Pay for a text of so many *characters* before it is made; each call costs one more, and looks at the time."""
         self.characters -= characters + 1
         if characters > TEXT_CHARACTERS_MAX or self.characters < 0:
-            raise Unrendered("makes too long a text; cut its parts with `truncate`")
+            raise RenderError("makes too long a text; cut its parts with `truncate`")
         if thread_time() > self.ends:
-            raise Unrendered("takes too long")
+            raise RenderError("takes too long")
 
 
-_allowance: ContextVar[Allowance] = ContextVar("allowance")
+_budget: ContextVar[RenderBudget] = ContextVar("budget")
 
 
 def _charge(characters: int) -> None:
-    _allowance.get().charge(characters)
+    _budget.get().charge(characters)
 
 
 class Image(dict[str, Json]):
@@ -145,14 +153,14 @@ class Template:
         self._tree = tree
         self._lone = lone
 
-    def value(self, names: Mapping[str, Any], allowance: Allowance, *, in_key: bool = False) -> Any:
+    def value(self, names: Mapping[str, Any], budget: RenderBudget, *, in_key: bool = False) -> Any:
         """What it gives for *names*: one lone ``{{ … }}`` and an expression keep their type, all else is text.
 
         *in_key*: a null that it would write is refused, and every value that it reads or writes is a settled one (see
-        settle_value). Raises Unrendered.
+        settle_value). Raises RenderError.
         """
         compiled = self._compiled  # before the time of this row begins
-        with _spending(allowance, in_key=in_key):
+        with _spending(budget, in_key=in_key):
             context = compiled.new_context(dict(names))
             pieces = compiled.root_render_func(context)
             if self._lone is None:
@@ -161,12 +169,12 @@ class Template:
                 pass
             return _settled(context.vars["result"])
 
-    def text(self, names: Mapping[str, Any], allowance: Allowance, *, in_key: bool = False) -> str:
-        """The same as a ticket shows it. Raises Unrendered."""
-        value = self.value(names, allowance, in_key=in_key)
+    def text(self, names: Mapping[str, Any], budget: RenderBudget, *, in_key: bool = False) -> str:
+        """The same as a ticket shows it. Raises RenderError."""
+        value = self.value(names, budget, in_key=in_key)
         if value is None and in_key:
-            raise Unrendered(_NULL, Reason.BAD_KEY)
-        with _spending(allowance, in_key=in_key):
+            raise RenderError(_NULL, Reason.BAD_KEY)
+        with _spending(budget, in_key=in_key):
             return _spelled(value)
 
     def parts_of(self, name: str) -> set[str]:
@@ -250,11 +258,11 @@ class Template:
         if self._lone is not None:
             body = [nodes.Assign(nodes.Name("result", "store", lineno=1), self._lone, lineno=1)]
         try:
-            fenced: nodes.Template = _Fence().visit(nodes.Template(body, lineno=1))
-            fenced.set_environment(_ENVIRONMENT)
-            return _ENVIRONMENT.from_string(fenced)
+            bounded: nodes.Template = SandboxTransformer().visit(nodes.Template(body, lineno=1))
+            bounded.set_environment(_ENVIRONMENT)
+            return _ENVIRONMENT.from_string(bounded)
         except _BREAKS as error:
-            raise Unrendered(_said(error)) from None
+            raise RenderError(_said(error)) from None
 
 
 def _joined_values(body: Iterable[nodes.Node]) -> Iterator[nodes.Node]:
@@ -333,24 +341,24 @@ def _literals_of(mapping: nodes.Node) -> Iterator[str]:
 
 
 @contextmanager
-def _spending(allowance: Allowance, *, in_key: bool) -> Iterator[None]:
-    """What is done herein is paid for by *allowance*, and what breaks is Unrendered."""
-    token = _allowance.set(allowance)
-    allowance.begin(in_key=in_key)
+def _spending(budget: RenderBudget, *, in_key: bool) -> Iterator[None]:
+    """What is done herein is paid for by *budget*, and what breaks is RenderError."""
+    token = _budget.set(budget)
+    budget.begin(in_key=in_key)
     try:
         yield
     except UndefinedError as error:
         # Written by us or by Jinja2: it names what the template names, never a value.
-        raise Unrendered(error.message or "uses a value that is not there") from None
+        raise RenderError(error.message or "uses a value that is not there") from None
     except _BREAKS as error:
-        raise Unrendered(_said(error)) from None
+        raise RenderError(_said(error)) from None
     finally:
-        _allowance.reset(token)
-        allowance.finish()
+        _budget.reset(token)
+        budget.finish()
 
 
 def template(source: str, *, names: Collection[str]) -> Template:
-    """Check *source*, a text with ``{{ … }}`` in it, which may use *names*. Raises BadTemplate."""
+    """Check *source*, a text with ``{{ … }}`` in it, which may use *names*. Raises InvalidTemplate."""
     tree = _parsed(lambda: _ENVIRONMENT.parse(source))
     _check(tree, names)
     lone = None
@@ -361,7 +369,7 @@ def template(source: str, *, names: Collection[str]) -> Template:
 
 
 def expression(source: str, *, names: Collection[str]) -> Template:
-    """Check *source*, what stands between braces in a template, which may use *names*. Raises BadTemplate."""
+    """Check *source*, what stands between braces in a template, which may use *names*. Raises InvalidTemplate."""
 
     lone = _parsed(lambda: _parsed_expression(source))
     tree = nodes.Template([nodes.Output([lone], lineno=1)], lineno=1)
@@ -373,7 +381,7 @@ def is_expression(source: str) -> bool:
     """Whether *source* could stand between braces, whatever it names."""
     try:
         _parsed(lambda: _parsed_expression(source))
-    except BadTemplate:
+    except InvalidTemplate:
         return False
     return True
 
@@ -393,9 +401,9 @@ def _parsed(parse: Callable[[], _Parsed]) -> _Parsed:
     try:
         return parse()
     except TemplateSyntaxError as error:
-        raise BadTemplate(f"is not a template: {error.message}", error.lineno) from error
+        raise InvalidTemplate(f"is not a template: {error.message}", error.lineno) from error
     except (RecursionError, ValueError, ArithmeticError) as error:
-        raise BadTemplate("is not a template: a number in it is too long, or it is nested too deeply") from error
+        raise InvalidTemplate("is not a template: a number in it is too long, or it is nested too deeply") from error
 
 
 _NAMED = (
@@ -407,22 +415,22 @@ _NAMED = (
 
 
 def _check(tree: nodes.Template, names: Collection[str]) -> None:
-    """Refuse what no row could make work, and what the fence does not know."""
+    """Refuse what no row could make work, and what the sandbox does not know."""
     try:
         found = list(tree.find_all(nodes.Node))
     except RecursionError as error:
-        raise BadTemplate("is nested too deeply") from error
+        raise InvalidTemplate("is nested too deeply") from error
     stored = {node.name for node in found if isinstance(node, nodes.Name) and node.ctx == "store"}
     loop = {"loop"} if any(isinstance(node, nodes.For) for node in found) else set()
     for node in found:
         if not isinstance(node, _NAMED):
-            raise BadTemplate("only `if`, `for` and `set` can stand in {% … %} here", node.lineno)
+            raise InvalidTemplate("only `if`, `for` and `set` can stand in {% … %} here", node.lineno)
         match node:
             case nodes.Name(ctx="load") if node.name not in stored | loop | {"range"} and node.name not in names:
                 what = f"there is no `{node.name}` here{meant(node.name, names)}"
-                raise BadTemplate(what, node.lineno, unknown=node.name)
+                raise InvalidTemplate(what, node.lineno, unknown=node.name)
             case nodes.Filter() | nodes.Test() | nodes.Call() if (node.dyn_args, node.dyn_kwargs) != (None, None):
-                raise BadTemplate("arguments cannot be unpacked with `*` here", node.lineno)
+                raise InvalidTemplate("arguments cannot be unpacked with `*` here", node.lineno)
             case nodes.Filter() if node.name not in FILTERS_OFFERED:
                 raise _unoffered("filter", node.name, FILTERS_OFFERED, node)
             case nodes.Test() if node.name not in TESTS_OFFERED:
@@ -432,11 +440,12 @@ def _check(tree: nodes.Template, names: Collection[str]) -> None:
             case nodes.Call(node=called) if not isinstance(called, nodes.Getattr) and not (
                 isinstance(called, nodes.Name) and called.name == "range"
             ):
-                raise BadTemplate("only `range` and the methods of texts, lists and objects can be called", node.lineno)
+                what = "only `range` and the methods of texts, lists and objects can be called"
+                raise InvalidTemplate(what, node.lineno)
             case nodes.Const(value=float() as value) if value in (float("inf"), float("-inf")):
-                raise BadTemplate("a number in it is too large", node.lineno)
+                raise InvalidTemplate("a number in it is too large", node.lineno)
             case nodes.For(recursive=True):
-                raise BadTemplate("a loop cannot be recursive here", node.lineno)
+                raise InvalidTemplate("a loop cannot be recursive here", node.lineno)
             case nodes.Filter(name="map", args=[nodes.Const(value=str() as name), *_]) if name not in FILTERS_OFFERED:
                 raise _unoffered("filter", name, FILTERS_OFFERED, node)
             case (
@@ -446,8 +455,8 @@ def _check(tree: nodes.Template, names: Collection[str]) -> None:
                 raise _unoffered("test", name, TESTS_OFFERED, node)
 
 
-def _unoffered(kind: str, name: str, offered: Collection[str], node: nodes.Node) -> BadTemplate:
-    return BadTemplate(f"there is no {kind} `{name}`{meant(name, offered)}", node.lineno)
+def _unoffered(kind: str, name: str, offered: Collection[str], node: nodes.Node) -> InvalidTemplate:
+    return InvalidTemplate(f"there is no {kind} `{name}`{meant(name, offered)}", node.lineno)
 
 
 def meant(word: str, known: Collection[str]) -> str:
@@ -456,14 +465,15 @@ def meant(word: str, known: Collection[str]) -> str:
     return f"; did you mean `{close[0]}`?" if close else ""
 
 
-class _Fence(NodeTransformer):
+class SandboxTransformer(NodeTransformer):
     """Rewrites a template so that all it does passes through the functions below.
 
     Their names have a space in them: nobody can write them in a template.
     """
 
     def visit_Const(self, node: nodes.Const) -> nodes.Expr:  # noqa: N802 (the visitor's naming)
-        return _filter(node, "a decimal", nodes.Const(repr(node.value))) if isinstance(node.value, float) else node
+        exact = nodes.Const(repr(node.value))
+        return _filter(node, "internal: decimal", exact) if isinstance(node.value, float) else node
 
     def visit_Tuple(self, node: nodes.Tuple) -> nodes.Expr:  # noqa: N802
         self.generic_visit(node)
@@ -471,31 +481,31 @@ class _Fence(NodeTransformer):
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Expr:  # noqa: N802
         self.generic_visit(node)
-        return _filter(node, "a join", nodes.List(node.nodes, lineno=node.lineno))
+        return _filter(node, "internal: join", nodes.List(node.nodes, lineno=node.lineno))
 
     def visit_Call(self, node: nodes.Call) -> nodes.Expr:  # noqa: N802
         self.generic_visit(node)
         if not isinstance(node.node, nodes.Getattr):
             return node
         method = nodes.Const(node.node.attr)
-        return _filter(node, "a method", node.node.node, args=[method, *node.args], kwargs=node.kwargs)
+        return _filter(node, "internal: method", node.node.node, args=[method, *node.args], kwargs=node.kwargs)
 
     def visit_For(self, node: nodes.For) -> nodes.For:  # noqa: N802
         self.generic_visit(node)
-        node.iter = _filter(node, "a loop", node.iter)
+        node.iter = _filter(node, "internal: loop", node.iter)
         return node
 
     def visit_Compare(self, node: nodes.Compare) -> nodes.Compare:  # noqa: N802
         self.generic_visit(node)
-        node.expr = _filter(node, "a weight", node.expr)
+        node.expr = _filter(node, "internal: charge", node.expr)
         for operand in node.ops:
-            operand.expr = _filter(node, "a weight", operand.expr)
+            operand.expr = _filter(node, "internal: charge", operand.expr)
         return node
 
     def visit_Test(self, node: nodes.Test) -> nodes.Test:  # noqa: N802
         self.generic_visit(node)
-        node.node = _filter(node, "a weight", node.node)
-        node.args = [_filter(node, "a weight", argument) for argument in node.args]
+        node.node = _filter(node, "internal: charge", node.node)
+        node.args = [_filter(node, "internal: charge", argument) for argument in node.args]
         return node
 
 
@@ -564,11 +574,11 @@ class _Environment(ImmutableSandboxedEnvironment):
 
 @pass_context  # or Jinja2 would call it when it compiles, where nothing is bounded
 def _finalized(_: Names, value: Any) -> str:
-    in_key = _allowance.get().in_key
+    in_key = _budget.get().in_key
     if isinstance(value, str) and not in_key:
         return value
     if value is None and in_key:
-        raise Unrendered(_NULL, Reason.BAD_KEY)
+        raise RenderError(_NULL, Reason.BAD_KEY)
     return _spelled(value)
 
 
@@ -686,7 +696,7 @@ def _spell_json(value: Any, put: Callable[[str], object]) -> None:
     match value:
         case dict():
             # No database keeps the order of an object's names.
-            pairs = sorted(value.items(), key=lambda pair: str(pair[0])) if _allowance.get().in_key else value.items()
+            pairs = sorted(value.items(), key=lambda pair: str(pair[0])) if _budget.get().in_key else value.items()
             between = "{"
             for name, inner in pairs:
                 put(between)
@@ -715,7 +725,7 @@ def _spell_json(value: Any, put: Callable[[str], object]) -> None:
 
 
 def _in_key(value: Any) -> Any:
-    return settle_value(value) if _allowance.get().in_key else value
+    return settle_value(value) if _budget.get().in_key else value
 
 
 def _ticking(values: Any) -> Iterator[Any]:
@@ -864,7 +874,7 @@ def _lookup(value: Any, mapping: Any, default: Any = _ABSENT) -> Any:
         if _spelled(name) == sought:
             return found
     if default is _ABSENT:
-        raise Unrendered("lookup does not know this value; add it or give a default", Reason.UNKNOWN_VALUE)
+        raise RenderError("lookup does not know this value; add it or give a default", Reason.UNKNOWN_VALUE)
     return default
 
 
@@ -875,7 +885,7 @@ def _sn_datetime(value: Any) -> str:
         return ""
     moment = instant(f"{written} 00:00:00" if _DATE.fullmatch(written) else written)
     if moment is None:
-        raise Unrendered("sn_datetime cannot read this value as a time; give it an ISO 8601 time")
+        raise RenderError("sn_datetime cannot read this value as a time; give it an ISO 8601 time")
     return moment.replace(tzinfo=None).isoformat(" ", "seconds")
 
 
@@ -1106,10 +1116,10 @@ def _said(error: Exception) -> str:
 _ENVIRONMENT.globals = {"range": _range}
 _ENVIRONMENT.filters = {
     **_FILTERS,
-    "a decimal": Decimal,
-    "a join": _join,
-    "a loop": _ticking,
-    "a method": _method,
-    "a weight": _weigh,
+    "internal: decimal": Decimal,
+    "internal: join": _join,
+    "internal: loop": _ticking,
+    "internal: method": _method,
+    "internal: charge": _weigh,
 }
 _ENVIRONMENT.tests = _TESTS

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from function.event import Json, Reason, Row, text
-from function.templates import Allowance, BadTemplate, Image, Template, Unrendered, expression, template
+from function.templates import Image, InvalidTemplate, RenderBudget, RenderError, Template, expression, template
 
 NAMES = ("row", "old", "new", "op", "changed", "event", "env", "item")
 ROW: Row = {
@@ -38,7 +38,7 @@ JSON = st.recursive(
 
 
 def given_by(checked: Template, row: Row) -> Any:
-    return checked.value({"row": Image(row, set(row)), "op": "INSERT", "env": {"PORT": "1"}}, Allowance())
+    return checked.value({"row": Image(row, set(row)), "op": "INSERT", "env": {"PORT": "1"}}, RenderBudget())
 
 
 def rendered(source: str, **columns: Json) -> Any:
@@ -51,7 +51,7 @@ def worked_out(source: str, **columns: Json) -> Any:
 
 def refused(source: str, **columns: Json) -> str:
     started = time.thread_time()
-    with pytest.raises(Unrendered) as caught:
+    with pytest.raises(RenderError) as caught:
         rendered(source, **columns)
     assert time.thread_time() - started < 2
     return caught.value.sentence
@@ -178,7 +178,7 @@ def test_filters_tests_and_methods(source: str, value: Any) -> None:
 
 
 def test_a_value_that_lookup_does_not_know_is_a_failure_of_its_own_kind() -> None:
-    with pytest.raises(Unrendered) as caught:
+    with pytest.raises(RenderError) as caught:
         rendered("{{ row.title | lookup({'a': 1}) }}")
 
     assert caught.value.reason is Reason.UNKNOWN_VALUE
@@ -222,7 +222,7 @@ def test_tojson_writes_json_that_reads_back(title: str, value: Json) -> None:
 def test_a_column_of_either_image_is_null_where_it_is_absent() -> None:
     row = Image({"a": 1}, {"a", "b"})
 
-    assert expression("row.b", names=NAMES).value({"row": row}, Allowance()) is None
+    assert expression("row.b", names=NAMES).value({"row": row}, RenderBudget()) is None
 
 
 def test_a_column_of_neither_image_is_a_failure_that_names_it() -> None:
@@ -235,16 +235,16 @@ def test_a_part_whose_name_is_of_the_row_is_not_named() -> None:
 
 
 def test_any_absent_column_is_null_where_absent_means_null() -> None:
-    assert expression("row.titel", names=NAMES).value({"row": Image({}, None)}, Allowance()) is None
+    assert expression("row.titel", names=NAMES).value({"row": Image({}, None)}, RenderBudget()) is None
 
 
 def test_an_image_that_is_not_there_is_none_and_false_and_its_columns_are_null() -> None:
     names = {"old": Image(None, {"status"})}
 
-    assert expression("old is none", names=NAMES).value(names, Allowance())
-    assert expression("not old", names=NAMES).value(names, Allowance())
-    assert expression("old.status", names=NAMES).value(names, Allowance()) is None
-    assert expression("old", names=NAMES).value(names, Allowance()) is None
+    assert expression("old is none", names=NAMES).value(names, RenderBudget())
+    assert expression("not old", names=NAMES).value(names, RenderBudget())
+    assert expression("old.status", names=NAMES).value(names, RenderBudget()) is None
+    assert expression("old", names=NAMES).value(names, RenderBudget()) is None
 
 
 def test_a_list_that_a_filter_left_empty_is_false() -> None:
@@ -368,13 +368,13 @@ def test_a_text_that_would_be_too_long_is_refused_before_it_is_made(source: str)
 
 
 def test_the_time_that_one_value_took_is_not_there_for_the_next() -> None:
-    allowance = Allowance()
+    budget = RenderBudget()
     endless = template("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", names=NAMES)
-    with pytest.raises(Unrendered):
-        endless.value({}, allowance)
+    with pytest.raises(RenderError):
+        endless.value({}, budget)
 
-    with pytest.raises(Unrendered, match="takes too long"):
-        template("{{ 1 }}.", names=NAMES).value({}, allowance)
+    with pytest.raises(RenderError, match="takes too long"):
+        template("{{ 1 }}.", names=NAMES).value({}, budget)
 
 
 # What is refused when the rules are loaded
@@ -408,21 +408,21 @@ def test_the_time_that_one_value_took_is_not_there_for_the_next() -> None:
     ],
 )
 def test_a_template_that_no_row_could_make_work_is_refused(source: str, what: str) -> None:
-    with pytest.raises(BadTemplate) as caught:
+    with pytest.raises(InvalidTemplate) as caught:
         template(source, names=NAMES)
 
     assert caught.value.what == what
 
 
 def test_an_expression_is_one_expression() -> None:
-    with pytest.raises(BadTemplate, match="more after the expression"):
+    with pytest.raises(InvalidTemplate, match="more after the expression"):
         expression("row.id row.title", names=NAMES)
-    with pytest.raises(BadTemplate, match="unexpected"):
+    with pytest.raises(InvalidTemplate, match="unexpected"):
         expression("row.id ==", names=NAMES)
 
 
 def test_a_fault_has_the_line_within_the_template() -> None:
-    with pytest.raises(BadTemplate) as caught:
+    with pytest.raises(InvalidTemplate) as caught:
         template("one\ntwo {{ rwo }}\n", names=NAMES)
 
     assert caught.value.line == 2
@@ -432,16 +432,16 @@ def test_a_fault_has_the_line_within_the_template() -> None:
 def test_any_text_is_a_template_or_refused(source: str) -> None:
     try:
         checked = template("{{ row.a " + source, names=NAMES)
-        checked.text({"row": Image({"a": 1}, {"a"})}, Allowance())
-    except (BadTemplate, Unrendered):
+        checked.text({"row": Image({"a": 1}, {"a"})}, RenderBudget())
+    except (InvalidTemplate, RenderError):
         pass
 
 
 def test_a_null_in_a_key_is_refused_wherever_it_stands() -> None:
     for source in ("{{ row.nothing }}", "{{ row.id }}/{{ row.nothing }}"):
         checked = template(source, names=NAMES)
-        with pytest.raises(Unrendered) as caught:
-            checked.text({"row": Image(ROW, set(ROW))}, Allowance(), in_key=True)
+        with pytest.raises(RenderError) as caught:
+            checked.text({"row": Image(ROW, set(ROW))}, RenderBudget(), in_key=True)
 
         assert caught.value.reason is Reason.BAD_KEY
 
@@ -472,8 +472,8 @@ def seconds_for(source: str) -> float:
     checked = template(source, names=NAMES)
     names = {"row": Image(HUGE, set(HUGE))}
     started = time.thread_time()
-    with suppress(Unrendered):
-        checked.text(names, Allowance())
+    with suppress(RenderError):
+        checked.text(names, RenderBudget())
     return time.thread_time() - started
 
 
