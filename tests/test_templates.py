@@ -2,6 +2,7 @@
 
 import json
 import time
+import tracemalloc
 from contextlib import suppress
 from decimal import Decimal
 from typing import Any
@@ -579,3 +580,75 @@ def test_a_width_in_the_digits_of_another_script_is_bounded_too() -> None:
 def test_json_is_spelled_within_a_template_as_everywhere(value: Json) -> None:
     assert rendered("{{ row.value | tojson }}", value=value) == text([value])[1:-1]
     assert rendered("<{{ row.value }}>", value=value) == f"<{text(value)}>"
+
+
+# What a row holds takes no more memory than a template may have
+
+
+def bytes_for(source: str, **columns: Json) -> int:
+    """The memory that it takes at most to give something, or to refuse."""
+    checked = template(source, names=NAMES)
+    names = {"row": Image(columns, set(columns))}
+    with suppress(RenderError):
+        checked.text({"row": Image({}, None)}, RenderBudget())  # compiled before it is measured
+    tracemalloc.start()
+    try:
+        with suppress(RenderError):
+            checked.text(names, RenderBudget())
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("source", "value"),
+    [
+        ("{{ row.value }}!", [Decimal("1e4300")] * 100_000),
+        ("{{ row.value | map('string') | list }}", [Decimal("1e4300")] * 100_000),
+        ("{{ row.value | map('center', 1000) | list }}", ["a"] * 100_000),
+        ("{{ row.value | upper }}", "a" * 7_000_000 + "😀"),
+        ("{{ row.value | wordcount }}", "ab " * 2_000_000),
+        ("{{ row.value.split() }}", "\u3000ab" * 1_000_000),
+        ("{{ row.value.splitlines() }}", "ab\n" * 2_000_000),
+        ("{{ row.value | list }}", "é😀" * 1_000_000),
+        ("{{ row.value.format(row.value) }}", "{0}" * 20_000),
+        ("{{ row.value % row }}", "%(value)s" * 7_000),
+        ("{{ row.value | tojson | tojson | tojson | tojson }}", '"' * 4_000_000),
+        ("{{ [row.value[1:], row.value[2:], row.value[3:]] * 9 | length }}", "a" * 7_000_000 + "😀"),
+        ("{{ row.value | wordwrap(1, wrapstring='-' * 1000) }}", "a " * 1_000_000),
+    ],
+)
+def test_a_template_takes_little_memory_whatever_the_row_holds(source: str, value: Json) -> None:
+    assert bytes_for(source, value=value) < 100 * 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    ("source", "value"),
+    [
+        ("'%.2f' % row.n", "12345678901234567.89"),
+        ("'%+08.1f|%-9s|%x' % (row.id, row.n, 255)", "+00007.0|12345678901234567.89|ff"),
+        ("'{:,}|{:>8}'.format(row.n, row.id)", "12,345,678,901,234,567.89|       7"),
+        ("-row.n", "-12345678901234567.89"),
+        ("row.n | abs", "12345678901234567.89"),
+        ("(row.n * row.n) // 1", "152415787532388367501905199875019"),
+        ("[row.n, row.n] | sum", "24691357802469135.78"),
+    ],
+)
+def test_a_number_longer_than_a_float_keeps_its_digits(source: str, value: str) -> None:
+    assert text(worked_out(source, n=Decimal("12345678901234567.89"))) == value
+
+
+def test_an_ellipsis_longer_than_the_text_is_no_fault_of_ours() -> None:
+    assert refused("{{ row.title | truncate(1) }}") == "cannot be worked out from these values"
+
+
+def test_a_column_named_in_brackets_is_told_like_one_after_a_dot() -> None:
+    assert refused("{{ row['titel'] }}") == "names `titel` that the row does not have"
+
+
+def test_an_element_that_a_filter_picks_is_settled_in_a_key() -> None:
+    checked = template("{{ row.numbers | first }}", names=NAMES)
+    row = Image({"numbers": [Decimal("7.50")]}, None)
+
+    assert checked.text({"row": row}, RenderBudget(), in_key=True) == "7.5"
+    assert checked.text({"row": row}, RenderBudget()) == "7.50"
