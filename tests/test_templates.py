@@ -2,6 +2,7 @@
 
 import json
 import time
+import tracemalloc
 from contextlib import suppress
 from decimal import Decimal
 from typing import Any
@@ -12,7 +13,15 @@ from hypothesis import strategies as st
 
 from function.core.outcome import Reason
 from function.core.values import Json, Row, text
-from function.rules.templates import Allowance, BadTemplate, Image, Template, Unrendered, expression, template
+from function.rules.templates import (
+    InvalidTemplate,
+    RenderBudget,
+    RenderError,
+    RowImage,
+    Template,
+    expression,
+    template,
+)
 
 NAMES = ("row", "old", "new", "op", "changed", "event", "env", "item")
 ROW: Row = {
@@ -39,7 +48,7 @@ JSON = st.recursive(
 
 
 def given_by(checked: Template, row: Row) -> Any:
-    return checked.value({"row": Image(row, set(row)), "op": "INSERT", "env": {"PORT": "1"}}, Allowance())
+    return checked.value({"row": RowImage(row, set(row)), "op": "INSERT", "env": {"PORT": "1"}}, RenderBudget())
 
 
 def rendered(source: str, **columns: Json) -> Any:
@@ -52,7 +61,7 @@ def worked_out(source: str, **columns: Json) -> Any:
 
 def refused(source: str, **columns: Json) -> str:
     started = time.thread_time()
-    with pytest.raises(Unrendered) as caught:
+    with pytest.raises(RenderError) as caught:
         rendered(source, **columns)
     assert time.thread_time() - started < 2
     return caught.value.sentence
@@ -179,7 +188,7 @@ def test_filters_tests_and_methods(source: str, value: Any) -> None:
 
 
 def test_a_value_that_lookup_does_not_know_is_a_failure_of_its_own_kind() -> None:
-    with pytest.raises(Unrendered) as caught:
+    with pytest.raises(RenderError) as caught:
         rendered("{{ row.title | lookup({'a': 1}) }}")
 
     assert caught.value.reason is Reason.UNKNOWN_VALUE
@@ -221,9 +230,9 @@ def test_tojson_writes_json_that_reads_back(title: str, value: Json) -> None:
 
 
 def test_a_column_of_either_image_is_null_where_it_is_absent() -> None:
-    row = Image({"a": 1}, {"a", "b"})
+    row = RowImage({"a": 1}, {"a", "b"})
 
-    assert expression("row.b", names=NAMES).value({"row": row}, Allowance()) is None
+    assert expression("row.b", names=NAMES).value({"row": row}, RenderBudget()) is None
 
 
 def test_a_column_of_neither_image_is_a_failure_that_names_it() -> None:
@@ -236,16 +245,16 @@ def test_a_part_whose_name_is_of_the_row_is_not_named() -> None:
 
 
 def test_any_absent_column_is_null_where_absent_means_null() -> None:
-    assert expression("row.titel", names=NAMES).value({"row": Image({}, None)}, Allowance()) is None
+    assert expression("row.titel", names=NAMES).value({"row": RowImage({}, None)}, RenderBudget()) is None
 
 
 def test_an_image_that_is_not_there_is_none_and_false_and_its_columns_are_null() -> None:
-    names = {"old": Image(None, {"status"})}
+    names = {"old": RowImage(None, {"status"})}
 
-    assert expression("old is none", names=NAMES).value(names, Allowance())
-    assert expression("not old", names=NAMES).value(names, Allowance())
-    assert expression("old.status", names=NAMES).value(names, Allowance()) is None
-    assert expression("old", names=NAMES).value(names, Allowance()) is None
+    assert expression("old is none", names=NAMES).value(names, RenderBudget())
+    assert expression("not old", names=NAMES).value(names, RenderBudget())
+    assert expression("old.status", names=NAMES).value(names, RenderBudget()) is None
+    assert expression("old", names=NAMES).value(names, RenderBudget()) is None
 
 
 def test_a_list_that_a_filter_left_empty_is_false() -> None:
@@ -369,13 +378,13 @@ def test_a_text_that_would_be_too_long_is_refused_before_it_is_made(source: str)
 
 
 def test_the_time_that_one_value_took_is_not_there_for_the_next() -> None:
-    allowance = Allowance()
+    budget = RenderBudget()
     endless = template("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", names=NAMES)
-    with pytest.raises(Unrendered):
-        endless.value({}, allowance)
+    with pytest.raises(RenderError):
+        endless.value({}, budget)
 
-    with pytest.raises(Unrendered, match="takes too long"):
-        template("{{ 1 }}.", names=NAMES).value({}, allowance)
+    with pytest.raises(RenderError, match="takes too long"):
+        template("{{ 1 }}.", names=NAMES).value({}, budget)
 
 
 # What is refused when the rules are loaded
@@ -409,21 +418,21 @@ def test_the_time_that_one_value_took_is_not_there_for_the_next() -> None:
     ],
 )
 def test_a_template_that_no_row_could_make_work_is_refused(source: str, what: str) -> None:
-    with pytest.raises(BadTemplate) as caught:
+    with pytest.raises(InvalidTemplate) as caught:
         template(source, names=NAMES)
 
     assert caught.value.what == what
 
 
 def test_an_expression_is_one_expression() -> None:
-    with pytest.raises(BadTemplate, match="more after the expression"):
+    with pytest.raises(InvalidTemplate, match="more after the expression"):
         expression("row.id row.title", names=NAMES)
-    with pytest.raises(BadTemplate, match="unexpected"):
+    with pytest.raises(InvalidTemplate, match="unexpected"):
         expression("row.id ==", names=NAMES)
 
 
 def test_a_fault_has_the_line_within_the_template() -> None:
-    with pytest.raises(BadTemplate) as caught:
+    with pytest.raises(InvalidTemplate) as caught:
         template("one\ntwo {{ rwo }}\n", names=NAMES)
 
     assert caught.value.line == 2
@@ -433,16 +442,16 @@ def test_a_fault_has_the_line_within_the_template() -> None:
 def test_any_text_is_a_template_or_refused(source: str) -> None:
     try:
         checked = template("{{ row.a " + source, names=NAMES)
-        checked.text({"row": Image({"a": 1}, {"a"})}, Allowance())
-    except (BadTemplate, Unrendered):
+        checked.text({"row": RowImage({"a": 1}, {"a"})}, RenderBudget())
+    except (InvalidTemplate, RenderError):
         pass
 
 
 def test_a_null_in_a_key_is_refused_wherever_it_stands() -> None:
     for source in ("{{ row.nothing }}", "{{ row.id }}/{{ row.nothing }}"):
         checked = template(source, names=NAMES)
-        with pytest.raises(Unrendered) as caught:
-            checked.text({"row": Image(ROW, set(ROW))}, Allowance(), in_key=True)
+        with pytest.raises(RenderError) as caught:
+            checked.text({"row": RowImage(ROW, set(ROW))}, RenderBudget(), in_key=True)
 
         assert caught.value.reason is Reason.BAD_KEY
 
@@ -471,10 +480,10 @@ HUGE: Row = {
 def seconds_for(source: str) -> float:
     """The processor time that it takes to give something, or to refuse."""
     checked = template(source, names=NAMES)
-    names = {"row": Image(HUGE, set(HUGE))}
+    names = {"row": RowImage(HUGE, set(HUGE))}
     started = time.thread_time()
-    with suppress(Unrendered):
-        checked.text(names, Allowance())
+    with suppress(RenderError):
+        checked.text(names, RenderBudget())
     return time.thread_time() - started
 
 
@@ -580,3 +589,75 @@ def test_a_width_in_the_digits_of_another_script_is_bounded_too() -> None:
 def test_json_is_spelled_within_a_template_as_everywhere(value: Json) -> None:
     assert rendered("{{ row.value | tojson }}", value=value) == text([value])[1:-1]
     assert rendered("<{{ row.value }}>", value=value) == f"<{text(value)}>"
+
+
+# What a row holds takes no more memory than a template may have
+
+
+def bytes_for(source: str, **columns: Json) -> int:
+    """The memory that it takes at most to give something, or to refuse."""
+    checked = template(source, names=NAMES)
+    names = {"row": RowImage(columns, set(columns))}
+    with suppress(RenderError):
+        checked.text({"row": RowImage({}, None)}, RenderBudget())  # compiled before it is measured
+    tracemalloc.start()
+    try:
+        with suppress(RenderError):
+            checked.text(names, RenderBudget())
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("source", "value"),
+    [
+        ("{{ row.value }}!", [Decimal("1e4300")] * 100_000),
+        ("{{ row.value | map('string') | list }}", [Decimal("1e4300")] * 100_000),
+        ("{{ row.value | map('center', 1000) | list }}", ["a"] * 100_000),
+        ("{{ row.value | upper }}", "a" * 7_000_000 + "😀"),
+        ("{{ row.value | wordcount }}", "ab " * 2_000_000),
+        ("{{ row.value.split() }}", "\u3000ab" * 1_000_000),
+        ("{{ row.value.splitlines() }}", "ab\n" * 2_000_000),
+        ("{{ row.value | list }}", "é😀" * 1_000_000),
+        ("{{ row.value.format(row.value) }}", "{0}" * 20_000),
+        ("{{ row.value % row }}", "%(value)s" * 7_000),
+        ("{{ row.value | tojson | tojson | tojson | tojson }}", '"' * 4_000_000),
+        ("{{ [row.value[1:], row.value[2:], row.value[3:]] * 9 | length }}", "a" * 7_000_000 + "😀"),
+        ("{{ row.value | wordwrap(1, wrapstring='-' * 1000) }}", "a " * 1_000_000),
+    ],
+)
+def test_a_template_takes_little_memory_whatever_the_row_holds(source: str, value: Json) -> None:
+    assert bytes_for(source, value=value) < 100 * 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    ("source", "value"),
+    [
+        ("'%.2f' % row.n", "12345678901234567.89"),
+        ("'%+08.1f|%-9s|%x' % (row.id, row.n, 255)", "+00007.0|12345678901234567.89|ff"),
+        ("'{:,}|{:>8}'.format(row.n, row.id)", "12,345,678,901,234,567.89|       7"),
+        ("-row.n", "-12345678901234567.89"),
+        ("row.n | abs", "12345678901234567.89"),
+        ("(row.n * row.n) // 1", "152415787532388367501905199875019"),
+        ("[row.n, row.n] | sum", "24691357802469135.78"),
+    ],
+)
+def test_a_number_longer_than_a_float_keeps_its_digits(source: str, value: str) -> None:
+    assert text(worked_out(source, n=Decimal("12345678901234567.89"))) == value
+
+
+def test_an_ellipsis_longer_than_the_text_is_no_fault_of_ours() -> None:
+    assert refused("{{ row.title | truncate(1) }}") == "cannot be worked out from these values"
+
+
+def test_a_column_named_in_brackets_is_told_like_one_after_a_dot() -> None:
+    assert refused("{{ row['titel'] }}") == "names `titel` that the row does not have"
+
+
+def test_an_element_that_a_filter_picks_is_settled_in_a_key() -> None:
+    checked = template("{{ row.numbers | first }}", names=NAMES)
+    row = RowImage({"numbers": [Decimal("7.50")]}, None)
+
+    assert checked.text({"row": row}, RenderBudget(), in_key=True) == "7.5"
+    assert checked.text({"row": row}, RenderBudget()) == "7.50"

@@ -12,8 +12,8 @@ from typing import Any, Final
 import yaml
 
 from function.core.event import SCHEDULED, Op
+from function.core.values import did_you_mean
 from function.rules.model import Rule, Rules, RuleTemplate
-from function.rules.templates import meant
 
 # Includes of includes: Hasura's own have three levels.
 INCLUDES_DEEP_MAX: Final = 10
@@ -306,7 +306,7 @@ class _Checking:
         fields = self.mapping(retry_conf, path)
         for name, key, _ in entries(retry_conf):
             if name not in known:
-                self.fault(key, f"{path}.{name}", f"there is no such key, Hasura drops it{meant(name, known)}")
+                self.fault(key, f"{path}.{name}", f"there is no such key, Hasura drops it{did_you_mean(name, known)}")
         for name, what in required.items():
             if name not in fields and isinstance(retry_conf, yaml.MappingNode):
                 self.fault(retry_conf, f"{path}.{name}", f"is missing: {what}")
@@ -418,7 +418,7 @@ class _Checking:
             return
         if not heard:
             names = {trigger.name: None for trigger in of_source}
-            what = f"{rule.source} has no trigger `{rule.trigger}`{meant(rule.trigger, names)}"
+            what = f"{rule.source} has no trigger `{rule.trigger}`{did_you_mean(rule.trigger, names)}"
             self.findings.faults.append(f"{rule.where}.trigger: {what}")
             return
         if rule.source.startswith("cron/"):

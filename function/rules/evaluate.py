@@ -15,8 +15,8 @@ from function.core.lifecycle import invalid_choice
 from function.core.outcome import Failure, Kind, Reason
 from function.core.step import DesiredState, Step
 from function.core.values import Json, Row, canonical, settle_value, truncate_field
-from function.rules.model import CLOSE_NOTES_GONE, CLOSE_NOTES_RESOLVED, TEMPLATE, RenderFailure, Rule, RuleTemplate
-from function.rules.templates import Allowance, Image
+from function.rules.model import CLOSE_NOTES_GONE, CLOSE_NOTES_RESOLVED, TEMPLATE, Rule, RuleTemplate
+from function.rules.templates import RenderBudget, RenderError, RowImage
 
 # A key stands in the ledger's primary key, in answers and in mails.
 KEY_CHARACTERS_MAX: Final = 255
@@ -35,7 +35,7 @@ def evaluate(rule: Rule, event: Event) -> list[Step]:
     """
     try:
         return _Evaluation(rule, event).steps()
-    except RenderFailure as unsaid:
+    except RenderError as unsaid:
         failure = unsaid.failure
     except (RecursionError, MemoryError, ArithmeticError, ValueError):
         # Images that cannot even be compared: ten thousand lists in each other, a number without end.
@@ -50,7 +50,7 @@ class _Evaluation:
         self.rule = rule
         self.templates = rule.templates
         self.event = event
-        self.allowance = Allowance()
+        self.budget = RenderBudget()
         self.old: Row | None = None
         self.new: Row | None = None
         if event.op is Op.DELETE or (event.op is Op.UPDATE and event.old is not None):
@@ -62,7 +62,7 @@ class _Evaluation:
         self.new_place = event.new_place or trail.place(self.new)
         # A view of both: a row may have a million columns in a jsonb's stead.
         known = None if event.absent_is_null else ChainMap(self.old or {}, self.new or {})
-        self.old_image, self.new_image = Image(self.old, known), Image(self.new, known)
+        self.old_image, self.new_image = RowImage(self.old, known), RowImage(self.new, known)
         self.names = {
             "old": self.old_image,
             "new": self.new_image,
@@ -92,8 +92,8 @@ class _Evaluation:
 
     def _row(self, image: Json, which: str) -> Row:
         if not isinstance(image, dict):
-            raise RenderFailure(
-                self.rule.where, f"the event's `{which}` is not a row but another JSON value", Reason.NOT_A_ROW
+            raise RenderError(
+                f"the event's `{which}` is not a row but another JSON value", Reason.NOT_A_ROW, where=self.rule.where
             )
         return image
 
@@ -116,13 +116,13 @@ class _Evaluation:
         failure = None
         try:
             elements = self._elements(image)
-        except RenderFailure as unsaid:
+        except RenderError as unsaid:
             return {}, unsaid.failure
         for item in elements:
             names = self._scope(image, item)
             try:
                 found.setdefault(self._key(names), []).append(item)
-            except RenderFailure as unsaid:
+            except RenderError as unsaid:
                 # A row that deserves no ticket needs no key.
                 if failure is None and self._evaluate_condition(self.templates.when, names, without=True, unsaid=True):
                     failure = unsaid.failure
@@ -132,35 +132,37 @@ class _Evaluation:
         each = self.templates.each
         if each is None:
             return [None]
-        elements = each.value(self._scope(image, None), self.allowance)
+        elements = each.value(self._scope(image, None), self.budget)
         if elements is None:
             return []
         if not isinstance(elements, list):
-            raise RenderFailure(each.where, "is not a list")
+            raise RenderError("is not a list", where=each.where)
         if len(elements) > ELEMENTS_MAX:
-            raise RenderFailure(each.where, f"has more than {ELEMENTS_MAX} elements, too many tickets for one event")
-        self.allowance.seconds += len(elements) * ELEMENT_SECONDS
+            raise RenderError(
+                f"has more than {ELEMENTS_MAX} elements, too many tickets for one event", where=each.where
+            )
+        self.budget.seconds += len(elements) * ELEMENT_SECONDS
         return elements
 
     def _key(self, names: Mapping[str, Any]) -> str:
         names = {**names, "item": settle_value(names["item"])}
         key = join_key([self._key_part(rule_template, names) for rule_template in self.templates.key])
         if len(key) > KEY_CHARACTERS_MAX:
-            raise RenderFailure(
-                self.rule.ticket.where["key"], f"the key is over {KEY_CHARACTERS_MAX} characters", Reason.BAD_KEY
+            raise RenderError(
+                f"the key is over {KEY_CHARACTERS_MAX} characters", Reason.BAD_KEY, where=self.rule.ticket.where["key"]
             )
         return key
 
     def _key_part(self, rule_template: RuleTemplate, names: Mapping[str, Any]) -> str:
-        part = rule_template.text(names, self.allowance, in_key=True)
+        part = rule_template.text(names, self.budget, in_key=True)
         if not part.strip():
             what = "the key" if len(self.templates.key) == 1 else "a part of the key"
-            raise RenderFailure(
-                rule_template.where, f"{what} is empty; a row without a key can have no ticket", Reason.BAD_KEY
+            raise RenderError(
+                f"{what} is empty; a row without a key can have no ticket", Reason.BAD_KEY, where=rule_template.where
             )
         if _UNSTORABLE.search(part):
-            raise RenderFailure(
-                rule_template.where, "the key holds a character that no database stores", Reason.BAD_KEY
+            raise RenderError(
+                "the key holds a character that no database stores", Reason.BAD_KEY, where=rule_template.where
             )
         return part
 
@@ -221,7 +223,7 @@ class _Evaluation:
         order = None
         try:
             order = self._order(carried or names)
-        except RenderFailure as unsaid:
+        except RenderError as unsaid:
             if isinstance(wants, DesiredState) and wants.when and not gone:
                 wants = unsaid.failure
         return Step(
@@ -254,7 +256,7 @@ class _Evaluation:
             )
             fields = self._fields(names, strict=strict)
             close = self._close(names, strict=strict and resolved, gone=gone)
-        except RenderFailure as why:
+        except RenderError as why:
             return why.failure
         return DesiredState(when=when, resolved=resolved, gone=gone, fields=fields, close=close)
 
@@ -267,8 +269,8 @@ class _Evaluation:
         template = self._text(TEMPLATE, self.templates.template, names, strict=strict)
         if template is not None:
             if not template.strip() and strict and self.templates.template is not None:
-                raise RenderFailure(
-                    self.templates.template.where, "names no template for this row", Reason.UNKNOWN_VALUE
+                raise RenderError(
+                    "names no template for this row", Reason.UNKNOWN_VALUE, where=self.templates.template.where
                 )
             # The instance copies the template's own values into what the rule leaves empty.
             fields |= {"type": "standard", TEMPLATE: template}
@@ -295,14 +297,14 @@ class _Evaluation:
         if rule_template is None:
             return None
         try:
-            said = rule_template.text(names, self.allowance)
+            said = rule_template.text(names, self.budget)
             if wrong := invalid_choice(self.rule.ticket.choices.get(column), said):
-                raise RenderFailure(
-                    rule_template.where,
+                raise RenderError(
                     f"for this row it is none of ServiceNow's choices; it {wrong}",
                     Reason.UNKNOWN_VALUE,
+                    where=rule_template.where,
                 )
-        except RenderFailure:
+        except RenderError:
             if strict:
                 raise
             return None
@@ -313,22 +315,22 @@ class _Evaluation:
     ) -> bool:
         """Whether *rule_template* holds. *without* is the answer where there is none, *unsaid* where it cannot be said.
 
-        Raises RenderFailure where *unsaid* is None.
+        Raises RenderError where *unsaid* is None.
         """
         if rule_template is None:
             return without
         try:
-            return bool(rule_template.value(names, self.allowance))
-        except RenderFailure:
+            return bool(rule_template.value(names, self.budget))
+        except RenderError:
             if unsaid is None:
                 raise
             return unsaid
 
     def _order(self, names: Mapping[str, Any]) -> Json:
         rule_template = self.templates.order_by
-        order: Json = None if rule_template is None else rule_template.value(names, self.allowance)
+        order: Json = None if rule_template is None else rule_template.value(names, self.budget)
         if rule_template is not None and (isinstance(order, list | dict) or len(str(order)) > KEY_CHARACTERS_MAX):
-            raise RenderFailure(rule_template.where, "is neither a number nor a short text, so it orders nothing")
+            raise RenderError("is neither a number nor a short text, so it orders nothing", where=rule_template.where)
         return order
 
 

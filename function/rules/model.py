@@ -6,21 +6,12 @@ from typing import Any, Final, Protocol
 
 from function.core.event import Event, Op
 from function.core.lifecycle import Lifecycle
-from function.core.outcome import Failure, Kind, Reason
-from function.rules.templates import Allowance, Template, Unrendered
+from function.rules.templates import RenderBudget, RenderError, Template
 
 # The column that names the template of a standard change.
 TEMPLATE: Final = "std_change_producer_version"
 CLOSE_NOTES_RESOLVED: Final = "Resolved in the app"
 CLOSE_NOTES_GONE: Final = "The row was deleted in the app"
-
-
-class RenderFailure(Exception):  # noqa: N818  # what happened, not whose error it is
-    """A part of a rule gave nothing for this row."""
-
-    def __init__(self, where: str, sentence: str, reason: Reason = Reason.BAD_MAPPING) -> None:
-        super().__init__(sentence)
-        self.failure = Failure(Kind.PERMANENT, reason, f"{where}: {sentence}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +21,17 @@ class RuleTemplate:
     template: Template
     where: str
 
-    def value(self, names: Mapping[str, Any], allowance: Allowance) -> Any:
+    def value(self, names: Mapping[str, Any], budget: RenderBudget) -> Any:
         try:
-            return self.template.value(names, allowance)
-        except Unrendered as why:
-            raise RenderFailure(self.where, why.sentence, why.reason) from None
+            return self.template.value(names, budget)
+        except RenderError as why:
+            raise RenderError(why.sentence, why.reason, where=self.where) from None
 
-    def text(self, names: Mapping[str, Any], allowance: Allowance, *, in_key: bool = False) -> str:
+    def text(self, names: Mapping[str, Any], budget: RenderBudget, *, in_key: bool = False) -> str:
         try:
-            return self.template.text(names, allowance, in_key=in_key)
-        except Unrendered as why:
-            raise RenderFailure(self.where, why.sentence, why.reason) from None
+            return self.template.text(names, budget, in_key=in_key)
+        except RenderError as why:
+            raise RenderError(why.sentence, why.reason, where=self.where) from None
 
 
 class TargetRule(Protocol):

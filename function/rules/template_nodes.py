@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 
 import yaml
 
+from function.core.values import did_you_mean
 from function.rules.model import RuleTemplate
-from function.rules.templates import BadTemplate, Template, expression, is_expression, meant
+from function.rules.templates import InvalidTemplate, Template, expression, is_expression
 from function.rules.templates import template as checked_template
 from function.rules.yaml_nodes import NodeReader, is_true, line_of
 
@@ -70,7 +71,7 @@ class TemplateReader:
         first = line_of(node) + 1 if isinstance(node, yaml.ScalarNode) and node.style == "|" else None
         try:
             checked = check()
-        except BadTemplate as bad:
+        except InvalidTemplate as bad:
             line = line_of(node) if first is None else first + bad.line - 1
             what = bad.what
             if bad.unknown in _LATER_NAMES:
@@ -80,6 +81,6 @@ class TemplateReader:
             self._nodes.fault(line, path, what)
             return NO_TEMPLATE
         for variable in sorted(checked.parts_of("env") - self.env.keys()):
-            what = f"`env` does not list `{variable}`{meant(variable, self.env)}; list it at the top"
+            what = f"`env` does not list `{variable}`{did_you_mean(variable, self.env)}; list it at the top"
             self._nodes.fault(line_of(node), path, what)
         return checked

@@ -1,30 +1,23 @@
-"""The language of rules: Jinja2 in a sandbox, bounded in time and size, exact with numbers.
+"""The language of rules: Jinja2 in its immutable sandbox, bounded in time and size, exact with numbers.
 
 A template sees JSON values, never a Python object: no attribute is looked up but the columns of a row, no method called
 but the few listed here. What it gives depends on what it is given and on nothing else: no clock, no randomness.
+Rules are written by the operator, rows by anybody: the bounds are for what a row can hold.
 
-    BadTemplate   a template that cannot be used, found when the rules are loaded
-    Unrendered    a template that gave nothing for this row; its sentence holds nothing of the row
+    InvalidTemplate   a template that cannot be used, found when the rules are loaded
+    RenderError       a template that gave nothing for this row; its sentence holds nothing of the row
 """
 
-import difflib
-import json
+import decimal
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from decimal import (
-    ROUND_CEILING,
-    ROUND_FLOOR,
-    ROUND_HALF_UP,
-    Context,
-    Decimal,
-    DivisionByZero,
-    Inexact,
-    InvalidOperation,
-    Overflow,
-)
+from decimal import Context, Decimal, InvalidOperation
 from functools import cached_property, partial, wraps
+from io import StringIO
+from itertools import islice
+from sys import getsizeof
 from time import thread_time
 from typing import Any, Final, TypeVar, cast
 
@@ -39,37 +32,48 @@ from jinja2.tests import TESTS
 from jinja2.visitor import NodeTransformer
 from markupsafe import Markup
 
-from function.core.outcome import Reason
-from function.core.values import Json, Row, instant, settle_value, text
+from function.core.outcome import Failure, Kind, Reason
+from function.core.values import Json, Row, did_you_mean, instant, settle_value, text
 
 # The processor time, not the clock's: a throttled instance is slow without a template being at fault.
 SECONDS_MAX: Final = 1.0
-# An event is 8 MiB at most, so any column fits twice into one text; a template may handle a few of that size.
+# An event is 8 MiB at most, so any column fits twice into one text; a template may make a few of that size.
 TEXT_CHARACTERS_MAX: Final = 16 * 1024 * 1024
-HANDLED_CHARACTERS_MAX: Final = 4 * TEXT_CHARACTERS_MAX
+MADE_BYTES_MAX: Final = 64 * 1024 * 1024
+# What one filter, test, method or operator is given: characters, and so many for each element. Nothing looks at the
+# time while half a million elements are sorted, which takes half a second.
+WEIGHT_MAX: Final = 2 * TEXT_CHARACTERS_MAX
+ELEMENT_WEIGHT: Final = 64
 # For filters that take long over long texts. No field of a ticket holds a tenth of it: they read this much and no more.
 SLOW_CHARACTERS_MAX: Final = 64 * 1024
 RANGE_MAX: Final = 100_000
-# Sorting is one step for the interpreter, in which nothing looks at the time.
-SORTED_MAX: Final = 100_000
-# Searching backwards, or for the end of what is stripped off, can take a step for each pair of characters.
+ELEMENTS_MAX: Final = 500_000
+# Searching can take a step for each pair of characters.
 STEPS_MAX: Final = 128 * 1024 * 1024
-SPLIT_MAX: Final = 1_000_000
 PADDING_MAX: Final = 1000
 # Python spells no whole number of more than 4300 digits (14284 bits), and nobody reads a shorter one either.
 NUMBER_BITS_MAX: Final = 14_000
 NUMBER_DIGITS_MAX: Final = 4300
 
 _EXACT = Context(
-    prec=NUMBER_DIGITS_MAX, Emax=9999, Emin=-9999, traps=[InvalidOperation, DivisionByZero, Overflow, Inexact]
+    prec=NUMBER_DIGITS_MAX,
+    Emax=9999,
+    Emin=-9999,
+    traps=[InvalidOperation, decimal.DivisionByZero, decimal.Overflow, decimal.Inexact],
 )
 _ROUNDED = Context(prec=28, Emax=9999, Emin=-9999)
 # A power takes as many digits as its operands have, and the cube of their number in time: seconds for 4000, minutes for
 # the 16,383 that PostgreSQL's numeric has, all of it under the interpreter's lock. 28 of its digits are kept.
 _POWER = Context(prec=100, Emax=9999, Emin=-9999)
+# Rounding is inexact on purpose.
+_ROUNDING = Context(prec=2 * NUMBER_DIGITS_MAX, Emax=9999, Emin=-9999)
+_ROUNDINGS = {"common": decimal.ROUND_HALF_UP, "ceil": decimal.ROUND_CEILING, "floor": decimal.ROUND_FLOOR}
+
+_TOO_LONG: Final = "makes too long a text; cut its parts with `truncate`"
+_NULL: Final = "a part of the key is null; a row without a key can have no ticket"
 
 
-class BadTemplate(Exception):  # noqa: N818  # what is wrong, not whose error it is
+class InvalidTemplate(Exception):  # noqa: N818  # what is wrong, not whose error it is
     """A template that cannot be used. *line* counts from 1 within it; *unknown* is the name that it lacks, if any."""
 
     def __init__(self, what: str, line: int = 1, *, unknown: str = "") -> None:
@@ -79,49 +83,75 @@ class BadTemplate(Exception):  # noqa: N818  # what is wrong, not whose error it
         self.unknown = unknown
 
 
-class Unrendered(Exception):  # noqa: N818  # what happened, not whose error it is
-    """A template gave nothing for this row. *sentence* says what to do and holds nothing of the row."""
+class RenderError(Exception):
+    """A part of a rule gave nothing for this row. *sentence* says what to do and holds nothing of the row.
 
-    def __init__(self, sentence: str, reason: Reason = Reason.BAD_MAPPING) -> None:
+    *where* is the place of that part in the rules file, "" where only the template is known.
+    """
+
+    def __init__(self, sentence: str, reason: Reason = Reason.BAD_MAPPING, *, where: str = "") -> None:
         super().__init__(sentence)
         self.sentence = sentence
         self.reason = reason
+        self.where = where
+
+    @property
+    def failure(self) -> Failure:
+        return Failure(Kind.PERMANENT, self.reason, f"{self.where}: {self.sentence}")
 
 
-class Allowance:
-    """What is left of the time and the text that one event may take from one rule."""
+class RenderBudget:
+    """What one event may take from one rule: processor time for all templates together, memory for each of them."""
 
     def __init__(self) -> None:
         self.seconds = SECONDS_MAX
-        self.characters = HANDLED_CHARACTERS_MAX
+        self.bytes = MADE_BYTES_MAX
         self.ends = 0.0
         self.in_key = False
 
-    def begin(self, *, in_key: bool) -> None:
-        self.ends = thread_time() + self.seconds
-        self.characters = HANDLED_CHARACTERS_MAX
-        self.in_key = in_key
-
-    def finish(self) -> None:
-        self.seconds = self.ends - thread_time()
-
-    def charge(self, characters: int) -> None:
-        """Pay for a text of so many *characters* before it is made; each call costs one more, and looks at the time."""
-        self.characters -= characters + 1
-        if characters > TEXT_CHARACTERS_MAX or self.characters < 0:
-            raise Unrendered("makes too long a text; cut its parts with `truncate`")
+    def check_time(self) -> None:
         if thread_time() > self.ends:
-            raise Unrendered("takes too long")
+            raise RenderError("takes too long")
+
+    def check_length(self, characters: int) -> None:
+        """For a text before it is made."""
+        if characters > TEXT_CHARACTERS_MAX:
+            raise RenderError(_TOO_LONG)
+
+    def charge(self, made: Any) -> Any:
+        """Give back *made*, a new value, after paying for its memory."""
+        self.check_length(len(made) if isinstance(made, str) else 0)
+        self.bytes -= getsizeof(made)
+        if self.bytes < 0:
+            raise RenderError(_TOO_LONG)
+        self.check_time()
+        return made
+
+    def weigh(self, values: Iterable[Any]) -> int:
+        """The weight of *values*, which may be few and yet wide: a list of two lists of two lists. Bounded."""
+        self.check_time()
+        weight = 0
+        for value in values:
+            if isinstance(value, str):
+                weight += len(value)
+            elif isinstance(value, dict | list | tuple):
+                inner = [*value, *value.values()] if isinstance(value, dict) else value
+                weight += ELEMENT_WEIGHT * len(inner) + self.weigh(inner)
+            elif isinstance(value, Decimal):
+                weight += abs(value.adjusted())  # 1e4000 has few characters, until it is written
+        return _within(weight, WEIGHT_MAX)
 
 
-_allowance: ContextVar[Allowance] = ContextVar("allowance")
+_budget: ContextVar[RenderBudget] = ContextVar("budget")
 
 
-def _charge(characters: int) -> None:
-    _allowance.get().charge(characters)
+def _within(number: int, most: int) -> int:
+    if number > most:
+        raise OverflowError
+    return number
 
 
-class Image(dict[str, Json]):
+class RowImage(dict[str, Json]):
     """A row as rules see it: a column known from the other image, or any where absent is null, is null when absent.
 
     *known* is None where absent is null. An image that is not there at all is empty, hence false, and ``is none``.
@@ -146,55 +176,39 @@ class Template:
         self._tree = tree
         self._lone = lone
 
-    def value(self, names: Mapping[str, Any], allowance: Allowance, *, in_key: bool = False) -> Any:
+    def value(self, names: Mapping[str, Any], budget: RenderBudget, *, in_key: bool = False) -> Any:
         """What it gives for *names*: one lone ``{{ … }}`` and an expression keep their type, all else is text.
 
         *in_key*: a null that it would write is refused, and every value that it reads or writes is a settled one (see
-        settle_value). Raises Unrendered.
+        settle_value). Raises RenderError.
         """
         compiled = self._compiled  # before the time of this row begins
-        with _spending(allowance, in_key=in_key):
+        with _spending(budget, in_key=in_key):
             context = compiled.new_context(dict(names))
             pieces = compiled.root_render_func(context)
             if self._lone is None:
-                return _joined(pieces)
+                return _concatenate(pieces)
             for _ in pieces:
                 pass
-            return _settled(context.vars["result"])
+            return _to_value(context.vars["result"])
 
-    def text(self, names: Mapping[str, Any], allowance: Allowance, *, in_key: bool = False) -> str:
-        """The same as a ticket shows it. Raises Unrendered."""
-        value = self.value(names, allowance, in_key=in_key)
+    def text(self, names: Mapping[str, Any], budget: RenderBudget, *, in_key: bool = False) -> str:
+        """The same as a ticket shows it. Raises RenderError."""
+        value = self.value(names, budget, in_key=in_key)
         if value is None and in_key:
-            raise Unrendered(_NULL, Reason.BAD_KEY)
-        with _spending(allowance, in_key=in_key):
-            return _spelled(value)
+            raise RenderError(_NULL, Reason.BAD_KEY)
+        with _spending(budget, in_key=in_key):
+            return _to_text(value)
 
     def parts_of(self, name: str) -> set[str]:
         """The parts of *name* that it names, such as ``PORT`` in ``env.PORT`` and ``env['PORT']``."""
-        parts = set()
-        for node in self._tree.find_all((nodes.Getattr, nodes.Getitem)):
-            match node:
-                case nodes.Getattr(node=nodes.Name(name=whose), attr=part) if whose == name:
-                    parts.add(part)
-                case nodes.Getitem(node=nodes.Name(name=whose), arg=nodes.Const(value=str() as part)) if whose == name:
-                    parts.add(part)
-        return parts
+        return {node.attr for node in self._tree.find_all(nodes.Getattr) if _is_name(node.node, name)}
 
     def wholes_of(self, name: str) -> set[str]:
         """The parts of *name* that it reads whole: of ``row.id`` and ``row.at.day``, ``id``."""
-        found = list(self._tree.find_all((nodes.Getattr, nodes.Getitem)))
-        inner = {id(node.node) for node in found if isinstance(node, nodes.Getattr | nodes.Getitem)}
-        wholes = set()
-        for node in found:
-            match node:
-                case nodes.Getattr(node=nodes.Name(name=whose), attr=part) if whose == name and id(node) not in inner:
-                    wholes.add(part)
-                case nodes.Getitem(node=nodes.Name(name=whose), arg=nodes.Const(value=str() as part)) if (
-                    whose == name and id(node) not in inner
-                ):
-                    wholes.add(part)
-        return wholes
+        attributes = list(self._tree.find_all(nodes.Getattr))
+        inner = {id(node.node) for node in attributes} | {id(node.node) for node in self._tree.find_all(nodes.Getitem)}
+        return {node.attr for node in attributes if _is_name(node.node, name) and id(node) not in inner}
 
     def literals(self) -> frozenset[str]:
         """The values that it can give, of those that stand in its text whole; a row may give it others."""
@@ -216,19 +230,11 @@ class Template:
         ``("id", "/")`` for ``{{ row.id }}/{{ item.id }}``; ``("id", "")`` for a lone ``{{ row.id }}``.
         """
         match self._tree.body:
-            case [nodes.Output(nodes=[first])]:
-                text_after = ""
-            case [nodes.Output(nodes=[first, nodes.TemplateData(data=text_after), *_]), *_]:
-                pass
-            case _:
-                return None
-        match first:
-            case nodes.Getattr(node=nodes.Name(name="row"), attr=column):
-                return column, text_after
-            case nodes.Getitem(node=nodes.Name(name="row"), arg=nodes.Const(value=str() as column)):
-                return column, text_after
-            case _:
-                return None
+            case [nodes.Output(nodes=[nodes.Getattr(node=nodes.Name(name="row"), attr=column), *rest]), *others]:
+                if rest and isinstance(rest[0], nodes.TemplateData):
+                    return column, rest[0].data
+                return None if rest or others else (column, "")
+        return None
 
     def joined(self) -> tuple[str, ...] | None:
         """The values that it joins in one text, as they stand between braces; None where it joins none.
@@ -251,11 +257,18 @@ class Template:
         if self._lone is not None:
             body = [nodes.Assign(nodes.Name("result", "store", lineno=1), self._lone, lineno=1)]
         try:
-            fenced: nodes.Template = _Fence().visit(nodes.Template(body, lineno=1))
-            fenced.set_environment(_ENVIRONMENT)
-            return _ENVIRONMENT.from_string(fenced)
+            bounded: nodes.Template = SandboxTransformer().visit(nodes.Template(body, lineno=1))
+            bounded.set_environment(_ENVIRONMENT)
+            return _ENVIRONMENT.from_string(bounded)
         except _BREAKS as error:
-            raise Unrendered(_said(error)) from None
+            raise RenderError(_describe(error)) from None
+
+
+# What can be said of a template without a row
+
+
+def _is_name(node: nodes.Node, name: str) -> bool:
+    return isinstance(node, nodes.Name) and node.name == name
 
 
 def _joined_values(body: Iterable[nodes.Node]) -> Iterator[nodes.Node]:
@@ -308,50 +321,32 @@ def _literals(node: nodes.Node | None) -> Iterator[str]:
     match node:
         case nodes.Const(value=value):
             yield text(value)
-        case nodes.Filter(name="lookup", node=_, args=[mapping, *default], kwargs=named):
-            yield from _literals_of(mapping)
-            for other in (*default, *(keyword.value for keyword in named)):
+        case nodes.Filter(name="lookup", args=[mapping, *default], kwargs=named):
+            for other in (*_values_of(mapping), *default, *(keyword.value for keyword in named)):
                 yield from _literals(other)
         case nodes.Filter(name="default" | "d", node=inner, args=args, kwargs=named):
             given = [keyword.value for keyword in named if keyword.key == "default_value"]
             for either in (inner, *args[:1], *given):
                 yield from _literals(either)
-        case nodes.Getitem(node=nodes.Dict() as mapping):
-            yield from _literals_of(mapping)
+        case nodes.Getitem(node=nodes.Dict() as mapping) | nodes.Getattr(node=nodes.Dict() as mapping):
+            for value in _values_of(mapping):
+                yield from _literals(value)
         case nodes.CondExpr(expr1=first, expr2=second) | nodes.Or(left=first, right=second):
             yield from _literals(first)
             yield from _literals(second)
         case nodes.And(right=second):
             yield from _literals(second)
-        case _:
-            pass
 
 
-def _literals_of(mapping: nodes.Node) -> Iterator[str]:
-    if isinstance(mapping, nodes.Dict):
-        for pair in mapping.items:
-            yield from _literals(pair.value)
+def _values_of(mapping: nodes.Node) -> list[nodes.Expr]:
+    return [pair.value for pair in mapping.items] if isinstance(mapping, nodes.Dict) else []
 
 
-@contextmanager
-def _spending(allowance: Allowance, *, in_key: bool) -> Iterator[None]:
-    """What is done herein is paid for by *allowance*, and what breaks is Unrendered."""
-    token = _allowance.set(allowance)
-    allowance.begin(in_key=in_key)
-    try:
-        yield
-    except UndefinedError as error:
-        # Written by us or by Jinja2: it names what the template names, never a value.
-        raise Unrendered(error.message or "uses a value that is not there") from None
-    except _BREAKS as error:
-        raise Unrendered(_said(error)) from None
-    finally:
-        _allowance.reset(token)
-        allowance.finish()
+# Reading a template
 
 
 def template(source: str, *, names: Collection[str]) -> Template:
-    """Check *source*, a text with ``{{ … }}`` in it, which may use *names*. Raises BadTemplate."""
+    """Check *source*, a text with ``{{ … }}`` in it, which may use *names*. Raises InvalidTemplate."""
     tree = _parsed(lambda: _ENVIRONMENT.parse(source))
     _check(tree, names)
     lone = None
@@ -362,7 +357,7 @@ def template(source: str, *, names: Collection[str]) -> Template:
 
 
 def expression(source: str, *, names: Collection[str]) -> Template:
-    """Check *source*, what stands between braces in a template, which may use *names*. Raises BadTemplate."""
+    """Check *source*, what stands between braces in a template, which may use *names*. Raises InvalidTemplate."""
 
     lone = _parsed(lambda: _parsed_expression(source))
     tree = nodes.Template([nodes.Output([lone], lineno=1)], lineno=1)
@@ -374,7 +369,7 @@ def is_expression(source: str) -> bool:
     """Whether *source* could stand between braces, whatever it names."""
     try:
         _parsed(lambda: _parsed_expression(source))
-    except BadTemplate:
+    except InvalidTemplate:
         return False
     return True
 
@@ -387,19 +382,29 @@ def _parsed_expression(source: str) -> nodes.Expr:
     return found
 
 
+class _Subscripts(NodeTransformer):
+    """Makes ``row['id']`` what ``row.id`` is."""
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Expr:  # noqa: N802 (the visitor's naming)
+        self.generic_visit(node)
+        if isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str):
+            return nodes.Getattr(node.node, node.arg.value, node.ctx, lineno=node.lineno)
+        return node
+
+
 _Parsed = TypeVar("_Parsed", bound=nodes.Node)
 
 
 def _parsed(parse: Callable[[], _Parsed]) -> _Parsed:
     try:
-        return parse()
+        return cast(_Parsed, _Subscripts().visit(parse()))
     except TemplateSyntaxError as error:
-        raise BadTemplate(f"is not a template: {error.message}", error.lineno) from error
+        raise InvalidTemplate(f"is not a template: {error.message}", error.lineno) from error
     except (RecursionError, ValueError, ArithmeticError) as error:
-        raise BadTemplate("is not a template: a number in it is too long, or it is nested too deeply") from error
+        raise InvalidTemplate("is not a template: a number in it is too long, or it is nested too deeply") from error
 
 
-_NAMED = (
+_ALLOWED = (
     nodes.Template, nodes.Output, nodes.TemplateData, nodes.If, nodes.For, nodes.Assign, nodes.Name, nodes.Const,
     nodes.List, nodes.Tuple, nodes.Dict, nodes.Pair, nodes.Keyword, nodes.CondExpr, nodes.Filter, nodes.Test,
     nodes.Call, nodes.Getitem, nodes.Getattr, nodes.Slice, nodes.Concat, nodes.Compare, nodes.Operand, nodes.Not,
@@ -408,63 +413,65 @@ _NAMED = (
 
 
 def _check(tree: nodes.Template, names: Collection[str]) -> None:
-    """Refuse what no row could make work, and what the fence does not know."""
+    """Refuse what no row could make work, and what the sandbox does not know."""
     try:
         found = list(tree.find_all(nodes.Node))
     except RecursionError as error:
-        raise BadTemplate("is nested too deeply") from error
+        raise InvalidTemplate("is nested too deeply") from error
     stored = {node.name for node in found if isinstance(node, nodes.Name) and node.ctx == "store"}
     loop = {"loop"} if any(isinstance(node, nodes.For) for node in found) else set()
     for node in found:
-        if not isinstance(node, _NAMED):
-            raise BadTemplate("only `if`, `for` and `set` can stand in {% … %} here", node.lineno)
+        if not isinstance(node, _ALLOWED):
+            raise InvalidTemplate("only `if`, `for` and `set` can stand in {% … %} here", node.lineno)
+        for kind, name, offered in _uses(node):
+            if name not in offered:
+                raise InvalidTemplate(f"there is no {kind} `{name}`{did_you_mean(name, offered)}", node.lineno)
         match node:
             case nodes.Name(ctx="load") if node.name not in stored | loop | {"range"} and node.name not in names:
-                what = f"there is no `{node.name}` here{meant(node.name, names)}"
-                raise BadTemplate(what, node.lineno, unknown=node.name)
+                what = f"there is no `{node.name}` here{did_you_mean(node.name, names)}"
+                raise InvalidTemplate(what, node.lineno, unknown=node.name)
             case nodes.Filter() | nodes.Test() | nodes.Call() if (node.dyn_args, node.dyn_kwargs) != (None, None):
-                raise BadTemplate("arguments cannot be unpacked with `*` here", node.lineno)
-            case nodes.Filter() if node.name not in FILTERS_OFFERED:
-                raise _unoffered("filter", node.name, FILTERS_OFFERED, node)
-            case nodes.Test() if node.name not in TESTS_OFFERED:
-                raise _unoffered("test", node.name, TESTS_OFFERED, node)
-            case nodes.Call(node=nodes.Getattr(attr=method)) if method not in METHODS_OFFERED:
-                raise _unoffered("method", method, METHODS_OFFERED, node)
-            case nodes.Call(node=called) if not isinstance(called, nodes.Getattr) and not (
-                isinstance(called, nodes.Name) and called.name == "range"
-            ):
-                raise BadTemplate("only `range` and the methods of texts, lists and objects can be called", node.lineno)
+                raise InvalidTemplate("arguments cannot be unpacked with `*` here", node.lineno)
+            case nodes.Call(node=called) if not isinstance(called, nodes.Getattr) and not _is_name(called, "range"):
+                what = "only `range` and the methods of texts, lists and objects can be called"
+                raise InvalidTemplate(what, node.lineno)
             case nodes.Const(value=float() as value) if value in (float("inf"), float("-inf")):
-                raise BadTemplate("a number in it is too large", node.lineno)
+                raise InvalidTemplate("a number in it is too large", node.lineno)
             case nodes.For(recursive=True):
-                raise BadTemplate("a loop cannot be recursive here", node.lineno)
-            case nodes.Filter(name="map", args=[nodes.Const(value=str() as name), *_]) if name not in FILTERS_OFFERED:
-                raise _unoffered("filter", name, FILTERS_OFFERED, node)
-            case (
-                nodes.Filter(name="select" | "reject", args=[nodes.Const(value=str() as name), *_])
-                | nodes.Filter(name="selectattr" | "rejectattr", args=[_, nodes.Const(value=str() as name), *_])
-            ) if name not in TESTS_OFFERED:
-                raise _unoffered("test", name, TESTS_OFFERED, node)
+                raise InvalidTemplate("a loop cannot be recursive here", node.lineno)
 
 
-def _unoffered(kind: str, name: str, offered: Collection[str], node: nodes.Node) -> BadTemplate:
-    return BadTemplate(f"there is no {kind} `{name}`{meant(name, offered)}", node.lineno)
+def _uses(node: nodes.Node) -> Iterator[tuple[str, str, Collection[str]]]:
+    """What *node* uses by name: the kind, the name, and what is offered of that kind."""
+    match node:
+        case nodes.Filter(name=name):
+            yield "filter", name, FILTERS_OFFERED
+        case nodes.Test(name=name):
+            yield "test", name, TESTS_OFFERED
+        case nodes.Call(node=nodes.Getattr(attr=name)):
+            yield "method", name, METHODS_OFFERED
+    match node:
+        case nodes.Filter(name="map", args=[nodes.Const(value=str() as name), *_]):
+            yield "filter", name, FILTERS_OFFERED
+        case (
+            nodes.Filter(name="select" | "reject", args=[nodes.Const(value=str() as name), *_])
+            | nodes.Filter(name="selectattr" | "rejectattr", args=[_, nodes.Const(value=str() as name), *_])
+        ):
+            yield "test", name, TESTS_OFFERED
 
 
-def meant(word: str, known: Collection[str]) -> str:
-    """The words "; did you mean …?" where one of *known* is like *word*."""
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean `{close[0]}`?" if close else ""
+# Working it out
 
 
-class _Fence(NodeTransformer):
-    """Rewrites a template so that all it does passes through the functions below.
+class SandboxTransformer(NodeTransformer):
+    """Rewrites a template so that what Jinja2's sandbox does not ask about passes through the functions below.
 
     Their names have a space in them: nobody can write them in a template.
     """
 
-    def visit_Const(self, node: nodes.Const) -> nodes.Expr:  # noqa: N802 (the visitor's naming)
-        return _filter(node, "a decimal", nodes.Const(repr(node.value))) if isinstance(node.value, float) else node
+    def visit_Const(self, node: nodes.Const) -> nodes.Expr:  # noqa: N802
+        exact = nodes.Const(repr(node.value))
+        return _filter(node, "internal: decimal", exact) if isinstance(node.value, float) else node
 
     def visit_Tuple(self, node: nodes.Tuple) -> nodes.Expr:  # noqa: N802
         self.generic_visit(node)
@@ -472,31 +479,25 @@ class _Fence(NodeTransformer):
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Expr:  # noqa: N802
         self.generic_visit(node)
-        return _filter(node, "a join", nodes.List(node.nodes, lineno=node.lineno))
+        return _filter(node, "internal: join", nodes.List(node.nodes, lineno=node.lineno))
 
     def visit_Call(self, node: nodes.Call) -> nodes.Expr:  # noqa: N802
         self.generic_visit(node)
         if not isinstance(node.node, nodes.Getattr):
             return node
-        method = nodes.Const(node.node.attr)
-        return _filter(node, "a method", node.node.node, args=[method, *node.args], kwargs=node.kwargs)
+        arguments = [nodes.Const(node.node.attr), *node.args]
+        return _filter(node, "internal: method", node.node.node, arguments, node.kwargs)
 
     def visit_For(self, node: nodes.For) -> nodes.For:  # noqa: N802
         self.generic_visit(node)
-        node.iter = _filter(node, "a loop", node.iter)
+        node.iter = _filter(node, "internal: loop", node.iter)
         return node
 
     def visit_Compare(self, node: nodes.Compare) -> nodes.Compare:  # noqa: N802
         self.generic_visit(node)
-        node.expr = _filter(node, "a weight", node.expr)
+        node.expr = _filter(node, "internal: weigh", node.expr)
         for operand in node.ops:
-            operand.expr = _filter(node, "a weight", operand.expr)
-        return node
-
-    def visit_Test(self, node: nodes.Test) -> nodes.Test:  # noqa: N802
-        self.generic_visit(node)
-        node.node = _filter(node, "a weight", node.node)
-        node.args = [_filter(node, "a weight", argument) for argument in node.args]
+            operand.expr = _filter(node, "internal: weigh", operand.expr)
         return node
 
 
@@ -504,7 +505,6 @@ def _filter(
     node: nodes.Node,
     name: str,
     value: nodes.Node,
-    *,
     args: list[nodes.Expr] | None = None,
     kwargs: list[nodes.Keyword] | None = None,
 ) -> nodes.Filter:
@@ -526,331 +526,339 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def _part(self, obj: Any, part: Any, spoken: str) -> Any:
         try:
-            if isinstance(_there(obj), dict | list | tuple | str):
-                return _in_key(obj[part])
+            if isinstance(_defined(obj), dict | list | tuple | str):
+                found = _settle_in_key(obj[part])
+                return _budget.get().charge(found) if isinstance(part, slice) else found
         except (TypeError, LookupError):
             pass
-        whose = "the row" if isinstance(obj, Image) and not obj.missing else "the value"
+        whose = "the row" if isinstance(obj, RowImage) and not obj.missing else "the value"
         return self.undefined(f"names {spoken} that {whose} does not have")
 
-    def call_binop(self, context: Names, operator: str, left: Any, right: Any) -> Any:  # noqa: ARG002 (Jinja2's signature)
-        _weigh(_there(left))
-        _weigh(_there(right))
-        if _is_number(left) and _is_number(right):
-            return _calculated(operator, left, right)
+    def call_binop(self, context: Names, operator: str, left: Any, right: Any) -> Any:
+        budget = _budget.get()
+        budget.weigh([_defined(left), _defined(right)])
         match operator, left, right:
+            case _, int() | float() | Decimal(), int() | float() | Decimal():
+                return _calculate(operator, left, right)
             case "%", str(), _:
-                return _percent(left, right)
+                made: Any = _format_percent(left, right)
             case "+", str(), str():
-                _charge(len(left) + len(right))
-                return left + right
+                made = _concatenate([left, right])
             case "+", list() | tuple(), list() | tuple():
-                _charge(len(left) + len(right))
-                return [*left, *right]
-            case "*", str() | list(), int():
-                _charge(len(left) * max(right, 0))
-                return left * right
+                made = [*left, *right]
+            case "*", str(), int():
+                budget.check_length(len(left) * right)
+                made = left * right
+            case "*", list(), int():
+                made = left * _within(right, ELEMENTS_MAX // (len(left) or 1))
             case "*", int(), str() | list():
-                _charge(len(right) * max(left, 0))
-                return left * right
-        raise TypeError(operator)
+                return self.call_binop(context, operator, right, left)
+            case _:
+                raise TypeError
+        return budget.charge(made)
 
-    def call_unop(self, context: Names, operator: str, arg: Any) -> Any:  # noqa: ARG002
-        if not _is_number(_there(arg)):
-            raise TypeError(operator)
-        if operator == "+":
-            return arg
-        return -arg if isinstance(arg, int) else _decimal(arg).copy_negate()
+    def call_unop(self, context: Names, operator: str, arg: Any) -> Any:  # noqa: ARG002 (Jinja2's signature)
+        number = _number(_defined(arg))
+        return -number if operator == "-" else number
+
+
+_LOOP = frozenset(["first", "index", "index0", "last", "length", "revindex", "revindex0"])
 
 
 @pass_context  # or Jinja2 would call it when it compiles, where nothing is bounded
-def _finalized(_: Names, value: Any) -> str:
-    in_key = _allowance.get().in_key
-    if isinstance(value, str) and not in_key:
-        return value
-    if value is None and in_key:
-        raise Unrendered(_NULL, Reason.BAD_KEY)
-    return _spelled(value)
+def _finalize(_: Names, value: Any) -> str:
+    if value is None and _budget.get().in_key:
+        raise RenderError(_NULL, Reason.BAD_KEY)
+    return _to_text(value)
 
 
 # Not optimized: constant parts would be worked out while compiling, where nothing is bounded.
-_ENVIRONMENT = _Environment(undefined=StrictUndefined, autoescape=False, optimized=False, finalize=_finalized)
+_ENVIRONMENT = _Environment(undefined=StrictUndefined, autoescape=False, optimized=False, finalize=_finalize)
+
+# What Python and Jinja2 raise when a template asks for what cannot be had of these values, and a sentence for it.
+# Never their own words: they may quote the row.
+_SENTENCES: Final[tuple[tuple[tuple[type[Exception], ...], str], ...]] = (
+    ((ZeroDivisionError,), "divides by zero"),
+    ((RecursionError, SyntaxError), "is nested too deeply"),
+    ((MemoryError, OverflowError), "makes too large a number, a range or a text"),
+    ((ArithmeticError,), "makes a number that cannot be exact"),
+    ((TypeError,), "does not suit the type of a value (perhaps it is null, or a number that is a text)"),
+    (
+        (TemplateError, ValueError, AttributeError, LookupError, AssertionError),
+        "cannot be worked out from these values",
+    ),
+)
+_BREAKS = tuple(kind for kinds, _ in _SENTENCES for kind in kinds)
 
 
-def _calculated(operator: str, left: Any, right: Any) -> Any:
-    if isinstance(left, int) and isinstance(right, int) and operator != "/" and not (operator == "**" and right < 0):
-        bits = left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()
-        if bits > NUMBER_BITS_MAX:
-            raise OverflowError
-        return _ENVIRONMENT.binop_table[operator](left, right)
-    one, other = _decimal(left), _decimal(right)
-    match operator:
-        case "+":
-            return _EXACT.add(one, other)
-        case "-":
-            return _EXACT.subtract(one, other)
-        case "*":
-            return _EXACT.multiply(one, other)
-        case "/":
-            return _ROUNDED.divide(one, other)
-        case "**":
-            return _ROUNDED.power(_POWER.plus(one), _POWER.plus(other))
-    whole = _floor_divided(one, other)
-    return whole if operator == "//" else _EXACT.subtract(one, _EXACT.multiply(other, whole))
+def _describe(error: Exception) -> str:
+    return next(sentence for kinds, sentence in _SENTENCES if isinstance(error, kinds))
 
 
-def _floor_divided(one: Decimal, other: Decimal) -> Decimal:
-    """Rounded down, as Python's own ``//`` does with whole numbers; a Decimal's rounds towards zero."""
-    whole, rest = _EXACT.divmod(one, other)
-    return _EXACT.subtract(whole, Decimal(1)) if rest and (rest < 0) != (other < 0) else whole
+@contextmanager
+def _spending(budget: RenderBudget, *, in_key: bool) -> Iterator[None]:
+    """What is done herein is paid for by *budget*, exact, and what breaks is a RenderError."""
+    token = _budget.set(budget)
+    budget.ends, budget.bytes, budget.in_key = thread_time() + budget.seconds, MADE_BYTES_MAX, in_key
+    try:
+        with decimal.localcontext(_EXACT):
+            yield
+    except UndefinedError as error:
+        # Written by us or by Jinja2: it names what the template names, never a value.
+        raise RenderError(error.message or "uses a value that is not there") from None
+    except _BREAKS as error:
+        raise RenderError(_describe(error)) from None
+    finally:
+        _budget.reset(token)
+        budget.seconds = budget.ends - thread_time()
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | Decimal)
+# Numbers
+
+
+def _number(value: Any) -> Any:
+    """A whole number or an exact Decimal: 0.1 is what somebody wrote, not the binary fraction next to it."""
+    if isinstance(value, int):
+        return value
+    if not isinstance(value, float | Decimal):
+        raise TypeError
+    return _decimal(repr(value) if isinstance(value, float) else value)
 
 
 def _decimal(value: Any) -> Decimal:
-    """Exact: 0.1 is what somebody wrote, not the binary fraction next to it."""
-    number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
-    return _spellable(number)
-
-
-def _spellable(number: Decimal) -> Decimal:
-    if abs(number.adjusted()) > NUMBER_DIGITS_MAX:
-        raise OverflowError  # 1e999999999 is ten characters that become a gigabyte
+    number = Decimal(value)
+    _within(abs(number.adjusted()), NUMBER_DIGITS_MAX)  # 1e999999999 is ten characters that become a gigabyte
     return number
 
 
-def _joined(pieces: Iterable[str]) -> str:
-    kept = []
-    length = 0
-    for piece in pieces:
-        length += len(piece)
-        kept.append(piece)
-    _charge(length)
-    return "".join(kept)
+def _calculate(operator: str, left: Any, right: Any) -> Any:
+    left, right = _number(left), _number(right)
+    whole = isinstance(left, int) and isinstance(right, int)
+    match operator:
+        case "/":
+            return _ROUNDED.divide(left, right)
+        case "**" if not whole or right < 0:
+            return _ROUNDED.power(_POWER.plus(left), _POWER.plus(right))
+        case "//" | "%" if not whole:
+            # Rounded down, as Python does it with whole numbers; a Decimal's is rounded towards zero.
+            quotient, rest = divmod(left, right)
+            quotient -= bool(rest and (rest < 0) != (right < 0))
+            return quotient if operator == "//" else left - right * quotient
+    if whole:
+        bits = left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()
+        _within(bits, NUMBER_BITS_MAX)
+    return _ENVIRONMENT.binop_table[operator](left, right)
 
 
-def _there(value: Any) -> Any:
-    if isinstance(value, Undefined):
-        str(value)  # raises UndefinedError, which says what is not there
-    return value
-
-
-def _settled(value: Any) -> Any:
-    """*value* as a JSON value, whatever a filter made of it."""
-    match _there(value):
-        case Undefined():
-            return None  # of `… if … ` without an else, which Jinja2 writes as nothing
-        case Image() if value.missing:
-            return None
-        case str() | None | bool() | int() | float() | Decimal() | dict() | list():
-            return value
-        case tuple() | Iterator():
-            return list(_ticking(value))
-        case _:
-            raise TypeError
-
-
-def _weigh(value: Any) -> Any:
-    """Pay for going through *value*, which may be small and yet wide: a list of two lists of two lists."""
-    if isinstance(value, dict | list | tuple):
-        _charge(len(value))
-        for inner in value.values() if isinstance(value, dict) else value:
-            if isinstance(inner, dict | list | tuple):
-                _weigh(inner)
-    return value
-
-
-def _spelled(value: Any) -> str:
-    value = _settled(value)
-    match value:
-        case dict() | list():
-            return _as_json(value)
-        case str():
-            _charge(len(value))
-            return value
-        case _:
-            _charge(0)
-            return text(_spellable(value) if isinstance(value, Decimal) else value)
-
-
-def _as_json(value: Any) -> str:
-    pieces: list[str] = []
-    _spell_json(value, pieces.append)
-    return "".join(pieces)
-
-
-def _spell_json(value: Any, put: Callable[[str], object]) -> None:
-    """The same as `text` gives for what is within a list, paid for piece by piece."""
-    value = _settled(value)
-    match value:
-        case dict():
-            # No database keeps the order of an object's names.
-            pairs = sorted(value.items(), key=lambda pair: str(pair[0])) if _allowance.get().in_key else value.items()
-            between = "{"
-            for name, inner in pairs:
-                put(between)
-                _spell_json(text(_settled(name)), put)
-                put(": ")
-                _spell_json(inner, put)
-                between = ", "
-            put("{}" if between == "{" else "}")
-        case list():
-            between = "["
-            for inner in value:
-                put(between)
-                _spell_json(inner, put)
-                between = ", "
-            put("[]" if between == "[" else "]")
-        case str():
-            _charge(len(value))
-            put(json.dumps(_in_key(value), ensure_ascii=False))
-        case Decimal():
-            _charge(0)
-            put(format(_in_key(_spellable(value)), "f"))
-        case _:
-            _charge(0)
-            other = _in_key(value)
-            put(format(other, "f") if isinstance(other, Decimal) else json.dumps(other))
-
-
-def _in_key(value: Any) -> Any:
-    return settle_value(value) if _allowance.get().in_key else value
-
-
-def _ticking(values: Any) -> Iterator[Any]:
-    for value in values:
-        _charge(0)
-        yield _in_key(value)
-
-
-def _range(*bounds: int) -> range:
-    numbers = range(*bounds)
-    if len(numbers) > RANGE_MAX:
-        raise OverflowError
-    return numbers
-
-
-# Filters. Those of Jinja2's that are not here are random, make HTML, or can be had with less.
-
-
-def _of_text(act: Callable[..., Any]) -> Callable[..., Any]:
-    """*act*, given a text as a ticket would show it (null is empty, not "None")."""
-
-    def acting(value: Any, *args: Any, **kwargs: Any) -> Any:
-        result = act(_spelled(value), *args, **kwargs)
-        if isinstance(result, str):
-            _charge(len(result))
-        return result
-
-    return acting
-
-
-def _slow(act: Callable[..., Any]) -> Callable[..., Any]:
-    """*act*, kept from a text on which it would take long, and from padding it without end."""
-
-    def acting(value: str, *args: Any, **kwargs: Any) -> Any:
-        for argument in (*args, *kwargs.values()):
-            _padding(len(argument) if isinstance(argument, str) else argument)
-        return act(value[:SLOW_CHARACTERS_MAX], *args, **kwargs)
-
-    return acting
-
-
-def _replace(value: str, old: Any, new: Any, count: int = -1) -> str:
-    old, new = _spelled(old), _spelled(new)
-    times = value.count(old) if count is None or count < 0 else min(count, value.count(old))
-    _charge(len(value) + times * len(new))
-    return value.replace(old, new, times)
-
-
-def _center(value: str, width: int = 80) -> str:
-    return value.center(_padding(width))
-
-
-def _padding(width: int) -> int:
-    if width > PADDING_MAX:
-        raise OverflowError
-    return width
-
-
-def _urlencode(value: Any) -> str:
-    if isinstance(value, dict):
-        return str(FILTERS["urlencode"]({name: _spelled(inner) for name, inner in value.items()}))
-    return str(FILTERS["urlencode"](_spelled(value)[:SLOW_CHARACTERS_MAX]))
-
-
-def _join(value: Any, d: Any = "", attribute: str | int | None = None) -> str:
-    values = value if attribute is None else map(make_attrgetter(_ENVIRONMENT, attribute), value)
-    texts = [_spelled(inner) for inner in _ticking(values)]
-    between = _spelled(d)
-    _charge(sum(map(len, texts)) + len(between) * len(texts))
-    return between.join(texts)
-
-
-def _sum(value: Any, attribute: str | int | None = None, start: Any = 0) -> Any:
-    total = start
-    for inner in _ticking(value if attribute is None else map(make_attrgetter(_ENVIRONMENT, attribute), value)):
-        if not _is_number(inner):
-            raise TypeError
-        total = _calculated("+", total, inner)
-    return total
-
-
-def _read_number(value: Any) -> Decimal | None:
+def _float(value: Any, default: Any = Decimal("0.0")) -> Any:
     try:
-        number = _decimal(value.strip() if isinstance(value, str) else value)
+        number = _decimal(value.strip()) if isinstance(value, str) else Decimal(_number(value))
     except (InvalidOperation, TypeError, ValueError):
-        return None
-    return number if number.is_finite() else None
+        return default
+    return number if number.is_finite() else default
 
 
-# Of any base.
-_DIGITS = re.compile(r"[+-]?\w+")
+_DIGITS = re.compile(r"[+-]?\w+")  # of any base
 
 
 def _int(value: Any, default: Any = 0, base: int = 10) -> Any:
     if isinstance(value, str) and base != 10:
         value = value.strip()
-        if len(value) > NUMBER_DIGITS_MAX:
-            if _DIGITS.fullmatch(value):
-                raise OverflowError
-            return default
+        if len(value) > NUMBER_DIGITS_MAX and _DIGITS.fullmatch(value):
+            raise OverflowError
         try:
-            return int(value, base)
+            return default if len(value) > NUMBER_DIGITS_MAX else int(value, base)
         except ValueError:
             return default
-    number = _read_number(value)
+    number = _float(value, None)
     return default if number is None else int(number)
 
 
-def _float(value: Any, default: Any = Decimal("0.0")) -> Any:
-    number = _read_number(value)
-    return default if number is None else number
-
-
-_ROUNDINGS = {"common": ROUND_HALF_UP, "ceil": ROUND_CEILING, "floor": ROUND_FLOOR}
-
-
 def _round(value: Any, precision: int = 0, method: str = "common") -> Decimal:
-    if not _is_number(value):
-        raise TypeError
-    return _decimal(value).quantize(Decimal(1).scaleb(-_padding(precision)), _ROUNDINGS[method], _EXACT_ENOUGH)
+    unit = Decimal(1).scaleb(-_within(precision, PADDING_MAX))
+    return Decimal(_number(value)).quantize(unit, _ROUNDINGS[method], _ROUNDING)
 
 
-# Rounding is inexact on purpose.
-_EXACT_ENOUGH = Context(prec=2 * NUMBER_DIGITS_MAX, Emax=9999, Emin=-9999)
+def _sum(value: Any, attribute: str | int | None = None, start: Any = 0) -> Any:
+    total = start
+    for inner in _iterate(value, attribute):
+        total = _calculate("+", total, inner)
+    return total
 
 
-def _abs(value: Any) -> Any:
-    if not _is_number(value):
-        raise TypeError
-    return abs(value) if isinstance(value, int) else _decimal(value).copy_abs()
+def _range(*bounds: int) -> range:
+    numbers = range(*bounds)
+    _within(len(numbers), RANGE_MAX)
+    return numbers
 
 
-def _tojson(value: Any) -> str:
-    return _as_json(value)
+# Values and texts
+
+
+def _defined(value: Any) -> Any:
+    if isinstance(value, Undefined):
+        str(value)  # raises UndefinedError, which says what is not there
+    return value
+
+
+def _to_value(value: Any) -> Any:
+    """*value* as a JSON value, whatever a filter made of it."""
+    match _defined(value):
+        case Undefined():
+            return None  # of `… if … ` without an else, which Jinja2 writes as nothing
+        case RowImage() if value.missing:
+            return None
+        case str() | None | bool() | int() | float() | Decimal() | dict() | list():
+            return value
+        case tuple() | Iterator():
+            return list(_iterate(value))
+        case _:
+            raise TypeError
+
+
+def _to_text(value: Any) -> str:
+    value = _to_value(value)
+    if isinstance(value, dict | list):
+        return _to_json(value)
+    return text(_decimal(value) if isinstance(value, Decimal) else value)
+
+
+def _to_json(value: Any) -> str:
+    budget = _budget.get()
+    budget.check_length(budget.weigh([value]))
+    return cast(str, budget.charge(text([_plain(value)])[1:-1]))
+
+
+def _plain(value: Any) -> Any:
+    """*value* with nothing but JSON in it, settled in a key, where the order of an object's names is settled too."""
+    value = _to_value(value)
+    match value:
+        case dict():
+            names = sorted(value, key=str) if _budget.get().in_key else value
+            return {text(_plain(name)): _plain(value[name]) for name in names}
+        case list():
+            return [_plain(inner) for inner in value]
+        case _:
+            return _settle_in_key(_decimal(value) if isinstance(value, Decimal) else value)
+
+
+def _concatenate(pieces: Iterable[str]) -> str:
+    budget = _budget.get()
+    written = StringIO(newline="")
+    for piece in pieces:
+        budget.check_length(written.tell() + len(piece))
+        budget.check_time()
+        written.write(piece)
+    return cast(str, budget.charge(written.getvalue()))
+
+
+def _settle_in_key(value: Any) -> Any:
+    return settle_value(value) if _budget.get().in_key else value
+
+
+def _iterate(values: Any, attribute: str | int | None = None) -> Iterator[Any]:
+    """The elements of *values*, or their *attribute*, with a look at the time before each."""
+    budget = _budget.get()
+    each = values if attribute is None else map(make_attrgetter(_ENVIRONMENT, attribute), values)
+    for count, value in enumerate(each):
+        _within(count, ELEMENTS_MAX)
+        budget.check_time()
+        yield _settle_in_key(value)
+
+
+def _weighed(value: Any) -> Any:
+    _budget.get().weigh([value])
+    return value
+
+
+def _guarded(act: Callable[..., Any], *, of_list: bool = False) -> Callable[..., Any]:
+    """A filter, a test or a method, with a bound on what it is given and on what it makes.
+
+    *of_list*: it would go through each character of a text.
+    """
+    passed = int(hasattr(act, "jinja_pass_arg"))
+
+    @wraps(act)  # so that Jinja2 passes what it asks for
+    def acting(*args: Any, **kwargs: Any) -> Any:
+        budget = _budget.get()
+        lazy = (Iterator, range, list) if budget.in_key else (Iterator, range)
+        given = [list(_iterate(value)) if isinstance(value, lazy) else value for value in args[passed:]]
+        if of_list and isinstance(given[0], str):
+            given[0] = list(_iterate(given[0]))
+        budget.weigh([*given, *kwargs.values()])
+        made = act(*args[:passed], *given, **kwargs)
+        return made if any(made is value for value in given) else budget.charge(made)
+
+    return acting
+
+
+# Filters and methods. Those of Jinja2's that are not here are random, make HTML, or can be had with less.
+
+
+def _of_text(act: Callable[..., Any]) -> Callable[..., Any]:
+    """*act*, given a text as a ticket would show it (null is empty, not "None")."""
+    return lambda value, *args, **kwargs: act(_to_text(value), *args, **kwargs)
+
+
+def _slow(act: Callable[..., Any]) -> Callable[..., Any]:
+    """*act*, kept from a text on which it would take long, and from putting too much between its characters."""
+
+    def acting(value: str, *args: Any, **kwargs: Any) -> Any:
+        value = value[:SLOW_CHARACTERS_MAX]
+        for argument in (*args, *kwargs.values()):
+            size = len(argument) if isinstance(argument, str) else argument or 0
+            _within((len(value) + 1) * size, TEXT_CHARACTERS_MAX)
+        return act(value, *args, **kwargs)
+
+    return acting
+
+
+def _piecewise(act: Callable[[str], str]) -> Callable[[str], str]:
+    """*act*, which takes twelve bytes for each character that is not of ASCII."""
+    size = SLOW_CHARACTERS_MAX
+    return lambda value: _concatenate(act(value[start : start + size]) for start in range(0, len(value), size))
+
+
+def _checked(act: Callable[..., Any], check: Callable[..., object]) -> Callable[..., Any]:
+    def acting(*args: Any, **kwargs: Any) -> Any:
+        check(*args, *kwargs.values())
+        return act(*args, **kwargs)
+
+    return acting
+
+
+def _check_search(value: str, *args: Any) -> None:
+    for argument in args:
+        _within(len(value) * len(argument) if isinstance(argument, str) else 0, STEPS_MAX)
+
+
+def _check_split(value: str, *args: Any) -> None:
+    _check_search(value, *args)
+    _within(value.count(args[0]) if args and isinstance(args[0], str) else len(value) // 2, ELEMENTS_MAX)
+
+
+def _check_width(*args: Any) -> None:
+    _within(args[1] if len(args) > 1 else 0, PADDING_MAX)
+
+
+def _replace(value: str, old: Any, new: Any, count: int = -1) -> str:
+    old, new = _to_text(old), _to_text(new)
+    times = value.count(old) if count is None or count < 0 else min(count, value.count(old))
+    _budget.get().check_length(len(value) + times * (len(new) - len(old)))
+    return value.replace(old, new, times)
+
+
+def _urlencode(value: Any) -> str:
+    quote = FILTERS["urlencode"]
+    if isinstance(value, dict):
+        return _join((quote({name: _to_text(inner)[:SLOW_CHARACTERS_MAX]}) for name, inner in value.items()), "&")
+    return str(quote(_to_text(value)[:SLOW_CHARACTERS_MAX]))
+
+
+def _join(value: Any, d: Any = "", attribute: str | int | None = None) -> str:
+    between = _to_text(d)
+    pieces = (piece for inner in _iterate(value, attribute) for piece in (between, _to_text(inner)))
+    return _concatenate(islice(pieces, 1, None))
 
 
 _ABSENT: Final = object()
@@ -860,81 +868,74 @@ def _lookup(value: Any, mapping: Any, default: Any = _ABSENT) -> Any:
     """The value that *mapping* has for *value*; 1 and '1' are one. Without one, *default*, else a failure."""
     if not isinstance(mapping, dict):
         raise TypeError
-    sought = _spelled(value)
+    sought = _to_text(value)
     for name, found in mapping.items():
-        if _spelled(name) == sought:
+        if _to_text(name) == sought:
             return found
     if default is _ABSENT:
-        raise Unrendered("lookup does not know this value; add it or give a default", Reason.UNKNOWN_VALUE)
+        raise RenderError("lookup does not know this value; add it or give a default", Reason.UNKNOWN_VALUE)
     return default
 
 
 def _sn_datetime(value: Any) -> str:
     """An ISO time as ServiceNow takes it: UTC, to the second. A date is its midnight; null is empty."""
-    written = _spelled(value).strip()
+    written = _to_text(value).strip()
     if not written:
         return ""
     moment = instant(f"{written} 00:00:00" if _DATE.fullmatch(written) else written)
     if moment is None:
-        raise Unrendered("sn_datetime cannot read this value as a time; give it an ISO 8601 time")
+        raise RenderError("sn_datetime cannot read this value as a time; give it an ISO 8601 time")
     return moment.replace(tzinfo=None).isoformat(" ", "seconds")
 
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
-_PERCENT = re.compile(
-    r"%(?:\((?P<name>\w+)\))?(?P<flags>[-+ #0]*)(?P<width>\d{0,9})(?:\.(?P<digits>\d{0,9}))?(?P<kind>.)"
-)
+_PERCENT = re.compile(r"%(?:\((?P<name>\w+)\))?(?P<flags>[-+ #0]*)(?P<width>\d*)(?P<digits>(?:\.\d*)?)(?P<kind>.)")
 
 
-def _percent(form: str, given: Any) -> str:
-    """``%`` formatting: widths bounded, numbers exact, everything else spelled as a ticket shows it."""
-    _bound_form(form)
+def _format_percent(form: str, given: Any) -> str:
+    """``%`` formatting, with the same bounds and the same exact numbers as `format`."""
+    _within(len(form), SLOW_CHARACTERS_MAX)
     in_order = iter(given if isinstance(given, list | tuple) else [given])
 
     def written(found: re.Match[str]) -> str:
-        if found["kind"] == "%":
+        flags, kind, digits = found["flags"], found["kind"].replace("i", "d").replace("u", "d"), found["digits"]
+        if kind == "%":
             return "%"
-        value = given[found["name"]] if found["name"] else next(in_order, _ABSENT)
-        if value is _ABSENT:
-            raise TypeError
-        flags, width, digits = found["flags"], _padding(int(found["width"] or 0)), found["digits"]
-        precision = "" if digits is None else f".{_padding(int(digits or 0))}"
-        if found["kind"] in "eEfFgG" and _is_number(value):
-            align = "<" if "-" in flags else ""
-            sign = "+" if "+" in flags else " " if " " in flags else ""
-            alternative = "#" if "#" in flags else ""
-            zero = "0" if "0" in flags and not align else ""
-            piece = format(_decimal(value), f"{align}{sign}{alternative}{zero}{width or ''}{precision}{found['kind']}")
+        value = _ENVIRONMENT.getitem(given, found["name"]) if found["name"] else next(in_order, _ABSENT)
+        align, marks = "<" if "-" in flags else "", ""
+        if kind == "s":
+            value, align = _to_text(value), align or ">"
         else:
-            shown = int(_decimal(value)) if found["kind"] in "diuoxX" and _is_number(value) else _spelled(value)
-            piece = f"%{flags}{width or ''}{precision}{found['kind']}" % shown
-        _charge(len(piece))
-        return piece
+            value = int(_number(_defined(value))) if kind in "doxX" else Decimal(_number(_defined(value)))
+            sign = next((sign for sign in "+ " if sign in flags), "")
+            marks = sign + "#" * ("#" in flags) + "0" * ("0" in flags and not align)
+        return _format_value(value, f"{align}{marks}{found['width']}{'.0' if digits == '.' else digits}{kind}")
 
     return _PERCENT.sub(written, form)
 
 
-def _bound_form(form: str) -> None:
-    if len(form) > SLOW_CHARACTERS_MAX:
-        raise OverflowError
+def _format_value(value: Any, spec: str) -> str:
+    """*value* in Python's format *spec*: widths bounded, all but numbers as a ticket shows it."""
+    for number in re.findall(r"\d+", spec):  # Python reads the digits of every script
+        _within(int(number), PADDING_MAX)
+    if not spec or isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        shown: Any = _to_text(value)
+    else:
+        shown = _number(value)
+        if spec[-1] not in "bcdnoxX":
+            shown = Decimal(shown)
+    return cast(str, _budget.get().charge(format(shown, spec)))
 
 
 class _Formatter(SandboxedFormatter):
-    """``'{:,.2f}'.format(row.amount)``: widths bounded, everything but numbers spelled as a ticket shows it."""
+    """``'{:,.2f}'.format(row.amount)``"""
 
     def vformat(self, format_string: str, args: Any, kwargs: Any) -> str:
-        _bound_form(format_string)
+        _within(len(format_string), SLOW_CHARACTERS_MAX)
         return super().vformat(format_string, args, kwargs)
 
     def format_field(self, value: Any, format_spec: str) -> str:
-        for number in re.findall(r"\d+", format_spec):  # str.format reads the digits of every script
-            _padding(int(number))
-        shown = _decimal(value) if isinstance(value, float | Decimal) else value
-        if not _is_number(value) or isinstance(value, bool) or not format_spec:
-            shown = _spelled(value)
-        piece = format(shown, format_spec)
-        _charge(len(piece))
-        return piece
+        return _format_value(value, format_spec)
 
     def convert_field(self, value: Any, conversion: str | None) -> Any:
         if conversion is not None:
@@ -942,175 +943,86 @@ class _Formatter(SandboxedFormatter):
         return value
 
 
-def _format(form: Any, *args: Any, **kwargs: Any) -> str:
-    return _percent(_spelled(form), kwargs or list(args))
-
-
-def _stepwise(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of texts that may compare each character with each of its argument."""
-
-    def acting(value: str, *args: Any) -> Any:
-        for argument in args:
-            if isinstance(argument, str) and len(argument) > 1 and len(value) * len(argument) > STEPS_MAX:
-                raise OverflowError
-        return method(value, *args)
-
-    return acting
-
-
-def _splitting(method: Callable[..., list[str]]) -> Callable[..., list[str]]:
-    """The same for one that makes a list."""
-
-    def acting(value: str, sep: str | None = None, maxsplit: int = -1) -> list[str]:
-        parts = _stepwise(method)(value, sep, maxsplit if 0 <= maxsplit <= SPLIT_MAX else SPLIT_MAX)
-        if len(parts) > SPLIT_MAX and not 0 <= maxsplit <= SPLIT_MAX:
-            raise OverflowError
-        return cast("list[str]", parts)
-
-    return acting
-
-
-def _padded(method: Callable[..., str]) -> Callable[..., str]:
-    return lambda value, width, *fill: method(value, _padding(width), *fill)
-
-
-_TEXT_METHODS: dict[str, Callable[..., Any]] = {
-    **{
-        name: getattr(str, name)
-        for name in (
-            "capitalize", "casefold", "count", "endswith", "find", "index", "isalnum", "isalpha", "isdecimal",
-            "isdigit", "islower", "isnumeric", "isspace", "istitle", "isupper", "lower", "partition", "removeprefix",
-            "removesuffix", "splitlines", "startswith", "swapcase", "title", "upper",
-        )
+_TEXT_METHODS = (
+    "count", "endswith", "find", "index", "isalnum", "isalpha", "isdecimal", "isdigit", "islower", "isnumeric",
+    "isspace", "istitle", "isupper", "lstrip", "partition", "removeprefix", "removesuffix", "rfind", "rindex",
+    "rpartition", "rstrip", "startswith", "strip",
+)  # fmt: skip
+_METHODS: dict[type, dict[str, Callable[..., Any]]] = {
+    str: {
+        **{name: _checked(getattr(str, name), _check_search) for name in _TEXT_METHODS},
+        **{name: _checked(getattr(str, name), _check_split) for name in ("rsplit", "split", "splitlines")},
+        **{name: _checked(getattr(str, name), _check_width) for name in ("center", "ljust", "rjust", "zfill")},
+        **{name: _piecewise(getattr(str, name)) for name in ("casefold", "lower", "swapcase", "upper")},
+        **{name: _slow(getattr(str, name)) for name in ("capitalize", "title")},
+        "format": lambda value, *args, **kwargs: _Formatter(_ENVIRONMENT).vformat(value, args, kwargs),
+        "join": lambda value, values: _join(values, value),
+        "replace": _replace,
     },
-    **{
-        name: _stepwise(getattr(str, name))
-        for name in ("lstrip", "rfind", "rindex", "rpartition", "rstrip", "strip")
+    # Views of an object are no JSON.
+    dict: {
+        "get": dict.get,
+        "items": lambda value: list(value.items()),
+        "keys": list,
+        "values": lambda value: list(value.values()),
     },
-    **{name: _splitting(getattr(str, name)) for name in ("rsplit", "split")},
-    **{name: _padded(getattr(str, name)) for name in ("center", "ljust", "rjust", "zfill")},
-    "format": lambda value, *args, **kwargs: _Formatter(_ENVIRONMENT).vformat(value, args, kwargs),
-    "join": lambda value, values: _join(values, value),
-    "replace": _replace,
-}  # fmt: skip
-_METHODS: tuple[tuple[type, dict[str, Callable[..., Any]]], ...] = (
-    (str, _TEXT_METHODS),
-    (dict, {name: getattr(dict, name) for name in ("get", "items", "keys", "values")}),
-    (list, {"count": list.count, "index": list.index}),
-)
-METHODS_OFFERED: Final = frozenset(name for _, methods in _METHODS for name in methods)
+    list: {"count": list.count, "index": list.index},
+}
+METHODS_OFFERED: Final = frozenset(name for methods in _METHODS.values() for name in methods)
 
 
-def _method(value: Any, name: str, *args: Any, **kwargs: Any) -> Any:
-    _weigh([_there(value), *args, *kwargs.values()])
-    for kind, methods in _METHODS:
-        if isinstance(value, kind) and name in methods:
-            result = methods[name](value, *args, **kwargs)
-            _charge(len(result) if isinstance(result, str | list) else 0)
-            # Views of an object are no JSON.
-            return list(result) if isinstance(value, dict) and name != "get" else result
+def _call_method(value: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+    for kind, methods in _METHODS.items():
+        if isinstance(_defined(value), kind) and name in methods:
+            return methods[name](value, *args, **kwargs)
     raise TypeError
 
 
-def _weighed(act: Callable[..., Any], *, ticking: bool = False, elements_max: int | None = None) -> Callable[..., Any]:
-    """Jinja2's own filter, after paying for what it is given.
-
-    *ticking*: it goes through the elements one by one, and the time is looked at for each. *elements_max* is for one
-    that sorts them.
-    """
-    passed = int(hasattr(act, "jinja_pass_arg"))
-
-    @wraps(act)  # so that Jinja2 passes what it asks for
-    def acting(*args: Any, **kwargs: Any) -> Any:
-        given = [list(_ticking(value)) if isinstance(value, Iterator | range) else value for value in args[passed:]]
-        _weigh(given)
-        values = given[0]
-        if elements_max is not None and isinstance(values, str | dict | list) and len(values) > elements_max:
-            raise OverflowError
-        if ticking and isinstance(values, str | dict | list):
-            given[0] = _ticking(values)
-        return act(*args[:passed], *given, **kwargs)
-
-    return acting
-
-
-_JINJAS = ("count", "d", "default", "first", "items", "last", "length", "reverse")
-_JINJAS_TICKING = (
-    "map", "max", "min", "reject", "rejectattr", "select", "selectattr", "unique",
-)  # fmt: skip
-_JINJAS_SORTING = ("dictsort", "sort")
-_FILTERS: dict[str, Any] = {
-    **{name: _weighed(FILTERS[name]) for name in _JINJAS},
-    **{name: _weighed(FILTERS[name], ticking=True) for name in _JINJAS_TICKING},
-    **{name: _weighed(FILTERS[name], elements_max=SORTED_MAX) for name in _JINJAS_SORTING},
-    "abs": _abs,
-    "capitalize": _of_text(str.capitalize),
-    "center": _of_text(_center),
+_OF_LISTS = ("map", "max", "min", "reject", "rejectattr", "select", "selectattr", "sort", "unique")
+_OF_ANY = ("count", "d", "default", "dictsort", "first", "items", "last", "length", "reverse")
+_FILTERS: dict[str, Callable[..., Any]] = {
+    **{name: FILTERS[name] for name in (*_OF_LISTS, *_OF_ANY)},
+    "abs": lambda value: abs(_number(value)),
+    "capitalize": _of_text(_slow(str.capitalize)),
+    "center": _of_text(lambda value, width=80: value.center(_within(width, PADDING_MAX))),
     "float": _float,
-    "format": _format,
+    "format": lambda form, *args, **kwargs: _format_percent(_to_text(form), kwargs or list(args)),
     "indent": _of_text(_slow(FILTERS["indent"])),
     "int": _int,
     "join": _join,
-    "list": lambda value: list(_ticking(value)),
+    "list": lambda value: list(_iterate(value)),
     "lookup": _lookup,
-    "lower": _of_text(str.lower),
+    "lower": _of_text(_piecewise(str.lower)),
     "replace": _of_text(_replace),
     "round": _round,
     "sn_datetime": _sn_datetime,
-    "string": _of_text(str),
+    "string": _to_text,
     "striptags": _of_text(_slow(lambda value: str(Markup(value).striptags()))),  # noqa: S704 (it takes marks away)
     "sum": _sum,
     "title": _of_text(_slow(FILTERS["title"])),
-    "tojson": _tojson,
-    "trim": _of_text(_stepwise(str.strip)),
+    "tojson": _to_json,
+    "trim": _of_text(_checked(str.strip, _check_search)),
     "truncate": _of_text(partial(FILTERS["truncate"], _ENVIRONMENT)),
-    "upper": _of_text(str.upper),
+    "upper": _of_text(_piecewise(str.upper)),
     "urlencode": _urlencode,
-    "wordcount": lambda value: len(_spelled(value).split()),
+    "wordcount": lambda value: sum(1 for _ in re.finditer(r"\S+", _to_text(value))),
     "wordwrap": _of_text(_slow(partial(FILTERS["wordwrap"], _ENVIRONMENT))),
 }
 FILTERS_OFFERED: Final = frozenset(_FILTERS)
 _TESTS: dict[str, Any] = {
-    name: test for name, test in TESTS.items() if name not in ("callable", "escaped", "filter", "test")
-} | {
+    **{name: test for name, test in TESTS.items() if name not in ("callable", "escaped", "filter", "test")},
     "float": lambda value: isinstance(value, float | Decimal),
-    "none": lambda value: value is None or (isinstance(value, Image) and value.missing),
+    "none": lambda value: value is None or (isinstance(value, RowImage) and value.missing),
 }
 TESTS_OFFERED: Final = frozenset(_TESTS)
-_LOOP = frozenset(["first", "index", "index0", "last", "length", "revindex", "revindex0"])
-
-# What Python and Jinja2 raise when a template asks for what cannot be had of these values.
-_BREAKS = (
-    TemplateError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError, MemoryError,
-    SyntaxError,
-)  # fmt: skip
-_NULL: Final = "a part of the key is null; a row without a key can have no ticket"
-
-
-def _said(error: Exception) -> str:
-    """*error* in a sentence. Never its own words: they may quote the row."""
-    match error:
-        case ZeroDivisionError():
-            return "divides by zero"
-        case RecursionError() | SyntaxError():
-            return "is nested too deeply"
-        case MemoryError() | OverflowError():
-            return "makes too large a number, a range or a text"
-        case ArithmeticError():
-            return "makes a number that cannot be exact"
-        case TypeError():
-            return "does not suit the type of a value (perhaps it is null, or a number that is a text)"
-        case _:
-            return "cannot be worked out from these values"
-
 
 _ENVIRONMENT.globals = {"range": _range}
 _ENVIRONMENT.filters = {
-    **_FILTERS,
-    "a decimal": Decimal,
-    "a join": _join,
-    "a loop": _ticking,
-    "a method": _method,
-    "a weight": _weigh,
+    **{name: _guarded(act, of_list=name in _OF_LISTS) for name, act in _FILTERS.items()},
+    "internal: decimal": Decimal,
+    "internal: join": _guarded(_join),
+    "internal: loop": _iterate,
+    "internal: method": _guarded(_call_method),
+    "internal: weigh": _weighed,
 }
-_ENVIRONMENT.tests = _TESTS
+_ENVIRONMENT.tests = {name: _guarded(test) for name, test in _TESTS.items()}

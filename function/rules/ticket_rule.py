@@ -16,6 +16,7 @@ from function.core.lifecycle import (
     shipped_choices,
     suggest_choice,
 )
+from function.core.values import did_you_mean
 from function.rules.model import TEMPLATE, RuleTemplate, RuleTemplates, TicketRule
 from function.rules.schema import (
     AFTER_CLOSE,
@@ -34,7 +35,6 @@ from function.rules.schema import (
     TICKET_KEYS,
 )
 from function.rules.template_nodes import NO_TEMPLATE, TemplateReader
-from function.rules.templates import meant
 from function.rules.yaml_nodes import NodeReader, is_true, line_of
 
 _STATE_KEYS = ("resolve_when", "close_code", "close_notes", "after_close")
@@ -119,7 +119,7 @@ class TicketRuleParser:
         columns = self._nodes.mapping(entries["on_unknown"], path, None) or {}
         for column, node in columns.items():
             if column not in fields:
-                what = f"is not among the `fields`{meant(column, fields)}"
+                what = f"is not among the `fields`{did_you_mean(column, fields)}"
                 self._nodes.fault(line_of(node), f"{path}.{column}", what)
             elif column not in COLUMN_REFERENCES:
                 what = f"is no column whose names are looked up: those are {', '.join(sorted(COLUMN_REFERENCES))}"

@@ -6,8 +6,8 @@ from typing import Final
 import yaml
 
 from function.core.event import Op
+from function.core.values import did_you_mean
 from function.rules.schema import COLUMN
-from function.rules.templates import meant
 
 FILE_BYTES_MAX: Final = 1024 * 1024
 # Aliases make a small file a large one.
@@ -80,7 +80,7 @@ class NodeReader:
             elif refused and name in refused:
                 self.fault(line_of(key), below, refused[name])
             elif known is not None and name not in known:
-                self.fault(line_of(key), below, f"there is no such key{meant(name, known)}")
+                self.fault(line_of(key), below, f"there is no such key{did_you_mean(name, known)}")
             elif known is None and not COLUMN.fullmatch(name):
                 self.fault(line_of(key), below, "is not the name of a column (such as short_description)")
             else:
@@ -144,7 +144,7 @@ class NodeReader:
             if word in known:
                 ops.add(Op(word))
             else:
-                what = f"must be one of {', '.join(known)}{meant(word.upper(), known)}"
+                what = f"must be one of {', '.join(known)}{did_you_mean(word.upper(), known)}"
                 self.fault(line_of(node), f"{path}[{number}]", what)
         return frozenset(ops)
 
@@ -153,7 +153,9 @@ class NodeReader:
             return None
         word = self.text(entries[key], f"{path}.{key}")
         if word is not None and word not in known:
-            self.fault(line_of(entries[key]), f"{path}.{key}", f"must be one of {', '.join(known)}{meant(word, known)}")
+            self.fault(
+                line_of(entries[key]), f"{path}.{key}", f"must be one of {', '.join(known)}{did_you_mean(word, known)}"
+            )
             return None
         return word
 
