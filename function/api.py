@@ -98,7 +98,7 @@ class OperatorApi:
         if isinstance(body, Response):
             return body
         asked = None if body.strip() in _NOTHING else parse(body)
-        told = self._tester.test(asked, self._connections.current())
+        told = self._tester.test(asked, self._connections.current(at_once=True))
         answer = answer_json(
             200 if told.retry_after_seconds is None else 429,
             {"success": told.success, "message": told.message, "instance": told.instance_url},

@@ -80,7 +80,7 @@ class App:
     @property
     def connection(self) -> Connection:
         """The connection that is in force now. Raises LedgerUnavailable."""
-        return self._connections.current()
+        return self._connections.current(at_once=True)
 
     @property
     def deadline_seconds(self) -> float:
@@ -89,7 +89,7 @@ class App:
 
     def test_connection(self) -> TestReport:
         """Test it, as an operator does. Raises LedgerUnavailable."""
-        return self._tester.test(None, self._connections.current())
+        return self._tester.test(None, self._connections.current(at_once=True))
 
     @property
     def ledger(self) -> Ledger:

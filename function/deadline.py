@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from function.core.permit import CallPermit
+
 _until: ContextVar[float] = ContextVar("until", default=math.inf)
 
 
@@ -30,9 +32,10 @@ class Deadline:
     """The moment, on the monotonic clock, by which a delivery must be answered.
 
     *proven*: a call of this delivery was let in by ServiceNow, so its next ones need no leave; it is the number of
-    the troubles  by then, for after another one they do. *alone*: this row's call failed the last time, so
+    the failures by then, for after another one they do. *alone*: this row's call failed the last time, so
     what fails now says nothing about ServiceNow as a whole. *failed*: one of its calls has now (None without a call).
-    *called*: a call was made.
+    *called*: a call was made. *permit*: leave to make the first call, until it is taken. *passed*: with that leave, a
+    call was let in, which the ledger is told when the delivery is recorded.
     """
 
     at: float
@@ -40,6 +43,8 @@ class Deadline:
     alone: bool = False
     failed: bool | None = None
     called: bool = False
+    permit: CallPermit | None = None
+    passed: bool = False
 
     @classmethod
     def after(cls, seconds: float) -> "Deadline":
@@ -48,9 +53,14 @@ class Deadline:
     def left(self) -> float:
         return self.at - time.monotonic()
 
-    def begin_row(self, *, failed_before: bool) -> None:
+    def begin_row(self, *, failed_before: bool, permit: CallPermit | None = None) -> None:
         """The calls that follow are for one row's ticket."""
-        self.alone, self.failed = failed_before, None
+        self.alone, self.failed, self.permit, self.passed = failed_before, None, permit, False
+
+    def take_permit(self) -> CallPermit | None:
+        """Leave to make the first call, once."""
+        permit, self.permit = self.permit, None
+        return permit
 
     def failed_now(self, *, done: bool) -> bool:
         """Whether the row's next failure says nothing about ServiceNow as a whole. *done*: nothing is left to do."""

@@ -1,14 +1,16 @@
 """deliver(event): match, lease, have each target act, record. It names no kind of target."""
 
 import logging
+import math
 import random
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
-from function.connection.breaker import HINTS, CircuitOpen
+from function.connection.breaker import HINTS, PROBE_SECONDS, CircuitOpen
 from function.core.event import Event, Op
 from function.core.outcome import Failure, Kind, NotDone, Outcome, Reason, Status
 from function.core.retry import wait_seconds
@@ -20,7 +22,19 @@ from function.ledger.backend import LedgerRefused, LedgerUnavailable
 from function.ledger.deliveries import UNRULED_SAMPLES_MAX
 from function.ledger.holds import held_fingerprint
 from function.ledger.ledger import Ledger
-from function.ledger.records import Acquired, Alert, AlreadyDead, AlreadyDone, KeyBusy, Ticket
+from function.ledger.records import (
+    Acquired,
+    Alert,
+    AlreadyDead,
+    AlreadyDone,
+    BeginResult,
+    ConnectionChanged,
+    InstanceStatus,
+    KeyBusy,
+    PermitReturn,
+    TableTraits,
+    Ticket,
+)
 from function.log import fault
 from function.notices.alerts import AlertBuilder, AlertSubject, no_rule, subject_of, table_of, unruled_fingerprint
 from function.notices.mailer import AlertMailer
@@ -39,6 +53,10 @@ BUSY_SECONDS_MAX: Final = 10.0
 WORK_SECONDS_MIN: Final = 1.0
 # Kept back from every deadline for the record and the answer.
 ANSWER_SECONDS: Final = 2.0
+# A connection that is replaced more often while one event is begun is left alone for now.
+CHANGES_MAX: Final = 3
+# Mails that fall due by themselves are looked for so often; those of this event at once.
+FLUSH_SECONDS: Final = 2.0
 # Hasura is asked to send again after that, where only the time ran out.
 SOON_SECONDS: Final = 3.0
 
@@ -81,6 +99,7 @@ class Engine:
         self.draw = draw
         self.alerts = AlertBuilder(source_name=settings.source_name, notify_after_seconds=settings.notify_after_seconds)
         self._cleared_no_rule = False
+        self._flushed_at = -math.inf
 
     def deliver(
         self,
@@ -110,9 +129,12 @@ class Engine:
             outcomes = delivery.apply(rules)
             # Under other rules it may have been dead or waiting: no rule, no mapping of the key, another key.
             # What a rule has that this instance does not know is another instance's, in the middle of a deployment.
-            ids = [rule.id for rule in rules] if only_rules is not None else ["", *(rule.id for rule in rules)]
-            self.ledger.deliveries.withdraw(event, rules=ids, but=delivery.kept)
-        self.notices.flush(timeout_seconds=max(0.0, min(5.0, deadline.left())))
+            if delivery.has_others:
+                ids = [rule.id for rule in rules] if only_rules is not None else ["", *(rule.id for rule in rules)]
+                self.ledger.deliveries.withdraw(event, rules=ids, but=delivery.kept)
+        if delivery.mail_due or time.monotonic() - self._flushed_at > FLUSH_SECONDS:
+            self._flushed_at = time.monotonic()
+            self.notices.flush(timeout_seconds=max(0.0, min(5.0, deadline.left())))
         for outcome in outcomes:
             _log(event, outcome)
         waits = [outcome.retry_at for outcome in outcomes if outcome.retry_at is not None]
@@ -158,11 +180,15 @@ class _EventDelivery:
         self._ledger = engine.ledger
         self._settings = engine.settings
         self._event = event
-        self._anew = fresh
+        self._fresh = fresh
         self._deadline = deadline
         self._sessions: dict[str, TargetSession] = {}
         # What has a record: rule and key.
         self.kept: list[tuple[str, str]] = []
+        # Whether the event has records besides, and whether mails are due: so until the ledger has said otherwise.
+        self.has_others = True
+        self._asked_for_others = False
+        self.mail_due = False
 
     def apply(self, rules: Collection[Rule]) -> list[Outcome]:
         """Have each of *rules* applied; gives what followed for each of its keys."""
@@ -189,16 +215,20 @@ class _EventDelivery:
 
         Where nothing is due it came early, and all is tried.
         """
-        if len(steps) < 2 or self._anew:
+        if len(steps) < 2 or self._fresh:
             return {}
         keys = [(rule.id, step.key) for rule, step in steps]
         return self._ledger.deliveries.not_due_yet(self._event, keys)
 
-    def _session(self, rule: Rule) -> TargetSession:
+    def _session(self, rule: Rule, *, at_once: bool = False) -> TargetSession:
         kind = rule.target.kind
-        if kind not in self._sessions:
-            self._sessions[kind] = self._engine.targets[kind].connect()
+        if kind not in self._sessions or at_once:
+            self._sessions[kind] = self._engine.targets[kind].connect(at_once=at_once)
         return self._sessions[kind]
+
+    def _note_others(self, *, others: bool) -> None:
+        self.has_others = others or (self._asked_for_others and self.has_others)
+        self._asked_for_others = True
 
     def _record_nothing_wanted(self, rule: Rule, step: Step) -> Outcome:
         """The common case of a row below `when` costs no record, not even evidence; but where its key had a row before,
@@ -206,7 +236,7 @@ class _EventDelivery:
         if rule.target.follows:
             session = self._session(rule)
             try:
-                self._ledger.deliveries.hear(
+                others = self._ledger.deliveries.hear(
                     self._event,
                     step,
                     wanted_to_json(step.wants),
@@ -214,6 +244,7 @@ class _EventDelivery:
                     rule=rule.id,
                     digest=self._engine.digest(session),
                 )
+                self._note_others(others=others)
             except LedgerRefused as error:
                 self.kept.append((rule.id, step.key))
                 return self._not_begun(rule, step, error)
@@ -236,6 +267,8 @@ class _EventDelivery:
             case AlreadyDead():
                 reason = Reason(beginning.reason) if beginning.reason else Reason.GAVE_UP
                 return Outcome(rule.id, step.key, Status.DEAD, beginning.ticket, reason, hint=beginning.hint)
+            case ConnectionChanged():
+                return _retrying(rule, step, Reason.NOT_CONFIGURED, self._ledger.now() + SOON_SECONDS)
             case KeyBusy():
                 wait = max(1.0, min(beginning.seconds, BUSY_SECONDS_MAX) * self._engine.draw())
                 return _retrying(rule, step, Reason.BUSY, self._ledger.now() + wait)
@@ -243,8 +276,9 @@ class _EventDelivery:
                 failpoint("leased")
                 return self._attempt(rule, step, beginning, owner=owner, started=started)
 
-    def _begin(self, rule: Rule, step: Step, *, owner: str) -> AlreadyDone | AlreadyDead | KeyBusy | Acquired:
+    def _begin(self, rule: Rule, step: Step, *, owner: str) -> BeginResult:
         session = self._session(rule)
+        changes_left = CHANGES_MAX
         patience = Deadline.after(min(LEASE_PATIENCE_SECONDS, max(0.0, self._deadline.left())))
         while True:
             beginning = self._ledger.deliveries.begin(
@@ -256,9 +290,17 @@ class _EventDelivery:
                 owner=owner,
                 lease_seconds=self._settings.lease_seconds,
                 digest=self._engine.digest(session),
-                fresh=self._anew,
+                fresh=self._fresh,
+                table=rule.target.table,
+                version=session.version,
+                permit_for=session.unverified,
+                probe_seconds=PROBE_SECONDS,
                 with_trail=rule.target.follows,
             )
+            if isinstance(beginning, ConnectionChanged) and changes_left:
+                session = self._session(rule, at_once=True)
+                changes_left -= 1
+                continue
             if not isinstance(beginning, KeyBusy) or patience.left() <= 0:
                 return beginning
             time.sleep(min(0.02 + 0.1 * random.random(), max(0.0, patience.left())))  # noqa: S311  # jitter
@@ -267,7 +309,8 @@ class _EventDelivery:
         place = end(begun.ticket.trail)
         moved = place is None or place.digest == step.entered
         wants = wanted_at(place, step.wants if moved else None) if place is not None else step.wants
-        self._deadline.begin_row(failed_before=begun.ticket.call_failed)
+        self._deadline.begin_row(failed_before=begun.ticket.call_failed, permit=begun.permit)
+        self._note_others(others=begun.status.others)
         task = Task(
             rule,
             step,
@@ -276,12 +319,14 @@ class _EventDelivery:
             begun.now,
             self._deadline,
             save_under_lease(self._ledger, owner),
+            begun.status.traits,
             # A dead letter begins anew: its reason is that of before.
             replayed=begun.delivery.attempts == 1 and begun.delivery.reason == Reason.IN_DOUBT,
         )
         try:
             result, failure, held = self._apply(task, wants, moved=moved)
         except LeaseLost:
+            self._release_permit(rule, begun)
             return _retrying(rule, step, Reason.BUSY, begun.now + self._settings.lease_seconds)
         if failure is None and task.record.suspect_until is not None and begun.delivery.attempts > 1:
             # What this event sent may still change the ticket: it comes back to look.
@@ -300,12 +345,24 @@ class _EventDelivery:
         alerts, fingerprint = self._alerts(rule, begun, outcome, failure, held, task)
         record = replace(task.record, call_failed=self._deadline.failed_now(done=failure is None))
         try:
-            stands = self._finish(record, outcome, failure, alerts, fingerprint, owner=owner, started=started)
+            stands = self._finish(
+                record,
+                outcome,
+                failure,
+                alerts,
+                fingerprint,
+                owner=owner,
+                started=started,
+                instance=begun.ticket.instance,
+                permit=self._permit_return(begun),
+            )
         except LedgerUnavailable:
             raise
         except Exception as error:  # noqa: BLE001  # what the ledger does not take must not cost the event
+            self._release_permit(rule, begun)
             return self._not_recorded(rule, step, begun, error, owner=owner, started=started)
         if not stands:
+            self._release_permit(rule, begun)
             retry_at = begun.now + 1.0 + self._settings.lease_seconds * self._engine.draw()
             return _retrying(rule, step, Reason.BUSY, retry_at)
         return outcome
@@ -342,9 +399,11 @@ class _EventDelivery:
         owner: str,
         started: float,
         abandoned: Ticket | None = None,
+        instance: str = "",
+        permit: PermitReturn | None = None,
     ) -> bool:
         """Write down what came of the work; False: the lease was gone, nothing stands."""
-        stands = self._ledger.deliveries.finish(
+        finished = self._ledger.deliveries.finish(
             record,
             owner=owner,
             event=self._event,
@@ -354,19 +413,37 @@ class _EventDelivery:
             fingerprint=fingerprint,
             alerts=alerts,
             abandoned=abandoned,
+            mail_every_seconds=self._settings.notify_every_seconds,
+            instance=instance,
+            permit=permit,
         )
         failpoint("recorded")
-        return stands
+        self.mail_due = self.mail_due or finished.mail_due
+        return finished.stands
+
+    def _permit_return(self, begun: Acquired) -> PermitReturn | None:
+        """What is to be said of the permit that was given at the beginning; None where its call has said it already."""
+        if begun.permit is None or not (self._deadline.passed or self._deadline.permit is not None):
+            return None
+        return PermitReturn(begun.permit_for, self._deadline.passed)
+
+    def _release_permit(self, rule: Rule, begun: Acquired) -> None:
+        """Give the permit back by itself, where what came of the work does not stand."""
+        if self._permit_return(begun) is not None:
+            with suppress(LedgerUnavailable):
+                self._ledger.holds.release_probe(self._session(rule).instance, begun.permit_for)
 
     def _not_begun(self, rule: Rule, step: Step, error: Exception) -> Outcome:
         """The outcome where the ledger does not take the beginning of the work; nothing was called."""
         started = time.monotonic()
         session = self._session(rule)
         delivery, now = self._ledger.deliveries.count_attempt(
-            self._event, rule=rule.id, key=step.key, digest=self._engine.digest(session), fresh=self._anew
+            self._event, rule=rule.id, key=step.key, digest=self._engine.digest(session), fresh=self._fresh
         )
         ticket = Ticket(session.instance, rule.id, step.key)
-        return self._not_recorded(rule, step, Acquired(ticket, delivery, now), error, owner="", started=started)
+        status = InstanceStatus(session.version, traits=TableTraits(), others=True)
+        acquired = Acquired(ticket, delivery, now, status)
+        return self._not_recorded(rule, step, acquired, error, owner="", started=started)
 
     def _not_recorded(
         self, rule: Rule, step: Step, begun: Acquired, error: Exception, *, owner: str, started: float
@@ -448,6 +525,7 @@ class _EventDelivery:
     # Without a key
 
     def _dead_letter_no_key(self, rule: Rule, failure: Failure) -> Outcome:
+        self.mail_due = self.has_others = self._asked_for_others = True
         session = self._session(rule)
         subject = AlertSubject(rule.id, table_of(self._event.source), "", self._event.id, 1, self._ledger.now())
         outcome = Outcome(rule.id, "", Status.DEAD, reason=failure.reason, hint=failure.hint)
@@ -456,12 +534,13 @@ class _EventDelivery:
             outcome,
             failure,
             digest=self._engine.digest(session),
-            fresh=self._anew,
+            fresh=self._fresh,
             alert=self._engine.alerts.alert("dead", failure, subject, instance=session.instance),
         )
 
     def dead_letter_no_rule(self) -> Outcome:
         """No rule wants the event: that is a dead letter, for somebody sends it."""
+        self.mail_due = True
         failure = no_rule(self._event, self._settings.rules_file)
         session = self._engine.any_session()
         alert = self._engine.alerts.unruled(failure, self._event, instance=session.instance, now=self._ledger.now())
@@ -471,7 +550,7 @@ class _EventDelivery:
             outcome,
             failure,
             digest=self._engine.digest(session),
-            fresh=self._anew,
+            fresh=self._fresh,
             alert=alert,
             samples_max=UNRULED_SAMPLES_MAX,
         )

@@ -75,7 +75,8 @@ class Housekeeping:
         deadline.begin_row(failed_before=ticket.call_failed)
         wants = wanted_at(place) if place is not None else None
         desired = wants if isinstance(wants, DesiredState) else None
-        task = Task(rule, None, desired, ticket, now, deadline, save_under_lease(self._ledger, owner))
+        traits = self._ledger.tickets.traits(session.instance, rule.target.table)
+        task = Task(rule, None, desired, ticket, now, deadline, save_under_lease(self._ledger, owner), traits)
         settled = False
         try:
             session.settle(task)

@@ -91,6 +91,8 @@ def begin(ledger: Ledger) -> Begin:
             lease_seconds=LEASE,
             digest=digest,
             fresh=fresh,
+            table="incident",
+            version="",
         )
 
     return begin
@@ -114,7 +116,7 @@ def finish(
         duration_seconds=0.1,
         fingerprint=alert.fingerprint if alert else "",
         alerts=[alert] if alert else [],
-    )
+    ).stands
 
 
 def test_a_key_is_one_holders_until_it_is_finished(ledger: Ledger, begin: Begin) -> None:
@@ -165,7 +167,9 @@ def test_a_holder_that_wakes_up_without_its_lease_writes_down_nothing_but_suspec
     slept = begun(begin())
     clock.advance(LEASE + 1)
     now = begun(begin(event("f"), owner=OTHER))
-    written_fields = Acquired(replace(slept.ticket, written_fields=frozenset({"state"})), slept.delivery, slept.now)
+    written_fields = Acquired(
+        replace(slept.ticket, written_fields=frozenset({"state"})), slept.delivery, slept.now, slept.status
+    )
     stands = finish(ledger, written_fields, Status.CREATED)
     finish(ledger, now, Status.CREATED, owner=OTHER, id="f")
     [kept] = ledger.database.run(lambda t: t.execute("SELECT status FROM servicenow.delivery WHERE event = 'e'"))
@@ -370,7 +374,7 @@ def test_only_a_sample_of_a_table_no_rule_wants_is_kept(ledger: Ledger) -> None:
 def test_what_is_old_is_forgotten_but_not_a_ticket(ledger: Ledger, begin: Begin, clock: Clock) -> None:
     work = begun(begin())
     ledger.tickets.save(_with_ticket(work), owner=ME)
-    finish(ledger, Acquired(_with_ticket(work), work.delivery, work.now), Status.CREATED)
+    finish(ledger, Acquired(_with_ticket(work), work.delivery, work.now, work.status), Status.CREATED)
     finish(ledger, begun(begin(event("f"), step("2"))), Status.UNCHANGED, id="f")
     clock.advance(91 * 86400)
     ledger.forget_older_than(90 * 86400)

@@ -5,7 +5,9 @@ the connection that it began with.
 """
 
 import logging
+import math
 import threading
+import time
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -18,6 +20,8 @@ from function.settings import Settings
 
 log = logging.getLogger(__name__)
 
+# An event that brings a call is told at once of another connection; all else hears of it within that time.
+VERSION_SECONDS: Final = 2.0
 NOWHERE: Final = (
     "No configuration is stored, and the environment holds none: store one with POST /api/servicenow/config, or set "
     "SERVICENOW_INSTANCE_URL, SERVICENOW_USERNAME and SERVICENOW_PASSWORD."
@@ -63,12 +67,20 @@ class ConnectionProvider:
         self._configurations = configurations
         self._environment = environment
         self._connection: Connection | None = None
+        self._checked_at = -math.inf
         self._switching = threading.Lock()
 
-    def current(self) -> Connection:
-        """The connection in force now. Raises LedgerUnavailable."""
+    def current(self, *, at_once: bool = False) -> Connection:
+        """The connection in force; one that was replaced less than VERSION_SECONDS ago may be given unless *at_once*.
+
+        Raises LedgerUnavailable.
+        """
         connection = self._connection
+        if connection is not None and not at_once and time.monotonic() - self._checked_at < VERSION_SECONDS:
+            return connection
+        checked_at = time.monotonic()
         if connection is not None and connection.version == self._configurations.stamp():
+            self._checked_at = checked_at
             return connection
         with self._switching:
             stored = self._configurations.read()
@@ -80,6 +92,7 @@ class ConnectionProvider:
                     # Closes what is idle. A call under way keeps its connection, and a delivery under way may go on.
                     before.client.close()
             assert self._connection is not None  # noqa: S101  # for the type checker: it was made above
+            self._checked_at = checked_at
             return self._connection
 
     def close(self) -> None:

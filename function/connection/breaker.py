@@ -14,10 +14,10 @@ from enum import Enum
 from typing import Final, TypeVar
 
 from function.core.outcome import Failure, Kind, Reason
+from function.core.permit import CallPermit
 from function.deadline import Deadline, answer_within, seconds_left
 from function.ledger.backend import LedgerUnavailable
 from function.ledger.ledger import Ledger
-from function.ledger.records import CallPermit
 from function.servicenow import Credential, Record, ServiceNowClient, ServiceNowError
 
 log = logging.getLogger(__name__)
@@ -218,19 +218,25 @@ class GuardedClient:
         writes: bool = False,
         refreshed: bool = False,
     ) -> T:
-        leading = self._acquire_slot(deadline)
+        begun = deadline.take_permit()
+        try:
+            leading = self._acquire_slot(deadline, permitted=begun is not None)
+        except ServiceNowError:
+            deadline.permit = begun
+            raise
         passed = claimed = told = probing = False
         try:
-            if leading:
-                admission = self._await_permit(deadline)
-                claimed, probing = admission.probing, admission.held
+            permit = self._await_permit(deadline) if leading and begun is None else begun
+            asked = permit is not None
+            if permit is not None:
+                claimed, probing = permit.probing, permit.held
             digest = self._credentials.digest
             began = time.monotonic()
             try:
                 if probing:
                     self._probe(table, digest, deadline)
                     self._lead_no_more()
-                    leading = claimed = probing = False
+                    leading = asked = claimed = probing = False
                 deadline.called = True
                 troubles, began = self._failure_epoch, time.monotonic()
                 answer = call(deadline.left())
@@ -241,7 +247,7 @@ class GuardedClient:
                     digest,
                     deadline,
                     sent_seconds_ago=time.monotonic() - began,
-                    leading=leading,
+                    leading=asked,
                     claimed=claimed,
                     probing=probing,
                     writes=writes,
@@ -263,7 +269,10 @@ class GuardedClient:
                 passed = told = troubles == self._failure_epoch
                 if passed:
                     ago = time.monotonic() - began
-                    self._passed(digest, sent_seconds_ago=ago, leading=leading, writes=writes)
+                    if begun is not None and asked and not self._troubled:
+                        deadline.passed = True
+                    else:
+                        self._passed(digest, sent_seconds_ago=ago, leading=asked, writes=writes)
                 deadline.failed = bool(deadline.failed)
                 return answer
         finally:
@@ -290,12 +299,24 @@ class GuardedClient:
         # The write that follows is to be counted, whichever instance had the trouble.
         self._troubled = True
 
-    def _acquire_slot(self, deadline: Deadline) -> bool:
-        """Wait for a turn among this process's threads; True: ours is the call that finds out."""
+    @property
+    def unverified(self) -> str | None:
+        """The digest of the credential, where the next call needs leave: nothing that was let in overlaps it."""
+        with self._turn:
+            needed = not self._verified and not self._asking
+        return self._credentials.digest if needed else None
+
+    def _acquire_slot(self, deadline: Deadline, *, permitted: bool) -> bool:
+        """Wait for a turn among this process's threads; True: ours is the call that finds out.
+
+        *permitted*: it has leave already, so that it waits for no other to find out.
+        """
         with self._turn:
             self._waiting += 1
             try:
-                while self._in_flight >= self._in_flight_max or (self._asking and not self._is_let_in(deadline)):
+                while self._in_flight >= self._in_flight_max or (
+                    self._asking and not permitted and not self._is_let_in(deadline)
+                ):
                     if not self._turn.wait(max(0.0, min(TURN_SECONDS, deadline.left()))):
                         raise ServiceNowError(_impatient())
             finally:
@@ -328,9 +349,10 @@ class GuardedClient:
         patience = Deadline.after(min(PROBE_SECONDS, max(0.0, deadline.left())))
         asked_at = None
         while True:
-            admission = self._ledger.holds.admit(
+            digest = self._credentials.digest
+            admission = self._ledger.holds.request_permit(
                 self.instance,
-                self._credentials.digest,
+                digest,
                 probe_seconds=PROBE_SECONDS,
                 proven_after=asked_at,
                 failed_before=deadline.alone,
@@ -338,8 +360,11 @@ class GuardedClient:
             if admission.wait_seconds <= 0:
                 return admission
             asked_at = admission.now if asked_at is None else asked_at
-            if admission.kind == "auth" and admission.reason and self._refreshed(deadline):
-                continue
+            if admission.kind == "auth" and admission.reason:
+                # Refused while we waited: whoever met that has read the secret again, or is about to.
+                met = admission.since >= asked_at and self._refresh(deadline)
+                if met or digest != self._credentials.digest or self._refreshed(deadline):
+                    continue
             if admission.waiting_for_probe and patience.left() > (
                 PROBE_SECONDS - WAIT_SECONDS if admission.reason else 0
             ):
@@ -477,6 +502,10 @@ class UnconfiguredClient(GuardedClient):
         self._instance_url = instance_url
         self._hint = hint
         self._since = since
+
+    @property
+    def unverified(self) -> str | None:
+        return None
 
     @property
     def instance(self) -> str:

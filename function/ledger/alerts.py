@@ -32,19 +32,23 @@ UPDATE servicenow.alert SET
 WHERE fingerprint = :fingerprint AND episode IN ('quiet', 'told')
 """
 
-_CLAIM_MAIL = """
-UPDATE servicenow.alert SET claimed_until = {now} + :claim
-WHERE fingerprint = (
-    SELECT fingerprint FROM servicenow.alert
-    WHERE claimed_until <= {now} AND (
+_IS_DUE = """claimed_until <= {now} AND (
         episode = 'over'
         OR (unsent > 0 AND due_at <= {now} AND (mailed_at IS NULL OR mailed_at + :every <= {now})
             AND episode IN ('quiet', 'told'))
-        OR owed_at <= {now})
-    ORDER BY due_at, fingerprint LIMIT 1 {for_update}
-) AND claimed_until <= {now}
-RETURNING *, {now} AS now
-"""
+        OR owed_at <= {now})"""
+
+MAIL_IS_DUE = f"SELECT 1 FROM servicenow.alert WHERE {_IS_DUE} LIMIT 1"  # noqa: S608  # our own words
+
+_CLAIM_MAIL = f"""
+UPDATE servicenow.alert SET claimed_until = {{now}} + :claim
+WHERE fingerprint = (
+    SELECT fingerprint FROM servicenow.alert
+    WHERE {_IS_DUE}
+    ORDER BY due_at, fingerprint LIMIT 1 {{for_update}}
+) AND claimed_until <= {{now}}
+RETURNING *, {{now}} AS now
+"""  # noqa: S608  # our own words
 
 _MAIL_SENT = """
 UPDATE servicenow.alert SET

@@ -7,17 +7,24 @@ from function.core.event import Event
 from function.core.outcome import Failure, Outcome, Reason, Status
 from function.core.step import Step
 from function.core.trail import end, from_json, hear, restate, to_json
-from function.ledger.alerts import end_alert_if_none_left, raise_alert
+from function.ledger.alerts import MAIL_IS_DUE, end_alert_if_none_left, raise_alert
 from function.ledger.backend import Record
 from function.ledger.database import Database, Transaction
+from function.ledger.holds import request_permit, return_permit
 from function.ledger.records import (
     Acquired,
     Alert,
     AlreadyDead,
     AlreadyDone,
     BeginResult,
+    ConnectionChanged,
     Delivery,
+    FinishResult,
+    InstanceStatus,
+    KeptMark,
     KeyBusy,
+    PermitReturn,
+    TableTraits,
     Ticket,
     one_row,
     read_delivery,
@@ -32,6 +39,20 @@ EARLY_SECONDS: Final = 1.0
 # The outcome of a delivery that the rules do not want any more.
 WITHDRAWN: Final = "forgiven"
 
+# What is asked of the instance at the beginning of each delivery, in one statement.
+_INSTANCE_STATUS = """
+SELECT COALESCE((SELECT stamp FROM servicenow.configuration WHERE one = 1), '') AS version,
+    (SELECT honours_sys_id FROM servicenow.instance WHERE instance = :instance AND "table" = :table) AS honours_sys_id,
+    (SELECT kept_mark FROM servicenow.instance WHERE instance = :instance AND "table" = :table) AS kept_mark,
+    EXISTS (
+        SELECT 1 FROM servicenow.delivery
+        WHERE event = :event AND content = :content AND status <> 'done' AND NOT (rule = :rule AND key = :key)
+    ) AS others
+"""
+_FIND_OTHERS = """
+SELECT 1 FROM servicenow.delivery
+WHERE event = :event AND content = :content AND status <> 'done' AND NOT (rule = :rule AND key = :key) LIMIT 1
+"""
 # An event is known by its id and its content: an id that is used again is another event.
 _THIS_DELIVERY = "event = :event AND rule = :rule AND key = :key AND content = :content"
 
@@ -95,16 +116,25 @@ class DeliveryRepository:
         lease_seconds: float,
         digest: str,
         fresh: bool,
+        table: str,
+        version: str,
+        permit_for: str | None = None,
+        probe_seconds: float = 0.0,
         with_trail: bool = True,
     ) -> BeginResult:
         """Take the key's lease, count the attempt, and count the event's step into the trail if it was not yet.
 
         *said* is what the step desires, as JSON text. *fresh*: a dead letter is tried again with a new clock;
-        otherwise, under the same *digest*, it stays dead.
+        otherwise, under the same *digest*, it stays dead. *version* is that of the connection to *instance*; where
+        another is in force, nothing is begun. *table* is the one whose traits are asked for. *permit_for*: the digest
+        of the credential for which leave to make the first call is asked, good for *probe_seconds*.
         """
         names = {"event": event.id, "rule": rule, "key": step.key, "content": event.content}
 
         def work(transaction: Transaction) -> BeginResult:
+            status = _instance_status(transaction, instance=instance, table=table, names=names)
+            if status.version != version:
+                return ConnectionChanged()
             before = one_row(transaction.execute(_FIND_DELIVERY, **names))
             ended = _ended(before, digest, fresh=fresh)
             if ended is not None:
@@ -141,12 +171,29 @@ class DeliveryRepository:
                 body=event.body,
                 fresh=before is None or before["status"] != "waiting",
             )[0]
-            return Acquired(read_ticket(leased, trail), read_delivery(delivery), leased["now"])
+            permit = None
+            if permit_for is not None:
+                permit = request_permit(
+                    transaction,
+                    instance,
+                    permit_for,
+                    probe_seconds=probe_seconds,
+                    proven_after=None,
+                    failed_before=bool(leased["call_failed"]),
+                )
+            if permit is not None and permit.wait_seconds > 0:
+                # Whoever makes the call waits, or hears why it may not.
+                permit = None
+            return Acquired(
+                read_ticket(leased, trail), read_delivery(delivery), leased["now"], status, permit, permit_for or ""
+            )
 
         return self._database.run(work)
 
-    def hear(self, event: Event, step: Step, said: str, *, instance: str, rule: str, digest: str) -> None:
+    def hear(self, event: Event, step: Step, said: str, *, instance: str, rule: str, digest: str) -> bool:
         """Count the step of an event for which nothing is to be done, if its key was heard of before.
+
+        Gives whether the event has other records, which are not done.
 
         Of a key that nobody has heard of nothing is kept. Needs no lease: the trail alone changes. Where it tells that
         the row of a ticket is gone, the ticket is suspect from now on, and brought in step when it is looked at.
@@ -154,10 +201,11 @@ class DeliveryRepository:
         names = {"event": event.id, "rule": rule, "key": step.key, "content": event.content}
         keyed = {"instance": instance, "rule": rule, "key": step.key}
 
-        def work(transaction: Transaction) -> None:
+        def work(transaction: Transaction) -> bool:
+            others = bool(transaction.execute(_FIND_OTHERS, **names))
             ticket = one_row(transaction.execute(_LOCK_TICKET, **keyed))
             if ticket is None or transaction.execute(_FIND_DELIVERY, **names):
-                return
+                return others
             trail = hear(from_json(ticket["trail"]), step, said, sent_at=event.created_at)
             transaction.execute(_SET_TRAIL, **keyed, trail=to_json(trail))
             place = end(trail)
@@ -179,8 +227,9 @@ class DeliveryRepository:
                 outcome=Status.SKIPPED.value,
                 reason=Reason.WHEN_FALSE.value,
             )
+            return others
 
-        self._database.run(work)
+        return self._database.run(work)
 
     def finish(
         self,
@@ -194,23 +243,29 @@ class DeliveryRepository:
         fingerprint: str = "",
         alerts: Sequence[Alert] = (),
         abandoned: Ticket | None = None,
-    ) -> bool:
-        """Record the outcome and give the lease back, all at once. False: the lease was gone, nothing stands.
+        mail_every_seconds: float = 0.0,
+        instance: str = "",
+        permit: PermitReturn | None = None,
+    ) -> FinishResult:
+        """Record the outcome and give the lease back, all at once, and with it the *permit* to call *instance*.
 
-        *abandoned*, where there is no *ticket*: its lease ends now as that of a holder that vanished.
+        *mail_every_seconds*: an alert is mailed so often at most. *abandoned*, where there is no *ticket*: its lease
+        ends now as that of a holder that vanished.
 
         A dead letter and the alert that tells of it are one transaction: neither is ever without the other.
         """
         done = outcome.status not in (Status.RETRYING, Status.DEAD)
         names = {"event": event.id, "rule": outcome.rule, "key": outcome.key, "content": event.content}
 
-        def work(transaction: Transaction) -> bool:
+        def work(transaction: Transaction) -> FinishResult:
             before = one_row(transaction.execute(_FIND_DELIVERY, **names))
             if before and before["duration"] == duration_seconds and before["outcome"] == outcome.status.value:
                 # Committed already, and repeated because the answer to that was lost.
-                return True
+                return FinishResult(stands=True, mail_due=True)
             if ticket is not None and not save_ticket(transaction, ticket, owner, release=True):
-                return False
+                return FinishResult(stands=False, mail_due=False)
+            if permit is not None:
+                return_permit(transaction, instance, permit)
             if abandoned is not None and owner:
                 transaction.execute(
                     "UPDATE servicenow.ticket SET lease_until = {now} "
@@ -237,7 +292,8 @@ class DeliveryRepository:
                 raise_alert(transaction, alert)
             if before and before["fingerprint"] and before["fingerprint"] != fingerprint:
                 end_alert_if_none_left(transaction, before["fingerprint"], silently=not done)
-            return True
+            due = transaction.execute(MAIL_IS_DUE, every=mail_every_seconds)
+            return FinishResult(stands=True, mail_due=bool(due))
 
         return self._database.run(work)
 
@@ -457,3 +513,10 @@ def _ended(before: Record | None, digest: str, *, fresh: bool) -> AlreadyDone | 
     if before["status"] == "dead" and not fresh and before["digest"] == digest:
         return AlreadyDead(before["ticket"], before["reason"], before["hint"])
     return None
+
+
+def _instance_status(transaction: Transaction, *, instance: str, table: str, names: Record) -> InstanceStatus:
+    row = transaction.execute(_INSTANCE_STATUS, instance=instance, table=table, **names)[0]
+    honours = None if row["honours_sys_id"] is None else bool(row["honours_sys_id"])
+    traits = TableTraits(honours, KeptMark(row["kept_mark"] or ""))
+    return InstanceStatus(row["version"], traits, bool(row["others"]))

@@ -3,10 +3,11 @@
 from typing import Final
 
 from function.core.outcome import Failure
+from function.core.permit import CallPermit
 from function.ledger.alerts import END_ALERT
 from function.ledger.backend import Record
 from function.ledger.database import Database, Transaction
-from function.ledger.records import CallPermit
+from function.ledger.records import PermitReturn
 
 # So many holds, each for several rows that failed, were ended by a probe without one write since.
 IN_VAIN_MANY: Final = 3
@@ -27,6 +28,12 @@ RETURNING kind
 
 _END_PROBE = """
 UPDATE servicenow.hold SET probe_until = 0 WHERE instance = :instance AND credential IN ('', :credential)
+"""
+
+_CONFIRM_CREDENTIAL = """
+UPDATE servicenow.hold SET proven_at = {now}, probe_until = 0, until = 0, failures = 0, doublings = 0, reason = '',
+    words = ''
+WHERE instance = :instance AND kind = 'auth' AND credential = :credential
 """
 
 _KNOW_CREDENTIAL = """
@@ -69,7 +76,7 @@ class HoldRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def admit(
+    def request_permit(
         self,
         instance: str,
         credential: str,
@@ -87,43 +94,16 @@ class HoldRepository:
         since, such rows are tried one at a time, now and then; others need not wait for them.
         """
 
-        def work(transaction: Transaction) -> CallPermit:
-            transaction.execute(_KNOW_CREDENTIAL, instance=instance, credential=credential)
-            rows = transaction.execute(
-                "SELECT *, {now} AS now FROM servicenow.hold "
-                "WHERE instance = :instance AND credential IN ('', :credential) ORDER BY until DESC",
-                instance=instance,
-                credential=credential,
+        return self._database.run(
+            lambda transaction: request_permit(
+                transaction,
+                instance,
+                credential,
+                probe_seconds=probe_seconds,
+                proven_after=proven_after,
+                failed_before=failed_before,
             )
-            many_failed = any(row["kind"] == "down" and row["in_vain"] >= IN_VAIN_MANY for row in rows)
-            if not (failed_before and many_failed):
-                rows = [row for row in rows if row["kind"] != "row"]
-            for row in rows:
-                if row["until"] > row["now"]:
-                    return _refused_permit(row, row["until"] - row["now"], waiting_for_probe=False)
-            needed = [row for row in rows if row["kind"] != "row" and (row["until"] > 0 or row["kind"] == "auth")]
-            if proven_after is not None and all(
-                row["kind"] == "auth" and row["until"] == 0 and row["proven_at"] >= proven_after for row in needed
-            ):
-                return CallPermit()
-            probed = next((row for row in needed if row["probe_until"] > row["now"]), None)
-            for row in needed if probed is None else ():
-                if not transaction.execute(
-                    _CLAIM_PROBE,
-                    instance=instance,
-                    kind=row["kind"],
-                    credential=row["credential"],
-                    seconds=probe_seconds,
-                ):
-                    probed = row
-                    break
-            if probed is not None:
-                return _refused_permit(
-                    probed, max(0.001, probed["probe_until"] - probed["now"]), waiting_for_probe=True
-                )
-            return CallPermit(probing=True, held=any(row["until"] > 0 for row in needed))
-
-        return self._database.run(work)
+        )
 
     def record_success(self, instance: str, credential: str, *, sent_seconds_ago: float) -> None:
         """ServiceNow answered: no hold that began before the call stands any more, and what was held is over."""
@@ -260,13 +240,7 @@ def _end_holds(
         # Another instance's call, sent later, was refused: what passed says nothing of now.
         transaction.execute(_END_PROBE, instance=instance, credential=credential)
         return
-    transaction.execute(
-        "UPDATE servicenow.hold SET proven_at = {now}, probe_until = 0, until = 0, failures = 0, "
-        "doublings = 0, reason = '', words = '' "
-        "WHERE instance = :instance AND kind = 'auth' AND credential = :credential",
-        instance=instance,
-        credential=credential,
-    )
+    transaction.execute(_CONFIRM_CREDENTIAL, instance=instance, credential=credential)
     transaction.execute(
         "DELETE FROM servicenow.hold WHERE instance = :instance AND kind NOT IN ('auth', 'down') "
         "AND NOT (kind = 'row' AND :by_probe)",
@@ -303,4 +277,55 @@ def _refused_permit(row: Record, wait_seconds: float, *, waiting_for_probe: bool
         since=row["since"],
         waiting_for_probe=waiting_for_probe,
         now=row["now"],
+    )
+
+
+def request_permit(
+    transaction: Transaction,
+    instance: str,
+    credential: str,
+    *,
+    probe_seconds: float,
+    proven_after: float | None,
+    failed_before: bool,
+) -> CallPermit:
+    """See HoldRepository.request_permit."""
+    transaction.execute(_KNOW_CREDENTIAL, instance=instance, credential=credential)
+    rows = transaction.execute(
+        "SELECT *, {now} AS now FROM servicenow.hold "
+        "WHERE instance = :instance AND credential IN ('', :credential) ORDER BY until DESC",
+        instance=instance,
+        credential=credential,
+    )
+    many_failed = any(row["kind"] == "down" and row["in_vain"] >= IN_VAIN_MANY for row in rows)
+    if not (failed_before and many_failed):
+        rows = [row for row in rows if row["kind"] != "row"]
+    for row in rows:
+        if row["until"] > row["now"]:
+            return _refused_permit(row, row["until"] - row["now"], waiting_for_probe=False)
+    needed = [row for row in rows if row["kind"] != "row" and (row["until"] > 0 or row["kind"] == "auth")]
+    if proven_after is not None and all(
+        row["kind"] == "auth" and row["until"] == 0 and row["proven_at"] >= proven_after for row in needed
+    ):
+        return CallPermit()
+    probed = next((row for row in needed if row["probe_until"] > row["now"]), None)
+    for row in needed if probed is None else ():
+        if not transaction.execute(
+            _CLAIM_PROBE,
+            instance=instance,
+            kind=row["kind"],
+            credential=row["credential"],
+            seconds=probe_seconds,
+        ):
+            probed = row
+            break
+    if probed is not None:
+        return _refused_permit(probed, max(0.001, probed["probe_until"] - probed["now"]), waiting_for_probe=True)
+    return CallPermit(probing=True, held=any(row["until"] > 0 for row in needed))
+
+
+def return_permit(transaction: Transaction, instance: str, permit: PermitReturn) -> None:
+    """The delivery that had the *permit* is finished: others need not wait for what it finds out."""
+    transaction.execute(
+        _CONFIRM_CREDENTIAL if permit.passed else _END_PROBE, instance=instance, credential=permit.credential
     )

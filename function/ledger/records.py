@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final, TypeAlias
 
+from function.core.permit import CallPermit
 from function.core.trail import Trail
 from function.ledger.backend import Record
 
@@ -184,12 +185,50 @@ class DueMail:
 
 
 @dataclass(frozen=True, slots=True)
+class InstanceStatus:
+    """What is known of an instance when a key is leased.
+
+    *version* is the stored connection's ("" for none). *traits* are those of the table. *others*: the
+    event has records under other rules or keys, which are not done.
+    """
+
+    version: str
+    traits: TableTraits
+    others: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Acquired:
     """The key is ours until the lease ends."""
 
     ticket: Ticket
     delivery: Delivery
     now: float
+    status: InstanceStatus
+    # Leave to make the first call, where it was asked for and nothing stands in its way.
+    permit: CallPermit | None = None
+    permit_for: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionChanged:
+    """Another connection is in force by now; nothing was begun."""
+
+
+@dataclass(frozen=True, slots=True)
+class PermitReturn:
+    """The permit of a delivery that is finished: *passed*, a call was let in with it; otherwise it was not used."""
+
+    credential: str
+    passed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FinishResult:
+    """*stands* is false where the lease was gone, and nothing was written. *mail_due*: a mail is to be sent."""
+
+    stands: bool
+    mail_due: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,26 +254,7 @@ class KeyBusy:
     seconds: float
 
 
-BeginResult: TypeAlias = "Acquired | AlreadyDone | AlreadyDead | KeyBusy"
-
-
-@dataclass(frozen=True, slots=True)
-class CallPermit:
-    """Whether a call may be made: *wait_seconds* is 0 when it may; otherwise which hold stands in its way.
-
-    *probing*: nobody else may until this probe has ended; *held*: because calls were held. *waiting_for_probe*: no hold
-    stands in the way, but somebody else's probe is finding out. *now* is when this was said.
-    """
-
-    wait_seconds: float = 0.0
-    probing: bool = False
-    held: bool = False
-    kind: str = ""
-    reason: str = ""
-    words: str = ""
-    since: float = 0.0
-    waiting_for_probe: bool = False
-    now: float = 0.0
+BeginResult: TypeAlias = "Acquired | ConnectionChanged | AlreadyDone | AlreadyDead | KeyBusy"
 
 
 def sending_to_json(sending: PendingWrite | None) -> str:

@@ -35,11 +35,15 @@ class RuleTemplate:
 
 
 class TargetRule(Protocol):
-    """The pure half of a target, as far as the engine asks. *kind* is its key in the rules file; *follows*: it keeps
+    """The pure half of a target, as far as the engine asks. *kind* is its key in the rules file; *table* is where what
+    it makes stands; *follows*: it keeps
     one thing in step with a row, so that the row's trail decides what is wanted."""
 
     @property
     def kind(self) -> str: ...
+
+    @property
+    def table(self) -> str: ...
 
     @property
     def follows(self) -> bool: ...

@@ -10,7 +10,7 @@ from typing import Protocol
 from function.core.outcome import Reason, Status
 from function.core.step import DesiredState, Step
 from function.deadline import Deadline
-from function.ledger.records import Ticket
+from function.ledger.records import TableTraits, Ticket
 from function.rules.model import Rule
 
 
@@ -25,7 +25,8 @@ class Task:
     *desired* is what the rule wants where the row is (None: that cannot be said). *step* is what this event did, None
     where only a look is due. *record* is always what is known by now, also after NotDone: the engine writes it down.
     *now* is the ledger's clock when the work began, in UNIX seconds. *save* writes the record down before a call, and
-    raises LeaseLost. *replayed*: somebody has looked for what a dead letter in doubt may have made, and sent it again.
+    raises LeaseLost. *traits*: what is known of its table. *replayed*: somebody has looked for what a dead letter in
+    doubt may have made, and sent it again.
 
     The target adds *mismatched_fields*, which came back different or empty, and *left_empty*, by field, why.
     """
@@ -37,6 +38,7 @@ class Task:
     now: float
     deadline: Deadline
     save: Callable[[Ticket], None]
+    traits: TableTraits
     replayed: bool = False
     mismatched_fields: frozenset[str] = frozenset()
     left_empty: dict[str, str] = field(default_factory=dict)
@@ -53,7 +55,8 @@ class Result:
 class TargetSession(Protocol):
     """A target on the connection that one delivery began with, and ends on.
 
-    *instance* is where what it makes stands: part of a record's key. *settings_digest* stands for the settings that
+    *instance* is where what it makes stands: part of a record's key. *version* is that of the stored connection, ""
+    where none is stored. *settings_digest* stands for the settings that
     decide what becomes of an event: under others, a dead letter may live.
     """
 
@@ -61,7 +64,14 @@ class TargetSession(Protocol):
     def instance(self) -> str: ...
 
     @property
+    def version(self) -> str: ...
+
+    @property
     def settings_digest(self) -> str: ...
+
+    @property
+    def unverified(self) -> str | None:
+        """The digest of the credential for which the next call needs leave; None where it needs none."""
 
     def apply(self, task: Task) -> Result:
         """Bring about what is desired. Raises NotDone, LeaseLost, LedgerUnavailable."""
@@ -76,8 +86,8 @@ class Target(Protocol):
     @property
     def kind(self) -> str: ...
 
-    def connect(self) -> TargetSession:
-        """The session on the connection that is in force now. Raises LedgerUnavailable."""
+    def connect(self, *, at_once: bool = False) -> TargetSession:
+        """The session on the connection that is in force, now if *at_once*. Raises LedgerUnavailable."""
 
 
 Targets = Mapping[str, Target]

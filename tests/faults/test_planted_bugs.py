@@ -46,10 +46,18 @@ COUNTED_TWICE = (
 DEAD_LETTER_LOST_BEFORE_ITS_MAIL = (
     "function/engine.py",
     """            alerts=alerts,
+            abandoned=abandoned,
+            mail_every_seconds=self._settings.notify_every_seconds,
+            instance=instance,
+            permit=permit,
         )
         failpoint("recorded")
 """,
-    """        )
+    """            abandoned=abandoned,
+            mail_every_seconds=self._settings.notify_every_seconds,
+            instance=instance,
+            permit=permit,
+        )
         failpoint("recorded")
         for alert in alerts:
             self._ledger.alerts.raise_alert(alert)

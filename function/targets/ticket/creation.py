@@ -68,7 +68,7 @@ class TicketCreation:
         sys_id = address(table, self._access.correlation, generation)
         before = self._ticket.sending
         in_doubt = before is not None and before.in_doubt
-        traits = self._access.ledger.tickets.traits(self._access.line.instance, self._rule.table)
+        traits = self._access.task.traits
         if (traits.honours_sys_id is False or (traits.honours_sys_id is None and in_doubt)) and self._found_by_looking(
             sys_id, before, traits, wants
         ):
@@ -273,7 +273,7 @@ class TicketCreation:
         it may still commit.
         """
         sys_id = address(self._rule.table, self._access.correlation, self._ticket.generation)
-        traits = self._access.ledger.tickets.traits(self._access.line.instance, self._rule.table)
+        traits = self._access.task.traits
         if traits.honours_sys_id is True and self._adopt_at(sys_id, traits, recorded=True):
             return
         if not self._found_by_looking(sys_id, self._ticket.sending, traits, wants):
@@ -358,6 +358,7 @@ class TicketCreation:
             known = self._access.ledger.tickets.traits(self._access.line.instance, self._rule.table)
             if shown == known:
                 return
+        self._access.task.traits = shown
         self._access.ledger.tickets.learn_traits(self._access.line.instance, self._rule.table, shown)
         if shown.honours_sys_id is False and known.honours_sys_id is not False:
             log.warning(

@@ -18,9 +18,9 @@ class TicketTarget:
         self._ledger = ledger
         self._source_name = source_name
 
-    def connect(self) -> "TicketSession":
+    def connect(self, *, at_once: bool = False) -> "TicketSession":
         """Raises LedgerUnavailable."""
-        return TicketSession(self._connections.current(), self._ledger, source_name=self._source_name)
+        return TicketSession(self._connections.current(at_once=at_once), self._ledger, source_name=self._source_name)
 
 
 class TicketSession:
@@ -36,8 +36,16 @@ class TicketSession:
         return self._connection.instance_url
 
     @property
+    def version(self) -> str:
+        return self._connection.version
+
+    @property
     def settings_digest(self) -> str:
         return self._connection.settings_digest
+
+    @property
+    def unverified(self) -> str | None:
+        return self._connection.line.unverified
 
     def apply(self, task: Task) -> Result:
         assert task.desired is not None  # noqa: S101  # for the type checker: the engine has said what is desired
