@@ -62,7 +62,7 @@ class App:
         self._configurations = configurations
         self._tester = tester
         self._admission = BodyAdmission(settings.max_body_bytes)
-        self._routes = Map(
+        self.routes = Map(
             [
                 Route("/", endpoint=self._hasura, methods=["POST"]),
                 Route("/hasura", endpoint=self._hasura, methods=["POST"]),
@@ -103,7 +103,7 @@ class App:
     def handle(self, request: Request) -> Response:
         """Answer *request*. Whatever happens, nothing of it stands in the log or in the answer of a failure."""
         try:
-            endpoint, _ = self._routes.bind_to_environ(request.environ).match()
+            endpoint, _ = self.routes.bind_to_environ(request.environ).match()
             allowed = self._settings.deadline_seconds
             with answer_within(allowed - min(SPARE_SECONDS, allowed / 20)):
                 answer: Response = endpoint(request)

@@ -1,4 +1,4 @@
-"""README says what the code does."""
+"""README and the pages in docs/ say what the code does."""
 
 import re
 import socket
@@ -18,18 +18,29 @@ from function.rules.templates import FILTERS_OFFERED
 from function.servicenow import ServiceNowClient, ServiceNowError
 from function.settings import load, table
 from sandbox.servicenow import ServiceNow
+from tests.world import World
 
 HERE = Path(__file__).resolve().parent.parent
 README = (HERE / "README.md").read_text("utf-8")
 DOCS = {file.name: file.read_text("utf-8") for file in (HERE / "docs").glob("*.md")}
-BLOCKS = re.findall(r"^```yaml\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+ALL = "\n".join((README, *DOCS.values()))
+RULES, GUARANTEES = DOCS["rules.md"], DOCS["guarantees.md"]
+WORDS_MAX = 1500
+BLOCKS = [
+    block
+    for text in (README, DOCS["deploy.md"], DOCS["hasura.md"], RULES)
+    for block in re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+]
 RULES_FILES = [block for block in BLOCKS if block.startswith("version: 1")]
 OTHERS = [yaml.safe_load(block) for block in BLOCKS if block not in RULES_FILES]
 
 
 def _under(heading: str) -> str:
-    """The text of the chapter *heading*."""
-    return README.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    """The text of the chapter *heading*, in whatever page it is."""
+    for page in DOCS.values():
+        if found := re.search(rf"^(#+) {heading}$", page, re.MULTILINE):
+            return re.split(rf"^#{{1,{len(found[1])}}} ", page[found.end() :], maxsplit=1, flags=re.MULTILINE)[0]
+    raise AssertionError(f"no page has the heading {heading}")
 
 
 def _errors(of: type[ServiceNowError]) -> list[type[ServiceNowError]]:
@@ -79,21 +90,21 @@ def test_every_option_of_a_command_is_named() -> None:
     [(TOP_KEYS, "| Of the file |"), (RULE_KEYS, "| Of a rule |"), (TICKET_KEYS, "| Of a ticket |")],
 )
 def test_every_key_of_the_rules_is_explained(keys: dict[str, str], section: str) -> None:
-    rows = README.partition(section)[2].partition("\n\n")[0].splitlines()[2:]
+    rows = RULES.partition(section)[2].partition("\n\n")[0].splitlines()[2:]
     explained = {key for row in rows for key in re.findall(r"`(\w+)`", row.split("|")[1])}
 
     assert explained == set(keys)
 
 
 def test_every_filter_is_named() -> None:
-    listed = re.search(r"^Filters: (.*)$", README, re.MULTILINE)
+    listed = re.search(r"^Filters: (.*)$", RULES, re.MULTILINE)
 
     assert listed
     assert set(re.findall(r"`(\w+)`", listed[1])) == FILTERS_OFFERED
 
 
 def test_every_field_that_is_refused_is_named() -> None:
-    listed = re.search(r"^- Refused under `fields`(.*)$", README, re.MULTILINE)
+    listed = re.search(r"^- Refused under `fields`(.*)$", RULES, re.MULTILINE)
     refused = re.findall(r"\w+", schema()["properties"]["rules"]["items"]["properties"]["ticket"]["properties"][
         "fields"]["patternProperties"].popitem()[0].partition("(?:")[2].partition(")")[0])  # fmt: skip
 
@@ -107,12 +118,16 @@ def test_the_examples_of_rules_load(text: str) -> None:
 
 
 def test_there_are_examples_of_each_and_shared_and_env() -> None:
-    assert len(RULES_FILES) == 2
-    assert all(re.search(word, RULES_FILES[1]) for word in ("each:", "shared: true", "env:"))
+    assert len(RULES_FILES) == 3
+    assert all(re.search(word, RULES_FILES[2]) for word in ("each:", "shared: true", "env:"))
 
 
-def test_the_trigger_for_hasura_is_retried_outlasts_the_deadline_and_keeps_its_secret() -> None:
-    [trigger] = _triggers()
+def test_there_is_a_trigger_in_readme_and_in_its_page() -> None:
+    assert len(_triggers()) == 2
+
+
+@pytest.mark.parametrize("trigger", _triggers())
+def test_the_trigger_for_hasura_is_retried_outlasts_the_deadline_and_keeps_its_secret(trigger: dict[str, Any]) -> None:
     retry, [header] = trigger["retry_conf"], trigger["headers"]
 
     assert retry["num_retries"] > 0
@@ -133,8 +148,12 @@ def test_the_cron_trigger_for_hasura_is_the_one_that_the_function_knows() -> Non
     assert set(header) == {"name", "value_from_env"}
 
 
-def test_the_settings_to_deploy_with_are_all_that_must_be_set() -> None:
-    [settings] = [block for block in OTHERS if isinstance(block, dict) and "SOURCE_NAME" in block]
+@pytest.mark.parametrize(
+    "settings",
+    [block for block in OTHERS if isinstance(block, dict) and "SOURCE_NAME" in block],
+    ids=["README", "deploy"],
+)
+def test_the_settings_to_deploy_with_are_all_that_must_be_set(settings: dict[str, str]) -> None:
     elsewhere = {
         "HASURA_EVENT_SECRETS": "a-secret-of-hasura",
         "DATABASE_URL": "postgresql://u:p@/d?host=/cloudsql/p:r:i",
@@ -247,7 +266,7 @@ def test_what_is_said_of_created_at_alone_is_what_the_test_shows() -> None:
     counted = re.search(r"\(wrong, right\) == \((\d+), (\d+)\)", (HERE / "tests" / "test_trail.py").read_text("utf-8"))
 
     assert counted
-    assert f"in {counted[1]} of {int(counted[1]) + int(counted[2])}," in README
+    assert f"in {counted[1]} of {int(counted[1]) + int(counted[2])}," in GUARANTEES
 
 
 @pytest.mark.parametrize(
@@ -268,7 +287,7 @@ def test_every_link_to_another_page_leads_somewhere(name: str) -> None:
 
 
 def test_every_file_that_is_named_is_there() -> None:
-    named = set(re.findall(r"`((?:function|tests|sandbox)/[\w./]*)`", README))
+    named = set(re.findall(r"`((?:function|tests|sandbox)/[\w./]*)`", ALL))
 
     assert len(named) > 8
     assert not [name for name in named if not (HERE / name).exists()]
@@ -289,4 +308,11 @@ def test_no_line_names_a_path_of_a_machine(place: str) -> None:
 
 
 def test_it_is_short_enough_to_be_read() -> None:
-    assert len(README.splitlines()) <= 580
+    assert len(README.split()) <= WORDS_MAX
+
+
+def test_every_route_is_named() -> None:
+    with World() as world:
+        routes = {rule.rule for rule in world.apps[0].routes.iter_rules()}
+
+    assert {route for route in routes if f"{route}`" not in _under("Routes")} == set()
