@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 from function import secretmanager
 from function.core.values import digest
-from function.notices.mail import MailServer
+from function.notices.smtp import MailServer
 from function.servicenow.credentials import ApiKey, Basic, Credential, OAuth
 from function.servicenow.instance import instance_url
 from function.servicenow.network import BrokenNetwork, read_network

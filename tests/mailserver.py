@@ -12,7 +12,7 @@ import trustme
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
-from function.notices.mail import MailServer, Tls
+from function.notices.smtp import MailServer, Tls
 
 
 class MailServerFixture:

@@ -116,3 +116,18 @@ def test_what_is_pure_knows_no_outside(path: Path) -> None:
     used = {name.partition(".")[0] for name in imports(path)} - {"function"}
     assert used - MORE_IMPORTS.get(str(path.relative_to(FUNCTION)), set()) <= PURE_IMPORTS
     assert PURE_IMPORTS - {"jinja2", "markupsafe", "msgspec", "yaml"} <= sys.stdlib_module_names
+
+
+def test_the_architecture_page_names_every_file_and_no_other() -> None:
+    page = (HERE / "docs" / "architecture.md").read_text("utf-8")
+    tree = page.partition("```text\nfunction/\n")[2].partition("```")[0]
+    folders: list[str] = []
+    named = set()
+    for line in tree.splitlines():
+        name = line.split()[0]
+        depth = (len(line) - len(line.lstrip())) // 2 - 1
+        folders[depth:] = [name] if name.endswith("/") else []
+        if not name.endswith("/"):
+            named.add("".join(folders[:depth]) + name)
+
+    assert named == {str(path.relative_to(FUNCTION)) for path in FILES if path.name != "__init__.py"}

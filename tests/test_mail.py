@@ -21,7 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from function.core.outcome import Reason
-from function.notices.mail import PHRASES, SUBJECT_MAX, WORDS_MAX, MailNotSent, MailServer, Notice, compose, send
+from function.notices.message import PHRASES, SUBJECT_MAX, WORDS_MAX, Notice, compose
+from function.notices.smtp import MailNotSent, MailServer, send
 from tests.mailserver import MailServerFixture
 
 NOW = 1_763_730_000.0  # 2025-11-21 13:00:00 UTC

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from function import app
-from function.hasura.metadata import HOUSEKEEPING, Findings, MetadataError, check, entries, items, place, plain, read
+from function.hasura.metadata import MetadataError, entries, items, place, plain, read
+from function.hasura.triggers import HOUSEKEEPING, Findings, check
 from function.rules import loader as rules
 from function.settings import VARIABLES
 from tests.processes import HERE

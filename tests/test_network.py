@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from function.connection.probe import reach
 from function.core.outcome import Reason
-from function.notices.mail import MailNotSent, send
+from function.notices.smtp import MailNotSent, send
 from function.secretmanager import way_out
 from function.servicenow import (
     Basic,

@@ -8,7 +8,8 @@ from typing import Final
 from function.ledger.alerts import MAIL_CLAIM_SECONDS
 from function.ledger.ledger import Ledger
 from function.ledger.records import DueMail
-from function.notices.mail import MailNotSent, MailServer, Notice, compose, send
+from function.notices.message import Notice, compose
+from function.notices.smtp import MailNotSent, MailServer, send
 
 log = logging.getLogger(__name__)
 

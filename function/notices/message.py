@@ -3,26 +3,18 @@
 When a mail is due, and to whom, is notices.py's to decide. compose() is pure; send() is the effect.
 """
 
-import contextlib
 import logging
 import re
 import shlex
-import smtplib
-import socket
-import ssl
 import textwrap
-import threading
-import time
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email import policy
 from email.message import EmailMessage
 from email.utils import format_datetime
-from ipaddress import ip_address
-from typing import Final, Literal, TypeAlias, cast
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import Final
 
 from function.core.event import SCHEDULED
 from function.core.outcome import Reason
@@ -37,8 +29,6 @@ WORDS_MAX: Final = 300
 HINT_MAX: Final = 500
 # An event's id is a UUID, a key one cell: whatever is longer is no longer read.
 VALUE_MAX: Final = 200
-# Once the server has taken the message, its good-bye is worth no more waiting than this.
-QUIT_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +121,7 @@ def compose(notice: Notice, *, sender: str, recipients: Sequence[str], now: floa
     message["To"] = ", ".join(recipients)
     message["Subject"] = _subject(notice, headline)
     message["Date"] = format_datetime(datetime.fromtimestamp(now, UTC))
-    domain = _domain(message)
+    domain = domain_of(message)
     mail = digest(notice.source_name, notice.fingerprint, notice.kind, notice.event, str(notice.recovered), str(now))
     message["Message-ID"] = f"<{mail}@{domain}>"
     # The thread's root is a mail that was never sent: mail programs gather what refers to it all the same.
@@ -140,7 +130,7 @@ def compose(notice: Notice, *, sender: str, recipients: Sequence[str], now: floa
     message["References"] = thread
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no out-of-office answers, please
     # Quoted-printable: 7 bits are taken by every server, and a long line is not a line too long.
-    paragraphs = (_wrapped(_line(opening, 2 * HINT_MAX)), *_advice(notice), _details(notice, now))
+    paragraphs = (_wrapped(single_line(opening, 2 * HINT_MAX)), *_advice(notice), _details(notice, now))
     message.set_content("\n\n".join(paragraphs) + "\n", cte="quoted-printable")
     return message
 
@@ -149,15 +139,15 @@ def compose_trial(source_name: str, *, sender: str, recipients: Sequence[str], n
     """The mail of ``check --send-mail``: it says that it can be ignored."""
     message = EmailMessage(policy=_UNFOLDED)
     message["From"], message["To"] = sender, ", ".join(recipients)
-    message["Subject"] = f"[{_line(source_name, 40)}] a mail sent to try the mail server"
+    message["Subject"] = f"[{single_line(source_name, 40)}] a mail sent to try the mail server"
     message["Date"] = format_datetime(now)
-    message["Message-ID"] = f"<check.{digest(now.isoformat(), source_name)}@{_domain(message)}>"
+    message["Message-ID"] = f"<check.{digest(now.isoformat(), source_name)}@{domain_of(message)}>"
     message["Auto-Submitted"] = "auto-generated"
     message.set_content("Somebody ran `check --send-mail`. Failures of tickets will be told from this address.\n")
     return message
 
 
-def _domain(message: EmailMessage) -> str:
+def domain_of(message: EmailMessage) -> str:
     """The sender's domain: in the Message-ID, and as our own name to the server. Some take no address in brackets."""
     addresses = message["From"].addresses
     domain = addresses[0].domain if addresses else ""
@@ -169,8 +159,8 @@ def _domain(message: EmailMessage) -> str:
 
 def _subject(notice: Notice, headline: str) -> str:
     more = f" (+{notice.count - 1} more)" if notice.count > 1 and not notice.recovered else ""
-    prefix = f"[{_line(notice.source_name, 40)}] "
-    return prefix + _line(headline, SUBJECT_MAX - len(prefix) - len(more)) + more
+    prefix = f"[{single_line(notice.source_name, 40)}] "
+    return prefix + single_line(headline, SUBJECT_MAX - len(prefix) - len(more)) + more
 
 
 def _headline(notice: Notice, now: float) -> tuple[str, str]:
@@ -181,7 +171,7 @@ def _headline(notice: Notice, now: float) -> tuple[str, str]:
     where = notice.hint if re.match(r"\S+\.ya?ml:\d", notice.hint) else why
     lasted = _span(notice.lasted_seconds)
     # One key that works again says that the trouble is over, not that the key of this notice is done.
-    whole = _line(notice.rule or notice.table, 60) or "ServiceNow"
+    whole = single_line(notice.rule or notice.table, 60) or "ServiceNow"
     match notice.kind:
         case "held" if notice.recovered:
             return (
@@ -245,8 +235,8 @@ def _headline(notice: Notice, now: float) -> tuple[str, str]:
 
 
 def _who(notice: Notice) -> str:
-    named = "/".join(part for part in (_line(notice.rule, 40), _line(notice.key, 60)) if part)
-    return named or _line(notice.table, 60) or "ServiceNow"
+    named = "/".join(part for part in (single_line(notice.rule, 40), single_line(notice.key, 60)) if part)
+    return named or single_line(notice.table, 60) or "ServiceNow"
 
 
 def _advice(notice: Notice) -> Iterator[str]:
@@ -255,9 +245,9 @@ def _advice(notice: Notice) -> Iterator[str]:
         if notice.count > 1:
             yield f"{notice.count - 1} more like it since the last mail."
         return
-    if words := _line(notice.words, WORDS_MAX):
+    if words := single_line(notice.words, WORDS_MAX):
         yield "ServiceNow said:\n" + _wrapped(words, "  > ")
-    if hint := _line(notice.hint, HINT_MAX):
+    if hint := single_line(notice.hint, HINT_MAX):
         yield "What to check:\n" + _wrapped(hint, "  ")
     commands = [*_commands(notice)]
     for heading, command in commands:
@@ -312,7 +302,7 @@ def _facts(notice: Notice, now: float) -> Iterator[tuple[str, str]]:
     known |= concerned if notice.kind not in ("held", "upstream") else {}
     known |= {"reason": notice.reason} if notice.kind != "upstream" else {}
     for label, value in known.items():
-        if line := _line(value, VALUE_MAX):
+        if line := single_line(value, VALUE_MAX):
             yield label, line
     began = datetime.fromtimestamp(notice.since, UTC)
     yield "since", f"{began:%Y-%m-%d %H:%M:%S} UTC ({_span(now - notice.since)} ago)"
@@ -324,7 +314,7 @@ def _facts(notice: Notice, now: float) -> Iterator[tuple[str, str]]:
 
 def _replay(notice: Notice) -> str:
     """The command that sends the event again; where its id cannot be pasted as it is, that for all like it."""
-    if _line(notice.event, VALUE_MAX) != notice.event:
+    if single_line(notice.event, VALUE_MAX) != notice.event:
         return _replay_failed(notice)
     return replay_command([notice.event])
 
@@ -336,7 +326,7 @@ def replay_command(events: Sequence[str]) -> str:
 
 
 def _replay_failed(notice: Notice) -> str:
-    rule = _line(notice.rule, VALUE_MAX)
+    rule = single_line(notice.rule, VALUE_MAX)
     return "python -m function replay --failed" + (f" --rule={shlex.quote(rule)}" if rule else "")
 
 
@@ -345,7 +335,7 @@ _BIDI: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066
 _CONTROL: Final = frozenset(("Cc", "Cs", "Zl", "Zp"))
 
 
-def _line(words: str, characters_max: int) -> str:
+def single_line(words: str, characters_max: int) -> str:
     """*words* as one line without control characters or halves of a character, cut at *characters_max*."""
     folded = "".join(" " if c in _BIDI or unicodedata.category(c) in _CONTROL else c for c in words)
     line = " ".join(folded.split())
@@ -370,222 +360,3 @@ def _wrapped(words: str, margin: str = "") -> str:
     return textwrap.fill(
         words, 78, initial_indent=margin, subsequent_indent=margin, break_long_words=False, break_on_hyphens=False
     )
-
-
-Tls: TypeAlias = Literal["none", "starttls", "implicit"]
-
-
-@dataclass(frozen=True, slots=True)
-class MailServer:
-    """Where mail is handed over. A password crosses a network only inside TLS: any other server is a ValueError."""
-
-    host: str
-    port: int
-    username: str = ""
-    password: str = field(default="", repr=False)
-    tls: Tls = "none"
-
-    def __post_init__(self) -> None:
-        if not self.host:
-            raise ValueError("the mail server's address names no host")
-        if not 0 < self.port < 65536:
-            raise ValueError("the mail server's port is not between 1 and 65535")
-        if bool(self.username) != bool(self.password):
-            raise ValueError("a mail server takes a user name and a password, or neither")
-        if not (self.username + self.password).isascii():
-            raise ValueError("the mail server's user name and password may hold ASCII characters only")
-        if self.password and self.tls == "none" and not _is_loopback(self.host):
-            raise ValueError(
-                f"the password for the mail server {self.host} would be sent unencrypted: "
-                "use smtps://, or smtp:// with ?starttls=1"
-            )
-
-    @classmethod
-    def from_url(cls, url: str) -> "MailServer":
-        """Read ``smtp[s]://user:password@host:port?starttls=1``, user and password percent-encoded.
-
-        Without a port it is 465 for smtps, 587 with STARTTLS, else 25. Anything else is a ValueError, whose text holds
-        nothing of the address but the host.
-        """
-        try:
-            parts = urlsplit(url)
-            port, host = parts.port, parts.hostname or ""
-            username = unquote(parts.username or "", errors="strict")
-            password = unquote(parts.password or "", errors="strict")
-            options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
-        except ValueError:
-            # The error quotes the piece that it could not read, and that can be the password.
-            raise ValueError(f"the mail server's address cannot be read: {_SHAPE}") from None
-        if parts.scheme not in ("smtp", "smtps") or parts.path not in ("", "/") or parts.fragment:
-            raise ValueError(f"the mail server's address is not of the form that is needed: {_SHAPE}")
-        starttls = options.pop("starttls", "0")
-        if options or starttls not in ("0", "1"):
-            raise ValueError("after '?' the mail server's address takes starttls=1 and nothing else")
-        if parts.scheme == "smtps":
-            if starttls == "1":
-                raise ValueError("smtps is encrypted from the start: leave starttls=1 away, or use smtp")
-            return cls(host, 465 if port is None else port, username, password, "implicit")
-        if starttls == "1":
-            return cls(host, 587 if port is None else port, username, password, "starttls")
-        return cls(host, 25 if port is None else port, username, password, "none")
-
-
-_SHAPE: Final = (
-    "write smtp[s]://user:password@host:port, with /, ?, #, @, : and % in user and password percent-encoded (/ is %2F)"
-)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
-
-
-class MailNotSent(Exception):  # noqa: N818  # what happened, not whose error it is
-    """The mail server did not take the mail. The text names the host and what failed, never the password.
-
-    *refused* has the code for each recipient, where it was they that were refused.
-    """
-
-    def __init__(self, message: str, refused: Mapping[str, int] | None = None) -> None:
-        super().__init__(message)
-        self.refused: Mapping[str, int] = refused or {}
-
-
-def send(
-    message: EmailMessage, server: MailServer, *, timeout_seconds: float, context: ssl.SSLContext | None = None
-) -> dict[str, int]:
-    """Hand *message* to *server*, within *timeout_seconds* in all (the look-up of its name is the system's to bound).
-
-    Returns when the server has taken the message for at least one recipient, and raises MailNotSent otherwise. What it
-    returns has the code for each recipient that was refused: below 500 for the time being, else for good.
-    Certificates are verified against *context*, by default the system's. Where STARTTLS is asked for, a server that
-    has none is not sent anything.
-    """
-    context = context or ssl.create_default_context()
-    deadline = time.monotonic() + timeout_seconds
-    step = "connecting"
-    try:
-        with contextlib.ExitStack() as opened:
-            wire = opened.enter_context(_dial(server, deadline))
-            opened.enter_context(_cut_off(wire, deadline))
-            if server.tls == "implicit":
-                step = "TLS"
-                wire = opened.enter_context(context.wrap_socket(wire, server_hostname=server.host))
-            step = "greeting"
-            session = _Session(wire, server, name=_domain(message))
-            opened.callback(session.close)
-            if server.tls == "starttls":
-                step = "STARTTLS"
-                session.starttls(context=context)
-            if server.password:
-                step = "login"
-                session.login(server.username, server.password)
-            step = "sending"
-            refused = session.send_message(message)
-            for recipient, (code, words) in refused.items():
-                log.log(
-                    logging.WARNING if code < 500 else logging.ERROR,
-                    "mail server %s took the mail, but not for %s: %d %s",
-                    server.host,
-                    recipient,
-                    code,
-                    _reply(words),
-                )
-            with contextlib.suppress(smtplib.SMTPException, OSError):
-                cast(socket.socket, session.sock).settimeout(QUIT_SECONDS)
-                session.quit()
-    except (smtplib.SMTPException, OSError, ValueError) as error:
-        overdue = time.monotonic() >= deadline
-        why = f"not finished within {timeout_seconds:g} s" if overdue else _why(error, step)
-        # A server can quote the password or the message that it refuses: no traceback may show what it said then.
-        cause = None if step == "login" or isinstance(error, smtplib.SMTPDataError) else error
-        by_recipient = error.recipients if isinstance(error, smtplib.SMTPRecipientsRefused) else {}
-        codes = {recipient: code for recipient, (code, _) in by_recipient.items()}
-        raise MailNotSent(f"mail server {server.host}:{server.port}, {step}: {why}", codes) from cause
-    return {recipient: code for recipient, (code, _) in refused.items()}
-
-
-class _Session(smtplib.SMTP):
-    """smtplib's client on a connection that is open already, so that its first byte is under the deadline too."""
-
-    def __init__(self, wire: socket.socket, server: MailServer, *, name: str) -> None:
-        self._wire = wire
-        # smtplib would look our own name up to introduce itself, and a look-up has no bound.
-        super().__init__(server.host, server.port, local_hostname=name)
-
-    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:  # noqa: ARG002
-        # The hook by which smtplib's own SMTP_SSL brings its socket.
-        return self._wire
-
-
-def _dial(server: MailServer, deadline: float) -> socket.socket:
-    """Connect to the first of the host's addresses that answers, giving each a fair share of the time."""
-    found = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
-    addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
-    for number, address in enumerate(addresses):
-        left = deadline - time.monotonic()
-        try:
-            wire = socket.create_connection((address, server.port), max(left / (len(addresses) - number), 0.001))
-        except OSError:
-            if number == len(addresses) - 1:
-                raise
-        else:
-            wire.settimeout(max(deadline - time.monotonic(), 0.001))
-            return wire
-    raise OSError("its name has no address")
-
-
-@contextlib.contextmanager
-def _cut_off(wire: socket.socket, deadline: float) -> Iterator[None]:
-    """Shut the connection at the deadline: a socket's own time-out begins anew with every byte that trickles in."""
-    with wire.dup() as handle:
-
-        def cut() -> None:
-            with contextlib.suppress(OSError):
-                handle.shutdown(socket.SHUT_RDWR)
-
-        watch = threading.Timer(max(deadline - time.monotonic(), 0), cut)
-        watch.daemon = True
-        watch.start()
-        try:
-            yield
-        finally:
-            watch.cancel()
-            watch.join()
-
-
-_ENHANCED: Final = re.compile(r"[245]\.\d{1,3}\.\d{1,3}\b", re.ASCII)
-
-
-def _why(error: Exception, step: str) -> str:
-    """What *error* says, without what a server may have been told in confidence: the login and the message."""
-    match error:
-        case smtplib.SMTPRecipientsRefused():
-            replies = dict.fromkeys(f"{code} {_reply(words)}" for code, words in error.recipients.values())
-            return ", ".join(["no recipient accepted", *replies])[:VALUE_MAX]
-        case smtplib.SMTPResponseException() if step == "login" or isinstance(error, smtplib.SMTPDataError):
-            # The words may quote what they refuse; the enhanced code (RFC 3463) is but digits.
-            enhanced = _ENHANCED.match(_reply(error.smtp_error))
-            return f"refused with {error.smtp_code}" + (f" {enhanced[0]}" if enhanced else "")
-        case smtplib.SMTPResponseException():
-            return f"refused with {error.smtp_code} {_reply(error.smtp_error)}"
-        case smtplib.SMTPNotSupportedError():
-            return _line(str(error), VALUE_MAX)
-        case smtplib.SMTPException() if step == "login":
-            return "no way to log in that both sides know"
-        case ssl.SSLCertVerificationError():
-            return f"its certificate is not valid: {error.verify_message}"
-        case TimeoutError():
-            return "no answer in time"
-        case OSError() if error.strerror:
-            return error.strerror
-        case smtplib.SMTPException():
-            return _line(str(error), VALUE_MAX)
-        case _:
-            return type(error).__name__
-
-
-def _reply(words: bytes | str) -> str:
-    return _line(words.decode(errors="replace") if isinstance(words, bytes) else words, VALUE_MAX)
