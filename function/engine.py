@@ -15,7 +15,7 @@ from function.core.event import Event, Op
 from function.core.outcome import Failure, Kind, NotDone, Outcome, Reason, Status
 from function.core.retry import wait_seconds
 from function.core.step import DesiredState, Step, wanted_from_json, wanted_to_json
-from function.core.trail import Place, end
+from function.core.trail import Place, current_place
 from function.deadline import Deadline, seconds_left
 from function.failpoints import failpoint
 from function.ledger.backend import LedgerRefused, LedgerUnavailable
@@ -236,7 +236,7 @@ class _EventDelivery:
         if rule.target.follows:
             session = self._session(rule)
             try:
-                others = self._ledger.deliveries.hear(
+                others = self._ledger.deliveries.record_step(
                     self._event,
                     step,
                     wanted_to_json(step.wants),
@@ -306,7 +306,7 @@ class _EventDelivery:
             time.sleep(min(0.02 + 0.1 * random.random(), max(0.0, patience.left())))  # noqa: S311  # jitter
 
     def _attempt(self, rule: Rule, step: Step, begun: Acquired, *, owner: str, started: float) -> Outcome:
-        place = end(begun.ticket.trail)
+        place = current_place(begun.ticket.trail)
         moved = place is None or place.digest == step.entered
         wants = wanted_at(place, step.wants if moved else None) if place is not None else step.wants
         self._deadline.begin_row(failed_before=begun.ticket.call_failed, permit=begun.permit)
@@ -569,7 +569,7 @@ def save_under_lease(ledger: Ledger, owner: str) -> Callable[[Ticket], None]:
 def wanted_at(place: Place, fresh: DesiredState | Failure | None = None) -> DesiredState | Failure:
     """What is wanted when the row is at *place*; *fresh* where it was rendered just now."""
     wants = fresh or wanted_from_json(place.wants)
-    if place.unwanted and isinstance(wants, DesiredState):
+    if place.belongs_to_predecessor and isinstance(wants, DesiredState):
         # The row that the ticket was for is gone; none is wanted for the one that came under its key.
         return replace(wants, gone=True, resolved=False, fields={})
     return wants

@@ -7,7 +7,7 @@ from typing import Final
 
 from function.core.outcome import NotDone
 from function.core.step import DesiredState
-from function.core.trail import end
+from function.core.trail import current_place
 from function.deadline import Deadline
 from function.engine import Engine, save_under_lease, wanted_at
 from function.ledger.backend import LedgerRefused, LedgerUnavailable
@@ -71,7 +71,7 @@ class Housekeeping:
         if leased is None:
             return False
         ticket, now = leased
-        place = end(ticket.trail)
+        place = current_place(ticket.trail)
         deadline.begin_row(failed_before=ticket.call_failed)
         wants = wanted_at(place) if place is not None else None
         desired = wants if isinstance(wants, DesiredState) else None

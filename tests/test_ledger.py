@@ -20,7 +20,7 @@ import pytest
 from function.core.event import Event, Op
 from function.core.outcome import Failure, Kind, Outcome, Reason, Status
 from function.core.step import DesiredState, Step
-from function.core.trail import NOT_YET, end
+from function.core.trail import NOT_YET, current_place
 from function.deadline import answer_within
 from function.ledger.backend import LedgerNotMigrated, LedgerRefused, LedgerUnavailable, LedgerUnfit
 from function.ledger.database import Database, Transaction
@@ -212,7 +212,7 @@ def test_the_same_id_with_other_content_is_another_event(ledger: Ledger, begin: 
     finish(ledger, begun(begin()), Status.CREATED)
     other = begun(begin(event("e", "other"), step(left="a", entered="b")))
 
-    reached = end(other.ticket.trail)
+    reached = current_place(other.ticket.trail)
     assert reached is not None
     assert reached.digest == "b"
 

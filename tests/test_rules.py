@@ -574,7 +574,7 @@ def test_a_parent_may_be_mapped_where_nothing_else_writes_it() -> None:
 @pytest.mark.parametrize(
     ("table", "lines", "line", "fault"),
     [
-        ("incident", ["states: {}"], 11, "states.resolved: is missing: the state of a ticket whose row is well again"),
+        ("incident", ["states: {}"], 11, "states.resolved: is missing: the state of a ticket that is resolved"),
         *(
             (
                 "change_request",
@@ -610,7 +610,7 @@ def test_a_parent_may_be_mapped_where_nothing_else_writes_it() -> None:
             "close_code: must be one of done, undone",
         ),
         ("sc_task", ["states: 3"], 11, "states: must be a mapping of names to values"),
-        ("sc_task", ["states: {}"], 11, "states.resolved: is missing: the state of a ticket whose row is well again"),
+        ("sc_task", ["states: {}"], 11, "states.resolved: is missing: the state of a ticket that is resolved"),
         (
             "sc_task",
             ["states:", "  resolved: 3", "  canceld: 3"],

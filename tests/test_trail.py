@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 
 from function.core.event import Op
 from function.core.step import DesiredState, Step
-from function.core.trail import GONE, NOT_YET, PLACES_MAX, Trail, end, from_json, hear, place, restate, to_json
+from function.core.trail import (
+    GONE,
+    NOT_YET,
+    PLACES_MAX,
+    Trail,
+    current_place,
+    from_json,
+    place,
+    record_step,
+    replace_desired,
+    to_json,
+)
 from function.core.values import Json
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -21,15 +32,15 @@ def step(left: str | None, entered: str, order: Json = None) -> Step:
     return Step("1", Op.UPDATE, left, entered, NO_WANTS, order=order)
 
 
-def heard(*steps: tuple[Step, datetime | None]) -> Trail:
+def step_count(*steps: tuple[Step, datetime | None]) -> Trail:
     trail = Trail()
     for one, at in steps:
-        trail = hear(trail, one, f"wants of {one.entered}", sent_at=at)
+        trail = record_step(trail, one, f"wants of {one.entered}", sent_at=at)
     return trail
 
 
 def where(trail: Trail) -> str | None:
-    reached = end(trail)
+    reached = current_place(trail)
     return reached.digest if reached else None
 
 
@@ -56,7 +67,7 @@ HISTORIES = [
 
 @pytest.mark.parametrize("places", HISTORIES, ids="-".join)
 def test_a_row_is_where_its_history_ends_in_every_order_of_hearing(places: tuple[str, ...]) -> None:
-    wrong = [order for order in permutations(history(*places)) if where(heard(*order)) != places[-1]]
+    wrong = [order for order in permutations(history(*places)) if where(step_count(*order)) != places[-1]]
 
     assert not wrong
 
@@ -65,7 +76,7 @@ def test_a_row_is_where_its_history_ends_in_every_order_of_hearing(places: tuple
 def test_equal_created_at_changes_nothing_where_the_row_never_came_back_to_its_start(places: tuple[str, ...]) -> None:
     steps = [(one, NOON) for one, _ in history(*places)]
 
-    assert {where(heard(*order)) for order in permutations(steps)} == {places[-1]}
+    assert {where(step_count(*order)) for order in permutations(steps)} == {places[-1]}
 
 
 @pytest.mark.parametrize("places", HISTORIES, ids="-".join)
@@ -73,7 +84,7 @@ def test_clocks_that_contradict_the_trail_change_nothing(places: tuple[str, ...]
     steps = history(*places)
     backwards = [(one, NOON - (at - NOON)) for one, at in steps]
 
-    assert {where(heard(*order)) for order in permutations(backwards)} == {places[-1]}
+    assert {where(step_count(*order)) for order in permutations(backwards)} == {places[-1]}
 
 
 def test_created_at_alone_would_end_wrong_on_the_same_histories() -> None:
@@ -91,7 +102,7 @@ def test_created_at_alone_would_end_wrong_on_the_same_histories() -> None:
         for clock in (timedelta(0), -timedelta(seconds=1)):
             steps = [(one, NOON + clock * number) for number, (one, _) in enumerate(history(*places))]
             for order in permutations(steps):
-                assert where(heard(*order)) == places[-1]
+                assert where(step_count(*order)) == places[-1]
                 if newest(order) == places[-1]:
                     right += 1
                 else:
@@ -103,7 +114,7 @@ def test_created_at_alone_would_end_wrong_on_the_same_histories() -> None:
 def test_a_delete_and_a_later_insert_end_at_the_new_row_when_clocks_are_right() -> None:
     steps = [*history(NOT_YET, "a", GONE), (step(NOT_YET, "b"), NOON + timedelta(seconds=5))]
 
-    assert {where(heard(*order)) for order in permutations(steps)} == {"b"}
+    assert {where(step_count(*order)) for order in permutations(steps)} == {"b"}
 
 
 def transactions(*histories: list[tuple[str, str]]) -> list[tuple[Step, datetime]]:
@@ -149,7 +160,7 @@ BORN, REPLACED = [(NOT_YET, "a")], [("a", GONE), (NOT_YET, "b")]
 def test_a_row_replaced_in_one_transaction_lives_and_a_deleted_one_does_not(
     steps: list[tuple[Step, datetime]], last: str
 ) -> None:
-    assert {where(heard(*order)) for order in permutations(steps)} == {last}
+    assert {where(step_count(*order)) for order in permutations(steps)} == {last}
 
 
 def test_an_order_by_that_starts_again_with_the_new_row_hides_no_replacement() -> None:
@@ -159,13 +170,13 @@ def test_an_order_by_that_starts_again_with_the_new_row_hides_no_replacement() -
         (step(NOT_YET, "b", 1), NOON + timedelta(seconds=1)),
     ]
 
-    assert {where(heard(*order)) for order in permutations(steps)} == {"b"}
+    assert {where(step_count(*order)) for order in permutations(steps)} == {"b"}
 
 
 def test_a_row_is_known_to_live_however_many_places_were_left_over_since_its_insert() -> None:
     gaps = [(step(f"from {n}", f"to {n}"), NOON + timedelta(seconds=n + 1)) for n in range(100)]
     replaced = [(step("x", GONE), NOON + timedelta(hours=1)), (step(NOT_YET, "b"), NOON + timedelta(hours=1))]
-    trails = [heard((step(NOT_YET, "a"), NOON), *gaps, *order) for order in permutations(replaced)]
+    trails = [step_count((step(NOT_YET, "a"), NOON), *gaps, *order) for order in permutations(replaced)]
 
     assert [where(trail) for trail in trails] == ["b", "b"]
 
@@ -173,13 +184,13 @@ def test_a_row_is_known_to_live_however_many_places_were_left_over_since_its_ins
 def test_a_round_trip_without_a_beginning_ends_at_the_latest_arrival() -> None:
     steps = [(step("a", "b"), NOON), (step("b", "a"), NOON + timedelta(seconds=1))]
 
-    assert {where(heard(*order)) for order in permutations(steps)} == {"a"}
+    assert {where(step_count(*order)) for order in permutations(steps)} == {"a"}
 
 
 def test_order_by_settles_what_equal_clocks_leave_open() -> None:
     steps = [(step("a", "b", 9), NOON), (step("b", "a", 10), NOON)]
 
-    assert {where(heard(*order)) for order in permutations(steps)} == {"a"}
+    assert {where(step_count(*order)) for order in permutations(steps)} == {"a"}
 
 
 @pytest.mark.parametrize(
@@ -196,37 +207,37 @@ def test_order_by_settles_what_equal_clocks_leave_open() -> None:
 def test_order_by_compares_a_value_as_what_it_is(earlier: Json, later: Json) -> None:
     steps = [(step("a", "b", earlier), NOON), (step("b", "a", later), NOON)]
 
-    assert {where(heard(*order)) for order in permutations(steps)} == {"a"}
+    assert {where(step_count(*order)) for order in permutations(steps)} == {"a"}
 
 
 def test_manual_says_where_the_row_is_until_it_is_left() -> None:
-    stated = heard(*history(NOT_YET, "a"), (step(None, "b"), NOON + timedelta(hours=1)))
-    left = hear(stated, step("b", "c"), "", sent_at=NOON + timedelta(hours=2))
+    asserted = step_count(*history(NOT_YET, "a"), (step(None, "b"), NOON + timedelta(hours=1)))
+    left = record_step(asserted, step("b", "c"), "", sent_at=NOON + timedelta(hours=2))
 
-    assert (where(stated), where(left)) == ("b", "c")
+    assert (where(asserted), where(left)) == ("b", "c")
 
 
 def test_an_older_manual_does_not_move_the_row_back() -> None:
-    trail = heard(*history(NOT_YET, "a", "b"), (step(None, "a"), NOON - timedelta(hours=1)))
+    trail = step_count(*history(NOT_YET, "a", "b"), (step(None, "a"), NOON - timedelta(hours=1)))
 
     assert where(trail) == "b"
 
 
 def test_nothing_heard_is_nowhere() -> None:
-    assert end(Trail()) is None
+    assert current_place(Trail()) is None
 
 
 def test_gaps_leave_no_more_than_a_fixed_number_of_places_and_the_newest_wins() -> None:
     gaps = [(step(f"from {n}", f"to {n}"), NOON + timedelta(seconds=n)) for n in range(200)]
-    trail = heard(*gaps)
+    trail = step_count(*gaps)
 
     assert (len(trail.places), where(trail)) == (PLACES_MAX, "to 199")
 
 
 def test_what_is_wanted_at_a_place_can_be_said_anew() -> None:
-    trail = restate(heard(*history(NOT_YET, "a")), "a", "better")
+    trail = replace_desired(step_count(*history(NOT_YET, "a")), "a", "better")
 
-    reached = end(trail)
+    reached = current_place(trail)
     assert reached is not None
     assert reached.wants == "better"
 
@@ -243,7 +254,7 @@ def test_any_history_without_a_repeated_place_ends_right_in_any_order_on_any_clo
     steps = [(one, NOON + timedelta(seconds=random.randint(-3, 3))) for one, _ in history(*names)]  # type: ignore[attr-defined]  # random.Random
     random.shuffle(steps)  # type: ignore[attr-defined]  # random.Random
 
-    assert where(heard(*steps)) == names[-1]
+    assert where(step_count(*steps)) == names[-1]
 
 
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=8), st.randoms(use_true_random=False))
@@ -255,7 +266,7 @@ def test_any_history_ends_right_in_any_order_when_clocks_are_right(places: list[
     steps = history(*names)
     random.shuffle(steps)  # type: ignore[attr-defined]  # random.Random
 
-    assert where(heard(*steps)) == names[-1]
+    assert where(step_count(*steps)) == names[-1]
 
 
 def lived(data: st.DataObject, *, gaps: bool) -> tuple[list[tuple[Step, datetime]], str]:
@@ -283,7 +294,7 @@ def lived(data: st.DataObject, *, gaps: bool) -> tuple[list[tuple[Step, datetime
 @given(st.data(), st.booleans())
 def test_any_life_of_several_statements_a_transaction_ends_right_in_any_order(data: st.DataObject, gaps: bool) -> None:
     steps, last = lived(data, gaps=gaps)
-    arrived = heard(*data.draw(st.permutations(steps)))
+    arrived = step_count(*data.draw(st.permutations(steps)))
 
     assert (where(arrived) == GONE) == (last == GONE)
     if not gaps:
@@ -292,7 +303,7 @@ def test_any_life_of_several_statements_a_transaction_ends_right_in_any_order(da
 
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", NOT_YET, None]), st.sampled_from(["a", "b", GONE]))))
 def test_a_trail_is_the_same_after_it_was_written_and_read(steps: list[tuple[str | None, str]]) -> None:
-    trail = heard(*((step(left, entered, Decimal("1.50")), NOON) for left, entered in steps))
+    trail = step_count(*((step(left, entered, Decimal("1.50")), NOON) for left, entered in steps))
 
     assert from_json(to_json(trail)) == trail
 

@@ -1,4 +1,4 @@
-"""The line to ServiceNow: held while ServiceNow as a whole is unwell; a password is tried by one at a time.
+"""The guarded client: calls are held while ServiceNow as a whole fails; a password is tried by one call at a time.
 
 A 401, a rate limit with a time, a hibernating page, or several transport failures in a row concern every event, not
 one. The holds stand in the ledger, so that all instances keep them.
@@ -52,15 +52,15 @@ _DOWN: Final = {
     Reason.BAD_ANSWER,
     Reason.NOT_SERVICENOW,
 }
-# These say nothing about whether ServiceNow is well.
+# These say nothing about whether ServiceNow works.
 _NO_VERDICT: Final = {Reason.NO_CAPACITY, Reason.DEADLINE, Reason.OVERLOADED}
 
 
 class _Verdict(Enum):
     """What a failed call says of ServiceNow as a whole."""
 
-    WELL = "it answered, if with a refusal"
-    UNWELL = "it did not answer as it does when it is well"
+    WORKING = "it answered, if with a refusal"
+    FAILING = "it did not answer as it should"
     UNKNOWN = "nothing"
 
 
@@ -68,7 +68,7 @@ def _verdict(failure: Failure) -> _Verdict:
     queued = failure.reason is Reason.RATE_LIMITED and failure.retry_after_seconds is None
     if failure.reason in _NO_VERDICT or queued:
         return _Verdict.UNKNOWN
-    return _Verdict.UNWELL if failure.reason in _DOWN | _WHOLE else _Verdict.WELL
+    return _Verdict.FAILING if failure.reason in _DOWN | _WHOLE else _Verdict.WORKING
 
 
 HINTS: Final[Mapping[str, str]] = {
@@ -85,7 +85,7 @@ HINTS: Final[Mapping[str, str]] = {
 
 
 class CircuitOpen(ServiceNowError):  # noqa: N818  # a state, not a mistake
-    """ServiceNow as a whole is unwell, or (kind config) we know no way to sign in to it.
+    """ServiceNow as a whole does not work, or (kind config) we know no way to sign in to it.
 
     *kind* is down, rate, auth or config; *since* is UNIX seconds by the ledger's clock.
     """
@@ -242,7 +242,7 @@ class GuardedClient:
                 answer = call(deadline.left())
             except ServiceNowError as error:
                 failure = error.failure
-                unwell, passed = self._classify(
+                held, passed = self._classify(
                     failure,
                     digest,
                     deadline,
@@ -260,8 +260,8 @@ class GuardedClient:
                     and (digest != self._credentials.digest or self._refresh(deadline))
                 )
                 if not renewed:
-                    if unwell is not None:
-                        raise unwell from error
+                    if held is not None:
+                        raise held from error
                     raise
                 log.info("ServiceNow refused the credential; the secret has changed since: trying the new one")
             else:
@@ -293,7 +293,7 @@ class GuardedClient:
             deadline.called = True
             self._client.find(table, "", fields=["sys_id"], limit=1, timeout_seconds=deadline.left())
         except ServiceNowError as error:
-            if _verdict(error.failure) is not _Verdict.WELL:
+            if _verdict(error.failure) is not _Verdict.WORKING:
                 raise
         self._ledger.holds.record_probe_success(self.instance, digest, sent_seconds_ago=time.monotonic() - began)
         # The write that follows is to be counted, whichever instance had the trouble.
@@ -421,12 +421,12 @@ class GuardedClient:
     ) -> tuple[CircuitOpen | None, bool]:
         """Say whether *failure* concerns ServiceNow as a whole, and remember it; and whether we were let in."""
         match _verdict(failure):
-            case _Verdict.WELL:
+            case _Verdict.WORKING:
                 # It said no to this one call, so it is there and it knows us.
                 self._passed(digest, sent_seconds_ago=sent_seconds_ago, leading=leading, writes=writes and not probing)
                 deadline.failed = bool(deadline.failed)
                 return None, True
-            case _Verdict.UNWELL:
+            case _Verdict.FAILING:
                 if not probing and failure.reason not in _WHOLE:
                     deadline.failed = True
                     if deadline.alone:

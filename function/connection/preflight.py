@@ -111,8 +111,8 @@ def examine(
     """Compare the instance with the *rules*; whoever signs in was let in already.
 
     *traits* gives what is known of a table so far. With *write_probe* a record is written into each table, and
-    canceled where the rule knows how. *progress* is told of each step. Raises ServiceNowError where the instance is
-    unwell, or lets us in no longer.
+    canceled where the rule knows how. *progress* is told of each step. Raises ServiceNowError where the instance does
+    not work, or lets us in no longer.
     """
     examination = _Examination(client, progress)
     by_table: dict[str, list[Rule]] = {}
@@ -587,7 +587,7 @@ def _dropped_marks(instance_url: str, known: Mapping[str, TableTraits]) -> Itera
 
 
 def _is_serious(failure: Failure) -> bool:
-    """Whether going on makes no sense: the instance is unwell, or we are not let in."""
+    """Whether going on makes no sense: the instance does not work, or we are not let in."""
     return failure.reason is Reason.UNAUTHORIZED or (
         failure.kind is not Kind.PERMANENT and failure.reason is not Reason.ACL
     )

@@ -11,7 +11,7 @@ from function.core.values import Json
 
 @dataclass(frozen=True, slots=True)
 class DesiredState:
-    """What a rule wants said when a row is at one place: a function of the row, rendered when it was heard.
+    """What a rule wants said when a row is at one place: a function of the row, rendered when the event arrived.
 
     *fields* holds text as ServiceNow takes it, references still by the name the rule gave.
     *close* holds ``close_code`` and ``close_notes``, those that the ticket's table has, for when *resolved* or *gone*.

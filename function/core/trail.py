@@ -1,7 +1,7 @@
-"""Where a row is, from the steps heard of, in whatever order they were heard.
+"""Where a row is, from the steps that were recorded, in whatever order they arrived.
 
 A row's images are places, an event is a step from one to another, and a row is where its trail ends: the place with
-more arrivals than departures. Pure: a trail is a value; hearing a step gives a new one.
+more arrivals than departures. Pure: a trail is a value; recording a step gives a new one.
 """
 
 import json
@@ -39,42 +39,42 @@ class Entered:
     """When a place was entered, by each of the clocks there are.
 
     *order* is what the rule's ``order_by`` gave (None without one), *sent_at* the event's ``created_at`` in UNIX
-    seconds (None when unreadable), *heard* the number of steps heard on this trail before.
+    seconds (None when unreadable), *step_count* the number of steps recorded on this trail before.
     """
 
     order: Json
     sent_at: float | None
-    heard: int
+    step_count: int
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
     """A place on the trail. *balance* is arrivals less departures; *wants* is what the rule wants said there, as JSON
-    text, rendered when it was heard; *stated* marks a place that a MANUAL named without a step; *touched* is the number
-    of the last step that entered or left it. *unwanted*: under the key of a row that was there before another one was
-    inserted, and it has not deserved a ticket yet: a ticket under this key is not its. None where no step heard so far
-    tells: see end()."""
+    text, rendered when the step arrived; *asserted* marks a place that a MANUAL named without a step; *last_step* is
+    the number of the last step that entered or left it. *belongs_to_predecessor*: a ticket under this key is that of a
+    row before this one, which was never to have a ticket so far. None where no step so far tells: see current_place().
+    """
 
     digest: str
     balance: int = 0
     entered: Entered | None = None
     wants: str = ""
-    stated: bool = False
-    touched: int = 0
-    unwanted: bool | None = None
+    asserted: bool = False
+    last_step: int = 0
+    belongs_to_predecessor: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class FirstSteps:
-    """The steps of the earliest transaction heard of: its ``created_at`` in UNIX seconds (None when unreadable), and
-    arrivals less departures of each place in it, where that is not zero."""
+    """The steps of the earliest transaction that is known: its ``created_at`` in UNIX seconds (None when unreadable),
+    and arrivals less departures of each place in it, where that is not zero."""
 
     at: float | None
     balances: Mapping[str, int]
 
     @property
     def existed(self) -> bool:
-        """Whether a row lived under the key before: its INSERT was not heard (the row is older than the trigger).
+        """Whether a row lived under the key before: its INSERT did not arrive (the row is older than the trigger).
 
         Where the transaction did both, insert and delete, what was deleted from a place that nothing entered is taken
         for a former row: to replace a row is common, to insert, change and delete one at once is not.
@@ -87,55 +87,55 @@ class FirstSteps:
 
 @dataclass(frozen=True, slots=True)
 class Trail:
-    """All that is remembered of a row's steps. *heard* counts the steps; *deserved_at* is the ``created_at`` of the
+    """All that is remembered of a row's steps. *step_count* counts them; *wanted_at_last* is the ``created_at`` of the
     last one before or after which the rule wanted a ticket, in UNIX seconds (None for never)."""
 
     places: tuple[Place, ...] = ()
-    heard: int = 0
+    step_count: int = 0
     first: FirstSteps | None = None
-    deserved_at: float | None = None
+    wanted_at_last: float | None = None
 
     def find(self, name: str) -> Place | None:
         return next((known for known in self.places if known.digest == name), None)
 
     @property
     def lives(self) -> int:
-        """How many rows live under the key, by the INSERTs and DELETEs alone: 1 or 0 once all were heard."""
+        """How many rows live under the key, by the INSERTs and DELETEs alone: 1 or 0 once all have arrived."""
         born, died = self.find(NOT_YET), self.find(GONE)
         existed = self.first is not None and self.first.existed
         return existed - (born.balance if born else 0) - (died.balance if died else 0)
 
 
-def hear(trail: Trail, step: Step, wants: str, *, sent_at: datetime | None) -> Trail:
+def record_step(trail: Trail, step: Step, wants: str, *, sent_at: datetime | None) -> Trail:
     """Count *step* into *trail*. The caller sees to it that one event is counted once.
 
     *wants* is what the rule wants said at the place entered. MANUAL (a step without a place left) moves no balance: it
     states where the row is.
     """
-    entered = Entered(step.order, sent_at.timestamp() if sent_at else None, trail.heard)
+    entered = Entered(step.order, sent_at.timestamp() if sent_at else None, trail.step_count)
     places = {known.digest: known for known in trail.places}
-    unwanted = _unwanted(trail, step)
+    belongs_to_predecessor = _belongs_to_predecessor(trail, step)
     if step.left is not None:
         left = places.get(step.left, Place(step.left))
         # Leaving a place uses up the statement that the row is there.
-        places[step.left] = replace(left, balance=left.balance - 1, stated=False, touched=trail.heard)
+        places[step.left] = replace(left, balance=left.balance - 1, asserted=False, last_step=trail.step_count)
     reached = places.get(step.entered, Place(step.entered))
-    # Entered twice: the later time counts, whichever was heard first.
+    # Entered twice: the later time counts, whichever arrived first.
     latest = entered if reached.entered is None or _later(entered, reached.entered) else reached.entered
     places[step.entered] = replace(
         reached,
         balance=reached.balance + (step.left is not None),
         entered=latest,
         wants=wants,
-        stated=reached.stated or step.left is None,
-        touched=trail.heard,
-        unwanted=unwanted if latest is entered else reached.unwanted,
+        asserted=reached.asserted or step.left is None,
+        last_step=trail.step_count,
+        belongs_to_predecessor=belongs_to_predecessor if latest is entered else reached.belongs_to_predecessor,
     )
-    first, deserved_at = _first(trail.first, step, entered.sent_at), _deserved_at(trail, step, entered.sent_at)
-    return _tidy(Trail(tuple(places.values()), trail.heard + 1, first, deserved_at))
+    first, wanted_at_last = _first(trail.first, step, entered.sent_at), _wanted_at_last(trail, step, entered.sent_at)
+    return _tidy(Trail(tuple(places.values()), trail.step_count + 1, first, wanted_at_last))
 
 
-def _unwanted(trail: Trail, step: Step) -> bool | None:
+def _belongs_to_predecessor(trail: Trail, step: Step) -> bool | None:
     """Whether the place that *step* enters is unwanted: see Place."""
     if not isinstance(step.wants, DesiredState) or step.wants.when or step.was_wanted:
         return False
@@ -143,16 +143,16 @@ def _unwanted(trail: Trail, step: Step) -> bool | None:
         return bool(trail.places)
     if step.left is None:
         here = trail.find(step.entered)
-        return here.unwanted if here is not None and (here.balance > 0 or here.stated) else None
+        return here.belongs_to_predecessor if here is not None and (here.balance > 0 or here.asserted) else None
     before = trail.find(step.left)
-    return before.unwanted if before is not None else None
+    return before.belongs_to_predecessor if before is not None else None
 
 
-def _deserved_at(trail: Trail, step: Step, sent_at: float | None) -> float | None:
+def _wanted_at_last(trail: Trail, step: Step, sent_at: float | None) -> float | None:
     wanted = step.was_wanted or (isinstance(step.wants, DesiredState) and step.wants.when)
     if step.entered == GONE or not wanted or sent_at is None:
-        return trail.deserved_at
-    return sent_at if trail.deserved_at is None else max(sent_at, trail.deserved_at)
+        return trail.wanted_at_last
+    return sent_at if trail.wanted_at_last is None else max(sent_at, trail.wanted_at_last)
 
 
 def _first(known: FirstSteps | None, step: Step, at: float | None) -> FirstSteps:
@@ -171,7 +171,7 @@ def _time(at: float | None) -> float:
     return math.inf if at is None else at
 
 
-def restate(trail: Trail, name: str, wants: str) -> Trail:
+def replace_desired(trail: Trail, name: str, wants: str) -> Trail:
     """Replace what is wanted at the place *name*: an event already counted was rendered anew (the rules changed)."""
     return replace(
         trail,
@@ -181,31 +181,33 @@ def restate(trail: Trail, name: str, wants: str) -> Trail:
     )
 
 
-def end(trail: Trail) -> Place | None:
-    """The place where the row is, None when nothing was heard.
+def current_place(trail: Trail) -> Place | None:
+    """The place where the row is, None when no step is known.
 
-    Where no step tells whether it is unwanted, it is if a row was deleted under the key and none has deserved a ticket
-    since.
+    Where no step tells whether a ticket under this key belongs to a row before this one, it does if a row was deleted
+    under the key and no later one was to have a ticket.
     """
-    place = _end(trail)
-    if place is None or place.unwanted is not None:
+    place = _current_place(trail)
+    if place is None or place.belongs_to_predecessor is not None:
         return place
     gone = trail.find(GONE)
     deleted_at = gone.entered.sent_at if gone is not None and gone.entered is not None else None
-    unwanted = place is not gone and deleted_at is not None and deleted_at > (trail.deserved_at or -math.inf)
-    return replace(place, unwanted=unwanted)
+    belongs_to_predecessor = (
+        place is not gone and deleted_at is not None and deleted_at > (trail.wanted_at_last or -math.inf)
+    )
+    return replace(place, belongs_to_predecessor=belongs_to_predecessor)
 
 
-def _end(trail: Trail) -> Place | None:
+def _current_place(trail: Trail) -> Place | None:
     """The place where the row is.
 
-    One place with a surplus is the answer, whatever the clocks say. Several (a step not heard of, yet or ever), none
-    (a round trip) or a later statement: the latest entered. Where a row was deleted and entered another place in one
-    transaction, the INSERTs and DELETEs say whether one lives under its key: a key exists once.
+    One place with a surplus is the answer, whatever the clocks say. Several (a step that has not arrived, or never
+    will), none (a round trip) or a later statement: the latest entered. Where a row was deleted and entered another
+    place in one transaction, the INSERTs and DELETEs say whether one lives under its key: a key exists once.
     """
     surplus = [known for known in trail.places if known.balance > 0]
-    stated = [known for known in trail.places if known.stated]
-    candidates = surplus + stated or [known for known in trail.places if known.entered]
+    asserted = [known for known in trail.places if known.asserted]
+    candidates = surplus + asserted or [known for known in trail.places if known.entered]
     gone = next((known for known in candidates if known.digest == GONE), None)
     latest = _latest([known for known in candidates if known is not gone])
     if gone is None or latest is None:
@@ -240,7 +242,7 @@ def _later(one: Entered, other: Entered) -> bool:
     for mine, theirs in ((_sortable(one.order), _sortable(other.order)), (one.sent_at, other.sent_at)):
         if mine is not None and theirs is not None and type(mine) is type(theirs) and mine != theirs:
             return bool(mine > theirs)  # type: ignore[operator]  # same type, and sortable by construction
-    return one.heard > other.heard
+    return one.step_count > other.step_count
 
 
 def _sortable(order: Json) -> float | Decimal | datetime | str | None:
@@ -261,15 +263,15 @@ def _tidy(trail: Trail) -> Trail:
     """Drop what no longer matters: balanced places but those that the latest transaction entered (the row may be back
     at one of them), and all but the newest PLACES_MAX."""
     last = _latest(known for known in trail.places if known.entered)
-    newest_statement = _latest(known for known in trail.places if known.stated)
+    newest_statement = _latest(known for known in trail.places if known.asserted)
     kept = []
     for known in trail.places:
-        stated = known.stated and newest_statement is not None and known.digest == newest_statement.digest
-        if known.balance or stated or (last is not None and _same_time(known, last)):
-            kept.append(replace(known, stated=stated))
+        asserted = known.asserted and newest_statement is not None and known.digest == newest_statement.digest
+        if known.balance or asserted or (last is not None and _same_time(known, last)):
+            kept.append(replace(known, asserted=asserted))
     counters = (NOT_YET, GONE)
     others = [known for known in kept if known.digest not in counters]
-    others.sort(key=lambda known: (known.balance != 0 or known.stated, known.touched))
+    others.sort(key=lambda known: (known.balance != 0 or known.asserted, known.last_step))
     newest = {known.digest for known in others[-PLACES_MAX:]}.union(counters)
     return replace(trail, places=tuple(known for known in kept if known.digest in newest))
 
@@ -280,16 +282,17 @@ def to_json(trail: Trail) -> str:
         {
             "digest": known.digest,
             "balance": known.balance,
-            "entered": known.entered and [_tagged(known.entered.order), known.entered.sent_at, known.entered.heard],
+            "entered": known.entered
+            and [_tagged(known.entered.order), known.entered.sent_at, known.entered.step_count],
             "wants": known.wants,
-            "stated": known.stated,
-            "touched": known.touched,
-            "unwanted": known.unwanted,
+            "stated": known.asserted,
+            "touched": known.last_step,
+            "unwanted": known.belongs_to_predecessor,
         }
         for known in trail.places
     ]
     first = trail.first and [trail.first.at, trail.first.balances]
-    written = {"heard": trail.heard, "places": places, "first": first, "deserved_at": trail.deserved_at}
+    written = {"heard": trail.step_count, "places": places, "first": first, "deserved_at": trail.wanted_at_last}
     return json.dumps(written, separators=(",", ":"))
 
 

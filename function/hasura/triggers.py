@@ -268,7 +268,7 @@ class _Checking:
         if rule.source == SCHEDULED:
             return  # no metadata names who schedules them
         of_source = [trigger for trigger in ours if trigger.source == rule.source]
-        heard = [trigger for trigger in of_source if rule.trigger in ("", trigger.name)]
+        matching = [trigger for trigger in of_source if rule.trigger in ("", trigger.name)]
         if not of_source:
             known = "".join(
                 f"; `{trigger.name}` ({place(trigger.node)}) sends no X-Webhook-Secret"
@@ -277,30 +277,30 @@ class _Checking:
             )
             self.findings.faults.append(f"{rule.where}.from: no trigger sends {rule.source} here; add one{known}")
             return
-        if not heard:
+        if not matching:
             names = {trigger.name: None for trigger in of_source}
             what = f"{rule.source} has no trigger `{rule.trigger}`{did_you_mean(rule.trigger, names)}"
             self.findings.faults.append(f"{rule.where}.trigger: {what}")
             return
         if rule.source.startswith("cron/"):
             return
-        if databases := sorted({trigger.database for trigger in heard} - {heard[0].database}):
+        if databases := sorted({trigger.database for trigger in matching} - {matching[0].database}):
             what = (
-                f"{rule.source} of {' and '.join([heard[0].database, *databases])} come here, and Hasura does not say "
-                "which: rows with equal keys would share a ticket; name one trigger in `trigger:` of a rule each, or "
+                f"{rule.source} of {' and '.join([matching[0].database, *databases])} come here, and Hasura does "
+                "not say which: rows with equal keys would share a ticket; name one trigger in `trigger:` of a rule each, or "
                 "send one to a function with a SOURCE_NAME of its own"
             )
-            self.fault(heard[0].node, heard[0].path, what)
-        sent = frozenset[Op]().union(*(trigger.ops for trigger in heard))
+            self.fault(matching[0].node, matching[0].path, what)
+        sent = frozenset[Op]().union(*(trigger.ops for trigger in matching))
         unsent = [op.value for op in Op if op in rule.ops - sent]
-        definition = _fields(heard[0].node).get("definition", heard[0].node)
+        definition = _fields(matching[0].node).get("definition", matching[0].node)
         if not rule.ops & sent:
             what = f"sends none of {', '.join(unsent)}, which is all that {rule.id} hears"
-            self.fault(definition, f"{heard[0].path}.definition", what)
+            self.fault(definition, f"{matching[0].path}.definition", what)
         elif unsent:
             what = f"does not send {', '.join(unsent)}, which {rule.id} hears; add it, or name the others in its `ops`"
-            self.warn(definition, f"{heard[0].path}.definition", what)
-        for trigger in heard:
+            self.warn(definition, f"{matching[0].path}.definition", what)
+        for trigger in matching:
             self.columns(trigger, rule)
 
     def columns(self, trigger: _Trigger, rule: Rule) -> None:
@@ -322,9 +322,9 @@ class _Checking:
             if isinstance(spec.get("payload"), yaml.SequenceNode) and unlisted:
                 what = f"lacks {', '.join(sorted(unlisted))}, which {rule.id} reads: its events would be dead letters"
                 self.fault(spec["payload"], f"{trigger.path}.definition.{op}.payload", what)
-            unheard = named - set(map(_text, items(spec.get("columns"))))
-            if op == "update" and isinstance(spec.get("columns"), yaml.SequenceNode) and unheard:
-                what = f"lacks {', '.join(sorted(unheard))}, which {rule.id} reads: it does not hear when they change"
+            unmatching = named - set(map(_text, items(spec.get("columns"))))
+            if op == "update" and isinstance(spec.get("columns"), yaml.SequenceNode) and unmatching:
+                what = f"lacks {', '.join(sorted(unmatching))}, which {rule.id} reads: nothing is sent when they change"
                 self.warn(spec["columns"], f"{trigger.path}.definition.{op}.columns", what)
 
 

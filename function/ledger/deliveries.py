@@ -6,7 +6,7 @@ from typing import Final
 from function.core.event import Event
 from function.core.outcome import Failure, Outcome, Reason, Status
 from function.core.step import Step
-from function.core.trail import end, from_json, hear, restate, to_json
+from function.core.trail import current_place, from_json, record_step, replace_desired, to_json
 from function.ledger.alerts import MAIL_IS_DUE, end_alert_if_none_left, raise_alert
 from function.ledger.backend import Record
 from function.ledger.database import Database, Transaction
@@ -158,9 +158,9 @@ class DeliveryRepository:
             trail = from_json(leased["trail"])
             if with_trail:
                 if before and before["counted"]:
-                    trail = restate(trail, step.entered, said)
+                    trail = replace_desired(trail, step.entered, said)
                 else:
-                    trail = hear(trail, step, said, sent_at=event.created_at)
+                    trail = record_step(trail, step, said, sent_at=event.created_at)
                 transaction.execute(_SET_TRAIL, **keyed, trail=to_json(trail))
             delivery = transaction.execute(
                 _COUNT_ATTEMPT,
@@ -190,12 +190,12 @@ class DeliveryRepository:
 
         return self._database.run(work)
 
-    def hear(self, event: Event, step: Step, said: str, *, instance: str, rule: str, digest: str) -> bool:
-        """Count the step of an event for which nothing is to be done, if its key was heard of before.
+    def record_step(self, event: Event, step: Step, said: str, *, instance: str, rule: str, digest: str) -> bool:
+        """Count the step of an event for which nothing is to be done, if its key is known.
 
         Gives whether the event has other records, which are not done.
 
-        Of a key that nobody has heard of nothing is kept. Needs no lease: the trail alone changes. Where it tells that
+        Of an unknown key nothing is kept. Needs no lease: the trail alone changes. Where it tells that
         the row of a ticket is gone, the ticket is suspect from now on, and brought in step when it is looked at.
         """
         names = {"event": event.id, "rule": rule, "key": step.key, "content": event.content}
@@ -206,10 +206,10 @@ class DeliveryRepository:
             ticket = one_row(transaction.execute(_LOCK_TICKET, **keyed))
             if ticket is None or transaction.execute(_FIND_DELIVERY, **names):
                 return others
-            trail = hear(from_json(ticket["trail"]), step, said, sent_at=event.created_at)
+            trail = record_step(from_json(ticket["trail"]), step, said, sent_at=event.created_at)
             transaction.execute(_SET_TRAIL, **keyed, trail=to_json(trail))
-            place = end(trail)
-            if place is not None and place.unwanted and ticket["sys_id"] and not ticket["row_resolved"]:
+            place = current_place(trail)
+            if place is not None and place.belongs_to_predecessor and ticket["sys_id"] and not ticket["row_resolved"]:
                 transaction.execute(_SUSPECT, **keyed)
             transaction.execute(
                 _COUNT_ATTEMPT,
@@ -507,8 +507,8 @@ def _ended(before: Record | None, digest: str, *, fresh: bool) -> AlreadyDone | 
     if before is None:
         return None
     # What the rules did not want is wanted again by others, perhaps.
-    unwanted = before["reason"] == Reason.WHEN_FALSE and before["digest"] != digest
-    if before["status"] == "done" and before["outcome"] != WITHDRAWN and not unwanted:
+    belongs_to_predecessor = before["reason"] == Reason.WHEN_FALSE and before["digest"] != digest
+    if before["status"] == "done" and before["outcome"] != WITHDRAWN and not belongs_to_predecessor:
         return AlreadyDone(before["ticket"])
     if before["status"] == "dead" and not fresh and before["digest"] == digest:
         return AlreadyDead(before["ticket"], before["reason"], before["hint"])

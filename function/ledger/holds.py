@@ -1,4 +1,4 @@
-"""Calls that are held while ServiceNow as a whole is unwell, for all instances of the function."""
+"""Calls that are held while ServiceNow as a whole does not answer as it should, for all instances of the function."""
 
 from typing import Final
 

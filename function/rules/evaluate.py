@@ -123,7 +123,7 @@ class _Evaluation:
             try:
                 found.setdefault(self._key(names), []).append(item)
             except RenderError as unsaid:
-                # A row that deserves no ticket needs no key.
+                # A row that is to have no ticket needs no key.
                 if failure is None and self._evaluate_condition(self.templates.when, names, without=True, unsaid=True):
                     failure = unsaid.failure
         return found, failure
@@ -167,19 +167,19 @@ class _Evaluation:
         return part
 
     def _scopes(self, image: Row, items: Sequence[Json]) -> list[dict[str, Any]]:
-        """The names for each of the elements under one key; of a ticket that they share, first those for one that
-        deserves it."""
+        """The names for each of the elements under one key; of a ticket that they share, first those for one that is to
+        have it."""
         scopes = [self._scope(image, item) for item in items]
         if self.rule.ticket.shared and len(scopes) > 1:
-            scopes.sort(key=lambda names: not self._deserves(names))
+            scopes.sort(key=lambda names: not self._is_wanted(names))
         return scopes
 
-    def _deserves(self, names: Mapping[str, Any]) -> bool:
+    def _is_wanted(self, names: Mapping[str, Any]) -> bool:
         return self._evaluate_condition(self.templates.when, names, without=True, unsaid=True)
 
     def _one_key_twice(self, scopes: Sequence[Mapping[str, Any]]) -> Failure | None:
-        """Why no ticket can be for all of the elements under one key, where one of them deserves it."""
-        if len(scopes) == 1 or self.rule.ticket.shared or not any(map(self._deserves, scopes)):
+        """Why no ticket can be for all of the elements under one key, where one of them is to have it."""
+        if len(scopes) == 1 or self.rule.ticket.shared or not any(map(self._is_wanted, scopes)):
             return None
         what = "two elements of the list have this key, and a ticket is for one; name what tells them apart"
         return Failure(Kind.PERMANENT, Reason.BAD_KEY, f"{self.rule.ticket.where['key']}: {what}")
@@ -242,8 +242,8 @@ class _Evaluation:
     def _wants(self, names: Mapping[str, Any], *, gone: bool) -> DesiredState | Failure:
         """What the rule wants said of the row.
 
-        A field that cannot be rendered is a failure only where the row deserves a ticket. Of a row that no longer
-        deserves its own, or is gone (Hasura may send but its key then), the ticket keeps what it says there.
+        A field that cannot be rendered is a failure only where the row is to have a ticket. Of a row that is to
+        have none any more, or is gone (Hasura may send but its key then), the ticket keeps what it says there.
         """
         templates = self.templates
         strict = not gone

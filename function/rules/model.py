@@ -51,7 +51,7 @@ class TargetRule(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TicketRule:
-    """How a rule's tickets live. *resolves*: the rule says when a row is well again.
+    """How a rule's tickets live. *resolves*: the rule says when a ticket is resolved.
 
     *fields* are the columns that the rule writes, *opening* those among them that are written at creation only.
     *closing* are the columns that go with the state of a ticket that ends.

@@ -31,7 +31,7 @@ RULE_KEYS: Final = {
     "from": "Where events come from: hasura/SCHEMA.TABLE, cron/NAME, or scheduled for one-off scheduled events.",
     "trigger": "Only events of the event trigger with this name; of any unless given.",
     "ops": "The kinds of event that the rule hears; all unless given.",
-    "when": "An expression: whether the row deserves a ticket. A ticket that exists follows its row all the same.",
+    "when": "An expression: whether the row is to have a ticket. A ticket that exists follows its row all the same.",
     "each": "An expression that gives a list: one ticket for each element, which templates call `item`.",
     "ticket": "The ticket that the row becomes.",
 }
@@ -43,13 +43,13 @@ TICKET_KEYS: Final = {
     "states": "The states of the table; needed unless they are those that ServiceNow ships for an incident or a"
     " change_request.",
     "choices": "For a column, the values that this instance has in place of those that ServiceNow ships.",
-    "resolve_when": "An expression: whether the row says that all is well again.",
+    "resolve_when": "An expression: whether the ticket of the row is to be resolved.",
     "close_code": f"A template: the resolution code; {INCIDENT.close_code} unless given, {CHANGE_REQUEST.close_code} of"
     " a change_request. Of another table, only what is given is sent.",
     "close_notes": f"A template: the resolution notes; {CLOSE_NOTES_RESOLVED} unless given. Of another table, only what"
     " is given is sent.",
-    "after_close": "What follows when the row is unwell again: reopen (the default; of a change_request new), new or"
-    " leave.",
+    "after_close": "What follows when a resolved row is open again: reopen (the default; of a change_request new), new"
+    " or leave.",
     "creates": "Which kinds of event may open a ticket: INSERT, UPDATE and MANUAL unless given.",
     "on_delete": "What follows when the row is deleted: resolve (the default; of a change_request cancel), cancel or"
     " leave.",
@@ -60,7 +60,7 @@ TICKET_KEYS: Final = {
     "order_by": "An expression: what orders the row's images, such as row.updated_at.",
 }
 STATES_KEYS: Final = {
-    "resolved": "The state of a ticket whose row is well again, or gone.",
+    "resolved": "The state of a ticket that is resolved, or whose row is gone.",
     "reopened": "The state that a resolved ticket goes back to; without it, it is followed by a new one.",
     "canceled": "The state for `on_delete: cancel`.",
     "final": "The states that a ticket never leaves; none unless given.",

@@ -146,9 +146,7 @@ class TicketRuleParser:
             for key in ("resolved", "reopened", "canceled")
         )
         if "resolved" not in declared:
-            self._nodes.fault(
-                line_of(node), f"{path}.resolved", "is missing: the state of a ticket whose row is well again"
-            )
+            self._nodes.fault(line_of(node), f"{path}.resolved", "is missing: the state of a ticket that is resolved")
         if reopened and reopened in {resolved, canceled, *final}:
             what = "is a state of tickets that have ended; name the one that they go back to"
             self._nodes.fault(line_of(declared["reopened"]), f"{path}.reopened", what)

@@ -81,7 +81,7 @@ def decide(
         if not resolved and (final or (ended and _is_followed(rule))):
             if wants.when:
                 return OpenSuccessor()
-            # Should it deserve one later, it is followed then.
+            # Should the row want one later, a new ticket follows then.
             return NoChange(Status.SKIPPED, Reason.WHEN_FALSE, row_resolved=True)
         if not resolved and ended:
             return Update(Status.REOPENED, row_resolved=False, state=states.reopened)
