@@ -83,7 +83,7 @@ class TestFields:
         found = examined(servicenow, with_fields("catgory: network", "category: network")).findings
 
         assert [(each.level, each.line) for each in found if each.line] == [(FAULT, 10)]
-        assert any("may not read sys_dictionary" in each.what and each.level is NOTE for each in found)
+        assert any("may not read sys_dictionary" in each.problem and each.level is NOTE for each in found)
 
     def test_where_neither_can_be_read_it_says_that_fields_are_not_checked(self, servicenow: ServiceNow) -> None:
         servicenow.rights = replace(servicenow.rights, may_read={"incident"})
@@ -91,7 +91,7 @@ class TestFields:
         found = examined(servicenow, with_fields("catgory: network")).findings
 
         assert not [each for each in found if each.level is FAULT]
-        assert [each.what for each in found if each.level is WARNING] == [
+        assert [each.problem for each in found if each.level is WARNING] == [
             "it may read neither sys_dictionary nor any record, so fields are not checked",
             "the integration user may not read sys_choice, so choices and states are not checked",
         ]
@@ -116,8 +116,8 @@ class TestFields:
 
         [found] = told(servicenow, with_fields(field.replace("location", "subcategory")))
 
-        assert found.do == line
-        assert "refers to cmn_location" in found.what
+        assert found.remedy == line
+        assert "refers to cmn_location" in found.problem
 
     def test_a_name_that_nobody_goes_by_is_a_warning_where_the_field_may_be_left_empty(
         self, servicenow: ServiceNow
@@ -127,18 +127,18 @@ class TestFields:
         [found], [lenient_found] = told(servicenow, with_fields("caller_id: Nobody")), told(servicenow, lenient)
 
         assert (found.level, lenient_found.level) == (FAULT, WARNING)
-        assert found.what == lenient_found.what
+        assert found.problem == lenient_found.problem
 
     def test_a_time_that_is_not_made_servicenows_is_warned_of(self, servicenow: ServiceNow) -> None:
         [found] = told(servicenow, with_fields('due_date: "{{ row.due }}"'))
 
         assert (found.level, found.line) == (WARNING, 10)
-        assert found.do == "Write {{ … | sn_datetime }}"
+        assert found.remedy == "Write {{ … | sn_datetime }}"
 
     def test_a_text_longer_than_its_field_is_warned_of(self, servicenow: ServiceNow) -> None:
         [found] = told(servicenow, with_fields(f"contact_type: {'x' * 41}"))
 
-        assert found.what == "contact_type takes 40 characters here, and this text has 41"
+        assert found.problem == "contact_type takes 40 characters here, and this text has 41"
 
 
 class TestWhatIsHidden:
@@ -159,14 +159,14 @@ class TestWhatIsHidden:
 
         [found] = told(servicenow, with_fields("catgory: network"))
 
-        assert "incident has no field catgory" in found.what
+        assert "incident has no field catgory" in found.problem
 
     def test_a_403_of_a_moment_hides_nothing(self, servicenow: ServiceNow) -> None:
         servicenow.arm("acl_flap_403", table="sys_dictionary")
 
         [found] = told(servicenow, with_fields("catgory: network"))
 
-        assert "incident has no field catgory" in found.what
+        assert "incident has no field catgory" in found.problem
 
 
 class TestChoices:
@@ -190,13 +190,13 @@ class TestChoices:
     ) -> None:
         found = told(servicenow, with_fields(field.replace("Network", "network")))
 
-        assert [each.what.partition("`")[2].partition("`")[0] for each in found] == ([value] if value else [])
-        assert all("network (Network)" in each.do for each in found)
+        assert [each.problem.partition("`")[2].partition("`")[0] for each in found] == ([value] if value else [])
+        assert all("network (Network)" in each.remedy for each in found)
 
     def test_a_label_is_told_from_its_value(self, servicenow: ServiceNow) -> None:
         [found] = told(servicenow, with_fields("category: Inquiry / Help"))
 
-        assert found.do.startswith("Did you mean inquiry?")
+        assert found.remedy.startswith("Did you mean inquiry?")
 
     def test_a_list_of_suggestions_takes_anything(self, servicenow: ServiceNow) -> None:
         [column] = servicenow.tables.select("sys_dictionary", "name=incident^element=category")
@@ -208,7 +208,7 @@ class TestChoices:
         [found] = told(servicenow, with_fields(closing=["resolve_when: row.done", "close_code: Solved (Permanently)"]))
 
         assert (found.level, found.line) == (FAULT, 11)
-        assert "Solution provided" in found.do
+        assert "Solution provided" in found.remedy
 
     def test_so_is_the_one_that_is_sent_where_the_rule_gives_none(self, servicenow: ServiceNow) -> None:
         for choice in servicenow.tables.select("sys_choice", "element=close_code^name=incident"):
@@ -217,7 +217,7 @@ class TestChoices:
 
         [found] = told(servicenow, with_fields(closing=["resolve_when: row.done"]))
 
-        assert found.what.endswith("(it is sent because the rule gives no close_code)")
+        assert found.problem.endswith("(it is sent because the rule gives no close_code)")
         assert found.line == 7
 
     def test_a_state_that_the_instance_does_not_have_is_found(self, servicenow: ServiceNow) -> None:
@@ -227,8 +227,8 @@ class TestChoices:
 
         [found] = told(servicenow, problem)
 
-        assert (found.what, found.line) == ("problem has no state 99 (resolved)", 11)
-        assert "106 (Resolved)" in found.do
+        assert (found.problem, found.line) == ("problem has no state 99 (resolved)", 11)
+        assert "106 (Resolved)" in found.remedy
 
 
 class TestStates:
@@ -247,7 +247,7 @@ class TestStates:
 
         [found] = told(servicenow, with_fields(closing=["on_delete: cancel"]))
 
-        assert found.what == "incident has no state 8 (canceled)"
+        assert found.problem == "incident has no state 8 (canceled)"
 
     def test_so_must_those_on_the_way(self, servicenow: ServiceNow) -> None:
         self.without(servicenow, "change_request", "-3")
@@ -255,7 +255,7 @@ class TestStates:
 
         [found] = told(servicenow, change + "      resolve_when: row.done\n")
 
-        assert found.what == "change_request has no state -3 (on the way to resolved)"
+        assert found.problem == "change_request has no state -3 (on the way to resolved)"
 
     def of_its_own(self, servicenow: ServiceNow, table: str, *states: str) -> None:
         """Put *states* in place of those that the *table* ships with."""
@@ -280,10 +280,10 @@ class TestStates:
 
         resolved, reopened = told(servicenow, with_fields(closing=["resolve_when: row.done"]))
 
-        assert (resolved.what, resolved.line) == ("incident has no state 6 (resolved)", 7)
-        assert reopened.what == "incident has no state 2 (reopened)"
+        assert (resolved.problem, resolved.line) == ("incident has no state 6 (resolved)", 7)
+        assert reopened.problem == "incident has no state 2 (reopened)"
         there = "There are 10 (Ours 10), 20 (Ours 20), 60 (Ours 60)"
-        assert resolved.do == f"Declare the states of this instance under `states`. {there}"
+        assert resolved.remedy == f"Declare the states of this instance under `states`. {there}"
 
     @pytest.mark.parametrize(
         ("states", "what"),
@@ -303,7 +303,7 @@ class TestStates:
 
         [found] = told(servicenow, change + f"      resolve_when: row.done\n      states: {states}\n")
 
-        assert (found.what, found.line) == (what, 12)
+        assert (found.problem, found.line) == (what, 12)
 
     def test_no_row_ends_a_shared_ticket(self, servicenow: ServiceNow) -> None:
         self.without(servicenow, "incident", "6")
@@ -316,7 +316,7 @@ class TestDeclaredChoices:
         [found] = told(servicenow, with_fields(closing=["choices: {impact: [1, 2, 3, 4], urgency: [1, 2]}"]))
 
         assert found.level is FAULT
-        assert found.what == (
+        assert found.problem == (
             "`4` is none of the choices of impact, and would show as an empty field (`choices` declares it)"
         )
 
@@ -332,14 +332,14 @@ class TestReferences:
         [found] = told(servicenow, with_fields("assignment_group: Netwok"))
 
         assert (found.level, found.line) == (FAULT, 10)
-        assert found.what.startswith("`Netwok` is not there")
+        assert found.problem.startswith("`Netwok` is not there")
 
     def test_each_name_of_a_lookup_is_looked_up(self, servicenow: ServiceNow) -> None:
         groups = "assignment_group: \"{{ row.team | lookup({'a': 'Network', 'b': 'Nobody'}, default='Hardware') }}\""
 
         [found] = told(servicenow, with_fields(groups))
 
-        assert found.what.startswith("`Nobody`")
+        assert found.problem.startswith("`Nobody`")
 
     def test_a_table_of_names_that_is_hidden_is_found(self, servicenow: ServiceNow) -> None:
         servicenow.rights = replace(
@@ -348,7 +348,7 @@ class TestReferences:
 
         [found] = told(servicenow, with_fields("assignment_group: Network"))
 
-        assert found.do == "Let the integration user read sys_user_group, or give the sys_id"
+        assert found.remedy == "Let the integration user read sys_user_group, or give the sys_id"
 
 
 class TestPolicies:
@@ -388,7 +388,7 @@ class TestPolicies:
         found = told(servicenow, with_fields(closing=["resolve_when: row.done"]))
 
         said = f"the data policy `Ours` makes caller_id mandatory{when}, and the rule does not send that"
-        assert [(each.level, each.what) for each in found] == ([(level, said)] if level else [])
+        assert [(each.level, each.problem) for each in found] == ([(level, said)] if level else [])
 
     def test_what_the_platform_fills_in_is_not_missing(self, servicenow: ServiceNow) -> None:
         [column] = servicenow.tables.select("sys_dictionary", "name=incident^element=category")
@@ -402,15 +402,15 @@ class TestPolicies:
 
         [found] = told(servicenow, with_fields(closing=["on_delete: cancel"]))
 
-        assert "makes close_code mandatory when a ticket ends" in found.what
-        assert "`on_delete: resolve`" in found.do
+        assert "makes close_code mandatory when a ticket ends" in found.problem
+        assert "`on_delete: resolve`" in found.remedy
 
     def test_what_no_rule_can_send_is_said_to_be_so(self, servicenow: ServiceNow) -> None:
         self.policy(servicenow, "stateIN6,7", "work_notes")
 
         [found] = told(servicenow, with_fields(closing=["resolve_when: row.done"]))
 
-        assert found.do == "This version cannot send it: exempt the integration user from the policy"
+        assert found.remedy == "This version cannot send it: exempt the integration user from the policy"
 
     def test_what_is_wanted_on_the_way_to_resolved_is_found(self, servicenow: ServiceNow) -> None:
         self.policy(servicenow, "state=2", "category", "close_notes")
@@ -419,15 +419,15 @@ class TestPolicies:
         [found] = told(servicenow, with_fields(closing=own))
 
         assert found.level is FAULT
-        assert "makes close_notes mandatory on a ticket's way to resolved" in found.what
+        assert "makes close_notes mandatory on a ticket's way to resolved" in found.problem
 
     def test_the_first_of_a_declared_path_is_where_tickets_begin(self, servicenow: ServiceNow) -> None:
         self.policy(servicenow, "state=10", "caller_id")
         own = ["states: {resolved: 6, path: [10, 2]}", "resolve_when: row.done"]
 
-        found = [each for each in told(servicenow, with_fields(closing=own)) if "data policy" in each.what]
+        found = [each for each in told(servicenow, with_fields(closing=own)) if "data policy" in each.problem]
 
-        assert [each.what.split(" makes ")[1] for each in found] == [
+        assert [each.problem.split(" makes ")[1] for each in found] == [
             "caller_id mandatory, and the rule does not send that"
         ]
 
@@ -450,26 +450,26 @@ class TestPolicies:
 
         [found] = told(servicenow, problem.replace("      close_notes: done\n", ""))
 
-        assert "makes close_code, close_notes mandatory when a ticket ends" in found.what
+        assert "makes close_code, close_notes mandatory when a ticket ends" in found.problem
 
 
 class TestTheInstance:
     def test_a_table_that_is_not_there_is_found(self, servicenow: ServiceNow) -> None:
         [found] = told(servicenow, RULE.replace("    ticket:\n", "    ticket:\n      table: incidnt\n"))
 
-        assert (found.line, found.what) == (7, "incidnt cannot be read")
-        assert "The instance has no such table" in found.do
+        assert (found.line, found.problem) == (7, "incidnt cannot be read")
+        assert "The instance has no such table" in found.remedy
 
     def test_a_table_that_may_not_be_read_is_found(self, servicenow: ServiceNow) -> None:
         servicenow.rights = replace(servicenow.rights, may_read={"sys_user"})
 
         [found] = told(servicenow)
 
-        assert "role itil" in found.do
+        assert "role itil" in found.remedy
 
     def test_who_signs_in_is_told_with_its_roles_and_its_time_zone(self) -> None:
         with ServiceNow(time_zone="Europe/Berlin") as servicenow:
-            notes = [found.what for found in examined(servicenow).findings if found.level is NOTE]
+            notes = [found.problem for found in examined(servicenow).findings if found.level is NOTE]
 
         assert notes[0].startswith("signed in as svc.hasura; its time zone is Europe/Berlin")
         assert notes[1] == "its roles: itil, snc_basic_auth_api_access"
@@ -480,7 +480,7 @@ class TestTheInstance:
             found = examined(servicenow).findings[-1]
 
         assert found.level is level
-        assert (str(limit) in found.what) is (limit is not None)
+        assert (str(limit) in found.problem) is (limit is not None)
 
     @pytest.mark.parametrize(("known", "level"), [(True, NOTE), (False, WARNING), (None, NOTE)])
     def test_whether_a_sys_id_is_kept_is_told_as_far_as_it_is_known(
@@ -489,7 +489,7 @@ class TestTheInstance:
         found = examined(servicenow, traits=TableTraits(honours_sys_id=known)).findings[-2]
 
         assert found.level is level
-        assert "sys_id" in found.what
+        assert "sys_id" in found.problem
 
     def test_nothing_is_written(self, servicenow: ServiceNow) -> None:
         examined(servicenow, with_fields("assignment_group: Network"))
@@ -520,14 +520,14 @@ class TestTheProbe:
         [record] = [row for row in servicenow.tables.select("incident") if row["short_description"] == PROBE_WORDS]
         assert found.traits["incident"].honours_sys_id is True
         assert record["state"] == "8"
-        assert any(record["number"] in each.what and "is canceled" in each.what for each in found.findings)
+        assert any(record["number"] in each.problem and "is canceled" in each.problem for each in found.findings)
 
     def test_of_an_instance_that_gives_ids_of_its_own_it_says_so(self) -> None:
         with ServiceNow(honours_sys_id=False) as servicenow:
             found = examined(servicenow, write_probe=True)
 
         assert found.traits["incident"].honours_sys_id is False
-        assert any("sys_ids of its own" in each.what and each.level is WARNING for each in found.findings)
+        assert any("sys_ids of its own" in each.problem and each.level is WARNING for each in found.findings)
 
     def test_a_change_is_probed_too(self, servicenow: ServiceNow) -> None:
         change = RULE.replace("    ticket:\n", "    ticket:\n      table: change_request\n")
@@ -548,8 +548,8 @@ class TestTheProbe:
         [record] = servicenow.tables.select("incident")
         assert (record["priority"], record["state"]) == ("5", "8")
         [warning] = [each for each in refused.findings if each.level is WARNING]
-        assert warning.what.startswith("no record was written into incident: it wants more than")
-        assert "Caller is mandatory" in warning.do
+        assert warning.problem.startswith("no record was written into incident: it wants more than")
+        assert "Caller is mandatory" in warning.remedy
         assert made.traits["incident"].honours_sys_id is True
 
     def test_a_standard_change_is_made_from_its_template(self, servicenow: ServiceNow) -> None:
@@ -570,7 +570,7 @@ class TestTheProbe:
 
         found = examined(servicenow, task, write_probe=True)
 
-        assert any("it is canceled" in each.what for each in found.findings)
+        assert any("it is canceled" in each.problem for each in found.findings)
 
     def test_a_user_who_may_not_create_is_found(self, servicenow: ServiceNow) -> None:
         servicenow.rights = replace(servicenow.rights, may_create=set())
@@ -578,8 +578,8 @@ class TestTheProbe:
         found = examined(servicenow, write_probe=True)
 
         [fault] = [each for each in found.findings if each.level is FAULT]
-        assert fault.what == "no record can be written into incident"
-        assert "role itil" in fault.do
+        assert fault.problem == "no record can be written into incident"
+        assert "role itil" in fault.remedy
         assert found.traits == {}
 
     def test_a_record_without_an_answer_is_to_be_looked_for(self, servicenow: ServiceNow) -> None:
@@ -588,8 +588,8 @@ class TestTheProbe:
         found = examined(servicenow, write_probe=True)
 
         [doubt] = [each for each in found.findings if each.level is WARNING]
-        assert doubt.what == "whether a record was written into incident is not known"
-        assert "short_description begins with `Written by check" in doubt.do
+        assert doubt.problem == "whether a record was written into incident is not known"
+        assert "short_description begins with `Written by check" in doubt.remedy
 
     def test_in_a_table_that_cannot_be_read_nothing_is_written(self, servicenow: ServiceNow) -> None:
         examined(servicenow, RULE.replace("    ticket:\n", "    ticket:\n      table: incidnt\n"), write_probe=True)

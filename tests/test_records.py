@@ -8,7 +8,7 @@ import pytest
 
 from function.core.outcome import Failure, Kind, Reason
 from function.ledger.records import KeptMark, TableTraits
-from function.servicenow import Reply, Request, read
+from function.servicenow import Reply, Request, interpret
 from function.targets.ticket.address import address, correlation_id
 from tests.payloads import cron, delete, insert, update
 from tests.world import RULES, World, outage
@@ -114,7 +114,7 @@ def test_another_record_for_a_look_by_correlation_id_is_not_adopted() -> None:
 def answered(request: Request, result: object) -> list[dict[str, str]] | Failure:
     status = 201 if request.method == "POST" else 200
     body = json.dumps({"result": result}).encode()
-    return read(request, Reply(status, {"content-type": "application/json"}, body), now=0.0)
+    return interpret(request, Reply(status, {"content-type": "application/json"}, body), now=0.0)
 
 
 @pytest.mark.parametrize("method", ["GET", "PATCH"])

@@ -480,15 +480,15 @@ def test_what_a_change_does_not_say_has_a_default_of_its_own() -> None:
     ticket = only(of_table("change_request", "resolve_when: row.done")).ticket
 
     assert (ticket.after_close, ticket.on_delete, ticket.on_missing) == ("new", "cancel", "fail")
-    assert (ticket.fields, ticket.opening) == (("short_description",), frozenset())
-    assert ticket.closing == ("close_code", "close_notes")
+    assert (ticket.fields, ticket.create_only) == (("short_description",), frozenset())
+    assert ticket.closing_fields == ("close_code", "close_notes")
 
 
 def test_a_template_writes_its_columns_at_creation_only() -> None:
     ticket = only(of_table("change_request", "template: Reboot a switch")).ticket
 
-    assert ticket.opening == {"type", "chg_model", "std_change_producer_version"}
-    assert set(ticket.fields) == {"short_description", *ticket.opening}
+    assert ticket.create_only == {"type", "chg_model", "std_change_producer_version"}
+    assert set(ticket.fields) == {"short_description", *ticket.create_only}
 
 
 def test_the_states_that_a_rule_declares_are_texts_as_they_are_written() -> None:
@@ -507,7 +507,7 @@ def test_a_table_with_declared_states_lives_as_an_incident_does(states: str, aft
     ticket = only(of_table("sc_task", f"states: {states}", "close_notes: x")).ticket
 
     assert (ticket.after_close, ticket.on_delete) == (after_close, on_delete)
-    assert ticket.closing == ("close_notes",)
+    assert ticket.closing_fields == ("close_notes",)
 
 
 @pytest.mark.parametrize(
@@ -523,7 +523,7 @@ def test_an_instance_may_have_states_of_its_own_for_a_table_that_ships_with_some
     assert (states.resolved, states.reopened, states.canceled) == ("60", "20", "80")
     assert states.final == {"70"}
     assert (states.link, states.close_code, dict(states.paths)) == (link, code, {})
-    assert (ticket.after_close, ticket.closing) == ("reopen", ("close_code", "close_notes"))
+    assert (ticket.after_close, ticket.closing_fields) == ("reopen", ("close_code", "close_notes"))
 
 
 def test_a_change_that_has_no_canceled_state_is_left_when_its_row_goes() -> None:

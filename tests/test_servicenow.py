@@ -29,8 +29,8 @@ from function.servicenow import (
     Request,
     ServiceNowClient,
     ServiceNowError,
-    read,
-    term,
+    equals,
+    interpret,
 )
 from function.servicenow.transport import Transport
 from tests.answers import LINK_LOCAL, Answer, Seen, Server, always, drip, http, reset, result
@@ -59,13 +59,13 @@ def page(status: int, body: str = "<html><body>Hello</body></html>", **headers: 
 
 
 def failure(request: Request, answer: Reply) -> Failure:
-    verdict = read(request, answer, now=NOW)
+    verdict = interpret(request, answer, now=NOW)
     assert isinstance(verdict, Failure), "expected a failure"
     return verdict
 
 
 def records(request: Request, answer: Reply) -> list[Record]:
-    verdict = read(request, answer, now=NOW)
+    verdict = interpret(request, answer, now=NOW)
     assert isinstance(verdict, list), verdict
     return verdict
 
@@ -123,7 +123,7 @@ class TestAnswers:
     def test_no_answer_is_too_strange(
         self, request_: Request, status: int, headers: dict[str, str], body: bytes
     ) -> None:
-        verdict = read(request_, Reply(status, headers, body), now=NOW)
+        verdict = interpret(request_, Reply(status, headers, body), now=NOW)
 
         if isinstance(verdict, Failure):
             assert verdict.hint
@@ -385,21 +385,21 @@ class TestWhatIsAsked:
             Request("GET", "incident", sys_id)
 
     def test_a_term_is_field_and_value(self) -> None:
-        assert term("correlation_id", "shop:outage:1=2") == "correlation_id=shop:outage:1=2"
+        assert equals("correlation_id", "shop:outage:1=2") == "correlation_id=shop:outage:1=2"
 
     @pytest.mark.parametrize(
         "value", ["a^b", "a\nb", "a\rb", "", "=a", " =a", "javascript:x", " JavaScript:x", "a\u2028b"]
     )
     def test_a_value_that_could_mean_more_is_refused_and_not_quoted(self, value: str) -> None:
         with pytest.raises(ValueError, match="a query for name") as refused:
-            term("name", value)
+            equals("name", value)
 
         assert not value or value not in str(refused.value)
 
     @pytest.mark.parametrize("field", ["", "Name", "a^b", "a=b", "a b", ".a", "a."])
     def test_a_field_that_is_none_is_refused(self, field: str) -> None:
         with pytest.raises(ValueError, match="field"):
-            term(field, "x")
+            equals(field, "x")
 
 
 class TestCredential:
@@ -463,7 +463,7 @@ def update(client: ServiceNowClient, timeout_seconds: float = 10) -> Record:
 
 
 def find(client: ServiceNowClient, timeout_seconds: float = 10) -> list[Record]:
-    query = term("sys_id", ID)
+    query = equals("sys_id", ID)
     return client.find("incident", query, fields=FIELDS, limit=5, timeout_seconds=timeout_seconds)
 
 

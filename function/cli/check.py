@@ -207,7 +207,7 @@ def _signed_in(told: TestReport, where: str, rules: Rules, *, write_probe: bool)
             yield Finding(Level.NOTE, where, tried.message.rstrip("."))
         elif not tried.success and (tried.failure is None or tried.failure.reason is not Reason.REFUSED):
             rule = next((rule for rule in rules.rules if rule.ticket.table == table), None)
-            yield Finding(Level.FAULT, rule.ticket.where["table"] if rule else where, tried.message.rstrip("."))
+            yield Finding(Level.FAULT, rule.ticket.locations["table"] if rule else where, tried.message.rstrip("."))
 
 
 def _asking(instance_url: str) -> Callable[[str], None]:

@@ -61,8 +61,8 @@ class Finding:
 
     level: Level
     where: str
-    what: str
-    do: str = ""
+    problem: str
+    remedy: str = ""
     said: str = ""
 
     @classmethod
@@ -74,7 +74,13 @@ class Finding:
 
     def told(self) -> dict[str, str | int | None]:
         """For JSON."""
-        return {"level": self.level.value, "where": self.where, "line": self.line, "what": self.what, "do": self.do}
+        return {
+            "level": self.level.value,
+            "where": self.where,
+            "line": self.line,
+            "what": self.problem,
+            "do": self.remedy,
+        }
 
     @property
     def line(self) -> int | None:
@@ -83,8 +89,8 @@ class Finding:
         return int(found[1]) if found else None
 
     def __str__(self) -> str:
-        do = f" {self.do}{'' if self.do.endswith(('.', '?')) else '.'}" if self.do else ""
-        return f"{self.where}: {self.what}.{do}"
+        do = f" {self.remedy}{'' if self.remedy.endswith(('.', '?')) else '.'}" if self.remedy else ""
+        return f"{self.where}: {self.problem}.{do}"
 
 
 _LINE: Final = re.compile(r"[^:]+:(\d+)(?::|$)")
@@ -114,7 +120,7 @@ def examine(
     canceled where the rule knows how. *progress* is told of each step. Raises ServiceNowError where the instance does
     not work, or lets us in no longer.
     """
-    examination = _Examination(client, progress)
+    examination = Preflight(client, progress)
     by_table: dict[str, list[Rule]] = {}
     for rule in rules:
         by_table.setdefault(rule.ticket.table, []).append(rule)
@@ -139,7 +145,7 @@ def examine(
 
 
 @dataclass(slots=True)
-class _Examination:
+class Preflight:
     client: TableClient
     progress: Callable[[str], None]
     references: References = field(default_factory=References)
@@ -177,7 +183,7 @@ class _Examination:
         """All that is found of the *rules* that make tickets in *table*."""
         wanted = {*_OURS, "sys_id", "number", "state"}
         for rule in rules:
-            wanted |= {*rule.ticket.fields, *rule.ticket.closing, *rule.ticket.choices}
+            wanted |= {*rule.ticket.fields, *rule.ticket.closing_fields, *rule.ticket.choices}
             wanted |= {rule.ticket.states.link} if rule.ticket.states.link else set()
         try:
             described = describe(table, wanted, self._find)
@@ -186,7 +192,7 @@ class _Examination:
                 raise
             self.unread.add(table)
             for rule in rules:
-                yield Finding(Level.FAULT, rule.ticket.where["table"], f"{table} cannot be read", _sentence(error))
+                yield Finding(Level.FAULT, rule.ticket.locations["table"], f"{table} cannot be read", _sentence(error))
             return
         if described.columns is None:
             yield Finding(
@@ -210,12 +216,12 @@ class _Examination:
         link = rule.ticket.states.link
         if link and rule.ticket.after_close != "leave" and described.lacks(link):
             what = f"{rule.ticket.table} has no {link}, so a ticket that follows another one does not name it"
-            yield Finding(Level.WARNING, rule.ticket.where["after_close"], what)
+            yield Finding(Level.WARNING, rule.ticket.locations["after_close"], what)
         for column in _OURS:
             if described.lacks(column):
                 yield Finding(
                     Level.FAULT,
-                    rule.ticket.where["table"],
+                    rule.ticket.locations["table"],
                     f"{rule.ticket.table} has no {column}, or hides it, and a ticket is found by that",
                     "Choose a table that extends task, or let the integration user read the field",
                 )
@@ -265,7 +271,7 @@ class _Examination:
 
     def probe(self, rule: Rule) -> tuple[Finding, TableTraits | None]:
         """Write a record as plain as the instance takes it, and cancel it; which of our marks it kept."""
-        table, where = rule.ticket.table, rule.ticket.where["table"]
+        table, where = rule.ticket.table, rule.ticket.locations["table"]
         asked = uuid.uuid4().hex
         try:
             made = self._written(rule, {"sys_id": asked, "short_description": PROBE_WORDS, **PROBE_MARKS})
@@ -306,7 +312,7 @@ class _Examination:
         values = {"type": "normal", "chg_model": "normal"} if rule.ticket.table == "change_request" else {}
         for column, rule_template in _sayings(rule).items():
             said = next((value for value in sorted(rule_template.template.literals()) if value.strip()), "")
-            if said and column not in rule.ticket.closing:
+            if said and column not in rule.ticket.closing_fields:
                 with suppress(UnknownReference):  # told already
                     values[column] = self.references.sys_id(
                         column, said, find=self._find, left_seconds=lambda: CALL_SECONDS_MAX
@@ -423,11 +429,11 @@ def _states(rule: Rule, described: TableSchema) -> Iterator[Finding]:
         if state and state not in choices:
             do = f"Declare the states of this instance under `states`. There are {there}"
             found = f"{rule.ticket.table} has no state {state} ({what})"
-            yield Finding(Level.FAULT, rule.ticket.where["states"], found, do)
+            yield Finding(Level.FAULT, rule.ticket.locations["states"], found, do)
     if rule.ticket.states is not lifecycle_of(rule.ticket.table):
         for state in sorted(rule.ticket.states.final - choices.keys()):
             found = f"{rule.ticket.table} has no state {state} (final)"
-            yield Finding(Level.WARNING, rule.ticket.where["states"], found, f"There are {there}")
+            yield Finding(Level.WARNING, rule.ticket.locations["states"], found, f"There are {there}")
 
 
 def _declared_choices(rule: Rule, described: TableSchema) -> Iterator[Finding]:
@@ -439,8 +445,8 @@ def _declared_choices(rule: Rule, described: TableSchema) -> Iterator[Finding]:
             continue
         for value in declared[column]:
             if value not in choices:
-                found = _no_choice(column, value, rule.ticket.where["choices"], choices)
-                yield Finding(found.level, found.where, f"{found.what} (`choices` declares it)", found.do)
+                found = _no_choice(column, value, rule.ticket.locations["choices"], choices)
+                yield Finding(found.level, found.where, f"{found.problem} (`choices` declares it)", found.remedy)
 
 
 def _written_states(ticket: TicketRule) -> dict[str, str]:
@@ -472,9 +478,9 @@ def _closing_default(rule: Rule, described: TableSchema) -> Iterator[Finding]:
     choices = (described.choices or {}).get("close_code")
     resolves, _ = _ends(rule.ticket)
     if rule.templates.close_code is None and code and choices and code not in choices and resolves:
-        found = _no_choice("close_code", code, rule.ticket.where["close_code"], choices)
+        found = _no_choice("close_code", code, rule.ticket.locations["close_code"], choices)
         yield Finding(
-            found.level, found.where, f"{found.what} (it is sent because the rule gives no close_code)", found.do
+            found.level, found.where, f"{found.problem} (it is sent because the rule gives no close_code)", found.remedy
         )
 
 
@@ -492,7 +498,7 @@ def _policy(policy: Policy, rule: Rule, described: TableSchema) -> Iterator[Find
         lacking = wanted
     elif states is None:
         level, when = Level.WARNING, f" where {conditions}"
-        lacking = wanted - set(ticket.closing)
+        lacking = wanted - set(ticket.closing_fields)
     else:
         when = " when a ticket ends"
         if resolves and any(states & {*passed[1:-1]} for passed in ticket.states.paths.values()):
@@ -500,10 +506,10 @@ def _policy(policy: Policy, rule: Rule, described: TableSchema) -> Iterator[Find
             when = " on a ticket's way to resolved"
             lacking |= wanted
         if resolves and ticket.states.resolved in states:
-            lacking |= wanted - set(ticket.closing)
+            lacking |= wanted - set(ticket.closing_fields)
         if cancels and ticket.states.canceled in states:
             # What is canceled was not solved, so that no code goes with it.
-            lacking |= wanted - (set(ticket.closing) - {"close_code"})
+            lacking |= wanted - (set(ticket.closing_fields) - {"close_code"})
     if not lacking:
         return
     name = f"the data policy {_quoted(policy.name)}" if policy.name else "a data policy"
@@ -516,7 +522,7 @@ def _policy(policy: Policy, rule: Rule, described: TableSchema) -> Iterator[Find
         do += "`on_delete: resolve`"
     elif lacking & FIELDS_REFUSED.keys():
         do = "This version cannot send it: exempt the integration user from the policy"
-    yield Finding(level, ticket.where["fields"], what, do)
+    yield Finding(level, ticket.locations["fields"], what, do)
 
 
 def _first_states(ticket: TicketRule) -> frozenset[str]:

@@ -23,7 +23,7 @@ from function.connection.store import ConnectionInput, ConnectionStore
 from function.core.outcome import Failure, Kind, Reason
 from function.core.values import digest
 from function.ledger.ledger import Ledger
-from function.servicenow import Basic, Credential, NetworkSettings, ServiceNowClient, ServiceNowError, term
+from function.servicenow import Basic, Credential, NetworkSettings, ServiceNowClient, ServiceNowError, equals
 from function.servicenow.instance import FORBIDDEN
 from function.servicenow.network import ProxyServer, load_certificates
 from function.servicenow.transport import ForbiddenAddressError, connect, open_tunnel, proxy_refusal
@@ -200,7 +200,7 @@ def try_out(
         ca_file=ca_file,
         network=network,
     )
-    examination = _Examination(client, username, until)
+    examination = TableProbe(client, username, until)
     try:
         found: list[TableReport] = []
         for table in tables:
@@ -220,7 +220,7 @@ def try_out(
     )
 
 
-class _Examination:
+class TableProbe:
     """What one user may read, and what its roles allow."""
 
     def __init__(self, client: ServiceNowClient, username: str, until: float) -> None:
@@ -262,7 +262,7 @@ class _Examination:
         if not self.username:
             return frozenset()
         try:
-            who = term("user.user_name", self.username)
+            who = equals("user.user_name", self.username)
             rows = self._client.find(
                 "sys_user_has_role",
                 who,

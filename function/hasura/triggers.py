@@ -285,10 +285,11 @@ class _Checking:
         if rule.source.startswith("cron/"):
             return
         if databases := sorted({trigger.database for trigger in matching} - {matching[0].database}):
+            several = " and ".join([matching[0].database, *databases])
             what = (
-                f"{rule.source} of {' and '.join([matching[0].database, *databases])} come here, and Hasura does "
-                "not say which: rows with equal keys would share a ticket; name one trigger in `trigger:` of a rule each, or "
-                "send one to a function with a SOURCE_NAME of its own"
+                f"{rule.source} of {several} come here, and Hasura does not say which: rows with equal keys would "
+                "share a ticket; name one trigger in `trigger:` of a rule each, or send one to a function with a "
+                "SOURCE_NAME of its own"
             )
             self.fault(matching[0].node, matching[0].path, what)
         sent = frozenset[Op]().union(*(trigger.ops for trigger in matching))

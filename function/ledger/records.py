@@ -65,7 +65,7 @@ class Ticket:
     number: str = ""
     state: str = ""
     known: Mapping[str, str] = field(default_factory=dict)
-    asked: Mapping[str, str] = field(default_factory=dict)
+    last_sent: Mapping[str, str] = field(default_factory=dict)
     # Fields that were left empty, each with the name that nobody goes by ("" where only so much is known: not by us).
     left_empty: Mapping[str, str] = field(default_factory=dict)
     row_resolved: bool = False
@@ -97,7 +97,7 @@ class Ticket:
 
     def made(self, *, row_resolved: bool, left_empty: Mapping[str, str] | None = None) -> "Ticket":
         """It was created, or found where nobody knew of it: what it was last sent is not known."""
-        return replace(self.without_doubt(), asked={}, left_empty=left_empty or {}, row_resolved=row_resolved)
+        return replace(self.without_doubt(), last_sent={}, left_empty=left_empty or {}, row_resolved=row_resolved)
 
     def create_in_doubt(self, pending: PendingWrite) -> "Ticket":
         """No answer told what became of the create *pending*."""
@@ -118,7 +118,7 @@ class Ticket:
         The number stays too: it tells that there was a ticket.
         """
         known = {name: value for name, value in self.known.items() if name in kept}
-        gone = replace(self, sys_id="", state="", known=known, asked={}, left_empty={}, row_resolved=False)
+        gone = replace(self, sys_id="", state="", known=known, last_sent={}, left_empty={}, row_resolved=False)
         return gone.without_doubt()
 
     def successor(self, link: Sequence[str]) -> "Ticket":
@@ -298,7 +298,7 @@ def read_ticket(row: Record, trail: Trail) -> Ticket:
         number=row["number"],
         state=row["state"],
         known=json.loads(row["known"]),
-        asked=json.loads(row["asked"]),
+        last_sent=json.loads(row["asked"]),
         left_empty=json.loads(row["left_empty"]),
         row_resolved=bool(row["row_resolved"]),
         trail=trail,

@@ -161,7 +161,7 @@ def save_ticket(transaction: Transaction, ticket: Ticket, owner: str, *, release
         number=ticket.number,
         state=ticket.state,
         known=json.dumps(dict(ticket.known)),
-        asked=json.dumps(dict(ticket.asked)),
+        asked=json.dumps(dict(ticket.last_sent)),
         left_empty=json.dumps(dict(ticket.left_empty)),
         row_resolved=ticket.row_resolved,
         mod_count=ticket.mod_count,

@@ -149,7 +149,9 @@ class _Evaluation:
         key = join_key([self._key_part(rule_template, names) for rule_template in self.templates.key])
         if len(key) > KEY_CHARACTERS_MAX:
             raise RenderError(
-                f"the key is over {KEY_CHARACTERS_MAX} characters", Reason.BAD_KEY, where=self.rule.ticket.where["key"]
+                f"the key is over {KEY_CHARACTERS_MAX} characters",
+                Reason.BAD_KEY,
+                where=self.rule.ticket.locations["key"],
             )
         return key
 
@@ -182,7 +184,7 @@ class _Evaluation:
         if len(scopes) == 1 or self.rule.ticket.shared or not any(map(self._is_wanted, scopes)):
             return None
         what = "two elements of the list have this key, and a ticket is for one; name what tells them apart"
-        return Failure(Kind.PERMANENT, Reason.BAD_KEY, f"{self.rule.ticket.where['key']}: {what}")
+        return Failure(Kind.PERMANENT, Reason.BAD_KEY, f"{self.rule.ticket.locations['key']}: {what}")
 
     def _entered(self, key: str, items: Sequence[Json], image: Row, before: Mapping[str, Sequence[Json]]) -> Step:
         scopes = self._scopes(image, items)
@@ -288,7 +290,7 @@ class _Evaluation:
             or ticket.states.close_code,
             "close_notes": self._text("close_notes", templates.close_notes, names, strict=strict) or notes,
         }
-        return {column: truncate_field(column, said[column]) for column in ticket.closing if said[column]}
+        return {column: truncate_field(column, said[column]) for column in ticket.closing_fields if said[column]}
 
     def _text(
         self, column: str, rule_template: RuleTemplate | None, names: Mapping[str, Any], *, strict: bool

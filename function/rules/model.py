@@ -53,12 +53,12 @@ class TargetRule(Protocol):
 class TicketRule:
     """How a rule's tickets live. *resolves*: the rule says when a ticket is resolved.
 
-    *fields* are the columns that the rule writes, *opening* those among them that are written at creation only.
-    *closing* are the columns that go with the state of a ticket that ends.
+    *fields* are the columns that the rule writes, *create_only* those among them that are written at creation only.
+    *closing_fields* are the columns that go with the state of a ticket that ends.
     *leave_empty* are those that are left empty where the row names nobody whom ServiceNow knows.
     *choices* are the values, with labels, that a column takes; of other columns they are not known.
-    *where* is the place of each of its keys in the rules file, as ``rules.yaml:17: rules[0].ticket.table``; of one that
-    is left out, and of "", the ticket's own.
+    *locations* is the place of each of its keys in the rules file, as ``rules.yaml:17: rules[0].ticket.table``; of one
+    that is left out, and of "", the ticket's own.
     """
 
     table: str
@@ -69,12 +69,12 @@ class TicketRule:
     on_delete: str
     on_missing: str
     fields: tuple[str, ...]
-    opening: frozenset[str]
+    create_only: frozenset[str]
     leave_empty: frozenset[str]
-    closing: tuple[str, ...]
+    closing_fields: tuple[str, ...]
     choices: Mapping[str, Mapping[str, str]]
     resolves: bool
-    where: Mapping[str, str] = field(repr=False)
+    locations: Mapping[str, str] = field(repr=False)
 
     @property
     def kind(self) -> str:

@@ -100,12 +100,12 @@ class TicketRuleParser:
             or _on_delete(table, states, shared=shared),
             on_missing=self._nodes.choice(entries, "on_missing", path, ON_MISSING) or "fail",
             fields=written,
-            opening=opening,
+            create_only=opening,
             leave_empty=self._on_unknown(entries, path, fields),
-            closing=tuple(key for key in ("close_code", "close_notes") if known or key in entries),
+            closing_fields=tuple(key for key in ("close_code", "close_notes") if known or key in entries),
             choices=self.choices,
             resolves="resolve_when" in entries,
-            where=dict.fromkeys(("", *TICKET_KEYS), self._nodes.where(line_of(node), path))
+            locations=dict.fromkeys(("", *TICKET_KEYS), self._nodes.where(line_of(node), path))
             | {key: self._nodes.where(line_of(value), f"{path}.{key}") for key, value in entries.items()},
         )
         self._lives(entries, path, ticket, kind=fields.get("type"))

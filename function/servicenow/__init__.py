@@ -17,7 +17,7 @@ from function.servicenow.errors import (
 )
 from function.servicenow.itsm import ServiceNowClient
 from function.servicenow.network import NetworkSettings
-from function.servicenow.responses import Record, Reply, Request, is_sys_id, read, term, wrong_record
+from function.servicenow.responses import Record, Reply, Request, equals, interpret, is_sys_id, wrong_record
 from function.servicenow.transport import BODY_BYTES_MAX
 
 __all__ = [
@@ -40,8 +40,8 @@ __all__ = [
     "TableClient",
     "Unavailable",
     "UnknownReference",
+    "equals",
+    "interpret",
     "is_sys_id",
-    "read",
-    "term",
     "wrong_record",
 ]

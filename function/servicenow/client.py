@@ -13,7 +13,7 @@ from function.servicenow.errors import InvalidArgument, error_of
 from function.servicenow.instance import instance_url as parsed
 from function.servicenow.network import BrokenNetwork, NetworkSettings, read_network
 from function.servicenow.oauth import RequestAuth, TokenCache
-from function.servicenow.responses import Record, Reply, Request, rate_limit_per_hour, read
+from function.servicenow.responses import Record, Reply, Request, interpret, rate_limit_per_hour
 from function.servicenow.transport import Transport
 
 log = logging.getLogger("function.servicenow")
@@ -84,7 +84,7 @@ class TableClient:
     def find(
         self, table: str, query: str, *, fields: Sequence[str], limit: int, timeout_seconds: float
     ) -> list[Record]:
-        """At most *limit* records that match the encoded *query*, which is made of *term*s.
+        """At most *limit* records that match the encoded *query*, which is made of *equals*s.
 
         ServiceNow drops a term that it does not understand and returns every row: check what comes back.
         """
@@ -121,7 +121,7 @@ class TableClient:
             reply = self._transport.send(request, params, values, headers=proof.headers, deadline=deadline)
         if isinstance(reply, Reply):
             self._rate_limit_per_hour = rate_limit_per_hour(reply)
-        answer = reply if isinstance(reply, Failure) else proof.explained(read(request, reply, now=time.time()))
+        answer = reply if isinstance(reply, Failure) else proof.explained(interpret(request, reply, now=time.time()))
         # A ticket that is not there is often the answer that was hoped for.
         bad = isinstance(answer, Failure) and answer.reason is not Reason.MISSING
         log.log(

@@ -16,7 +16,7 @@ from function.core.lifecycle import CHOICES, STATE_LABELS
 from function.core.values import instant, text, truncate_field
 from function.servicenow.errors import InvalidArgument
 from function.servicenow.references import REFERENCES, Referred
-from function.servicenow.responses import Record, term
+from function.servicenow.responses import Record, equals
 
 Value: TypeAlias = str | bool | int | float | Decimal | datetime | None
 Values: TypeAlias = Value | Sequence[Value]
@@ -320,7 +320,7 @@ class Condition:
         if not value:
             return f"{self.column}ISEMPTY"
         try:
-            return self.operator.join(term(self.column, value).split("=", 1))
+            return self.operator.join(equals(self.column, value).split("=", 1))
         except ValueError as error:
             raise InvalidArgument(str(error)) from None
 

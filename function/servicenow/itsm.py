@@ -52,7 +52,7 @@ from function.servicenow.fields import (
     written,
 )
 from function.servicenow.references import References
-from function.servicenow.responses import Record, term
+from function.servicenow.responses import Record, equals
 from function.servicenow.search import FoundRecords, Search, records
 
 log = logging.getLogger("function.servicenow")
@@ -590,7 +590,7 @@ class ServiceNowClient(TableClient):
 
     def _is_noted(self, table: str, sys_id: str, journal: str, marker: str) -> bool:
         """Whether the journal has an entry with *marker*."""
-        query = f"{term('name', table)}^{term('element_id', sys_id)}^{term('element', journal)}^valueLIKE{marker}"
+        query = f"{equals('name', table)}^{equals('element_id', sys_id)}^{equals('element', journal)}^valueLIKE{marker}"
         rows = self._find("sys_journal_field", query, ["element_id", "element", "value"], _JOURNAL_ROWS)
         ours = [
             row
@@ -647,9 +647,9 @@ def _only(number_or_sys_id: str | None, number: str | None, sys_id: str | None) 
 
 def _tell_lost(table: TicketTable, sent: Mapping[str, str], record: Record) -> None:
     """Say which fields ServiceNow left empty, as it does where it knows no such record, or the user may not write."""
-    lost = [name for name, said in sent.items() if said.strip() and name in record and not record[name].strip()]
-    if lost:
-        log.warning("ServiceNow did not keep %s of %s", ", ".join(lost), table.called)
+    no_answer = [name for name, said in sent.items() if said.strip() and name in record and not record[name].strip()]
+    if no_answer:
+        log.warning("ServiceNow did not keep %s of %s", ", ".join(no_answer), table.called)
 
 
 def _named(number_or_sys_id: str) -> str:
@@ -658,7 +658,7 @@ def _named(number_or_sys_id: str) -> str:
     if _SYS_ID.fullmatch(given):
         return ""
     try:
-        return term("number", given)
+        return equals("number", given)
     except ValueError as error:
         raise InvalidArgument(str(error)) from None
 

@@ -19,7 +19,7 @@ import msgspec
 
 from function.core.outcome import Failure, Kind, Reason
 from function.servicenow.credentials import REFUSED_KEY, ApiKey, Credential, OAuth
-from function.servicenow.responses import UNAUTHORIZED, Record, Reply, Request, read
+from function.servicenow.responses import UNAUTHORIZED, Record, Reply, Request, interpret
 
 log = logging.getLogger("function.servicenow")
 T = TypeVar("T")
@@ -96,7 +96,7 @@ def granted(reply: Reply, refused: str, *, now: float) -> TokenResponse | Failur
     if answer is not None:
         usable = answer.token_type.lower() == "bearer" and _SENDABLE.fullmatch(answer.access_token)
         return answer if usable else replace(_NO_TOKEN, status=reply.status)
-    otherwise = read(Request("GET", "oauth_token"), reply, now=now)
+    otherwise = interpret(Request("GET", "oauth_token"), reply, now=now)
     if isinstance(otherwise, Failure) and otherwise.reason in _MEANS_THE_SAME:
         return replace(otherwise, words="")
     return replace(_NO_TOKEN if reply.status == 200 else _NO_ENDPOINT, status=reply.status)

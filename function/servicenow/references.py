@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 from function.core.lifecycle import COLUMN_REFERENCES
 from function.core.outcome import Kind
 from function.servicenow.errors import ServiceNowError, UnknownReference
-from function.servicenow.responses import Record, term
+from function.servicenow.responses import Record, equals
 
 # A group that is renamed or deleted is noticed within ten minutes.
 CACHE_SECONDS: Final = 600.0
@@ -102,7 +102,7 @@ def _look_up(referred: Referred, field: str, name: str, find: Find) -> str:
     by_id = _SYS_ID.fullmatch(name)
     fields = ["sys_id", *referred.names]
     try:
-        query = "^OR".join(term(column, name) for column in (("sys_id",) if by_id else referred.names))
+        query = "^OR".join(equals(column, name) for column in (("sys_id",) if by_id else referred.names))
     except ValueError as error:
         raise _unknown(field, referred, "holds a character that a query cannot carry") from error
     if referred.table in _WITH_ACTIVE:

@@ -57,7 +57,7 @@ class Request:
         return self.method != "GET"
 
 
-def term(field: str, value: str) -> str:
+def equals(field: str, value: str) -> str:
     """``field=value`` for an encoded query.
 
     Raises ValueError for a value that could mean more than itself. ServiceNow documents no way to escape a ``^``, and
@@ -88,7 +88,7 @@ class Reply:
     body: bytes
 
 
-def read(request: Request, reply: Reply, *, now: float) -> list[Record] | Failure:
+def interpret(request: Request, reply: Reply, *, now: float) -> list[Record] | Failure:
     """Say what *reply* means as the answer to *request*: its records (one, but for a query), or why not.
 
     *now* is UNIX seconds, for the waits that are given as a time of day. TRANSIENT means that the request was certainly
@@ -118,7 +118,7 @@ def _verdict(request: Request, reply: Reply, body: dict[str, Any] | None, wait: 
         case 200 | 201 | 203 if _is_page(reply):
             # A login page is never the answer to something that was done; of another page who knows.
             certain = reply.status == 200 and _LOGIN.search(reply.body)
-            return _NOT_SERVICENOW if certain else lost(request, Reason.NOT_SERVICENOW, _NOT_SERVICENOW.hint)
+            return _NOT_SERVICENOW if certain else no_answer(request, Reason.NOT_SERVICENOW, _NOT_SERVICENOW.hint)
         case 202:
             return _SESSION_SYNC
         case status if 300 <= status < 400:
@@ -128,45 +128,45 @@ def _verdict(request: Request, reply: Reply, body: dict[str, Any] | None, wait: 
         case 429:
             return _OVERLOADED if wait is None else _RATE_LIMITED
         case 408 | 499:
-            return lost(request, Reason.TIMEOUT, "Something between here and ServiceNow gave up waiting for it.")
+            return no_answer(request, Reason.TIMEOUT, "Something between here and ServiceNow gave up waiting for it.")
         case status if 400 <= status < 500:
             return _refusal(request, status, body)
         case status if status >= 500:
-            return lost(
+            return no_answer(
                 request,
                 Reason.UNAVAILABLE,
                 "ServiceNow, or the load balancer before it, answered with a server error: the instance may be"
                 " restarting or upgrading, or its 60-second limit was reached. Check its status page if this lasts.",
             )
         case _:
-            return lost(request, Reason.BAD_ANSWER, "ServiceNow's answer was cut off, or is not JSON.")
+            return no_answer(request, Reason.BAD_ANSWER, "ServiceNow's answer was cut off, or is not JSON.")
 
 
 def _records(request: Request, status: int, body: dict[str, Any]) -> list[Record] | Failure:
     # Before `result`: a cancelled transaction answers 200 with part of the result and an error behind it (KB0778443).
     if "error" in body:
-        return lost(
+        return no_answer(
             request,
             Reason.BAD_ANSWER,
             "ServiceNow began to answer and then reported an error, as it does when a transaction exceeds its time"
             " limit: look for slow business rules on the table.",
         )
     if status != (201 if request.method == "POST" else 200):
-        return lost(request, Reason.BAD_ANSWER, f"ServiceNow answered a {request.method} with HTTP {status}.")
+        return no_answer(request, Reason.BAD_ANSWER, f"ServiceNow answered a {request.method} with HTTP {status}.")
     many = request.method == "GET" and not request.sys_id
     found = body.get("result")
     entries = found if many else [found]
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        return lost(request, Reason.BAD_ANSWER, "ServiceNow's answer holds no result of the expected shape.")
+        return no_answer(request, Reason.BAD_ANSWER, "ServiceNow's answer holds no result of the expected shape.")
     if any(isinstance(_plain(value), dict | list) for entry in entries for value in entry.values()):
-        return lost(request, Reason.BAD_ANSWER, "A field of ServiceNow's answer is neither text nor a reference.")
+        return no_answer(request, Reason.BAD_ANSWER, "A field of ServiceNow's answer is neither text nor a reference.")
     records = [{name: _cleaned(text(_plain(value))) for name, value in entry.items()} for entry in entries]
     if request.sys_id and (given := records[0].get("sys_id")):
         if given.lower() != request.sys_id.lower():
             return wrong_record(request, asked=request.sys_id, given=records[0])
         records[0]["sys_id"] = request.sys_id
     if request.method == "POST" and not _SYS_ID.fullmatch(records[0].get("sys_id", "")):
-        return lost(
+        return no_answer(
             request,
             Reason.BAD_ANSWER,
             "ServiceNow says that it created a record but not which: let the integration user read sys_id"
@@ -179,11 +179,11 @@ def _refusal(request: Request, status: int, body: dict[str, Any] | None) -> list
     if body is None or not isinstance(body.get("error"), dict):
         # ServiceNow sends a page for a URL that is too long, and proxies for a request that they do not like; any other
         # refusal that is not in ServiceNow's form is not ServiceNow's.
-        return _UNSPOKEN.get(status) or lost(request, Reason.NOT_SERVICENOW, _NOT_SERVICENOW.hint)
+        return _UNSPOKEN.get(status) or no_answer(request, Reason.NOT_SERVICENOW, _NOT_SERVICENOW.hint)
     said = _said(body)
     if status == 404 and any(words.startswith("No Record found") for words in said) and request.method != "POST":
         return _MISSING if request.sys_id else []  # a query that finds nothing, as v1 of the API has it
-    for pattern, failure in _SPOKEN:
+    for pattern, failure in REFUSALS_BY_MESSAGE:
         if any(pattern.match(words) for words in said):
             return failure
     return _UNSPOKEN.get(status, _REFUSED)
@@ -196,7 +196,7 @@ class Sent(Protocol):
     def writes(self) -> bool: ...
 
 
-def lost(request: Sent, reason: Reason, hint: str, *, status: int = 0) -> Failure:
+def no_answer(request: Sent, reason: Reason, hint: str, *, status: int = 0) -> Failure:
     """The request was sent and its answer is no answer: a write may have been done, a GET can be sent again."""
     return Failure(Kind.IN_DOUBT if request.writes else Kind.TRANSIENT, reason, hint, status=status)
 
@@ -211,7 +211,7 @@ def wrong_record(request: Sent, *, asked: str, given: Record) -> Failure:
 
     The words name both.
     """
-    failure = lost(request, Reason.WRONG_RECORD, _WRONG_RECORD)
+    failure = no_answer(request, Reason.WRONG_RECORD, _WRONG_RECORD)
     told = _printable(f"{given.get('number', '')} {given.get('sys_id', '')}"[:100]) or "a record without a sys_id"
     return replace(failure, words=f"asked for {asked}, answered with {told}")
 
@@ -295,7 +295,7 @@ def _refused(hint: str) -> Failure:
 
 # What ServiceNow says, at the start of its message or detail: behind that it quotes names and values, which may say
 # anything. The rest is a refusal whose words a human must read.
-_SPOKEN: Final = (
+REFUSALS_BY_MESSAGE: Final = (
     (
         # A duplicate sys_id, a unique index, or any failure of the database.
         re.compile(r"Error during insert of "),

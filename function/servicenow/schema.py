@@ -13,7 +13,7 @@ from typing import Final
 from function.core.outcome import Kind, Reason
 from function.servicenow.errors import ServiceNowError, Unavailable
 from function.servicenow.references import Find
-from function.servicenow.responses import Record, term
+from function.servicenow.responses import Record, equals
 
 # incident extends task, which extends nothing; a customer's table may be some levels lower.
 ANCESTORS_MAX: Final = 8
@@ -103,7 +103,7 @@ def _chain(table: str, find: Find) -> tuple[str, ...]:
     chain = [table]
     while len(chain) <= ANCESTORS_MAX:
         fields = ["name", "super_class.name"]
-        rows = _read(find, "sys_db_object", term("name", chain[-1]), fields)
+        rows = _read(find, "sys_db_object", equals("name", chain[-1]), fields)
         above = next((row.get("super_class.name", "") for row in rows if row.get("name") == chain[-1]), "")
         if not above and chain == [table] and table in _TASKS:
             above = "task"

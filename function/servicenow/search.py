@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 from function.core.outcome import Failure, Kind, Reason
 from function.servicenow.errors import InvalidArgument, Refused
 from function.servicenow.fields import Condition
-from function.servicenow.responses import Record, term
+from function.servicenow.responses import Record, equals
 
 # Half a megabyte of what a search tells unless asked for more; 16 MiB, the most that is read, is 32 KiB a record.
 PAGE_ROWS: Final = 500
@@ -80,8 +80,8 @@ class Search:
         key = row.get(self.column, "")
         try:
             if key:
-                term(self.column, key)
-            term("sys_id", row["sys_id"])
+                equals(self.column, key)
+            equals("sys_id", row["sys_id"])
         except ValueError:
             hint = f"A record's {self.column} holds a character that a query cannot carry: order by another column."
             raise Refused(Failure(Kind.PERMANENT, Reason.BAD_ANSWER, hint)) from None

@@ -29,7 +29,7 @@ from urllib3.util.connection import create_connection
 from function.core.outcome import Failure, Kind, Reason
 from function.servicenow.instance import FORBIDDEN, is_forbidden
 from function.servicenow.network import NetworkSettings, ProxyServer
-from function.servicenow.responses import Reply, Request, Sent, lost
+from function.servicenow.responses import Reply, Request, Sent, no_answer
 
 # A call that has less left could only end in doubt.
 CALL_SECONDS_MIN: Final = 0.05
@@ -167,7 +167,7 @@ class Transport:
                     body += chunk
                     if len(body) > BODY_BYTES_MAX:
                         hint = "ServiceNow's answer is larger than 16 MiB, and was not read to its end."
-                        return lost(request, Reason.BAD_ANSWER, hint, status=status)
+                        return no_answer(request, Reason.BAD_ANSWER, hint, status=status)
         except _NeverSentError as error:
             return error.failure
         except (OSError, HTTPError):  # requests' own exceptions are OSErrors
@@ -209,11 +209,11 @@ def _status_says_it(status: int) -> bool:
 def _cut_off(request: Sent, status: int, *, late: bool) -> Failure:
     if late:
         hint = "ServiceNow did not answer in time: look for slow business rules on the table, and at its status page."
-        return lost(request, Reason.TIMEOUT, hint, status=status)
+        return no_answer(request, Reason.TIMEOUT, hint, status=status)
     if status:
-        return lost(request, Reason.BAD_ANSWER, "ServiceNow's answer broke off.", status=status)
+        return no_answer(request, Reason.BAD_ANSWER, "ServiceNow's answer broke off.", status=status)
     hint = "The connection to ServiceNow broke before it answered: it may be restarting, or a proxy cuts connections."
-    return lost(request, Reason.UNREACHABLE, hint)
+    return no_answer(request, Reason.UNREACHABLE, hint)
 
 
 class _Session(requests.Session):

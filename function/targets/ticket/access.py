@@ -96,8 +96,8 @@ class TicketAccess:
                 log.warning("left %s empty: %s", field, self._unnamed[field][1], extra={"rule": self.ticket.rule})
         self.ticket = replace(
             self.ticket,
-            asked={
-                **{field: value for field, value in self.ticket.asked.items() if field not in unnamed},
+            last_sent={
+                **{field: value for field, value in self.ticket.last_sent.items() if field not in unnamed},
                 **{field: value for field, value in fields.items() if field not in unnamed},
             },
             left_empty={
@@ -110,7 +110,7 @@ class TicketAccess:
     def fields(self) -> list[str]:
         """What every call asks to be told."""
         kind = (KIND,) if self.states.by_type else ()
-        mapped = sorted({*self.rule.fields, *self.rule.closing, *kind} - {"sys_id"})
+        mapped = sorted({*self.rule.fields, *self.rule.closing_fields, *kind} - {"sys_id"})
         return ["sys_id", "number", "correlation_id", "state", "sys_mod_count", *mapped]
 
     @property
@@ -199,7 +199,7 @@ class TicketAccess:
             sending=sending,
             written_fields=self.ticket.written_fields | unknown,
             known={field: value for field, value in self.ticket.known.items() if field not in unknown},
-            asked={field: value for field, value in self.ticket.asked.items() if field not in unknown},
+            last_sent={field: value for field, value in self.ticket.last_sent.items() if field not in unknown},
         )
         self.task.save(self.ticket)
 

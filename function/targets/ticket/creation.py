@@ -15,8 +15,8 @@ from function.rules.model import TicketRule
 from function.servicenow import (
     Record,
     ServiceNowError,
+    equals,
     is_sys_id,
-    term,
 )
 from function.servicenow.values import is_kept, is_same_text
 from function.targets.ticket.access import TicketAccess, count_of
@@ -289,7 +289,7 @@ class TicketCreation:
         mark = "correlation_display" if traits.kept_mark is KeptMark.CORRELATION_DISPLAY else "correlation_id"
         rows = self._access.line.find(
             self._rule.table,
-            f"{term(mark, self._access.correlation)}^ORDERBYDESCsys_created_on",
+            f"{equals(mark, self._access.correlation)}^ORDERBYDESCsys_created_on",
             fields=[*self._access.fields, "sys_created_on", *self._access.link, mark],
             limit=GENERATIONS_MAX,
             deadline=self._access.deadline,

@@ -126,9 +126,9 @@ class TicketReconciler:
             return {}
         wanted = dict(wants.fields)
         if self._ticket.sys_id:
-            wanted = {field: value for field, value in wanted.items() if field not in self._rule.opening}
+            wanted = {field: value for field, value in wanted.items() if field not in self._rule.create_only}
         # The first of them tells that it was we who resolved the ticket.
-        if self._ticket.row_resolved and wants.resolved and next(iter(wants.close), "") in self._ticket.asked:
+        if self._ticket.row_resolved and wants.resolved and next(iter(wants.close), "") in self._ticket.last_sent:
             wanted |= wants.close
         return wanted
 
@@ -139,7 +139,7 @@ class TicketReconciler:
         """
         changes: dict[str, str] = {}
         for field, value in self._wanted.items():
-            if self._ticket.asked.get(field) == value:
+            if self._ticket.last_sent.get(field) == value:
                 continue
             sent = self._access.sent(field, value)
             known = self._ticket.known.get(field)
@@ -175,11 +175,11 @@ class TicketReconciler:
         self._access.take(record)
         self._access.looked = True
         if due:
-            asked = {field: value for field, value in self._ticket.asked.items() if field not in suspect}
+            asked = {field: value for field, value in self._ticket.last_sent.items() if field not in suspect}
             ended = self._ticket.state in self._states.ended
             self._access.ticket = replace(
                 self._ticket,
-                asked=asked,
+                last_sent=asked,
                 suspect_until=None,
                 suspect_fields=frozenset(),
                 # A state write in doubt may have come after all, and after a later one.
