@@ -236,15 +236,17 @@ class _EventDelivery:
         if rule.target.follows:
             session = self._session(rule)
             try:
-                others = self._ledger.deliveries.record_step(
+                others, mail_due = self._ledger.deliveries.record_step(
                     self._event,
                     step,
                     wanted_to_json(step.wants),
                     instance=session.instance,
                     rule=rule.id,
                     digest=self._engine.digest(session),
+                    mail_every_seconds=self._settings.notify_every_seconds,
                 )
                 self._note_others(others=others)
+                self.mail_due = self.mail_due or mail_due
             except LedgerRefused as error:
                 self.kept.append((rule.id, step.key))
                 return self._not_begun(rule, step, error)

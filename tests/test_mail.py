@@ -507,7 +507,7 @@ def test_one_recipient_refused_of_two_is_a_mail_sent_and_a_warning(caplog: pytes
         send(message, server.server, timeout_seconds=5)
 
         assert len(server.messages) == 1
-    (warning,) = [r.getMessage() for r in caplog.records if r.name == "function.notices.mail"]
+    (warning,) = [r.getMessage() for r in caplog.records if r.name == "function.notices.smtp"]
     assert warning == ("mail server 127.0.0.1 took the mail, but not for gone@example.com: 550 5.1.1 no such mailbox")
 
 

@@ -49,9 +49,8 @@ SELECT COALESCE((SELECT stamp FROM servicenow.configuration WHERE one = 1), '') 
         WHERE event = :event AND content = :content AND status <> 'done' AND NOT (rule = :rule AND key = :key)
     ) AS others
 """
-_FIND_OTHERS = """
-SELECT 1 FROM servicenow.delivery
-WHERE event = :event AND content = :content AND status <> 'done' AND NOT (rule = :rule AND key = :key) LIMIT 1
+_FIND_OPEN = """
+SELECT 1 FROM servicenow.delivery WHERE event = :event AND content = :content AND status <> 'done' LIMIT 1
 """
 # An event is known by its id and its content: an id that is used again is another event.
 _THIS_DELIVERY = "event = :event AND rule = :rule AND key = :key AND content = :content"
@@ -190,10 +189,13 @@ class DeliveryRepository:
 
         return self._database.run(work)
 
-    def record_step(self, event: Event, step: Step, said: str, *, instance: str, rule: str, digest: str) -> bool:
+    def record_step(
+        self, event: Event, step: Step, said: str, *, instance: str, rule: str, digest: str, mail_every_seconds: float
+    ) -> tuple[bool, bool]:
         """Count the step of an event for which nothing is to be done, if its key is known.
 
-        Gives whether the event has other records, which are not done.
+        Gives whether the event has records that are not done, and whether a mail is due (*mail_every_seconds*: an alert
+        is mailed so often at most).
 
         Of an unknown key nothing is kept. Needs no lease: the trail alone changes. Where it tells that
         the row of a ticket is gone, the ticket is suspect from now on, and brought in step when it is looked at.
@@ -201,11 +203,12 @@ class DeliveryRepository:
         names = {"event": event.id, "rule": rule, "key": step.key, "content": event.content}
         keyed = {"instance": instance, "rule": rule, "key": step.key}
 
-        def work(transaction: Transaction) -> bool:
-            others = bool(transaction.execute(_FIND_OTHERS, **names))
+        def work(transaction: Transaction) -> tuple[bool, bool]:
+            opened = transaction.execute(_FIND_OPEN, event=event.id, content=event.content)
+            told = bool(opened), bool(transaction.execute(MAIL_IS_DUE, every=mail_every_seconds))
             ticket = one_row(transaction.execute(_LOCK_TICKET, **keyed))
             if ticket is None or transaction.execute(_FIND_DELIVERY, **names):
-                return others
+                return told
             trail = record_step(from_json(ticket["trail"]), step, said, sent_at=event.created_at)
             transaction.execute(_SET_TRAIL, **keyed, trail=to_json(trail))
             place = current_place(trail)
@@ -227,7 +230,7 @@ class DeliveryRepository:
                 outcome=Status.SKIPPED.value,
                 reason=Reason.WHEN_FALSE.value,
             )
-            return others
+            return told
 
         return self._database.run(work)
 
