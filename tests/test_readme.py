@@ -263,7 +263,9 @@ def test_every_error_is_named(name: str) -> None:
 
 
 def test_what_is_said_of_created_at_alone_is_what_the_test_shows() -> None:
-    counted = re.search(r"\(wrong, right\) == \((\d+), (\d+)\)", (HERE / "tests" / "test_trail.py").read_text("utf-8"))
+    counted = re.search(
+        r"\(wrong, right\) == \((\d+), (\d+)\)", (HERE / "tests" / "core" / "test_trail.py").read_text("utf-8")
+    )
 
     assert counted
     assert f"in {counted[1]} of {int(counted[1]) + int(counted[2])}," in GUARANTEES

@@ -67,8 +67,9 @@ WRITES = st.one_of(
     st.sampled_from([("touch", ""), ("delete", "")]),
 )
 NEWER = st.one_of(st.none(), WRITES)
-# "down" never ends by itself, and "slow" is no fault but a delay. "another_record" is for tests/test_records.py and the
-# soak: one more kind here draws other lives, and the planted bugs would want other seeds.
+# "down" never ends by itself, and "slow" is no fault but a delay. "another_record" is for
+# tests/behaviour/test_records.py and the soak: one more kind here draws other lives, and the planted bugs would want
+# other seeds.
 SOME_FAULT = st.sampled_from(sorted(FAULTS - {"down", "slow", "another_record"}))
 WRITE_FAULT = st.sampled_from(
     ["commit_late", "commit_then_403", "commit_then_500", "commit_then_reset", "partial_200", "truncated_200"]

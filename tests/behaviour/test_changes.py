@@ -31,7 +31,7 @@ rules:
       close_code: "{{ 'unsuccessful' if row.rolled_back else 'successful' }}"
 """
 TEMPLATE = "Clear BGP sessions on a Cisco router - 1"
-DOCS = Path(__file__).parent.parent / "docs" / "tables.md"
+DOCS = Path(__file__).parents[2] / "docs" / "tables.md"
 
 
 def release(**columns: object) -> dict[str, object]:

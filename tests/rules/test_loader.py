@@ -18,7 +18,7 @@ from function.rules.loader import FAULTS_MAX, RulesError, load
 from function.rules.model import Rule, Rules
 from function.rules.schema import schema
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FIRST = """\
 version: 1
 env: [PORT]

@@ -28,7 +28,7 @@ from function.settings import VARIABLES
 from sandbox.servicenow import ServiceNow
 from tests.answers import Answer, Seen, Server, always, drip, http, reset, result
 from tests.payloads import insert
-from tests.test_servicenow import ID, _tls, said
+from tests.servicenow.test_client import ID, _tls, said
 from tests.world import PASSWORD, Answered, World, outage
 
 URL = "https://dev1.service-now.com"

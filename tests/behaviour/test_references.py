@@ -149,14 +149,14 @@ def test_a_ticket_without_its_caller_is_better_than_no_ticket(world: World) -> N
 
 
 @pytest.mark.parametrize("lost", ["the answer", "the ledger"])
-def test_whom_people_put_into_a_ticket_stays_there_when_it_is_adopted(world: World, no_answer: str) -> None:
+def test_whom_people_put_into_a_ticket_stays_there_when_it_is_adopted(world: World, lost: str) -> None:
     world.start(rules=LENIENT)
-    if no_answer == "the answer":
+    if lost == "the answer":
         world.servicenow.arm("commit_then_reset", method="POST")
     world.send(insert("outages", row("Nobody"), id="e"))
     somebody = add(world, name="Somebody")
     world.servicenow.change("incident", world.incident["sys_id"], caller_id=somebody)
-    if no_answer == "the ledger":
+    if lost == "the ledger":
         world.forget()
     world.clock.advance(61)
     world.send(insert("outages", row("Nobody"), id="e", current_retry=1))

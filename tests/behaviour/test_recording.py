@@ -7,8 +7,8 @@ import string
 import pytest
 
 from tests.answers import Server
+from tests.behaviour.test_hazards import Gate
 from tests.payloads import insert, update
-from tests.test_hazards import Gate
 from tests.world import RULES, Answered, World, outage
 
 # Stands for whatever a database may refuse, at the places where a row's life is written down.

@@ -40,7 +40,7 @@ from function.ledger.records import (
 from tests.world import Clock
 
 WANTS = DesiredState(when=True, resolved=False, gone=False, fields={}, close={})
-MIGRATIONS = Path(__file__).parent.parent / "function" / "migrations"
+MIGRATIONS = Path(__file__).parents[2] / "function" / "migrations"
 NUMBERS = [int(file.name[:4]) for file in sorted(MIGRATIONS.glob("*.sql"))]
 ME, OTHER = "me", "another instance"
 LEASE = 80.0

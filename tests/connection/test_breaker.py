@@ -12,8 +12,8 @@ from contextlib import contextmanager
 import pytest
 
 from tests.answers import Answer, Seen, Server, always, http, reset, result
+from tests.behaviour.test_hazards import Gate
 from tests.payloads import insert, update
-from tests.test_hazards import Gate
 from tests.world import PASSWORD, Answered, World, outage
 
 
