@@ -36,6 +36,12 @@ UPDATE servicenow.hold SET proven_at = {now}, probe_until = 0, until = 0, failur
 WHERE instance = :instance AND kind = 'auth' AND credential = :credential
 """
 
+# What was let in a moment ago ends no hold: another call may have been refused since.
+_CONFIRM_UNHELD = """
+UPDATE servicenow.hold SET proven_at = {now}, probe_until = 0
+WHERE instance = :instance AND kind = 'auth' AND credential = :credential AND until = 0
+"""
+
 _KNOW_CREDENTIAL = """
 INSERT INTO servicenow.hold (instance, kind, credential, since) VALUES (:instance, 'auth', :credential, {now})
 ON CONFLICT (instance, kind, credential) DO NOTHING
@@ -327,5 +333,5 @@ def request_permit(
 def return_permit(transaction: Transaction, instance: str, permit: PermitReturn) -> None:
     """The delivery that had the *permit* is finished: others need not wait for what it finds out."""
     transaction.execute(
-        _CONFIRM_CREDENTIAL if permit.passed else _END_PROBE, instance=instance, credential=permit.credential
+        _CONFIRM_UNHELD if permit.passed else _END_PROBE, instance=instance, credential=permit.credential
     )

@@ -647,9 +647,9 @@ def _only(number_or_sys_id: str | None, number: str | None, sys_id: str | None) 
 
 def _tell_lost(table: TicketTable, sent: Mapping[str, str], record: Record) -> None:
     """Say which fields ServiceNow left empty, as it does where it knows no such record, or the user may not write."""
-    no_answer = [name for name, said in sent.items() if said.strip() and name in record and not record[name].strip()]
-    if no_answer:
-        log.warning("ServiceNow did not keep %s of %s", ", ".join(no_answer), table.called)
+    dropped = [name for name, said in sent.items() if said.strip() and name in record and not record[name].strip()]
+    if dropped:
+        log.warning("ServiceNow did not keep %s of %s", ", ".join(dropped), table.called)
 
 
 def _named(number_or_sys_id: str) -> str:

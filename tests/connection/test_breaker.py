@@ -464,6 +464,31 @@ def test_the_write_after_a_probe_counts_whichever_instance_had_the_trouble() -> 
         ]
 
 
+def test_a_password_refused_after_a_first_call_was_let_in_is_held_all_the_same() -> None:
+    refusal = http(401, '{"error":{"message":"User Not Authenticated","detail":"x"},"status":"failure"}')
+    made: dict[str, str] = {}
+
+    def answer(sock: socket.socket, seen: Seen) -> bool:
+        if seen.method == "PATCH":
+            sock.sendall(refusal)
+            return True
+        if seen.method == "POST":
+            made.update(json.loads(seen.body), number="INC0000001", state="1", sys_mod_count="0")
+        sock.sendall(result(made, 201 if seen.method == "POST" else 200))
+        return True
+
+    with Server(answer) as server, World(SERVICENOW_INSTANCE_URL=server.url) as world:
+        world.send(insert("outages", outage(1)))
+        fixed = update("outages", outage(1), outage(1, status="fixed"), created_at="2026-03-04T05:06:08")
+        refused = world.send(fixed)
+        calls = [seen.method for seen in server.seen]
+        held = world.send(insert("outages", outage(2)))
+
+        assert calls == ["POST", "GET", "PATCH"]
+        assert refused.said == held.said == "retrying servicenow_unauthorized"
+        assert len(server.seen) == len(calls)
+
+
 REFUSED = pytest.mark.parametrize(
     "refusal",
     [
