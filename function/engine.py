@@ -492,7 +492,7 @@ class _EventDelivery:
     ) -> tuple[list[Alert], str]:
         """The alerts of one outcome, and of the *task* if it counts; and the fingerprint of the delivery's own."""
         builder, instance, delivery = self._engine.alerts, self._session(rule).instance, begun.delivery
-        subject = subject_of(delivery)
+        subject = subject_of(delivery, ticket=outcome.ticket)
         alerts = []
         if task is not None and task.left_empty:
             alerts.append(builder.left_empty(task.left_empty, subject, instance=instance))

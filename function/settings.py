@@ -193,7 +193,6 @@ class Settings:
     auth_hold_seconds: float = 600
     max_body_bytes: int = 8 * 1024 * 1024
     keep_days: int = 90
-    log_level: str = "INFO"
 
     @property
     def lease_seconds(self) -> float:
@@ -287,8 +286,9 @@ def load(environ: Mapping[str, str], *, read_secret: Callable[[str], str] = secr
         auth_hold_seconds=reader.seconds("AUTH_HOLD_SECONDS", _DAY_SECONDS),
         max_body_bytes=reader.whole("MAX_BODY_BYTES", 1024, 256 * 1024 * 1024),
         keep_days=reader.whole("KEEP_DAYS", 1, 3650),
-        log_level=reader.read("LOG_LEVEL", _log_level, ""),
     )
+    # The log is set up before there are settings, so that what is wrong with them can be logged.
+    reader.read("LOG_LEVEL", _log_level, "")
     try:
         read_network(environ)
     except BrokenNetwork as error:

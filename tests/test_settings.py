@@ -80,7 +80,10 @@ class TestDefaults:
 
 class TestTable:
     def test_every_setting_is_a_variable_and_every_variable_a_setting(self) -> None:
-        assert {variable.name.lower() for variable in VARIABLES} == {setting.name for setting in fields(Settings)}
+        # The log is set up before there are settings.
+        variables = {variable.name.lower() for variable in VARIABLES} - {"log_level"}
+
+        assert variables == {setting.name for setting in fields(Settings)}
 
     def test_the_table_has_a_line_for_each(self) -> None:
         lines = table().splitlines()
@@ -435,7 +438,7 @@ class TestNumbers:
 
     @pytest.mark.parametrize("level", ["TRACE", "10"])
     def test_a_log_level_is_one_of_five(self, level: str) -> None:
-        assert loaded(LOG_LEVEL="debug").log_level == "DEBUG"
+        assert loaded(LOG_LEVEL="debug") == loaded(LOG_LEVEL="INFO")
         assert fault(LOG_LEVEL=level).startswith("LOG_LEVEL must be one of DEBUG")
 
     def test_one_call_fits_into_the_deadline(self) -> None:
@@ -522,7 +525,7 @@ class TestSecrecy:
             replace(settings, retry_for_seconds=1),
         ):
             assert other.digest != settings.digest
-        assert replace(settings, servicenow_password="x", log_level="DEBUG", database_url="x").digest == settings.digest
+        assert replace(settings, servicenow_password="x", database_url="x").digest == settings.digest
 
 
 class TestReferences:

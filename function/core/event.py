@@ -46,7 +46,6 @@ class Event:
     trigger: str = ""
     created_at: datetime | None = None
     current_retry: int = 0
-    max_retries: int = 0
     session_variables: Mapping[str, str] = field(default_factory=dict)
     trace_id: str = ""
     absent_is_null: bool = False

@@ -20,7 +20,7 @@ _WRITE_OR_REMOVE: Final = "write one, or remove the trigger that sends this"
 
 @dataclass(frozen=True, slots=True)
 class AlertSubject:
-    """What an alert is about; *since* is UNIX seconds."""
+    """What an alert is about; *since* is UNIX seconds, *ticket* its number ("" where there is none)."""
 
     rule: str
     table: str
@@ -28,9 +28,11 @@ class AlertSubject:
     event: str
     attempts: int
     since: float
+    ticket: str = ""
 
 
-def subject_of(delivery: Delivery) -> AlertSubject:
+def subject_of(delivery: Delivery, *, ticket: str = "") -> AlertSubject:
+    """*ticket* is its number, where there is one that the delivery's record does not have yet."""
     return AlertSubject(
         delivery.rule,
         table_of(delivery.source),
@@ -38,6 +40,7 @@ def subject_of(delivery: Delivery) -> AlertSubject:
         delivery.event,
         delivery.attempts,
         delivery.first_seen,
+        ticket or delivery.ticket,
     )
 
 
@@ -74,6 +77,7 @@ class AlertBuilder:
             "table": subject.table,
             "key": subject.key,
             "event": subject.event,
+            "ticket": subject.ticket,
             "reason": failure.reason.value,
             "hint": failure.hint,
             "words": failure.words,

@@ -97,6 +97,7 @@ def _notice(mail: DueMail) -> Notice:
         table=facts["table"],
         key=facts["key"],
         event=facts["event"],
+        ticket=facts.get("ticket", ""),  # an alert of before has none
         reason=facts["reason"],
         hint=facts["hint"],
         words=facts["words"],

@@ -120,7 +120,7 @@ def _table_event(fields: Fields, written: str) -> Event:
     event = _object(fields, "event")
     op, old, new = _images(event)
     old_place, new_place = place(old), place(new)
-    current_retry, max_retries = _delivery(fields)
+    current_retry = _current_retry(fields)
     return Event(
         id=event_id,
         source=source,
@@ -134,7 +134,6 @@ def _table_event(fields: Fields, written: str) -> Event:
         trigger=trigger,
         created_at=_created_at(fields.get("created_at")),
         current_retry=current_retry,
-        max_retries=max_retries,
         session_variables=_session_variables(event),
         trace_id=_trace_id(event),
         # MSSQL's events have neither (github.com/hasura/graphql-engine/issues/9128), and lack columns that are NULL.
@@ -183,11 +182,12 @@ def _images(event: Fields) -> tuple[Op, Json, Json]:
     return op, old, new
 
 
-def _delivery(fields: Fields) -> tuple[int, int]:
+def _current_retry(fields: Fields) -> int:
     if fields.get("delivery_info") is None:
-        return 0, 0
+        return 0
     delivery = _object(fields, "delivery_info")
-    return _count(delivery, "current_retry"), _count(delivery, "max_retries")
+    _count(delivery, "max_retries")  # it is checked, for what is no number is not Hasura's
+    return _count(delivery, "current_retry")
 
 
 def _count(delivery: Fields, name: str) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.mailserver import MailServerFixture
-from tests.payloads import cron, insert
+from tests.payloads import cron, insert, update
 from tests.world import World, outage
 
 UNKNOWN = outage(severity="major", title=None)
@@ -102,3 +102,13 @@ def test_a_mail_server_that_is_down_meanwhile_loses_nothing_that_is_owed(
     housekeep(site, 121)
 
     assert server.envelopes == [[OPS, GONE], [DUTY]]
+
+
+def test_a_mail_names_the_ticket_where_there_is_one(world: World) -> None:
+    world.send(insert("outages", outage()))
+    world.servicenow.arm("data_policy_403", method="PATCH")
+    world.send(update("outages", outage(), outage(title="Changed"), created_at="2026-03-04T05:06:08"))
+    [mail] = world.mails
+    text = str(mail.get_body(("plain",)))
+
+    assert "INC0010001" in text
