@@ -29,7 +29,7 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """One line of README's table. Without a default (None) it must be set; "" stands for unset."""
+    """One line of the table in docs/settings.md. Without a default (None) it must be set; "" stands for unset."""
 
     name: str
     default: str | None
@@ -234,7 +234,7 @@ class Settings:
 
 
 def table() -> str:
-    """README's table of settings, in Markdown."""
+    """The table of settings in docs/settings.md."""
     lines = ["| Variable | Default | Secret | Meaning |", "|---|---|---|---|"]
     for variable in VARIABLES:
         default = {None: "required", "": ""}.get(variable.default, f"`{variable.default}`")

@@ -1,6 +1,6 @@
-"""One notice as one mail: what it says, and how it reaches the mail server.
+"""One notice as one mail: what it says. Pure.
 
-When a mail is due, and to whom, is notices.py's to decide. compose() is pure; send() is the effect.
+When a mail is due, and to whom, is for mailer.py to decide; smtp.py sends it.
 """
 
 import logging
