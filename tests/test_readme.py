@@ -1,5 +1,7 @@
 """README and the pages in docs/ say what the code does."""
 
+import json
+import os
 import re
 import socket
 import subprocess
@@ -17,7 +19,9 @@ from function.rules.schema import RULE_KEYS, TICKET_KEYS, TOP_KEYS, schema
 from function.rules.templates import FILTERS_OFFERED
 from function.servicenow import ServiceNowClient, ServiceNowError
 from function.settings import load, table
+from sandbox.__main__ import PORTS
 from sandbox.servicenow import ServiceNow
+from tests.payloads import insert
 from tests.world import World
 
 HERE = Path(__file__).resolve().parent.parent
@@ -318,3 +322,92 @@ def test_every_route_is_named() -> None:
         routes = {rule.rule for rule in world.apps[0].routes.iter_rules()}
 
     assert {route for route in routes if f"{route}`" not in _under("Routes")} == set()
+
+
+def test_the_routes_named_are_those_that_there_are_with_their_methods() -> None:
+    with World() as world:
+        routes = {
+            f"{method} {rule.rule}"
+            for rule in world.apps[0].routes.iter_rules()
+            for method in (rule.methods or set()) - {"HEAD"}
+        }
+    rows = [row.split("|")[1] for row in _under("Routes").splitlines() if row.startswith("| `")]
+    named = {
+        f"{method} {path}"
+        for row in rows
+        for path in re.findall(r"/[\w/]*", row)
+        for method in re.findall(r"[A-Z]{3,}", row)
+    }
+
+    assert named == routes
+
+
+def test_every_table_of_the_ledger_is_named() -> None:
+    made: dict[str, None] = {}
+    for file in sorted((HERE / "function" / "migrations").glob("*.sql")):
+        for create, old, new, drop in re.findall(
+            r"CREATE TABLE servicenow\.(\w+)|ALTER TABLE servicenow\.(\w+) RENAME TO (\w+)"
+            r"|DROP TABLE servicenow\.(\w+)",
+            file.read_text("utf-8"),
+        ):
+            made.pop(old or drop, None)
+            if create or new:
+                made[create or new] = None
+    listed = _under("The ledger").partition("|---|---|---|\n")[2].partition("\n\n")[0]
+
+    assert set(re.findall(r"^\| `(\w+)` \|", listed, re.MULTILINE)) == set(made)
+
+
+def test_every_variable_of_make_run_is_named() -> None:
+    listed = DOCS["development.md"].partition("| Variable of `make run` |")[2].partition("\n\n")[0]
+    variables = {variable for _, variable, _, _ in PORTS}
+
+    assert {name for row in listed.splitlines() for name in re.findall(r"`([A-Z_]+)`", row)} == {
+        *variables,
+        "RULES_FILE",
+        "PROJECT",
+    }
+
+
+@pytest.mark.parametrize("example", re.findall(r"^```json\n(.*?)^```", ALL, re.MULTILINE | re.DOTALL))
+def test_an_answer_that_is_shown_is_one_that_the_function_gives(example: str) -> None:
+    shown = json.loads(example)
+    with World() as world:
+        given = world.send(insert("outages", {"id": 42, "title": "Down", "severity": "major", "status": "open"})).body
+
+    assert given is not None
+    assert shown.keys() == given.keys()
+    assert [outcome.keys() for outcome in shown["outcomes"]] == [outcome.keys() for outcome in given["outcomes"]]
+    assert [outcome["status"] for outcome in shown["outcomes"]] == [outcome["status"] for outcome in given["outcomes"]]
+
+
+def test_check_finds_in_wrong_rules_what_the_page_says(tmp_path: Path) -> None:
+    page = _under("Operations").partition("$ RULES_FILE=bad.yaml")[2].partition("\n\n")[0]
+    (tmp_path / "bad.yaml").write_text(
+        """version: 1
+rules:
+  - name: outage
+    from: hasura/outages
+    ticket:
+      key: "{{ row.id }}"
+      fields:
+        short_description: "{{ row.title | uper }}"
+""",
+        "utf-8",
+    )
+    command = [sys.executable, "-m", "function", "check", "--offline"]
+    environ = {
+        "PATH": os.environ.get("PATH", ""),
+        "PYTHONPATH": str(HERE),
+        "SOURCE_NAME": "shop-prod",
+        "SERVICENOW_INSTANCE_URL": "dev12345",
+        "SERVICENOW_USERNAME": "svc.hasura",
+        "SERVICENOW_PASSWORD": "not-a-real-one",
+        "RULES_FILE": "bad.yaml",
+        "DEADLINE_SECONDS": "soon",
+    }
+
+    ended = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=False)
+
+    assert ended.returncode == 1
+    assert set(page.splitlines()[1:]) == set((ended.stdout + ended.stderr).splitlines())
