@@ -61,9 +61,10 @@ class _Life:
 
     @property
     def must_have_one(self) -> bool:
-        """It deserves a ticket as it is and is not well, or became well when it had deserved one all its life.
+        """It is to have a ticket as it is and is not fixed, or was fixed after it was to have one all its life.
 
-        Heard in another order, one that did not deserve a ticket for a while may have become well before (README).
+        In another order of arrival, one that was to have none for a while may have been fixed before
+        (docs/guarantees.md).
         """
         if self.row is None or self.row["severity"] not in DESERVING:
             return False
@@ -142,7 +143,7 @@ def _audit_row(found: Audit, mark: str, life: _Life, tickets: list[dict[str, str
         found.lost.append(f"{mark} has no ticket; {_said(life.row)}")
     elif chain and life.row is not None and life.of_another_row:
         # An INSERT whose `when` is false may leave no evidence, so that changes after it can be taken for the former
-        # row's (README, limits).
+        # row's (docs/guarantees.md).
         if life.steps[-1]["old"] is None and chain[-1]["state"] not in ENDED:
             found.stale.append(f"{mark}: {chain[-1]['number']} is open, and its row is gone; {_said(life.row)}")
     elif chain:

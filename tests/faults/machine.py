@@ -136,7 +136,7 @@ class Life(RuleBasedStateMachine):
     """*counted*: the rows have a counter, which is the rule's ``order_by``, and every kind of clock does.
 
     Without one, what only a clock can tell has a clock that is right and a transaction of its own: a row back at an
-    earlier image, and all that happens once it has been deleted. That is the limit that README names.
+    earlier image, and all that happens once it has been deleted. That is a limit that docs/guarantees.md names.
     """
 
     world: ClassVar[World]
@@ -315,7 +315,7 @@ class Life(RuleBasedStateMachine):
         except Killed:
             self._start_anew(instance)
             # No answer is a retry too. That num_retries can be too small for a function that cannot be reached is
-            # README's to say: here the last try is not the one that dies.
+            # for docs/guarantees.md to say: here the last try is not the one that dies.
             if event.status == "pending":
                 event.tries += event.tries < NUM_RETRIES
             event.due = self._now + INTERVAL_SECONDS
@@ -473,7 +473,7 @@ class Life(RuleBasedStateMachine):
         ticket = tickets[-1]
         if image is not None and row.deleted and not any(map(_deserves, row.life)):
             # The ticket is of the row that was there before. An INSERT whose `when` is false may leave no evidence
-            # (README), so that changes after it can be taken for that row's.
+            # (docs/guarantees.md), so that changes after it can be taken for that row's.
             if len(row.life) == 1:
                 assert ticket["state"] in ENDED, f"OPEN FOR A ROW THAT IS GONE, {image}: {_shown([ticket])}"
             return
