@@ -24,7 +24,7 @@ NO_GET_AFTER_A_403 = (
 )
 ORDER_BY_CREATED_AT = (
     "function/core/trail.py",
-    "candidates = surplus + stated or [known for known in trail.places if known.entered]",
+    "candidates = surplus + asserted or [known for known in trail.places if known.entered]",
     "candidates = [known for known in trail.places if known.entered]",
 )
 NOT_UNKNOWN_WHILE_SENT = (
