@@ -7,6 +7,7 @@ In the folder TRIAL_FOLDER, a file ``kill-at-PLACE`` has the first process that 
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -33,7 +34,8 @@ def _end_here(place: checkpoint.Place) -> None:
         except FileNotFoundError:
             continue
         (FOLDER / f"{what}-at-{place}.done").write_text(str(os.getpid()))
-        os.kill(os.getpid(), sign)
+        # To this thread: sent to the process, another one may take it, and this one goes on for a moment.
+        signal.pthread_kill(threading.get_ident(), sign)
 
 
 def _app() -> App:
