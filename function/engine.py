@@ -53,7 +53,8 @@ BUSY_SECONDS_MAX: Final = 10.0
 WORK_SECONDS_MIN: Final = 1.0
 # Kept back from every deadline for the record and the answer.
 ANSWER_SECONDS: Final = 2.0
-# A connection that is replaced more often while one event is begun is left alone for now.
+# How often an event is begun on another connection because its own was replaced. After that it is answered 503, and
+# Hasura sends it again.
 CHANGES_MAX: Final = 3
 # Mails that fall due by themselves are looked for so often; those of this event at once.
 FLUSH_SECONDS: Final = 2.0
