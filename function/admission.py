@@ -10,10 +10,12 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Final
 
-# Rows are a few KiB. Those never wait; a hundred threads with the worst of such bodies take less than 100 MB.
+# Rows are a few KiB. Those never wait; a hundred threads with the worst of such bodies take less
+# than 100 MB.
 SMALL_BYTES_MAX: Final = 16 * 1024
-# What all bodies under work may take together, as multiples of the largest one allowed. No body of the largest size
-# takes more (measured: 8 MiB of `[],` take 250 MB), so that 8 MiB and 512 MiB of memory go together.
+# What all bodies under work may take together, as multiples of the largest one allowed. No body of
+# the largest size takes more (measured: 8 MiB of `[],` take 250 MB), so that 8 MiB and 512 MiB of
+# memory go together.
 WORK_FACTOR: Final = 32
 WORK_BYTES_MIN: Final = 64 * 1024 * 1024
 # All bodies that were read, those that wait for their turn included.
@@ -25,7 +27,8 @@ class MemoryBusy(Exception):  # noqa: N818  # what is the case
 
 
 class ByteBudget:
-    """Gives out bytes until *bytes_max* are taken, first come, first served; one request may take more if alone."""
+    """Gives out bytes until *bytes_max* are taken, first come, first served; one request may take
+    more if alone."""
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
@@ -60,7 +63,8 @@ class ByteBudget:
 
 
 class BodyAdmission:
-    """Lets few large bodies in at a time, so that all of them together stay within a multiple of *body_bytes_max*."""
+    """Lets few large bodies in at a time, so that all of them together stay within a multiple of
+    *body_bytes_max*."""
 
     def __init__(self, body_bytes_max: int) -> None:
         self._body_bytes_max = body_bytes_max
@@ -69,7 +73,8 @@ class BodyAdmission:
 
     @contextmanager
     def admit_reading(self, length: int | None, *, timeout_seconds: float) -> Iterator[None]:
-        """Hold the memory for a body of *length* bytes (None: it does not say) while it is there. Raises MemoryBusy."""
+        """Hold the memory for a body of *length* bytes (None: it does not say) while it is there.
+        Raises MemoryBusy."""
         if length is not None and length <= SMALL_BYTES_MAX:
             yield
             return
@@ -97,8 +102,8 @@ _OWN_MAPPING_BYTES: Final = 256 * 1024
 def return_freed_memory() -> None:
     """Have large blocks given back to the system when they are freed.
 
-    The GNU C library keeps up to 32 MiB of them for each thread otherwise: fifty lists, one after the other, are then
-    there all at once. Other C libraries have no such call, and no such habit.
+    The GNU C library keeps up to 32 MiB of them for each thread otherwise: fifty lists, one after
+    the other, are then there all at once. Other C libraries have no such call, and no such habit.
     """
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _OWN_MAPPING_BYTES)
@@ -119,12 +124,15 @@ _TWO_BYTES: Final = re.compile(rb"\\u(?!00)")
 
 
 def estimate_bytes(body: bytes | bytearray) -> int:
-    """About how much memory *body* takes while it is worked on; rather too much than too little, and found fast.
+    """About how much memory *body* takes while it is worked on; rather too much than too little,
+    and found fast.
 
     Commas and brackets within texts count like others.
     """
     # Python keeps a text in as many bytes a character as its widest character needs.
-    character_bytes = 4 if _FOUR_BYTES.search(body) else 2 if not body.isascii() or _TWO_BYTES.search(body) else 1
+    character_bytes = (
+        4 if _FOUR_BYTES.search(body) else 2 if not body.isascii() or _TWO_BYTES.search(body) else 1
+    )
     return (
         _COPIES * character_bytes * len(body)
         + _ELEMENT_BYTES * body.count(b",")

@@ -9,10 +9,11 @@ from typing import Final
 
 from flask import Request, Response
 
-# Our own trouble is short (a database that restarts); spread, so that what waited does not come back at one moment.
+# Our own trouble is short (a database that restarts); spread, so that what waited does not come
+# back at one moment.
 UNAVAILABLE_SECONDS: Final = (5, 15)
-# So much of a refused body is read and thrown away, so that its sender hears the answer; Google's front end lets no
-# more through over HTTP/1.
+# So much of a refused body is read and thrown away, so that its sender hears the answer; Google's
+# front end lets no more through over HTTP/1.
 DISCARD_BYTES_MAX: Final = 32 * 1024 * 1024
 _CHUNK_BYTES: Final = 64 * 1024
 JSON_TYPE: Final = "application/json"

@@ -49,15 +49,22 @@ class OperatorApi:
             ("/api/servicenow/test", "POST", self._test_connection),
         ]
         return [
-            Route(path, endpoint=self._require_operator(answer), methods=[method]) for path, method, answer in endpoints
+            Route(path, endpoint=self._require_operator(answer), methods=[method])
+            for path, method, answer in endpoints
         ]
 
-    def _require_operator(self, answer: Callable[[Request], Response]) -> Callable[[Request], Response]:
+    def _require_operator(
+        self, answer: Callable[[Request], Response]
+    ) -> Callable[[Request], Response]:
         def endpoint(request: Request) -> Response:
             scheme, _, token = request.headers.get("Authorization", "").partition(" ")
             tokens = (self._settings.console_token,) if self._settings.console_token else ()
-            if not hasura.verify_secret(token.strip() if scheme.lower() == "bearer" else None, tokens):
-                refused = answer_json(401, {"error": "send Authorization: Bearer and the value of CONSOLE_TOKEN"})
+            if not hasura.verify_secret(
+                token.strip() if scheme.lower() == "bearer" else None, tokens
+            ):
+                refused = answer_json(
+                    401, {"error": "send Authorization: Bearer and the value of CONSOLE_TOKEN"}
+                )
                 refused.headers["WWW-Authenticate"] = "Bearer"
                 return refused
             try:
@@ -114,7 +121,9 @@ def _read_configuration(request: Request, *, may_be_empty: bool = False) -> byte
         body = read_body(
             request,
             CONFIGURATION_BYTES_MAX,
-            too_large=f"{CONFIGURATION_BYTES_MAX} bytes: send instance_url, username and password only",
+            too_large=(
+                f"{CONFIGURATION_BYTES_MAX} bytes: send instance_url, username and password only"
+            ),
         )
     except BodyTooLarge as error:
         return answer_json(413, {"error": str(error)})

@@ -12,7 +12,14 @@ from werkzeug.routing import Map
 from werkzeug.routing import Rule as Route
 
 from function.admission import BodyAdmission, MemoryBusy
-from function.answers import BROKEN_OFF, BodyTooLarge, answer_json, answer_unavailable, discard_rest, read_body
+from function.answers import (
+    BROKEN_OFF,
+    BodyTooLarge,
+    answer_json,
+    answer_unavailable,
+    discard_rest,
+    read_body,
+)
 from function.api import OperatorApi
 from function.connection.active import Connection, ConnectionProvider
 from function.connection.probe import ConnectionTester, TestReport
@@ -101,7 +108,8 @@ class App:
         self._ledger.database.close()
 
     def handle(self, request: Request) -> Response:
-        """Answer *request*. Whatever happens, nothing of it stands in the log or in the answer of a failure."""
+        """Answer *request*. Whatever happens, nothing of it stands in the log or in the answer of a
+        failure."""
         try:
             endpoint, _ = self.routes.bind_to_environ(request.environ).match()
             allowed = self._settings.deadline_seconds
@@ -113,7 +121,10 @@ class App:
             answer = answer_json(405, {"error": f"this route takes {', '.join(methods)} only"})
             answer.headers["Allow"] = ", ".join(error.valid_methods or ["POST"])
         except NotFound:
-            answer = answer_json(404, {"error": "there is no such route; Hasura's events go to POST / or POST /hasura"})
+            answer = answer_json(
+                404,
+                {"error": "there is no such route; Hasura's events go to POST / or POST /hasura"},
+            )
         except HTTPException as error:
             answer = answer_json(error.code or 400, {"error": error.name})
         except LedgerUnavailable as error:
@@ -129,7 +140,9 @@ class App:
         return answer
 
     def _hasura(self, request: Request) -> Response:
-        if not hasura.verify_secret(request.headers.get("X-Webhook-Secret"), self._settings.hasura_event_secrets):
+        if not hasura.verify_secret(
+            request.headers.get("X-Webhook-Secret"), self._settings.hasura_event_secrets
+        ):
             return answer_json(401, {"error": "the header X-Webhook-Secret is missing or wrong"})
         started = time.monotonic()
         patience = min(PATIENCE_SECONDS, self._settings.deadline_seconds / 5)
@@ -138,12 +151,16 @@ class App:
                 return self._receive(request, started, patience - (time.monotonic() - started))
         except MemoryBusy:
             log.warning("answered 503: other large requests take all the memory")
-            return answer_unavailable("other large requests are worked on just now; nothing was done")
+            return answer_unavailable(
+                "other large requests are worked on just now; nothing was done"
+            )
 
     def _receive(self, request: Request, started: float, patience: float) -> Response:
         limit = self._settings.max_body_bytes
         try:
-            body = read_body(request, limit, too_large=f"MAX_BODY_BYTES ({limit}): send fewer columns")
+            body = read_body(
+                request, limit, too_large=f"MAX_BODY_BYTES ({limit}): send fewer columns"
+            )
         except BodyTooLarge as error:
             return self._refused(413, str(error))
         if body is None:
@@ -156,7 +173,10 @@ class App:
             body.clear()  # the event has it as text
             failpoint("received")
             if event.source == HOUSEKEEPING:
-                return answer_json(200, {"event": event.id, "outcomes": [], "housekeeping": self._housekeeping.run()})
+                return answer_json(
+                    200,
+                    {"event": event.id, "outcomes": [], "housekeeping": self._housekeeping.run()},
+                )
             return _told(self._engine.deliver(event, spent_seconds=time.monotonic() - started))
 
     def _refused(self, status: int, message: str) -> Response:
@@ -197,7 +217,9 @@ def _told(delivered: DeliveryResult) -> Response:
 def _outcome(outcome: Outcome) -> dict[str, object]:
     retry_at = None
     if outcome.retry_at is not None:
-        retry_at = datetime.fromtimestamp(math.ceil(outcome.retry_at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        retry_at = datetime.fromtimestamp(math.ceil(outcome.retry_at), UTC).strftime(
+            "%Y-%m-%dT%H:%M:%SZ"
+        )
     return {
         "rule": outcome.rule,
         "key": outcome.key,

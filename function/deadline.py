@@ -14,7 +14,8 @@ _until: ContextVar[float] = ContextVar("until", default=math.inf)
 
 @contextmanager
 def answer_within(seconds: float) -> Iterator[None]:
-    """Within, whatever waits for a database or for a secret stops in time for an answer after *seconds*."""
+    """Within, whatever waits for a database or for a secret stops in time for an answer after
+    *seconds*."""
     token = _until.set(min(_until.get(), time.monotonic() + seconds))
     try:
         yield
@@ -31,11 +32,12 @@ def seconds_left() -> float:
 class Deadline:
     """The moment, on the monotonic clock, by which a delivery must be answered.
 
-    *proven*: a call of this delivery was let in by ServiceNow, so its next ones need no leave; it is the number of
-    the failures by then, for after another one they do. *alone*: this row's call failed the last time, so
-    what fails now says nothing about ServiceNow as a whole. *failed*: one of its calls has now (None without a call).
-    *called*: a call was made. *permit*: leave to make the first call, until it is taken. *passed*: with that leave, a
-    call was let in, which the ledger is told when the delivery is recorded.
+    *proven*: a call of this delivery was let in by ServiceNow, so its next ones need no leave; it
+    is the number of the failures by then, for after another one they do. *alone*: this row's call
+    failed the last time, so what fails now says nothing about ServiceNow as a whole. *failed*: one
+    of its calls has now (None without a call). *called*: a call was made. *permit*: leave to make
+    the first call, until it is taken. *passed*: with that leave, a call was let in, which the
+    ledger is told when the delivery is recorded.
     """
 
     at: float
@@ -63,5 +65,6 @@ class Deadline:
         return permit
 
     def failed_now(self, *, done: bool) -> bool:
-        """Whether the row's next failure says nothing about ServiceNow as a whole. *done*: nothing is left to do."""
+        """Whether the row's next failure says nothing about ServiceNow as a whole. *done*: nothing
+        is left to do."""
         return self.alone if self.failed is None else self.failed and not done

@@ -36,7 +36,14 @@ from function.ledger.records import (
     Ticket,
 )
 from function.log import fault
-from function.notices.alerts import AlertBuilder, AlertSubject, no_rule, subject_of, table_of, unruled_fingerprint
+from function.notices.alerts import (
+    AlertBuilder,
+    AlertSubject,
+    no_rule,
+    subject_of,
+    table_of,
+    unruled_fingerprint,
+)
 from function.notices.mailer import AlertMailer
 from function.rules.evaluate import evaluate
 from function.rules.model import Rule, Rules
@@ -45,16 +52,18 @@ from function.targets.base import LeaseLost, Result, Targets, TargetSession, Tas
 
 log = logging.getLogger(__name__)
 
-# A waiter polls the key's lease that long, then Hasura is asked to come back: threads and its pool are not for waiting.
+# A waiter polls the key's lease that long, then Hasura is asked to come back: threads and its pool
+# are not for waiting.
 LEASE_PATIENCE_SECONDS: Final = 2.0
-# A key is busy for as long as a call takes, seldom for the whole lease of a holder that vanished: asking costs little.
+# A key is busy for as long as a call takes, seldom for the whole lease of a holder that vanished:
+# asking costs little.
 BUSY_SECONDS_MAX: Final = 10.0
 # Less than this is not enough for a call and its record.
 WORK_SECONDS_MIN: Final = 1.0
 # Kept back from every deadline for the record and the answer.
 ANSWER_SECONDS: Final = 2.0
-# How often an event is begun on another connection because its own was replaced. After that it is answered 503, and
-# Hasura sends it again.
+# How often an event is begun on another connection because its own was replaced. After that it is
+# answered 503, and Hasura sends it again.
 CHANGES_MAX: Final = 3
 # Mails that fall due by themselves are looked for so often; those of this event at once.
 FLUSH_SECONDS: Final = 2.0
@@ -98,7 +107,9 @@ class Engine:
         self.targets = targets
         self.notices = notices
         self.draw = draw
-        self.alerts = AlertBuilder(source_name=settings.source_name, notify_after_seconds=settings.notify_after_seconds)
+        self.alerts = AlertBuilder(
+            source_name=settings.source_name, notify_after_seconds=settings.notify_after_seconds
+        )
         self._cleared_no_rule = False
         self._flushed_at = -math.inf
 
@@ -114,24 +125,34 @@ class Engine:
 
         *spent_seconds*: what it took to receive it, of the time within which it is to be answered.
 
-        *fresh*: a dead letter is tried again with a new clock; by default when Hasura sends it as if for the first time
-        (a console Redeliver sets the count of retries to 0). *only_rules*: the ids of those that are tried, all by
-        default. Raises LedgerUnavailable, with nothing done that is not safe to do again.
+        *fresh*: a dead letter is tried again with a new clock; by default when Hasura sends it as
+        if for the first time (a console Redeliver sets the count of retries to 0). *only_rules*:
+        the ids of those that are tried, all by default. Raises LedgerUnavailable, with nothing done
+        that is not safe to do again.
         """
         deadline = self.deadline(spent_seconds)
         if fresh is None:
             fresh = event.current_retry == 0
-        rules = [rule for rule in self.rules.concerning(event) if only_rules is None or rule.id in only_rules]
+        rules = [
+            rule
+            for rule in self.rules.concerning(event)
+            if only_rules is None or rule.id in only_rules
+        ]
         delivery = _EventDelivery(self, event, fresh=fresh, deadline=deadline)
         if not rules:
             outcomes = [delivery.dead_letter_no_rule()]
         else:
             self._clear_no_rule_alerts()
             outcomes = delivery.apply(rules)
-            # Under other rules it may have been dead or waiting: no rule, no mapping of the key, another key.
-            # What a rule has that this instance does not know is another instance's, in the middle of a deployment.
+            # Under other rules it may have been dead or waiting: no rule, no mapping of the key,
+            # another key. What a rule has that this instance does not know is another instance's,
+            # in the middle of a deployment.
             if delivery.has_others:
-                ids = [rule.id for rule in rules] if only_rules is not None else ["", *(rule.id for rule in rules)]
+                ids = (
+                    [rule.id for rule in rules]
+                    if only_rules is not None
+                    else ["", *(rule.id for rule in rules)]
+                )
                 self.ledger.deliveries.withdraw(event, rules=ids, but=delivery.kept)
         if delivery.mail_due or time.monotonic() - self._flushed_at > FLUSH_SECONDS:
             self._flushed_at = time.monotonic()
@@ -143,7 +164,8 @@ class Engine:
         return DeliveryResult(event.id, tuple(outcomes), retry_after)
 
     def report_bad_request(self, failure: Failure, *, source: str) -> None:
-        """Have people told that an authenticated request was no event: something upstream changed."""
+        """Have people told that an authenticated request was no event: something
+        upstream changed."""
         subject = AlertSubject("", source, "", "", 1, self.ledger.now())
         self.ledger.alerts.raise_alert(
             self.alerts.alert("upstream", failure, subject, instance=self.any_session().instance)
@@ -151,12 +173,15 @@ class Engine:
         self.notices.flush(timeout_seconds=5.0)
 
     def any_session(self) -> TargetSession:
-        """A session where no rule says which target: what it says of the instance is told to people."""
+        """A session where no rule says which target: what it says of the instance is told to
+        people."""
         return next(iter(self.targets.values())).connect()
 
     def deadline(self, spent_seconds: float = 0.0) -> Deadline:
         allowed = self.settings.deadline_seconds
-        return Deadline.after(min(allowed - spent_seconds, seconds_left()) - min(ANSWER_SECONDS, allowed / 10))
+        return Deadline.after(
+            min(allowed - spent_seconds, seconds_left()) - min(ANSWER_SECONDS, allowed / 10)
+        )
 
     @property
     def work_seconds_min(self) -> float:
@@ -167,9 +192,12 @@ class Engine:
         return f"{self.rules.digest[:16]}{session.settings_digest[:16]}"
 
     def _clear_no_rule_alerts(self) -> None:
-        """Once for each start, for rules change by a start: events that have a rule now are not told of any more."""
+        """Once for each start, for rules change by a start: events that have a rule now are not
+        told of any more."""
         if not self._cleared_no_rule:
-            self.ledger.alerts.end_alerts(sorted({unruled_fingerprint(rule.source) for rule in self.rules.rules}))
+            self.ledger.alerts.end_alerts(
+                sorted({unruled_fingerprint(rule.source) for rule in self.rules.rules})
+            )
             self._cleared_no_rule = True
 
 
@@ -186,7 +214,8 @@ class _EventDelivery:
         self._sessions: dict[str, TargetSession] = {}
         # What has a record: rule and key.
         self.kept: list[tuple[str, str]] = []
-        # Whether the event has records besides, and whether mails are due: so until the ledger has said otherwise.
+        # Whether the event has records besides, and whether mails are due: so until the ledger has
+        # said otherwise.
         self.has_others = True
         self._asked_for_others = False
         self.mail_due = False
@@ -194,7 +223,9 @@ class _EventDelivery:
     def apply(self, rules: Collection[Rule]) -> list[Outcome]:
         """Have each of *rules* applied; gives what followed for each of its keys."""
         event = self._event
-        steps = [(rule, step) for rule in rules if event.op in rule.ops for step in evaluate(rule, event)]
+        steps = [
+            (rule, step) for rule in rules if event.op in rule.ops for step in evaluate(rule, event)
+        ]
         not_due = self._not_due_yet(steps)
         outcomes = []
         for rule, step in steps:
@@ -206,13 +237,18 @@ class _EventDelivery:
                 outcomes.append(_retrying(rule, step, *waiting))
             elif len(self.kept) > 1 and self._deadline.left() < self._engine.work_seconds_min:
                 # Hasura comes back for the rest.
-                outcomes.append(_retrying(rule, step, Reason.DEADLINE, self._ledger.now() + SOON_SECONDS))
+                outcomes.append(
+                    _retrying(rule, step, Reason.DEADLINE, self._ledger.now() + SOON_SECONDS)
+                )
             else:
                 outcomes.append(self._deliver_step(rule, step))
         return outcomes
 
-    def _not_due_yet(self, steps: Collection[tuple[Rule, Step]]) -> Mapping[tuple[str, str], tuple[Reason, float]]:
-        """Of an event that came again for what is due: why the rest waits, and until when (UNIX seconds).
+    def _not_due_yet(
+        self, steps: Collection[tuple[Rule, Step]]
+    ) -> Mapping[tuple[str, str], tuple[Reason, float]]:
+        """Of an event that came again for what is due: why the rest waits, and until when (UNIX
+        seconds).
 
         Where nothing is due it came early, and all is tried.
         """
@@ -232,8 +268,8 @@ class _EventDelivery:
         self._asked_for_others = True
 
     def _record_nothing_wanted(self, rule: Rule, step: Step) -> Outcome:
-        """The common case of a row below `when` costs no record, not even evidence; but where its key had a row before,
-        that one's end would be taken for this one's."""
+        """The common case of a row below `when` costs no record, not even evidence; but where its
+        key had a row before, that one's end would be taken for this one's."""
         if rule.target.follows:
             session = self._session(rule)
             try:
@@ -269,9 +305,13 @@ class _EventDelivery:
                 return Outcome(rule.id, step.key, Status.UNCHANGED, beginning.ticket)
             case AlreadyDead():
                 reason = Reason(beginning.reason) if beginning.reason else Reason.GAVE_UP
-                return Outcome(rule.id, step.key, Status.DEAD, beginning.ticket, reason, hint=beginning.hint)
+                return Outcome(
+                    rule.id, step.key, Status.DEAD, beginning.ticket, reason, hint=beginning.hint
+                )
             case ConnectionChanged():
-                return _retrying(rule, step, Reason.NOT_CONFIGURED, self._ledger.now() + SOON_SECONDS)
+                return _retrying(
+                    rule, step, Reason.NOT_CONFIGURED, self._ledger.now() + SOON_SECONDS
+                )
             case KeyBusy():
                 wait = max(1.0, min(beginning.seconds, BUSY_SECONDS_MAX) * self._engine.draw())
                 return _retrying(rule, step, Reason.BUSY, self._ledger.now() + wait)
@@ -308,7 +348,9 @@ class _EventDelivery:
                 return beginning
             time.sleep(min(0.02 + 0.1 * random.random(), max(0.0, patience.left())))  # noqa: S311  # jitter
 
-    def _attempt(self, rule: Rule, step: Step, begun: Acquired, *, owner: str, started: float) -> Outcome:
+    def _attempt(
+        self, rule: Rule, step: Step, begun: Acquired, *, owner: str, started: float
+    ) -> Outcome:
         place = current_place(begun.ticket.trail)
         moved = place is None or place.digest == step.entered
         wants = wanted_at(place, step.wants if moved else None) if place is not None else step.wants
@@ -331,7 +373,11 @@ class _EventDelivery:
         except LeaseLost:
             self._release_permit(rule, begun)
             return _retrying(rule, step, Reason.BUSY, begun.now + self._settings.lease_seconds)
-        if failure is None and task.record.suspect_until is not None and begun.delivery.attempts > 1:
+        if (
+            failure is None
+            and task.record.suspect_until is not None
+            and begun.delivery.attempts > 1
+        ):
             # What this event sent may still change the ticket: it comes back to look.
             failure = Failure(
                 Kind.IN_DOUBT,
@@ -373,10 +419,12 @@ class _EventDelivery:
     def _apply(
         self, task: Task, wants: DesiredState | Failure, *, moved: bool
     ) -> tuple[Result, Failure | None, CircuitOpen | None]:
-        """Have the target act. Gives what it did, why it did not, and the hold that kept it from it."""
+        """Have the target act. Gives what it did, why it did not, and the hold that kept it from
+        it."""
         nothing = Result(Status.SUPERSEDED, None)
         if isinstance(wants, Failure):
-            # The place where the row is cannot be said; the event that took it there answers for that.
+            # The place where the row is cannot be said; the event that took it there answers for
+            # that.
             return nothing, wants if moved else None, None
         try:
             if self._deadline.left() < self._engine.work_seconds_min:
@@ -425,7 +473,8 @@ class _EventDelivery:
         return finished.stands
 
     def _permit_return(self, begun: Acquired) -> PermitReturn | None:
-        """What is to be said of the permit that was given at the beginning; None where its call has said it already."""
+        """What is to be said of the permit that was given at the beginning; None where its call has
+        said it already."""
         if begun.permit is None or not (self._deadline.passed or self._deadline.permit is not None):
             return None
         return PermitReturn(begun.permit_for, self._deadline.passed)
@@ -437,11 +486,16 @@ class _EventDelivery:
                 self._ledger.holds.release_probe(self._session(rule).instance, begun.permit_for)
 
     def _not_begun(self, rule: Rule, step: Step, error: Exception) -> Outcome:
-        """The outcome where the ledger does not take the beginning of the work; nothing was called."""
+        """The outcome where the ledger does not take the beginning of the work; nothing
+        was called."""
         started = time.monotonic()
         session = self._session(rule)
         delivery, now = self._ledger.deliveries.count_attempt(
-            self._event, rule=rule.id, key=step.key, digest=self._engine.digest(session), fresh=self._fresh
+            self._event,
+            rule=rule.id,
+            key=step.key,
+            digest=self._engine.digest(session),
+            fresh=self._fresh,
         )
         ticket = Ticket(session.instance, rule.id, step.key)
         status = InstanceStatus(session.version, traits=TableTraits(), others=True)
@@ -449,15 +503,24 @@ class _EventDelivery:
         return self._not_recorded(rule, step, acquired, error, owner="", started=started)
 
     def _not_recorded(
-        self, rule: Rule, step: Step, begun: Acquired, error: Exception, *, owner: str, started: float
+        self,
+        rule: Rule,
+        step: Step,
+        begun: Acquired,
+        error: Exception,
+        *,
+        owner: str,
+        started: float,
     ) -> Outcome:
         """The outcome of what the ledger did not take, recorded in words of our own alone.
 
-        The ticket's record stays as it was, and whoever comes next finds out what was done, as after a holder that
-        vanished.
+        The ticket's record stays as it was, and whoever comes next finds out what was done, as
+        after a holder that vanished.
         """
         why = str(error) if isinstance(error, LedgerRefused) else type(error).__name__
-        log.critical("a fault of ours: what came of an event cannot be recorded: %s at %s", why, fault(error))
+        log.critical(
+            "a fault of ours: what came of an event cannot be recorded: %s at %s", why, fault(error)
+        )
         failure = Failure(
             Kind.TRANSIENT,
             Reason.FAULT,
@@ -465,22 +528,46 @@ class _EventDelivery:
         )
         outcome = self._failed(rule, step, begun, failure, "", started=started)
         alerts, fingerprint = self._alerts(rule, begun, outcome, failure, None, None)
-        self._finish(None, outcome, failure, alerts, fingerprint, owner=owner, started=started, abandoned=begun.ticket)
+        self._finish(
+            None,
+            outcome,
+            failure,
+            alerts,
+            fingerprint,
+            owner=owner,
+            started=started,
+            abandoned=begun.ticket,
+        )
         return outcome
 
     def _failed(
-        self, rule: Rule, step: Step, begun: Acquired, failure: Failure, number: str, *, started: float
+        self,
+        rule: Rule,
+        step: Step,
+        begun: Acquired,
+        failure: Failure,
+        number: str,
+        *,
+        started: float,
     ) -> Outcome:
         """The outcome of a failure: to be tried again, or given up on."""
         if failure.kind is Kind.PERMANENT:
-            return Outcome(rule.id, step.key, Status.DEAD, number, failure.reason, hint=failure.hint)
+            return Outcome(
+                rule.id, step.key, Status.DEAD, number, failure.reason, hint=failure.hint
+            )
         now = begun.now + time.monotonic() - started
         if now - begun.delivery.first_seen > self._settings.retry_for_seconds:
-            return Outcome(rule.id, step.key, Status.DEAD, number, Reason.GAVE_UP, hint=failure.hint)
+            return Outcome(
+                rule.id, step.key, Status.DEAD, number, Reason.GAVE_UP, hint=failure.hint
+            )
         # Time that ran out is nobody's outage: the rest is done soon.
         attempt = 1 if failure.reason is Reason.DEADLINE else begun.delivery.attempts
-        wait = wait_seconds(attempt, self._engine.draw(), at_least=failure.retry_after_seconds or 0.0)
-        return Outcome(rule.id, step.key, Status.RETRYING, number, failure.reason, now + max(1.0, wait))
+        wait = wait_seconds(
+            attempt, self._engine.draw(), at_least=failure.retry_after_seconds or 0.0
+        )
+        return Outcome(
+            rule.id, step.key, Status.RETRYING, number, failure.reason, now + max(1.0, wait)
+        )
 
     def _alerts(
         self,
@@ -491,8 +578,13 @@ class _EventDelivery:
         held: CircuitOpen | None,
         task: Task | None,
     ) -> tuple[list[Alert], str]:
-        """The alerts of one outcome, and of the *task* if it counts; and the fingerprint of the delivery's own."""
-        builder, instance, delivery = self._engine.alerts, self._session(rule).instance, begun.delivery
+        """The alerts of one outcome, and of the *task* if it counts; and the fingerprint of the
+        delivery's own."""
+        builder, instance, delivery = (
+            self._engine.alerts,
+            self._session(rule).instance,
+            begun.delivery,
+        )
         subject = subject_of(delivery, ticket=outcome.ticket)
         alerts = []
         if task is not None and task.left_empty:
@@ -530,7 +622,9 @@ class _EventDelivery:
     def _dead_letter_no_key(self, rule: Rule, failure: Failure) -> Outcome:
         self.mail_due = self.has_others = self._asked_for_others = True
         session = self._session(rule)
-        subject = AlertSubject(rule.id, table_of(self._event.source), "", self._event.id, 1, self._ledger.now())
+        subject = AlertSubject(
+            rule.id, table_of(self._event.source), "", self._event.id, 1, self._ledger.now()
+        )
         outcome = Outcome(rule.id, "", Status.DEAD, reason=failure.reason, hint=failure.hint)
         return self._ledger.deliveries.record_without_ticket(
             self._event,
@@ -546,7 +640,9 @@ class _EventDelivery:
         self.mail_due = True
         failure = no_rule(self._event, self._settings.rules_file)
         session = self._engine.any_session()
-        alert = self._engine.alerts.unruled(failure, self._event, instance=session.instance, now=self._ledger.now())
+        alert = self._engine.alerts.unruled(
+            failure, self._event, instance=session.instance, now=self._ledger.now()
+        )
         outcome = Outcome("", "", Status.DEAD, reason=Reason.NO_RULE, hint=failure.hint)
         return self._ledger.deliveries.record_without_ticket(
             self._event,
@@ -560,7 +656,8 @@ class _EventDelivery:
 
 
 def save_under_lease(ledger: Ledger, owner: str) -> Callable[[Ticket], None]:
-    """What writes a ticket's record down while *owner* has its lease, and raises LeaseLost where it has not."""
+    """What writes a ticket's record down while *owner* has its lease, and raises LeaseLost where it
+    has not."""
 
     def save(ticket: Ticket) -> None:
         if not ledger.tickets.save(ticket, owner=owner):
@@ -573,7 +670,8 @@ def wanted_at(place: Place, fresh: DesiredState | Failure | None = None) -> Desi
     """What is wanted when the row is at *place*; *fresh* where it was rendered just now."""
     wants = fresh or wanted_from_json(place.wants)
     if place.belongs_to_predecessor and isinstance(wants, DesiredState):
-        # The row that the ticket was for is gone; none is wanted for the one that came under its key.
+        # The row that the ticket was for is gone; none is wanted for the one that came under its
+        # key.
         return replace(wants, gone=True, resolved=False, fields={})
     return wants
 

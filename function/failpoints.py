@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Final, Literal, TypeAlias
 
 Place: TypeAlias = Literal["received", "leased", "before_call", "after_call", "recorded"]
-# In the order in which an event comes by: authenticated and read; the key is ours and the attempt counted; the write
-# is written down and not sent; it was answered, or failed, and that is not written down; all is, and nobody was told.
+# In the order in which an event comes by: authenticated and read; the key is ours and the attempt
+# counted; the write is written down and not sent; it was answered, or failed, and that is not
+# written down; all is, and nobody was told.
 PLACES: Final[tuple[Place, ...]] = ("received", "leased", "before_call", "after_call", "recorded")
 
 _listener: Callable[[Place], None] | None = None

@@ -32,11 +32,16 @@ class Housekeeping:
     def run(self) -> dict[str, int]:
         """Do all of it, as far as the time for one answer goes; gives how many of each."""
         deadline = self._engine.deadline()
-        settled = sum(self._settle_suspects(target.connect(), deadline) for target in self._engine.targets.values())
+        settled = sum(
+            self._settle_suspects(target.connect(), deadline)
+            for target in self._engine.targets.values()
+        )
         told = self._tell_of_overdue(deadline)
         # What is old can wait, and mails cannot: they are left half of the time.
         keep_seconds = self._settings.keep_days * 86400.0
-        forgotten = self._ledger.forget_older_than(keep_seconds, for_seconds=max(0.0, deadline.left() / 2))
+        forgotten = self._ledger.forget_older_than(
+            keep_seconds, for_seconds=max(0.0, deadline.left() / 2)
+        )
         mailed = self._engine.notices.flush(timeout_seconds=max(0.0, deadline.left()))
         return {"settled": settled, "told": told, "forgotten": forgotten, "mailed": mailed}
 
@@ -47,7 +52,9 @@ class Housekeeping:
             if deadline.left() < self._engine.work_seconds_min:
                 break
             try:
-                done = rule_id in rules and self._settle(session, rules[rule_id], key, deadline=deadline)
+                done = rule_id in rules and self._settle(
+                    session, rules[rule_id], key, deadline=deadline
+                )
             except LedgerUnavailable:
                 raise
             except Exception as error:  # noqa: BLE001  # one that cannot be read must not stop the others
@@ -76,14 +83,24 @@ class Housekeeping:
         wants = wanted_at(place) if place is not None else None
         desired = wants if isinstance(wants, DesiredState) else None
         traits = self._ledger.tickets.traits(session.instance, rule.target.table)
-        task = Task(rule, None, desired, ticket, now, deadline, save_under_lease(self._ledger, owner), traits)
+        task = Task(
+            rule,
+            None,
+            desired,
+            ticket,
+            now,
+            deadline,
+            save_under_lease(self._ledger, owner),
+            traits,
+        )
         settled = False
         try:
             session.settle(task)
             settled = True
         except NotDone as error:
             log.warning(
-                "a ticket could not be looked at", extra={"rule": rule.id, "reason": error.failure.reason.value}
+                "a ticket could not be looked at",
+                extra={"rule": rule.id, "reason": error.failure.reason.value},
             )
         except LeaseLost:
             return False
@@ -92,7 +109,8 @@ class Housekeeping:
         return settled
 
     def _tell_of_overdue(self, deadline: Deadline) -> int:
-        """People hear of what Hasura did not send again when it should have; in the end it is dead."""
+        """People hear of what Hasura did not send again when it should have; in the end
+        it is dead."""
         told = 0
         now = self._ledger.now()
         instance = self._engine.any_session().instance

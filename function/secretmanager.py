@@ -1,4 +1,5 @@
-"""Reads secrets from Google Secret Manager. Its client is loaded (0.1 s, 27 MB) when the first one is asked for."""
+"""Reads secrets from Google Secret Manager. Its client is loaded (0.1 s, 27 MB) when the first one
+is asked for."""
 
 import functools
 import os
@@ -9,18 +10,21 @@ from typing import Any, Final
 from function.deadline import seconds_left
 from function.servicenow.network import FILES
 
-# At start somebody is waiting for the first answer; a secret that takes longer than this will not come.
+# At start somebody is waiting for the first answer; a secret that takes longer than this will not
+# come.
 READ_SECONDS: Final = 10.0
 
 _RESOURCE: Final = re.compile(r"projects/[^/\s]+/secrets/[^/\s]+/versions/[^/\s]+")
 
 
 class SecretUnreadable(Exception):  # noqa: N818  # what happened, not whose error it is
-    """A secret could not be read. The text says why in Google's word for it, never what the secret holds."""
+    """A secret could not be read. The text says why in Google's word for it, never what the secret
+    holds."""
 
 
 def resource(reference: str) -> str | None:
-    """The resource that ``secret://projects/P/secrets/S[/versions/V]`` names, its latest version by default.
+    """The resource that ``secret://projects/P/secrets/S[/versions/V]`` names, its latest version by
+    default.
 
     None when *reference* is not of that form.
     """
@@ -33,9 +37,9 @@ def resource(reference: str) -> str | None:
 def read(name: str, *, client: Any = None, seconds: float = READ_SECONDS) -> str:
     """The secret that the resource *name* holds, without the line end that ``echo`` leaves behind.
 
-    *client* is a SecretManagerServiceClient, by default one with the credentials that the function runs with. It is
-    asked each time: who reads often keeps what was read. Raises SecretUnreadable, after *seconds* at the latest, and in
-    time for the answer that is due.
+    *client* is a SecretManagerServiceClient, by default one with the credentials that the function
+    runs with. It is asked each time: who reads often keeps what was read. Raises SecretUnreadable,
+    after *seconds* at the latest, and in time for the answer that is due.
     """
     # Here, because loading them is what takes the time.
     from google.api_core.exceptions import GoogleAPICallError, RetryError, ServiceUnavailable  # noqa: PLC0415
@@ -50,7 +54,8 @@ def read(name: str, *, client: Any = None, seconds: float = READ_SECONDS) -> str
         answer = client.access_secret_version(request={"name": name}, retry=again, timeout=seconds)
         return str(answer.payload.data.decode("utf-8")).rstrip("\r\n")
     except (GoogleAPICallError, RetryError, GoogleAuthError) as error:
-        # Its text can quote credentials' files and addresses; its name (PermissionDenied, NotFound) says enough.
+        # Its text can quote credentials' files and addresses; its name (PermissionDenied, NotFound)
+        # says enough.
         raise SecretUnreadable(type(error).__name__) from None
     except UnicodeDecodeError:
         raise SecretUnreadable("it is not UTF-8 text") from None
@@ -59,10 +64,16 @@ def read(name: str, *, client: Any = None, seconds: float = READ_SECONDS) -> str
 def way_out(environ: Mapping[str, str]) -> dict[str, str]:
     """What *environ* says of proxies and certificates, by the names that Google's libraries know.
 
-    gRPC reads proxies in lower case only, and certificates of its own; the tokens are fetched with requests.
+    gRPC reads proxies in lower case only, and certificates of its own; the tokens are fetched with
+    requests.
     """
-    said = {name.lower(): environ[name] for name in ("HTTPS_PROXY", "NO_PROXY") if environ.get(name)}
-    trusted = next((environ[name] for name in FILES if environ.get(name) and not os.path.isdir(environ[name])), "")
+    said = {
+        name.lower(): environ[name] for name in ("HTTPS_PROXY", "NO_PROXY") if environ.get(name)
+    }
+    trusted = next(
+        (environ[name] for name in FILES if environ.get(name) and not os.path.isdir(environ[name])),
+        "",
+    )
     if trusted:
         said |= dict.fromkeys(("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "REQUESTS_CA_BUNDLE"), trusted)
     return said

@@ -1,7 +1,9 @@
-"""The environment, read once and checked whole: every fault is one sentence that names the variable.
+"""The environment, read once and checked whole: every fault is one sentence that names the
+variable.
 
-Every value may be a reference to Google Secret Manager instead, ``secret://projects/P/secrets/S[/versions/V]``; where
-a list is expected, so may each of its elements.
+Every value may be a reference to Google Secret Manager instead,
+``secret://projects/P/secrets/S[/versions/V]``; where a list is expected, so may each of its
+elements.
 """
 
 import re
@@ -20,7 +22,8 @@ T = TypeVar("T")
 
 
 class SettingsError(Exception):
-    """The environment cannot be worked with. *faults* are all that is wrong with it, a sentence each."""
+    """The environment cannot be worked with. *faults* are all that is wrong with it, a sentence
+    each."""
 
     def __init__(self, faults: tuple[str, ...]) -> None:
         super().__init__("\n".join(faults))
@@ -29,7 +32,8 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """One line of the table in docs/settings.md. Without a default (None) it must be set; "" stands for unset."""
+    """One line of the table in docs/settings.md. Without a default (None) it must be set; "" stands
+    for unset."""
 
     name: str
     default: str | None
@@ -41,20 +45,22 @@ VARIABLES: Final = (
     Variable(
         "SOURCE_NAME",
         None,
-        "Which app the rows are of. It is in every ticket's address: `shop-prod` and `shop-staging` must differ, and "
+        "Which app the rows are of. It is in every ticket's address: `shop-prod` and "
+        "`shop-staging` must differ, and "
         "under another name every row is a new ticket.",
     ),
     Variable(
         "SERVICENOW_INSTANCE_URL",
         None,
-        "The instance, `https://dev12345.service-now.com` or just `dev12345`; `http://` only on this machine. With "
-        "`CONSOLE_TOKEN` and `CONFIG_KEY` set, this and what signs in may be left out together, and be stored over "
-        "HTTP.",
+        "The instance, `https://dev12345.service-now.com` or just `dev12345`; `http://` only on "
+        "this machine. With `CONSOLE_TOKEN` and `CONFIG_KEY` set, this and what signs in may be "
+        "left out together, and be stored over HTTP.",
     ),
     Variable(
         "SERVICENOW_USERNAME",
         "",
-        "The user that signs in to ServiceNow: by Basic auth, or beside `SERVICENOW_CLIENT_ID` by OAuth's password "
+        "The user that signs in to ServiceNow: by Basic auth, or beside `SERVICENOW_CLIENT_ID` "
+        "by OAuth's password "
         "grant. Required without `SERVICENOW_CLIENT_ID` and `SERVICENOW_API_KEY`.",
     ),
     Variable(
@@ -66,8 +72,8 @@ VARIABLES: Final = (
     Variable(
         "SERVICENOW_CLIENT_ID",
         "",
-        "The client of ServiceNow's OAuth that signs in: for itself (the client credentials grant), or for "
-        "`SERVICENOW_USERNAME` where that is set too.",
+        "The client of ServiceNow's OAuth that signs in: for itself (the client credentials "
+        "grant), or for `SERVICENOW_USERNAME` where that is set too.",
     ),
     Variable(
         "SERVICENOW_CLIENT_SECRET",
@@ -84,75 +90,89 @@ VARIABLES: Final = (
     Variable(
         "SERVICENOW_MAX_CONCURRENCY",
         "8",
-        "Calls to ServiceNow at a time, per instance of the function. A node of ServiceNow serves 4 and queues 50.",
+        "Calls to ServiceNow at a time, per instance of the function. A node of ServiceNow "
+        "serves 4 and queues 50.",
     ),
     Variable("SERVICENOW_TIMEOUT_SECONDS", "20", "How long one call to ServiceNow may take."),
     Variable(
         "HASURA_EVENT_SECRETS",
         "",
-        "What the header `X-Webhook-Secret` may say: 16 characters at least, without a comma. Several, separated by "
+        "What the header `X-Webhook-Secret` may say: 16 characters at least, without a comma. "
+        "Several, separated by "
         "commas, while one is replaced. Unset, every event is answered 401.",
         secret=True,
     ),
     Variable(
         "DATABASE_URL",
         "sqlite:///ledger.db",
-        "The ledger: `postgresql://user:password@host/name` or `sqlite:///path`. Must be set on Cloud Run and Cloud "
+        "The ledger: `postgresql://user:password@host/name` or `sqlite:///path`. Must be set on "
+        "Cloud Run and Cloud "
         "Functions, where a local disk is gone with the instance.",
         secret=True,
     ),
-    # Transactions are short and none is held across a call to ServiceNow, so 8 serve more events than 8 calls bring;
-    # and twelve instances stay below PostgreSQL's usual 100.
+    # Transactions are short and none is held across a call to ServiceNow, so 8 serve more events
+    # than 8 calls bring; and twelve instances stay below PostgreSQL's usual 100.
     Variable("DATABASE_POOL_SIZE", "8", "Connections to PostgreSQL, per instance of the function."),
     Variable(
         "LEDGER_MIGRATE",
         "on",
-        "`on`: the ledger's tables are brought up to date at first use. `off`: only `python -m function migrate` does.",
+        "`on`: the ledger's tables are brought up to date at first use. `off`: only `python -m "
+        "function migrate` does.",
     ),
     Variable("RULES_FILE", "rules.yaml", "Which rows become which tickets."),
     Variable(
         "SMTP_URL",
         "",
-        "The mail server: `smtp://user:password@host:port?starttls=1` or `smtps://…`, with user and password "
-        "percent-encoded. Unset, no mail is sent.",
+        "The mail server: `smtp://user:password@host:port?starttls=1` or `smtps://…`, with user "
+        "and password percent-encoded. Unset, no mail is sent.",
         secret=True,
     ),
     Variable(
         "NOTIFY_FROM",
         "",
-        "The address that mails come from. Its domain is the name by which the mail server is greeted. "
-        "Required with `SMTP_URL`.",
+        "The address that mails come from. Its domain is the name by which the mail server is "
+        "greeted. Required with `SMTP_URL`.",
     ),
     Variable("NOTIFY_TO", "", "Who is told, separated by commas. Required with `SMTP_URL`."),
     Variable("NOTIFY_EVERY_SECONDS", "900", "At most one mail about the same thing in this time."),
-    Variable("NOTIFY_AFTER_SECONDS", "600", "What may pass by itself is mailed once it has lasted this long."),
+    Variable(
+        "NOTIFY_AFTER_SECONDS",
+        "600",
+        "What may pass by itself is mailed once it has lasted this long.",
+    ),
     Variable(
         "CONSOLE_TOKEN",
         "",
-        "What operators send as `Authorization: Bearer …` to `/api/servicenow/…`: 16 characters at least. Unset, they "
+        "What operators send as `Authorization: Bearer …` to `/api/servicenow/…`: 16 characters "
+        "at least. Unset, they "
         "are answered 401.",
         secret=True,
     ),
     Variable(
         "CONFIG_KEY",
         "",
-        "Encrypts the password of a configuration that is stored over HTTP. Several, separated by commas, while one is "
+        "Encrypts the password of a configuration that is stored over HTTP. Several, separated "
+        "by commas, while one is "
         "replaced: the newest first. Unset, none is taken.",
         secret=True,
     ),
     Variable(
         "DEADLINE_SECONDS",
         "50",
-        "Every event is answered within this time, 3600 at most. Keep it below `timeout_sec` of the trigger's "
-        "`retry_conf` (60).",
+        "Every event is answered within this time, 3600 at most. Keep it below `timeout_sec` of "
+        "the trigger's `retry_conf` (60).",
     ),
-    Variable("RETRY_FOR_SECONDS", "86400", "How long an event is tried again before it becomes a dead letter."),
+    Variable(
+        "RETRY_FOR_SECONDS",
+        "86400",
+        "How long an event is tried again before it becomes a dead letter.",
+    ),
     # Accounts lock after about five failures in fifteen minutes.
     Variable(
         "AUTH_HOLD_SECONDS",
         "600",
-        "After ServiceNow refused the password, the OAuth client or the API key, it is tried once in this time, not "
-        "more.",
+        "After ServiceNow refused the password, the OAuth client or the API key, it is tried "
+        "once in this time, not more.",
     ),
     Variable("MAX_BODY_BYTES", "8388608", "A larger request is answered 413. 1024 to 268435456."),
     Variable("KEEP_DAYS", "90", "How long the ledger remembers what is done, 3650 at most."),
@@ -198,10 +218,10 @@ class Settings:
     def lease_seconds(self) -> float:
         """How long the lease on a key lasts: longer than one attempt can take, however it goes.
 
-        An attempt makes no call after its deadline, and each call's time-outs are cut to what is left of it. The last
-        call can still outlast it by connecting and then waiting, each for that long: one time-out more. Ten seconds are
-        for what the ledger takes to write it down (its statements' own limit). A lease shorter than a POST makes two
-        tickets.
+        An attempt makes no call after its deadline, and each call's time-outs are cut to what is
+        left of it. The last call can still outlast it by connecting and then waiting, each for that
+        long: one time-out more. Ten seconds are for what the ledger takes to write it down (its
+        statements' own limit). A lease shorter than a POST makes two tickets.
         """
         return self.deadline_seconds + self.servicenow_timeout_seconds + 10
 
@@ -218,7 +238,8 @@ class Settings:
 
     @property
     def digest(self) -> str:
-        """Stands for the settings that decide what becomes of an event; when they change, a dead letter may live.
+        """Stands for the settings that decide what becomes of an event; when they change, a dead
+        letter may live.
 
         No secret is part of it: it is written into the ledger.
         """
@@ -238,25 +259,35 @@ def table() -> str:
     lines = ["| Variable | Default | Secret | Meaning |", "|---|---|---|---|"]
     for variable in VARIABLES:
         default = {None: "required", "": ""}.get(variable.default, f"`{variable.default}`")
-        lines.append(f"| `{variable.name}` | {default} | {'yes' if variable.secret else ''} | {variable.meaning} |")
+        lines.append(
+            f"| `{variable.name}` | {default} | {'yes' if variable.secret else ''} | "
+            f"{variable.meaning} |"
+        )
     return "\n".join(lines) + "\n"
 
 
-def load(environ: Mapping[str, str], *, read_secret: Callable[[str], str] = secretmanager.read) -> Settings:
-    """Read Settings from *environ*, or raise SettingsError with everything that is wrong, also with the way out.
+def load(
+    environ: Mapping[str, str], *, read_secret: Callable[[str], str] = secretmanager.read
+) -> Settings:
+    """Read Settings from *environ*, or raise SettingsError with everything that is wrong, also with
+    the way out.
 
-    *read_secret* is given the full name of a version, ``projects/P/secrets/S/versions/V``, and raises SecretUnreadable.
+    *read_secret* is given the full name of a version, ``projects/P/secrets/S/versions/V``, and
+    raises SecretUnreadable.
     """
     reader = _Reader(environ, read_secret)
     if environ.get("K_SERVICE") and not environ.get("DATABASE_URL", "").strip():
         reader.fault(
             "DATABASE_URL",
-            "must be set on Cloud Run and Cloud Functions, to postgresql://user:password@host/name: a local disk there "
+            "must be set on Cloud Run and Cloud Functions, to "
+            "postgresql://user:password@host/name: a local disk there "
             "is gone with the instance, and the ledger with it",
         )
     needed = not _left_to_http(environ)
     source_name = reader.read("SOURCE_NAME", _source_name, "")
-    servicenow_instance_url = reader.read("SERVICENOW_INSTANCE_URL", instance_url, "", needed=needed)
+    servicenow_instance_url = reader.read(
+        "SERVICENOW_INSTANCE_URL", instance_url, "", needed=needed
+    )
     login = _login(reader, needed=needed)
     settings = Settings(
         source_name=source_name,
@@ -300,9 +331,12 @@ def load(environ: Mapping[str, str], *, read_secret: Callable[[str], str] = secr
 
 
 def _left_to_http(environ: Mapping[str, str]) -> bool:
-    """Whether the connection to ServiceNow is nowhere in *environ*, and may be stored over HTTP instead."""
+    """Whether the connection to ServiceNow is nowhere in *environ*, and may be stored over HTTP
+    instead."""
     login = ("USERNAME", "PASSWORD", "CLIENT_ID", "CLIENT_SECRET", "API_KEY")
-    return all(environ.get(name, "").strip() for name in ("CONSOLE_TOKEN", "CONFIG_KEY")) and not any(
+    return all(
+        environ.get(name, "").strip() for name in ("CONSOLE_TOKEN", "CONFIG_KEY")
+    ) and not any(
         environ.get(f"SERVICENOW_{name}", "").strip() for name in ("INSTANCE_URL", *login)
     )
 
@@ -340,14 +374,16 @@ def _relate(settings: Settings, reader: "_Reader") -> None:
         "RETRY_FOR_SECONDS",
         "DEADLINE_SECONDS",
         holds=retry_for > deadline,
-        what=f"({retry_for:.15g}) must be more than DEADLINE_SECONDS ({deadline:.15g}): an event would be given up "
+        what=f"({retry_for:.15g}) must be more than DEADLINE_SECONDS ({deadline:.15g}): an event "
+        "would be given up "
         "during its first attempt",
     )
     reader.relate(
         "KEEP_DAYS",
         "RETRY_FOR_SECONDS",
         holds=settings.keep_days * _DAY_SECONDS > retry_for,
-        what=f"({settings.keep_days}) must be longer than RETRY_FOR_SECONDS ({retry_for:.15g}): an event would be "
+        what=f"({settings.keep_days}) must be longer than RETRY_FOR_SECONDS ({retry_for:.15g}): "
+        "an event would be "
         "forgotten while it is still tried",
     )
 
@@ -372,7 +408,8 @@ class _Login:
 
 
 def _login(reader: "_Reader", *, needed: bool = True) -> _Login:
-    """Read the five variables, of which one of four combinations is set; or none, where it is not *needed*."""
+    """Read the five variables, of which one of four combinations is set; or none, where it is not
+    *needed*."""
     login = _Login(
         username=reader.read("SERVICENOW_USERNAME", _username, ""),
         password=reader.read("SERVICENOW_PASSWORD", _printable, ""),
@@ -390,11 +427,15 @@ def _login(reader: "_Reader", *, needed: bool = True) -> _Login:
         return login
     beside = [name for name, written in others.items() if written]
     if login.api_key and beside:
-        reader.fault("SERVICENOW_API_KEY", f"must be unset, or {_listed(beside)}: an API key signs in by itself")
+        reader.fault(
+            "SERVICENOW_API_KEY",
+            f"must be unset, or {_listed(beside)}: an API key signs in by itself",
+        )
     elif needed and not login.api_key and not beside:
         reader.fault(
             "SERVICENOW_USERNAME",
-            "and SERVICENOW_PASSWORD must be set, or SERVICENOW_CLIENT_ID and SERVICENOW_CLIENT_SECRET, or "
+            "and SERVICENOW_PASSWORD must be set, or SERVICENOW_CLIENT_ID and "
+            "SERVICENOW_CLIENT_SECRET, or "
             "SERVICENOW_API_KEY: with one of these the function signs in to ServiceNow",
         )
     elif not login.api_key:
@@ -413,7 +454,9 @@ def _listed(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def credential(environ: Mapping[str, str], *, read_secret: Callable[[str], str] = secretmanager.read) -> Credential:
+def credential(
+    environ: Mapping[str, str], *, read_secret: Callable[[str], str] = secretmanager.read
+) -> Credential:
     """Read anew who the function is to ServiceNow, and nothing else. Raises SettingsError."""
     reader = _Reader(environ, read_secret)
     login = _login(reader)
@@ -446,7 +489,8 @@ class _Reader:
             self.fault(name, what)
 
     def read(self, name: str, parse: Callable[[str], T], unset: T, *, needed: bool = True) -> T:
-        """What *parse* makes of the variable or its default; *unset* without either, and after a fault.
+        """What *parse* makes of the variable or its default; *unset* without either, and after a
+        fault.
 
         Without either it is a fault, unless it is not *needed*.
         """
@@ -459,12 +503,18 @@ class _Reader:
             self.fault(name, str(error))
         else:
             if written is None and needed:
-                self.fault(name, f"must be set: {variable.meaning[0].lower()}{variable.meaning[1:].rstrip('.')}")
+                self.fault(
+                    name,
+                    f"must be set: {variable.meaning[0].lower()}{variable.meaning[1:].rstrip('.')}",
+                )
         return unset
 
     def whole(self, name: str, least: int, most: int) -> int:
         def parse(written: str) -> int:
-            if re.fullmatch(r"\d{1,12}", written.strip(), re.ASCII) and least <= int(written) <= most:
+            if (
+                re.fullmatch(r"\d{1,12}", written.strip(), re.ASCII)
+                and least <= int(written) <= most
+            ):
                 return int(written)
             raise ValueError(f"must be a whole number from {least} to {most}")
 
@@ -478,7 +528,10 @@ class _Reader:
                 and float(written) > 0
             ):
                 return float(written)
-            raise ValueError(f"must be a number of seconds {f'from {least:g}' if least else 'above 0'}, {most} at most")
+            raise ValueError(
+                "must be a number of seconds "
+                f"{f'from {least:g}' if least else 'above 0'}, {most} at most"
+            )
 
         return self.read(name, parse, 1.0)
 
@@ -491,13 +544,15 @@ class _Reader:
         name = secretmanager.resource(reference)
         if name is None:
             raise ValueError(
-                "must be secret://projects/PROJECT/secrets/SECRET, with /versions/VERSION if not the latest"
+                "must be secret://projects/PROJECT/secrets/SECRET, with "
+                "/versions/VERSION if not the latest"
             )
         try:
             return self._read_secret(name)
         except secretmanager.SecretUnreadable as error:
             raise ValueError(
-                f"could not be read from {name} ({error}): check that it exists and that the function's service "
+                f"could not be read from {name} ({error}): check that it exists and that the "
+                "function's service "
                 "account has the role Secret Manager Secret Accessor"
             ) from None
 
@@ -513,7 +568,10 @@ def _printable(written: str) -> str:
 
 def _source_name(written: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,40}", written.strip()):
-        raise ValueError("must be 1 to 40 letters (A to Z), digits, dots, hyphens and underscores, such as shop-prod")
+        raise ValueError(
+            "must be 1 to 40 letters (A to Z), digits, dots, hyphens and "
+            "underscores, such as shop-prod"
+        )
     return written.strip()
 
 
@@ -529,7 +587,9 @@ def _client_id(written: str) -> str:
 
 def _api_key(written: str) -> str:
     if not re.fullmatch(r"[!-~]+", written.strip()):
-        raise ValueError("must be letters, digits and signs of ASCII without blanks, as a header can carry them")
+        raise ValueError(
+            "must be letters, digits and signs of ASCII without blanks, as a header can carry them"
+        )
     return written.strip()
 
 
@@ -545,20 +605,23 @@ def _token(written: str) -> str:
 
 
 # Fernet's form: 32 bytes in URL-safe base64.
-MAKE_CONFIG_KEY: Final = 'python -c "import base64, os; print(base64.urlsafe_b64encode(os.urandom(32)).decode())"'
+MAKE_CONFIG_KEY: Final = (
+    'python -c "import base64, os; print(base64.urlsafe_b64encode(os.urandom(32)).decode())"'
+)
 
 
 def _config_keys(written: str) -> tuple[str, ...]:
     keys = tuple(_list(written))
     if not all(re.fullmatch(r"[A-Za-z0-9_-]{43}=", key) for key in keys):
         raise ValueError(
-            "must be a key, or several separated by commas with the newest first; this prints a new one: "
-            f"{MAKE_CONFIG_KEY}"
+            "must be a key, or several separated by commas with the newest first; this prints a "
+            f"new one: {MAKE_CONFIG_KEY}"
         )
     return keys
 
 
-# CONSOLE_TOKEN's too. Shorter ones can be guessed, and are mostly the halves of one that holds a comma.
+# CONSOLE_TOKEN's too. Shorter ones can be guessed, and are mostly the halves of one that holds a
+# comma.
 SECRET_CHARACTERS_MIN: Final = 16
 
 
@@ -566,7 +629,8 @@ def _secrets(written: str) -> tuple[str, ...]:
     secrets = tuple(_printable(secret) for secret in _list(written))
     if any(len(secret) < SECRET_CHARACTERS_MIN for secret in secrets):
         raise ValueError(
-            f"must be a secret of {SECRET_CHARACTERS_MIN} or more characters, or several separated by commas; none may "
+            f"must be a secret of {SECRET_CHARACTERS_MIN} or more characters, or several "
+            "separated by commas; none may "
             "hold a comma, which would make two of it. This prints a good one: "
             'python -c "import secrets; print(secrets.token_urlsafe(32))"'
         )
@@ -582,15 +646,21 @@ def _database_url(written: str) -> str:
     if written.startswith(("postgresql://", "postgres://")):
         login, at, _ = written.partition("://")[2].partition("?")[0].rpartition("@")
         if at and not re.fullmatch(r"([^@/?#\[\]%\s]|%[0-9A-Fa-f]{2})*", login):
-            raise ValueError("must have its user and password percent-encoded, such as %40 for @ and %25 for %")
+            raise ValueError(
+                "must have its user and password percent-encoded, such as %40 for @ and %25 for %"
+            )
         return written
     path = written.removeprefix("sqlite:///")
     if path == written or not path:
         raise ValueError(
-            "must be postgresql://user:password@host/name, or sqlite:///path (sqlite:////path from the root)"
+            "must be postgresql://user:password@host/name, or sqlite:///path "
+            "(sqlite:////path from the root)"
         )
     if ":memory:" in path:
-        raise ValueError("must name a file: a ledger in memory is forgotten with the process, and tickets with it")
+        raise ValueError(
+            "must name a file: a ledger in memory is forgotten with the process, "
+            "and tickets with it"
+        )
     return written
 
 
@@ -616,7 +686,9 @@ _ADDRESS: Final = re.compile(r"[!#-+./-9=?A-Z^-~-]+@[!#-+./-9=?A-Z^-~-]+")
 
 def _address(written: str) -> str:
     if not _ADDRESS.fullmatch(written.strip()):
-        raise ValueError("must be plain mail addresses such as ops@example.com, without names or brackets")
+        raise ValueError(
+            "must be plain mail addresses such as ops@example.com, without names or brackets"
+        )
     return written.strip()
 
 
@@ -630,7 +702,8 @@ def _log_level(written: str) -> str:
     return written.strip().upper()
 
 
-# How the parts of a connection are read, wherever they are written; each raises ValueError with what must be.
+# How the parts of a connection are read, wherever they are written; each raises ValueError with
+# what must be.
 CONNECTION_PARTS: Final[Mapping[str, Callable[[str], str]]] = {
     "instance_url": instance_url,
     "username": _username,

@@ -27,21 +27,29 @@ log = logging.getLogger(__name__)
 def build(environ: Mapping[str, str]) -> App:
     """Put the function together from its settings; opens nothing yet.
 
-    Raises SettingsError or RulesError, whose text says all that is wrong, and FileNotFoundError for the rules file.
+    Raises SettingsError or RulesError, whose text says all that is wrong, and FileNotFoundError for
+    the rules file.
     """
     settings = load(environ)
     rules = read_rules(settings.rules_file, environ)
     if not settings.hasura_event_secrets:
         log.warning("HASURA_EVENT_SECRETS is not set: every event is answered 401")
     if not settings.console_token:
-        log.warning("CONSOLE_TOKEN is not set: /api/servicenow/config and /api/servicenow/test are answered 401")
+        log.warning(
+            "CONSOLE_TOKEN is not set: /api/servicenow/config and "
+            "/api/servicenow/test are answered 401"
+        )
     elif not settings.config_key:
         log.warning("CONFIG_KEY is not set: no configuration can be stored over HTTP")
     if not settings.smtp_url:
         log.warning("SMTP_URL is not set: no notice is mailed; failures are kept in the ledger")
     for warning in rules.warnings:
         log.warning("%s", warning)
-    database = Database(settings.database_url, pool_size=settings.database_pool_size, migrate=settings.ledger_migrate)
+    database = Database(
+        settings.database_url,
+        pool_size=settings.database_pool_size,
+        migrate=settings.ledger_migrate,
+    )
     log.info(
         "ready: %d rules of %s, to %s unless another instance is stored, ledger on %s",
         len(rules.rules),
@@ -80,7 +88,9 @@ def create_app(
         network=network,
     )
     tables = dict.fromkeys(rule.ticket.table for rule in rules.rules)
-    tester = ConnectionTester(settings, ledger, configurations, tables=list(tables) or ["incident"], network=network)
+    tester = ConnectionTester(
+        settings, ledger, configurations, tables=list(tables) or ["incident"], network=network
+    )
     engine = Engine(
         settings=settings,
         rules=rules,
@@ -105,7 +115,9 @@ def _credentials(
         except SettingsError as error:
             raise CredentialUnreadable(str(error)) from error
 
-    return CredentialProvider(settings.credential, read_credential, settings.servicenow_instance_url)
+    return CredentialProvider(
+        settings.credential, read_credential, settings.servicenow_instance_url
+    )
 
 
 def read_rules(path: str, environ: Mapping[str, str]) -> Rules:
@@ -114,7 +126,9 @@ def read_rules(path: str, environ: Mapping[str, str]) -> Rules:
         with open(path, encoding="utf-8") as file:
             text = file.read()
     except FileNotFoundError as error:
-        raise rules_file.RulesError((f"{path}: there is no such file; set RULES_FILE to the rules",)) from error
+        raise rules_file.RulesError(
+            (f"{path}: there is no such file; set RULES_FILE to the rules",)
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise rules_file.RulesError((f"{path}: cannot be read: {type(error).__name__}",)) from error
     return rules_file.load(text, name=path.rpartition("/")[2], environ=environ)

@@ -31,7 +31,9 @@ def answer(site: Site, request: Request, target: Target) -> Answer:
         case "GET" | "HEAD", "", ():
             site.rights.check("GET", _TABLE, single=False)
             found = page(site, request, _TABLE)
-            return answered(200, {"result": [_shown(site, row) for row in found.rows]}, *found.headers)
+            return answered(
+                200, {"result": [_shown(site, row) for row in found.rows]}, *found.headers
+            )
         case "GET" | "HEAD", sys_id, ():
             return answered(200, {"result": _shown(site, _record(site, sys_id))})
         case "GET" | "HEAD", sys_id, ("file",):
@@ -60,16 +62,22 @@ def _uploaded(site: Site, request: Request) -> Answer:
     }
     _, form, files = parse_form_data(environ)
     if not files:
-        raise Refused(400, "Failed to create the attachment", "File part might be missing in the request.")
+        raise Refused(
+            400, "Failed to create the attachment", "File part might be missing in the request."
+        )
     file = next(iter(files.values()))
     with closing(file):
         kind = file.content_type or _UNNAMED_TYPE
         return _attached(site, form.to_dict(), file.filename or "", file.read(), kind)
 
 
-def _attached(site: Site, named: dict[str, str], file_name: str, content: bytes, kind: str) -> Answer:
+def _attached(
+    site: Site, named: dict[str, str], file_name: str, content: bytes, kind: str
+) -> Answer:
     table, sys_id = named.get("table_name", ""), named.get("table_sys_id", "")
-    lacking = [name for name, value in (("table_name", table), ("table_sys_id", sys_id)) if not value]
+    lacking = [
+        name for name, value in (("table_name", table), ("table_sys_id", sys_id)) if not value
+    ]
     if lacking:
         raise Refused(400, "Failed to create the attachment", f"Missing parameter {lacking[0]}")
     if table not in SCHEMA:

@@ -18,11 +18,13 @@ _ITEM_BYTES_MAX: Final = 5 * 1024 * 1024
 _BAD: Final = "Exception while reading request"
 
 
-def answer(request: Request, ask: Callable[[Request], Answer | None], *, items_max: int | None) -> Answer:
+def answer(
+    request: Request, ask: Callable[[Request], Answer | None], *, items_max: int | None
+) -> Answer:
     """Ask each request in the body and collect the answers.
 
-    What gets no answer, and what is beyond *items_max*, comes back unserviced and may be sent again, as after the
-    30 seconds that a batch has.
+    What gets no answer, and what is beyond *items_max*, comes back unserviced and may be sent
+    again, as after the 30 seconds that a batch has.
     """
     sent = request.sent
     items = sent.get("rest_requests")
@@ -36,7 +38,9 @@ def answer(request: Request, ask: Callable[[Request], Answer | None], *, items_m
         if told is None:
             unserviced.append(str(item.get("id", "")))
         else:
-            serviced.append(_packed(item, told, milliseconds=int((time.monotonic() - began) * 1000)))
+            serviced.append(
+                _packed(item, told, milliseconds=int((time.monotonic() - began) * 1000))
+            )
     result = {
         "batch_request_id": str(sent.get("batch_request_id", "")),
         "serviced_requests": serviced,
@@ -50,7 +54,9 @@ def _unpacked(request: Request, item: Mapping[str, Any]) -> Request:
     address = urlsplit(str(item.get("url", "")))
     # ServiceNow's own client says in no item what it accepts: what the whole batch said holds.
     named = {"accept": request.headers.get("accept", "")}
-    named |= {str(h.get("name", "")).lower(): str(h.get("value", "")) for h in item.get("headers") or []}
+    named |= {
+        str(h.get("name", "")).lower(): str(h.get("value", "")) for h in item.get("headers") or []
+    }
     try:
         body = base64.b64decode(item.get("body") or "", validate=True)
     except (ValueError, TypeError, binascii.Error) as wrong:
@@ -69,5 +75,7 @@ def _packed(item: Mapping[str, Any], told: Answer, *, milliseconds: int) -> dict
         "execution_time": milliseconds,
     }
     if item.get("exclude_response_headers") is not True:
-        packed["headers"] = [{"name": name, "value": value} for name, value in told.headers if name != "Set-Cookie"]
+        packed["headers"] = [
+            {"name": name, "value": value} for name, value in told.headers if name != "Set-Cookie"
+        ]
     return packed

@@ -1,6 +1,7 @@
 """Hasura's side of the database: its catalog, and the triggers that a project's metadata asks for.
 
-Written from server/src-rsr/init_pg_source.sql and trigger.sql.shakespeare of Hasura's source, catalog version 4.
+Written from server/src-rsr/init_pg_source.sql and trigger.sql.shakespeare of Hasura's source,
+catalog version 4.
 
 InconsistentMetadata   what Hasura would list under "inconsistent objects"; names every fault
 """
@@ -22,7 +23,8 @@ from sandbox.webhook import Header
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 Table: TypeAlias = tuple[str, str]
 
-# Any number, as long as it is always the same one: two engines that start at once must not both install.
+# Any number, as long as it is always the same one: two engines that start at once must not both
+# install.
 _INSTALL_LOCK: Final = 5_227_932
 TIMEOUT_SECONDS: Final = 60
 _OPERATIONS: Final = ("insert", "update", "delete")
@@ -35,8 +37,8 @@ _TRANSFORMS: Final = ("request_transform", "response_transform")
 
 
 class InconsistentMetadata(Exception):  # noqa: N818  # Hasura's word
-    """*faults* are sentences that name the trigger. Nothing was applied: a sandbox that went on with the rest, as
-    Hasura does, would hide the mistake."""
+    """*faults* are sentences that name the trigger. Nothing was applied: a sandbox that went on
+    with the rest, as Hasura does, would hide the mistake."""
 
     def __init__(self, faults: Iterable[str]) -> None:
         self.faults = tuple(faults)
@@ -91,11 +93,13 @@ class Triggers:
     metadata: Mapping[str, Any]
 
 
-# --- the metadata --------------------------------------------------------------------------------------------------
+# --- the metadata
+# --------------------------------------------------------------------------------------------------
 
 
 def read(project: Path, environ: Mapping[str, str]) -> Triggers:
-    """What the metadata of *project* asks for, ``{{VARIABLE}}`` and value_from_env taken from *environ*.
+    """What the metadata of *project* asks for, ``{{VARIABLE}}`` and value_from_env taken from
+    *environ*.
 
     Raises InconsistentMetadata, or metadata.MetadataError.
     """
@@ -147,7 +151,9 @@ class _Reader:
         return Trigger(
             name=name,
             table=table,
-            operations={op.upper(): _operation(definition[op]) for op in _OPERATIONS if definition.get(op)},
+            operations={
+                op.upper(): _operation(definition[op]) for op in _OPERATIONS if definition.get(op)
+            },
             enable_manual=bool(definition.get("enable_manual")),
             on_replication=bool(entry.get("trigger_on_replication")),
             webhook=webhook,
@@ -186,7 +192,9 @@ class _Reader:
         )
 
     def _request(self, where: str, entry: Mapping[str, Any]) -> tuple[str, tuple[Header, ...]]:
-        self.faults += [f"{where}: {one} is nothing this engine does" for one in _TRANSFORMS if entry.get(one)]
+        self.faults += [
+            f"{where}: {one} is nothing this engine does" for one in _TRANSFORMS if entry.get(one)
+        ]
         match entry.get("webhook"), entry.get("webhook_from_env"):
             case str(template), None:
                 webhook = self._filled(where, template)
@@ -194,7 +202,9 @@ class _Reader:
                 webhook = self._variable(where, variable)
             case _:
                 webhook = ""
-                self.faults.append(f"{where}: exactly one of webhook and webhook_from_env is needed")
+                self.faults.append(
+                    f"{where}: exactly one of webhook and webhook_from_env is needed"
+                )
         return webhook, tuple(self._header(where, header) for header in entry.get("headers") or [])
 
     def _header(self, where: str, entry: Mapping[str, Any]) -> Header:
@@ -226,10 +236,12 @@ def _columns(spec: Any) -> tuple[str, ...] | None:
     return tuple(spec) if isinstance(spec, list) else None
 
 
-# --- the database --------------------------------------------------------------------------------------------------
+# --- the database
+# --------------------------------------------------------------------------------------------------
 
 _CATALOG: Final = """
-CREATE FUNCTION hdb_catalog.gen_hasura_uuid() RETURNS uuid LANGUAGE sql AS 'SELECT gen_random_uuid()';
+CREATE FUNCTION hdb_catalog.gen_hasura_uuid() RETURNS uuid
+    LANGUAGE sql AS 'SELECT gen_random_uuid()';
 
 CREATE TABLE hdb_catalog.hdb_source_catalog_version (
     version TEXT NOT NULL,
@@ -314,8 +326,8 @@ END
 $$;
 """
 
-# A row that holds a record is all that PL/pgSQL compares as one value. Where a column's type has no `=`, as json, it
-# can only be compared as it is stored.
+# A row that holds a record is all that PL/pgSQL compares as one value. Where a column's type has no
+# `=`, as json, it can only be compared as it is stored.
 _FUNCTION: Final = """
 DECLARE
     _old record := {old_row};
@@ -339,28 +351,32 @@ END
 def install(connection: Connection, triggers: Triggers) -> None:
     """Bring the database to what *triggers* say, in one transaction.
 
-    What is as it should be is left alone, so that an engine can start while others write to the tables.
-    Raises InconsistentMetadata where a table or a column is not there.
+    What is as it should be is left alone, so that an engine can start while others write to the
+    tables. Raises InconsistentMetadata where a table or a column is not there.
     """
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [_INSTALL_LOCK])
         connection.execute("SET LOCAL client_min_messages = warning")
         connection.execute("CREATE SCHEMA IF NOT EXISTS hdb_catalog")
-        [(there,)] = connection.execute("SELECT to_regclass('hdb_catalog.event_log') IS NOT NULL").fetchall()
+        [(there,)] = connection.execute(
+            "SELECT to_regclass('hdb_catalog.event_log') IS NOT NULL"
+        ).fetchall()
         if not there:
             connection.execute(_CATALOG)
         _install_functions(connection, triggers)
         _forget_dropped(connection, triggers)
         connection.execute(
-            "INSERT INTO hdb_catalog.hdb_metadata (id, metadata) VALUES (1, %s) ON CONFLICT (id) DO UPDATE"
-            " SET metadata = EXCLUDED.metadata, resource_version = hdb_metadata.resource_version + 1",
+            "INSERT INTO hdb_catalog.hdb_metadata (id, metadata) VALUES (1, %s) ON CONFLICT (id) "
+            "DO UPDATE SET metadata = EXCLUDED.metadata, resource_version = "
+            "hdb_metadata.resource_version + 1",
             [json.dumps(triggers.metadata, default=str)],
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Function:
-    """A trigger's function for one operation, and where it is attached: by the table's oid, ``A`` for ENABLE ALWAYS."""
+    """A trigger's function for one operation, and where it is attached: by the table's oid, ``A``
+    for ENABLE ALWAYS."""
 
     body: str
     table: int | None
@@ -377,7 +393,10 @@ def _install_functions(connection: Connection, triggers: Triggers) -> None:
             named = {*(operation.columns or ()), *(operation.payload or ())}
             if oid is None or not named <= set(columns):
                 missing = ", ".join(sorted(named - set(columns))) or "the table"
-                faults.append(f"event trigger {trigger.name} on {'.'.join(trigger.table)}: {missing} does not exist")
+                faults.append(
+                    f"event trigger {trigger.name} on {'.'.join(trigger.table)}: "
+                    f"{missing} does not exist"
+                )
                 continue
             name = f"notify_hasura_{trigger.name}_{op}"
             body = _body(connection, trigger, op, operation, columns)
@@ -390,7 +409,8 @@ def _install_functions(connection: Connection, triggers: Triggers) -> None:
         for name, body, table, enabled in connection.execute(
             "SELECT p.proname, p.prosrc, t.tgrelid, t.tgenabled FROM pg_proc p"
             " LEFT JOIN pg_trigger t ON t.tgfoid = p.oid AND t.tgparentid = 0"
-            " WHERE p.pronamespace = 'hdb_catalog'::regnamespace AND starts_with(p.proname, 'notify_hasura_')"
+            " WHERE p.pronamespace = 'hdb_catalog'::regnamespace AND starts_with(p.proname, "
+            "'notify_hasura_')"
         )
     }
     for name in sorted(present.keys() | wanted.keys()):
@@ -403,10 +423,18 @@ def _install_functions(connection: Connection, triggers: Triggers) -> None:
             _attach(connection, name, wanted[name].body, table, op, always=always)
 
 
-def _attach(connection: Connection, name: str, body: str, table: Table, op: str, *, always: bool) -> None:
-    function, trigger, on = sql.Identifier("hdb_catalog", name), sql.Identifier(name), sql.Identifier(*table)
+def _attach(
+    connection: Connection, name: str, body: str, table: Table, op: str, *, always: bool
+) -> None:
+    function, trigger, on = (
+        sql.Identifier("hdb_catalog", name),
+        sql.Identifier(name),
+        sql.Identifier(*table),
+    )
     connection.execute(
-        sql.SQL("CREATE FUNCTION {}() RETURNS trigger LANGUAGE plpgsql AS {}").format(function, sql.Literal(body))
+        sql.SQL("CREATE FUNCTION {}() RETURNS trigger LANGUAGE plpgsql AS {}").format(
+            function, sql.Literal(body)
+        )
     )
     connection.execute(
         sql.SQL("CREATE TRIGGER {} AFTER {} ON {} FOR EACH ROW EXECUTE FUNCTION {}()").format(
@@ -418,19 +446,26 @@ def _attach(connection: Connection, name: str, body: str, table: Table, op: str,
 
 
 def _columns_of(connection: Connection, table: Table) -> tuple[int | None, tuple[str, ...]]:
-    """The table's oid, None where there is none, and its columns in order: baked into the functions until the
-    metadata is applied again."""
+    """The table's oid, None where there is none, and its columns in order: baked into the functions
+    until the metadata is applied again."""
     [(oid,)] = connection.execute(
         "SELECT to_regclass(format('%%I.%%I', %s::text, %s::text))::oid::int", list(table)
     ).fetchall()
     columns = connection.execute(
-        "SELECT attname FROM pg_attribute WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+        "SELECT attname FROM pg_attribute WHERE attrelid = %s AND attnum > 0 AND NOT "
+        "attisdropped ORDER BY attnum",
         [oid],
     ).fetchall()
     return oid, tuple(name for (name,) in columns)
 
 
-def _body(connection: Connection, trigger: Trigger, op: str, operation: Operation, columns: tuple[str, ...]) -> str:
+def _body(
+    connection: Connection,
+    trigger: Trigger,
+    op: str,
+    operation: Operation,
+    columns: tuple[str, ...],
+) -> str:
     def row(image: str, of: tuple[str, ...] | None) -> sql.Composable:
         qualified = sql.SQL(", ").join(
             sql.SQL("{}.{}").format(sql.SQL(image), sql.Identifier(name))
@@ -444,10 +479,18 @@ def _body(connection: Connection, trigger: Trigger, op: str, operation: Operatio
     return (
         sql.SQL(_FUNCTION)
         .format(
-            old_row=sql.SQL("row({})").format(row("OLD", operation.columns)) if op == "UPDATE" else nothing,
-            new_row=sql.SQL("row({})").format(row("NEW", operation.columns)) if op == "UPDATE" else nothing,
-            old=null if op == "INSERT" else sql.SQL("row_to_json({})").format(row("OLD", operation.payload)),
-            new=null if op == "DELETE" else sql.SQL("row_to_json({})").format(row("NEW", operation.payload)),
+            old_row=sql.SQL("row({})").format(row("OLD", operation.columns))
+            if op == "UPDATE"
+            else nothing,
+            new_row=sql.SQL("row({})").format(row("NEW", operation.columns))
+            if op == "UPDATE"
+            else nothing,
+            old=null
+            if op == "INSERT"
+            else sql.SQL("row_to_json({})").format(row("OLD", operation.payload)),
+            new=null
+            if op == "DELETE"
+            else sql.SQL("row_to_json({})").format(row("NEW", operation.payload)),
             schema=sql.Literal(trigger.table[0]),
             table=sql.Literal(trigger.table[1]),
             trigger=sql.Literal(trigger.name),
@@ -457,7 +500,8 @@ def _body(connection: Connection, trigger: Trigger, op: str, operation: Operatio
 
 
 def _forget_dropped(connection: Connection, triggers: Triggers) -> None:
-    """Archive the events of triggers that are gone, and take back what gone or changed cron triggers had planned."""
+    """Archive the events of triggers that are gone, and take back what gone or changed cron
+    triggers had planned."""
     before = connection.execute("SELECT metadata FROM hdb_catalog.hdb_metadata").fetchone()
     if before is None:
         return
@@ -467,24 +511,30 @@ def _forget_dropped(connection: Connection, triggers: Triggers) -> None:
         for table in source.get("tables") or []
         for entry in table.get("event_triggers") or []
     } - triggers.events.keys()
-    connection.execute("UPDATE hdb_catalog.event_log SET archived = true WHERE trigger_name = ANY(%s)", [list(dropped)])
+    connection.execute(
+        "UPDATE hdb_catalog.event_log SET archived = true WHERE trigger_name = ANY(%s)",
+        [list(dropped)],
+    )
     changed = [
         entry["name"]
         for entry in before[0]["cron_triggers"]
-        if entry["name"] not in triggers.crons or triggers.crons[entry["name"]].schedule != entry["schedule"]
+        if entry["name"] not in triggers.crons
+        or triggers.crons[entry["name"]].schedule != entry["schedule"]
     ]
     connection.execute(
-        "DELETE FROM hdb_catalog.hdb_cron_events WHERE trigger_name = ANY(%s) AND status = 'scheduled' AND tries = 0",
+        "DELETE FROM hdb_catalog.hdb_cron_events WHERE trigger_name = ANY(%s) AND status = "
+        "'scheduled' AND tries = 0",
         [changed],
     )
 
 
-# --- migrations ----------------------------------------------------------------------------------------------------
+# --- migrations
+# --------------------------------------------------------------------------------------------------
 
 
 def migrate(database_url: str, project: Path) -> list[str]:
-    """Apply ``migrations/default/*/up.sql`` of *project* in order, each once and in a transaction of its own, as
-    ``hasura migrate apply`` does: the names of those applied now."""
+    """Apply ``migrations/default/*/up.sql`` of *project* in order, each once and in a transaction
+    of its own, as ``hasura migrate apply`` does: the names of those applied now."""
     applied = []
     with psycopg.connect(database_url, autocommit=True) as connection:
         with connection.transaction():
@@ -495,12 +545,17 @@ def migrate(database_url: str, project: Path) -> list[str]:
                 "CREATE TABLE IF NOT EXISTS hdb_catalog.schema_migrations"
                 " (version BIGINT PRIMARY KEY, dirty BOOLEAN NOT NULL)"
             )
-        ups = [(int(up.parent.name.partition("_")[0]), up) for up in project.glob("migrations/default/*/up.sql")]
+        ups = [
+            (int(up.parent.name.partition("_")[0]), up)
+            for up in project.glob("migrations/default/*/up.sql")
+        ]
         for version, up in sorted(ups):
             with connection.transaction():
                 connection.execute("SELECT pg_advisory_xact_lock(%s)", [_INSTALL_LOCK])
                 new = connection.execute(
-                    "INSERT INTO hdb_catalog.schema_migrations VALUES (%s, false) ON CONFLICT DO NOTHING", [version]
+                    "INSERT INTO hdb_catalog.schema_migrations VALUES (%s, false) ON "
+                    "CONFLICT DO NOTHING",
+                    [version],
                 ).rowcount
                 if new:
                     connection.execute(up.read_bytes())

@@ -1,7 +1,8 @@
-"""The state model of change requests and their tasks: which state follows which, and what a close needs.
+"""The state model of change requests and their tasks: which state follows which, and what a close
+needs.
 
-New, Assess, Authorize, Scheduled, Implement, Review, Closed; an emergency skips Assess, a standard change, which is
-approved beforehand, Authorize too. What is not implemented yet can be canceled.
+New, Assess, Authorize, Scheduled, Implement, Review, Closed; an emergency skips Assess, a standard
+change, which is approved beforehand, Authorize too. What is not implemented yet can be canceled.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,16 @@ from typing import Final
 
 from sandbox.schema import Record, aborted, mandatory
 
-NEW, ASSESS, AUTHORIZE, SCHEDULED, IMPLEMENT, REVIEW, CLOSED, CANCELED = "-5", "-4", "-3", "-2", "-1", "0", "3", "4"
+NEW, ASSESS, AUTHORIZE, SCHEDULED, IMPLEMENT, REVIEW, CLOSED, CANCELED = (
+    "-5",
+    "-4",
+    "-3",
+    "-2",
+    "-1",
+    "0",
+    "3",
+    "4",
+)
 _PATHS: Final = {
     "normal": (NEW, ASSESS, AUTHORIZE, SCHEDULED, IMPLEMENT, REVIEW, CLOSED),
     "emergency": (NEW, AUTHORIZE, SCHEDULED, IMPLEMENT, REVIEW, CLOSED),
@@ -22,7 +32,8 @@ _NOT_CANCELED: Final = frozenset({REVIEW, CLOSED, CANCELED})
 
 
 def next_states(kind: str, state: str, path: Sequence[str] = ()) -> list[str]:
-    """The states that may follow *state* in a change of that *kind*, the state itself not among them.
+    """The states that may follow *state* in a change of that *kind*, the state itself not among
+    them.
 
     *path*: those of a model of the instance's own, in order.
     """
@@ -41,7 +52,11 @@ def change_rules(
     after["chg_model"] = after["chg_model"] or after["type"]
     was = before["state"] if before else ""
     state = after["state"]
-    if before and state != was and state not in next_states(before["type"], was, models.get(before["chg_model"], ())):
+    if (
+        before
+        and state != was
+        and state not in next_states(before["type"], was, models.get(before["chg_model"], ()))
+    ):
         raise aborted("change_request", "Change Model: Check State Transition", after["sys_id"])
     if state == CLOSED:
         labels = {"close_code": "Close code", "close_notes": "Close notes"}

@@ -6,7 +6,17 @@ https://www.servicenow.com/docs/bundle/latest/page/integrate/inbound-rest/concep
 from typing import Any, Final
 
 from sandbox.change import TYPES, next_states
-from sandbox.rest import Answer, Presenter, Request, Site, Target, answered, headers, no_such_method, page
+from sandbox.rest import (
+    Answer,
+    Presenter,
+    Request,
+    Site,
+    Target,
+    answered,
+    headers,
+    no_such_method,
+    page,
+)
 from sandbox.schema import Record, Refused, missing
 from sandbox.seed import CHOICES
 from sandbox.tables import SCHEMA, is_read_only
@@ -24,7 +34,9 @@ def answer(site: Site, request: Request, target: Target) -> Answer:
         case "GET", ():
             return _list(site, request, _CHANGE, "")
         case "GET", ("model",):
-            return answered(200, {"result": [_both(kind, kind.capitalize()) for kind in sorted(TYPES)]})
+            return answered(
+                200, {"result": [_both(kind, kind.capitalize()) for kind in sorted(TYPES)]}
+            )
         case "GET", ("standard", "template"):
             return _list(site, request, _TEMPLATE, "")
         case "GET", ("standard", "template", sys_id):
@@ -42,9 +54,13 @@ def answer(site: Site, request: Request, target: Target) -> Answer:
         case "GET", (sys_id, "nextstates"):
             return _next_states(_found(site, _CHANGE, sys_id))
         case "GET", (sys_id, "task"):
-            return _list(site, request, _TASK, f"change_request={_found(site, _CHANGE, sys_id)['sys_id']}")
+            return _list(
+                site, request, _TASK, f"change_request={_found(site, _CHANGE, sys_id)['sys_id']}"
+            )
         case "POST", (sys_id, "task"):
-            return _made(site, request, _TASK, {"change_request": _found(site, _CHANGE, sys_id)["sys_id"]})
+            return _made(
+                site, request, _TASK, {"change_request": _found(site, _CHANGE, sys_id)["sys_id"]}
+            )
         case "GET", (_, "task", task_id):
             return _one(site, _TASK, task_id)
         case "PATCH", (_, "task", task_id):
@@ -88,7 +104,9 @@ def _one(site: Site, table: str, sys_id: str) -> Answer:
 def _list(site: Site, request: Request, table: str, also: str) -> Answer:
     site.rights.check("GET", table, single=False)
     found = page(site, request, table, also=also)
-    return answered(200, {"result": [_shown(site, table, row) for row in found.rows]}, *found.headers)
+    return answered(
+        200, {"result": [_shown(site, table, row) for row in found.rows]}, *found.headers
+    )
 
 
 def _made(site: Site, request: Request, table: str, fixed: dict[str, str]) -> Answer:
@@ -114,7 +132,9 @@ def _changed(site: Site, request: Request, table: str, sys_id: str) -> Answer:
 
 def _sent(request: Request) -> dict[str, Any]:
     """Fields may stand in the body, and in the address."""
-    named = {name: value for name, value in request.parameters.items() if not name.startswith("sysparm_")}
+    named = {
+        name: value for name, value in request.parameters.items() if not name.startswith("sysparm_")
+    }
     return named | request.sent
 
 

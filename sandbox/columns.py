@@ -1,9 +1,10 @@
-"""The columns of the stock tables that people work with: tasks of every kind, users, groups, configuration items.
+"""The columns of the stock tables that people work with: tasks of every kind, users, groups,
+configuration items.
 
-Which columns there are, and what a fresh record has in them, is what recorded answers of instances show: the samples
-of ServiceNow's Ansible collection (servicenow.itsm) and of its Change Management API, and the lists of sys_user's
-columns that exporters publish. A column that is missing here is ignored, as the platform ignores one that is not there;
-a query on it returns every record.
+Which columns there are, and what a fresh record has in them, is what recorded answers of instances
+show: the samples of ServiceNow's Ansible collection (servicenow.itsm) and of its Change Management
+API, and the lists of sys_user's columns that exporters publish. A column that is missing here is
+ignored, as the platform ignores one that is not there; a query on it returns every record.
 """
 
 from collections.abc import Mapping
@@ -31,7 +32,8 @@ _TYPES: Final = {Kind.DATETIME: "glide_date_time", Kind.JOURNAL: "journal_input"
 class Column:
     """A column: longer texts than *length* are cut without a word; a reference *refers_to* a table.
 
-    *default* is what an insert without it gets. *type* is the dictionary's word, where it is not the kind's.
+    *default* is what an insert without it gets. *type* is the dictionary's word, where it is not
+    the kind's.
     """
 
     kind: Kind = Kind.STRING
@@ -58,7 +60,10 @@ def to(table: str) -> Column:
 
 def with_defaults(columns: Columns, **defaults: str) -> dict[str, Column]:
     """*columns*, those of them with other *defaults*: a table may override what it inherits."""
-    return {**columns, **{name: replace(columns[name], default=default) for name, default in defaults.items()}}
+    return {
+        **columns,
+        **{name: replace(columns[name], default=default) for name, default in defaults.items()},
+    }
 
 
 def _all(column: Column, names: str) -> dict[str, Column]:
@@ -76,7 +81,10 @@ _DURATION: Final = text(40, "glide_duration")
 _LIST: Final = text(4000, "glide_list")
 _HTML: Final = text(4000, "html")
 _USER: Final = to("sys_user")
-_DOMAIN: Final = {"sys_domain": text(32, "domain_id", "global"), "sys_domain_path": text(255, "domain_path", "/")}
+_DOMAIN: Final = {
+    "sys_domain": text(32, "domain_id", "global"),
+    "sys_domain_path": text(255, "domain_path", "/"),
+}
 
 SYSTEM: Final = {
     "sys_id": text(32, "GUID"),
@@ -139,7 +147,8 @@ TASK: Final = (
     | _all(_DURATION, "business_duration calendar_duration")
     | _all(
         DATETIME,
-        "activity_due approval_set closed_at due_date expected_start follow_up opened_at sla_due work_start work_end",
+        "activity_due approval_set closed_at due_date expected_start follow_up opened_at sla_due "
+        "work_start work_end",
     )
 )
 INCIDENT: Final = with_defaults(TASK, priority="5") | {
@@ -187,11 +196,13 @@ PROBLEM: Final = (
     | _all(_HTML, "cause_notes fix_notes workaround")
     | _all(
         DATETIME,
-        "confirmed_at fix_at fix_communicated_at reopened_at resolved_at workaround_communicated_at",
+        "confirmed_at fix_at fix_communicated_at reopened_at resolved_at "
+        "workaround_communicated_at",
     )
     | _all(
         _USER,
-        "confirmed_by fix_by fix_communicated_by reopened_by resolved_by workaround_communicated_by",
+        "confirmed_by fix_by fix_communicated_by reopened_by resolved_by "
+        "workaround_communicated_by",
     )
 )
 PROBLEM_TASK: Final = (
@@ -231,7 +242,9 @@ CHANGE_REQUEST: Final = (
         "review_date": _DATE,
     }
     | _all(_USER, "requested_by cab_delegate")
-    | _all(BOOLEAN, "on_hold cab_required outside_maintenance_schedule production_system unauthorized")
+    | _all(
+        BOOLEAN, "on_hold cab_required outside_maintenance_schedule production_system unauthorized"
+    )
     | _all(DATETIME, "start_date end_date requested_by_date cab_date_time conflict_last_run")
     | _all(
         text(4000),
@@ -296,7 +309,10 @@ USER: Final = (
         "sys_class_name": text(80, "sys_class_name", "sys_user"),
         "sys_tags": text(40, "related_tags"),
     }
-    | _all(text(40), "employee_number gender city state zip country edu_status agent_status on_schedule")
+    | _all(
+        text(40),
+        "employee_number gender city state zip country edu_status agent_status on_schedule",
+    )
     | _all(text(40), "latitude longitude time_sheet_policy")
     | _all(
         BOOLEAN,
@@ -366,12 +382,14 @@ CONFIGURATION_ITEM: Final = (
     | _all(_USER, "assigned_to attested_by managed_by owned_by supported_by")
     | _all(to("sys_user_group"), "assignment_group change_control managed_by_group support_group")
     | _all(BOOLEAN, "attested can_print monitor skip_sync unverified")
-    | _all(text(40), "due_in gl_account invoice_number justification lease_id model_number po_number")
+    | _all(
+        text(40), "due_in gl_account invoice_number justification lease_id model_number po_number"
+    )
     | _all(text(40), "life_cycle_stage life_cycle_stage_status")
     | _all(
         DATETIME,
-        "assigned checked_in checked_out delivery_date due first_discovered install_date last_discovered order_date"
-        " start_date",
+        "assigned checked_in checked_out delivery_date due first_discovered install_date "
+        "last_discovered order_date start_date",
     )
 )
 # Tables that the columns above refer to; of them no more is served than a name.

@@ -1,4 +1,5 @@
-"""When a cron expression is due: five fields of numbers, `*`, `a-b`, `*/n`, `a-b/n` and lists of them, in UTC."""
+"""When a cron expression is due: five fields of numbers, `*`, `a-b`, `*/n`, `a-b/n` and lists of
+them, in UTC."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -10,12 +11,15 @@ _PART: Final = re.compile(r"(\*|\d{1,2})(?:-(\d{1,2}))?(?:/(\d{1,2}))?", re.ASCI
 
 
 class Cron:
-    """One expression. Making it raises ValueError with a sentence where it is none, or means 30 February."""
+    """One expression. Making it raises ValueError with a sentence where it is none, or means 30
+    February."""
 
     def __init__(self, expression: str) -> None:
         fields = expression.split()
         if len(fields) != 5:
-            raise ValueError(f"{expression!r} has {len(fields)} fields, and a cron expression has five")
+            raise ValueError(
+                f"{expression!r} has {len(fields)} fields, and a cron expression has five"
+            )
         self._minutes = _values(fields[0], 0, 59)
         self._hours = _values(fields[1], 0, 23)
         self._days = _values(fields[2], 1, 31)
@@ -32,7 +36,9 @@ class Cron:
             if self._on(at):
                 for hour in range(at.hour, 24):
                     from_minute = at.minute if hour == at.hour else 0
-                    minute = min((minute for minute in self._minutes if minute >= from_minute), default=None)
+                    minute = min(
+                        (minute for minute in self._minutes if minute >= from_minute), default=None
+                    )
                     if hour in self._hours and minute is not None:
                         return at.replace(hour=hour, minute=minute)
             at = at.replace(hour=0, minute=0) + timedelta(days=1)

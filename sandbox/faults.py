@@ -27,8 +27,11 @@ AT_THE_DOOR: Final = frozenset(
     }
 )
 # Behind the login, and nothing is stored.
-REFUSALS: Final = frozenset({"error_500", "acl_403", "acl_flap_403", "business_rule_403", "data_policy_403"})
-# The work is done and the answer is wrong, late or missing; with commit_late the work is done later.
+REFUSALS: Final = frozenset(
+    {"error_500", "acl_403", "acl_flap_403", "business_rule_403", "data_policy_403"}
+)
+# The work is done and the answer is wrong, late or missing; with commit_late the work is done
+# later.
 SPOILED: Final = frozenset(
     {
         "commit_then_500",
@@ -45,8 +48,8 @@ SPOILED: Final = frozenset(
 # The answer is good and old.
 LAGGING: Final = frozenset({"stale_read"})
 FAULTS: Final = AT_THE_DOOR | REFUSALS | SPOILED | LAGGING
-# What a login can meet beside a wrong password: the Bearer token has expired, and stays so; the user needs a second
-# factor. They are apart because no retry heals them.
+# What a login can meet beside a wrong password: the Bearer token has expired, and stays so; the
+# user needs a second factor. They are apart because no retry heals them.
 LOGIN_FAULTS: Final = frozenset({"token_expired_401", "mfa_401"})
 
 _CANCELLED: Final = "Transaction cancelled: maximum execution time exceeded"
@@ -55,7 +58,8 @@ CANCELLED: Final = {"message": _CANCELLED, "detail": "Transaction cancelled"}
 
 @dataclass(slots=True)
 class Fault:
-    """A fault that waits for its requests; *times* None is until removed. None in *method* or *table* is any."""
+    """A fault that waits for its requests; *times* None is until removed. None in *method* or
+    *table* is any."""
 
     name: str
     times: int | None = 1
@@ -65,7 +69,10 @@ class Fault:
 
     def __post_init__(self) -> None:
         if self.name not in FAULTS | LOGIN_FAULTS:
-            raise ValueError(f"there is no fault {self.name!r}; there are {', '.join(sorted(FAULTS | LOGIN_FAULTS))}")
+            raise ValueError(
+                f"there is no fault {self.name!r}; there are "
+                f"{', '.join(sorted(FAULTS | LOGIN_FAULTS))}"
+            )
 
     def concerns(self, method: str, table: str, *, bearer: bool) -> bool:
         return (
@@ -96,10 +103,16 @@ class Faults:
         with self._lock:
             return list(self._armed)
 
-    def take(self, among: Iterable[str], method: str, table: str, *, bearer: bool = False) -> Fault | None:
-        """The fault that this request meets, if it is one of *among*; used up if it had a number."""
+    def take(
+        self, among: Iterable[str], method: str, table: str, *, bearer: bool = False
+    ) -> Fault | None:
+        """The fault that this request meets, if it is one of *among*; used up if it had
+        a number."""
         with self._lock:
-            met = next((fault for fault in self._armed if fault.concerns(method, table, bearer=bearer)), None)
+            met = next(
+                (fault for fault in self._armed if fault.concerns(method, table, bearer=bearer)),
+                None,
+            )
             if met is None or met.name not in among:
                 return None
             if met.times is not None:
@@ -111,17 +124,27 @@ class Faults:
 
 def refusal(fault: str, method: str, table: str) -> Refused:
     """The refusal that *fault* stands for, in ServiceNow's words."""
-    match fault, {"POST": "Insert", "DELETE": "Delete", "GET": "", "HEAD": ""}.get(method, "Update"):
+    match (
+        fault,
+        {"POST": "Insert", "DELETE": "Delete", "GET": "", "HEAD": ""}.get(method, "Update"),
+    ):
         case "error_500", _:
             return Refused(500, _CANCELLED, f"{_CANCELLED}. Please check logs for error trace")
         case "acl_403", "":
             return Refused(403, "Insufficient rights to query records")
         case "acl_403", verb:
-            return Refused(403, "Operation Failed", f"ACL Exception {verb} Failed due to security constraints")
+            return Refused(
+                403, "Operation Failed", f"ACL Exception {verb} Failed due to security constraints"
+            )
         case "business_rule_403", _:
-            return aborted(table, "Check with change board", uuid.uuid5(uuid.NAMESPACE_OID, table).hex)
+            return aborted(
+                table, "Check with change board", uuid.uuid5(uuid.NAMESPACE_OID, table).hex
+            )
         case "data_policy_403", _:
-            words = "Data Policy Exception: The following fields are mandatory: Caller, Business service"
+            words = (
+                "Data Policy Exception: The following fields are mandatory: "
+                "Caller, Business service"
+            )
             return Refused(403, "Operation Failed", words)
         case _:
             return not_authorized()
@@ -149,7 +172,11 @@ def over_the_limit(per_hour: int, *, now: float, wait_seconds: int, url: str) ->
 def rate_limit_headers(per_hour: int, *, reset: int, url: str) -> tuple[tuple[str, str], ...]:
     """What every answer carries where a rule matches; *reset* is UNIX seconds."""
     rule = uuid.uuid5(uuid.NAMESPACE_URL, url).hex
-    return (("X-RateLimit-Limit", str(per_hour)), ("X-RateLimit-Reset", str(reset)), ("X-RateLimit-Rule", rule))
+    return (
+        ("X-RateLimit-Limit", str(per_hour)),
+        ("X-RateLimit-Reset", str(reset)),
+        ("X-RateLimit-Rule", rule),
+    )
 
 
 def busy() -> Answer:
@@ -158,7 +185,8 @@ def busy() -> Answer:
 
 
 def at_the_door(fault: Fault, now: float, url: str) -> Answer | None:
-    """What comes from in front of the instance: load balancer, portal, rate limit. None is no answer."""
+    """What comes from in front of the instance: load balancer, portal, rate limit. None is no
+    answer."""
     match fault.name:
         case "session_sync_202":
             return Answer(202, b"", (JSON,))
@@ -167,15 +195,24 @@ def at_the_door(fault: Fault, now: float, url: str) -> Answer | None:
         case "semaphore_429":
             return busy()
         case "hibernating_html_200":
-            words = '<div class="instance-hibernating-page"><p>Your instance is hibernating.</p></div>'
+            words = (
+                '<div class="instance-hibernating-page"><p>Your instance is hibernating.</p></div>'
+            )
             return Answer(200, html_page("Hibernating Instance", words), (HTML,))
         case "hibernating_redirect_302":
-            return Answer(302, b"", (("Location", "https://developer.servicenow.com/dev.do#!/home?wu=true"),))
+            return Answer(
+                302, b"", (("Location", "https://developer.servicenow.com/dev.do#!/home?wu=true"),)
+            )
         case "sso_html_200":
-            form = '<form method="post" action="/saml/sso"><input name="username"><input type="password"></form>'
+            form = (
+                '<form method="post" action="/saml/sso"><input name="username"><input '
+                'type="password"></form>'
+            )
             return Answer(200, html_page("Log in", form), (HTML,))
         case "adc_502":
-            return Answer(502, html_page("502 Bad Gateway", "snow_adc"), (HTML, ("Server", "snow_adc")))
+            return Answer(
+                502, html_page("502 Bad Gateway", "snow_adc"), (HTML, ("Server", "snow_adc"))
+            )
         case "unavailable_503":
             asked = (("Retry-After", str(int(fault.seconds))),) if fault.seconds else ()
             return Answer(503, html_page("Service Unavailable", "Try again later."), (HTML, *asked))

@@ -1,11 +1,13 @@
-"""Hasura's event delivery over a real PostgreSQL: what is written to a tracked table is posted to its webhook.
+"""Hasura's event delivery over a real PostgreSQL: what is written to a tracked table is posted to
+its webhook.
 
     with Hasura(database_url=…, project=Path("hasura"), environ={…}) as hasura:
         connection.execute("INSERT INTO outages …")
 
-Written from the source of Hasura v2.48 (EventTrigger.hs, ScheduledTrigger.hs, Backends/Postgres/DDL/EventTrigger.hs);
-no engine was run. The catalog and the triggers are in catalog.py, what goes over the wire in webhook.py. One-off
-scheduled events, request transforms and geometry columns are not here.
+Written from the source of Hasura v2.48 (EventTrigger.hs, ScheduledTrigger.hs,
+Backends/Postgres/DDL/EventTrigger.hs); no engine was run. The catalog and the triggers are in
+catalog.py, what goes over the wire in webhook.py. One-off scheduled events, request transforms and
+geometry columns are not here.
 """
 
 import argparse
@@ -30,7 +32,16 @@ from psycopg.rows import class_row
 from psycopg_pool import ConnectionPool, PoolClosed
 
 from function.hasura.metadata import MetadataError
-from sandbox.catalog import Connection, CronTrigger, InconsistentMetadata, Trigger, Triggers, install, migrate, read
+from sandbox.catalog import (
+    Connection,
+    CronTrigger,
+    InconsistentMetadata,
+    Trigger,
+    Triggers,
+    install,
+    migrate,
+    read,
+)
 from sandbox.webhook import (
     Connections,
     NoAnswer,
@@ -47,7 +58,8 @@ Row = TypeVar("Row")
 
 # A record of an attempt is one short statement, so a few connections serve a hundred deliveries.
 _DATABASE_CONNECTIONS: Final = 8
-# Longer than a busy database keeps a record waiting, because an event that is not recorded is sent again.
+# Longer than a busy database keeps a record waiting, because an event that is not recorded is sent
+# again.
 _DATABASE_SECONDS_MAX: Final = 30.0
 # For an event of a trigger or table that this engine does not know.
 UNKNOWN_SECONDS: Final = 60
@@ -139,7 +151,8 @@ class _Attempt:
     values: Mapping[str, object]
 
 
-# --- statements ----------------------------------------------------------------------------------------------------
+# --- statements
+# --------------------------------------------------------------------------------------------------
 # %(ahead)s is how far the engine's clock is ahead of the database's.
 
 _NOW: Final = "now() + make_interval(secs => %(ahead)s)"
@@ -162,7 +175,8 @@ RETURNING id, schema_name, table_name, trigger_name, payload::text AS payload, t
 # Hasura's transaction of three statements, in one.
 _ATTEMPT: Final = """
 WITH invocation AS (
-    INSERT INTO hdb_catalog.event_invocation_logs (trigger_name, event_id, status, request, response)
+    INSERT INTO hdb_catalog.event_invocation_logs
+        (trigger_name, event_id, status, request, response)
     VALUES (%(trigger)s, %(id)s, %(status)s, %(request)s::json, %(response)s::json)
 )
 UPDATE hdb_catalog.event_log SET tries = tries + 1, locked = NULL, {} WHERE id = %(id)s
@@ -176,7 +190,9 @@ _RECORD: Final[Mapping[Outcome, str]] = {
 
 _POSTPONE: Final = f"UPDATE hdb_catalog.event_log SET locked = NULL, {_LATER} WHERE id = %(id)s"  # noqa: S608
 
-_UNLOCK: Final = "UPDATE hdb_catalog.event_log SET locked = NULL WHERE id = ANY(%(ids)s) AND locked IS NOT NULL"
+_UNLOCK: Final = (
+    "UPDATE hdb_catalog.event_log SET locked = NULL WHERE id = ANY(%(ids)s) AND locked IS NOT NULL"
+)
 
 _CRON_PLAN: Final = f"""
 SELECT count(*) FILTER (WHERE status = 'scheduled' AND scheduled_time > {_NOW}),
@@ -217,9 +233,12 @@ _CRON_RECORD: Final[Mapping[Outcome, str]] = {
 _CRON_DEAD: Final = "UPDATE hdb_catalog.hdb_cron_events SET status = 'dead' WHERE id = %(id)s"
 
 _CRON_UNLOCK: Final = """
-UPDATE hdb_catalog.hdb_cron_events SET status = 'scheduled' WHERE id = ANY(%(ids)s) AND status = 'locked'
+UPDATE hdb_catalog.hdb_cron_events SET status = 'scheduled' WHERE id = ANY(%(ids)s)
+    AND status = 'locked'
 """
-_CRON_UNLOCK_ALL: Final = "UPDATE hdb_catalog.hdb_cron_events SET status = 'scheduled' WHERE status = 'locked'"
+_CRON_UNLOCK_ALL: Final = (
+    "UPDATE hdb_catalog.hdb_cron_events SET status = 'scheduled' WHERE status = 'locked'"
+)
 
 _NEXT_DUE: Final = """
 SELECT extract(epoch FROM min(greatest(
@@ -231,14 +250,16 @@ WHERE NOT delivered AND NOT error AND NOT archived AND trigger_name = ANY(%(trig
 """
 
 
-# --- the engine ----------------------------------------------------------------------------------------------------
+# --- the engine
+# --------------------------------------------------------------------------------------------------
 
 
 class Hasura:
-    """An engine, from enter to exit. Several can work on one database, in this process or in others.
+    """An engine, from enter to exit. Several can work on one database, in this process or in
+    others.
 
-    *clock_ahead_seconds* moves its clock, for trials of what takes hours; it is asked each time. The database's own
-    now(), in created_at, is not moved.
+    *clock_ahead_seconds* moves its clock, for trials of what takes hours; it is asked each time.
+    The database's own now(), in created_at, is not moved.
     """
 
     def __init__(
@@ -271,7 +292,9 @@ class Hasura:
         self._statements = 0
         self._changed = threading.Condition()
         self._delivering = 0  # under _changed, as is the next
-        self._locked: set[str] = set()  # fetched and not finished: to be unlocked by a graceful shutdown
+        self._locked: set[str] = (
+            set()
+        )  # fetched and not finished: to be unlocked by a graceful shutdown
         self._workers = ThreadPoolExecutor(pool_size, "hasura-delivery")
         self._prefetcher = ThreadPoolExecutor(1, "hasura-prefetch")
         self._loops = [
@@ -303,7 +326,8 @@ class Hasura:
         self.stop()
 
     def apply_metadata(self) -> None:
-        """Read the project anew, and bring the database to it. Raises InconsistentMetadata or MetadataError.
+        """Read the project anew, and bring the database to it. Raises InconsistentMetadata or
+        MetadataError.
 
         Another engine on the same database goes on with what it read itself.
         """
@@ -313,7 +337,8 @@ class Hasura:
         self._triggers = triggers
 
     def stop(self) -> None:
-        """Shut down gracefully: fetch no more, wait for what is in flight, then unlock what is not done by then.
+        """Shut down gracefully: fetch no more, wait for what is in flight, then unlock what is not
+        done by then.
 
         That will be delivered again, perhaps while the first delivery is still being worked on.
         """
@@ -332,7 +357,8 @@ class Hasura:
         self.kill()
 
     def kill(self) -> None:
-        """End as by kill -9: nothing in flight is recorded or unlocked, and no statement runs once this returns."""
+        """End as by kill -9: nothing in flight is recorded or unlocked, and no statement runs once
+        this returns."""
         self._fetch_no_more()
         with self._gate:
             self._ended = True
@@ -352,7 +378,8 @@ class Hasura:
     # What people do in the console.
 
     def redeliver(self, event_id: str) -> None:
-        """Have an event delivered anew, also one that was delivered. Raises Refused while it is in somebody's hands."""
+        """Have an event delivered anew, also one that was delivered. Raises Refused while it is in
+        somebody's hands."""
         with self._connected() as connection, connection.transaction():
             found = connection.execute(
                 f"SELECT coalesce(locked >= {_NOW} - interval '30 minutes', false)"  # noqa: S608
@@ -365,7 +392,9 @@ class Hasura:
                 case (True,):
                     raise Refused("busy: event is already being processed")
             connection.execute(
-                "UPDATE hdb_catalog.event_log SET delivered = false, error = false, tries = 0 WHERE id = %s", [event_id]
+                "UPDATE hdb_catalog.event_log SET delivered = false, error = false, "
+                "tries = 0 WHERE id = %s",
+                [event_id],
             )
 
     def invoke(self, trigger: str, payload: object) -> str:
@@ -378,7 +407,8 @@ class Hasura:
         trace_context = {"trace_id": secrets.token_hex(16), "span_id": secrets.token_hex(8)}
         with self._connected() as connection, connection.transaction():
             connection.execute(
-                "SELECT set_config('hasura.user', %s, true), set_config('hasura.tracecontext', %s, true)",
+                "SELECT set_config('hasura.user', %s, true), "
+                "set_config('hasura.tracecontext', %s, true)",
                 [json.dumps({"x-hasura-role": "admin"}), json.dumps(trace_context)],
             )
             [(event_id,)] = connection.execute(
@@ -393,7 +423,8 @@ class Hasura:
         """The event log, oldest first."""
         return self._seen(
             LoggedEvent,
-            "SELECT id, schema_name, table_name, trigger_name, payload, delivered, error, tries, created_at, locked,"
+            "SELECT id, schema_name, table_name, trigger_name, payload, delivered, error, tries, "
+            "created_at, locked,"
             " next_retry_at, archived FROM hdb_catalog.event_log ORDER BY created_at, id",
         )
 
@@ -428,7 +459,8 @@ class Hasura:
             return len(self._locked)
 
     def idle(self) -> bool:
-        """Whether this engine has nothing in flight, and no engine, living or dead, holds a lock."""
+        """Whether this engine has nothing in flight, and no engine, living or dead,
+        holds a lock."""
         if self.in_flight:
             return False
         with self._connected() as connection:
@@ -439,10 +471,12 @@ class Hasura:
         return bool(idle)
 
     def next_due_at(self) -> float | None:
-        """UNIX seconds, by its clock, from when the earliest undelivered event may be fetched: a locked one when its
-        lock expires. None: none waits."""
+        """UNIX seconds, by its clock, from when the earliest undelivered event may be fetched: a
+        locked one when its lock expires. None: none waits."""
         with self._connected() as connection:
-            [(due_at,)] = connection.execute(_NEXT_DUE, {"triggers": list(self._triggers.events)}).fetchall()
+            [(due_at,)] = connection.execute(
+                _NEXT_DUE, {"triggers": list(self._triggers.events)}
+            ).fetchall()
         return None if due_at is None else float(due_at)
 
     # Events of tables.
@@ -452,7 +486,8 @@ class Hasura:
         while not self._stopping.is_set():
             if not batch:
                 self._stopping.wait(self._fetch_interval_seconds)
-            # The next is fetched while this one is worked on, so that up to twice the batch is locked.
+            # The next is fetched while this one is worked on, so that up to twice the batch is
+            # locked.
             upcoming = self._prefetcher.submit(self._fetched)
             for event in batch:
                 if not self._slot_taken():
@@ -463,7 +498,9 @@ class Hasura:
     def _slot_taken(self) -> bool:
         """Wait for a place in the pool. False: this engine stops."""
         with self._changed:
-            self._changed.wait_for(lambda: self._stopping.is_set() or self._delivering < self._pool_size)
+            self._changed.wait_for(
+                lambda: self._stopping.is_set() or self._delivering < self._pool_size
+            )
             if self._stopping.is_set():
                 return False
             self._delivering += 1
@@ -474,9 +511,17 @@ class Hasura:
         if not triggers or self._stopping.is_set():
             return ()
         try:
-            with self._statement() as connection, connection.cursor(row_factory=class_row(_Fetched)) as cursor:
+            with (
+                self._statement() as connection,
+                connection.cursor(row_factory=class_row(_Fetched)) as cursor,
+            ):
                 cursor.execute(
-                    _FETCH, {"ahead": self._clock_ahead_seconds(), "limit": self._batch_size, "triggers": triggers}
+                    _FETCH,
+                    {
+                        "ahead": self._clock_ahead_seconds(),
+                        "limit": self._batch_size,
+                        "triggers": triggers,
+                    },
                 )
                 batch = cursor.fetchall()
                 with self._changed:
@@ -541,8 +586,13 @@ class Hasura:
         triggers = list(self._triggers.crons)
         if not triggers:
             return ()
-        with self._statement() as connection, connection.cursor(row_factory=class_row(_Due)) as cursor:
-            cursor.execute(_CRON_FETCH, {"ahead": self._clock_ahead_seconds(), "triggers": triggers})
+        with (
+            self._statement() as connection,
+            connection.cursor(row_factory=class_row(_Due)) as cursor,
+        ):
+            cursor.execute(
+                _CRON_FETCH, {"ahead": self._clock_ahead_seconds(), "triggers": triggers}
+            )
             batch = cursor.fetchall()
             with self._changed:
                 self._locked.update(due.id for due in batch)
@@ -569,24 +619,37 @@ class Hasura:
 
     # Both.
 
-    def _attempted(self, trigger: Trigger | CronTrigger, body: str, tries: int, *, version: str) -> _Attempt:
-        """Post *body* once. *tries* are those before this one; *version* is that of the invocation log."""
+    def _attempted(
+        self, trigger: Trigger | CronTrigger, body: str, tries: int, *, version: str
+    ) -> _Attempt:
+        """Post *body* once. *tries* are those before this one; *version* is that of the invocation
+        log."""
         headers = with_own_headers(trigger.headers)
         request = json.dumps([header.logged() for header in headers])
-        values: dict[str, object] = {"request": f'{{"headers":{request},"payload":{body},"version":"{version}"}}'}
+        values: dict[str, object] = {
+            "request": f'{{"headers":{request},"payload":{body},"version":"{version}"}}'
+        }
         asked_seconds = None
         try:
-            answer = self._http.post(trigger.webhook, headers, body.encode(), timeout_seconds=trigger.timeout_seconds)
+            answer = self._http.post(
+                trigger.webhook, headers, body.encode(), timeout_seconds=trigger.timeout_seconds
+            )
         except NoAnswer as why:
             message = json.dumps({"message": str(why), "type": "http_exception"})
-            values |= {"status": None, "response": _logged("client_error", {"message": message}, version)}
+            values |= {
+                "status": None,
+                "response": _logged("client_error", {"message": message}, version),
+            }
         else:
             told = answer.logged_body()
             values["status"] = answer.status
             if answer.delivered:
                 headers_told = [{"name": name, "value": value} for name, value in answer.headers]
                 response = {"body": told, "headers": headers_told, "status": answer.status}
-                return _Attempt("delivered", values | {"response": _logged("webhook_response", response, version)})
+                return _Attempt(
+                    "delivered",
+                    values | {"response": _logged("webhook_response", response, version)},
+                )
             values["response"] = _logged("client_error", {"message": told}, version)
             asked_seconds = retry_after_seconds(answer)
         # What the webhook asks for counts also when the retries are used up.
@@ -596,13 +659,15 @@ class Hasura:
 
     @contextmanager
     def _finishing(self, event_id: str) -> Iterator[None]:
-        """Work on an event, which is out of this engine's hands afterwards, whatever became of it."""
+        """Work on an event, which is out of this engine's hands afterwards, whatever
+        became of it."""
         try:
             yield
         except _Ended:
             pass
         except psycopg.Error as error:
-            # It stays locked: an event of a table until its lock expires, a cron event until an engine starts.
+            # It stays locked: an event of a table until its lock expires, a cron event until an
+            # engine starts.
             log.warning("event %s could not be recorded: %s", event_id, error)
         except Exception:
             log.exception("event %s could not be delivered", event_id)
@@ -638,12 +703,16 @@ class Hasura:
         return psycopg.connect(self._database_url, autocommit=True)
 
     def _seen(self, row: type[Row], query: LiteralString) -> list[Row]:
-        with self._connected() as connection, connection.cursor(row_factory=class_row(row)) as cursor:
+        with (
+            self._connected() as connection,
+            connection.cursor(row_factory=class_row(row)) as cursor,
+        ):
             return cursor.execute(query).fetchall()
 
 
 def _still_there(connection: Connection) -> None:
-    """Raise where the server has hung up, so that the pool gives another one; a look at the socket, no question."""
+    """Raise where the server has hung up, so that the pool gives another one; a look at the socket,
+    no question."""
     connection.pgconn.consume_input()  # its last words, if any
     connection.pgconn.consume_input()
 
@@ -679,16 +748,31 @@ class _ClockFile:
 
 def main() -> int:
     """Run it alone until SIGTERM or Ctrl-C, which shut it down gracefully."""
-    parser = argparse.ArgumentParser(prog="python -m sandbox.hasura", description="Hasura's event delivery.")
+    parser = argparse.ArgumentParser(
+        prog="python -m sandbox.hasura", description="Hasura's event delivery."
+    )
     parser.add_argument("--database-url", required=True, help="postgresql://…")
-    parser.add_argument("--project", required=True, type=Path, help="the folder of a Hasura CLI project")
-    parser.add_argument("--migrate", action="store_true", help="apply its migrations first")
-    parser.add_argument("--fetch-interval", type=float, default=1.0, metavar="SECONDS", help="default: 1")
-    parser.add_argument("--pool-size", type=int, default=100, help="deliveries at a time (default: 100)")
-    parser.add_argument("--batch-size", type=int, default=100, help="events fetched at a time (default: 100)")
-    parser.add_argument("--shutdown-timeout", type=float, default=60.0, metavar="SECONDS", help="default: 60")
     parser.add_argument(
-        "--clock-ahead", type=Path, metavar="FILE", help="holds how many seconds to be ahead; read whenever time counts"
+        "--project", required=True, type=Path, help="the folder of a Hasura CLI project"
+    )
+    parser.add_argument("--migrate", action="store_true", help="apply its migrations first")
+    parser.add_argument(
+        "--fetch-interval", type=float, default=1.0, metavar="SECONDS", help="default: 1"
+    )
+    parser.add_argument(
+        "--pool-size", type=int, default=100, help="deliveries at a time (default: 100)"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=100, help="events fetched at a time (default: 100)"
+    )
+    parser.add_argument(
+        "--shutdown-timeout", type=float, default=60.0, metavar="SECONDS", help="default: 60"
+    )
+    parser.add_argument(
+        "--clock-ahead",
+        type=Path,
+        metavar="FILE",
+        help="holds how many seconds to be ahead; read whenever time counts",
     )
     asked = parser.parse_args()
     ended = threading.Event()

@@ -11,12 +11,17 @@ _AWAITING_CALLER: Final = "1"
 # dl_u_priority as it is shipped: impact and urgency add up.
 PRIORITY: Final = {
     (impact, urgency): str(impact_and_urgency - 1)
-    for impact, urgency, impact_and_urgency in ((str(i), str(u), i + u) for i in (1, 2, 3) for u in (1, 2, 3))
+    for impact, urgency, impact_and_urgency in (
+        (str(i), str(u), i + u) for i in (1, 2, 3) for u in (1, 2, 3)
+    )
 }
 
 
-def incident_rules(before: Record | None, after: Record, *, sent: Collection[str], by: str, at: str) -> None:
-    """Do to *after* what the platform's own rules do before an incident is stored, or raise Refused."""
+def incident_rules(
+    before: Record | None, after: Record, *, sent: Collection[str], by: str, at: str
+) -> None:
+    """Do to *after* what the platform's own rules do before an incident is stored, or raise
+    Refused."""
     was = before["state"] if before else ""
     if "state" not in sent and after["incident_state"] and after["incident_state"] != was:
         after["state"] = after["incident_state"]
@@ -35,7 +40,11 @@ def incident_rules(before: Record | None, after: Record, *, sent: Collection[str
     if state == CLOSED:
         after |= {"closed_at": at, "closed_by": by}
     if was == RESOLVED and state in _OPEN:
-        after |= {"reopened_time": at, "reopened_by": by, "reopen_count": str(int(after["reopen_count"]) + 1)}
+        after |= {
+            "reopened_time": at,
+            "reopened_by": by,
+            "reopen_count": str(int(after["reopen_count"]) + 1),
+        }
         after |= {"resolved_at": "", "resolved_by": ""}
 
 

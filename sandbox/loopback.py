@@ -1,4 +1,5 @@
-"""A threaded server on loopback that starts at once, again at once, and stops without waiting for its clients."""
+"""A threaded server on loopback that starts at once, again at once, and stops without waiting for
+its clients."""
 
 import socket
 import socketserver
@@ -23,14 +24,18 @@ class Loopback(socketserver.ThreadingTCPServer):
     # http.server's 5 would turn a burst of clients into resets that nobody armed.
     request_queue_size = 128
 
-    def __init__(self, name: str, port: int, handler: type[socketserver.BaseRequestHandler]) -> None:
+    def __init__(
+        self, name: str, port: int, handler: type[socketserver.BaseRequestHandler]
+    ) -> None:
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._thread = threading.Thread(target=self.serve_forever, args=(0.02,), name=name)
         try:
             super().__init__(("127.0.0.1", port), handler)
         except OSError as taken:
-            raise OSError(taken.errno, f"{name} cannot listen on port {port}: {taken.strerror}") from taken
+            raise OSError(
+                taken.errno, f"{name} cannot listen on port {port}: {taken.strerror}"
+            ) from taken
 
     @property
     def port(self) -> int:
@@ -40,7 +45,8 @@ class Loopback(socketserver.ThreadingTCPServer):
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop listening, hang up on who is still there, and wait for the threads that served them."""
+        """Stop listening, hang up on who is still there, and wait for the threads that
+        served them."""
         self.shutdown()
         with self._lock:
             for connection in self._open:
@@ -50,7 +56,8 @@ class Loopback(socketserver.ThreadingTCPServer):
         self._thread.join()
 
     def has_unread(self) -> bool:
-        """Whether somebody has sent something that is not read yet, as Linux tells; elsewhere nobody can."""
+        """Whether somebody has sent something that is not read yet, as Linux tells; elsewhere
+        nobody can."""
         port = f":{self.port:04X}"
         with suppress(OSError):
             for line in Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]:

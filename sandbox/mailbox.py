@@ -1,4 +1,5 @@
-"""A mailbox on a real SMTP socket, on the standard library alone: what the function mails lands here and can be read.
+"""A mailbox on a real SMTP socket, on the standard library alone: what the function mails lands
+here and can be read.
 
 It speaks as much of RFC 5321 as a client needs that sends plainly on loopback: no TLS, no login.
 """
@@ -16,7 +17,8 @@ from sandbox.loopback import Loopback
 
 # More than any notice, less than what could hurt the machine.
 _MESSAGE_BYTES_MAX: Final = 10_485_760
-# RFC 5321, 4.5.3.1.6: a text line has at most 1000 octets; commands are shorter. Generous, and still bounded.
+# RFC 5321, 4.5.3.1.6: a text line has at most 1000 octets; commands are shorter. Generous, and
+# still bounded.
 _LINE_BYTES_MAX: Final = 65_536
 _RECIPIENTS_MAX: Final = 100
 # A client that says nothing for so long is hung up on.
@@ -26,8 +28,8 @@ _IDLE_SECONDS: Final = 60.0
 class Mailbox:
     """Accepts every mail, from enter to exit. *messages* are in order of arrival.
 
-    Each message also carries its envelope, as ``X-Mail-From`` and ``X-Rcpt-To``. *port* 0 takes a free one; entering
-    raises OSError with a sentence where the port is taken.
+    Each message also carries its envelope, as ``X-Mail-From`` and ``X-Rcpt-To``. *port* 0 takes a
+    free one; entering raises OSError with a sentence where the port is taken.
     """
 
     def __init__(self, *, port: int = 0) -> None:
@@ -48,7 +50,8 @@ class Mailbox:
         return f"smtp://127.0.0.1:{self._server.port}"
 
     def wait(self, count: int, timeout_seconds: float) -> list[EmailMessage]:
-        """The messages, as soon as there are *count* or *timeout_seconds* have passed: perhaps fewer than asked for."""
+        """The messages, as soon as there are *count* or *timeout_seconds* have passed: perhaps
+        fewer than asked for."""
         with self._arrived:
             self._arrived.wait_for(lambda: len(self.messages) >= count, timeout_seconds)
             return list(self.messages)
@@ -152,12 +155,17 @@ class _Session(socketserver.StreamRequestHandler):
         kept: list[bytes] = []
         size = 0
         begins = True  # a line longer than what is read at once comes in pieces
-        while (line := self.rfile.readline(_LINE_BYTES_MAX)) not in {b".\r\n", b".\n"} or not begins:
+        while (line := self.rfile.readline(_LINE_BYTES_MAX)) not in {
+            b".\r\n",
+            b".\n",
+        } or not begins:
             if not line:
                 return False  # gone in the middle: not a message
             size += len(line)
             if size <= _MESSAGE_BYTES_MAX:
-                kept.append(line.removeprefix(b".") if begins else line)  # RFC 5321, 4.5.2: a leading dot was doubled
+                kept.append(
+                    line.removeprefix(b".") if begins else line
+                )  # RFC 5321, 4.5.2: a leading dot was doubled
             begins = line.endswith(b"\n")
         if size > _MESSAGE_BYTES_MAX:
             self._say("552 message too large")

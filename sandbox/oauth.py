@@ -46,8 +46,8 @@ class _Token:
 class OAuth:
     """The one registered client of the instance and the tokens it was given, each for a user.
 
-    *login* says if a user name and a password are right, and counts them if not. *user* names who the client itself
-    stands for, and *may_sign_in* says for whom else it may vouch.
+    *login* says if a user name and a password are right, and counts them if not. *user* names who
+    the client itself stands for, and *may_sign_in* says for whom else it may vouch.
     """
 
     def __init__(
@@ -92,7 +92,8 @@ class OAuth:
             held = (
                 user
                 for (user, _), known in self._issued.items()
-                if hmac.compare_digest(known.access.encode(), token.encode()) and now < known.expires_at
+                if hmac.compare_digest(known.access.encode(), token.encode())
+                and now < known.expires_at
             )
             return next(held, "")
 
@@ -118,10 +119,13 @@ class OAuth:
                 user = self._vouched(form.get("assertion", ""))
                 good = self._may_sign_in(user)
         # Only who logged in with a password comes back without one.
-        return self._token(user, refreshable=grant in {"password", "refresh_token"}) if good else None
+        return (
+            self._token(user, refreshable=grant in {"password", "refresh_token"}) if good else None
+        )
 
     def _knows_client(self, request: Request, form: dict[str, str]) -> bool:
-        """The client's credentials stand in the form, or in the header, as RFC 6749 section 2.3.1 prefers."""
+        """The client's credentials stand in the form, or in the header, as RFC 6749 section 2.3.1
+        prefers."""
         given = f"{form.get('client_id', '')}:{form.get('client_secret', '')}".encode()
         scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "basic":
@@ -132,12 +136,15 @@ class OAuth:
         return hmac.compare_digest(given, f"{self.client_id}:{self.client_secret}".encode())
 
     def _vouched(self, assertion: str) -> str:
-        """The user that a JWT is about, if it is signed with the client's secret (HS256) and is of now; else empty."""
+        """The user that a JWT is about, if it is signed with the client's secret (HS256) and is of
+        now; else empty."""
         try:
             head, claims, signature = assertion.split(".")
             algorithm = json.loads(_decoded(head))["alg"]
             told = json.loads(_decoded(claims))
-            signed = hmac.digest(self.client_secret.encode(), f"{head}.{claims}".encode(), hashlib.sha256)
+            signed = hmac.digest(
+                self.client_secret.encode(), f"{head}.{claims}".encode(), hashlib.sha256
+            )
             good = (
                 algorithm == "HS256"
                 and hmac.compare_digest(signed, _decoded(signature))
@@ -154,7 +161,9 @@ class OAuth:
         with self._lock:
             token = self._issued.get((user, refreshable))
             if token is None or token.expires_at <= now:
-                token = _Token(secrets.token_urlsafe(64), secrets.token_urlsafe(64), now + ACCESS_SECONDS)
+                token = _Token(
+                    secrets.token_urlsafe(64), secrets.token_urlsafe(64), now + ACCESS_SECONDS
+                )
                 self._issued[user, refreshable] = token
             if refreshable:
                 self._refreshable[token.refresh] = (now + REFRESH_SECONDS, user)

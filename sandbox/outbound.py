@@ -1,7 +1,7 @@
 """The business rule of the instance that tells us what people did: incidents, signed, at most once.
 
-It stands in for a script on a real instance, which sends with RESTMessageV2.executeAsync and never tries again: same
-condition, same payload, same signature.
+It stands in for a script on a real instance, which sends with RESTMessageV2.executeAsync and never
+tries again: same condition, same payload, same signature.
 """
 
 import base64
@@ -45,7 +45,8 @@ class Sent:
 
 
 class Outbound:
-    """Sends what concerns *name*, our name in ``correlation_display``, but not what *user*, who is us, did.
+    """Sends what concerns *name*, our name in ``correlation_display``, but not what *user*, who is
+    us, did.
 
     *key* is the secret itself; the instance keeps it as base64.
     """
@@ -72,7 +73,9 @@ class Outbound:
         self._name = name
         self._journals = journals
         self._waiting: queue.Queue[tuple[dict[str, Any], float] | None] = queue.Queue()
-        self._thread = threading.Thread(target=self._work, name="the sandbox's webhook", daemon=True)
+        self._thread = threading.Thread(
+            target=self._work, name="the sandbox's webhook", daemon=True
+        )
         self._thread.start()
 
     def stop(self) -> None:
@@ -81,15 +84,22 @@ class Outbound:
         self._thread.join()
 
     def settle(self) -> None:
-        """Wait until everything that is due was sent; what REORDER holds back waits for its next one."""
+        """Wait until everything that is due was sent; what REORDER holds back waits for its next
+        one."""
         self._waiting.join()
 
     def written(self, write: Written) -> None:
         """Queue what *write* says, if it concerns us."""
         before, after = write.before, write.after
-        if before is None or write.table != "incident" or after["correlation_display"] != self._name:
+        if (
+            before is None
+            or write.table != "incident"
+            or after["correlation_display"] != self._name
+        ):
             return
-        changed = any(before[column] != after[column] for column in _TRIGGERS) or bool(write.journal)
+        changed = any(before[column] != after[column] for column in _TRIGGERS) or bool(
+            write.journal
+        )
         if changed and after["sys_updated_by"] != self._user:
             self._waiting.put((self._payload(before, write), self._clock()))
 

@@ -39,12 +39,16 @@ class Pages:
                 return self._incidents()
             case "GET" | "HEAD", "/faults":
                 names = sorted(FAULTS | LOGIN_FAULTS)
-                return self._html("faults.html", names=names, armed=self._faults.armed(), said=_said(request))
+                return self._html(
+                    "faults.html", names=names, armed=self._faults.armed(), said=_said(request)
+                )
             case "POST", "/faults/arm" | "/faults/disarm":
                 return self._posted(request, None)
             case "GET" | "HEAD", path if found := self._found(path):
                 return self._incident(found, _said(request))
-            case "POST", path if found := self._found(path.removesuffix("/resolve").removesuffix("/comment")):
+            case "POST", path if found := self._found(
+                path.removesuffix("/resolve").removesuffix("/comment")
+            ):
                 return self._posted(request, found)
             case "GET" | "HEAD", _:
                 return Answer(404, html_page("Not found", "There is nothing here."), _HEADERS)
@@ -57,14 +61,18 @@ class Pages:
         return found[0] if found else None
 
     def _incidents(self) -> Answer:
-        rows = self._tables.select("incident", "ORDERBYDESCsys_updated_on^ORDERBYDESCnumber", limit=_ROWS_MAX)
+        rows = self._tables.select(
+            "incident", "ORDERBYDESCsys_updated_on^ORDERBYDESCnumber", limit=_ROWS_MAX
+        )
         shown = [row | self._shown(row, ("state", "priority", "assignment_group")) for row in rows]
         incidents = list(zip(rows, shown, strict=True))
         return self._html("incidents.html", incidents=incidents, armed=self._faults.armed())
 
     def _incident(self, row: Record, said: str) -> Answer:
         journal = self._tables.select("sys_journal_field", f"element_id={row['sys_id']}")
-        codes = self._tables.select("sys_choice", "name=incident^element=close_code^ORDERBYsequence")
+        codes = self._tables.select(
+            "sys_choice", "name=incident^element=close_code^ORDERBYsequence"
+        )
         return self._html(
             "incident.html",
             row=row,
@@ -78,7 +86,9 @@ class Pages:
     def _posted(self, request: Request, row: Record | None) -> Answer:
         if not _from_here(request):
             return Answer(403, html_page("Forbidden", "The form is of another site."), _HEADERS)
-        form = dict(parse_qsl((request.body or b"").decode(errors="replace"), keep_blank_values=True))
+        form = dict(
+            parse_qsl((request.body or b"").decode(errors="replace"), keep_blank_values=True)
+        )
         back = "/faults" if row is None else f"/incidents/{quote(row['number'])}"
         action = request.path.rpartition("/")[2]
         try:
@@ -88,7 +98,10 @@ class Pages:
                 case "disarm":
                     self._faults.disarm(form.get("name") or None)
                 case "resolve" if row is not None:
-                    fields = {"close_code": form.get("close_code", ""), "close_notes": form.get("close_notes", "")}
+                    fields = {
+                        "close_code": form.get("close_code", ""),
+                        "close_notes": form.get("close_notes", ""),
+                    }
                     self._write(row, fields | {"state": RESOLVED})
                 case "comment" if row is not None:
                     kind = "work_notes" if form.get("kind") == "work_notes" else "comments"
@@ -108,7 +121,9 @@ class Pages:
         return {column: self._tables.shown("incident", column, row[column]) for column in columns}
 
     def _html(self, template: str, **shown: object) -> Answer:
-        page = self._templates.get_template(template).render(refresh_seconds=_REFRESH_SECONDS, **shown)
+        page = self._templates.get_template(template).render(
+            refresh_seconds=_REFRESH_SECONDS, **shown
+        )
         return Answer(200, page.encode(), _HEADERS)
 
 

@@ -22,7 +22,8 @@ _RECOVERY_SECONDS: Final = 60.0
 class PostgreSQL:
     """An empty server; what is in it is gone at exit.
 
-    Its folder is not the caller's: PostgreSQL refuses to run as root, and the user it takes instead must get there.
+    Its folder is not the caller's: PostgreSQL refuses to run as root, and the user it takes instead
+    must get there.
     """
 
     def __enter__(self) -> Self:
@@ -37,7 +38,10 @@ class PostgreSQL:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.thaw()
         self._server.cleanup()
@@ -71,7 +75,8 @@ class PostgreSQL:
     def restart(self) -> None:
         """End it as a power cut does, and start it again on what it left."""
         postmaster = psutil.Process(self._server.get_pid())
-        # Stopped first, so that it starts no other process meanwhile: one that is left keeps a new server away.
+        # Stopped first, so that it starts no other process meanwhile: one that is left keeps a new
+        # server away.
         postmaster.suspend()
         while postmaster.status() != psutil.STATUS_STOPPED:
             time.sleep(0.001)
@@ -85,7 +90,8 @@ class PostgreSQL:
             try:
                 self._server.ensure_postgres_running()
             except (subprocess.TimeoutExpired, AssertionError):
-                # The wheel waits ten seconds; on a busy machine PostgreSQL may still be reading its log then.
+                # The wheel waits ten seconds; on a busy machine PostgreSQL may still be reading its
+                # log then.
                 if time.monotonic() > until:
                     raise
                 time.sleep(0.2)

@@ -1,9 +1,11 @@
-"""The state model of problems and their tasks: which state follows which, and what each of them needs.
+"""The state model of problems and their tasks: which state follows which, and what each of them
+needs.
 
-A problem is New, Assess, Root Cause Analysis, Fix in Progress, Resolved, Closed; what is closed may be analyzed again.
-Sources: the problem modules of ServiceNow's Ansible collection and the application behind them (its table of
-transitions and of the fields that each needs, and its words), the tests of that collection, which pass an instance with
-New to Root Cause Analysis, and "Quick start tests for Problem Management" of ServiceNow's documentation.
+A problem is New, Assess, Root Cause Analysis, Fix in Progress, Resolved, Closed; what is closed may
+be analyzed again. Sources: the problem modules of ServiceNow's Ansible collection and the
+application behind them (its table of transitions and of the fields that each needs, and its words),
+the tests of that collection, which pass an instance with New to Root Cause Analysis, and "Quick
+start tests for Problem Management" of ServiceNow's documentation.
 """
 
 from collections.abc import Collection, Mapping
@@ -48,7 +50,9 @@ _TASK_FOLLOWING: Final[Mapping[str, Collection[str]]] = {
 }
 
 
-def problem_rules(before: Record | None, after: Record, *, sent: Collection[str], by: str, at: str) -> None:
+def problem_rules(
+    before: Record | None, after: Record, *, sent: Collection[str], by: str, at: str
+) -> None:
     """Do to *after* what the platform does before a problem is stored, or raise Refused."""
     was = before["state"] if before else ""
     if "state" not in sent and after["problem_state"] and "problem_state" in sent:
@@ -65,7 +69,9 @@ def problem_rules(before: Record | None, after: Record, *, sent: Collection[str]
     if state == ANALYSIS and was in _ENDED:
         after["reopen_count"] = str(int(after["reopen_count"] or "0") + 1)
         after |= {"reopened_at": at, "reopened_by": by}
-        after |= dict.fromkeys(("resolved_at", "resolved_by", "closed_at", "closed_by", "resolution_code"), "")
+        after |= dict.fromkeys(
+            ("resolved_at", "resolved_by", "closed_at", "closed_by", "resolution_code"), ""
+        )
     elif state in marks:
         when, who = marks[state]
         after |= {when: at, who: by}
@@ -97,11 +103,16 @@ def _needed(after: Record) -> list[str]:
     if state == FIX:
         needed += ["cause_notes", "fix_notes"]
     if state in _ENDED:
-        needed += ["resolution_code", *_BY_RESOLUTION.get(after["resolution_code"] or "fix_applied", ())]
+        needed += [
+            "resolution_code",
+            *_BY_RESOLUTION.get(after["resolution_code"] or "fix_applied", ()),
+        ]
     return needed
 
 
-def _check_transition(called: str, was: str, state: str, following: Mapping[str, Collection[str]]) -> None:
+def _check_transition(
+    called: str, was: str, state: str, following: Mapping[str, Collection[str]]
+) -> None:
     if was and state != was and state not in following.get(was, ()):
         words = f"{called} state transition from state {was} to {state} is not possible."
         raise Refused(403, "Operation Failed", words)

@@ -1,11 +1,12 @@
 """ServiceNow's encoded queries as SQL.
 
-https://www.servicenow.com/docs/r/platform-user-interface/r_OpAvailableFiltersQueries.html (the operators),
-https://www.servicenow.com/docs/r/platform-user-interface/c_EncodedQueryStrings.html (lists, roles, words),
-https://servicenow.github.io/sdk/guides/encoded-query-guide, KB0551763, and the query builder of ServiceNow's own Python
-client. A term that names an unknown column is dropped, as the platform does: a typo returns everything. What the
-platform knows and this does not, an operator, a script or a table, is refused with 501 and its name: dropped, it would
-return everything too, and nobody would be told.
+https://www.servicenow.com/docs/r/platform-user-interface/r_OpAvailableFiltersQueries.html (the
+operators), https://www.servicenow.com/docs/r/platform-user-interface/c_EncodedQueryStrings.html
+(lists, roles, words), https://servicenow.github.io/sdk/guides/encoded-query-guide, KB0551763, and
+the query builder of ServiceNow's own Python client. A term that names an unknown column is dropped,
+as the platform does: a typo returns everything. What the platform knows and this does not, an
+operator, a script or a table, is refused with 501 and its name: dropped, it would return everything
+too, and nobody would be told.
 """
 
 import re
@@ -103,16 +104,27 @@ _SAME_AS: Final = {
     "NOTEMPTY": "ISNOTEMPTY",
 }
 _TERM = re.compile(
-    f"({_FIELD.pattern})({'|'.join(re.escape(operator) for operator in _OPERATORS)})(.*)", re.ASCII | re.DOTALL
+    f"({_FIELD.pattern})({'|'.join(re.escape(operator) for operator in _OPERATORS)})(.*)",
+    re.ASCII | re.DOTALL,
 )
 # What begins a term that is about no column, and is not done here.
-_KEYWORDS: Final = ("GROUPBY", "TRENDBY", "GOTO", "123TEXTINDEXGROUP321", "javascript:", "sys_tags.")
+_KEYWORDS: Final = (
+    "GROUPBY",
+    "TRENDBY",
+    "GOTO",
+    "123TEXTINDEXGROUP321",
+    "javascript:",
+    "sys_tags.",
+)
 _TEXT_QUERY: Final = "123TEXTQUERY321="
 # The types of columns that hold what people wrote.
 _WORDY: Final = frozenset({"string", "html", "email"})
-_JOIN = re.compile(r"JOIN([a-z0-9_]+)\.([a-z0-9_]+)=([a-z0-9_]+)\.([a-z0-9_]+)!(.*)", re.ASCII | re.DOTALL)
+_JOIN = re.compile(
+    r"JOIN([a-z0-9_]+)\.([a-z0-9_]+)=([a-z0-9_]+)\.([a-z0-9_]+)!(.*)", re.ASCII | re.DOTALL
+)
 _RELATED = re.compile(
-    r"RLQUERY([a-z0-9_]+)\.([a-z0-9_]+),(>=|<=|!=|=|>|<)([0-9]{1,9})(?:,m2m)?(?:,(.*))?", re.ASCII | re.DOTALL
+    r"RLQUERY([a-z0-9_]+)\.([a-z0-9_]+),(>=|<=|!=|=|>|<)([0-9]{1,9})(?:,m2m)?(?:,(.*))?",
+    re.ASCII | re.DOTALL,
 )
 _FIELD_COMPARISONS: Final = {
     "GT_FIELD": ">",
@@ -122,11 +134,13 @@ _FIELD_COMPARISONS: Final = {
     "SAMEAS": "=",
     "NSAMEAS": "!=",
 }
-# The dynamic filter options that are shipped, by their ids on ServiceNow's pages: Me (and, as the sandbox has no
-# delegates, One of My Assignments), One of My Groups.
+# The dynamic filter options that are shipped, by their ids on ServiceNow's pages: Me (and, as the
+# sandbox has no delegates, One of My Assignments), One of My Groups.
 _ME: Final = frozenset({"90d1921e5f510100a9ad2572f2b477fe", "54635e965f510100a9ad2572f2b4774c"})
 _MY_GROUPS: Final = "d6435e965f510100a9ad2572f2b47744"
-_RELATIVE = re.compile(r"@(minute|hour|dayofweek|day|week|month|quarter|year)@(ago|ahead)@([0-9]{1,6})")
+_RELATIVE = re.compile(
+    r"@(minute|hour|dayofweek|day|week|month|quarter|year)@(ago|ahead)@([0-9]{1,6})"
+)
 _APART = re.compile(r"(.*)@(minute|hour|day|week|month|quarter|year)@(before|after)@([0-9]{1,6})")
 _COMPARISONS: Final = {"EE": "=", "GT": ">", "GE": ">=", "LT": "<", "LE": "<="}
 # As ``is same`` names them, and as they are called here: a day is one of the month.
@@ -138,7 +152,8 @@ _DAY = re.compile(r"\d{4}-\d\d-\d\d(?: \d\d:\d\d:\d\d)?", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """The conditions on one table. *values* belong to *where*; *order_values* are none, a column takes no marks."""
+    """The conditions on one table. *values* belong to *where*; *order_values* are none, a column
+    takes no marks."""
 
     where: str
     order: str
@@ -147,7 +162,8 @@ class Query:
 
 @dataclass(slots=True)
 class _Reader:
-    """Reads the terms about *table*, which SQL knows as *alias*; *before*: what a record was, for CHANGES."""
+    """Reads the terms about *table*, which SQL knows as *alias*; *before*: what a record was, for
+    CHANGES."""
 
     table: str
     asker: Asker
@@ -196,7 +212,10 @@ class _Reader:
             if beyond is None:
                 return None
             there = f"w{self.depth}_{step}"
-            chosen = f"SELECT {there}.{quoted(name)} FROM {column.refers_to} {there} WHERE {there}.sys_id = {sql}"  # noqa: S608  # names from SCHEMA
+            chosen = (
+                f"SELECT {there}.{quoted(name)} "  # noqa: S608  # names from SCHEMA
+                f"FROM {column.refers_to} {there} WHERE {there}.sys_id = {sql}"
+            )
             sql, column = f"coalesce(({chosen}), '')", beyond
         return sql, column
 
@@ -220,7 +239,11 @@ class _Reader:
             if token.startswith(keyword):
                 raise unimplemented(f"{keyword} in the query term {token!r}")
         found = _TERM.fullmatch(token)
-        if found and found[1].rpartition(".")[2] == "roles" and (user := self._user(found[1].rpartition(".")[0])):
+        if (
+            found
+            and found[1].rpartition(".")[2] == "roles"
+            and (user := self._user(found[1].rpartition(".")[0]))
+        ):
             return self._holds(user, found[2], found[3])
         walked = self.walk(found[1]) if found else None
         if found is None or walked is None:
@@ -233,13 +256,17 @@ class _Reader:
             return self._compared(found[1], *walked, operator, found[3])
         except Refused as refused:
             detail = str(refused.detail).removesuffix(".")
-            raise Refused(refused.status, refused.message, f"{detail}, in the query term {token!r}.") from refused
+            raise Refused(
+                refused.status, refused.message, f"{detail}, in the query term {token!r}."
+            ) from refused
 
     def pair(self, name: str, value: str) -> Fragment | None:
-        """A parameter that is a column's name and its value, or what people see of that: ``?state=New``.
+        """A parameter that is a column's name and its value, or what people see of that:
+        ``?state=New``.
 
-        "You can also use the display value when the field is a choice or reference type field, such as &state=closed
-        instead of &state=7 … &assigned_to=john.smith" (c_TableAPI.html): a person's name to sign in with counts too.
+        "You can also use the display value when the field is a choice or reference type field, such
+        as &state=closed instead of &state=7 … &assigned_to=john.smith" (c_TableAPI.html): a
+        person's name to sign in with counts too.
         """
         walked = self.walk(name)
         if walked is None:
@@ -251,7 +278,10 @@ class _Reader:
         value = told
         terms: list[Fragment] = [(f"{sql} = ? COLLATE NOCASE", [value])]
         if column.kind is Kind.REFERENCE and value:
-            names = {shown_as(column.refers_to), *(["user_name"] if column.refers_to == "sys_user" else [])}
+            names = {
+                shown_as(column.refers_to),
+                *(["user_name"] if column.refers_to == "sys_user" else []),
+            }
             named = " OR ".join(f"r.{quoted(one)} = ? COLLATE NOCASE" for one in sorted(names))
             chosen = f"SELECT r.sys_id FROM {column.refers_to} r WHERE {named}"  # noqa: S608  # names from SCHEMA
             terms.append((f"{sql} IN ({chosen})", [value] * len(names)))
@@ -259,8 +289,15 @@ class _Reader:
             prefix, _, last = name.rpartition(".")
             table = (self.walk(prefix) or ("", Column()))[1].refers_to if prefix else self.table
             # What a state of a task is called, its own table knows.
-            owner, owners = (f"{self.alias}.sys_class_name", []) if table == "task" and not prefix else ("?", [table])
-            labels = "SELECT c.value FROM sys_choice c WHERE c.element = ? AND c.label = ? COLLATE NOCASE AND c.name ="
+            owner, owners = (
+                (f"{self.alias}.sys_class_name", [])
+                if table == "task" and not prefix
+                else ("?", [table])
+            )
+            labels = (
+                "SELECT c.value FROM sys_choice c "
+                "WHERE c.element = ? AND c.label = ? COLLATE NOCASE AND c.name ="
+            )
             terms.append((f"{sql} IN ({labels} {owner})", [last, value, *owners]))
         return _joined(terms, "OR")
 
@@ -271,7 +308,9 @@ class _Reader:
             if column.kind is Kind.STRING and column.internal_type in _WORDY and not column.default
         ]
         everything = " || ' ' || ".join(columns)
-        return _joined([(f"instr(lower({everything}), lower(?)) > 0", [word]) for word in words.split()], "AND")
+        return _joined(
+            [(f"instr(lower({everything}), lower(?)) > 0", [word]) for word in words.split()], "AND"
+        )
 
     def _join(self, token: str) -> Fragment | None:
         found = _JOIN.fullmatch(token)
@@ -286,7 +325,8 @@ class _Reader:
         return f"({mine[0]} != '' AND {mine[0]} IN ({joined}))", values
 
     def _related(self, token: str) -> Fragment | None:
-        """Conditions stand after a caret, as the client writes them, or after a comma, as the page does."""
+        """Conditions stand after a caret, as the client writes them, or after a comma, as the page
+        does."""
         head, _, rest = token.partition("^")
         found = _RELATED.fullmatch(head)
         if found is None or found[1] not in SCHEMA:
@@ -312,7 +352,10 @@ class _Reader:
         conditions = {
             "=": ("r.name = ? COLLATE NOCASE", [value]),
             "LIKE": ("instr(lower(r.name), lower(?)) > 0", [value]),
-            "IN": (f"r.name COLLATE NOCASE IN ({', '.join('?' * len(value.split(',')))})", value.split(",")),
+            "IN": (
+                f"r.name COLLATE NOCASE IN ({', '.join('?' * len(value.split(',')))})",
+                value.split(","),
+            ),
         }
         if operator not in conditions:
             raise unimplemented(f"the operator {operator} for roles in a query")
@@ -323,7 +366,9 @@ class _Reader:
     def _elsewhere(self, table: str) -> "_Reader":
         return _Reader(table, self.asker, alias=f"j{self.depth}", depth=self.depth + 1)
 
-    def _compared(self, path: str, sql: str, column: Column, operator: str, written: str) -> Fragment | None:
+    def _compared(
+        self, path: str, sql: str, column: Column, operator: str, written: str
+    ) -> Fragment | None:
         match operator:
             case "ISEMPTY":
                 return f"{sql} = ''", []
@@ -357,8 +402,15 @@ class _Reader:
             case _ if operator in _FIELD_COMPARISONS:
                 other = self.walk(written)
                 sign = _FIELD_COMPARISONS[operator]
-                return None if other is None else (f"{_comparable(sql, column)} {sign} {_comparable(*other)}", [])
-        values = [run_value(one, self.asker) for one in (written.split("@") if operator in _SEVERAL else [written])]
+                return (
+                    None
+                    if other is None
+                    else (f"{_comparable(sql, column)} {sign} {_comparable(*other)}", [])
+                )
+        values = [
+            run_value(one, self.asker)
+            for one in (written.split("@") if operator in _SEVERAL else [written])
+        ]
         if operator in _SEVERAL:
             return self._between(sql, column, operator, ["".join(value) for value in values])
         [value] = values
@@ -382,14 +434,18 @@ class _Reader:
         """``BETWEENa@b``, ``ONToday@start@end``, or ``ON`` and a bare day."""
         match operator, values:
             case "BETWEEN", [low, high]:
-                return _joined([_ordered(sql, column, ">=", low), _ordered(sql, column, "<=", high)], "AND")
+                return _joined(
+                    [_ordered(sql, column, ">=", low), _ordered(sql, column, "<=", high)], "AND"
+                )
             case (("ON" | "NOTON"), [_, start, end]):
                 pass
             case (("ON" | "NOTON"), [day]) if _DAY.fullmatch(day):
                 start, end = f"{day[:10]} 00:00:00", f"{day[:10]} 23:59:59"
             case _:
                 raise unimplemented(f"{operator} with {len(values)} values")
-        inside, bounds = _joined([_ordered(sql, column, ">=", start), _ordered(sql, column, "<=", end)], "AND")
+        inside, bounds = _joined(
+            [_ordered(sql, column, ">=", start), _ordered(sql, column, "<=", end)], "AND"
+        )
         return (inside if operator == "ON" else f"NOT {inside}"), bounds
 
     def _relative(self, sql: str, column: Column, operator: str, written: str) -> Fragment:
@@ -398,13 +454,18 @@ class _Reader:
         if found is None:
             raise unimplemented(f"{operator} with {written!r}")
         unit = "day" if found[1] == "dayofweek" else found[1]
-        moment, start, end = scripts.relative_span(unit, int(found[3]) * (-1 if found[2] == "ago" else 1), self.asker)
+        moment, start, end = scripts.relative_span(
+            unit, int(found[3]) * (-1 if found[2] == "ago" else 1), self.asker
+        )
         if operator == "RELATIVEEE":
-            return _joined([_ordered(sql, column, ">=", start), _ordered(sql, column, "<=", end)], "AND")
+            return _joined(
+                [_ordered(sql, column, ">=", start), _ordered(sql, column, "<=", end)], "AND"
+            )
         return _ordered(sql, column, ">=" if operator.startswith("RELATIVEG") else "<=", moment)
 
     def _apart(self, sql: str, operator: str, written: str) -> Fragment | None:
-        """``sla_dueMORETHANactivity_due@day@before@1``: by the clock, "more than 2 hours after" is so by a second."""
+        """``sla_dueMORETHANactivity_due@day@before@1``: by the clock, "more than 2 hours after" is
+        so by a second."""
         found = _APART.fullmatch(written)
         other = self.walk(found[1]) if found else None
         if found is None:
@@ -418,12 +479,17 @@ class _Reader:
         known = f"{sql} != '' AND {other[0]} != ''"
         if operator == "MORETHAN":
             return f"({known} AND {sql} {'<' if before else '>'} {bound})", values
-        inside = f"{sql} >= {bound} AND {sql} <= {other[0]}" if before else f"{sql} <= {bound} AND {sql} >= {other[0]}"
+        inside = (
+            f"{sql} >= {bound} AND {sql} <= {other[0]}"
+            if before
+            else f"{sql} <= {bound} AND {sql} >= {other[0]}"
+        )
         return f"({known} AND {inside})", values
 
     def _same_part(self, sql: str, operator: str, written: str) -> Fragment | None:
         """``openedSAMEASclosed@week``: the same week of a year, whichever year
-        (https://www.servicenow.com/docs/r/platform-user-interface/t_EvaluatingEqualityBetweenDates.html)."""
+        (https://www.servicenow.com/docs/r/platform-user-interface/t_EvaluatingEqualityBetweenDates.html).
+        """
         path, _, unit = written.partition("@")
         other = self.walk(path)
         if unit not in _INCREMENTS:
@@ -457,9 +523,11 @@ def add_functions(db: sqlite3.Connection) -> None:
 
 
 def read(query: str, table: str, *, asker: Asker, pairs: Mapping[str, str] | None = None) -> Query:
-    """An encoded query about *table*, which the SQL knows as ``t``; *pairs* of columns and values hold as well.
+    """An encoded query about *table*, which the SQL knows as ``t``; *pairs* of columns and values
+    hold as well.
 
-    ``^OR`` binds to the term before it, tighter than ``^``; ``^NQ`` separates whole groups. Raises Refused (501).
+    ``^OR`` binds to the term before it, tighter than ``^``; ``^NQ`` separates whole groups. Raises
+    Refused (501).
     """
     reader = _Reader(table, asker)
     terms = [reader.pair(name, value) for name, value in (pairs or {}).items()]
@@ -470,22 +538,29 @@ def read(query: str, table: str, *, asker: Asker, pairs: Mapping[str, str] | Non
 
 
 def find_column(table: str, path: str) -> tuple[str, Column] | None:
-    """The column that a dotted *path* leads to, as SQL that knows *table* as ``t``; None where there is none."""
+    """The column that a dotted *path* leads to, as SQL that knows *table* as ``t``; None where
+    there is none."""
     return _Reader(table, Asker()).walk(path)
 
 
-def condition(query: str, table: str, after: Mapping[str, str], before: Mapping[str, str], *, asker: Asker) -> Fragment:
-    """A statement whose one row says if *after*, which was *before*, meets the condition of a business rule."""
+def condition(
+    query: str, table: str, after: Mapping[str, str], before: Mapping[str, str], *, asker: Asker
+) -> Fragment:
+    """A statement whose one row says if *after*, which was *before*, meets the condition of a
+    business rule."""
     where, values = _Reader(table, asker, before="b").read(query)
     columns = list(SCHEMA[table])
     row = ", ".join(f"? AS {quoted(column)}" for column in columns)
-    compared: list[Value] = [image.get(column, "") for image in (after, before) for column in columns]
+    compared: list[Value] = [
+        image.get(column, "") for image in (after, before) for column in columns
+    ]
     statement = f"SELECT count(*) FROM (SELECT {row}) t, (SELECT {row}) b WHERE {where}"  # noqa: S608  # names from SCHEMA
     return statement, [*compared, *values]
 
 
 def _tokens(group: str) -> Iterator[str]:
-    """The terms between the carets. A related list, up to its end, is one term, and so is a join, to the end."""
+    """The terms between the carets. A related list, up to its end, is one term, and so is a join,
+    to the end."""
     parts = group.split("^")
     while parts:
         token = parts.pop(0)
@@ -494,18 +569,25 @@ def _tokens(group: str) -> Iterator[str]:
             token, parts = "^".join([token, *parts[:end]]), parts[end + 1 :]
         elif token.startswith("JOIN"):
             inner = [part for part in parts if not part.startswith("ORDERBY")]
-            token, parts = "^".join([token, *inner]), [part for part in parts if part.startswith("ORDERBY")]
+            token, parts = (
+                "^".join([token, *inner]),
+                [part for part in parts if part.startswith("ORDERBY")],
+            )
         yield token
 
 
 def _joined(terms: list[Fragment], word: str) -> Fragment:
-    """The *terms* with AND or OR between them, as a balanced tree: SQLite takes no expression over 1000 deep."""
+    """The *terms* with AND or OR between them, as a balanced tree: SQLite takes no expression over
+    1000 deep."""
     if not terms:
         return "1", []
     if len(terms) == 1:
         return terms[0]
     half = len(terms) // 2
-    (left, left_values), (right, right_values) = _joined(terms[:half], word), _joined(terms[half:], word)
+    (left, left_values), (right, right_values) = (
+        _joined(terms[:half], word),
+        _joined(terms[half:], word),
+    )
     return f"({left} {word} {right})", [*left_values, *right_values]
 
 
@@ -521,7 +603,9 @@ def _ordered(sql: str, column: Column, sign: str, value: str) -> Fragment:
     number = column.kind is Kind.INTEGER and re.fullmatch(r"-?[0-9]{1,18}", value)
     # Texts are compared without regard to case, as the platform's database does.
     collation = " COLLATE NOCASE" if column.kind is Kind.STRING else ""
-    return f"({sql} != '' AND {_comparable(sql, column)} {sign} ?{collation})", [int(value) if number else value]
+    return f"({sql} != '' AND {_comparable(sql, column)} {sign} ?{collation})", [
+        int(value) if number else value
+    ]
 
 
 def _searched(sql: str, operator: str, value: str) -> Fragment:

@@ -20,7 +20,8 @@ _LIMIT_DEFAULT: Final = 10_000
 JSON: Final = ("Content-Type", "application/json;charset=UTF-8")
 _XML: Final = ("Content-Type", "application/xml;charset=UTF-8")
 HTML: Final = ("Content-Type", "text/html;charset=UTF-8")
-# A real instance sends them all; sending them back ties a client to one node and one transaction at a time.
+# A real instance sends them all; sending them back ties a client to one node and one transaction at
+# a time.
 _COOKIES: Final = (
     ("JSESSIONID", "/; HttpOnly"),
     ("glide_user_route", "/; HttpOnly"),
@@ -33,7 +34,8 @@ _COOKIES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request, read whole. *headers* have lower-case names; *body* is None where it was too large."""
+    """A request, read whole. *headers* have lower-case names; *body* is None where it was too
+    large."""
 
     method: str
     path: str
@@ -66,10 +68,15 @@ class Request:
 
     @property
     def sent(self) -> dict[str, Any]:
-        """The object in the body; of several, the first; without a body, an empty one. Raises Refused (400)."""
+        """The object in the body; of several, the first; without a body, an empty one. Raises
+        Refused (400)."""
         try:
             body = self.body or b"{}"
-            sent = read_xml(body) if self.body and self.content_type in _XML_TYPES else json.loads(body)
+            sent = (
+                read_xml(body)
+                if self.body and self.content_type in _XML_TYPES
+                else json.loads(body)
+            )
         except (ValueError, RecursionError) as wrong:
             raise Refused(400, "Exception while reading request", "The body is no JSON") from wrong
         if isinstance(sent, list) and sent:
@@ -88,7 +95,8 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a path leads to: an *api*, and of it a table and a record where they are named. *rest* is what follows."""
+    """What a path leads to: an *api*, and of it a table and a record where they are named. *rest*
+    is what follows."""
 
     api: str
     version: str = ""
@@ -101,9 +109,10 @@ class Target:
 class Rights:
     """The tables that a user may read, insert into, change, and delete from; None is all of them.
 
-    To delete, one may write too. Of the tables in *own* the user sees only the records that name *user_id* in one of
-    the columns. *follows_record*: files are read and written by who may read and write the records that they are of,
-    and of table task the user sees what may be read in the record's own table.
+    To delete, one may write too. Of the tables in *own* the user sees only the records that name
+    *user_id* in one of the columns. *follows_record*: files are read and written by who may read
+    and write the records that they are of, and of table task the user sees what may be read in the
+    record's own table.
     """
 
     may_read: Collection[str] | None = None
@@ -115,7 +124,8 @@ class Rights:
     follows_record: bool = False
 
     def check(self, method: str, table: str, *, single: bool, whole: bool = False) -> None:
-        """Raise Refused where an ACL forbids *method* on *table*: a *single* record that is hidden is not there.
+        """Raise Refused where an ACL forbids *method* on *table*: a *single* record that is hidden
+        is not there.
 
         *whole*: every record is needed, not those of the user alone.
         """
@@ -124,7 +134,9 @@ class Rights:
         if self._allows(verb, table) and (known or not whole):
             return
         if verb:
-            raise Refused(403, "Operation Failed", f"ACL Exception {verb} Failed due to security constraints")
+            raise Refused(
+                403, "Operation Failed", f"ACL Exception {verb} Failed due to security constraints"
+            )
         if single:
             raise missing()
         raise Refused(403, "Insufficient rights to query records")
@@ -146,22 +158,34 @@ class Rights:
             return self._allows("", kept) and kept not in self.own
         if table == "sys_attachment" and self.follows_record:
             return self._allows("", row["table_name"]) and row["table_name"] not in self.own
-        return table not in self.own or any(row[column] == self.user_id for column in self.own[table])
+        return table not in self.own or any(
+            row[column] == self.user_id for column in self.own[table]
+        )
 
     def _allows(self, verb: str, table: str) -> bool:
-        if verb == "" and (table in self.own or (table in {"sys_attachment", "task"} and self.follows_record)):
+        if verb == "" and (
+            table in self.own or (table in {"sys_attachment", "task"} and self.follows_record)
+        ):
             return True
-        sets = {"": [self.may_read], "Insert": [self.may_create], "Delete": [self.may_write, self.may_delete]}
-        return all(allowed is None or table in allowed for allowed in sets.get(verb, [self.may_write]))
+        sets = {
+            "": [self.may_read],
+            "Insert": [self.may_create],
+            "Delete": [self.may_write, self.may_delete],
+        }
+        return all(
+            allowed is None or table in allowed for allowed in sets.get(verb, [self.may_write])
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What every API works on: the records, the address, who is logged in and what that user may do.
+    """What every API works on: the records, the address, who is logged in and what that user may
+    do.
 
-    *version* is the one that the request named, if any: the addresses in its answer name it too. In recorded answers
-    ``/api/now/v2/table`` is answered with links and a Location of v2, an attachment sent to ``/api/now`` with none, and
-    PySNC's tests compare the Location for one sent to v1 with its own address.
+    *version* is the one that the request named, if any: the addresses in its answer name it too. In
+    recorded answers ``/api/now/v2/table`` is answered with links and a Location of v2, an
+    attachment sent to ``/api/now`` with none, and PySNC's tests compare the Location for one sent
+    to v1 with its own address.
     """
 
     tables: Tables
@@ -175,7 +199,8 @@ class Site:
         return f"{self.url}/api/now{'/' if self.version else ''}{self.version}"
 
 
-# --- addresses -----------------------------------------------------------------------------------------------------
+# --- addresses
+# --------------------------------------------------------------------------------------------------
 
 _TABLE_PATH = re.compile(r"/api/now/(?:(v1|v2)/)?table/([^/]+)(?:/([^/]+))?/?")
 _ATTACHMENT_PATH = re.compile(r"/api/now/(?:(v1|v2)/)?attachment(?:/([^/]+))?(/file)?/?")
@@ -206,14 +231,16 @@ _XML_TYPES: Final = ("application/xml", "text/xml")
 
 
 def check_headers(request: Request, called: Target) -> None:
-    """Raise Refused where the platform would not read the request, or could not answer it: 400, 406 or 415.
+    """Raise Refused where the platform would not read the request, or could not answer it: 400, 406
+    or 415.
 
-    What is not said is JSON: "Default: application/json" for both headers, on the pages of the Table, Attachment and
-    Aggregate API. ServiceNow's page about all of them has it otherwise (400), and its own asynchronous Python client
-    says neither.
+    What is not said is JSON: "Default: application/json" for both headers, on the pages of the
+    Table, Attachment and Aggregate API. ServiceNow's page about all of them has it otherwise (400),
+    and its own asynchronous Python client says neither.
     """
     accepted, batch = request.headers.get("accept", ""), called.api == "batch"
-    # A file comes as what it is; a batch is JSON alone (batch-api.html), and its items are asked one by one.
+    # A file comes as what it is; a batch is JSON alone (batch-api.html), and its items are asked
+    # one by one.
     answers = _JSON_TYPES if batch else _JSON_TYPES + _XML_TYPES
     if called.rest != ("file",) and not _quality(accepted, answers):
         raise Refused(406, "Not Acceptable", f"Accept must allow {' or '.join(answers[:2])}")
@@ -221,8 +248,14 @@ def check_headers(request: Request, called: Target) -> None:
         words = f"content-length = {request.length} bytes. Max allowed: {BODY_BYTES_MAX} bytes."
         raise Refused(400, f"Rejected large REST payload with {words}")
     bodies = ("", *answers)
-    if called.api != "attachment" and request.meant in {"POST", "PUT", "PATCH"} and request.content_type not in bodies:
-        raise Refused(415, "Unsupported Media Type", f"Content-Type must be {' or '.join(answers[:2])}")
+    if (
+        called.api != "attachment"
+        and request.meant in {"POST", "PUT", "PATCH"}
+        and request.content_type not in bodies
+    ):
+        raise Refused(
+            415, "Unsupported Media Type", f"Content-Type must be {' or '.join(answers[:2])}"
+        )
 
 
 def _quality(accepted: str, kinds: Collection[str]) -> float:
@@ -233,7 +266,11 @@ def _quality(accepted: str, kinds: Collection[str]) -> float:
     for one in accepted.lower().split(","):
         kind, *parameters = (part.strip() for part in one.split(";"))
         weights = [part.removeprefix("q=") for part in parameters if part.startswith("q=")]
-        said[kind] = float(weights[0]) if weights and re.fullmatch(r"[01](\.[0-9]{0,3})?", weights[0]) else 1.0
+        said[kind] = (
+            float(weights[0])
+            if weights and re.fullmatch(r"[01](\.[0-9]{0,3})?", weights[0])
+            else 1.0
+        )
 
     def weight(kind: str) -> float:
         # The most particular range counts (RFC 9110, 12.5.1).
@@ -247,12 +284,15 @@ def no_such_method(request: Request) -> Refused:
     return Refused(405, "Method not allowed", f"{request.meant} is not supported by {request.path}")
 
 
-# --- answers -------------------------------------------------------------------------------------------------------
+# --- answers
+# --------------------------------------------------------------------------------------------------
 
 
 def headers() -> tuple[tuple[str, str], ...]:
     """What every real answer carries."""
-    cookies = [("Set-Cookie", f"{name}={uuid.uuid4().hex.upper()}; Path={rest}") for name, rest in _COOKIES]
+    cookies = [
+        ("Set-Cookie", f"{name}={uuid.uuid4().hex.upper()}; Path={rest}") for name, rest in _COOKIES
+    ]
     return (
         JSON,
         ("X-Is-Logged-In", "true"),
@@ -269,7 +309,8 @@ def answered(status: int, content: object, *more: tuple[str, str]) -> Answer:
 
 
 def represented(answer: Answer, request: Request) -> Answer:
-    """*answer* in the format that *request* asks for; what is no JSON, a page or a file, stays as it is."""
+    """*answer* in the format that *request* asks for; what is no JSON, a page or a file, stays as
+    it is."""
     if not request.wants_xml or JSON not in answer.headers or not answer.body:
         return answer
     try:
@@ -281,7 +322,10 @@ def represented(answer: Answer, request: Request) -> Answer:
 
 
 def failed(refused: Refused) -> Answer:
-    envelope = {"error": {"message": refused.message, "detail": refused.detail}, "status": "failure"}
+    envelope = {
+        "error": {"message": refused.message, "detail": refused.detail},
+        "status": "failure",
+    }
     if refused.status == 401:
         return answered(401, envelope, ("WWW-Authenticate", 'BASIC realm="Service-now"'))
     return answered(refused.status, envelope)
@@ -293,10 +337,13 @@ def plainly(status: int, content: object) -> Answer:
 
 
 def html_page(title: str, content: str) -> bytes:
-    return f"<!DOCTYPE html><html><head><title>{title}</title></head><body>{content}</body></html>".encode()
+    return (
+        f"<!DOCTYPE html><html><head><title>{title}</title></head><body>{content}</body></html>"
+    ).encode()
 
 
-# --- lists ---------------------------------------------------------------------------------------------------------
+# --- lists
+# --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +355,8 @@ class Page:
 
 
 def page(site: Site, request: Request, table: str, *, also: str = "") -> Page:
-    """The records of *table* that *request* asks for, by ``sysparm_query`` or by plain pairs, and *also*."""
+    """The records of *table* that *request* asks for, by ``sysparm_query`` or by plain pairs, and
+    *also*."""
     asked = request.parameters
     query, pairs = conditions(request, also=also)
     limit = number(asked.get("sysparm_limit"), _LIMIT_DEFAULT)
@@ -320,12 +368,18 @@ def page(site: Site, request: Request, table: str, *, also: str = "") -> Page:
     total = len(rows) if uncounted else site.tables.count(table, query, pairs=pairs, by=site.user)
     more = [("X-Total-Count", str(total))]
     if asked.get("sysparm_suppress_pagination_header") != "true":
-        more.append(("Link", _links(f"{site.url}{request.path}", asked, limit=limit, offset=offset, total=total)))
+        more.append(
+            (
+                "Link",
+                _links(f"{site.url}{request.path}", asked, limit=limit, offset=offset, total=total),
+            )
+        )
     return Page(rows, tuple(more))
 
 
 def conditions(request: Request, *, also: str = "") -> tuple[str, dict[str, str]]:
-    """The encoded query of *request*, and its plain pairs of columns and values: they exclude each other."""
+    """The encoded query of *request*, and its plain pairs of columns and values: they exclude each
+    other."""
     asked = request.parameters
     pairs = {name: value for name, value in asked.items() if not name.startswith("sysparm_")}
     query = "^".join(filter(None, [also, asked.get("sysparm_query", "")]))
@@ -353,21 +407,26 @@ def _links(address: str, asked: Mapping[str, str], *, limit: int, offset: int, t
     return ",".join(links)
 
 
-# --- records, as they are shown ------------------------------------------------------------------------------------
+# --- records, as they are shown
+# ------------------------------------------------------------------------------------
 
 
-# A password is shown as stars, whatever it is (PySNC's tests ask for the administrator's); its value is not told here.
+# A password is shown as stars, whatever it is (PySNC's tests ask for the administrator's); its
+# value is not told here.
 _SECRET: Final = frozenset({"user_password"})
 
 
 class Presenter:
-    """Shows records as the parameters of one request ask for it. What it has looked up, it remembers."""
+    """Shows records as the parameters of one request ask for it. What it has looked up, it
+    remembers."""
 
     def __init__(self, site: Site, asked: Mapping[str, str]) -> None:
         self._site = site
         self._display = asked.get("sysparm_display_value", "false")
         self._linked = asked.get("sysparm_exclude_reference_link") != "true"
-        self._fields = [name.strip() for name in asked.get("sysparm_fields", "").split(",") if name.strip()]
+        self._fields = [
+            name.strip() for name in asked.get("sysparm_fields", "").split(",") if name.strip()
+        ]
         self._seen: dict[tuple[str, str, str], str] = {}
 
     def record(self, table: str, row: Record) -> dict[str, object]:
@@ -405,7 +464,8 @@ class Presenter:
         return self._site.tables.shown(table, name, value, by=self._site.user)
 
     def _value(self, table: str, name: str, row: Record | None) -> object:
-        """One value as ``sysparm_display_value`` and ``sysparm_exclude_reference_link`` ask for it."""
+        """One value as ``sysparm_display_value`` and ``sysparm_exclude_reference_link``
+        ask for it."""
         column = SCHEMA[table][name]
         value = row[name] if row and name not in _SECRET else ""
         reference = column.kind is Kind.REFERENCE and bool(value)

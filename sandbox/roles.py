@@ -1,8 +1,10 @@
-"""What the roles of a user allow: the access controls of a fresh instance, as far as they are documented.
+"""What the roles of a user allow: the access controls of a fresh instance, as far as they are
+documented.
 
-https://www.servicenow.com/docs/r/it-service-management/incident-management/inci-roles-instld-itsm-roles.html, the same
-pages of Change and Problem Management, and change-management-api.html. An admin may do all. A table that no page gives
-to a role is the admin's alone; which fields of a record a role may write is not here.
+https://www.servicenow.com/docs/r/it-service-management/incident-management/inci-roles-instld-itsm-roles.html,
+the same pages of Change and Problem Management, and change-management-api.html. An admin may do
+all. A table that no page gives to a role is the admin's alone; which fields of a record a role may
+write is not here.
 """
 
 from collections.abc import Collection, Mapping
@@ -35,10 +37,12 @@ _APPLICATIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "change": ("change_request", "change_task", "std_change_producer_version"),
 }
 # Whom a record may be about is read by everybody; what a record means, by who works on some.
-_READ_BY_ALL: Final = frozenset({"sys_user", "sys_user_group", "sys_user_grmember", "cmn_department"})
+_READ_BY_ALL: Final = frozenset(
+    {"sys_user", "sys_user_group", "sys_user_grmember", "cmn_department"}
+)
 _READ_AT_WORK: Final = frozenset({"cmdb_ci", "sys_choice", "sys_journal_field", "sys_metadata"})
-# "An ESS user (user with no role) can view only those incidents that they create or someone else creates on their
-# behalf."
+# "An ESS user (user with no role) can view only those incidents that they create or someone else
+# creates on their behalf."
 _OWN: Final[Mapping[str, tuple[str, ...]]] = {"incident": ("caller_id", "opened_by")}
 
 

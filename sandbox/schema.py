@@ -10,7 +10,17 @@ from sandbox.columns import SYSTEM, Column, Kind
 from sandbox.columns import text as _text
 from sandbox.columns import to as _to
 
-__all__ = ["EXTENDS", "INHERITED", "NUMBERED", "SCHEMA", "SYSTEM", "Column", "Kind", "Record", "Refused"]
+__all__ = [
+    "EXTENDS",
+    "INHERITED",
+    "NUMBERED",
+    "SCHEMA",
+    "SYSTEM",
+    "Column",
+    "Kind",
+    "Record",
+    "Refused",
+]
 
 Record: TypeAlias = dict[str, str]
 
@@ -26,13 +36,17 @@ class Refused(Exception):  # noqa: N818  # what ServiceNow did, not our error
 
 
 def missing() -> Refused:
-    return Refused(404, "No Record found", "Record doesn't exist or ACL restricts the record retrieval")
+    return Refused(
+        404, "No Record found", "Record doesn't exist or ACL restricts the record retrieval"
+    )
 
 
 def aborted(table: str, rule: str, sys_id: str) -> Refused:
-    """What a business rule that aborts looks like from outside: its name, and nothing of what it said."""
+    """What a business rule that aborts looks like from outside: its name, and nothing of what it
+    said."""
     words = (
-        f"Operation against file '{table}' was aborted by Business Rule '{rule}^{sys_id}'. Business Rule Stack:{rule}"
+        f"Operation against file '{table}' was aborted by Business Rule '{rule}^{sys_id}'. "
+        f"Business Rule Stack:{rule}"
     )
     return Refused(403, "Operation Failed", words)
 
@@ -51,14 +65,24 @@ SCHEMA: Final[Mapping[str, Mapping[str, Column]]] = {
     "change_request": columns.CHANGE_REQUEST,
     "change_task": columns.CHANGE_TASK,
     "std_change_producer_version": SYSTEM
-    | {"name": _text(255), "version": _INTEGER, "short_description": _text(160), "description": _text(4000)}
+    | {
+        "name": _text(255),
+        "version": _INTEGER,
+        "short_description": _text(160),
+        "description": _text(4000),
+    }
     | {"active": _BOOLEAN},
     "sys_user": columns.USER,
     "sys_user_group": columns.GROUP,
     "sys_user_grmember": SYSTEM | {"user": _to("sys_user"), "group": _to("sys_user_group")},
     "sys_user_role": SYSTEM | {"name": _text(100), "description": _text(1000)},
     "sys_user_has_role": SYSTEM
-    | {"user": _to("sys_user"), "role": _to("sys_user_role"), "inherited": _BOOLEAN, "state": _text(40)},
+    | {
+        "user": _to("sys_user"),
+        "role": _to("sys_user_role"),
+        "inherited": _BOOLEAN,
+        "state": _text(40),
+    },
     "sys_group_has_role": SYSTEM | {"group": _to("sys_user_group"), "role": _to("sys_user_role")},
     "cmn_department": SYSTEM | {"name": _text(100), "id": _text(40), "dept_head": _to("sys_user")},
     "cmdb_ci": columns.CONFIGURATION_ITEM,
@@ -105,7 +129,8 @@ SCHEMA: Final[Mapping[str, Mapping[str, Column]]] = {
         "script": _text(8000),
         "description": _text(4000),
     },
-    "sys_db_object": SYSTEM | {"name": _text(80), "label": _text(80), "super_class": _to("sys_db_object")},
+    "sys_db_object": SYSTEM
+    | {"name": _text(80), "label": _text(80), "super_class": _to("sys_db_object")},
     "sys_dictionary": SYSTEM
     | {
         "name": _text(80),
@@ -128,8 +153,10 @@ SCHEMA: Final[Mapping[str, Mapping[str, Column]]] = {
     "sys_data_policy_rule": SYSTEM
     | {"sys_data_policy": _to("sys_data_policy2"), "table": _text(80), "field": _text(80)}
     | {"mandatory": _text(40), "disabled": _text(40)},
-    "syslog": SYSTEM | {"level": _text(40), "source": _text(80), "message": _text(4000), "sequence": _text(40)},
-    "sys_metadata": SYSTEM | {"sys_name": _text(255), "sys_class_name": _text(80), "sys_update_name": _text(250)},
+    "syslog": SYSTEM
+    | {"level": _text(40), "source": _text(80), "message": _text(4000), "sequence": _text(40)},
+    "sys_metadata": SYSTEM
+    | {"sys_name": _text(255), "sys_class_name": _text(80), "sys_update_name": _text(250)},
 }
 # The columns that a table has of the one that it extends.
 INHERITED: Final = frozenset(columns.TASK)
@@ -141,7 +168,8 @@ NUMBERED: Final = {
     "change_request": "CHG",
     "change_task": "CTASK",
 }
-# The column that stands for a record where a reference is shown or given by name; else it is "name".
+# The column that stands for a record where a reference is shown or given by name; else it is
+# "name".
 _SHOWN_AS: Final = {
     **dict.fromkeys(("task", *NUMBERED), "number"),
     "sys_choice": "label",
@@ -158,9 +186,11 @@ _SHOWN_AS: Final = {
     "sys_metadata": "sys_name",
 }
 # The tables that extend another one, for INSTANCEOF.
-EXTENDS: Final = {**dict.fromkeys(NUMBERED, "task"), "cmdb_ci_ip_switch": "cmdb_ci", "cmdb_ci_server": "cmdb_ci"} | {
-    "cmdb_ci_appl": "cmdb_ci"
-}
+EXTENDS: Final = {
+    **dict.fromkeys(NUMBERED, "task"),
+    "cmdb_ci_ip_switch": "cmdb_ci",
+    "cmdb_ci_server": "cmdb_ci",
+} | {"cmdb_ci_appl": "cmdb_ci"}
 
 
 def shown_as(table: str) -> str:
@@ -169,7 +199,8 @@ def shown_as(table: str) -> str:
 
 
 def quoted(name: str) -> str:
-    """A name from SCHEMA as SQL has it: some of ServiceNow's columns are SQL's words (group, order, when)."""
+    """A name from SCHEMA as SQL has it: some of ServiceNow's columns are SQL's words (group, order,
+    when)."""
     return f'"{name}"'
 
 

@@ -1,14 +1,21 @@
-"""The ``javascript:`` values of encoded queries: what ServiceNow documents of dates and of the user who asks.
+"""The ``javascript:`` values of encoded queries: what ServiceNow documents of dates and of the user
+who asks.
 
-https://www.servicenow.com/docs/r/api-reference/server-api-reference/c_GlideSystemAPI.html (what each function gives),
-https://www.servicenow.com/docs/r/platform-user-interface/c_ValuesForDateTimeFields.html (what "last 3 months" and the
-like mean), and the list of functions that a query may call (guarded-script-allowed-apis). Days, weeks, months,
-quarters and years are those of the user's time zone, and come out in UTC. Where the pages contradict each other:
+https://www.servicenow.com/docs/r/api-reference/server-api-reference/c_GlideSystemAPI.html (what
+each function gives),
+https://www.servicenow.com/docs/r/platform-user-interface/c_ValuesForDateTimeFields.html (what "last
+3 months" and the like mean), and the list of functions that a query may call
+(guarded-script-allowed-apis). Days, weeks, months, quarters and years are those of the user's time
+zone, and come out in UTC. Where the pages contradict each other:
 
-- A week begins on Sunday, as the examples of filters and of "trend" have it; isFirstDayOfWeek says Monday.
-- "Last n" of minutes, hours, days, months and quarters ends now; of years, with the last year ("January to January").
-- monthsAgoEnd(n) is the end of the month that monthsAgoStart(n) begins; its example is a month earlier.
-- yearsAgo(n) is the beginning of that year, unlike monthsAgo(n) and quartersAgo(n), which keep day and time.
+- A week begins on Sunday, as the examples of filters and of "trend" have it; isFirstDayOfWeek says
+  Monday.
+- "Last n" of minutes, hours, days, months and quarters ends now; of years, with the last year
+  ("January to January").
+- monthsAgoEnd(n) is the end of the month that monthsAgoStart(n) begins; its example is a month
+  earlier.
+- yearsAgo(n) is the beginning of that year, unlike monthsAgo(n) and quartersAgo(n), which keep day
+  and time.
 """
 
 import calendar
@@ -55,7 +62,20 @@ _UNTIL_NOW: Final[Mapping[str, tuple[str, int]]] = {
     for count in counts
 }
 _WEEKDAYS: Final = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
-_MONTH_NAMES: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_MONTH_NAMES: Final = (
+    "jan",
+    "feb",
+    "mar",
+    "apr",
+    "may",
+    "jun",
+    "jul",
+    "aug",
+    "sep",
+    "oct",
+    "nov",
+    "dec",
+)
 _SCRIPT: Final = "javascript:"
 _CALL = re.compile(r"(gs(?:\.getUser\(\))?\.)?(\w+)\((.*)\)", re.ASCII | re.DOTALL)
 _ARGUMENT = re.compile(r"""\s*(?:(-?[0-9]{1,6})|'([^']*)'|"([^"]*)")\s*(?:,|$)""")
@@ -66,8 +86,11 @@ _FIRST_TIME, _LAST_TIME = "0001-01-01 00:00:00", "9999-12-31 23:59:59"
 
 
 def unimplemented(what: str) -> Refused:
-    """ServiceNow knows *what*, or may know it, and the sandbox does not do it: silence would find every record."""
-    return Refused(501, "Not implemented by the sandbox", f"The sandbox's ServiceNow does not know {what}.")
+    """ServiceNow knows *what*, or may know it, and the sandbox does not do it: silence would find
+    every record."""
+    return Refused(
+        501, "Not implemented by the sandbox", f"The sandbox's ServiceNow does not know {what}."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +111,8 @@ def stamp(now: float) -> str:
 
 
 def run_value(value: str, asker: Asker) -> Value:
-    """*value*, or what it gives if it is a script. Raises Refused (501) for a script that is not known here."""
+    """*value*, or what it gives if it is a script. Raises Refused (501) for a script that is not
+    known here."""
     if not value.startswith(_SCRIPT):
         return value
     script = value.removeprefix(_SCRIPT).strip().removesuffix(";").rstrip()
@@ -109,7 +133,8 @@ def run_value(value: str, asker: Asker) -> Value:
 
 
 def read_part(script: str) -> tuple[str, int, str]:
-    """The part of a date, its number and the comparison that ``gs.datePart('dayofweek','monday','GE')`` is about."""
+    """The part of a date, its number and the comparison that
+    ``gs.datePart('dayofweek','monday','GE')`` is about."""
     found = _CALL.fullmatch(script.removeprefix(_SCRIPT).strip().removesuffix(";"))
     arguments = _arguments(found[3]) if found and found[2] == "datePart" else None
     match arguments:
@@ -121,7 +146,8 @@ def read_part(script: str) -> tuple[str, int, str]:
 
 
 def relative_span(unit: str, count: int, asker: Asker) -> tuple[str, str, str]:
-    """The moment *count* units from now, and the beginning and end of the unit that it is in. Raises Refused (501)."""
+    """The moment *count* units from now, and the beginning and end of the unit that it is in.
+    Raises Refused (501)."""
     try:
         moment = shift(_here(asker), unit, count)
         return _utc(moment), _utc(_floor(moment, unit)), _utc(_ceiling(moment, unit))
@@ -130,7 +156,8 @@ def relative_span(unit: str, count: int, asker: Asker) -> tuple[str, str, str]:
 
 
 def shift(moment: datetime, unit: str, count: int) -> datetime:
-    """*count* units later on the clocks there; the day is the month's last one where it has no such day."""
+    """*count* units later on the clocks there; the day is the month's last one where it has no such
+    day."""
     if unit in _SECONDS:
         later = moment.astimezone(UTC) + timedelta(seconds=_SECONDS[unit] * count)
         return later.astimezone(moment.tzinfo)
@@ -139,12 +166,15 @@ def shift(moment: datetime, unit: str, count: int) -> datetime:
         year, month = months // 12, months % 12 + 1
         if not _YEAR_MIN <= year <= _YEAR_MAX:
             raise OverflowError
-        return moment.replace(year=year, month=month, day=min(moment.day, calendar.monthrange(year, month)[1]))
+        return moment.replace(
+            year=year, month=month, day=min(moment.day, calendar.monthrange(year, month)[1])
+        )
     return moment + timedelta(days=count * (7 if unit == "week" else 1))
 
 
 def shifted(time: str, unit: str, count: int, zone_name: str) -> str:
-    """A time of the database *count* units later, by the clocks of that zone; empty for what is none. For SQL.
+    """A time of the database *count* units later, by the clocks of that zone; empty for what is
+    none. For SQL.
 
     What is before or after all that a clock shows is the first or the last of it.
     """
@@ -172,8 +202,11 @@ def part_of(time: str, part: str, zone_name: str) -> int | None:
             return int(getattr(moment, part))
 
 
-def _about_user(prefix: str, name: str, arguments: Sequence[str | int], asker: Asker) -> Value | None:
-    """What a script says of the user who asks; getMyGroups without a prefix is in the filters that are shipped."""
+def _about_user(
+    prefix: str, name: str, arguments: Sequence[str | int], asker: Asker
+) -> Value | None:
+    """What a script says of the user who asks; getMyGroups without a prefix is in the filters that
+    are shipped."""
     if arguments:
         return None
     match prefix, name:
@@ -184,7 +217,11 @@ def _about_user(prefix: str, name: str, arguments: Sequence[str | int], asker: A
         case ("gs.", "getUserDisplayName") | ("gs.getUser().", "getDisplayName"):
             return asker.user.get("name", "")
         case "gs.getUser().", "getEmail" | "getFirstName" | "getLastName":
-            column = {"getEmail": "email", "getFirstName": "first_name", "getLastName": "last_name"}[name]
+            column = {
+                "getEmail": "email",
+                "getFirstName": "first_name",
+                "getLastName": "last_name",
+            }[name]
             return asker.user.get(column, "")
         case ("gs.getUser()." | "", "getMyGroups"):
             return asker.groups()
@@ -214,7 +251,9 @@ def _date(name: str, arguments: Sequence[str | int], asker: Asker) -> str | None
         case _, [int(count)] if found := _AGO_NAME.fullmatch(name):
             # Hours are the instance's, whose time zone is UTC.
             there = shift(here.astimezone(UTC) if found[1] in _SECONDS else here, found[1], -count)
-            return _utc({"Start": _floor, "End": _ceiling}.get(found[2] or "", _same)(there, found[1]))
+            return _utc(
+                {"Start": _floor, "End": _ceiling}.get(found[2] or "", _same)(there, found[1])
+            )
         case _, [] if found := _SPAN_NAME.fullmatch(name):
             first, last = _span(found[2], here) or (None, None)
             bound = first if found[1] == "beginning" else last

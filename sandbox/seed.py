@@ -1,4 +1,5 @@
-"""What is in a fresh developer instance before anybody has used it: its people, groups, choices, templates and logs.
+"""What is in a fresh developer instance before anybody has used it: its people, groups, choices,
+templates and logs.
 
 The ids that are the same in every instance are those; the others follow from what a record is.
 """
@@ -105,7 +106,13 @@ _EXTENDED_TABLES: Final = (
     ("kb_knowledge", "Knowledge"),
 )
 _LEVELS: Final = {"1": "1 - High", "2": "2 - Medium", "3": "3 - Low"}
-_PRIORITIES: Final = {"1": "1 - Critical", "2": "2 - High", "3": "3 - Moderate", "4": "4 - Low", "5": "5 - Planning"}
+_PRIORITIES: Final = {
+    "1": "1 - Critical",
+    "2": "2 - High",
+    "3": "3 - Moderate",
+    "4": "4 - Low",
+    "5": "5 - Planning",
+}
 _CHANGE_STATES: Final = {
     "-5": "New",
     "-4": "Assess",
@@ -160,7 +167,12 @@ _CHANGE_CLOSE_CODES: Final = {
     "successful_issues": "Successful with issues",
     "unsuccessful": "Unsuccessful",
 }
-_PROBLEM_TASK_STATES: Final = {"151": "New", "152": "Assess", "154": "Work in Progress", "157": "Closed"}
+_PROBLEM_TASK_STATES: Final = {
+    "151": "New",
+    "152": "Assess",
+    "154": "Work in Progress",
+    "157": "Closed",
+}
 _RESOLUTION_CODES: Final = {
     "fix_applied": "Fix Applied",
     "risk_accepted": "Risk Accepted",
@@ -176,7 +188,11 @@ _CATEGORIES: Final = {
 }
 # By the category that they depend on.
 _SUBCATEGORIES: Final = {
-    "inquiry": {"antivirus": "Antivirus", "email": "Email", "internal application": "Internal Application"},
+    "inquiry": {
+        "antivirus": "Antivirus",
+        "email": "Email",
+        "internal application": "Internal Application",
+    },
     "software": {"email": "Email", "os": "Operating System"},
     "hardware": {
         "cpu": "CPU",
@@ -186,13 +202,22 @@ _SUBCATEGORIES: Final = {
         "monitor": "Monitor",
         "mouse": "Mouse",
     },
-    "network": {"dhcp": "DHCP", "dns": "DNS", "ip address": "IP Address", "vpn": "VPN", "wireless": "Wireless"},
+    "network": {
+        "dhcp": "DHCP",
+        "dns": "DNS",
+        "ip address": "IP Address",
+        "vpn": "VPN",
+        "wireless": "Wireless",
+    },
     "database": {"db2": "DB2", "sql server": "MS SQL Server", "oracle": "Oracle"},
 }
 # The choices of a column that depend on what stands in another one, by its value.
 DEPENDENT: Final = {
     ("incident", "subcategory"): ("category", _SUBCATEGORIES),
-    ("problem", "subcategory"): ("category", {name: _SUBCATEGORIES[name] for name in list(_SUBCATEGORIES)[1:]}),
+    ("problem", "subcategory"): (
+        "category",
+        {name: _SUBCATEGORIES[name] for name in list(_SUBCATEGORIES)[1:]},
+    ),
 }
 _TASK_CHOICES: Final = {
     "impact": _LEVELS,
@@ -208,7 +233,10 @@ _TASK_CHOICES: Final = {
         "duplicate": "Duplicate",
     },
     "escalation": {"0": "Normal", "1": "Moderate", "2": "High", "3": "Overdue"},
-    "upon_approval": {"proceed": "Proceed to Next Task", "do_nothing": "Wait for a User to Close this task"},
+    "upon_approval": {
+        "proceed": "Proceed to Next Task",
+        "do_nothing": "Wait for a User to Close this task",
+    },
     "upon_reject": {"cancel": "Cancel all future Tasks", "goto": "Go to a previous Task"},
 }
 CHOICES: Final = {
@@ -254,7 +282,9 @@ CHOICES: Final = {
     "change_task": _TASK_CHOICES
     | {
         "state": {"-5": "Pending", "1": "Open", "2": "In Progress", "3": "Closed", "4": "Canceled"},
-        "change_task_type": {name: name.capitalize() for name in ("planning", "implementation", "testing", "review")},
+        "change_task_type": {
+            name: name.capitalize() for name in ("planning", "implementation", "testing", "review")
+        },
         "close_code": _CHANGE_CLOSE_CODES,
     },
 }
@@ -263,7 +293,12 @@ CHOICES: Final = {
 def record(table: str, key: str, at: str = SEEDED_AT, /, **fields: str) -> Record:
     """A record of *table* as the platform planted it; *key* tells it from the others."""
     blank = defaults(table) | {"sys_id": sys_id(table, key), "sys_mod_count": "0"}
-    made = {"sys_created_on": at, "sys_created_by": ADMIN, "sys_updated_on": at, "sys_updated_by": ADMIN}
+    made = {
+        "sys_created_on": at,
+        "sys_created_by": ADMIN,
+        "sys_updated_on": at,
+        "sys_updated_by": ADMIN,
+    }
     return blank | made | fields
 
 
@@ -273,14 +308,24 @@ def sys_id(table: str, key: str) -> str:
 
 def records() -> Iterator[tuple[str, Record]]:
     """Everything that is there, each with its table."""
-    for planted in (_people(), _groups(), _things(), _choices(), _dictionary(), _policies(), _logs()):
+    for planted in (
+        _people(),
+        _groups(),
+        _things(),
+        _choices(),
+        _dictionary(),
+        _policies(),
+        _logs(),
+    ):
         yield from planted
 
 
 def _people() -> Iterator[tuple[str, Record]]:
     yield (
         "cmn_department",
-        record("cmn_department", "Finance", sys_id=_FINANCE_ID, name="Finance", dept_head=_NATASHA_ID),
+        record(
+            "cmn_department", "Finance", sys_id=_FINANCE_ID, name="Finance", dept_head=_NATASHA_ID
+        ),
     )
     for name in ("IT", "Development", "Sales", "HR", "Customer Support"):
         yield "cmn_department", record("cmn_department", name, name=name)
@@ -289,7 +334,12 @@ def _people() -> Iterator[tuple[str, Record]]:
         ("admin", "System Administrator", ADMIN_ID, "admin@example.com"),
         ("natasha.ingram", "Natasha Ingram", _NATASHA_ID, "natasha.ingram@example.com"),
         ("problem.admin", "Problem Admin", _PROBLEM_ADMIN_ID, "problem.admin@example.com"),
-        ("problem.manager", "Problem Manager", sys_id("sys_user", "problem.manager"), "problem.manager@example.com"),
+        (
+            "problem.manager",
+            "Problem Manager",
+            sys_id("sys_user", "problem.manager"),
+            "problem.manager@example.com",
+        ),
         ("employee", "Employee User", sys_id("sys_user", "employee"), "employee@example.com"),
         ("itil", "ITIL User", sys_id("sys_user", "itil"), "itil@example.com"),
     )
@@ -307,7 +357,9 @@ def _people() -> Iterator[tuple[str, Record]]:
                 first_name=first,
                 last_name=last,
                 email=email or f"{user_name}@example.com",
-                mobile_phone=f"+1 858 555 01{place:02}" if len(known) <= place < len(known) + _MOBILE_PHONES else "",
+                mobile_phone=f"+1 858 555 01{place:02}"
+                if len(known) <= place < len(known) + _MOBILE_PHONES
+                else "",
                 department=_FINANCE_ID if user_name in {ADMIN, "natasha.ingram"} else "",
                 time_zone="America/Los_Angeles" if user_name == ADMIN else "",
                 active="true",
@@ -350,9 +402,16 @@ def _groups() -> Iterator[tuple[str, Record]]:
 
 
 def _things() -> Iterator[tuple[str, Record]]:
-    things = (("core-switch-1", "cmdb_ci_ip_switch"), ("web-01", "cmdb_ci_server"), ("shop", "cmdb_ci_appl"))
+    things = (
+        ("core-switch-1", "cmdb_ci_ip_switch"),
+        ("web-01", "cmdb_ci_server"),
+        ("shop", "cmdb_ci_appl"),
+    )
     for name, kind in things:
-        yield "cmdb_ci", record("cmdb_ci", name, name=name, sys_class_name=kind, operational_status="1")
+        yield (
+            "cmdb_ci",
+            record("cmdb_ci", name, name=name, sys_class_name=kind, operational_status="1"),
+        )
     bgp = "Clear BGP sessions on a Cisco router - 1"
     yield (
         "std_change_producer_version",
@@ -362,20 +421,36 @@ def _things() -> Iterator[tuple[str, Record]]:
             name=bgp,
             version="1",
             short_description="Clear BGP sessions on a Cisco router",
-            description="Clear BGP sessions on a Cisco router. Resend the complete BGP table to neighboring routers",
+            description=(
+                "Clear BGP sessions on a Cisco router. Resend the complete BGP table to "
+                "neighboring routers"
+            ),
             active="true",
         ),
     )
     for place, words in enumerate(_PROBLEMS, 1):
-        fields = {"state": "101", "problem_state": "101", "impact": "3", "urgency": "3", "priority": "5"}
+        fields = {
+            "state": "101",
+            "problem_state": "101",
+            "impact": "3",
+            "urgency": "3",
+            "priority": "5",
+        }
         fields |= {"number": f"PRB{place:07}", "short_description": words, "active": "true"}
         fields |= {"opened_at": SEEDED_AT, "opened_by": ADMIN_ID, "sys_class_name": "problem"}
-        fields |= {"task_effective_number": f"PRB{place:07}", "category": "software", "subcategory": "email"}
+        fields |= {
+            "task_effective_number": f"PRB{place:07}",
+            "category": "software",
+            "subcategory": "email",
+        }
         yield "problem", record("problem", words, **fields)
     labels = {name: name.replace("_", " ").title() for name in SCHEMA}
     for name, label in (*_EXTENDED_TABLES, *labels.items()):
         above = sys_id("sys_db_object", "task") if name in NUMBERED else ""
-        yield "sys_db_object", record("sys_db_object", name, name=name, label=label, super_class=above)
+        yield (
+            "sys_db_object",
+            record("sys_db_object", name, name=name, label=label, super_class=above),
+        )
 
 
 def _choices() -> Iterator[tuple[str, Record]]:
@@ -390,11 +465,15 @@ def _choices() -> Iterator[tuple[str, Record]]:
             for sequence, (value, label) in enumerate(labels.items()):
                 fields = {"name": table, "element": element, "value": value, "label": label}
                 fields |= {"sequence": str(sequence), "dependent_value": dependent_value}
-                yield "sys_choice", record("sys_choice", f"{table} {element} {dependent_value} {value}", **fields)
+                yield (
+                    "sys_choice",
+                    record("sys_choice", f"{table} {element} {dependent_value} {value}", **fields),
+                )
 
 
 def _dictionary() -> Iterator[tuple[str, Record]]:
-    """What each table's columns are; those that the numbered tables have in common stand once, at `task`."""
+    """What each table's columns are; those that the numbered tables have in common stand once, at
+    `task`."""
     seen = set()
     for table, columns in SCHEMA.items():
         for name, column in columns.items():
@@ -403,18 +482,29 @@ def _dictionary() -> Iterator[tuple[str, Record]]:
                 continue
             seen.add((owner, name))
             tables = NUMBERED if owner == "task" else (owner,)
-            chosen = any(name in CHOICES.get(known, {}) or (known, name) in DEPENDENT for known in tables)
+            chosen = any(
+                name in CHOICES.get(known, {}) or (known, name) in DEPENDENT for known in tables
+            )
             on, _ = DEPENDENT.get((owner, name), ("", {}))
-            fields = {"name": owner, "element": name, "column_label": name.replace("_", " ").capitalize()}
+            fields = {
+                "name": owner,
+                "element": name,
+                "column_label": name.replace("_", " ").capitalize(),
+            }
             fields |= {"internal_type": column.internal_type, "max_length": str(column.length)}
-            fields |= {"reference": column.refers_to, "choice": "3" if chosen else "0", "active": "true"}
+            fields |= {
+                "reference": column.refers_to,
+                "choice": "3" if chosen else "0",
+                "active": "true",
+            }
             fields |= {"default_value": column.default, "dependent": on, "dependent_on_field": on}
             fields |= {"mandatory": "false", "read_only": str(name in SYSTEM).lower()}
             yield "sys_dictionary", record("sys_dictionary", f"{owner} {name}", **fields)
 
 
 def _policies() -> Iterator[tuple[str, Record]]:
-    """The data policies that incident.py and change.py enforce, as their administrator sees them."""
+    """The data policies that incident.py and change.py enforce, as their administrator
+    sees them."""
     for table, conditions in (("incident", "stateIN6,7^EQ"), ("change_request", "state=3^EQ")):
         words = "Make close info mandatory when it is resolved or closed"
         policy = record(
@@ -430,16 +520,26 @@ def _policies() -> Iterator[tuple[str, Record]]:
         for name in ("close_code", "close_notes"):
             fields = {"sys_data_policy": policy["sys_id"], "table": table, "field": name}
             fields |= {"mandatory": "true", "disabled": "ignore"}
-            yield "sys_data_policy_rule", record("sys_data_policy_rule", f"{table} {name}", **fields)
+            yield (
+                "sys_data_policy_rule",
+                record("sys_data_policy_rule", f"{table} {name}", **fields),
+            )
 
 
 def _logs() -> Iterator[tuple[str, Record]]:
     for place in range(_SYSLOG_ROWS):
-        fields = {"level": "0", "source": "glide.scheduler", "message": f"Job {place} ended", "sequence": str(place)}
+        fields = {
+            "level": "0",
+            "source": "glide.scheduler",
+            "message": f"Job {place} ended",
+            "sequence": str(place),
+        }
         yield "syslog", record("syslog", str(place), **fields)
     for place in range(_METADATA_ROWS):
         fields = {"sys_name": f"Script {place}", "sys_class_name": "sys_script_include"}
         yield (
             "sys_metadata",
-            record("sys_metadata", str(place), **fields, sys_update_name=f"sys_script_include_{place}"),
+            record(
+                "sys_metadata", str(place), **fields, sys_update_name=f"sys_script_include_{place}"
+            ),
         )

@@ -1,10 +1,13 @@
-"""ServiceNow in miniature: its REST APIs on a real socket, with the faults that the real one is known for.
+"""ServiceNow in miniature: its REST APIs on a real socket, with the faults that the real one is
+known for.
 
     with ServiceNow() as servicenow:
-        requests.post(f"{servicenow.url}/api/now/table/incident", json={...}, auth=("svc.hasura", "sandbox"))
+        requests.post(f"{servicenow.url}/api/now/table/incident", json={...}, auth=("svc.hasura",
+        "sandbox"))
 
-What it answers is written from ServiceNow's documentation and from recorded answers; no instance was asked. The records
-and the platform's rules are in tables.py, each API has a file of its own; here are the door, the login, and HTTP.
+What it answers is written from ServiceNow's documentation and from recorded answers; no instance
+was asked. The records and the platform's rules are in tables.py, each API has a file of its own;
+here are the door, the login, and HTTP.
 """
 
 import argparse
@@ -93,7 +96,8 @@ __all__ = [
 
 # What is read of a body that is too large before the connection is given up.
 _DISCARD_BYTES_MAX: Final = 64 * 1024 * 1024
-# A client of ServiceNow's own goes to batch at 10,000, "a few thousand below" what it takes for the limit.
+# A client of ServiceNow's own goes to batch at 10,000, "a few thousand below" what it takes for the
+# limit.
 _URL_LENGTH_MAX: Final = 16_384
 # A connection that says nothing for so long is closed.
 _IDLE_SECONDS: Final = 60.0
@@ -110,10 +114,11 @@ _TINY_URLS_MAX: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request to the API, as it was answered. *status* 0: it got no answer. *at* is UNIX seconds.
+    """One request to the API, as it was answered. *status* 0: it got no answer. *at* is UNIX
+    seconds.
 
-    *method* is what was meant (``X-HTTP-Method-Override`` applied); *headers* are without the credentials. What is
-    asked in a batch is a call of its own, before the batch that it was in.
+    *method* is what was meant (``X-HTTP-Method-Override`` applied); *headers* are without the
+    credentials. What is asked in a batch is a call of its own, before the batch that it was in.
     """
 
     method: str
@@ -129,7 +134,8 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class _Late:
-    """What is committed later: *at* is UNIX seconds by the instance's clock, or *by*, on the monotonic one."""
+    """What is committed later: *at* is UNIX seconds by the instance's clock, or *by*, on the
+    monotonic one."""
 
     at: float
     by: float
@@ -140,7 +146,8 @@ class _Late:
 class UserAccount:
     """Somebody who may sign in beside the integration user, and do what the user's roles allow.
 
-    *roles* None: those that the demo data gives to one of this name, or none. *time_zone* empty: likewise, or UTC.
+    *roles* None: those that the demo data gives to one of this name, or none. *time_zone* empty:
+    likewise, or UTC.
     """
 
     name: str
@@ -156,15 +163,17 @@ _CREDENTIALS: Final = frozenset({"authorization", "x-sn-apikey"})
 class ServiceNow:
     """A small ServiceNow on loopback, from enter to exit; its records live as long as it does.
 
-    *port* 0 takes a free one. *honours_sys_id* off: an insert gets an id of the instance's own. *clock* gives UNIX
-    seconds. *time_zone* is the integration user's, for display values. *tls* makes it https. *users* may sign in too.
-    Entering raises OSError with a sentence where the port is taken.
+    *port* 0 takes a free one. *honours_sys_id* off: an insert gets an id of the instance's own.
+    *clock* gives UNIX seconds. *time_zone* is the integration user's, for display values. *tls*
+    makes it https. *users* may sign in too. Entering raises OSError with a sentence where the port
+    is taken.
 
-    What an administrator may have done: *may_read*, *may_create* and *may_write* name the only tables that the
-    integration user has rights on, whatever its roles; the rights of the others follow their roles.
-    *basic_auth_allowed* and *oauth_grants* say how one may log in; *api_enabled* off refuses all.
-    *rate_limit_per_hour* is a rule for all users, announced on every answer; *semaphores* is how many requests may
-    run at once before the next is refused; *batch_items_max* is how much of a batch is done in its time.
+    What an administrator may have done: *may_read*, *may_create* and *may_write* name the only
+    tables that the integration user has rights on, whatever its roles; the rights of the others
+    follow their roles. *basic_auth_allowed* and *oauth_grants* say how one may log in;
+    *api_enabled* off refuses all. *rate_limit_per_hour* is a rule for all users, announced on every
+    answer; *semaphores* is how many requests may run at once before the next is refused;
+    *batch_items_max* is how much of a batch is done in its time.
     """
 
     def __init__(
@@ -206,12 +215,17 @@ class ServiceNow:
         self.calls: list[Call] = []
         self.refused_logins: list[float] = []
         self.outbound: Outbound | None = None
-        # What people or a flow do when the next PATCH has come in, and is not processed yet; each once.
+        # What people or a flow do when the next PATCH has come in, and is not processed yet; each
+        # once.
         self.meanwhile: list[Callable[[], object]] = []
         # What the Table API tells of these columns, whatever stands in them.
         self.overrides: dict[str, object] = {}
         self.tables = Tables(
-            user=username, now=clock, honours_sys_id=honours_sys_id, time_zone=time_zone, written=self._written
+            user=username,
+            now=clock,
+            honours_sys_id=honours_sys_id,
+            time_zone=time_zone,
+            written=self._written,
         )
         for account in users:
             self.tables.plant_user(account.name, account.roles, time_zone=account.time_zone)
@@ -286,7 +300,8 @@ class ServiceNow:
 
     @property
     def in_flight(self) -> int:
-        """Requests that are not answered yet, though their sender may be gone; one that is sent counts, read or not."""
+        """Requests that are not answered yet, though their sender may be gone; one that is sent
+        counts, read or not."""
         # In this order: who reads counts first, so that nothing is between the two.
         unread = self._server.has_unread()
         return self._server.in_flight or int(unread)
@@ -305,7 +320,8 @@ class ServiceNow:
         journals: tuple[str, ...] = ("comments",),
         delivery: Delivery = Delivery.ONCE,
     ) -> Outbound:
-        """Switch on the business rule that sends what people do to our incidents to *url*; see Outbound."""
+        """Switch on the business rule that sends what people do to our incidents to *url*; see
+        Outbound."""
         if self.outbound is not None:
             self.outbound.stop()
         self.outbound = Outbound(
@@ -327,7 +343,9 @@ class ServiceNow:
         """
         with self._committing:
             with self._lock:
-                due = [late for late in self._late if late.at <= due_by or late.by <= time.monotonic()]
+                due = [
+                    late for late in self._late if late.at <= due_by or late.by <= time.monotonic()
+                ]
                 self._late = [late for late in self._late if late not in due]
             for late in due:
                 late.commit()
@@ -360,7 +378,8 @@ class ServiceNow:
         return self.tables.find(table, sys_id)
 
     def change(self, table: str, sys_id: str, **fields: str) -> Record:
-        """Change a record as a person in the browser: by names and labels, under the platform's rules (Refused)."""
+        """Change a record as a person in the browser: by names and labels, under the platform's
+        rules (Refused)."""
         return self.tables.update(table, sys_id, fields, by=ADMIN, shown=True)
 
     def remove(self, table: str, sys_id: str) -> None:
@@ -388,8 +407,12 @@ class ServiceNow:
             with self._lock:
                 self._running -= 1
 
-    def _through_the_door(self, request: Request, called: Target, down: Fault | None) -> Answer | None:
-        fault = down or self._faults.take(AT_THE_DOOR, request.meant, called.table, bearer=_bears(request))
+    def _through_the_door(
+        self, request: Request, called: Target, down: Fault | None
+    ) -> Answer | None:
+        fault = down or self._faults.take(
+            AT_THE_DOOR, request.meant, called.table, bearer=_bears(request)
+        )
         if fault and fault.name != "slow":
             answer = at_the_door(fault, self._clock(), self.url)
             return answer if _wants_token(request) else self._recorded(request, called, answer)
@@ -410,10 +433,14 @@ class ServiceNow:
                 return self._asked(request, called, user)
             check_headers(request, called)
             ask = partial(self._ask_in_batch, user=user)
-            return self._recorded(request, called, batch.answer(request, ask, items_max=self.batch_items_max))
+            return self._recorded(
+                request, called, batch.answer(request, ask, items_max=self.batch_items_max)
+            )
         except MfaNeeded as needed:
             refused = failed(needed)
-            return self._recorded(request, called, replace(refused, headers=(*refused.headers, _MFA)))
+            return self._recorded(
+                request, called, replace(refused, headers=(*refused.headers, _MFA))
+            )
         except Refused as refused:
             return self._recorded(request, called, failed(refused))
 
@@ -476,7 +503,11 @@ class ServiceNow:
         rows = _told(answer)["result"]
         if not self.overrides or not rows:
             return answer
-        odd = [row | self.overrides for row in rows] if isinstance(rows, list) else rows | self.overrides
+        odd = (
+            [row | self.overrides for row in rows]
+            if isinstance(rows, list)
+            else rows | self.overrides
+        )
         return answered(answer.status, {"result": odd})
 
     def _tiny_url(self, request: Request) -> Answer:
@@ -489,7 +520,9 @@ class ServiceNow:
             self._tiny[key] = address.query
             if len(self._tiny) > _TINY_URLS_MAX:
                 del self._tiny[next(iter(self._tiny))]
-        return answered(200, {"result": f"{address.path.lstrip('/')}?{urlencode({'sysparm_tiny': key})}"})
+        return answered(
+            200, {"result": f"{address.path.lstrip('/')}?{urlencode({'sysparm_tiny': key})}"}
+        )
 
     def _unfolded(self, request: Request) -> Request:
         """The request with the query that its ``sysparm_tiny`` stands for."""
@@ -498,7 +531,9 @@ class ServiceNow:
             kept = self._tiny.get(asked.pop("sysparm_tiny", ""))
         if kept is None:
             return request
-        return replace(request, query=urlencode(dict(parse_qsl(kept, keep_blank_values=True)) | asked))
+        return replace(
+            request, query=urlencode(dict(parse_qsl(kept, keep_blank_values=True)) | asked)
+        )
 
     def _commit_later(self, seconds: float, request: Request, called: Target, user: str) -> None:
         def commit() -> None:
@@ -510,7 +545,9 @@ class ServiceNow:
                 return
             self._late.append(_Late(self._clock() + seconds, time.monotonic() + seconds, commit))
             if self._latecomers is None:
-                self._latecomers = threading.Thread(target=self._commit_latecomers, name="commit_late")
+                self._latecomers = threading.Thread(
+                    target=self._commit_latecomers, name="commit_late"
+                )
                 self._latecomers.start()
 
     def _commit_latecomers(self) -> None:
@@ -535,7 +572,9 @@ class ServiceNow:
     def _signed_in(self, request: Request) -> str:
         """The user whose credentials these are, and who may sign in; empty where there is none."""
         if "x-sn-apikey" in request.headers:
-            right = hmac.compare_digest(request.headers["x-sn-apikey"].encode(), self.api_key.encode())
+            right = hmac.compare_digest(
+                request.headers["x-sn-apikey"].encode(), self.api_key.encode()
+            )
             return self.username if right else ""
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         match scheme.lower():
@@ -547,19 +586,24 @@ class ServiceNow:
             case _:
                 username, password = _basic(scheme, given)
                 # Not allowed reads like a wrong password, and is nobody's failure.
-                return username if self._login(username, password) and self.basic_auth_allowed else ""
+                return (
+                    username if self._login(username, password) and self.basic_auth_allowed else ""
+                )
 
     def _may_sign_in(self, user: str) -> bool:
         return (user == self.username or user in self._passwords) and self.tables.may_sign_in(user)
 
     def _login(self, username: str, password: str) -> bool:
-        """If these are a user's, who is not locked out; failures are counted, each name's for itself."""
+        """If these are a user's, who is not locked out; failures are counted, each name's for
+        itself."""
         known = self.password if username == self.username else self._passwords.get(username)
         right = hmac.compare_digest(password.encode(), (known or "").encode()) and known is not None
         right = right and self.tables.may_sign_in(username)
         with self._lock:
             now = self._clock()
-            failures = [at for at in self._failures.get(username, []) if now - at < _FAILURES_WITHIN_SECONDS]
+            failures = [
+                at for at in self._failures.get(username, []) if now - at < _FAILURES_WITHIN_SECONDS
+            ]
             if len(failures) >= _FAILURES_MAX or not right:
                 if known is not None:  # others have no lock to be counted for
                     self._failures[username] = [*failures, now]
@@ -585,7 +629,11 @@ class ServiceNow:
             over = self._counted[1] > self.rate_limit_per_hour
         wait_seconds = (hour + 1) * _HOUR_SECONDS - int(now)
         limit = self.rate_limit_per_hour
-        return over_the_limit(limit, now=now, wait_seconds=wait_seconds, url=self.url) if over else None
+        return (
+            over_the_limit(limit, now=now, wait_seconds=wait_seconds, url=self.url)
+            if over
+            else None
+        )
 
     def _limited(self, answer: Answer | None) -> Answer | None:
         """*answer* with what the rule announces on every one."""
@@ -608,7 +656,9 @@ class ServiceNow:
             at=self._clock(),
             body=body if isinstance(body, dict) else None,
             query=request.query,
-            headers={name: value for name, value in request.headers.items() if name not in _CREDENTIALS},
+            headers={
+                name: value for name, value in request.headers.items() if name not in _CREDENTIALS
+            },
         )
         with self._lock:
             self.calls.append(call)
@@ -696,13 +746,20 @@ def _spoiled(fault: str, answer: Answer, method: str, records: Sequence[Record])
             )
         case _:  # created_without_sys_id
             rows = told["result"]
-            bare = {name: v for name, v in rows.items() if name != "sys_id"} if isinstance(rows, dict) else rows
+            bare = (
+                {name: v for name, v in rows.items() if name != "sys_id"}
+                if isinstance(rows, dict)
+                else rows
+            )
             return answered(answer.status, {"result": bare})
 
 
 def _another(row: Mapping[str, Any], records: Sequence[Record]) -> dict[str, Any]:
     """The same columns of some other record; of one that nobody sees, where there is none."""
-    other = next((record for record in records if record["sys_id"] != row.get("sys_id")), {"sys_id": "0" * 32})
+    other = next(
+        (record for record in records if record["sys_id"] != row.get("sys_id")),
+        {"sys_id": "0" * 32},
+    )
     return {name: other.get(name, "") for name in row}
 
 
@@ -752,12 +809,17 @@ def _password(sent: dict[str, Any]) -> str:
 
 def _webhook(sent: dict[str, Any]) -> dict[str, Any]:
     url, key = sent.get("url"), sent.get("key")
-    if not isinstance(url, str) or not isinstance(key, str) or not url.startswith(("http://", "https://")):
+    if (
+        not isinstance(url, str)
+        or not isinstance(key, str)
+        or not url.startswith(("http://", "https://"))
+    ):
         raise TypeError('say {"url": "http…", "key": "…"}')
     return {"url": url, "key": key.encode(), "delivery": Delivery(sent.get("delivery", "once"))}
 
 
-# --- the socket ----------------------------------------------------------------------------------------------------
+# --- the socket
+# --------------------------------------------------------------------------------------------------
 
 
 class _Server(Loopback):
@@ -773,7 +835,9 @@ class _Server(Loopback):
         if self._tls is None:
             return connection, address
         # The handshake is the handler thread's: a caller who is slow with it keeps nobody waiting.
-        return self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False), address
+        return self._tls.wrap_socket(
+            connection, server_side=True, do_handshake_on_connect=False
+        ), address
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -783,8 +847,13 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def handle(self) -> None:
-        # The caller went away, or did not trust the certificate; a TLS socket that is shut elsewhere raises ValueError.
-        with suppress(ConnectionError, ssl.SSLError) if not self._is_tls() else suppress(OSError, ValueError):
+        # The caller went away, or did not trust the certificate; a TLS socket that is shut
+        # elsewhere raises ValueError.
+        with (
+            suppress(ConnectionError, ssl.SSLError)
+            if not self._is_tls()
+            else suppress(OSError, ValueError)
+        ):
             super().handle()
 
     def handle_one_request(self) -> None:
@@ -829,7 +898,8 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815  # http.server's names
 
     def _body(self, length: int) -> bytes | None:
-        """The body, or None where it is too large: then it is read and thrown away, so that the answer arrives."""
+        """The body, or None where it is too large: then it is read and thrown away, so that the
+        answer arrives."""
         if length <= BODY_BYTES_MAX:
             return self.rfile.read(length)
         left = min(length, _DISCARD_BYTES_MAX)
@@ -865,21 +935,32 @@ class _Handler(BaseHTTPRequestHandler):
 
 def main() -> int:
     """Run it alone until Ctrl-C or SIGTERM."""
-    parser = argparse.ArgumentParser(prog="python -m sandbox.servicenow", description="A small ServiceNow on loopback.")
+    parser = argparse.ArgumentParser(
+        prog="python -m sandbox.servicenow", description="A small ServiceNow on loopback."
+    )
     parser.add_argument("--port", type=int, default=8091, help="0 takes a free one (default: 8091)")
-    parser.add_argument("--no-sys-id", action="store_true", help="do not honour the sys_id that a caller sends")
+    parser.add_argument(
+        "--no-sys-id", action="store_true", help="do not honour the sys_id that a caller sends"
+    )
     parser.add_argument(
         "--user",
         type=_account,
         action="append",
         default=[],
         metavar="NAME[:PASSWORD[:ROLE,…]]",
-        help=f"somebody who may sign in too; without a password it is {_PASSWORD!r}, without roles those of the demo"
+        help=f"somebody who may sign in too; without a password it is {_PASSWORD!r}, without "
+        "roles those of the demo"
         " data, or none. Can be given several times",
     )
-    parser.add_argument("--time-zone", type=_time_zone, metavar="ZONE", help="of all these users, as Europe/Berlin")
-    parser.add_argument("--certificate", metavar="FILE", help="answer https, with this chain of certificates (PEM)")
-    parser.add_argument("--key", metavar="FILE", help="the certificate's key, where it has a file of its own")
+    parser.add_argument(
+        "--time-zone", type=_time_zone, metavar="ZONE", help="of all these users, as Europe/Berlin"
+    )
+    parser.add_argument(
+        "--certificate", metavar="FILE", help="answer https, with this chain of certificates (PEM)"
+    )
+    parser.add_argument(
+        "--key", metavar="FILE", help="the certificate's key, where it has a file of its own"
+    )
     asked = parser.parse_args()
     stop = threading.Event()
     for sign in (signal.SIGINT, signal.SIGTERM):
@@ -889,7 +970,10 @@ def main() -> int:
     try:
         tls = _server_context(asked.certificate, asked.key) if asked.certificate else None
     except OSError as wrong:  # an SSLError is one
-        print(f"The certificate and its key cannot be used: {wrong.strerror or wrong}.", file=sys.stderr)
+        print(
+            f"The certificate and its key cannot be used: {wrong.strerror or wrong}.",
+            file=sys.stderr,
+        )
         return 1
     try:
         with ServiceNow(
@@ -900,14 +984,17 @@ def main() -> int:
             tls=tls,
         ) as instance:
             print(
-                f"ServiceNow in miniature: {instance.url} (user {instance.username}, password {instance.password};\n"
+                f"ServiceNow in miniature: {instance.url} (user {instance.username}, password "
+                f"{instance.password};\n"
                 f"OAuth client {instance.oauth.client_id}, secret {instance.oauth.client_secret}; "
                 f"API key {instance.api_key})",
                 flush=True,
             )
             for account in users:
                 roles = ", ".join(sorted(instance.tables.roles(account.name))) or "none"
-                print(f"User {account.name}, password {account.password}; roles: {roles}", flush=True)
+                print(
+                    f"User {account.name}, password {account.password}; roles: {roles}", flush=True
+                )
             stop.wait()
     except ValueError as wrong:
         print(f"{wrong}.", file=sys.stderr)

@@ -1,8 +1,10 @@
-"""The Aggregate API: how many records a query finds, and the sums, averages and extremes of their columns.
+"""The Aggregate API: how many records a query finds, and the sums, averages and extremes of their
+columns.
 
-https://www.servicenow.com/docs/r/api-reference/rest-apis/c_AggregateAPI.html. Every figure is a text; an average has
-four decimals, as in its example. Where groups are shown by display values, clients read those beside the values. In
-what order groups come by themselves it does not say: here in that of their values.
+https://www.servicenow.com/docs/r/api-reference/rest-apis/c_AggregateAPI.html. Every figure is a
+text; an average has four decimals, as in its example. Where groups are shown by display values,
+clients read those beside the values. In what order groups come by themselves it does not say: here
+in that of their values.
 """
 
 import re
@@ -12,7 +14,16 @@ from typing import Any, Final
 
 from sandbox import query
 from sandbox.query import Value
-from sandbox.rest import Answer, Presenter, Request, Site, Target, answered, conditions, no_such_method
+from sandbox.rest import (
+    Answer,
+    Presenter,
+    Request,
+    Site,
+    Target,
+    answered,
+    conditions,
+    no_such_method,
+)
 from sandbox.schema import Column, Kind, Refused
 
 _FUNCTIONS: Final = ("sum", "avg", "min", "max")
@@ -36,10 +47,15 @@ def answer(site: Site, request: Request, target: Target) -> Answer:
     if request.meant not in {"GET", "HEAD"}:
         raise no_such_method(request)
     table, asked = target.table, request.parameters
-    # Who may not read every record of the table gets 403, as the page had it up to the Zurich release.
+    # Who may not read every record of the table gets 403, as the page had it up to the Zurich
+    # release.
     site.rights.check("GET", table, single=False, whole=True)
     figures = list(_figures(table, asked))
-    groups = [(path, sql) for path in _listed(asked, "sysparm_group_by") if (sql := _column(table, path)[0])]
+    groups = [
+        (path, sql)
+        for path in _listed(asked, "sysparm_group_by")
+        if (sql := _column(table, path)[0])
+    ]
     having, values = _having(table, asked.get("sysparm_having", ""))
     encoded, pairs = conditions(request)
     rows = site.tables.aggregate(
@@ -89,13 +105,17 @@ def _stats(figures: Sequence[_Figure], told: Sequence[object]) -> dict[str, Any]
     stats: dict[str, dict[str, str]] = {}
     for figure, value in zip(figures, told, strict=True):
         written = (
-            f"{value:.4f}" if figure.function == "avg" and value is not None else str("" if value is None else value)
+            f"{value:.4f}"
+            if figure.function == "avg" and value is not None
+            else str("" if value is None else value)
         )
         stats.setdefault(figure.function, {})[figure.path] = written
     return stats
 
 
-def _group(present: Presenter, table: str, path: str, value: str, asked: Mapping[str, str]) -> dict[str, str]:
+def _group(
+    present: Presenter, table: str, path: str, value: str, asked: Mapping[str, str]
+) -> dict[str, str]:
     told = {"value": value, "field": path}
     if asked.get("sysparm_display_value") in {"true", "all"}:
         told = {"display_value": present.shown_value(table, path, value)} | told
@@ -103,18 +123,27 @@ def _group(present: Presenter, table: str, path: str, value: str, asked: Mapping
 
 
 def _having(table: str, written: str) -> tuple[str, list[Value]]:
-    """``count^state^>^1,avg^priority^<^3``: the groups of which all that is so. Raises Refused (400)."""
+    """``count^state^>^1,avg^priority^<^3``: the groups of which all that is so. Raises Refused
+    (400)."""
     terms, values = ["1"], list[Value]()
     for one in filter(None, written.split(",")):
         parts = one.split("^")
-        if len(parts) != 4 or parts[0].lower() not in {"count", *_FUNCTIONS} or parts[2] not in _SIGNS:
+        if (
+            len(parts) != 4
+            or parts[0].lower() not in {"count", *_FUNCTIONS}
+            or parts[2] not in _SIGNS
+        ):
             words = "sysparm_having must be aggregate^field^operator^value"
             raise Refused(400, "Invalid having clause", f"{words}, not {one}")
         function, path, sign, value = parts[0].lower(), parts[1], parts[2], parts[3]
         sql, column = _column(table, path)
         if not sql or column is None:
             continue
-        told = f"count(nullif({sql}, ''))" if function == "count" else _function(function, path, sql, column)
+        told = (
+            f"count(nullif({sql}, ''))"
+            if function == "count"
+            else _function(function, path, sql, column)
+        )
         number = _NUMBER.fullmatch(value) and (function == "count" or column.kind is Kind.INTEGER)
         terms.append(f"{told} {sign} {'CAST(? AS REAL)' if number else '?'}")
         values.append(value)

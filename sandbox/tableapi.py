@@ -5,7 +5,17 @@ https://www.servicenow.com/docs/bundle/latest/page/integrate/inbound-rest/concep
 
 from typing import Final
 
-from sandbox.rest import Answer, Presenter, Request, Site, Target, answered, headers, no_such_method, page
+from sandbox.rest import (
+    Answer,
+    Presenter,
+    Request,
+    Site,
+    Target,
+    answered,
+    headers,
+    no_such_method,
+    page,
+)
 from sandbox.schema import Record, Refused, missing
 from sandbox.scripts import unimplemented
 
@@ -26,7 +36,9 @@ def answer(site: Site, request: Request, target: Target) -> Answer:
         case "GET" | "HEAD", True:
             return answered(200, {"result": present.record(table, _found(site, table, sys_id))})
         case "POST", False if table == _TASK:
-            raise unimplemented("a task that is nothing else: make it where it belongs, as in incident")
+            raise unimplemented(
+                "a task that is nothing else: make it where it belongs, as in incident"
+            )
         case "POST", False:
             made = site.tables.insert(table, request.sent, by=site.user, shown=shown)
             location = ("Location", f"{site.api_url}/table/{table}/{made['sys_id']}")
@@ -67,4 +79,6 @@ def _list(site: Site, request: Request, target: Target, present: Presenter) -> A
     if not found.rows and target.version == "v1":
         words = "Records matching query not found. Check query parameter or offset parameter"
         raise Refused(404, "No Record found", words)
-    return answered(200, {"result": [present.record(target.table, row) for row in found.rows]}, *found.headers)
+    return answered(
+        200, {"result": [present.record(target.table, row) for row in found.rows]}, *found.headers
+    )

@@ -1,8 +1,9 @@
-"""The records of one small ServiceNow instance, and what the platform does when somebody writes them.
+"""The records of one small ServiceNow instance, and what the platform does when somebody writes
+them.
 
-No HTTP here: servicenow.py asks, this answers with records or raises Refused. A record is a dict of strings, as the
-Table API has it. The sources of the rules are ServiceNow's
-documentation (encoded queries: KB0551763; the incident and change models) and captures of real instances.
+No HTTP here: servicenow.py asks, this answers with records or raises Refused. A record is a dict of
+strings, as the Table API has it. The sources of the rules are ServiceNow's documentation (encoded
+queries: KB0551763; the incident and change models) and captures of real instances.
 """
 
 import functools
@@ -70,7 +71,12 @@ __all__ = [
 # Where a fresh developer instance begins.
 _FIRST_NUMBER: Final = 10001
 # What a caller may send and the platform sets itself.
-_OF_TASKS: Final = ("sys_class_name", "task_effective_number", "comments_and_work_notes", "sys_domain_path")
+_OF_TASKS: Final = (
+    "sys_class_name",
+    "task_effective_number",
+    "comments_and_work_notes",
+    "sys_domain_path",
+)
 _READ_ONLY: Final = {
     table: frozenset({*SYSTEM, *_OF_TASKS} if table in NUMBERED else SYSTEM)
     | (frozenset({"priority"}) if table in {"incident", "problem"} else frozenset())
@@ -82,7 +88,9 @@ _DATE = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)", re.ASCII)
 JOURNAL_LISTS: Final = {"comments_and_work_notes": ("comments", "work_notes")}
 # How the journal columns are called where their entries are shown.
 _JOURNALS: Final = {"comments": "Additional comments", "work_notes": "Work notes"}
-_CONTENT: Final = "CREATE TABLE attached (sys_id TEXT COLLATE NOCASE PRIMARY KEY, content BLOB NOT NULL)"
+_CONTENT: Final = (
+    "CREATE TABLE attached (sys_id TEXT COLLATE NOCASE PRIMARY KEY, content BLOB NOT NULL)"
+)
 
 
 def is_read_only(table: str, column: str) -> bool:
@@ -92,7 +100,8 @@ def is_read_only(table: str, column: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """One write as it was committed. *before* is None for an insert; *journal* are the entries that it made."""
+    """One write as it was committed. *before* is None for an insert; *journal* are the entries that
+    it made."""
 
     table: str
     before: Record | None
@@ -102,12 +111,15 @@ class Written:
 
 @functools.cache
 def _image() -> bytes:
-    """A fresh instance's database, made once per process: hundreds of tests start hundreds of instances."""
+    """A fresh instance's database, made once per process: hundreds of tests start hundreds of
+    instances."""
     db = sqlite3.connect(":memory:")
     for table, columns in SCHEMA.items():
         if table == "task":
             continue
-        others = ", ".join(f"{quoted(column)} TEXT NOT NULL" for column in columns if column != "sys_id")
+        others = ", ".join(
+            f"{quoted(column)} TEXT NOT NULL" for column in columns if column != "sys_id"
+        )
         db.execute(f"CREATE TABLE {table} (sys_id TEXT COLLATE NOCASE PRIMARY KEY, {others})")
     # What extends task can be read there too.
     inherited = ", ".join(map(quoted, SCHEMA["task"]))
@@ -132,9 +144,10 @@ def _inserted(table: str, record: Record) -> tuple[str, Record]:
 class Tables:
     """The instance's tables, in a database of their own; every method is one transaction.
 
-    *user* is the integration user, who is planted beside the demo data's people. *now* gives UNIX seconds.
-    With *honours_sys_id* off, an insert gets an id of the instance's own choosing, as under an ACL on ``sys_id``.
-    *written* is told of every write, after its commit and before the next one; it must not wait.
+    *user* is the integration user, who is planted beside the demo data's people. *now* gives UNIX
+    seconds. With *honours_sys_id* off, an insert gets an id of the instance's own choosing, as
+    under an ACL on ``sys_id``. *written* is told of every write, after its commit and before the
+    next one; it must not wait.
     """
 
     def __init__(
@@ -147,8 +160,8 @@ class Tables:
         written: Callable[[Written], None] = lambda _: None,
     ) -> None:
         self.honours_sys_id = honours_sys_id
-        # Columns, as (table, column), that an ACL keeps everybody but an administrator from writing: what is sent for
-        # them is dropped without a word, as a field ACL does.
+        # Columns, as (table, column), that an ACL keeps everybody but an administrator from
+        # writing: what is sent for them is dropped without a word, as a field ACL does.
         self.protected: set[tuple[str, str]] = set()
         # Change models that an administrator has made: the states of each, in order.
         self.change_models: dict[str, tuple[str, ...]] = {}
@@ -162,10 +175,17 @@ class Tables:
         self._db.deserialize(_image())
         query.add_functions(self._db)
         self._db.row_factory = sqlite3.Row
-        self.plant_user(user, None if user == ADMIN else ("itil", "snc_basic_auth_api_access"), time_zone=time_zone)
+        self.plant_user(
+            user,
+            None if user == ADMIN else ("itil", "snc_basic_auth_api_access"),
+            time_zone=time_zone,
+        )
 
-    def plant_user(self, user_name: str, roles: Sequence[str] | None = None, *, time_zone: str = "") -> None:
-        """Have a user of this name with these *roles*; None leaves those that one of the demo data has."""
+    def plant_user(
+        self, user_name: str, roles: Sequence[str] | None = None, *, time_zone: str = ""
+    ) -> None:
+        """Have a user of this name with these *roles*; None leaves those that one of the demo data
+        has."""
         with self._lock, self._db:
             found = self._read("SELECT * FROM sys_user WHERE user_name = ?", [user_name])
             if found:
@@ -179,7 +199,10 @@ class Tables:
             if roles is None:
                 return
             self._db.execute("DELETE FROM sys_user_has_role WHERE user = ?", [user["sys_id"]])
-            known = {role["name"]: role["sys_id"] for role in self._read("SELECT * FROM sys_user_role", [])}
+            known = {
+                role["name"]: role["sys_id"]
+                for role in self._read("SELECT * FROM sys_user_role", [])
+            }
             for name in dict.fromkeys(roles):
                 if name not in known:
                     role = seed.record("sys_user_role", name, self._stamp(), name=name)
@@ -190,7 +213,8 @@ class Tables:
     def roles(self, user_name: str) -> list[str]:
         """The roles that a user has been given, or the user's groups."""
         held = """SELECT r.name FROM sys_user_role r WHERE r.sys_id IN (
-                    SELECT h.role FROM sys_user_has_role h WHERE h.user = ? AND h.state IN ('active', '')
+                    SELECT h.role FROM sys_user_has_role h WHERE h.user = ?
+                        AND h.state IN ('active', '')
                     UNION SELECT g.role FROM sys_group_has_role g
                     JOIN sys_user_grmember m ON m."group" = g."group" WHERE m.user = ?)"""
         user_id = self.user_id(user_name)
@@ -219,17 +243,29 @@ class Tables:
         offset: int = 0,
         by: str = ADMIN,
     ) -> list[Record]:
-        """The records that an *encoded* query and *pairs* of columns and values describe; a *limit* below 0 is none."""
+        """The records that an *encoded* query and *pairs* of columns and values describe; a *limit*
+        below 0 is none."""
         asked = query.read(encoded, table, asker=self._asker(by), pairs=pairs)
         return self._read(
-            f"SELECT t.* FROM {table} t WHERE {asked.where} ORDER BY {asked.order} LIMIT ? OFFSET ?",  # noqa: S608  # names from SCHEMA
+            f"SELECT t.* FROM {table} t "  # noqa: S608  # names from SCHEMA
+            f"WHERE {asked.where} ORDER BY {asked.order} LIMIT ? OFFSET ?",
             [*asked.values, limit, offset],
         )
 
-    def count(self, table: str, encoded: str = "", *, pairs: Mapping[str, str] | None = None, by: str = ADMIN) -> int:
+    def count(
+        self,
+        table: str,
+        encoded: str = "",
+        *,
+        pairs: Mapping[str, str] | None = None,
+        by: str = ADMIN,
+    ) -> int:
         asked = query.read(encoded, table, asker=self._asker(by), pairs=pairs)
         with self._lock:
-            counted = self._db.execute(f"SELECT count(*) FROM {table} t WHERE {asked.where}", asked.values)  # noqa: S608  # as above
+            counted = self._db.execute(
+                f"SELECT count(*) FROM {table} t WHERE {asked.where}",  # noqa: S608  # as above
+                asked.values,
+            )
             return int(counted.fetchone()[0])
 
     def aggregate(
@@ -245,9 +281,11 @@ class Tables:
         orders: Sequence[str],
         by: str,
     ) -> list[tuple[object, ...]]:
-        """What *columns*, SQL with functions in it, are of each of the *groups* of the records that are described."""
+        """What *columns*, SQL with functions in it, are of each of the *groups* of the records that
+        are described."""
         asked = query.read(encoded, table, asker=self._asker(by), pairs=pairs)
-        # SQLite takes a condition on groups only where there are some; without any, all records are one.
+        # SQLite takes a condition on groups only where there are some; without any, all records are
+        # one.
         grouped = f" GROUP BY {', '.join(groups)} HAVING {having}" if groups else ""
         if having_values and not groups:
             grouped = f" GROUP BY '' HAVING {having}"
@@ -257,8 +295,11 @@ class Tables:
             rows = self._db.execute(f"{statement}{ordered}", [*asked.values, *having_values])
             return [tuple(row) for row in rows]
 
-    def insert(self, table: str, sent: Mapping[str, object], *, by: str, shown: bool = False) -> Record:
-        """Make a record of what was *sent*; unknown columns are ignored. *shown*: the values are display values.
+    def insert(
+        self, table: str, sent: Mapping[str, object], *, by: str, shown: bool = False
+    ) -> Record:
+        """Make a record of what was *sent*; unknown columns are ignored. *shown*: the values are
+        display values.
 
         Raises Refused; also for a ``sys_id`` that is taken, which is the primary key's verdict.
         """
@@ -270,9 +311,16 @@ class Tables:
                 asked = str(sent.get("sys_id") or "")
                 honoured = self.honours_sys_id and _SYS_ID.fullmatch(asked)
                 after = defaults(table)
-                after |= {name: value for name, value in taken.items() if value or table not in NUMBERED}
+                after |= {
+                    name: value for name, value in taken.items() if value or table not in NUMBERED
+                }
                 after |= {"sys_id": asked if honoured else uuid.uuid4().hex, "sys_mod_count": "0"}
-                after |= {"sys_created_on": at, "sys_created_by": by, "sys_updated_on": at, "sys_updated_by": by}
+                after |= {
+                    "sys_created_on": at,
+                    "sys_created_by": by,
+                    "sys_updated_on": at,
+                    "sys_updated_by": by,
+                }
                 if table in NUMBERED:
                     self._open_task(table, after, by=by, at=at)
                 self._apply_rules(table, None, after, taken, by=by, at=at)
@@ -287,10 +335,14 @@ class Tables:
             self._written(Written(table, None, after, journal))
         return after
 
-    def update(self, table: str, sys_id: str, sent: Mapping[str, object], *, by: str, shown: bool = False) -> Record:
-        """Merge what was *sent* into a record. One that changes nothing leaves ``sys_mod_count`` alone.
+    def update(
+        self, table: str, sys_id: str, sent: Mapping[str, object], *, by: str, shown: bool = False
+    ) -> Record:
+        """Merge what was *sent* into a record. One that changes nothing leaves ``sys_mod_count``
+        alone.
 
-        Raises Refused: 404 where there is no such record, 403 where a rule of the platform forbids it.
+        Raises Refused: 404 where there is no such record, 403 where a rule of the platform forbids
+        it.
         """
         _check_table(table)
         with self._lock:
@@ -320,39 +372,64 @@ class Tables:
             before = self.find(table, sys_id)
             if before is None:
                 raise missing()
-            attached = "SELECT * FROM sys_attachment WHERE table_name = ? AND table_sys_id = ? COLLATE NOCASE"
+            attached = (
+                "SELECT * FROM sys_attachment WHERE table_name = ? "
+                "AND table_sys_id = ? COLLATE NOCASE"
+            )
             for attachment in self._read(attached, [table, sys_id]):
                 self._remove("sys_attachment", attachment)
             self._remove(table, before)
 
-    def attach(self, table: str, sys_id: str, file_name: str, content: bytes, *, content_type: str, by: str) -> Record:
+    def attach(
+        self, table: str, sys_id: str, file_name: str, content: bytes, *, content_type: str, by: str
+    ) -> Record:
         """Keep *content* with a record. Raises Refused (404) where there is no such record."""
         with self._lock, self._db:
             if self.find(table, sys_id) is None:
                 raise missing()
             at, attachment_id = self._stamp(), uuid.uuid4().hex
             after = dict.fromkeys(SCHEMA["sys_attachment"], "")
-            after |= {"sys_id": attachment_id, "sys_mod_count": "0", "state": "available", "compressed": "true"}
-            after |= {"sys_created_on": at, "sys_created_by": by, "sys_updated_on": at, "sys_updated_by": by}
-            after |= {"table_name": table, "table_sys_id": sys_id, "file_name": file_name, "content_type": content_type}
+            after |= {
+                "sys_id": attachment_id,
+                "sys_mod_count": "0",
+                "state": "available",
+                "compressed": "true",
+            }
+            after |= {
+                "sys_created_on": at,
+                "sys_created_by": by,
+                "sys_updated_on": at,
+                "sys_updated_by": by,
+            }
+            after |= {
+                "table_name": table,
+                "table_sys_id": sys_id,
+                "file_name": file_name,
+                "content_type": content_type,
+            }
             after |= {"size_bytes": str(len(content)), "size_compressed": str(len(content))}
             after |= {"hash": hashlib.sha256(content).hexdigest()}
             self._put("sys_attachment", after)
-            self._db.execute("INSERT INTO attached (sys_id, content) VALUES (?, ?)", [attachment_id, content])
+            self._db.execute(
+                "INSERT INTO attached (sys_id, content) VALUES (?, ?)", [attachment_id, content]
+            )
             self._before["sys_attachment", attachment_id] = None
         return after
 
     def content(self, sys_id: str) -> bytes:
         """What is attached under *sys_id*, of ``sys_attachment``. Raises Refused (404)."""
         with self._lock:
-            found = self._db.execute("SELECT content FROM attached WHERE sys_id = ?", [sys_id]).fetchone()
+            found = self._db.execute(
+                "SELECT content FROM attached WHERE sys_id = ?", [sys_id]
+            ).fetchone()
         if found is None:
             raise missing()
         return bytes(found["content"])
 
     @contextmanager
     def lagging(self) -> Iterator[None]:
-        """Within, this thread's reads answer from before each record's last write; it must not write."""
+        """Within, this thread's reads answer from before each record's last write; it must not
+        write."""
         with self._lock:
             try:
                 for (table, sys_id), before in self._before.items():
@@ -372,8 +449,8 @@ class Tables:
             self._before.clear()
 
     def shown(self, table: str, column: str, value: str, *, by: str = "") -> str:
-        """The display value of *value* in *column*: a name for a reference, a label for a choice, a time in the time
-        zone of *by*."""
+        """The display value of *value* in *column*: a name for a reference, a label for a choice, a
+        time in the time zone of *by*."""
         about = SCHEMA[table][column]
         match about.kind:
             case Kind.REFERENCE:
@@ -385,31 +462,39 @@ class Tables:
                 return self._labels(table, column).get(value, value)
 
     def journal(self, table: str, sys_id: str, element: str, *, by: str = "") -> str:
-        """What people see in a journal column, or a list of journals: the entries, the newest first.
+        """What people see in a journal column, or a list of journals: the entries, the newest
+        first.
 
-        In recorded answers: ``2022-11-04 15:29:20 - System Administrator (Additional comments)``, a new line, the text
-        and an empty line after each, the last one too; the documentation splits them at the empty lines
-        (https://www.servicenow.com/docs/r/platform-administration/c_JournalFields.html). Times are in the time zone of
-        *by*.
+        In recorded answers: ``2022-11-04 15:29:20 - System Administrator (Additional comments)``, a
+        new line, the text and an empty line after each, the last one too; the documentation splits
+        them at the empty lines
+        (https://www.servicenow.com/docs/r/platform-administration/c_JournalFields.html). Times are
+        in the time zone of *by*.
         """
         elements = JOURNAL_LISTS.get(element, (element,))
         entries = self._read(
-            f"""SELECT j.sys_created_on, j.sys_created_by, j.element, j.value, u.name FROM sys_journal_field j
+            f"""SELECT j.sys_created_on, j.sys_created_by, j.element, j.value, u.name
+               FROM sys_journal_field j
                LEFT JOIN sys_user u ON u.user_name = j.sys_created_by
-               WHERE j.element_id = ? AND j.element IN ({", ".join("?" * len(elements))}) AND ? IN (j.name, 'task')
+               WHERE j.element_id = ? AND j.element IN ({", ".join("?" * len(elements))})
+                   AND ? IN (j.name, 'task')
                ORDER BY j.sys_created_on DESC, j.rowid DESC""",  # noqa: S608  # marks alone
             [sys_id, *elements, table],
         )
         zone = self._zone(by)
         return "".join(
-            f"{_moved(entry['sys_created_on'], UTC, zone)} - {entry['name'] or entry['sys_created_by']}"
+            f"{_moved(entry['sys_created_on'], UTC, zone)} - "
+            f"{entry['name'] or entry['sys_created_by']}"
             f" ({_JOURNALS.get(entry['element'], entry['element'])})\n"
             f"{entry['value']}\n\n"
             for entry in entries
         )
 
-    def walked(self, table: str, record: Record, path: str) -> tuple[str, str, Record | None] | None:
-        """Where a dotted *path* leads from *record*: a table, its column, and the record there; None for nowhere."""
+    def walked(
+        self, table: str, record: Record, path: str
+    ) -> tuple[str, str, Record | None] | None:
+        """Where a dotted *path* leads from *record*: a table, its column, and the record there;
+        None for nowhere."""
         *steps, last = path.split(".")
         at: Record | None = record
         for step in steps:
@@ -432,7 +517,8 @@ class Tables:
 
     def _groups(self, user_id: str) -> list[str]:
         """The active groups that a person is in."""
-        members = """SELECT g.sys_id FROM sys_user_group g JOIN sys_user_grmember m ON m."group" = g.sys_id
+        members = """SELECT g.sys_id FROM sys_user_group g
+            JOIN sys_user_grmember m ON m."group" = g.sys_id
                      WHERE m.user = ? AND g.active = 'true' ORDER BY g.rowid"""
         return [group["sys_id"] for group in self._read(members, [user_id])]
 
@@ -447,7 +533,9 @@ class Tables:
             return UTC
 
     def _labels(self, table: str, column: str) -> dict[str, str]:
-        rows = self._read("SELECT * FROM sys_choice WHERE name = ? AND element = ?", [table, column])
+        rows = self._read(
+            "SELECT * FROM sys_choice WHERE name = ? AND element = ?", [table, column]
+        )
         return {row["value"]: row["label"] for row in rows}
 
     def _read(self, sql: str, values: list[Value]) -> list[Record]:
@@ -468,14 +556,19 @@ class Tables:
         self._before[table, record["sys_id"]] = record
 
     def _taken(self, table: str, sent: Mapping[str, object], *, by: str, shown: bool) -> Record:
-        """What the platform takes of what was *sent*: known, writable columns, each value as its column keeps it."""
+        """What the platform takes of what was *sent*: known, writable columns, each value as its
+        column keeps it."""
         return {
             name: self._kept(table, name, column, _plain(sent[name]), by=by, shown=shown)
             for name, column in SCHEMA[table].items()
-            if name in sent and name not in _READ_ONLY[table] and (by == ADMIN or (table, name) not in self.protected)
+            if name in sent
+            and name not in _READ_ONLY[table]
+            and (by == ADMIN or (table, name) not in self.protected)
         }
 
-    def _kept(self, table: str, name: str, column: Column, value: str, *, by: str, shown: bool) -> str:
+    def _kept(
+        self, table: str, name: str, column: Column, value: str, *, by: str, shown: bool
+    ) -> str:
         match column.kind:
             case Kind.JOURNAL:
                 return value
@@ -496,7 +589,8 @@ class Tables:
                 return value[: column.length]
 
     def _referred(self, table: str, value: str, *, shown: bool) -> str:
-        """The sys_id to keep. An id is believed; a name counts only where names were announced; else it is empty."""
+        """The sys_id to keep. An id is believed; a name counts only where names were announced;
+        else it is empty."""
         if _SYS_ID.fullmatch(value) or not value:
             return value
         by_name = f"SELECT * FROM {table} WHERE {quoted(shown_as(table))} = ? COLLATE NOCASE"  # noqa: S608  # as above
@@ -509,15 +603,22 @@ class Tables:
             self._numbers[table] += 1
         after["opened_at"] = after["opened_at"] or at
         after["opened_by"] = after["opened_by"] or self.user_id(by)
-        after |= {"active": "true", "sys_class_name": table, "task_effective_number": after["number"]}
+        after |= {
+            "active": "true",
+            "sys_class_name": table,
+            "task_effective_number": after["number"],
+        }
         if "requested_by" in after:
             after["requested_by"] = after["requested_by"] or self.user_id(by)
 
     def _apply_rules(
         self, table: str, before: Record | None, after: Record, taken: Record, *, by: str, at: str
     ) -> None:
-        """The platform's own rules, then the instance's: those change *after* or raise Refused, these only refuse."""
-        moved = before is not None and after.get("assignment_group") != before.get("assignment_group")
+        """The platform's own rules, then the instance's: those change *after* or raise Refused,
+        these only refuse."""
+        moved = before is not None and after.get("assignment_group") != before.get(
+            "assignment_group"
+        )
         if moved and "assigned_to" not in taken:
             after["assigned_to"] = ""
         match table:
@@ -530,7 +631,9 @@ class Tables:
             case "change_request":
                 if before is None:
                     self._fill_from_template(after)
-                change.change_rules(before, after, models=self.change_models, by=self.user_id(by), at=at)
+                change.change_rules(
+                    before, after, models=self.change_models, by=self.user_id(by), at=at
+                )
             case "change_task":
                 change.task_rules(before, after, by=self.user_id(by), at=at)
             case "sys_user" if {"first_name", "last_name"} & taken.keys():
@@ -545,16 +648,21 @@ class Tables:
                 after[column] = after[column] or template[column]
 
     def _run_scripts(self, table: str, before: Record | None, after: Record, *, by: str) -> None:
-        """The business rules that somebody inserted: of what they could do, a condition and an abort are done here."""
+        """The business rules that somebody inserted: of what they could do, a condition and an
+        abort are done here."""
         action = "action_insert" if before is None else "action_update"
         rules = self._read(
-            f"""SELECT * FROM sys_script WHERE collection = ? AND "when" = 'before' AND active = 'true'
-                AND abort_action = 'true' AND {action} = 'true' ORDER BY CAST("order" AS INTEGER), rowid""",  # noqa: S608  # a column of SCHEMA
+            f"""SELECT * FROM sys_script WHERE collection = ? AND "when" = 'before'
+                AND active = 'true'
+                AND abort_action = 'true' AND {action} = 'true'
+                ORDER BY CAST("order" AS INTEGER), rowid""",  # noqa: S608  # a column of SCHEMA
             [table],
         )
         for rule in rules:
             images = (after, before or {})
-            statement, values = query.condition(rule["filter_condition"], table, *images, asker=self._asker(by))
+            statement, values = query.condition(
+                rule["filter_condition"], table, *images, asker=self._asker(by)
+            )
             if self._db.execute(statement, values).fetchone()[0]:
                 raise aborted(table, rule["name"], rule["sys_id"])
 
@@ -564,7 +672,12 @@ class Tables:
         entries = []
         for element, value in texts.items():
             entry = dict.fromkeys(SCHEMA["sys_journal_field"], "")
-            entry |= {"sys_id": uuid.uuid4().hex, "sys_created_on": at, "sys_created_by": by, "sys_mod_count": "0"}
+            entry |= {
+                "sys_id": uuid.uuid4().hex,
+                "sys_created_on": at,
+                "sys_created_by": by,
+                "sys_mod_count": "0",
+            }
             entry |= {"name": table, "element_id": sys_id, "element": element, "value": value}
             self._put("sys_journal_field", entry)
             entries.append(entry)
@@ -577,7 +690,9 @@ class Tables:
 def _check_table(table: str) -> None:
     """Raise Refused where *table* is only read here: a task is written as what it is."""
     if table == "task":
-        raise Refused(403, "Operation Failed", "The sandbox writes a task by its own table, such as incident")
+        raise Refused(
+            403, "Operation Failed", "The sandbox writes a task by its own table, such as incident"
+        )
 
 
 def _moved(time: str, zone: tzinfo, into: tzinfo) -> str:
@@ -603,6 +718,10 @@ def _plain(value: object) -> str:
 
 def _emptied_journal(table: str, after: Record) -> Record:
     """Take the journal texts out of *after*: they are written elsewhere and read back empty."""
-    texts = {name: after[name] for name, column in SCHEMA[table].items() if column.kind is Kind.JOURNAL and after[name]}
+    texts = {
+        name: after[name]
+        for name, column in SCHEMA[table].items()
+        if column.kind is Kind.JOURNAL and after[name]
+    }
     after |= dict.fromkeys(texts, "")
     return texts

@@ -1,6 +1,8 @@
-"""What Hasura puts on the wire, byte for byte, and how its HTTP client behaves: bodies, headers, one POST.
+"""What Hasura puts on the wire, byte for byte, and how its HTTP client behaves: bodies, headers,
+one POST.
 
-Written from Hasura's source and its libraries: aeson (the JSON), http-client (the connections and the redirects).
+Written from Hasura's source and its libraries: aeson (the JSON), http-client (the connections and
+the redirects).
 """
 
 import gzip
@@ -30,7 +32,8 @@ _HEAD_BYTES_MAX: Final = 65_536
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
-# --- the body, as aeson writes it ----------------------------------------------------------------------------------
+# --- the body, as aeson writes it
+# ----------------------------------------------------------------------------------
 
 
 def parse(text: str) -> Any:
@@ -52,7 +55,9 @@ def encode(value: Any) -> str:
         case Decimal():
             return _number(value)
         case dict():
-            return "{" + ",".join(f"{_text(key)}:{encode(value[key])}" for key in sorted(value)) + "}"
+            return (
+                "{" + ",".join(f"{_text(key)}:{encode(value[key])}" for key in sorted(value)) + "}"
+            )
         case list():
             return "[" + ",".join(map(encode, value)) + "]"
         case _:
@@ -65,11 +70,16 @@ _SHORT: Final = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"
 
 
 def _text(text: str) -> str:
-    return '"' + _ESCAPED.sub(lambda found: _SHORT.get(found[0]) or f"\\u{ord(found[0]):04x}", text) + '"'
+    return (
+        '"'
+        + _ESCAPED.sub(lambda found: _SHORT.get(found[0]) or f"\\u{ord(found[0]):04x}", text)
+        + '"'
+    )
 
 
 def _number(number: Decimal) -> str:
-    """Haskell's Scientific: digits where it has no decimals, else fixed from 0.1 to below 10^7, else d.ddde±n."""
+    """Haskell's Scientific: digits where it has no decimals, else fixed from 0.1 to below 10^7,
+    else d.ddde±n."""
     sign, digits, exponent = number.as_tuple()
     if not isinstance(exponent, int):
         raise TypeError("NaN and Infinity are texts in PostgreSQL's JSON")
@@ -87,7 +97,8 @@ def _number(number: Decimal) -> str:
 
 
 def local_time(at: datetime) -> str:
-    """A TIMESTAMP as Hasura has written `created_at` since v2.26: no zone, trailing zeros trimmed."""
+    """A TIMESTAMP as Hasura has written `created_at` since v2.26: no zone, trailing
+    zeros trimmed."""
     text = at.isoformat()
     return text.rstrip("0") if at.microsecond else text
 
@@ -97,12 +108,14 @@ def utc_time(at: datetime) -> str:
     return local_time(at.replace(tzinfo=None)) + "Z"
 
 
-# --- the headers ---------------------------------------------------------------------------------------------------
+# --- the headers
+# --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A configured header. *value_from_env* is the variable's name where the value comes from one."""
+    """A configured header. *value_from_env* is the variable's name where the value
+    comes from one."""
 
     name: str
     value: str
@@ -127,7 +140,8 @@ def with_own_headers(configured: Iterable[Header]) -> tuple[Header, ...]:
     return (*_OWN, *(header for header in configured if header.name.lower() not in _OWN_NAMES))
 
 
-# --- the answer ----------------------------------------------------------------------------------------------------
+# --- the answer
+# --------------------------------------------------------------------------------------------------
 
 
 # In the order they came, names as they were spelled.
@@ -163,7 +177,8 @@ def _header(headers: Headers, name: str) -> str | None:
     return next((value for known, value in headers if known.lower() == name), None)
 
 
-# What Haskell's `read` takes for an Int, and no more: no sign but a minus (never above 0), no fraction, no unit.
+# What Haskell's `read` takes for an Int, and no more: no sign but a minus (never above 0), no
+# fraction, no unit.
 _INT: Final = re.compile(r"\s*([0-9]+|0[xX][0-9a-fA-F]+|0[oO][0-7]+)\s*", re.ASCII)
 
 
@@ -180,7 +195,8 @@ def retry_after_seconds(answer: Answer) -> int | None:
     return None
 
 
-# --- the connections -----------------------------------------------------------------------------------------------
+# --- the connections
+# -----------------------------------------------------------------------------------------------
 
 
 class _Stale(Exception):  # noqa: N818  # what happened
@@ -188,7 +204,8 @@ class _Stale(Exception):  # noqa: N818  # what happened
 
 
 class Connections:
-    """Connections that are kept alive and shared, as http-client's Manager does; safe for threads."""
+    """Connections that are kept alive and shared, as http-client's Manager does; safe
+    for threads."""
 
     def __init__(self, *, idle_max: int) -> None:
         self._idle_max = idle_max
@@ -197,7 +214,9 @@ class Connections:
         self._idle: defaultdict[tuple[str, str, int], list[_Connection]] = defaultdict(list)
         self._closed = False
 
-    def post(self, url: str, headers: Iterable[Header], body: bytes, *, timeout_seconds: float) -> Answer:
+    def post(
+        self, url: str, headers: Iterable[Header], body: bytes, *, timeout_seconds: float
+    ) -> Answer:
         """POST *body* and follow redirects: the last answer. Raises NoAnswer.
 
         *timeout_seconds* is for everything together, as Hasura's time-out of the whole event is.
@@ -213,7 +232,8 @@ class Connections:
             with suppress(ValueError):  # an address that is none is refused when it is asked
                 url = urljoin(url, location)
             if answer.status in {302, 303}:
-                # "Almost all clients mistakenly implement it for 302 as well", and so does http-client.
+                # "Almost all clients mistakenly implement it for 302 as well", and so does
+                # http-client.
                 method, body = "GET", b""
                 sent.pop("Content-Type", None)
         raise NoAnswer("Too many redirects")
@@ -230,13 +250,16 @@ class Connections:
         for connection in asked:
             connection.hang_up()  # closed by who asked
 
-    def _exchange(self, method: str, url: str, headers: Mapping[str, str], body: bytes, deadline: float) -> Answer:
+    def _exchange(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes, deadline: float
+    ) -> Answer:
         origin, request = _written(method, url, headers, body)
         try:
             if reused := self._reused(origin):
                 with suppress(_Stale):
                     return self._asked(origin, reused, request, deadline)
-                # http-client sends it again by itself, and nobody can know that the first did not arrive.
+                # http-client sends it again by itself, and nobody can know that the first did not
+                # arrive.
             return self._asked(origin, self._connected(origin, deadline), request, deadline)
         except _Stale:
             raise NoAnswer("No response data received") from None
@@ -246,7 +269,11 @@ class Connections:
             raise NoAnswer(f"Connection failure: {error}") from error
 
     def _asked(
-        self, origin: tuple[str, str, int], connection: "_Connection", request: bytes, deadline: float
+        self,
+        origin: tuple[str, str, int],
+        connection: "_Connection",
+        request: bytes,
+        deadline: float,
     ) -> Answer:
         kept = False
         try:
@@ -281,7 +308,9 @@ class Connections:
         return connection
 
 
-def _written(method: str, url: str, headers: Mapping[str, str], body: bytes) -> tuple[tuple[str, str, int], bytes]:
+def _written(
+    method: str, url: str, headers: Mapping[str, str], body: bytes
+) -> tuple[tuple[str, str, int], bytes]:
     """Where a request goes, and its bytes."""
     try:
         at: SplitResult = urlsplit(url)
@@ -365,9 +394,15 @@ class _Connection:
         protocol, _, rest = first.partition(" ")
         if not protocol.startswith("HTTP/1.") or not re.fullmatch("[0-9]{3}", rest[:3]):
             raise NoAnswer("Invalid status line")
-        headers = tuple((name, value.strip()) for name, _, value in (line.partition(":") for line in lines))
+        headers = tuple(
+            (name, value.strip()) for name, _, value in (line.partition(":") for line in lines)
+        )
         usual = "keep-alive" if protocol == "HTTP/1.1" else "close"
-        return int(rest[:3]), headers, (_header(headers, "connection") or usual).lower() == "keep-alive"
+        return (
+            int(rest[:3]),
+            headers,
+            (_header(headers, "connection") or usual).lower() == "keep-alive",
+        )
 
     def _body(self, status: int, headers: Headers, deadline: float) -> tuple[bytes, bool]:
         """The body, and whether its end was told by anything but the end of the connection."""

@@ -1,8 +1,9 @@
 """Bodies and answers in XML, beside JSON.
 
-An answer is what the JSON would be, in ``<response>``: a list is its element repeated, nothing is an empty element; so
-public clients read it (``response.result.sys_id``), no page shows it. A body is ``<request>`` with an ``<entry>`` for
-each object: https://www.servicenow.com/docs/r/api-reference/rest-api-explorer/r_ScriptedRESTServiceScriptExamples.html
+An answer is what the JSON would be, in ``<response>``: a list is its element repeated, nothing is
+an empty element; so public clients read it (``response.result.sys_id``), no page shows it. A body
+is ``<request>`` with an ``<entry>`` for each object:
+https://www.servicenow.com/docs/r/api-reference/rest-api-explorer/r_ScriptedRESTServiceScriptExamples.html
 """
 
 import re
@@ -39,7 +40,11 @@ def read_xml(body: bytes) -> Any:
     if root.tag != "request":
         raise _unreadable("The body is no <request>")
     entries = [child for child in root if child.tag == "entry"]
-    return [_read(entry, _DEPTH_MAX) or {} for entry in entries] if entries else _read(root, _DEPTH_MAX) or {}
+    return (
+        [_read(entry, _DEPTH_MAX) or {} for entry in entries]
+        if entries
+        else _read(root, _DEPTH_MAX) or {}
+    )
 
 
 def _fill(element: Element, content: object) -> None:

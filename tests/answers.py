@@ -1,4 +1,5 @@
-"""A server that answers as it is told to, byte by byte: what the client meets on a bad day, on a real socket."""
+"""A server that answers as it is told to, byte by byte: what the client meets on a bad day, on a
+real socket."""
 
 import contextlib
 import json
@@ -14,7 +15,8 @@ from typing import Self, TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A request as it arrived. *headers* are keyed in lower case; *connection* counts connections from 1."""
+    """A request as it arrived. *headers* are keyed in lower case; *connection* counts connections
+    from 1."""
 
     method: str
     target: str
@@ -27,10 +29,16 @@ Answer: TypeAlias = Callable[[socket.socket, Seen], bool]
 """Sends what it likes; True keeps the connection for the next request."""
 
 
-def http(status: int, body: bytes | str = b"", content_type: str = "application/json", **headers: str) -> bytes:
+def http(
+    status: int, body: bytes | str = b"", content_type: str = "application/json", **headers: str
+) -> bytes:
     """A whole answer; underscores in the names of *headers* are hyphens."""
     body = body.encode() if isinstance(body, str) else body
-    lines = [f"HTTP/1.1 {status} Whatever", f"Content-Type: {content_type}", f"Content-Length: {len(body)}"]
+    lines = [
+        f"HTTP/1.1 {status} Whatever",
+        f"Content-Type: {content_type}",
+        f"Content-Length: {len(body)}",
+    ]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
@@ -54,7 +62,8 @@ def reset(sock: socket.socket) -> None:
 
 
 class Server:
-    """Answers every request with *answer*; what arrived is in *seen*, the most at any one time in *in_flight_max*."""
+    """Answers every request with *answer*; what arrived is in *seen*, the most at any one time in
+    *in_flight_max*."""
 
     def __init__(self, answer: Answer, tls: ssl.SSLContext | None = None) -> None:
         self.answer = answer
@@ -136,7 +145,8 @@ class Server:
 
 
 def drip(sock: socket.socket, answer: bytes, server: Server) -> None:
-    """Send *answer* a byte at a time, never long enough apart for one wait to time out, until the other side leaves."""
+    """Send *answer* a byte at a time, never long enough apart for one wait to time out, until the
+    other side leaves."""
     for byte in answer:
         if server.stopping.is_set():
             return
@@ -144,11 +154,15 @@ def drip(sock: socket.socket, answer: bytes, server: Server) -> None:
         time.sleep(0.05)
 
 
-# Where a cloud tells its machines their secrets, and what else is link-local, in the spellings that resolvers read.
+# Where a cloud tells its machines their secrets, and what else is link-local, in the spellings that
+# resolvers read.
 LINK_LOCAL = [
-    "169.254.169.254", "169.254.0.1", "169.254.170.2", "2852039166", "0xa9fea9fe", "0xA9.0xFE.0xA9.0xFE",
+    "169.254.169.254", "169.254.0.1", "169.254.170.2", "2852039166", "0xa9fea9fe",
+    "0xA9.0xFE.0xA9.0xFE",
     "0251.0376.0251.0376", "169.254.43518", "169.16689662", "[fe80::1]", "[febf::1]",
-    "[::ffff:169.254.169.254]", "[::ffff:a9fe:a9fe]", "[0:0:0:0:0:ffff:169.254.169.254]", "[::169.254.169.254]",
-    "[64:ff9b::169.254.169.254]", "[64:ff9b::a9fe:a9fe]", "[2002:a9fe:a9fe::1]", "[fd00:ec2::254]", "[fd20:ce::254]",
+    "[::ffff:169.254.169.254]", "[::ffff:a9fe:a9fe]", "[0:0:0:0:0:ffff:169.254.169.254]",
+    "[::169.254.169.254]",
+    "[64:ff9b::169.254.169.254]", "[64:ff9b::a9fe:a9fe]", "[2002:a9fe:a9fe::1]", "[fd00:ec2::254]",
+    "[fd20:ce::254]",
     "100.100.100.200", "168.63.129.16", "192.0.0.192",
 ]  # fmt: skip

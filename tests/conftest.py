@@ -50,7 +50,8 @@ def postgresql_server() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def postgresql_shared(postgresql_server: str) -> str:
-    """The URL of a database that tests use one after the other, each after forgetting what it holds."""
+    """The URL of a database that tests use one after the other, each after forgetting what it
+    holds."""
     return postgresql_server
 
 
@@ -63,7 +64,10 @@ def postgresql(postgresql_server: str) -> Iterator[str]:
 @pytest.fixture(params=["LATIN1", "SQL_ASCII"])
 def postgresql_unfit(request: pytest.FixtureRequest, postgresql_server: str) -> Iterator[str]:
     """The same, of an encoding that does not have every character."""
-    yield from _made(postgresql_server, f"ENCODING '{request.param}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+    yield from _made(
+        postgresql_server,
+        f"ENCODING '{request.param}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0",
+    )
 
 
 def _made(postgresql_server: str, options: str = "") -> Iterator[str]:

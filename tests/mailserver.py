@@ -1,4 +1,5 @@
-"""A real mail server for tests: aiosmtpd on a port of 127.0.0.1, in every manner that send() speaks."""
+"""A real mail server for tests: aiosmtpd on a port of 127.0.0.1, in every manner that send()
+speaks."""
 
 import asyncio
 import ssl
@@ -18,10 +19,10 @@ from function.notices.smtp import MailServer, Tls
 class MailServerFixture:
     """A context manager: a mail server that keeps what it is sent in *messages*.
 
-    *login* is the user name and password it demands, None where anybody may send. *mechanisms* are the
-    ways to log in that it offers. *refuses* are recipients that it
-    does not know. *tls* without a *certificate* makes one for localhost and 127.0.0.1; *context* trusts it.
-    *port* 0 is one that is free.
+    *login* is the user name and password it demands, None where anybody may send. *mechanisms* are
+    the ways to log in that it offers. *refuses* are recipients that it does not know. *tls* without
+    a *certificate* makes one for localhost and 127.0.0.1; *context* trusts it. *port* 0 is one that
+    is free.
     """
 
     def __init__(
@@ -67,7 +68,10 @@ class MailServerFixture:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self._controller.stop()
 
@@ -84,9 +88,13 @@ class MailServerFixture:
     @property
     def url(self) -> str:
         """This server, with its right login, as ``SMTP_URL`` has it."""
-        login = "{}:{}@".format(*(quote(part, safe="") for part in self._login)) if self._login else ""
+        login = (
+            "{}:{}@".format(*(quote(part, safe="") for part in self._login)) if self._login else ""
+        )
         scheme = "smtps" if self._tls == "implicit" else "smtp"
-        return f"{scheme}://{login}127.0.0.1:{self.port}" + ("?starttls=1" if self._tls == "starttls" else "")
+        return f"{scheme}://{login}127.0.0.1:{self.port}" + (
+            "?starttls=1" if self._tls == "starttls" else ""
+        )
 
     def fail_with(self, code: int) -> None:
         """Refuse every mail with *code* from now on; 0 takes them again."""
@@ -100,11 +108,19 @@ class MailServerFixture:
         self, server: SMTP, session: Session, envelope: Envelope, mechanism: str, sent: object
     ) -> AuthResult:
         self.logins += 1
-        known = isinstance(sent, LoginPassword) and (sent.login.decode(), sent.password.decode()) == self._login
+        known = (
+            isinstance(sent, LoginPassword)
+            and (sent.login.decode(), sent.password.decode()) == self._login
+        )
         return AuthResult(success=known, handled=False)
 
     async def handle_EHLO(  # noqa: N802  # aiosmtpd's name
-        self, server: SMTP, session: Session, envelope: Envelope, hostname: str, responses: list[str]
+        self,
+        server: SMTP,
+        session: Session,
+        envelope: Envelope,
+        hostname: str,
+        responses: list[str],
     ) -> list[str]:
         self.names.append(hostname)
         session.host_name = hostname

@@ -1,4 +1,5 @@
-"""Bodies as Hasura posts them: compact, UTF-8, keys in code-point order. Every one is a new event unless *id* is given.
+"""Bodies as Hasura posts them: compact, UTF-8, keys in code-point order. Every one is a new event
+unless *id* is given.
 
 A table is named ``outages`` (in schema public) or ``shop.outages``.
 """
@@ -43,9 +44,13 @@ def mssql_insert(table: str, new: object, **over: Unpack[Over]) -> bytes:
     return encode(_of_mssql(envelope(table, "INSERT", None, new, **over)))
 
 
-def mssql_update(table: str, old: dict[str, Any] | None, new: dict[str, Any], **over: Unpack[Over]) -> bytes:
+def mssql_update(
+    table: str, old: dict[str, Any] | None, new: dict[str, Any], **over: Unpack[Over]
+) -> bytes:
     """Columns that are NULL are left out, as SQL Server's FOR JSON does."""
-    return encode(_of_mssql(envelope(table, "UPDATE", _without_nulls(old), _without_nulls(new), **over)))
+    return encode(
+        _of_mssql(envelope(table, "UPDATE", _without_nulls(old), _without_nulls(new), **over))
+    )
 
 
 def mssql_delete(table: str, old: object, **over: Unpack[Over]) -> bytes:
@@ -60,7 +65,12 @@ def mssql_manual(table: str, new: object, **over: Unpack[Over]) -> bytes:
 
 
 def cron(name: str, payload: object = None, *, id: str = "", comment: str | None = None) -> bytes:
-    body = {"id": id or str(uuid.uuid4()), "name": name, "payload": payload, "scheduled_time": "2026-03-04T05:00:00Z"}
+    body = {
+        "id": id or str(uuid.uuid4()),
+        "name": name,
+        "payload": payload,
+        "scheduled_time": "2026-03-04T05:00:00Z",
+    }
     return encode(body | ({} if comment is None else {"comment": comment}))
 
 
@@ -79,14 +89,21 @@ def envelope(table: str, op: str, old: object, new: object, **over: Unpack[Over]
     schema, _, name = table.rpartition(".")
     return {
         "created_at": over.get("created_at", CREATED_AT),
-        "delivery_info": {"current_retry": over.get("current_retry", 0), "max_retries": over.get("max_retries", 3)},
+        "delivery_info": {
+            "current_retry": over.get("current_retry", 0),
+            "max_retries": over.get("max_retries", 3),
+        },
         "event": {
             "data": {"new": new, "old": old},
             "op": op,
             "session_variables": over.get("session_variables", {"x-hasura-role": "admin"}),
             "trace_context": over.get(
                 "trace_context",
-                {"sampling_state": "1", "span_id": "0123456789abcdef", "trace_id": "00112233445566778899aabbccddeeff"},
+                {
+                    "sampling_state": "1",
+                    "span_id": "0123456789abcdef",
+                    "trace_id": "00112233445566778899aabbccddeeff",
+                },
             ),
         },
         "id": over.get("id") or str(uuid.uuid4()),
@@ -108,4 +125,8 @@ def _of_mssql(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_nulls(image: dict[str, Any] | None) -> dict[str, Any] | None:
-    return None if image is None else {column: value for column, value in image.items() if value is not None}
+    return (
+        None
+        if image is None
+        else {column: value for column, value in image.items() if value is not None}
+    )

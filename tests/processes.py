@@ -17,14 +17,17 @@ from tests.world import SECRET, TOLD, Answered
 
 HERE = Path(__file__).resolve().parent.parent
 START_SECONDS_MAX = 30.0
-# TCP_CLOSE_WAIT of Linux's net/tcp_states.h, in hex: the other side has closed, and this one has not.
+# TCP_CLOSE_WAIT of Linux's net/tcp_states.h, in hex: the other side has closed, and this one has
+# not.
 _CLOSE_WAIT = "08"
 
 
 class Function:
     """One `functions-framework --target=handle`; a context manager."""
 
-    def __init__(self, environ: Mapping[str, str], folder: Path, *, source: str = "main.py") -> None:
+    def __init__(
+        self, environ: Mapping[str, str], folder: Path, *, source: str = "main.py"
+    ) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -60,7 +63,10 @@ class Function:
         until = time.monotonic() + START_SECONDS_MAX
         while True:
             try:
-                if requests.get(f"http://127.0.0.1:{self.port}/healthz", timeout=5).status_code == 200:
+                if (
+                    requests.get(f"http://127.0.0.1:{self.port}/healthz", timeout=5).status_code
+                    == 200
+                ):
                     return
             except requests.ConnectionError:
                 pass
@@ -79,7 +85,8 @@ class Function:
         return self._process.pid
 
     def serves_one_who_left(self) -> bool:
-        """Whether a request is under way whose sender has hung up, as Linux tells; elsewhere nobody can."""
+        """Whether a request is under way whose sender has hung up, as Linux tells; elsewhere nobody
+        can."""
         local = f":{self.port:04X}"
         with suppress(OSError):
             for line in Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]:
@@ -112,11 +119,17 @@ class Function:
         assert self._process is not None
         os.killpg(self._process.pid, signal.SIGCONT)
 
-    def send(self, body: bytes, *, timeout_seconds: float = 70.0, secret: str | None = SECRET) -> Answered:
+    def send(
+        self, body: bytes, *, timeout_seconds: float = 70.0, secret: str | None = SECRET
+    ) -> Answered:
         headers = {"Content-Type": "application/json"}
         if secret is not None:
             headers["X-Webhook-Secret"] = secret
-        answer = requests.post(f"http://127.0.0.1:{self.port}/", data=body, headers=headers, timeout=timeout_seconds)
+        answer = requests.post(
+            f"http://127.0.0.1:{self.port}/", data=body, headers=headers, timeout=timeout_seconds
+        )
         TOLD.append(f"{answer.headers}{answer.text}")
         retry_after = answer.headers.get("Retry-After")
-        return Answered(answer.status_code, answer.json(), int(retry_after) if retry_after else None)
+        return Answered(
+            answer.status_code, answer.json(), int(retry_after) if retry_after else None
+        )

@@ -11,9 +11,10 @@ from typing import Self
 class ProxyServer:
     """A forward proxy; a context manager.
 
-    *places*: where the hosts of this world really are, by name. *login*: the ``user:password`` that it wants.
-    *refusing*: the HTTP status that it answers everybody. *silent*: it takes requests and answers nothing.
-    *asked* are the targets of the CONNECTs, *seen* all that came before the tunnels.
+    *places*: where the hosts of this world really are, by name. *login*: the ``user:password`` that
+    it wants. *refusing*: the HTTP status that it answers everybody. *silent*: it takes requests and
+    answers nothing. *asked* are the targets of the CONNECTs, *seen* all that came before the
+    tunnels.
     """
 
     def __init__(
@@ -71,15 +72,22 @@ class ProxyServer:
             self.seen += head
             lines = head.decode("latin-1").split("\r\n")
             method, target, _ = lines[0].split(" ")
-            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])}
+            headers = {
+                name.lower(): value
+                for name, _, value in (line.partition(": ") for line in lines[1:])
+            }
             self.asked.append(f"{method} {target}" if method != "CONNECT" else target)
             if self._silent:
                 return
             wanted = f"Basic {base64.b64encode(self._login.encode()).decode()}"
             if self._login and headers.get("proxy-authorization") != wanted:
-                client.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+                client.sendall(
+                    b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
+                )
             elif self._refusing or method != "CONNECT":
-                client.sendall(b"HTTP/1.1 %d Refused\r\nContent-Length: 0\r\n\r\n" % (self._refusing or 405))
+                client.sendall(
+                    b"HTTP/1.1 %d Refused\r\nContent-Length: 0\r\n\r\n" % (self._refusing or 405)
+                )
             else:
                 self._connect(client, target)
                 return

@@ -40,20 +40,30 @@ def test_a_changed_row_changes_its_ticket_with_one_call(world: World) -> None:
 
 def test_only_what_the_row_changed_is_sent(world: World) -> None:
     world.send(insert("outages", outage()))
-    world.servicenow.change("incident", world.incident["sys_id"], short_description="A person's words")
+    world.servicenow.change(
+        "incident", world.incident["sys_id"], short_description="A person's words"
+    )
     world.send(update("outages", outage(), outage(severity="major")))
 
-    assert (world.incident["short_description"], world.incident["impact"]) == ("A person's words", "2")
+    assert (world.incident["short_description"], world.incident["impact"]) == (
+        "A person's words",
+        "2",
+    )
 
 
 def test_a_resolved_row_resolves_its_ticket_with_a_look_and_a_write(world: World) -> None:
     world.send(insert("outages", outage()))
     world.calls()
-    answer = world.send(update("outages", outage(), outage(status="fixed", resolution="Rolled back")))
+    answer = world.send(
+        update("outages", outage(), outage(status="fixed", resolution="Rolled back"))
+    )
 
     assert (answer.status, answer.said) == (200, "resolved")
     assert world.incident["state"] == "6"
-    assert (world.incident["close_code"], world.incident["close_notes"]) == ("Solution provided", "Rolled back")
+    assert (world.incident["close_code"], world.incident["close_notes"]) == (
+        "Solution provided",
+        "Rolled back",
+    )
     assert world.calls() == ["GET incident", "PATCH incident"]
 
 
@@ -66,13 +76,19 @@ def test_an_event_that_changes_nothing_makes_no_call(world: World) -> None:
     assert world.calls() == []
 
 
-def test_a_done_events_redelivery_is_answered_with_its_ticket_and_makes_no_call(world: World) -> None:
+def test_a_done_events_redelivery_is_answered_with_its_ticket_and_makes_no_call(
+    world: World,
+) -> None:
     body = insert("outages", outage())
     first = world.send(body)
     world.calls()
     again = world.send(body)
 
-    assert (again.status, again.said, again.outcome["ticket"]) == (200, "unchanged", first.outcome["ticket"])
+    assert (again.status, again.said, again.outcome["ticket"]) == (
+        200,
+        "unchanged",
+        first.outcome["ticket"],
+    )
     assert world.calls() == []
 
 
@@ -108,9 +124,10 @@ def test_a_dead_letter_redelivered_by_a_retry_is_answered_at_once(world: World) 
 
     assert (again.status, again.said) == (422, "dead bad_mapping")
     assert "short_description" in again.body["error"]
-    assert [row["attempts"] for row in world.query("SELECT attempts FROM servicenow.delivery WHERE event = 'e-2'")] == [
-        1
-    ]
+    assert [
+        row["attempts"]
+        for row in world.query("SELECT attempts FROM servicenow.delivery WHERE event = 'e-2'")
+    ] == [1]
 
 
 def test_a_dead_letter_under_other_rules_is_a_new_attempt(world: World) -> None:
@@ -132,8 +149,12 @@ def test_an_event_no_rule_wants_is_dead_and_mailed_once_for_its_table(world: Wor
     assert len(world.query("SELECT * FROM servicenow.delivery")) == 10
 
 
-@pytest.mark.parametrize("body", [insert("strangers", {"id": 1}), cron("nightly", {"id": 1}), one_off({"id": 1})])
-def test_the_rule_that_an_answer_says_to_write_is_one_that_is_taken(world: World, body: bytes) -> None:
+@pytest.mark.parametrize(
+    "body", [insert("strangers", {"id": 1}), cron("nightly", {"id": 1}), one_off({"id": 1})]
+)
+def test_the_rule_that_an_answer_says_to_write_is_one_that_is_taken(
+    world: World, body: bytes
+) -> None:
     refused = world.send(body)
     source = re.search(r"`(from: [^`]+)`", refused.body["error"])[1]  # type: ignore[index]  # it is there
     ticket = "ticket: {key: '{{ row.id }}', fields: {short_description: x}}"
@@ -156,17 +177,26 @@ def test_the_housekeeping_cron_is_answered_200_without_a_rule(world: World) -> N
 
 
 @pytest.mark.parametrize("secret", [None, "", "wrong", SECRET + "x", "é"])
-def test_a_wrong_or_missing_secret_is_401_and_has_no_effect(world: World, secret: str | None) -> None:
+def test_a_wrong_or_missing_secret_is_401_and_has_no_effect(
+    world: World, secret: str | None
+) -> None:
     answer = world.send(insert("outages", outage()), secret=secret)
 
     assert answer.status == 401
     assert (world.incidents, world.calls()) == ([], [])
-    assert world.query("SELECT * FROM servicenow.delivery") + world.query("SELECT * FROM servicenow.alert") == []
+    assert (
+        world.query("SELECT * FROM servicenow.delivery")
+        + world.query("SELECT * FROM servicenow.alert")
+        == []
+    )
 
 
 def test_without_a_configured_secret_every_event_is_401() -> None:
     with World(HASURA_EVENT_SECRETS="") as world:
-        assert {world.send(insert("outages", outage()), secret=given).status for given in (None, "", SECRET)} == {401}
+        assert {
+            world.send(insert("outages", outage()), secret=given).status
+            for given in (None, "", SECRET)
+        } == {401}
 
 
 def test_two_secrets_are_valid_while_rotating() -> None:
@@ -219,7 +249,16 @@ def test_a_ledger_that_cannot_hold_every_text_is_503_and_not_ready(postgresql_un
         (b'{"id":"x","event":' + b"[" * 10_000, 400, ""),
         (b"x" * (20 * 1024 * 1024), 413, "MAX_BODY_BYTES"),
     ],
-    ids=["empty", "not JSON", "not UTF-8", "an array", "wrapped", "10,000 deep", "10,000 deep, cut", "20 MB"],
+    ids=[
+        "empty",
+        "not JSON",
+        "not UTF-8",
+        "an array",
+        "wrapped",
+        "10,000 deep",
+        "10,000 deep, cut",
+        "20 MB",
+    ],
 )
 def test_what_is_no_event_is_refused_in_words_with_no_effect_and_a_mail(
     world: World, body: bytes, status: int, words: str

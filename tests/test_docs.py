@@ -1,4 +1,5 @@
-"""Every example of rules that is written down, run against the sandbox: made, changed, resolved, unwell again, gone.
+"""Every example of rules that is written down, run against the sandbox: made, changed, resolved,
+unwell again, gone.
 
 What an instance refuses the sandbox refuses too, so an example that a reader cannot use fails here.
 """
@@ -21,7 +22,10 @@ from tests.payloads import delete, insert, update
 from tests.world import World
 
 HERE = Path(__file__).resolve().parent.parent
-FILES = {file.name: file.read_text("utf-8") for file in (HERE / "README.md", *(HERE / "docs").glob("*.md"))}
+FILES = {
+    file.name: file.read_text("utf-8")
+    for file in (HERE / "README.md", *(HERE / "docs").glob("*.md"))
+}
 RUNBOOK_URL = "https://wiki.example.com"
 TEXTS = [
     block
@@ -33,7 +37,8 @@ TEXTS = [
 
 @dataclass(frozen=True)
 class Life:
-    """The rows of an example: *open*, *done*, and what its ticket's states are then; *gone*: after a DELETE."""
+    """The rows of an example: *open*, *done*, and what its ticket's states are then; *gone*: after
+    a DELETE."""
 
     open: Mapping[str, Any]
     new: str
@@ -49,13 +54,24 @@ def of_their_own(servicenow: ServiceNow, table: str, **choices: str) -> None:
     """Give the instance choices of its own: ``column="value value"``."""
     for element, values in choices.items():
         for value in values.split():
-            fields = {"name": table, "element": element, "value": value, "label": f"Ours {value}", "language": "en"}
+            fields = {
+                "name": table,
+                "element": element,
+                "value": value,
+                "label": f"Ours {value}",
+                "language": "en",
+            }
             servicenow.tables.insert("sys_choice", fields, by="admin")
 
 
 def prepare_till(servicenow: ServiceNow) -> None:
     of_their_own(servicenow, "incident", state="10 20 60 70 80", urgency="4")
-    code = {"name": "incident", "element": "close_code", "value": "Till replaced", "label": "Till replaced"}
+    code = {
+        "name": "incident",
+        "element": "close_code",
+        "value": "Till replaced",
+        "label": "Till replaced",
+    }
     servicenow.tables.insert("sys_choice", code, by="admin")
 
 
@@ -66,7 +82,13 @@ def prepare_rollout(servicenow: ServiceNow) -> None:
 
 LIVES = {
     "outage": Life(
-        open={"severity": "major", "title": "Down", "details": "", "status": "open", "resolution": None},
+        open={
+            "severity": "major",
+            "title": "Down",
+            "details": "",
+            "status": "open",
+            "resolution": None,
+        },
         new="1",
         done={"status": "fixed"},
         resolved="6",
@@ -89,10 +111,21 @@ LIVES = {
         gone="4",
     ),
     "bgp-reset": Life(
-        open={"done": False}, new="-5", done={"done": True}, resolved="3", again=("created", "-5"), gone="4"
+        open={"done": False},
+        new="-5",
+        done={"done": True},
+        resolved="3",
+        again=("created", "-5"),
+        gone="4",
     ),
     "defect": Life(
-        open={"title": "Loops", "owner": "problem.manager", "cause": None, "fix": None, "done": False},
+        open={
+            "title": "Loops",
+            "owner": "problem.manager",
+            "cause": None,
+            "fix": None,
+            "done": False,
+        },
         new="101",
         done={"cause": "A loop", "fix": "No loop", "done": True},
         resolved="106",
@@ -127,8 +160,15 @@ LIVES = {
         prepared=prepare_rollout,
     ),
 }
-WRITTEN = [(text, rule) for text in TEXTS for rule in rules_file.load(text, environ={"RUNBOOK_URL": RUNBOOK_URL}).rules]
-EXAMPLES = [pytest.param(text, rule, id=f"{number}-{rule.name}") for number, (text, rule) in enumerate(WRITTEN)]
+WRITTEN = [
+    (text, rule)
+    for text in TEXTS
+    for rule in rules_file.load(text, environ={"RUNBOOK_URL": RUNBOOK_URL}).rules
+]
+EXAMPLES = [
+    pytest.param(text, rule, id=f"{number}-{rule.name}")
+    for number, (text, rule) in enumerate(WRITTEN)
+]
 
 
 def states(world: World, rule: Rule) -> list[str]:
@@ -159,16 +199,22 @@ def test_an_example_s_ticket_lives_as_its_rule_says(text: str, rule: Rule) -> No
         assert run(world, insert(table(rule), open_)) == {"created"}
         assert states(world, rule) == [life.new] * life.tickets
         if life.done:
-            assert run(world, update(table(rule), open_, done, created_at="2026-03-04T06:00:00")) == {"resolved"}
+            assert run(
+                world, update(table(rule), open_, done, created_at="2026-03-04T06:00:00")
+            ) == {"resolved"}
             assert states(world, rule) == [life.resolved]
             said, state = life.again
-            assert run(world, update(table(rule), done, again, created_at="2026-03-04T07:00:00")) == {said}
+            assert run(
+                world, update(table(rule), done, again, created_at="2026-03-04T07:00:00")
+            ) == {said}
             assert states(world, rule)[-1] == state
         assert not world.mails
 
 
 @pytest.mark.parametrize(("text", "rule"), EXAMPLES)
-def test_an_example_s_ticket_ends_as_its_rule_says_when_the_row_is_gone(text: str, rule: Rule) -> None:
+def test_an_example_s_ticket_ends_as_its_rule_says_when_the_row_is_gone(
+    text: str, rule: Rule
+) -> None:
     life = LIVES[rule.name]
     row = {"id": 1, "updated_at": "2026-03-04T05:00:00Z", **life.open}
     with World(rules=text, RUNBOOK_URL=RUNBOOK_URL) as world:
@@ -185,7 +231,9 @@ def test_an_example_s_ticket_ends_as_its_rule_says_when_the_row_is_gone(text: st
 def test_check_finds_nothing_that_keeps_an_example_from_working(text: str, rule: Rule) -> None:
     with ServiceNow() as servicenow:
         LIVES[rule.name].prepared(servicenow)
-        with ServiceNowClient(servicenow.url, Basic(servicenow.username, servicenow.password)) as client:
+        with ServiceNowClient(
+            servicenow.url, Basic(servicenow.username, servicenow.password)
+        ) as client:
             found = examine(client, [rule], traits=lambda _: TableTraits()).findings
 
     assert [str(each) for each in found if each.level is Level.FAULT] == []

@@ -13,17 +13,26 @@ import pytest
 
 HERE = Path(__file__).resolve().parent.parent
 LEFT_LYING = [
-    "key.json", "service-account.json", "credentials.json", "id_rsa", "server.pem", "server.key", "client.p12", ".env",
-    ".env.production", ".envrc", ".npmrc", ".netrc", "env.yaml", "env.prod.yaml", "connection.json", "secrets.yaml",
-    "ledger.db", "ledger.db-wal", "ledger.sqlite3", "prod-ledger.db.bak", "dump.sql", "function.log", "nohup.out",
-    "notes.txt", "main.py.orig", "main.py~", ".main.py.swp", "rules.yaml.bak", "mine.yaml", ".git", ".gitignore",
+    "key.json", "service-account.json", "credentials.json", "id_rsa", "server.pem", "server.key",
+    "client.p12", ".env",
+    ".env.production", ".envrc", ".npmrc", ".netrc", "env.yaml", "env.prod.yaml", "connection.json",
+    "secrets.yaml",
+    "ledger.db", "ledger.db-wal", "ledger.sqlite3", "prod-ledger.db.bak", "dump.sql",
+    "function.log", "nohup.out",
+    "notes.txt", "main.py.orig", "main.py~", ".main.py.swp", "rules.yaml.bak", "mine.yaml", ".git",
+    ".gitignore",
     "venv/lib/python3.12/site-packages/flask/app.py", ".venv/bin/python", "env/bin/activate.py",
-    "build/lib/function/app.py", "node_modules/x/main.py", ".idea/workspace.xml", ".vscode/settings.json",
-    "terraform/terraform.tfstate", "backup/main.py", "function.zip", "deploy/rules.yaml", "tests/main.py",
-    "function/.env", "function/.envrc", "function/key.json", "function/ledger.db", "function/private.pem",
-    "function/app.py.orig", "function/__pycache__/app.cpython-312.pyc", "function/__pycache__/old.py",
+    "build/lib/function/app.py", "node_modules/x/main.py", ".idea/workspace.xml",
+    ".vscode/settings.json",
+    "terraform/terraform.tfstate", "backup/main.py", "function.zip", "deploy/rules.yaml",
+    "tests/main.py",
+    "function/.env", "function/.envrc", "function/key.json", "function/ledger.db",
+    "function/private.pem",
+    "function/app.py.orig", "function/__pycache__/app.cpython-312.pyc",
+    "function/__pycache__/old.py",
     "function/migrations/dump.sql.gz", "function/servicenow/token.json", "function/notes/dump.sql",
-    "function/servicenow/__pycache__/client.cpython-312.pyc", "Function/app.py", "a file.txt", "-n", "!main.py",
+    "function/servicenow/__pycache__/client.cpython-312.pyc", "Function/app.py", "a file.txt", "-n",
+    "!main.py",
 ]  # fmt: skip
 
 
@@ -47,8 +56,17 @@ def going_up(folder: Path) -> set[str]:
 def tree(tmp_path: Path) -> Path:
     """A checkout with all that the function consists of, and all that people leave lying about."""
     folder = tmp_path / "tree"
-    shutil.copytree(HERE / "function", folder / "function", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("main.py", "requirements.txt", "rules.yaml", ".gcloudignore", "README.md", "docker-compose.yaml"):
+    shutil.copytree(
+        HERE / "function", folder / "function", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    for name in (
+        "main.py",
+        "requirements.txt",
+        "rules.yaml",
+        ".gcloudignore",
+        "README.md",
+        "docker-compose.yaml",
+    ):
         shutil.copy(HERE / name, folder / name)
     for name in LEFT_LYING:
         path = folder / name
@@ -57,10 +75,18 @@ def tree(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_deployment_takes_what_the_function_consists_of_and_nothing_that_lies_beside_it(tree: Path) -> None:
+def test_a_deployment_takes_what_the_function_consists_of_and_nothing_that_lies_beside_it(
+    tree: Path,
+) -> None:
     needed = {
         str(path.relative_to(HERE))
-        for pattern in ("main.py", "requirements.txt", "rules.yaml", "function/**/*.py", "function/migrations/*.sql")
+        for pattern in (
+            "main.py",
+            "requirements.txt",
+            "rules.yaml",
+            "function/**/*.py",
+            "function/migrations/*.sql",
+        )
         for path in HERE.glob(pattern)
     }
 
@@ -82,4 +108,6 @@ def test_the_function_starts_from_what_a_deployment_takes(tree: Path, tmp_path: 
         "DATABASE_URL": f"sqlite:///{tmp_path / 'ledger.db'}",
     }
 
-    assert subprocess.run(command, cwd=deployed, env=environ, timeout=60, check=False).returncode == 0
+    assert (
+        subprocess.run(command, cwd=deployed, env=environ, timeout=60, check=False).returncode == 0
+    )

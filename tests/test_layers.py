@@ -1,4 +1,5 @@
-"""Where a file stands says what it may import: nothing above it, and what is pure knows no outside."""
+"""Where a file stands says what it may import: nothing above it, and what is pure knows
+no outside."""
 
 import ast
 import sys
@@ -27,14 +28,16 @@ FLOORS = (
     ("cli",),
     ("__main__",),
 )
-# What a client for ServiceNow, a ledger, and our use of the client know nothing of, though it stands below them.
+# What a client for ServiceNow, a ledger, and our use of the client know nothing of, though it
+# stands below them.
 UNKNOWN_TO = {
     "servicenow": {"deadline", "failpoints", "log"},
     "ledger": {"failpoints", "log", "rules", "servicenow"},
     "notices": {"rules", "servicenow"},
 }
 PURE = ("core", "rules", "sources")
-# Of the standard library and beside it, all that the pure packages use: no I/O, no clock, no randomness.
+# Of the standard library and beside it, all that the pure packages use: no I/O, no clock, no
+# randomness.
 PURE_IMPORTS = frozenset(
     [
         "ast",
@@ -67,8 +70,8 @@ PURE_IMPORTS = frozenset(
         "zoneinfo",
     ]
 )
-# A render that goes on for too long is ended by the processor time that it used: a bound, not a clock that rules see.
-# What it makes is collected in memory, and its size is asked for.
+# A render that goes on for too long is ended by the processor time that it used: a bound, not a
+# clock that rules see. What it makes is collected in memory, and its size is asked for.
 MORE_IMPORTS = {"rules/templates.py": {"io", "sys", "time"}}
 
 
@@ -109,7 +112,11 @@ def test_nothing_imports_what_is_above_it(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in FILES if path.relative_to(FUNCTION).parts[0] in PURE and path.name != "__main__.py"],
+    [
+        path
+        for path in FILES
+        if path.relative_to(FUNCTION).parts[0] in PURE and path.name != "__main__.py"
+    ],
     ids=lambda path: str(path.relative_to(FUNCTION)),
 )
 def test_what_is_pure_knows_no_outside(path: Path) -> None:
@@ -130,4 +137,6 @@ def test_the_architecture_page_names_every_file_and_no_other() -> None:
         if not name.endswith("/"):
             named.add("".join(folders[:depth]) + name)
 
-    assert named == {str(path.relative_to(FUNCTION)) for path in FILES if path.name != "__init__.py"}
+    assert named == {
+        str(path.relative_to(FUNCTION)) for path in FILES if path.name != "__init__.py"
+    }

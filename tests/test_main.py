@@ -16,7 +16,14 @@ from tests.payloads import insert, update
 from tests.processes import HERE, Function
 from tests.world import SECRET, World, outage, said
 
-LAZY = ["google.cloud.secretmanager", "slack_sdk", "authlib", "prometheus_client", "cryptography", "psycopg"]
+LAZY = [
+    "google.cloud.secretmanager",
+    "slack_sdk",
+    "authlib",
+    "prometheus_client",
+    "cryptography",
+    "psycopg",
+]
 
 
 def served(world: World, folder: Path, **settings: str) -> Function:
@@ -30,7 +37,12 @@ def served(world: World, folder: Path, **settings: str) -> Function:
 def test_importing_main_does_not_load_what_is_seldom_needed(name: str) -> None:
     code = f"import sys, main; sys.exit({name!r} in sys.modules)"
 
-    assert subprocess.run([sys.executable, "-c", code], cwd=HERE, env={}, timeout=60, check=False).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=HERE, env={}, timeout=60, check=False
+        ).returncode
+        == 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -96,8 +108,14 @@ def test_a_server_that_is_told_to_stop_answers_what_is_under_way_first(tmp_path:
     assert ended == 0
 
 
-def test_ten_at_once_from_two_processes_on_one_postgresql_are_one_incident(postgresql: str, tmp_path: Path) -> None:
-    with World(database_url=postgresql) as world, served(world, tmp_path) as one, served(world, tmp_path) as two:
+def test_ten_at_once_from_two_processes_on_one_postgresql_are_one_incident(
+    postgresql: str, tmp_path: Path
+) -> None:
+    with (
+        World(database_url=postgresql) as world,
+        served(world, tmp_path) as one,
+        served(world, tmp_path) as two,
+    ):
         body = insert("outages", outage(), id="e")
         with ThreadPoolExecutor(10) as pool:
             answers = list(pool.map(lambda n: (one, two)[n % 2].send(body), range(10)))
@@ -106,10 +124,15 @@ def test_ten_at_once_from_two_processes_on_one_postgresql_are_one_incident(postg
         assert {answer.outcome["ticket"] for answer in answers} == {world.incident["number"]}
 
 
-def test_killed_between_a_patch_and_its_record_and_then_changed_back(world: World, tmp_path: Path) -> None:
-    """ServiceNow commits the PATCH and holds its answer; the process is killed; the row changes back."""
+def test_killed_between_a_patch_and_its_record_and_then_changed_back(
+    world: World, tmp_path: Path
+) -> None:
+    """ServiceNow commits the PATCH and holds its answer; the process is killed; the row changes
+    back."""
     back = update("outages", outage(title="Worse"), outage(), created_at="2026-03-04T05:06:09")
-    doubted = update("outages", outage(), outage(title="Worse"), created_at="2026-03-04T05:06:08", id="killed")
+    doubted = update(
+        "outages", outage(), outage(title="Worse"), created_at="2026-03-04T05:06:08", id="killed"
+    )
     world.send(insert("outages", outage()))
     with served(world, tmp_path) as function:
         world.servicenow.arm("commit_then_hang", method="PATCH", seconds=30)
@@ -156,10 +179,17 @@ def _ignoring(function: Function, body: bytes) -> None:
         return
 
 
-def test_a_holder_frozen_past_its_lease_and_woken_again_is_found_by_looking(world: World, tmp_path: Path) -> None:
-    """It sent its PATCH, was stopped before the answer, and wakes up when the row has long moved on."""
-    frozen = update("outages", outage(), outage(title="Worse"), created_at="2026-03-04T05:06:08", id="frozen")
-    newer = update("outages", outage(title="Worse"), outage(title="Better"), created_at="2026-03-04T05:06:09")
+def test_a_holder_frozen_past_its_lease_and_woken_again_is_found_by_looking(
+    world: World, tmp_path: Path
+) -> None:
+    """It sent its PATCH, was stopped before the answer, and wakes up when the row has long moved
+    on."""
+    frozen = update(
+        "outages", outage(), outage(title="Worse"), created_at="2026-03-04T05:06:08", id="frozen"
+    )
+    newer = update(
+        "outages", outage(title="Worse"), outage(title="Better"), created_at="2026-03-04T05:06:09"
+    )
     world.send(insert("outages", outage()))
     with served(world, tmp_path) as function:
         world.servicenow.arm("slow", method="PATCH", seconds=1)

@@ -43,7 +43,9 @@ def _under(heading: str) -> str:
     """The text of the chapter *heading*, in whatever page it is."""
     for page in DOCS.values():
         if found := re.search(rf"^(#+) {heading}$", page, re.MULTILINE):
-            return re.split(rf"^#{{1,{len(found[1])}}} ", page[found.end() :], maxsplit=1, flags=re.MULTILINE)[0]
+            return re.split(
+                rf"^#{{1,{len(found[1])}}} ", page[found.end() :], maxsplit=1, flags=re.MULTILINE
+            )[0]
     raise AssertionError(f"no page has the heading {heading}")
 
 
@@ -54,7 +56,12 @@ def _errors(of: type[ServiceNowError]) -> list[type[ServiceNowError]]:
 
 
 def _triggers() -> list[dict[str, Any]]:
-    return [trigger for block in OTHERS if "event_triggers" in block for trigger in block["event_triggers"]]
+    return [
+        trigger
+        for block in OTHERS
+        if "event_triggers" in block
+        for trigger in block["event_triggers"]
+    ]
 
 
 def _cron_triggers() -> list[dict[str, Any]]:
@@ -78,15 +85,24 @@ def test_no_reason_is_named_that_there_is_not() -> None:
 
 @pytest.mark.parametrize("command", sorted(commands.commands))
 def test_every_command_is_shown(command: str) -> None:
-    assert f"$ python -m function {command}" in _under("Operations") or f"python -m function {command} " in _under(
+    assert f"$ python -m function {command}" in _under(
         "Operations"
-    )
+    ) or f"python -m function {command} " in _under("Operations")
 
 
 def test_every_option_of_a_command_is_named() -> None:
-    options = {option for command in commands.commands.values() for param in command.params for option in param.opts}
+    options = {
+        option
+        for command in commands.commands.values()
+        for param in command.params
+        for option in param.opts
+    }
 
-    assert not {option for option in options if option.startswith("--") and option not in _under("Operations")}
+    assert not {
+        option
+        for option in options
+        if option.startswith("--") and option not in _under("Operations")
+    }
 
 
 @pytest.mark.parametrize(
@@ -109,8 +125,14 @@ def test_every_filter_is_named() -> None:
 
 def test_every_field_that_is_refused_is_named() -> None:
     listed = re.search(r"^- Refused under `fields`(.*)$", RULES, re.MULTILINE)
-    refused = re.findall(r"\w+", schema()["properties"]["rules"]["items"]["properties"]["ticket"]["properties"][
-        "fields"]["patternProperties"].popitem()[0].partition("(?:")[2].partition(")")[0])  # fmt: skip
+    ticket = schema()["properties"]["rules"]["items"]["properties"]["ticket"]
+    refused = re.findall(
+        r"\w+",
+        ticket["properties"]["fields"]["patternProperties"]
+        .popitem()[0]
+        .partition("(?:")[2]
+        .partition(")")[0],
+    )
 
     assert listed
     assert set(re.findall(r"`(\w+)`", listed[1])) == set(refused)
@@ -131,7 +153,9 @@ def test_there_is_a_trigger_in_readme_and_in_its_page() -> None:
 
 
 @pytest.mark.parametrize("trigger", _triggers())
-def test_the_trigger_for_hasura_is_retried_outlasts_the_deadline_and_keeps_its_secret(trigger: dict[str, Any]) -> None:
+def test_the_trigger_for_hasura_is_retried_outlasts_the_deadline_and_keeps_its_secret(
+    trigger: dict[str, Any],
+) -> None:
     retry, [header] = trigger["retry_conf"], trigger["headers"]
 
     assert retry["num_retries"] > 0
@@ -147,7 +171,12 @@ def test_the_cron_trigger_for_hasura_is_the_one_that_the_function_knows() -> Non
 
     assert trigger["name"] == "servicenow_housekeeping"
     assert trigger["include_in_metadata"] is True
-    assert set(retry) == {"num_retries", "retry_interval_seconds", "timeout_seconds", "tolerance_seconds"}
+    assert set(retry) == {
+        "num_retries",
+        "retry_interval_seconds",
+        "timeout_seconds",
+        "tolerance_seconds",
+    }
     assert retry["num_retries"] > 0
     assert set(header) == {"name", "value_from_env"}
 
@@ -164,19 +193,35 @@ def test_the_settings_to_deploy_with_are_all_that_must_be_set(settings: dict[str
         "SMTP_URL": "smtps://u:p@mail.example.com",
     }
 
-    loaded = load({**settings, **elsewhere, "K_SERVICE": "hasura-servicenow"}, read_secret=lambda name: f"of {name}")
+    loaded = load(
+        {**settings, **elsewhere, "K_SERVICE": "hasura-servicenow"},
+        read_secret=lambda name: f"of {name}",
+    )
 
     assert all(f"{name}=" in README for name in elsewhere)
-    assert loaded.servicenow_password == "of projects/my-project/secrets/servicenow-password/versions/latest"
+    assert (
+        loaded.servicenow_password
+        == "of projects/my-project/secrets/servicenow-password/versions/latest"
+    )
 
 
 def test_the_transcript_is_what_make_run_prints() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "sandbox", "--once", f"--port={port}", "--servicenow-port=0", "--mail-port=0"]
+    command = [
+        sys.executable,
+        "-m",
+        "sandbox",
+        "--once",
+        f"--port={port}",
+        "--servicenow-port=0",
+        "--mail-port=0",
+    ]
 
-    printed = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=60, check=True).stdout
+    printed = subprocess.run(
+        command, cwd=HERE, capture_output=True, text=True, timeout=60, check=True
+    ).stdout
 
     steps = re.findall(r"^\d\. .*$", printed, re.MULTILINE)
     assert len(steps) == 6
@@ -191,11 +236,15 @@ def _examples_in_python() -> dict[str, str]:
         title: re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
         for title, text in zip(chapters[::2], chapters[1::2], strict=True)
     }
-    return {title: block for title, [block] in ((title, found) for title, found in blocks.items() if found)}
+    return {
+        title: block
+        for title, [block] in ((title, found) for title, found in blocks.items() if found)
+    }
 
 
 def _printed(example: str, instance: ServiceNow) -> list[str]:
-    """What *example* prints as the page says to run it: in the project's folder, with an instance's address."""
+    """What *example* prints as the page says to run it: in the project's folder, with an instance's
+    address."""
     code = example.replace("http://127.0.0.1:8091", instance.url)
     command = [sys.executable, "-W", "error", "-c", code]
     run = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=60, check=False)
@@ -228,14 +277,21 @@ def test_the_example_of_a_critical_error_makes_one_incident_with_a_note_for_each
 
 def test_the_example_of_a_deployment_opens_its_change_and_closes_it() -> None:
     with ServiceNow() as instance:
-        opened, deployed, closed = _printed(_examples_in_python()["A change request for a deployment"], instance)
+        opened, deployed, closed = _printed(
+            _examples_in_python()["A change request for a deployment"], instance
+        )
         [change] = instance.rows("change_request")
         [note] = instance.rows("sys_journal_field")
 
     number = opened.removeprefix("Opened ")
     assert re.fullmatch(r"CHG\d+", number)
     assert (deployed, closed) == ("Deploying 3.2.0 ...", f"{number} closed as successful")
-    assert (change["number"], change["type"], change["risk"], change["state"]) == (number, "normal", "3", "3")
+    assert (change["number"], change["type"], change["risk"], change["state"]) == (
+        number,
+        "normal",
+        "3",
+        "3",
+    )
     assert (note["name"], note["element_id"]) == ("change_request", change["sys_id"])
 
 
@@ -249,7 +305,9 @@ def test_the_example_of_a_meeting_files_each_action_item_once_and_says_which_it_
     assert first == again
     assert first[0] == f"Renew the certificate is {filed['Renew the certificate']}"
     assert first[1] == f"Write the runbook is {filed['Write the runbook']}"
-    assert first[2].startswith("Book a room for the next review was not filed: what is given for assigned_to is not")
+    assert first[2].startswith(
+        "Book a room for the next review was not filed: what is given for assigned_to is not"
+    )
     assert first[3:] == [f"Beth has {filed['Renew the certificate']}"]
 
 
@@ -268,7 +326,8 @@ def test_every_error_is_named(name: str) -> None:
 
 def test_what_is_said_of_created_at_alone_is_what_the_test_shows() -> None:
     counted = re.search(
-        r"\(wrong, right\) == \((\d+), (\d+)\)", (HERE / "tests" / "core" / "test_trail.py").read_text("utf-8")
+        r"\(wrong, right\) == \((\d+), (\d+)\)",
+        (HERE / "tests" / "core" / "test_trail.py").read_text("utf-8"),
     )
 
     assert counted
@@ -369,16 +428,24 @@ def test_every_variable_of_make_run_is_named() -> None:
     }
 
 
-@pytest.mark.parametrize("example", re.findall(r"^```json\n(.*?)^```", ALL, re.MULTILINE | re.DOTALL))
+@pytest.mark.parametrize(
+    "example", re.findall(r"^```json\n(.*?)^```", ALL, re.MULTILINE | re.DOTALL)
+)
 def test_an_answer_that_is_shown_is_one_that_the_function_gives(example: str) -> None:
     shown = json.loads(example)
     with World() as world:
-        given = world.send(insert("outages", {"id": 42, "title": "Down", "severity": "major", "status": "open"})).body
+        given = world.send(
+            insert("outages", {"id": 42, "title": "Down", "severity": "major", "status": "open"})
+        ).body
 
     assert given is not None
     assert shown.keys() == given.keys()
-    assert [outcome.keys() for outcome in shown["outcomes"]] == [outcome.keys() for outcome in given["outcomes"]]
-    assert [outcome["status"] for outcome in shown["outcomes"]] == [outcome["status"] for outcome in given["outcomes"]]
+    assert [outcome.keys() for outcome in shown["outcomes"]] == [
+        outcome.keys() for outcome in given["outcomes"]
+    ]
+    assert [outcome["status"] for outcome in shown["outcomes"]] == [
+        outcome["status"] for outcome in given["outcomes"]
+    ]
 
 
 def test_check_finds_in_wrong_rules_what_the_page_says(tmp_path: Path) -> None:
@@ -407,7 +474,9 @@ rules:
         "DEADLINE_SECONDS": "soon",
     }
 
-    ended = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=False
+    )
 
     assert ended.returncode == 1
     assert set(page.splitlines()[1:]) == set((ended.stdout + ended.stderr).splitlines())

@@ -1,4 +1,5 @@
-"""Google Secret Manager: its own client library, talking to a server on loopback that speaks its protocol."""
+"""Google Secret Manager: its own client library, talking to a server on loopback that speaks its
+protocol."""
 
 import itertools
 import threading
@@ -17,7 +18,9 @@ from google.cloud.secretmanager import (
     AccessSecretVersionResponse,
     SecretManagerServiceClient,
 )
-from google.cloud.secretmanager_v1.services.secret_manager_service.transports import SecretManagerServiceGrpcTransport
+from google.cloud.secretmanager_v1.services.secret_manager_service.transports import (
+    SecretManagerServiceGrpcTransport,
+)
 
 from function import secretmanager
 from function.secretmanager import SecretUnreadable
@@ -31,7 +34,8 @@ Handler = Callable[[AccessSecretVersionRequest, grpc.ServicerContext], AccessSec
 
 @contextmanager
 def secret_manager(handler: Handler) -> Iterator[SecretManagerServiceClient]:
-    """Google's own client, talking to a server on loopback that speaks Secret Manager's protocol."""
+    """Google's own client, talking to a server on loopback that speaks Secret Manager's
+    protocol."""
     method = grpc.unary_unary_rpc_method_handler(
         handler,
         request_deserializer=AccessSecretVersionRequest.deserialize,
@@ -47,13 +51,17 @@ def secret_manager(handler: Handler) -> Iterator[SecretManagerServiceClient]:
         server.start()
         try:
             with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-                yield SecretManagerServiceClient(transport=SecretManagerServiceGrpcTransport(channel=channel))
+                yield SecretManagerServiceClient(
+                    transport=SecretManagerServiceGrpcTransport(channel=channel)
+                )
         finally:
             server.stop(None).wait()
 
 
 def holding(payload: bytes) -> Handler:
-    def answer(request: AccessSecretVersionRequest, context: grpc.ServicerContext) -> AccessSecretVersionResponse:
+    def answer(
+        request: AccessSecretVersionRequest, context: grpc.ServicerContext
+    ) -> AccessSecretVersionResponse:
         return AccessSecretVersionResponse(
             name=request.name, payload={"data": payload if request.name == NAME else b"no"}
         )
@@ -63,21 +71,32 @@ def holding(payload: bytes) -> Handler:
 
 class TestGoogleSecretManager:
     @pytest.mark.parametrize(
-        ("payload", "read"), [("pässwörd", "pässwörd"), ("pw\n", "pw"), ("pw\r\n", "pw"), (" p w ", " p w ")]
+        ("payload", "read"),
+        [("pässwörd", "pässwörd"), ("pw\n", "pw"), ("pw\r\n", "pw"), (" p w ", " p w ")],
     )
-    def test_a_secret_is_read_without_the_line_end_that_echo_leaves(self, payload: str, read: str) -> None:
+    def test_a_secret_is_read_without_the_line_end_that_echo_leaves(
+        self, payload: str, read: str
+    ) -> None:
         with secret_manager(holding(payload.encode())) as client:
             assert secretmanager.read(NAME, client=client) == read
 
     def test_a_secret_that_is_no_text_is_refused(self) -> None:
-        with secret_manager(holding(b"\xff\xfe")) as client, pytest.raises(SecretUnreadable, match="not UTF-8"):
+        with (
+            secret_manager(holding(b"\xff\xfe")) as client,
+            pytest.raises(SecretUnreadable, match="not UTF-8"),
+        ):
             secretmanager.read(NAME, client=client)
 
     @pytest.mark.parametrize(
         ("code", "said"),
-        [(grpc.StatusCode.PERMISSION_DENIED, "PermissionDenied"), (grpc.StatusCode.NOT_FOUND, "NotFound")],
+        [
+            (grpc.StatusCode.PERMISSION_DENIED, "PermissionDenied"),
+            (grpc.StatusCode.NOT_FOUND, "NotFound"),
+        ],
     )
-    def test_a_refusal_is_said_in_googles_word_without_its_details(self, code: grpc.StatusCode, said: str) -> None:
+    def test_a_refusal_is_said_in_googles_word_without_its_details(
+        self, code: grpc.StatusCode, said: str
+    ) -> None:
         def refuse(request: AccessSecretVersionRequest, context: grpc.ServicerContext) -> Any:
             context.abort(code, "details about planted-address")
 
@@ -104,7 +123,8 @@ class TestGoogleSecretManager:
         with secret_manager(vault) as client:
             read = [
                 secretmanager.read(
-                    str(secretmanager.resource(f"secret://projects/p/secrets/s{version}")), client=client
+                    str(secretmanager.resource(f"secret://projects/p/secrets/s{version}")),
+                    client=client,
                 )
                 for version in ("", "/versions/latest", "/versions/1", "/versions/2")
             ]
@@ -144,7 +164,8 @@ class TestGoogleSecretManager:
 
 
 class Vault:
-    """Secrets with their versions, the last of which is the latest; silent while *answering* is not set."""
+    """Secrets with their versions, the last of which is the latest; silent while *answering* is not
+    set."""
 
     def __init__(self, secrets: dict[str, list[str]]) -> None:
         self.secrets = secrets
@@ -161,17 +182,24 @@ class Vault:
         versions = self.secrets.get(secret, [])
         number = len(versions) if version == "latest" else int(version)
         if not 1 <= number <= len(versions):
-            context.abort(grpc.StatusCode.NOT_FOUND, f"Secret [{secret}] not found or has no versions.")
+            context.abort(
+                grpc.StatusCode.NOT_FOUND, f"Secret [{secret}] not found or has no versions."
+            )
         value = versions[number - 1].encode()
-        return AccessSecretVersionResponse(name=f"{secret}/versions/{number}", payload={"data": value})
+        return AccessSecretVersionResponse(
+            name=f"{secret}/versions/{number}", payload={"data": value}
+        )
 
 
 PASSWORDS = "projects/p/secrets/servicenow"
 
 
 @contextmanager
-def keeping(vault: Vault, *, concurrency_max: int = 8, settings: Mapping[str, str] | None = None) -> Iterator[World]:
-    """A world whose function reads what it signs in with (a password, or see *settings*) from *vault*."""
+def keeping(
+    vault: Vault, *, concurrency_max: int = 8, settings: Mapping[str, str] | None = None
+) -> Iterator[World]:
+    """A world whose function reads what it signs in with (a password, or see *settings*) from
+    *vault*."""
     with secret_manager(vault) as client:
         world = World(SERVICENOW_MAX_CONCURRENCY=str(concurrency_max))
         world.read_secret = partial(secretmanager.read, client=client)
@@ -188,7 +216,8 @@ OLD, NEW = PASSWORD, f"{PASSWORD}-new"
 
 @dataclass(frozen=True)
 class Login:
-    """A way to sign in whose secret is in the vault: how ServiceNow is given it, and how often it refused one."""
+    """A way to sign in whose secret is in the vault: how ServiceNow is given it, and how often it
+    refused one."""
 
     settings: Mapping[str, str]
     give: Callable[[ServiceNow, str], None]
@@ -213,10 +242,14 @@ def refused_tokens(servicenow: ServiceNow) -> int:
 
 
 LOGINS = {
-    "password": Login({"SERVICENOW_PASSWORD": SECRET}, give_password, lambda it: len(it.refused_logins)),
+    "password": Login(
+        {"SERVICENOW_PASSWORD": SECRET}, give_password, lambda it: len(it.refused_logins)
+    ),
     "client secret": Login(NOBODY | BY_CLIENT, give_client_secret, refused_tokens),
     "API key": Login(
-        NOBODY | {"SERVICENOW_API_KEY": SECRET}, give_api_key, lambda it: [c.status for c in it.calls].count(401)
+        NOBODY | {"SERVICENOW_API_KEY": SECRET},
+        give_api_key,
+        lambda it: [c.status for c in it.calls].count(401),
     ),
 }
 
@@ -263,7 +296,11 @@ class TestTheFunction:
             login.give(world.servicenow, NEW)
             vault.secrets[PASSWORDS].append(NEW)
             with ThreadPoolExecutor(16) as pool:
-                answers = list(pool.map(lambda number: world.send(insert("outages", outage(number))), range(200)))
+                answers = list(
+                    pool.map(
+                        lambda number: world.send(insert("outages", outage(number))), range(200)
+                    )
+                )
 
             assert {answer.status for answer in answers} == {200}
             assert len(world.incidents) == 201
@@ -281,7 +318,11 @@ class TestTheFunction:
 
     def test_where_secret_manager_hangs_every_event_is_answered_in_time(self) -> None:
         vault = Vault({PASSWORDS: [PASSWORD]})
-        short = {"SERVICENOW_PASSWORD": SECRET, "DEADLINE_SECONDS": "2", "SERVICENOW_TIMEOUT_SECONDS": "1"}
+        short = {
+            "SERVICENOW_PASSWORD": SECRET,
+            "DEADLINE_SECONDS": "2",
+            "SERVICENOW_TIMEOUT_SECONDS": "1",
+        }
         with keeping(vault, settings=short) as world:
             world.servicenow.password = f"{PASSWORD}-new"
             vault.answering.clear()

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from function.secretmanager import SecretUnreadable
 from function.servicenow import ApiKey, Basic, Credential, OAuth
-from function.settings import MAKE_CONFIG_KEY, VARIABLES, Settings, SettingsError, credential, load, table
+from function.settings import (
+    MAKE_CONFIG_KEY,
+    VARIABLES,
+    Settings,
+    SettingsError,
+    credential,
+    load,
+    table,
+)
 from tests.answers import LINK_LOCAL
 
 REQUIRED = {
@@ -21,7 +29,11 @@ REQUIRED = {
     "SERVICENOW_USERNAME": "hasura",
     "SERVICENOW_PASSWORD": "planted-password",
 }
-MAIL = {"SMTP_URL": "smtp://127.0.0.1:1025", "NOTIFY_FROM": "a@example.com", "NOTIFY_TO": "b@example.com"}
+MAIL = {
+    "SMTP_URL": "smtp://127.0.0.1:1025",
+    "NOTIFY_FROM": "a@example.com",
+    "NOTIFY_TO": "b@example.com",
+}
 
 
 def loaded(**environ: str) -> Settings:
@@ -131,20 +143,42 @@ class TestServiceNow:
     def test_any_other_address_is_refused(self, written: str, said: str) -> None:
         assert said in fault(SERVICENOW_INSTANCE_URL=written)
 
-    @pytest.mark.parametrize("host", [*LINK_LOCAL, "metadata.google.internal", "METADATA.google.internal"])
+    @pytest.mark.parametrize(
+        "host", [*LINK_LOCAL, "metadata.google.internal", "METADATA.google.internal"]
+    )
     def test_a_link_local_address_is_refused_in_any_spelling(self, host: str) -> None:
-        assert "must not be a link-local address" in fault(SERVICENOW_INSTANCE_URL=f"https://{host}")
-        assert "must not be a link-local address" in fault(SERVICENOW_INSTANCE_URL=f"https://{host}:8443/")
+        assert "must not be a link-local address" in fault(
+            SERVICENOW_INSTANCE_URL=f"https://{host}"
+        )
+        assert "must not be a link-local address" in fault(
+            SERVICENOW_INSTANCE_URL=f"https://{host}:8443/"
+        )
 
     @pytest.mark.parametrize(
-        "host", ["10.0.0.5", "192.168.1.2", "169.253.1.1", "169.255.1.1", "[fd12::1]", "[2001:db8::1]", "metadata.corp"]
+        "host",
+        [
+            "10.0.0.5",
+            "192.168.1.2",
+            "169.253.1.1",
+            "169.255.1.1",
+            "[fd12::1]",
+            "[2001:db8::1]",
+            "metadata.corp",
+        ],
     )
     def test_private_addresses_are_taken(self, host: str) -> None:
-        assert loaded(SERVICENOW_INSTANCE_URL=f"https://{host}").servicenow_instance_url == f"https://{host}"
+        assert (
+            loaded(SERVICENOW_INSTANCE_URL=f"https://{host}").servicenow_instance_url
+            == f"https://{host}"
+        )
 
     @pytest.mark.parametrize(
         ("name", "value"),
-        [("SERVICENOW_USERNAME", "a:b"), ("SERVICENOW_USERNAME", "a\tb"), ("SERVICENOW_PASSWORD", "x\n")],
+        [
+            ("SERVICENOW_USERNAME", "a:b"),
+            ("SERVICENOW_USERNAME", "a\tb"),
+            ("SERVICENOW_PASSWORD", "x\n"),
+        ],
     )
     def test_what_basic_auth_cannot_carry_is_refused(self, name: str, value: str) -> None:
         assert fault(**{name: value}).startswith(name)
@@ -186,14 +220,23 @@ class TestConfigurationOverHttp:
 
     def test_what_the_hint_says_makes_a_key(self) -> None:
         command = MAKE_CONFIG_KEY.removeprefix("python -c ").strip('"')
-        made = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True, timeout=30)
+        made = subprocess.run(
+            [sys.executable, "-c", command], capture_output=True, text=True, check=True, timeout=30
+        )
 
         assert loaded(CONFIG_KEY=made.stdout).config_key == (made.stdout.strip(),)
 
     def test_with_both_the_connection_may_be_left_out(self) -> None:
-        settings = load({"SOURCE_NAME": "shop", "CONSOLE_TOKEN": self.TOKEN, "CONFIG_KEY": self.KEY})
+        settings = load(
+            {"SOURCE_NAME": "shop", "CONSOLE_TOKEN": self.TOKEN, "CONFIG_KEY": self.KEY}
+        )
 
-        assert settings.servicenow_instance_url == settings.servicenow_username == settings.servicenow_password == ""
+        assert (
+            settings.servicenow_instance_url
+            == settings.servicenow_username
+            == settings.servicenow_password
+            == ""
+        )
 
     def test_with_both_a_connection_that_is_begun_must_be_whole(self) -> None:
         assert "SERVICENOW_PASSWORD must be set" in fault(
@@ -205,7 +248,10 @@ class TestConfigurationOverHttp:
         with pytest.raises(SettingsError) as caught:
             load({"SOURCE_NAME": "shop", **only})
 
-        assert [said.split()[0] for said in caught.value.faults] == ["SERVICENOW_INSTANCE_URL", "SERVICENOW_USERNAME"]
+        assert [said.split()[0] for said in caught.value.faults] == [
+            "SERVICENOW_INSTANCE_URL",
+            "SERVICENOW_USERNAME",
+        ]
 
 
 LOGIN = {
@@ -219,14 +265,19 @@ USER, WORD, CLIENT, SECRET, KEY = LOGIN
 SIGNS_IN: dict[frozenset[str], Credential] = {
     frozenset({USER, WORD}): Basic("user", "planted-password"),
     frozenset({CLIENT, SECRET}): OAuth("client", "planted-client-secret"),
-    frozenset({USER, WORD, CLIENT, SECRET}): OAuth("client", "planted-client-secret", "user", "planted-password"),
+    frozenset({USER, WORD, CLIENT, SECRET}): OAuth(
+        "client", "planted-client-secret", "user", "planted-password"
+    ),
     frozenset({KEY}): ApiKey("planted-key"),
 }
 
 
 def signing_in(*names: str) -> Mapping[str, str]:
     """An environment that says these of how to sign in, and nothing else about it."""
-    return {**{name: REQUIRED[name] for name in REQUIRED if name not in LOGIN}, **{name: LOGIN[name] for name in names}}
+    return {
+        **{name: REQUIRED[name] for name in REQUIRED if name not in LOGIN},
+        **{name: LOGIN[name] for name in names},
+    }
 
 
 class TestLogin:
@@ -237,7 +288,11 @@ class TestLogin:
         assert load(environ).credential == credential(environ) == SIGNS_IN[names]
 
     def test_every_other_combination_is_a_fault_that_says_what_to_change(self) -> None:
-        combinations = [frozenset(names) for number in range(6) for names in itertools.combinations(LOGIN, number)]
+        combinations = [
+            frozenset(names)
+            for number in range(6)
+            for names in itertools.combinations(LOGIN, number)
+        ]
         for names in set(combinations) - set(SIGNS_IN):
             with pytest.raises(SettingsError) as loading:
                 load(signing_in(*names))
@@ -250,32 +305,56 @@ class TestLogin:
     @pytest.mark.parametrize(
         ("names", "said"),
         [
-            ([USER], "SERVICENOW_PASSWORD must be set when SERVICENOW_USERNAME is: they go together."),
-            ([WORD], "SERVICENOW_USERNAME must be set when SERVICENOW_PASSWORD is: they go together."),
-            ([CLIENT], "SERVICENOW_CLIENT_SECRET must be set when SERVICENOW_CLIENT_ID is: they go together."),
-            ([SECRET], "SERVICENOW_CLIENT_ID must be set when SERVICENOW_CLIENT_SECRET is: they go together."),
+            (
+                [USER],
+                "SERVICENOW_PASSWORD must be set when SERVICENOW_USERNAME is: they go together.",
+            ),
+            (
+                [WORD],
+                "SERVICENOW_USERNAME must be set when SERVICENOW_PASSWORD is: they go together.",
+            ),
+            (
+                [CLIENT],
+                (
+                    "SERVICENOW_CLIENT_SECRET must be set when SERVICENOW_CLIENT_ID "
+                    "is: they go together."
+                ),
+            ),
+            (
+                [SECRET],
+                (
+                    "SERVICENOW_CLIENT_ID must be set when SERVICENOW_CLIENT_SECRET "
+                    "is: they go together."
+                ),
+            ),
             (
                 [CLIENT, SECRET, USER],
                 "SERVICENOW_PASSWORD must be set when SERVICENOW_USERNAME is: they go together.",
             ),
             (
                 [USER, WORD, CLIENT],
-                "SERVICENOW_CLIENT_SECRET must be set when SERVICENOW_CLIENT_ID is: they go together.",
+                (
+                    "SERVICENOW_CLIENT_SECRET must be set when SERVICENOW_CLIENT_ID is: they go "
+                    "together."
+                ),
             ),
             (
                 [KEY, USER, WORD],
-                "SERVICENOW_API_KEY must be unset, or SERVICENOW_USERNAME and SERVICENOW_PASSWORD: an API key signs in "
-                "by itself.",
+                "SERVICENOW_API_KEY must be unset, or SERVICENOW_USERNAME and "
+                "SERVICENOW_PASSWORD: an API key signs in by itself.",
             ),
             (
                 [KEY, CLIENT],
-                "SERVICENOW_API_KEY must be unset, or SERVICENOW_CLIENT_ID: an API key signs in by itself.",
+                (
+                    "SERVICENOW_API_KEY must be unset, or SERVICENOW_CLIENT_ID: an API key "
+                    "signs in by itself."
+                ),
             ),
             (
                 [],
-                "SERVICENOW_USERNAME and SERVICENOW_PASSWORD must be set, or SERVICENOW_CLIENT_ID and "
-                "SERVICENOW_CLIENT_SECRET, or SERVICENOW_API_KEY: with one of these the function signs in to "
-                "ServiceNow.",
+                "SERVICENOW_USERNAME and SERVICENOW_PASSWORD must be set, or "
+                "SERVICENOW_CLIENT_ID and SERVICENOW_CLIENT_SECRET, or SERVICENOW_API_KEY: with "
+                "one of these the function signs in to ServiceNow.",
             ),
         ],
     )
@@ -302,8 +381,12 @@ class TestLogin:
         assert "plant" not in str(caught.value)
 
     def test_each_may_be_a_reference_and_is_read_anew(self) -> None:
-        kept = {f"projects/p/secrets/{name}/versions/latest": value for name, value in LOGIN.items()}
-        environ = {name: f"secret://projects/p/secrets/{name}" for name in (USER, WORD, CLIENT, SECRET)}
+        kept = {
+            f"projects/p/secrets/{name}/versions/latest": value for name, value in LOGIN.items()
+        }
+        environ = {
+            name: f"secret://projects/p/secrets/{name}" for name in (USER, WORD, CLIENT, SECRET)
+        }
         before = credential(environ, read_secret=kept.__getitem__)
         kept[f"projects/p/secrets/{SECRET}/versions/latest"] = "planted-new"
         after = credential(environ, read_secret=kept.__getitem__)
@@ -314,7 +397,12 @@ class TestLogin:
     def test_a_record_shows_none_of_the_secrets_and_its_digest_depends_on_none(self) -> None:
         for names in SIGNS_IN:
             settings = load(signing_in(*names))
-            others = replace(settings, servicenow_password="x", servicenow_client_secret="x", servicenow_api_key="x")
+            others = replace(
+                settings,
+                servicenow_password="x",
+                servicenow_client_secret="x",
+                servicenow_api_key="x",
+            )
 
             assert "planted" not in repr(settings) + repr(settings.credential)
             assert settings.digest == others.digest
@@ -327,9 +415,18 @@ class TestLists:
 
     @pytest.mark.parametrize(
         "written",
-        ["Tr0ub4dor&3", "x" * 15, "correct,horse-battery-staple", f"{'x' * 40},y", "tr0ub4dor,tr0ub4dor", "  short  "],
+        [
+            "Tr0ub4dor&3",
+            "x" * 15,
+            "correct,horse-battery-staple",
+            f"{'x' * 40},y",
+            "tr0ub4dor,tr0ub4dor",
+            "  short  ",
+        ],
     )
-    def test_a_short_event_secret_is_refused_as_the_half_of_one_with_a_comma_is(self, written: str) -> None:
+    def test_a_short_event_secret_is_refused_as_the_half_of_one_with_a_comma_is(
+        self, written: str
+    ) -> None:
         said = fault(HASURA_EVENT_SECRETS=written)
 
         assert said.startswith("HASURA_EVENT_SECRETS must be a secret of 16 or more characters")
@@ -338,11 +435,17 @@ class TestLists:
 
     def test_a_short_event_secret_within_a_reference_is_refused_too(self) -> None:
         environ = REQUIRED | {"HASURA_EVENT_SECRETS": "secret://projects/p/secrets/s"}
-        with pytest.raises(SettingsError, match="HASURA_EVENT_SECRETS must be a secret of 16 or more"):
+        with pytest.raises(
+            SettingsError, match="HASURA_EVENT_SECRETS must be a secret of 16 or more"
+        ):
             load(environ, read_secret=lambda _: "half,and-the-longer-other-half")
 
     @pytest.mark.parametrize(
-        ("name", "whole"), [("CONSOLE_TOKEN", "a-token-with-a,comma-in-it"), ("CONFIG_KEY", f"{'A' * 20},{'A' * 22}=")]
+        ("name", "whole"),
+        [
+            ("CONSOLE_TOKEN", "a-token-with-a,comma-in-it"),
+            ("CONFIG_KEY", f"{'A' * 20},{'A' * 22}="),
+        ],
     )
     def test_no_other_secret_is_cut_in_two_by_a_comma(self, name: str, whole: str) -> None:
         assert fault(**{name: whole}).startswith(f"{name} must be")
@@ -369,7 +472,9 @@ class TestLedger:
     def test_the_ledger_is_sqlite_or_postgresql(self, url: str) -> None:
         assert loaded(DATABASE_URL=url).database_url == url
 
-    @pytest.mark.parametrize("url", ["ledger.db", "sqlite://ledger.db", "sqlite:///", "mysql://u:planted-password@db"])
+    @pytest.mark.parametrize(
+        "url", ["ledger.db", "sqlite://ledger.db", "sqlite:///", "mysql://u:planted-password@db"]
+    )
     def test_and_nothing_else(self, url: str) -> None:
         assert fault(DATABASE_URL=url).startswith("DATABASE_URL must be postgresql://")
 
@@ -378,7 +483,10 @@ class TestLedger:
 
     def test_where_a_disk_is_gone_with_the_instance_the_ledger_must_be_named(self) -> None:
         assert fault(K_SERVICE="f").startswith("DATABASE_URL must be set")
-        assert loaded(K_SERVICE="f", DATABASE_URL="sqlite:////mnt/ledger.db").database_url == "sqlite:////mnt/ledger.db"
+        assert (
+            loaded(K_SERVICE="f", DATABASE_URL="sqlite:////mnt/ledger.db").database_url
+            == "sqlite:////mnt/ledger.db"
+        )
 
     @pytest.mark.parametrize(("written", "read"), [("on", True), ("OFF", False)])
     def test_migrating_is_on_or_off(self, written: str, *, read: bool) -> None:
@@ -402,26 +510,46 @@ class TestMail:
         assert settings.notify_from == "function@example.com"
         assert settings.notify_to == ("ops@example.com", "oncall@example.com")
 
-    @pytest.mark.parametrize("url", ["http://mail.example.com", "smtp://u:planted-password@mail.example.com", "mail"])
+    @pytest.mark.parametrize(
+        "url", ["http://mail.example.com", "smtp://u:planted-password@mail.example.com", "mail"]
+    )
     def test_a_mail_server_that_cannot_be_used_is_refused(self, url: str) -> None:
         assert fault(**MAIL | {"SMTP_URL": url}).startswith("SMTP_URL is wrong: ")
 
     def test_a_mail_server_needs_somebody_to_write_to_and_from(self) -> None:
-        assert [sentence.split()[0] for sentence in faults(SMTP_URL=MAIL["SMTP_URL"])] == ["NOTIFY_FROM", "NOTIFY_TO"]
+        assert [sentence.split()[0] for sentence in faults(SMTP_URL=MAIL["SMTP_URL"])] == [
+            "NOTIFY_FROM",
+            "NOTIFY_TO",
+        ]
 
     def test_somebody_to_write_to_needs_a_mail_server(self) -> None:
         assert fault(NOTIFY_TO="ops@example.com").startswith("SMTP_URL must be set")
 
     @pytest.mark.parametrize(
-        "address", ["ops", "Ops <ops@example.com>", "a@b@c", "ö@example.com", "a b@example.com", "a\n@b", "a@"]
+        "address",
+        [
+            "ops",
+            "Ops <ops@example.com>",
+            "a@b@c",
+            "ö@example.com",
+            "a b@example.com",
+            "a\n@b",
+            "a@",
+        ],
     )
     def test_an_address_is_plain(self, address: str) -> None:
-        assert fault(**MAIL | {"NOTIFY_FROM": address}).startswith("NOTIFY_FROM must be plain mail addresses")
-        assert fault(**MAIL | {"NOTIFY_TO": f"ops@example.com,{address}"}).startswith("NOTIFY_TO must be plain")
+        assert fault(**MAIL | {"NOTIFY_FROM": address}).startswith(
+            "NOTIFY_FROM must be plain mail addresses"
+        )
+        assert fault(**MAIL | {"NOTIFY_TO": f"ops@example.com,{address}"}).startswith(
+            "NOTIFY_TO must be plain"
+        )
 
 
 class TestNumbers:
-    @pytest.mark.parametrize("name", [variable.name for variable in VARIABLES if variable.name.endswith("_SECONDS")])
+    @pytest.mark.parametrize(
+        "name", [variable.name for variable in VARIABLES if variable.name.endswith("_SECONDS")]
+    )
     def test_seconds_may_have_a_fraction_and_are_above_nothing(self, name: str) -> None:
         for wrong in ("0", "0.0", "-1", "soon", "nan", "inf", "1e3", "999999999999", "1_000", "٣"):
             assert fault(**{name: wrong}).startswith(f"{name} must be a number of seconds")
@@ -453,7 +581,9 @@ class TestNumbers:
         )
 
     def test_an_event_is_not_forgotten_while_it_is_tried(self) -> None:
-        assert fault(KEEP_DAYS="1").startswith("KEEP_DAYS (1) must be longer than RETRY_FOR_SECONDS (86400)")
+        assert fault(KEEP_DAYS="1").startswith(
+            "KEEP_DAYS (1) must be longer than RETRY_FOR_SECONDS (86400)"
+        )
 
     @given(deadline=st.integers(1, 3600), data=st.data())
     def test_a_lease_outlives_the_deadline_and_a_call_begun_just_before_it(
@@ -466,7 +596,11 @@ class TestNumbers:
 
     def test_every_fault_is_said_at_once(self) -> None:
         said = faults(
-            SOURCE_NAME="a b", LOG_LEVEL="loud", NOTIFY_TO="ops@example.com", RETRY_FOR_SECONDS="1", KEEP_DAYS="x"
+            SOURCE_NAME="a b",
+            LOG_LEVEL="loud",
+            NOTIFY_TO="ops@example.com",
+            RETRY_FOR_SECONDS="1",
+            KEEP_DAYS="x",
         )
 
         assert {sentence.split()[0] for sentence in said} == {
@@ -477,7 +611,10 @@ class TestNumbers:
             "KEEP_DAYS",
         }
 
-    @given(st.sampled_from([variable.name for variable in VARIABLES]), st.text(st.characters(codec="utf-8")))
+    @given(
+        st.sampled_from([variable.name for variable in VARIABLES]),
+        st.text(st.characters(codec="utf-8")),
+    )
     def test_any_text_is_a_setting_or_a_fault_that_names_it(self, name: str, value: str) -> None:
         try:
             load(REQUIRED | MAIL | {name: value})
@@ -525,12 +662,17 @@ class TestSecrecy:
             replace(settings, retry_for_seconds=1),
         ):
             assert other.digest != settings.digest
-        assert replace(settings, servicenow_password="x", database_url="x").digest == settings.digest
+        assert (
+            replace(settings, servicenow_password="x", database_url="x").digest == settings.digest
+        )
 
 
 class TestReferences:
     def test_any_value_may_be_a_reference(self) -> None:
-        kept = {"projects/p/secrets/pw/versions/latest": "from-there", "projects/p/secrets/url/versions/3": "dev777"}
+        kept = {
+            "projects/p/secrets/pw/versions/latest": "from-there",
+            "projects/p/secrets/url/versions/3": "dev777",
+        }
         environ = REQUIRED | {
             "SERVICENOW_PASSWORD": "secret://projects/p/secrets/pw",
             "SERVICENOW_INSTANCE_URL": "secret://projects/p/secrets/url/versions/3",
@@ -547,7 +689,9 @@ class TestReferences:
             "projects/p/secrets/s/versions/2": "new-secret-of-hasura,newer-secret-of-hasura",
         }
         environ = {
-            "HASURA_EVENT_SECRETS": "secret://projects/p/secrets/s/versions/1, secret://projects/p/secrets/s/versions/2"
+            "HASURA_EVENT_SECRETS": (
+                "secret://projects/p/secrets/s/versions/1, secret://projects/p/secrets/s/versions/2"
+            )
         }
 
         assert load(REQUIRED | environ, read_secret=kept.__getitem__).hasura_event_secrets == (
@@ -557,20 +701,28 @@ class TestReferences:
         )
 
     @pytest.mark.parametrize(
-        "reference", ["secret://", "secret://pw", "secret://projects/p/secrets/", "secret://a/b/c/d"]
+        "reference",
+        ["secret://", "secret://pw", "secret://projects/p/secrets/", "secret://a/b/c/d"],
     )
     def test_a_reference_that_names_no_secret_is_a_fault(self, reference: str) -> None:
-        assert fault(SERVICENOW_PASSWORD=reference).startswith("SERVICENOW_PASSWORD must be secret://projects/PROJECT")
+        assert fault(SERVICENOW_PASSWORD=reference).startswith(
+            "SERVICENOW_PASSWORD must be secret://projects/PROJECT"
+        )
 
     def test_a_secret_that_cannot_be_read_is_named_by_variable_and_resource(self) -> None:
         def refuses(name: str) -> str:
             raise SecretUnreadable("PermissionDenied")
 
         with pytest.raises(SettingsError) as caught:
-            load(REQUIRED | {"SERVICENOW_PASSWORD": "secret://projects/p/secrets/pw"}, read_secret=refuses)
+            load(
+                REQUIRED | {"SERVICENOW_PASSWORD": "secret://projects/p/secrets/pw"},
+                read_secret=refuses,
+            )
 
         (only,) = caught.value.faults
-        assert only.startswith("SERVICENOW_PASSWORD could not be read from projects/p/secrets/pw/versions/latest")
+        assert only.startswith(
+            "SERVICENOW_PASSWORD could not be read from projects/p/secrets/pw/versions/latest"
+        )
         assert "PermissionDenied" in only
 
     def test_googles_client_is_not_loaded_before_a_reference_is_met(self) -> None:
@@ -579,13 +731,17 @@ class TestReferences:
             "print({'google.cloud.secretmanager', 'grpc'} & set(sys.modules))"
         )
 
-        answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+        answer = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+        )
 
         assert answer.stdout.strip() == "set()"
 
 
 @pytest.mark.parametrize("password", ["Plan%ted", "plan@ted", "plan[ted", "plan/ted", "plan#ted"])
-def test_a_database_url_with_a_raw_character_in_its_password_is_refused_without_repeating_it(password: str) -> None:
+def test_a_database_url_with_a_raw_character_in_its_password_is_refused_without_repeating_it(
+    password: str,
+) -> None:
     with pytest.raises(SettingsError) as refused:
         load({**REQUIRED, "DATABASE_URL": f"postgresql://u:{password}@db.example.com/name"})
 

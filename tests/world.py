@@ -1,6 +1,8 @@
-"""A small world for the tests: a sandbox ServiceNow, a ledger on a real database, and functions that share them.
+"""A small world for the tests: a sandbox ServiceNow, a ledger on a real database, and functions
+that share them.
 
-The functions are in this process (fast), or processes of their own (tests/processes.py) where they are to be killed.
+The functions are in this process (fast), or processes of their own (tests/processes.py) where they
+are to be killed.
 """
 
 import json
@@ -25,7 +27,8 @@ from function.wiring import create_app
 from sandbox.mailbox import Mailbox
 from sandbox.servicenow import ServiceNow
 
-# Planted everywhere, and looked for in every log line and answer of the whole run (conftest's nothing_leaks).
+# Planted everywhere, and looked for in every log line and answer of the whole run (conftest's
+# nothing_leaks).
 SECRET = "planted-webhook-secret"
 PASSWORD = "planted-password"
 TOKEN = "planted-console-token"
@@ -169,7 +172,15 @@ class World:
                 file.unlink()
             self.start()
         else:
-            for table in ("ticket", "delivery", "alert", "hold", "instance", "configuration", "trial"):
+            for table in (
+                "ticket",
+                "delivery",
+                "alert",
+                "hold",
+                "instance",
+                "configuration",
+                "trial",
+            ):
                 self.query(f"DELETE FROM servicenow.{table}")  # noqa: S608  # our own names
 
     def send(self, body: bytes, *, instance: int = 0, secret: str | None = SECRET) -> Answered:
@@ -177,7 +188,13 @@ class World:
         return self.request("POST", "/hasura", body, instance=instance, secret=secret)
 
     def request(
-        self, method: str, path: str, body: bytes = b"", *, instance: int = 0, secret: str | None = SECRET
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        *,
+        instance: int = 0,
+        secret: str | None = SECRET,
     ) -> Answered:
         headers = {"Content-Type": "application/json"}
         if secret is not None:
@@ -195,13 +212,17 @@ class World:
         content_type: str = "application/json",
     ) -> Answered:
         """Ask ``/api/servicenow/PATH`` as an operator does; *sent* is bytes, or becomes JSON."""
-        body = sent if isinstance(sent, bytes) else b"" if sent is None else json.dumps(sent).encode()
+        body = (
+            sent if isinstance(sent, bytes) else b"" if sent is None else json.dumps(sent).encode()
+        )
         headers = {"Content-Type": content_type}
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
         return self._request(method, f"/api/servicenow/{path}", body, headers, instance=instance)
 
-    def _request(self, method: str, path: str, body: bytes, headers: Mapping[str, str], *, instance: int) -> Answered:
+    def _request(
+        self, method: str, path: str, body: bytes, headers: Mapping[str, str], *, instance: int
+    ) -> Answered:
         environ = werkzeug.test.EnvironBuilder(
             method=method, path=path, data=body, headers=[*headers.items()]
         ).get_environ()

@@ -32,18 +32,29 @@ MAIL_SECONDS = 30.0
 
 
 @commands.command()
-@click.option("--offline", is_flag=True, help="Nothing is asked of ServiceNow and of the ledger (secrets are read).")
-@click.option("--hasura", "project", metavar="DIR", help="The Hasura project; ./hasura where that is one.")
+@click.option(
+    "--offline",
+    is_flag=True,
+    help="Nothing is asked of ServiceNow and of the ledger (secrets are read).",
+)
+@click.option(
+    "--hasura", "project", metavar="DIR", help="The Hasura project; ./hasura where that is one."
+)
 @click.option("--write-probe", is_flag=True, help="Also write a record into each table.")
 @click.option("--send-mail", is_flag=True, help="Also send a mail to NOTIFY_TO.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
-def check(*, offline: bool, project: str | None, write_probe: bool, send_mail: bool, as_json: bool) -> None:
+def check(
+    *, offline: bool, project: str | None, write_probe: bool, send_mail: bool, as_json: bool
+) -> None:
     """Check settings, rules, Hasura's triggers and the ServiceNow instance, every fault at once.
 
-    The exit status is 1 when there is a fault: something that keeps tickets from being as the rules say.
+    The exit status is 1 when there is a fault: something that keeps tickets from being as the rules
+    say.
     """
     if offline and (write_probe or send_mail):
-        flag = "--write-probe asks the instance" if write_probe else "--send-mail asks the mail server"
+        flag = (
+            "--write-probe asks the instance" if write_probe else "--send-mail asks the mail server"
+        )
         raise click.UsageError(f"{flag}, and --offline asks nobody: leave out one of them")
     report = _Report(as_json=as_json)
     settings: Settings | None = None
@@ -59,7 +70,11 @@ def check(*, offline: bool, project: str | None, write_probe: bool, send_mail: b
         report.faults(error.faults)
     report.warnings(rules.warnings if rules else ())
     folder = Path(project or "hasura")
-    found = _checked_triggers(folder, rules, settings) if project or (folder / "config.yaml").is_file() else None
+    found = (
+        _checked_triggers(folder, rules, settings)
+        if project or (folder / "config.yaml").is_file()
+        else None
+    )
     if found is not None:
         report.faults(found.faults)
         report.warnings(found.warnings)
@@ -73,17 +88,26 @@ def check(*, offline: bool, project: str | None, write_probe: bool, send_mail: b
         report.warnings(["HASURA_EVENT_SECRETS is not set: every event will be answered 401"])
     if not settings.smtp_url:
         report.warnings(["SMTP_URL is not set: failures will be kept, but nobody is mailed"])
-    report.say(f"settings: in order ({settings.source_name} to {settings.servicenow_instance_url or 'what is stored'})")
+    report.say(
+        f"settings: in order ({settings.source_name} to "
+        f"{settings.servicenow_instance_url or 'what is stored'})"
+    )
     report.say(f"{rules_file}: in order, {counted(len(rules.rules), 'rule')}")
     for rule in rules.rules:
         report.say(f"  {rule.id}: {rule.source} -> {rule.ticket.table}")
     if found is not None and found.faults:
         pass  # told already
     elif found is None:
-        report.say("Hasura's triggers: not checked; name the folder of your Hasura project with --hasura DIR")
+        report.say(
+            "Hasura's triggers: not checked; name the folder of your Hasura "
+            "project with --hasura DIR"
+        )
     else:
         events, crons = found.event_triggers, found.cron_triggers
-        report.say(f"{folder}: in order, {counted(events, 'event trigger')}, {counted(crons, 'cron trigger')}")
+        report.say(
+            f"{folder}: in order, {counted(events, 'event trigger')}, "
+            f"{counted(crons, 'cron trigger')}"
+        )
     if send_mail:
         report.findings(_mail_server(settings))
     if not offline:
@@ -123,7 +147,12 @@ class _Report:
         if self._as_json:
             warnings = sum(found.level is Level.WARNING for found in self._found)
             told = [found.told() for found in self._found]
-            summary = {"source": self.source, "faults": faults, "warnings": warnings, "findings": told}
+            summary = {
+                "source": self.source,
+                "faults": faults,
+                "warnings": warnings,
+                "findings": told,
+            }
             click.echo(json.dumps(summary, indent=2, ensure_ascii=False))
         elif faults:
             click.echo(f"{faults} to put right", err=True)
@@ -135,10 +164,15 @@ def _mail_server(settings: Settings) -> Iterator[Finding]:
     """What the mail server says to a mail for everybody in NOTIFY_TO."""
     where, server, recipients = "SMTP_URL", settings.smtp_url, settings.notify_to
     if server is None:
-        yield Finding(Level.FAULT, where, "it is not set, so there is no mail server to try", "Set it")
+        yield Finding(
+            Level.FAULT, where, "it is not set, so there is no mail server to try", "Set it"
+        )
         return
     message = compose_trial(
-        settings.source_name, sender=settings.notify_from, recipients=recipients, now=datetime.now(UTC)
+        settings.source_name,
+        sender=settings.notify_from,
+        recipients=recipients,
+        now=datetime.now(UTC),
     )
     try:
         refused = send(message, server, timeout_seconds=MAIL_SECONDS)
@@ -148,18 +182,30 @@ def _mail_server(settings: Settings) -> Iterator[Finding]:
     for recipient, code in refused.items():
         if code >= 500:
             what = f"{server.host} takes no mail for {recipient} ({code})"
-            yield Finding(Level.FAULT, "NOTIFY_TO", what, "Correct the address, or ask whoever runs the server")
+            yield Finding(
+                Level.FAULT,
+                "NOTIFY_TO",
+                what,
+                "Correct the address, or ask whoever runs the server",
+            )
         else:
-            what = f"{server.host} takes no mail for {recipient} for the time being ({code}); it would be sent again"
+            what = (
+                f"{server.host} takes no mail for {recipient} for the time being ({code}); it "
+                "would be sent again"
+            )
             yield Finding(Level.WARNING, "NOTIFY_TO", what, "")
     taken = ", ".join(recipient for recipient in recipients if recipient not in refused)
-    yield Finding(Level.NOTE, where, f"{server.host} took a mail for {taken}: see whether it arrives")
+    yield Finding(
+        Level.NOTE, where, f"{server.host} took a mail for {taken}: see whether it arrives"
+    )
 
 
 def _instance(settings: Settings, rules: Rules, *, write_probe: bool) -> Iterator[Finding]:
-    """What is found of the instance that events go to now: the stored connection's, or the environment's.
+    """What is found of the instance that events go to now: the stored connection's, or the
+    environment's.
 
-    Nobody signs in without the ledger, which counts refused passwords, so that no account is locked by checking.
+    Nobody signs in without the ledger, which counts refused passwords, so that no account is locked
+    by checking.
     """
     start_logging("ERROR", sys.stderr)
     database = Database(settings.database_url, pool_size=1, migrate=settings.ledger_migrate)
@@ -187,7 +233,10 @@ def _instance(settings: Settings, rules: Rules, *, write_probe: bool) -> Iterato
         yield Finding(Level.FAULT, "DATABASE_URL", what, do)
     except LedgerUnavailable as error:
         what = f"{error}, and nobody signs in to ServiceNow without it"
-        do = "Check DATABASE_URL; where the ledger is out of reach, as in CI, sqlite:///check.db serves"
+        do = (
+            "Check DATABASE_URL; where the ledger is out of reach, as in CI, "
+            "sqlite:///check.db serves"
+        )
         yield Finding(Level.FAULT, "DATABASE_URL", what, do)
     except ServiceNowError as error:
         yield Finding(Level.FAULT, where, "the rest could not be asked", error.hint.rstrip("."))
@@ -195,8 +244,11 @@ def _instance(settings: Settings, rules: Rules, *, write_probe: bool) -> Iterato
         app.close()
 
 
-def _signed_in(told: TestReport, where: str, rules: Rules, *, write_probe: bool) -> Iterator[Finding]:
-    """What the connection test says: of a table that is not there, examine() says it with its line."""
+def _signed_in(
+    told: TestReport, where: str, rules: Rules, *, write_probe: bool
+) -> Iterator[Finding]:
+    """What the connection test says: of a table that is not there, examine() says it
+    with its line."""
     if not told.tables:
         yield Finding(Level.NOTE if told.success else Level.FAULT, where, told.message.rstrip("."))
         return
@@ -205,9 +257,15 @@ def _signed_in(told: TestReport, where: str, rules: Rules, *, write_probe: bool)
     for table, tried in told.tables.items():
         if tried.success and not write_probe:  # which says whether a record can be made
             yield Finding(Level.NOTE, where, tried.message.rstrip("."))
-        elif not tried.success and (tried.failure is None or tried.failure.reason is not Reason.REFUSED):
+        elif not tried.success and (
+            tried.failure is None or tried.failure.reason is not Reason.REFUSED
+        ):
             rule = next((rule for rule in rules.rules if rule.ticket.table == table), None)
-            yield Finding(Level.FAULT, rule.ticket.locations["table"] if rule else where, tried.message.rstrip("."))
+            yield Finding(
+                Level.FAULT,
+                rule.ticket.locations["table"] if rule else where,
+                tried.message.rstrip("."),
+            )
 
 
 def _asking(instance_url: str) -> Callable[[str], None]:
@@ -220,12 +278,16 @@ def _asking(instance_url: str) -> Callable[[str], None]:
     return progress
 
 
-def _checked_triggers(folder: Path, rules: Rules | None, settings: Settings | None) -> triggers.Findings:
+def _checked_triggers(
+    folder: Path, rules: Rules | None, settings: Settings | None
+) -> triggers.Findings:
     try:
         found = metadata.read(folder)
     except metadata.MetadataError as error:
         return triggers.Findings(faults=list(error.faults))
-    findings = triggers.check(found, rules, deadline_seconds=settings.deadline_seconds if settings else None)
+    findings = triggers.check(
+        found, rules, deadline_seconds=settings.deadline_seconds if settings else None
+    )
     if rules is not None:
         findings.warnings += key_warnings(rules.rules, read_migrations(folder))
     return findings

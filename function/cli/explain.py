@@ -20,7 +20,8 @@ from function.wiring import read_rules
 @commands.command()
 @click.argument("event_file", type=click.File("rb"), metavar="EVENT.json")
 def explain(event_file: BinaryIO) -> None:
-    """Say what each rule would do with the event in EVENT.json (`-` for standard input); sends nothing."""
+    """Say what each rule would do with the event in EVENT.json (`-` for standard input); sends
+    nothing."""
     environ = os.environ
     try:
         rules = read_rules(environ.get("RULES_FILE") or "rules.yaml", environ)
@@ -65,7 +66,10 @@ def _explain_rule(rule: Rule, event: Event, source_name: str) -> None:
         if not wants.when:
             click.echo("    when is false: opens no ticket; one that exists is kept in step")
         elif step.op not in ticket.creates:
-            click.echo(f"    {step.op.value} opens no ticket here (creates); one that exists is kept in step")
+            click.echo(
+                f"    {step.op.value} opens no ticket here (creates); one that "
+                "exists is kept in step"
+            )
         if wants.resolved:
             by_steps = ", by the states between" if ticket.states.paths else ""
             click.echo(f"    resolve_when is true: the ticket is resolved{by_steps}")

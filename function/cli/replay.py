@@ -18,10 +18,13 @@ from function.sources import hasura
 @commands.command()
 @click.argument("events", nargs=-1, metavar="ID…")
 @click.option("--failed", is_flag=True, help="Every dead letter.")
-@click.option("--since", metavar="T", help="Of --failed: those that died at or after this ISO time (UTC).")
+@click.option(
+    "--since", metavar="T", help="Of --failed: those that died at or after this ISO time (UTC)."
+)
 @click.option("--rule", metavar="R", help="Of this rule only.")
 def replay(events: tuple[str, ...], *, failed: bool, since: str | None, rule: str | None) -> None:
-    """Deliver dead letters again, by the rules as they are now. Safe to repeat: what is done is not done twice."""
+    """Deliver dead letters again, by the rules as they are now. Safe to repeat: what is done is not
+    done twice."""
     if bool(events) == failed:
         raise click.UsageError("name the events to replay, or give --failed (and not both)")
     if events and since:
@@ -33,7 +36,9 @@ def replay(events: tuple[str, ...], *, failed: bool, since: str | None, rule: st
     try:
         tally = _replay(app, events, since=moment.timestamp() if moment else None, rule=rule)
     except LedgerUnavailable as error:
-        raise click.ClickException(f"{error}: check DATABASE_URL; nothing was lost, replay again") from error
+        raise click.ClickException(
+            f"{error}: check DATABASE_URL; nothing was lost, replay again"
+        ) from error
     finally:
         app.close()
     click.echo(", ".join(f"{count} {what}" for what, count in tally.items()) or "nothing to replay")
@@ -41,27 +46,45 @@ def replay(events: tuple[str, ...], *, failed: bool, since: str | None, rule: st
         sys.exit(1)
 
 
-def _replay(app: App, events: tuple[str, ...], *, since: float | None, rule: str | None) -> Counter[str]:
+def _replay(
+    app: App, events: tuple[str, ...], *, since: float | None, rule: str | None
+) -> Counter[str]:
     tally: Counter[str] = Counter()
     letters = app.ledger.deliveries.dead_letters(events=events, since=since, rule=rule)
     for event in events:
         if not any(letter.event == event for letter in letters):
             known = app.ledger.deliveries.is_known(event)
-            click.echo(f"{event}: " + ("already done" if known else "not in the ledger"), err=not known)
+            click.echo(
+                f"{event}: " + ("already done" if known else "not in the ledger"), err=not known
+            )
             tally["already done" if known else "unknown"] += 1
     # An id that was used again is another event.
     bodies = {(letter.event, letter.content): letter.body for letter in letters}
     waiting: list[str] = []
     for number, ((event_id, _), body) in enumerate(bodies.items(), start=1):
-        delivered = app.engine.deliver(hasura.parse(body.encode()), fresh=True, only_rules=rule and [rule])
+        delivered = app.engine.deliver(
+            hasura.parse(body.encode()), fresh=True, only_rules=rule and [rule]
+        )
         for outcome in delivered.outcomes:
             tally[outcome.status.value] += 1
-            said = [outcome.status.value, outcome.ticket, outcome.reason.value if outcome.reason else ""]
+            said = [
+                outcome.status.value,
+                outcome.ticket,
+                outcome.reason.value if outcome.reason else "",
+            ]
             if outcome.status is Status.RETRYING and outcome.retry_at:
-                said.append(f"after {datetime.fromtimestamp(outcome.retry_at, UTC):%Y-%m-%dT%H:%M:%SZ}")
+                said.append(
+                    f"after {datetime.fromtimestamp(outcome.retry_at, UTC):%Y-%m-%dT%H:%M:%SZ}"
+                )
                 waiting.append(event_id)
-            where = f"{outcome.rule or 'no rule'}/{outcome.key}" if outcome.key else outcome.rule or "no rule"
-            click.echo(f"[{number}/{len(bodies)}] {event_id} {where}: {' '.join(filter(None, said))}")
+            where = (
+                f"{outcome.rule or 'no rule'}/{outcome.key}"
+                if outcome.key
+                else outcome.rule or "no rule"
+            )
+            click.echo(
+                f"[{number}/{len(bodies)}] {event_id} {where}: {' '.join(filter(None, said))}"
+            )
             if outcome.hint:
                 click.echo(f"    {outcome.hint}")
     if waiting:

@@ -17,9 +17,11 @@ def setup() -> None:
 
 @setup.command("hasura")
 def print_hasura() -> None:
-    """Print, for each rule about rows, a view of its tickets and the relationship to them, for a Hasura project.
+    """Print, for each rule about rows, a view of its tickets and the relationship to them, for a
+    Hasura project.
 
-    The row's columns are read from DATABASE_URL, which must be the PostgreSQL that holds both the ledger and the rows.
+    The row's columns are read from DATABASE_URL, which must be the PostgreSQL that holds both the
+    ledger and the rows.
     """
     settings = load_settings()
     try:
@@ -30,6 +32,8 @@ def print_hasura() -> None:
         raise click.ClickException(str(error)) from error
     views, missing = setup_hasura.views(rules, tables)
     click.echo(setup_hasura.printed(views, missing), nl=False)
-    faulty = [f"rule {none.rule}: {none.why}: check DATABASE_URL" for none in missing if none.faulty]
+    faulty = [
+        f"rule {none.rule}: {none.why}: check DATABASE_URL" for none in missing if none.faulty
+    ]
     if faulty:
         raise click.ClickException("\n".join(faulty))

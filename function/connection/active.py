@@ -1,7 +1,7 @@
 """Which ServiceNow the events go to: the stored configuration's, or the environment's.
 
-It is looked up before each delivery, so that a change is in force at once in every instance. What is under way ends on
-the connection that it began with.
+It is looked up before each delivery, so that a change is in force at once in every instance. What
+is under way ends on the connection that it began with.
 """
 
 import logging
@@ -11,7 +11,12 @@ import time
 from dataclasses import dataclass, replace
 from typing import Final
 
-from function.connection.breaker import CredentialProvider, CredentialUnreadable, GuardedClient, UnconfiguredClient
+from function.connection.breaker import (
+    CredentialProvider,
+    CredentialUnreadable,
+    GuardedClient,
+    UnconfiguredClient,
+)
 from function.connection.references import ReferenceLookup
 from function.connection.store import ConnectionStore, PasswordUnreadable, StoredConnection
 from function.ledger.ledger import Ledger
@@ -20,10 +25,12 @@ from function.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# An event that brings a call is told at once of another connection; all else hears of it within that time.
+# An event that brings a call is told at once of another connection; all else hears of it within
+# that time.
 VERSION_SECONDS: Final = 2.0
 NOWHERE: Final = (
-    "No configuration is stored, and the environment holds none: store one with POST /api/servicenow/config, or set "
+    "No configuration is stored, and the environment holds none: store one with POST "
+    "/api/servicenow/config, or set "
     "SERVICENOW_INSTANCE_URL, SERVICENOW_USERNAME and SERVICENOW_PASSWORD."
 )
 
@@ -32,9 +39,9 @@ NOWHERE: Final = (
 class Connection:
     """A way to ServiceNow.
 
-    *version* is the stored configuration's, "" for the environment's. *settings_digest* stands for the settings that
-    decide what becomes of an event. *credentials* and *client* are None where nobody can sign in: *problem* says why,
-    and *line* has every event wait.
+    *version* is the stored configuration's, "" for the environment's. *settings_digest* stands for
+    the settings that decide what becomes of an event. *credentials* and *client* are None where
+    nobody can sign in: *problem* says why, and *line* has every event wait.
     """
 
     version: str
@@ -71,12 +78,17 @@ class ConnectionProvider:
         self._switching = threading.Lock()
 
     def current(self, *, at_once: bool = False) -> Connection:
-        """The connection in force; one that was replaced less than VERSION_SECONDS ago may be given unless *at_once*.
+        """The connection in force; one that was replaced less than VERSION_SECONDS ago may be given
+        unless *at_once*.
 
         Raises LedgerUnavailable.
         """
         connection = self._connection
-        if connection is not None and not at_once and time.monotonic() - self._checked_at < VERSION_SECONDS:
+        if (
+            connection is not None
+            and not at_once
+            and time.monotonic() - self._checked_at < VERSION_SECONDS
+        ):
             return connection
         checked_at = time.monotonic()
         if connection is not None and connection.version == self._configurations.stamp():
@@ -89,7 +101,8 @@ class ConnectionProvider:
                 self._connection = self._connect(stored)
                 log.info("events go to %s", self._connection.instance_url or "nowhere")
                 if before is not None and before.client is not None:
-                    # Closes what is idle. A call under way keeps its connection, and a delivery under way may go on.
+                    # Closes what is idle. A call under way keeps its connection, and a delivery
+                    # under way may go on.
                     before.client.close()
             assert self._connection is not None  # noqa: S101  # for the type checker: it was made above
             self._checked_at = checked_at
@@ -101,7 +114,10 @@ class ConnectionProvider:
 
     def _connect(self, stored: StoredConnection | None) -> Connection:
         if stored is None:
-            url, username = self._settings.servicenow_instance_url, self._settings.servicenow_username
+            url, username = (
+                self._settings.servicenow_instance_url,
+                self._settings.servicenow_username,
+            )
             if self._environment is None:
                 return self._closed("", "", "", NOWHERE)
             return self._open("", url, username, self._environment)
@@ -113,7 +129,8 @@ class ConnectionProvider:
         def read_again() -> Credential:
             fresh = self._configurations.read()
             if fresh is None or fresh.instance_url != stored.instance_url:
-                # It is no more: its line ends with what is under way, and no other's password may go there.
+                # It is no more: its line ends with what is under way, and no other's password may
+                # go there.
                 return known
             try:
                 return self._credential(fresh)
@@ -126,7 +143,9 @@ class ConnectionProvider:
     def _credential(self, stored: StoredConnection) -> Credential:
         return Basic(stored.username, self._configurations.password(stored))
 
-    def _open(self, version: str, instance_url: str, username: str, credentials: CredentialProvider) -> Connection:
+    def _open(
+        self, version: str, instance_url: str, username: str, credentials: CredentialProvider
+    ) -> Connection:
         client = ServiceNowClient(
             instance_url,
             credentials.current,
@@ -157,8 +176,13 @@ class ConnectionProvider:
         log.error("no event can be delivered: %s", problem)
         line = UnconfiguredClient(instance_url, problem, since=self._ledger.now())
         digest = self._settings_digest(instance_url, username)
-        return Connection(version, instance_url, username, digest, line, ReferenceLookup(line), problem=problem)
+        return Connection(
+            version, instance_url, username, digest, line, ReferenceLookup(line), problem=problem
+        )
 
     def _settings_digest(self, instance_url: str, username: str) -> str:
-        """What stands for the settings that decide what becomes of an event: under others, a dead letter may live."""
-        return replace(self._settings, servicenow_instance_url=instance_url, servicenow_username=username).digest
+        """What stands for the settings that decide what becomes of an event: under others, a dead
+        letter may live."""
+        return replace(
+            self._settings, servicenow_instance_url=instance_url, servicenow_username=username
+        ).digest

@@ -1,7 +1,8 @@
-"""The guarded client: calls are held while ServiceNow as a whole fails; a password is tried by one call at a time.
+"""The guarded client: calls are held while ServiceNow as a whole fails; a password is tried by one
+call at a time.
 
-A 401, a rate limit with a time, a hibernating page, or several transport failures in a row concern every event, not
-one. The holds stand in the ledger, so that all instances keep them.
+A 401, a rate limit with a time, a hibernating page, or several transport failures in a row concern
+every event, not one. The holds stand in the ledger, so that all instances keep them.
 """
 
 import logging
@@ -27,7 +28,8 @@ T = TypeVar("T")
 IN_A_ROW: Final = 5
 FIRST_HOLD_SECONDS: Final = 15.0
 HOLD_SECONDS_MAX: Final = 300.0
-# A probe that has told nothing by then is taken for lost (its process was killed), and another may try.
+# A probe that has told nothing by then is taken for lost (its process was killed), and another may
+# try.
 PROBE_SECONDS: Final = 10.0
 # Threads and Hasura's pool are not for waiting where something is wrong.
 WAIT_SECONDS: Final = 2.0
@@ -38,8 +40,9 @@ NOT_CONFIGURED_SECONDS: Final = 30.0
 # A rotated secret is noticed that soon while the old one is held, without a call to ServiceNow.
 REFRESH_SECONDS: Final = 30.0
 
-# A page in the place of an answer is a login or another host, and holds calls at once; but where a hold of late turned
-# out to be one row's (a firewall that does not like its text), several in a row are needed, as of other failures.
+# A page in the place of an answer is a login or another host, and holds calls at once; but where a
+# hold of late turned out to be one row's (a firewall that does not like its text), several in a row
+# are needed, as of other failures.
 PAGE_SECONDS: Final = 3600.0
 
 # Never one row's.
@@ -73,14 +76,21 @@ def _verdict(failure: Failure) -> _Verdict:
 
 HINTS: Final[Mapping[str, str]] = {
     "auth": (
-        "ServiceNow refused the password, the OAuth client or the API key; calls are held so that the account is not "
-        "locked: check what the function signs in with (SERVICENOW_USERNAME and SERVICENOW_PASSWORD, "
-        "SERVICENOW_CLIENT_ID and SERVICENOW_CLIENT_SECRET, SERVICENOW_API_KEY, or the configuration that is stored "
+        "ServiceNow refused the password, the OAuth client or the API key; calls are held so "
+        "that the account is not "
+        "locked: check what the function signs in with (SERVICENOW_USERNAME and "
+        "SERVICENOW_PASSWORD, "
+        "SERVICENOW_CLIENT_ID and SERVICENOW_CLIENT_SECRET, SERVICENOW_API_KEY, or the "
+        "configuration that is stored "
         "instead), and whether the account is locked out"
     ),
-    "rate": "ServiceNow's rate limit for this user is used up; calls are held until it says to go on",
+    "rate": (
+        "ServiceNow's rate limit for this user is used up; calls are held until it says to go on"
+    ),
     "down": "ServiceNow does not answer as it should; calls are held until a probe passes",
-    "config": "it is not known how to sign in to ServiceNow; calls are held until that is put right",
+    "config": (
+        "it is not known how to sign in to ServiceNow; calls are held until that is put right"
+    ),
 }
 
 
@@ -103,7 +113,9 @@ class CredentialUnreadable(Exception):  # noqa: N818  # what happened
 class CredentialProvider:
     """Who we are to ServiceNow, read anew when that is refused: rotation needs no redeploy."""
 
-    def __init__(self, known: Credential, read: Callable[[], Credential], instance_url: str) -> None:
+    def __init__(
+        self, known: Credential, read: Callable[[], Credential], instance_url: str
+    ) -> None:
         self._read = read
         self._instance_url = instance_url
         self._lock = threading.Lock()
@@ -124,8 +136,9 @@ class CredentialProvider:
             return self._digest
 
     def refresh(self) -> bool:
-        """Read the secrets again; True when they are others now. Of several who ask at once, one reads; it does so, and
-        the others wait for it, no longer than the answer that is due may take."""
+        """Read the secrets again; True when they are others now. Of several who ask at once, one
+        reads; it does so, and the others wait for it, no longer than the answer that is due may
+        take."""
         known, reads = self._current, self._reads
         if not self._reading.acquire(timeout=max(0.0, min(TURN_SECONDS, seconds_left()))):
             return self._current != known
@@ -147,7 +160,8 @@ class CredentialProvider:
 
 
 class GuardedClient:
-    """ServiceNow's Table API as this function uses it; raises what the client raises, and CircuitOpen."""
+    """ServiceNow's Table API as this function uses it; raises what the client raises, and
+    CircuitOpen."""
 
     def __init__(
         self,
@@ -162,9 +176,10 @@ class GuardedClient:
         self._ledger = ledger
         self._credentials = credentials
         self._auth_hold_seconds = auth_hold_seconds
-        # Accounts lock after about five wrong passwords in fifteen minutes, and a password may be changed at any time:
-        # so calls overlap freely only as long as one that was let in overlaps them. The first after a pause goes alone,
-        # of all threads (these below) and of all instances (the ledger); and who waits for a slot asks again after it.
+        # Accounts lock after about five wrong passwords in fifteen minutes, and a password may be
+        # changed at any time: so calls overlap freely only as long as one that was let in overlaps
+        # them. The first after a pause goes alone, of all threads (these below) and of all
+        # instances (the ledger); and who waits for a slot asks again after it.
         self._turn = threading.Condition()
         self._in_flight = 0
         self._in_flight_max = concurrency_max
@@ -181,17 +196,25 @@ class GuardedClient:
 
     def get(self, table: str, sys_id: str, *, fields: Sequence[str], deadline: Deadline) -> Record:
         return self._call(
-            table, deadline, lambda left: self._client.get(table, sys_id, fields=fields, timeout_seconds=left)
+            table,
+            deadline,
+            lambda left: self._client.get(table, sys_id, fields=fields, timeout_seconds=left),
         )
 
-    def find(self, table: str, query: str, *, fields: Sequence[str], limit: int, deadline: Deadline) -> list[Record]:
+    def find(
+        self, table: str, query: str, *, fields: Sequence[str], limit: int, deadline: Deadline
+    ) -> list[Record]:
         return self._call(
             table,
             deadline,
-            lambda left: self._client.find(table, query, fields=fields, limit=limit, timeout_seconds=left),
+            lambda left: self._client.find(
+                table, query, fields=fields, limit=limit, timeout_seconds=left
+            ),
         )
 
-    def create(self, table: str, values: Mapping[str, str], *, fields: Sequence[str], deadline: Deadline) -> Record:
+    def create(
+        self, table: str, values: Mapping[str, str], *, fields: Sequence[str], deadline: Deadline
+    ) -> Record:
         return self._call(
             table,
             deadline,
@@ -200,12 +223,20 @@ class GuardedClient:
         )
 
     def update(
-        self, table: str, sys_id: str, values: Mapping[str, str], *, fields: Sequence[str], deadline: Deadline
+        self,
+        table: str,
+        sys_id: str,
+        values: Mapping[str, str],
+        *,
+        fields: Sequence[str],
+        deadline: Deadline,
     ) -> Record:
         return self._call(
             table,
             deadline,
-            lambda left: self._client.update(table, sys_id, values, fields=fields, timeout_seconds=left),
+            lambda left: self._client.update(
+                table, sys_id, values, fields=fields, timeout_seconds=left
+            ),
             writes=True,
         )
 
@@ -263,7 +294,10 @@ class GuardedClient:
                     if held is not None:
                         raise held from error
                     raise
-                log.info("ServiceNow refused the credential; the secret has changed since: trying the new one")
+                log.info(
+                    "ServiceNow refused the credential; the secret has changed since: "
+                    "trying the new one"
+                )
             else:
                 # What was sent before another call was refused says nothing of now.
                 passed = told = troubles == self._failure_epoch
@@ -284,24 +318,30 @@ class GuardedClient:
         return self._call(table, deadline, call, writes=writes, refreshed=True)
 
     def _probe(self, table: str, digest: str, deadline: Deadline) -> None:
-        """Find out by a call that changes nothing whether a hold is over: an event's own may fail for its row's sake.
+        """Find out by a call that changes nothing whether a hold is over: an event's own may fail
+        for its row's sake.
 
         Raises ServiceNowError where the hold is not over, or where nobody knows.
         """
         began = time.monotonic()
         try:
             deadline.called = True
-            self._client.find(table, "", fields=["sys_id"], limit=1, timeout_seconds=deadline.left())
+            self._client.find(
+                table, "", fields=["sys_id"], limit=1, timeout_seconds=deadline.left()
+            )
         except ServiceNowError as error:
             if _verdict(error.failure) is not _Verdict.WORKING:
                 raise
-        self._ledger.holds.record_probe_success(self.instance, digest, sent_seconds_ago=time.monotonic() - began)
+        self._ledger.holds.record_probe_success(
+            self.instance, digest, sent_seconds_ago=time.monotonic() - began
+        )
         # The write that follows is to be counted, whichever instance had the trouble.
         self._troubled = True
 
     @property
     def unverified(self) -> str | None:
-        """The digest of the credential, where the next call needs leave: nothing that was let in overlaps it."""
+        """The digest of the credential, where the next call needs leave: nothing that was let in
+        overlaps it."""
         with self._turn:
             needed = not self._verified and not self._asking
         return self._credentials.digest if needed else None
@@ -338,7 +378,8 @@ class GuardedClient:
             self._turn.notify_all()
 
     def _lead_no_more(self) -> None:
-        """Our probe has found out: the others of this process need not wait for the call that follows it."""
+        """Our probe has found out: the others of this process need not wait for the call that
+        follows it."""
         with self._turn:
             self._asking = False
             self._verified = True
@@ -361,7 +402,8 @@ class GuardedClient:
                 return admission
             asked_at = admission.now if asked_at is None else asked_at
             if admission.kind == "auth" and admission.reason:
-                # Refused while we waited: whoever met that has read the secret again, or is about to.
+                # Refused while we waited: whoever met that has read the secret again, or is about
+                # to.
                 met = admission.since >= asked_at and self._refresh(deadline)
                 if met or digest != self._credentials.digest or self._refreshed(deadline):
                     continue
@@ -371,14 +413,16 @@ class GuardedClient:
                 time.sleep(min(0.02 + random.random() * 0.05, max(0.0, patience.left())))  # noqa: S311  # jitter
                 continue
             if admission.waiting_for_probe and not admission.reason:
-                # Nothing is known to be wrong: another instance only has not had its first answer yet.
+                # Nothing is known to be wrong: another instance only has not had its first answer
+                # yet.
                 raise ServiceNowError(_impatient())
             if admission.kind == "row":
                 raise ServiceNowError(
                     Failure(
                         Kind.TRANSIENT,
                         Reason(admission.reason),
-                        "its last call failed, and so did those of other rows; one of them is tried now and then",
+                        "its last call failed, and so did those of other rows; one of them is "
+                        "tried now and then",
                         words=admission.words,
                         retry_after_seconds=admission.wait_seconds,
                     )
@@ -389,7 +433,9 @@ class GuardedClient:
                     Reason(admission.reason) if admission.reason else Reason.UNAVAILABLE,
                     HINTS[admission.kind],
                     words=admission.words,
-                    retry_after_seconds=0.0 if admission.waiting_for_probe else admission.wait_seconds,
+                    retry_after_seconds=0.0
+                    if admission.waiting_for_probe
+                    else admission.wait_seconds,
                 ),
                 kind=admission.kind,
                 since=admission.since,
@@ -419,18 +465,25 @@ class GuardedClient:
         probing: bool,
         writes: bool,
     ) -> tuple[CircuitOpen | None, bool]:
-        """Say whether *failure* concerns ServiceNow as a whole, and remember it; and whether we were let in."""
+        """Say whether *failure* concerns ServiceNow as a whole, and remember it; and whether we
+        were let in."""
         match _verdict(failure):
             case _Verdict.WORKING:
                 # It said no to this one call, so it is there and it knows us.
-                self._passed(digest, sent_seconds_ago=sent_seconds_ago, leading=leading, writes=writes and not probing)
+                self._passed(
+                    digest,
+                    sent_seconds_ago=sent_seconds_ago,
+                    leading=leading,
+                    writes=writes and not probing,
+                )
                 deadline.failed = bool(deadline.failed)
                 return None, True
             case _Verdict.FAILING:
                 if not probing and failure.reason not in _WHOLE:
                     deadline.failed = True
                     if deadline.alone:
-                        # Whoever has failed before closes no line, and keeps none closed: it may be for its row's sake.
+                        # Whoever has failed before closes no line, and keeps none closed: it may be
+                        # for its row's sake.
                         self._ledger.holds.record_row_failure(
                             self.instance,
                             failure=failure,
@@ -468,7 +521,9 @@ class GuardedClient:
             seconds_max=HOLD_SECONDS_MAX,
             in_a_row=IN_A_ROW,
             at_once=at_once,
-            at_once_unless_proven_seconds=PAGE_SECONDS if failure.reason is Reason.NOT_SERVICENOW else None,
+            at_once_unless_proven_seconds=PAGE_SECONDS
+            if failure.reason is Reason.NOT_SERVICENOW
+            else None,
             fixed=kind != "down",
             claimed=claimed,
         )
@@ -476,24 +531,37 @@ class GuardedClient:
             return None
         asked = max(held_seconds, failure.retry_after_seconds or 0.0)
         return CircuitOpen(
-            Failure(failure.kind, failure.reason, failure.hint, failure.words, asked or None, failure.status),
+            Failure(
+                failure.kind,
+                failure.reason,
+                failure.hint,
+                failure.words,
+                asked or None,
+                failure.status,
+            ),
             kind=kind,
             since=since,
         )
 
     def _passed(self, digest: str, *, sent_seconds_ago: float, leading: bool, writes: bool) -> None:
-        """ServiceNow answered. Where writes fail, that it can be read says nothing: a write has to pass."""
+        """ServiceNow answered. Where writes fail, that it can be read says nothing: a write has to
+        pass."""
         if not (leading or self._troubled):
             return
         if writes:
-            self._ledger.holds.record_success(self.instance, digest, sent_seconds_ago=sent_seconds_ago)
+            self._ledger.holds.record_success(
+                self.instance, digest, sent_seconds_ago=sent_seconds_ago
+            )
             self._troubled = False
         elif leading:
-            self._ledger.holds.record_probe_success(self.instance, digest, sent_seconds_ago=sent_seconds_ago)
+            self._ledger.holds.record_probe_success(
+                self.instance, digest, sent_seconds_ago=sent_seconds_ago
+            )
 
 
 class UnconfiguredClient(GuardedClient):
-    """A line on which no call is made, because nobody can sign in; each raises CircuitOpen, of kind config.
+    """A line on which no call is made, because nobody can sign in; each raises CircuitOpen, of kind
+    config.
 
     *hint* says what to do, *since* is UNIX seconds by the ledger's clock.
     """
@@ -520,11 +588,18 @@ class UnconfiguredClient(GuardedClient):
         writes: bool = False,  # noqa: ARG002
         refreshed: bool = False,  # noqa: ARG002
     ) -> T:
-        failure = Failure(Kind.TRANSIENT, Reason.NOT_CONFIGURED, self._hint, retry_after_seconds=NOT_CONFIGURED_SECONDS)
+        failure = Failure(
+            Kind.TRANSIENT,
+            Reason.NOT_CONFIGURED,
+            self._hint,
+            retry_after_seconds=NOT_CONFIGURED_SECONDS,
+        )
         raise CircuitOpen(failure, kind="config", since=self._since)
 
 
 def _impatient() -> Failure:
     return Failure(
-        Kind.TRANSIENT, Reason.NO_CAPACITY, "waiting for ServiceNow's first answer to another call took too long"
+        Kind.TRANSIENT,
+        Reason.NO_CAPACITY,
+        "waiting for ServiceNow's first answer to another call took too long",
     )

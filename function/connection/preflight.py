@@ -1,7 +1,8 @@
-"""What of an instance does not fit the rules, found out before the first event. Writes nothing, unless it is asked to.
+"""What of an instance does not fit the rules, found out before the first event. Writes nothing,
+unless it is asked to.
 
-`examine` asks the instance about itself and compares; each Finding says what is wrong, where, and what to do. What the
-integration user may not see is said as well: it is not known to be in order.
+`examine` asks the instance about itself and compares; each Finding says what is wrong, where, and
+what to do. What the integration user may not see is said as well: it is not known to be in order.
 """
 
 import re
@@ -41,11 +42,14 @@ _FILLED_IN: Final = frozenset(
 # Refusals that more fields may turn.
 _WANTS_MORE: Final = frozenset({Reason.BUSINESS_RULE, Reason.DATA_POLICY})
 PROBE_MARKS: Final = {"correlation_id": "check --write-probe", "correlation_display": "hasura"}
-PROBE_WORDS: Final = "Written by check --write-probe of the Hasura integration; please ignore and delete"
+PROBE_WORDS: Final = (
+    "Written by check --write-probe of the Hasura integration; please ignore and delete"
+)
 
 
 class Level(StrEnum):
-    """A FAULT keeps tickets from being as the rules say; a WARNING may; a NOTE is for information."""
+    """A FAULT keeps tickets from being as the rules say; a WARNING may; a NOTE is for
+    information."""
 
     FAULT = "fault"
     WARNING = "warning"
@@ -54,7 +58,8 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """*where* is a place in the rules file (``rules.yaml:17: rules[0].ticket.table``), a setting, or the instance.
+    """*where* is a place in the rules file (``rules.yaml:17: rules[0].ticket.table``), a setting,
+    or the instance.
 
     *said* is the sentence of another check, as it was.
     """
@@ -89,7 +94,11 @@ class Finding:
         return int(found[1]) if found else None
 
     def __str__(self) -> str:
-        do = f" {self.remedy}{'' if self.remedy.endswith(('.', '?')) else '.'}" if self.remedy else ""
+        do = (
+            f" {self.remedy}{'' if self.remedy.endswith(('.', '?')) else '.'}"
+            if self.remedy
+            else ""
+        )
         return f"{self.where}: {self.problem}.{do}"
 
 
@@ -116,9 +125,9 @@ def examine(
 ) -> Examined:
     """Compare the instance with the *rules*; whoever signs in was let in already.
 
-    *traits* gives what is known of a table so far. With *write_probe* a record is written into each table, and
-    canceled where the rule knows how. *progress* is told of each step. Raises ServiceNowError where the instance does
-    not work, or lets us in no longer.
+    *traits* gives what is known of a table so far. With *write_probe* a record is written into each
+    table, and canceled where the rule knows how. *progress* is told of each step. Raises
+    ServiceNowError where the instance does not work, or lets us in no longer.
     """
     examination = Preflight(client, progress)
     by_table: dict[str, list[Rule]] = {}
@@ -157,9 +166,13 @@ class Preflight:
         """The user as the instance knows it."""
         where = self.client.instance_url
         # What no name could say: the user of an OAuth client, or of an API key.
-        rows = self._readable("sys_user", "sys_id=javascript:gs.getUserID()", ["user_name", "time_zone"], 2)
+        rows = self._readable(
+            "sys_user", "sys_id=javascript:gs.getUserID()", ["user_name", "time_zone"], 2
+        )
         if len(rows) != 1:
-            yield Finding(Level.NOTE, where, "the integration user may not read its own record in sys_user")
+            yield Finding(
+                Level.NOTE, where, "the integration user may not read its own record in sys_user"
+            )
             return
         [user] = rows
         zone = user.get("time_zone") or "the instance's"
@@ -167,7 +180,8 @@ class Preflight:
         yield Finding(
             Level.NOTE,
             where,
-            f"signed in as {name}; its time zone is {zone}, which matters to people only: what is sent and read is UTC",
+            f"signed in as {name}; its time zone is {zone}, which matters to people only: what "
+            "is sent and read is UTC",
         )
         roles = self._roles(user["sys_id"])
         if roles:
@@ -175,7 +189,9 @@ class Preflight:
 
     def _roles(self, user_id: str) -> set[str]:
         rows = self._readable("sys_user_has_role", f"user={user_id}", ["user", "role.name"], 200)
-        return {row["role.name"] for row in rows if row.get("user") == user_id and row.get("role.name")}
+        return {
+            row["role.name"] for row in rows if row.get("user") == user_id and row.get("role.name")
+        }
 
     # A table
 
@@ -192,22 +208,43 @@ class Preflight:
                 raise
             self.unread.add(table)
             for rule in rules:
-                yield Finding(Level.FAULT, rule.ticket.locations["table"], f"{table} cannot be read", _sentence(error))
+                yield Finding(
+                    Level.FAULT,
+                    rule.ticket.locations["table"],
+                    f"{table} cannot be read",
+                    _sentence(error),
+                )
             return
         if described.columns is None:
             yield Finding(
                 Level.NOTE if described.shown is not None else Level.WARNING,
                 f"{self.client.instance_url}: {table}",
-                "the integration user may not read sys_dictionary, so types and lengths are not checked"
+                (
+                    "the integration user may not read sys_dictionary, so types and "
+                    "lengths are not checked"
+                )
                 if described.shown is not None
                 else "it may read neither sys_dictionary nor any record, so fields are not checked",
-                "" if described.shown is not None else "Let it read sys_dictionary, or one record of the table",
+                ""
+                if described.shown is not None
+                else "Let it read sys_dictionary, or one record of the table",
             )
         if described.choices is None:
-            what = "the integration user may not read sys_choice, so choices and states are not checked"
-            yield Finding(Level.WARNING, f"{self.client.instance_url}: {table}", what, "Let it read sys_choice")
+            what = (
+                "the integration user may not read sys_choice, so choices and "
+                "states are not checked"
+            )
+            yield Finding(
+                Level.WARNING,
+                f"{self.client.instance_url}: {table}",
+                what,
+                "Let it read sys_choice",
+            )
         if described.policies is None:
-            what = "no data policy is to be seen: there is none, or the integration user may not read them"
+            what = (
+                "no data policy is to be seen: there is none, or the integration "
+                "user may not read them"
+            )
             yield Finding(Level.NOTE, f"{self.client.instance_url}: {table}", what)
         for rule in rules:
             yield from self._rule(rule, described)
@@ -215,14 +252,18 @@ class Preflight:
     def _rule(self, rule: Rule, described: TableSchema) -> Iterator[Finding]:
         link = rule.ticket.states.link
         if link and rule.ticket.after_close != "leave" and described.lacks(link):
-            what = f"{rule.ticket.table} has no {link}, so a ticket that follows another one does not name it"
+            what = (
+                f"{rule.ticket.table} has no {link}, so a ticket that follows another one "
+                "does not name it"
+            )
             yield Finding(Level.WARNING, rule.ticket.locations["after_close"], what)
         for column in _OURS:
             if described.lacks(column):
                 yield Finding(
                     Level.FAULT,
                     rule.ticket.locations["table"],
-                    f"{rule.ticket.table} has no {column}, or hides it, and a ticket is found by that",
+                    f"{rule.ticket.table} has no {column}, or hides it, and a "
+                    "ticket is found by that",
                     "Choose a table that extends task, or let the integration user read the field",
                 )
         for column, rule_template in _sayings(rule).items():
@@ -251,39 +292,61 @@ class Preflight:
             yield from _typed(column, known, rule_template, said)
         if column in REFERENCES:
             for name in said:
-                yield from self._referred(column, name, rule_template.where, may_be_empty=column in ticket.leave_empty)
+                yield from self._referred(
+                    column, name, rule_template.where, may_be_empty=column in ticket.leave_empty
+                )
 
-    def _referred(self, column: str, name: str, where: str, *, may_be_empty: bool) -> Iterator[Finding]:
+    def _referred(
+        self, column: str, name: str, where: str, *, may_be_empty: bool
+    ) -> Iterator[Finding]:
         try:
-            self.references.sys_id(column, name, find=self._find, left_seconds=lambda: CALL_SECONDS_MAX)
+            self.references.sys_id(
+                column, name, find=self._find, left_seconds=lambda: CALL_SECONDS_MAX
+            )
         except UnknownReference as error:
             why = error.hint.removeprefix(f"what is given for {column} ")
             level = Level.WARNING if may_be_empty and not error.is_ambiguous else Level.FAULT
-            yield Finding(level, where, f"{_quoted(name)} {why}", "Correct the name, or make the record")
+            yield Finding(
+                level, where, f"{_quoted(name)} {why}", "Correct the name, or make the record"
+            )
         except ServiceNowError as error:
             if _is_serious(error.failure):
                 raise
             table = REFERENCES[column].table
             what = f"{table} cannot be read, so {_quoted(name)} is not found there"
-            yield Finding(Level.FAULT, where, what, f"Let the integration user read {table}, or give the sys_id")
+            yield Finding(
+                Level.FAULT,
+                where,
+                what,
+                f"Let the integration user read {table}, or give the sys_id",
+            )
 
     # Writing
 
     def probe(self, rule: Rule) -> tuple[Finding, TableTraits | None]:
-        """Write a record as plain as the instance takes it, and cancel it; which of our marks it kept."""
+        """Write a record as plain as the instance takes it, and cancel it; which of our marks it
+        kept."""
         table, where = rule.ticket.table, rule.ticket.locations["table"]
         asked = uuid.uuid4().hex
         try:
-            made = self._written(rule, {"sys_id": asked, "short_description": PROBE_WORDS, **PROBE_MARKS})
+            made = self._written(
+                rule, {"sys_id": asked, "short_description": PROBE_WORDS, **PROBE_MARKS}
+            )
         except ServiceNowError as error:
             if error.failure.kind is Kind.IN_DOUBT:
                 what = f"whether a record was written into {table} is not known"
-                do = f"Look for one whose short_description begins with {_quoted(PROBE_WORDS[:35])}. {_sentence(error)}"
+                do = (
+                    "Look for one whose short_description begins with "
+                    f"{_quoted(PROBE_WORDS[:35])}. {_sentence(error)}"
+                )
                 return Finding(Level.WARNING, where, what, do), None
             if _is_serious(error.failure):
                 raise
             if error.failure.reason in _WANTS_MORE:
-                what = f"no record was written into {table}: it wants more than what the rule says of every row"
+                what = (
+                    f"no record was written into {table}: it wants more than what the rule "
+                    "says of every row"
+                )
                 return Finding(Level.WARNING, where, what, _sentence(error)), None
             what = f"no record can be written into {table}"
             return Finding(Level.FAULT, where, what, _sentence(error)), None
@@ -293,9 +356,14 @@ class Preflight:
         return Finding(Level.NOTE, where, f"{name} was written into {table}; {left}"), shown
 
     def _written(self, rule: Rule, values: Mapping[str, str]) -> Record:
-        """The record of *values*; with what the rule says of every row, where the instance wants more."""
+        """The record of *values*; with what the rule says of every row, where the instance wants
+        more."""
         said = self._constants(rule)
-        kind = {column: value for column, value in said.items() if column in {"type", "chg_model", TEMPLATE}}
+        kind = {
+            column: value
+            for column, value in said.items()
+            if column in {"type", "chg_model", TEMPLATE}
+        }
         try:
             return self._create(rule.ticket.table, {**kind, **values})
         except ServiceNowError as error:
@@ -305,13 +373,21 @@ class Preflight:
         return self._create(rule.ticket.table, {**said, "impact": "3", "urgency": "3", **values})
 
     def _create(self, table: str, values: Mapping[str, str]) -> Record:
-        return self.client.create(table, values, fields=["number", *PROBE_MARKS], timeout_seconds=CALL_SECONDS_MAX)
+        return self.client.create(
+            table, values, fields=["number", *PROBE_MARKS], timeout_seconds=CALL_SECONDS_MAX
+        )
 
     def _constants(self, rule: Rule) -> dict[str, str]:
         """What the rule says of every row, or of some, with names as sys_ids."""
-        values = {"type": "normal", "chg_model": "normal"} if rule.ticket.table == "change_request" else {}
+        values = (
+            {"type": "normal", "chg_model": "normal"}
+            if rule.ticket.table == "change_request"
+            else {}
+        )
         for column, rule_template in _sayings(rule).items():
-            said = next((value for value in sorted(rule_template.template.literals()) if value.strip()), "")
+            said = next(
+                (value for value in sorted(rule_template.template.literals()) if value.strip()), ""
+            )
             if said and column not in rule.ticket.closing_fields:
                 with suppress(UnknownReference):  # told already
                     values[column] = self.references.sys_id(
@@ -342,12 +418,15 @@ class Preflight:
         """What the answers said of a rate limit."""
         limit = self.client.rate_limit_per_hour
         if limit is None:
-            yield Finding(Level.NOTE, self.client.instance_url, "no rate limit rule showed on what was read")
+            yield Finding(
+                Level.NOTE, self.client.instance_url, "no rate limit rule showed on what was read"
+            )
         else:
             yield Finding(
                 Level.WARNING if limit < CALLS_PER_HOUR_MIN else Level.NOTE,
                 self.client.instance_url,
-                f"a rate limit rule lets this user make {limit} calls an hour; events beyond that wait",
+                f"a rate limit rule lets this user make {limit} calls an hour; "
+                "events beyond that wait",
                 "Have it raised in sys_rate_limit_rules, unless rows change less often"
                 if limit < CALLS_PER_HOUR_MIN
                 else "",
@@ -363,7 +442,9 @@ class Preflight:
             return []
 
     def _find(self, table: str, query: str, fields: Sequence[str], limit: int) -> list[Record]:
-        return self.client.find(table, query, fields=fields, limit=limit, timeout_seconds=CALL_SECONDS_MAX)
+        return self.client.find(
+            table, query, fields=fields, limit=limit, timeout_seconds=CALL_SECONDS_MAX
+        )
 
 
 # What is wrong with what a rule says
@@ -374,7 +455,11 @@ def _sayings(rule: Rule) -> dict[str, RuleTemplate]:
     templates = dict(rule.templates.fields)
     others = {"close_code": rule.templates.close_code, "close_notes": rule.templates.close_notes}
     others[TEMPLATE] = rule.templates.template
-    return templates | {column: rule_template for column, rule_template in others.items() if rule_template is not None}
+    return templates | {
+        column: rule_template
+        for column, rule_template in others.items()
+        if rule_template is not None
+    }
 
 
 def _missing(column: str, where: str, described: TableSchema) -> Finding | None:
@@ -383,14 +468,22 @@ def _missing(column: str, where: str, described: TableSchema) -> Finding | None:
     near = get_close_matches(column, described.columns or {}, n=1)
     what = f"{described.chain[0]} has no field {column}, and ServiceNow ignores what is sent for it"
     if described.columns is None:
-        what = f"{described.chain[0]} shows no field {column}: there is none, or the integration user may not read it"
+        what = (
+            f"{described.chain[0]} shows no field {column}: there is none, or the integration "
+            "user may not read it"
+        )
     return Finding(Level.FAULT, where, what, f"Did you mean {near[0]}?" if near else "Take it out")
 
 
 def _no_choice(column: str, value: str, where: str, choices: Mapping[str, str]) -> Finding:
-    labelled = next((known for known, label in choices.items() if label.casefold() == value.casefold()), None)
+    labelled = next(
+        (known for known, label in choices.items() if label.casefold() == value.casefold()), None
+    )
     near = [labelled] if labelled else get_close_matches(value, choices, n=1)
-    shown = [f"{known} ({label})" if label and label != known else known for known, label in choices.items()]
+    shown = [
+        f"{known} ({label})" if label and label != known else known
+        for known, label in choices.items()
+    ]
     more = f", and {len(shown) - SHOWN_MAX} more" if len(shown) > SHOWN_MAX else ""
     meant = f"Did you mean {near[0]}? " if near else ""
     return Finding(
@@ -401,22 +494,35 @@ def _no_choice(column: str, value: str, where: str, choices: Mapping[str, str]) 
     )
 
 
-def _typed(column: str, known: Column, rule_template: RuleTemplate, said: Sequence[str]) -> Iterator[Finding]:
+def _typed(
+    column: str, known: Column, rule_template: RuleTemplate, said: Sequence[str]
+) -> Iterator[Finding]:
     if known.refers_to and column not in REFERENCES:
         for value in said:
             if not _SYS_ID.fullmatch(value):
                 what = f"{column} refers to {known.refers_to}, where this version looks no name up"
-                yield Finding(Level.FAULT, rule_template.where, what, f"Write the sys_id of {_quoted(value)}")
+                yield Finding(
+                    Level.FAULT, rule_template.where, what, f"Write the sys_id of {_quoted(value)}"
+                )
         if not said:
             what = f"{column} refers to {known.refers_to}, where this version looks no name up"
-            yield Finding(Level.WARNING, rule_template.where, what, "See that the row gives a sys_id")
+            yield Finding(
+                Level.WARNING, rule_template.where, what, "See that the row gives a sys_id"
+            )
     if known.type in _TIMES and not said and not rule_template.template.applies("sn_datetime"):
         what = f"{column} is a time, which ServiceNow takes as UTC without a zone"
         yield Finding(Level.WARNING, rule_template.where, what, "Write {{ … | sn_datetime }}")
     for value in said:
         if 0 < known.length_max < len(value) and known.type in {"string", "choice"}:
-            what = f"{column} takes {known.length_max} characters here, and this text has {len(value)}"
-            yield Finding(Level.WARNING, rule_template.where, what, "Shorten it: ServiceNow cuts it without a word")
+            what = (
+                f"{column} takes {known.length_max} characters here, and this text has {len(value)}"
+            )
+            yield Finding(
+                Level.WARNING,
+                rule_template.where,
+                what,
+                "Shorten it: ServiceNow cuts it without a word",
+            )
 
 
 def _states(rule: Rule, described: TableSchema) -> Iterator[Finding]:
@@ -433,7 +539,9 @@ def _states(rule: Rule, described: TableSchema) -> Iterator[Finding]:
     if rule.ticket.states is not lifecycle_of(rule.ticket.table):
         for state in sorted(rule.ticket.states.final - choices.keys()):
             found = f"{rule.ticket.table} has no state {state} (final)"
-            yield Finding(Level.WARNING, rule.ticket.locations["states"], found, f"There are {there}")
+            yield Finding(
+                Level.WARNING, rule.ticket.locations["states"], found, f"There are {there}"
+            )
 
 
 def _declared_choices(rule: Rule, described: TableSchema) -> Iterator[Finding]:
@@ -446,7 +554,12 @@ def _declared_choices(rule: Rule, described: TableSchema) -> Iterator[Finding]:
         for value in declared[column]:
             if value not in choices:
                 found = _no_choice(column, value, rule.ticket.locations["choices"], choices)
-                yield Finding(found.level, found.where, f"{found.problem} (`choices` declares it)", found.remedy)
+                yield Finding(
+                    found.level,
+                    found.where,
+                    f"{found.problem} (`choices` declares it)",
+                    found.remedy,
+                )
 
 
 def _written_states(ticket: TicketRule) -> dict[str, str]:
@@ -455,8 +568,12 @@ def _written_states(ticket: TicketRule) -> dict[str, str]:
     resolves, cancels = _ends(ticket)
     written: dict[str, str] = {}
     if resolves:
-        written |= dict.fromkeys(_first_states(ticket) if "" in states.paths else (), "where tickets begin")
-        written |= {state: "on the way to resolved" for path in states.paths.values() for state in path[1:]}
+        written |= dict.fromkeys(
+            _first_states(ticket) if "" in states.paths else (), "where tickets begin"
+        )
+        written |= {
+            state: "on the way to resolved" for path in states.paths.values() for state in path[1:]
+        }
         written[states.resolved] = "resolved"
     if cancels:
         written[states.canceled] = "canceled"
@@ -480,14 +597,19 @@ def _closing_default(rule: Rule, described: TableSchema) -> Iterator[Finding]:
     if rule.templates.close_code is None and code and choices and code not in choices and resolves:
         found = _no_choice("close_code", code, rule.ticket.locations["close_code"], choices)
         yield Finding(
-            found.level, found.where, f"{found.problem} (it is sent because the rule gives no close_code)", found.remedy
+            found.level,
+            found.where,
+            f"{found.problem} (it is sent because the rule gives no close_code)",
+            found.remedy,
         )
 
 
 def _policy(policy: Policy, rule: Rule, described: TableSchema) -> Iterator[Finding]:
     """What a data policy demands that the rule does not send and the platform does not fill in."""
     ticket = rule.ticket
-    filled = {name for name, column in (described.columns or {}).items() if column.has_default} | _FILLED_IN
+    filled = {
+        name for name, column in (described.columns or {}).items() if column.has_default
+    } | _FILLED_IN
     wanted = policy.mandatory - set(ticket.fields) - filled
     conditions = policy.conditions.strip().removesuffix("^EQ")
     states = _named_states(conditions)
@@ -513,12 +635,17 @@ def _policy(policy: Policy, rule: Rule, described: TableSchema) -> Iterator[Find
     if not lacking:
         return
     name = f"the data policy {_quoted(policy.name)}" if policy.name else "a data policy"
-    what = f"{name} makes {_listed(sorted(lacking))} mandatory{when}, and the rule does not send that"
+    what = (
+        f"{name} makes {_listed(sorted(lacking))} mandatory{when}, and the rule does not send that"
+    )
     do = "Add it to `fields`"
     if level is Level.WARNING:
         do = "See whether that concerns these tickets; if so, add it to `fields`"
     elif lacking & {"close_code", "close_notes"}:
-        do = "Give close_code and close_notes; for a ticket that is canceled, exempt the integration user, or write "
+        do = (
+            "Give close_code and close_notes; for a ticket that is canceled, exempt the "
+            "integration user, or write "
+        )
         do += "`on_delete: resolve`"
     elif lacking & FIELDS_REFUSED.keys():
         do = "This version cannot send it: exempt the integration user from the policy"
@@ -555,20 +682,27 @@ def _sys_ids(instance_url: str, known: Mapping[str, TableTraits]) -> Iterator[Fi
         for honoured in (True, False, None)
     )
     if kept:
-        yield Finding(Level.NOTE, instance_url, f"{_listed(kept)}: it keeps the sys_id that a new record is given")
+        yield Finding(
+            Level.NOTE,
+            instance_url,
+            f"{_listed(kept)}: it keeps the sys_id that a new record is given",
+        )
     if chosen:
         yield Finding(
             Level.WARNING,
             instance_url,
-            f"{_listed(chosen)}: it gives new records sys_ids of its own, so a create whose answer is lost waits a "
+            f"{_listed(chosen)}: it gives new records sys_ids of its own, so a create whose "
+            "answer is lost waits a "
             "minute and is settled by correlation_id",
-            "Let the integration user write sys_id at creation, where you want it settled by the primary key",
+            "Let the integration user write sys_id at creation, where you want it settled "
+            "by the primary key",
         )
     if untried:
         yield Finding(
             Level.NOTE,
             instance_url,
-            f"{_listed(untried)}: whether it keeps the sys_id that a new record is given shows at the first ticket, or "
+            f"{_listed(untried)}: whether it keeps the sys_id that a new record is given shows "
+            "at the first ticket, or "
             "with --write-probe, which writes a record",
         )
 
@@ -579,15 +713,15 @@ def _dropped_marks(instance_url: str, known: Mapping[str, TableTraits]) -> Itera
     for table, traits in known.items():
         if traits.kept_mark is KeptMark.CORRELATION_DISPLAY:
             what = (
-                f"{table}: it drops the correlation_id of a new record; tickets carry their mark in "
-                "correlation_display instead"
+                f"{table}: it drops the correlation_id of a new record; tickets carry their mark "
+                "in correlation_display instead"
             )
             yield Finding(Level.WARNING, instance_url, what, do)
         elif traits.kept_mark is KeptMark.NONE:
             what = (
-                f"{table}: it drops the correlation_id and the correlation_display of a new record; a ticket is known "
-                "by its sys_id alone, and where that is not kept either, a create whose answer is lost ends as a dead "
-                "letter"
+                f"{table}: it drops the correlation_id and the correlation_display of a new "
+                "record; a ticket is known by its sys_id alone, and where that is not kept "
+                "either, a create whose answer is lost ends as a dead letter"
             )
             yield Finding(Level.WARNING, instance_url, what, do)
 

@@ -1,6 +1,8 @@
-"""The connection test: whether the instance is reached, accepts the user, and lets it read; it writes nothing there.
+"""The connection test: whether the instance is reached, accepts the user, and lets it read; it
+writes nothing there.
 
-Whether the user may create records follows from its roles. Only a record proves it, which `check --write-probe` makes.
+Whether the user may create records follows from its roles. Only a record proves it, which `check
+--write-probe` makes.
 """
 
 import math
@@ -23,20 +25,29 @@ from function.connection.store import ConnectionInput, ConnectionStore
 from function.core.outcome import Failure, Kind, Reason
 from function.core.values import digest
 from function.ledger.ledger import Ledger
-from function.servicenow import Basic, Credential, NetworkSettings, ServiceNowClient, ServiceNowError, equals
+from function.servicenow import (
+    Basic,
+    Credential,
+    NetworkSettings,
+    ServiceNowClient,
+    ServiceNowError,
+    equals,
+)
 from function.servicenow.instance import FORBIDDEN
 from function.servicenow.network import ProxyServer, load_certificates
 from function.servicenow.transport import ForbiddenAddressError, connect, open_tunnel, proxy_refusal
 from function.settings import CONNECTION_PARTS, Settings
 
-# Accounts lock after about five refused passwords in fifteen minutes; one of these is the events' own probe.
+# Accounts lock after about five refused passwords in fifteen minutes; one of these is the events'
+# own probe.
 REFUSED_MAX: Final = 3
 WITHIN_SECONDS: Final = 900.0
 # A connection that takes longer is none that tickets could be made over.
 CONNECT_SECONDS_MAX: Final = 10.0
 # Kept back from the deadline for the record and the answer.
 ANSWER_SECONDS: Final = 2.0
-# Of the user's roles so many are named in a message. A user holds dozens, since roles contain others.
+# Of the user's roles so many are named in a message. A user holds dozens, since roles contain
+# others.
 ROLES_NAMED_MAX: Final = 8
 # Roles that let their holder create records.
 CREATORS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -49,8 +60,8 @@ CREATORS: Final[Mapping[str, tuple[str, ...]]] = {
 class TableReport:
     """What a connection test found out.
 
-    *signed_in*: whether ServiceNow accepted the credential, None where that is not known. *tables* are the outcomes of
-    each table, in whose words *message* ends.
+    *signed_in*: whether ServiceNow accepted the credential, None where that is not known. *tables*
+    are the outcomes of each table, in whose words *message* ends.
     """
 
     success: bool
@@ -60,7 +71,8 @@ class TableReport:
     tables: Mapping[str, "TableReport"] = field(default_factory=dict)
 
 
-# --- The way there, without the credential ----------------------------------------------------------------------------
+# --- The way there, without the credential
+# ----------------------------------------------------------------------------
 
 
 def reach(
@@ -70,7 +82,8 @@ def reach(
     ca_file: str | None = None,
     network: NetworkSettings = NetworkSettings(),  # noqa: B008  # it is frozen
 ) -> str:
-    """Connect to the instance, and say what is wrong with the way there; "" for nothing. Sends it nothing.
+    """Connect to the instance, and say what is wrong with the way there; "" for nothing. Sends it
+    nothing.
 
     (The look-up of the host's name alone is bounded by the system's resolver.)
     """
@@ -96,21 +109,37 @@ def reach(
     return ""
 
 
-def _tunnel(proxy: ProxyServer, host: str, port: int, timeout_seconds: float) -> socket.socket | str:
+def _tunnel(
+    proxy: ProxyServer, host: str, port: int, timeout_seconds: float
+) -> socket.socket | str:
     """A connection to *host* through *proxy*, or the sentence for what kept us from it."""
     where = f"The proxy {proxy.host} that HTTPS_PROXY names"
     with ExitStack() as opened:
         try:
-            sock = opened.enter_context(socket.create_connection((proxy.host, proxy.port), timeout=timeout_seconds))
+            sock = opened.enter_context(
+                socket.create_connection((proxy.host, proxy.port), timeout=timeout_seconds)
+            )
             status = open_tunnel(sock, proxy, host, port)
         except (socket.gaierror, UnicodeError):
-            return f"{where} is not known by that name: check HTTPS_PROXY, and the network's name service."
+            return (
+                f"{where} is not known by that name: check HTTPS_PROXY, and the "
+                "network's name service."
+            )
         except ConnectionRefusedError:
-            return f"{where} refuses connections to port {proxy.port}: check HTTPS_PROXY, and whether the proxy is up."
+            return (
+                f"{where} refuses connections to port {proxy.port}: check HTTPS_PROXY, and "
+                "whether the proxy is up."
+            )
         except TimeoutError:
-            return f"{where} does not answer on port {proxy.port} in time: check HTTPS_PROXY, and the proxy."
+            return (
+                f"{where} does not answer on port {proxy.port} in time: check "
+                "HTTPS_PROXY, and the proxy."
+            )
         except OSError:
-            return f"{where} cannot be used on port {proxy.port}: check HTTPS_PROXY, and that it is an HTTP proxy."
+            return (
+                f"{where} cannot be used on port {proxy.port}: check HTTPS_PROXY, and that it "
+                "is an HTTP proxy."
+            )
         if not 200 <= status < 300:
             return proxy_refusal(status)
         opened.pop_all()
@@ -124,12 +153,14 @@ def unreached(error: Exception, *, host: str, port: int) -> str:
             return f"The host name {host} stands for {FORBIDDEN}. Check SERVICENOW_INSTANCE_URL."
         case socket.gaierror() | UnicodeError():
             return (
-                f"The host name {host} is not known: check SERVICENOW_INSTANCE_URL for typing errors, and the "
+                f"The host name {host} is not known: check SERVICENOW_INSTANCE_URL for typing "
+                "errors, and the "
                 "network's name service."
             )
         case ConnectionRefusedError():
             return (
-                f"{host} refuses connections to port {port}: check SERVICENOW_INSTANCE_URL, and whether a firewall "
+                f"{host} refuses connections to port {port}: check SERVICENOW_INSTANCE_URL, and "
+                "whether a firewall "
                 "lets the function out."
             )
         case ssl.SSLCertVerificationError():
@@ -141,25 +172,31 @@ def unreached(error: Exception, *, host: str, port: int) -> str:
             )
         case TimeoutError():
             return (
-                f"{host} does not answer on port {port} in time: check SERVICENOW_INSTANCE_URL, and whether firewalls "
+                f"{host} does not answer on port {port} in time: check SERVICENOW_INSTANCE_URL, "
+                "and whether firewalls "
                 "and egress rules let the function out."
             )
         case _:
             return (
-                f"{host} cannot be reached on port {port}: check SERVICENOW_INSTANCE_URL, the network, firewalls and "
-                "egress rules."
+                f"{host} cannot be reached on port {port}: check SERVICENOW_INSTANCE_URL, the "
+                "network, firewalls and egress rules."
             )
 
 
 _UNTRUSTED: Final = (
-    "The certificate of {host} is signed by nobody whom this function trusts (it is self-signed, or of a private "
-    "authority): check that SERVICENOW_INSTANCE_URL is the instance's own address, and that no proxy opens the "
-    "connection."
+    "The certificate of {host} is signed by nobody whom this function trusts (it is self-signed, "
+    "or of a private authority): check that SERVICENOW_INSTANCE_URL is the instance's own "
+    "address, and that no proxy opens the connection."
 )
-_CERTIFICATE: Final = "The certificate of {host} is not valid: check SERVICENOW_INSTANCE_URL, and proxies on the way."
+_CERTIFICATE: Final = (
+    "The certificate of {host} is not valid: check SERVICENOW_INSTANCE_URL, and proxies on the way."
+)
 # OpenSSL's X509_V_ERR_… codes.
 _CERTIFICATES: Final = {
-    10: "The certificate of {host} has expired: it must be renewed, or this machine's clock be put right.",
+    10: (
+        "The certificate of {host} has expired: it must be renewed, or this machine's "
+        "clock be put right."
+    ),
     18: _UNTRUSTED,
     19: _UNTRUSTED,
     20: _UNTRUSTED,
@@ -169,7 +206,8 @@ _CERTIFICATES: Final = {
 }
 
 
-# --- What ServiceNow lets the user do ---------------------------------------------------------------------------------
+# --- What ServiceNow lets the user do
+# ---------------------------------------------------------------------------------
 
 
 def try_out(
@@ -182,13 +220,17 @@ def try_out(
     ca_file: str | None = None,
     network: NetworkSettings = NetworkSettings(),  # noqa: B008  # it is frozen
 ) -> TableReport:
-    """Find out what *credential* may read of each of *tables*, and whether its user's roles allow creating there.
+    """Find out what *credential* may read of each of *tables*, and whether its user's roles allow
+    creating there.
 
     It only reads. At most one call is made with a credential that is refused.
     """
     until = time.monotonic() + timeout_seconds
     trouble = reach(
-        instance_url, timeout_seconds=min(CONNECT_SECONDS_MAX, timeout_seconds), ca_file=ca_file, network=network
+        instance_url,
+        timeout_seconds=min(CONNECT_SECONDS_MAX, timeout_seconds),
+        ca_file=ca_file,
+        network=network,
     )
     if trouble:
         return TableReport(success=False, message=trouble)
@@ -231,7 +273,9 @@ class TableProbe:
 
     def tried(self, table: str) -> TableReport:
         try:
-            visible = self._client.find(table, "", fields=["sys_id"], limit=1, timeout_seconds=self._left())
+            visible = self._client.find(
+                table, "", fields=["sys_id"], limit=1, timeout_seconds=self._left()
+            )
             self.username = self.username or self._own_name()
         except ServiceNowError as error:
             return _unread(table, error.failure)
@@ -241,7 +285,8 @@ class TableProbe:
         return TableReport(success=True, message=message, signed_in=True)
 
     def _own_name(self) -> str:
-        """Who an OAuth client, or an API key, acts as; "" where the user may not read its own record."""
+        """Who an OAuth client, or an API key, acts as; "" where the user may not read its own
+        record."""
         try:
             rows = self._client.find(
                 "sys_user",
@@ -276,7 +321,8 @@ class TableProbe:
         return frozenset(
             row["role.name"]
             for row in rows
-            if row.get("role.name") and row.get("user.user_name", "").casefold() == self.username.casefold()
+            if row.get("role.name")
+            and row.get("user.user_name", "").casefold() == self.username.casefold()
         )
 
     def _left(self) -> float:
@@ -291,7 +337,9 @@ def _unread(table: str, failure: Failure) -> TableReport:
         message = f"{table}: the user may not read records: give it the role {_creators(table)}."
         return TableReport(success=False, message=message, signed_in=True)
     if failure.reason in {Reason.REFUSED, Reason.MISSING} or failure.reason is Reason.ACL:
-        return TableReport(success=False, message=f"{table}: {failure.hint}", signed_in=True, failure=failure)
+        return TableReport(
+            success=False, message=f"{table}: {failure.hint}", signed_in=True, failure=failure
+        )
     return TableReport(success=False, message=failure.hint, failure=failure)
 
 
@@ -308,11 +356,15 @@ def _what_roles_allow(table: str, roles: Collection[str]) -> str:
         return f"the user's role {allowing} allows creating them."
     if roles:
         # A role of the customer's own may allow it as well.
-        what = f"the user's roles are {_named(sorted(roles))}, and none of them is known to allow creating records"
+        what = (
+            f"the user's roles are {_named(sorted(roles))}, and none of them is known to "
+            "allow creating records"
+        )
     else:
         what = "the user's roles cannot be read, so it is not known whether it may create records"
     return (
-        f"{what}. Have an administrator check that it has the role {_creators(table)}, or run check --write-probe, "
+        f"{what}. Have an administrator check that it has the role {_creators(table)}, or run "
+        "check --write-probe, "
         "which creates a record."
     )
 
@@ -327,12 +379,14 @@ def _creators(table: str) -> str:
     return " or ".join(creators) or f"that may create records in {table}"
 
 
-# --- An operator's test -----------------------------------------------------------------------------------------------
+# --- An operator's test
+# -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class TestReport:
-    """What the operator is told; *retry_after_seconds* where the test was not made, so that no account is locked.
+    """What the operator is told; *retry_after_seconds* where the test was not made, so that no
+    account is locked.
 
     *signed_in* and *tables* are as in Tried.
     """
@@ -346,7 +400,8 @@ class TestReport:
 
 
 class ConnectionTester:
-    """Makes connection tests, a few of one account in a while, and has the ledger's holds follow from them."""
+    """Makes connection tests, a few of one account in a while, and has the ledger's holds follow
+    from them."""
 
     def __init__(
         self,
@@ -365,18 +420,29 @@ class ConnectionTester:
         self._tables = tuple(tables)
 
     def test(self, asked: ConnectionInput | None, in_force: Connection) -> TestReport:
-        """Test what is *asked*, or the connection *in_force*. Raises BadRequest where a password is needed."""
+        """Test what is *asked*, or the connection *in_force*. Raises BadRequest where a password is
+        needed."""
         if asked is not None:
             password = self._configurations.completed(asked, self._configurations.read())
-            return _by_field(self._made(asked.instance_url, asked.username, Basic(asked.username, password), in_force))
+            return _by_field(
+                self._made(
+                    asked.instance_url, asked.username, Basic(asked.username, password), in_force
+                )
+            )
         if in_force.credentials is None:
-            return TestReport(success=False, message=in_force.problem, instance_url=in_force.instance_url)
+            return TestReport(
+                success=False, message=in_force.problem, instance_url=in_force.instance_url
+            )
         # A secret that was rotated is tried as it is now.
         in_force.credentials.refresh()
-        told = self._made(in_force.instance_url, in_force.username, in_force.credentials.current(), in_force)
+        told = self._made(
+            in_force.instance_url, in_force.username, in_force.credentials.current(), in_force
+        )
         return _by_field(told) if in_force.version else told
 
-    def _made(self, instance_url: str, username: str, credential: Credential, in_force: Connection) -> TestReport:
+    def _made(
+        self, instance_url: str, username: str, credential: Credential, in_force: Connection
+    ) -> TestReport:
         sign = credential.digest(instance_url)
         account = digest(instance_url, username or sign)
         wait_seconds = self._ledger.holds.claim_login_attempt(
@@ -386,7 +452,8 @@ class ConnectionTester:
             return TestReport(
                 success=False,
                 message=(
-                    f"Not tried: {REFUSED_MAX} tests of this user were refused or are under way, and ServiceNow locks "
+                    f"Not tried: {REFUSED_MAX} tests of this user were refused or are under way, "
+                    "and ServiceNow locks "
                     "an account after about five wrong passwords in fifteen minutes. Try again at "
                     f"{_clock(wait_seconds)}."
                 ),
@@ -402,12 +469,15 @@ class ConnectionTester:
                 tables=self._tables,
                 timeout_seconds=min(
                     self._settings.servicenow_timeout_seconds,
-                    self._settings.deadline_seconds - min(ANSWER_SECONDS, self._settings.deadline_seconds / 10),
+                    self._settings.deadline_seconds
+                    - min(ANSWER_SECONDS, self._settings.deadline_seconds / 10),
                 ),
                 network=self._network,
             )
         finally:
-            self._ledger.holds.end_login_attempt(instance_url, account, signed_in=tried.signed_in if tried else None)
+            self._ledger.holds.end_login_attempt(
+                instance_url, account, signed_in=tried.signed_in if tried else None
+            )
         self._remember(tried, instance_url, sign, in_force, seconds=time.monotonic() - began)
         return TestReport(
             success=tried.success,
@@ -418,10 +488,17 @@ class ConnectionTester:
         )
 
     def _remember(
-        self, tried: TableReport, instance_url: str, sign: str, in_force: Connection, *, seconds: float
+        self,
+        tried: TableReport,
+        instance_url: str,
+        sign: str,
+        in_force: Connection,
+        *,
+        seconds: float,
     ) -> None:
         if tried.signed_in is False and tried.failure is not None:
-            # It was this credential's probe: no event tries it before so long, as if its own call had been refused.
+            # It was this credential's probe: no event tries it before so long, as if its own call
+            # had been refused.
             self._ledger.holds.call_failed(
                 instance_url,
                 kind="auth",
@@ -435,7 +512,11 @@ class ConnectionTester:
                 claimed=False,
             )
         in_use = in_force.credentials
-        if tried.signed_in and in_use is not None and (instance_url, sign) == (in_force.instance_url, in_use.digest):
+        if (
+            tried.signed_in
+            and in_use is not None
+            and (instance_url, sign) == (in_force.instance_url, in_use.digest)
+        ):
             self._ledger.holds.record_success(instance_url, sign, sent_seconds_ago=seconds)
 
 

@@ -16,9 +16,11 @@ class ReferenceLookup:
         self._names = names.References()
 
     def sys_id(self, table: str, field: str, name: str, *, deadline: Deadline) -> str:  # noqa: ARG002  # by table later
-        """What to send for *name* in *field*: itself where the field is no reference, nothing where it is blank.
+        """What to send for *name* in *field*: itself where the field is no reference, nothing where
+        it is blank.
 
-        Raises ServiceNowError: UnknownReference where no record, or more than one, goes by that name.
+        Raises ServiceNowError: UnknownReference where no record, or more than one, goes by that
+        name.
         """
 
         def find(referred: str, query: str, fields: Sequence[str], limit: int) -> list[Record]:

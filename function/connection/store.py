@@ -1,7 +1,7 @@
 """The connection to ServiceNow that operators store over HTTP, with its password encrypted.
 
-There is one, or none: then the environment's is in force. Every change gives it another stamp, by which each instance
-of the function notices.
+There is one, or none: then the environment's is in force. Every change gives it another stamp, by
+which each instance of the function notices.
 
     ConfigurationError       the operator's request was not done; .status is the answer's
       BadRequest             400: what was sent cannot be taken; every fault is named
@@ -49,7 +49,9 @@ class NotStored(ConfigurationError):  # noqa: N818  # what is the case
     status = 404
 
     def __init__(self) -> None:
-        super().__init__("No configuration is stored, so the environment's is in force. POST stores one.")
+        super().__init__(
+            "No configuration is stored, so the environment's is in force. POST stores one."
+        )
 
 
 class AlreadyStored(ConfigurationError):  # noqa: N818  # what is the case
@@ -63,7 +65,9 @@ class ChangedMeanwhile(ConfigurationError):  # noqa: N818  # what happened
     status = 409
 
     def __init__(self) -> None:
-        super().__init__("Somebody else changed the configuration just now. GET it, and send yours again.")
+        super().__init__(
+            "Somebody else changed the configuration just now. GET it, and send yours again."
+        )
 
 
 class NoKey(ConfigurationError):  # noqa: N818  # what is the case
@@ -71,7 +75,8 @@ class NoKey(ConfigurationError):  # noqa: N818  # what is the case
 
     def __init__(self) -> None:
         super().__init__(
-            "CONFIG_KEY is not set, and a password is not stored unencrypted. Set it to what this prints, deploy, and "
+            "CONFIG_KEY is not set, and a password is not stored unencrypted. Set it to what "
+            "this prints, deploy, and "
             f"send this again: {MAKE_CONFIG_KEY}"
         )
 
@@ -91,7 +96,8 @@ class ConnectionInput:
 
 @dataclass(frozen=True, slots=True)
 class StoredConnection:
-    """The stored configuration. *secret* is its password, encrypted; *created_at* is UNIX seconds."""
+    """The stored configuration. *secret* is its password, encrypted; *created_at* is
+    UNIX seconds."""
 
     id: str
     stamp: str
@@ -125,11 +131,15 @@ def parse(body: bytes) -> ConnectionInput:
         sent = msgspec.json.decode(body, type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise BadRequest(
-            'The body must be a JSON object: {"instance_url": "…", "username": "…", "password": "…"}.'
+            'The body must be a JSON object: {"instance_url": "…", "username": "…", "password": '
+            '"…"}.'
         ) from None
     known = ", ".join(CONNECTION_PARTS)
     faults = [
-        f"{name if _PLAIN.fullmatch(name) else 'A key'} is unknown: leave it out; there are {known}."
+        (
+            f"{name if _PLAIN.fullmatch(name) else 'A key'} is unknown: leave it out; "
+            f"there are {known}."
+        )
         for name in sent
         if name not in CONNECTION_PARTS
     ][:UNKNOWN_MAX]
@@ -153,7 +163,8 @@ def parse(body: bytes) -> ConnectionInput:
 
 PASSWORD_MISSING: Final = "password must be given."  # noqa: S105  # no password
 PASSWORD_OF_ANOTHER: Final = (
-    "password must be given again: the instance_url is another one, and the stored password is not for it."  # noqa: S105
+    "password must be given again: the instance_url is another one, and "  # noqa: S105
+    "the stored password is not for it."
 )
 
 _INSERT = """
@@ -167,7 +178,8 @@ RETURNING *
 # The new stamp is there already where the transaction is repeated after a lost connection.
 _UPDATE = """
 UPDATE servicenow.configuration SET
-    stamp = :stamp, instance_url = :instance_url, username = :username, password = :password, updated_at = {now}
+    stamp = :stamp, instance_url = :instance_url, username = :username, password = :password,
+    updated_at = {now}
 WHERE stamp = :seen OR stamp = :stamp
 RETURNING *
 """
@@ -183,13 +195,17 @@ class ConnectionStore:
     def stamp(self) -> str:
         """What stands for the stored configuration as it is now; "" for none."""
         rows = self._database.run(
-            lambda transaction: transaction.execute("SELECT stamp FROM servicenow.configuration WHERE one = 1")
+            lambda transaction: transaction.execute(
+                "SELECT stamp FROM servicenow.configuration WHERE one = 1"
+            )
         )
         return str(rows[0]["stamp"]) if rows else ""
 
     def read(self) -> StoredConnection | None:
         rows = self._database.run(
-            lambda transaction: transaction.execute("SELECT * FROM servicenow.configuration WHERE one = 1")
+            lambda transaction: transaction.execute(
+                "SELECT * FROM servicenow.configuration WHERE one = 1"
+            )
         )
         return _stored(rows[0]) if rows else None
 
@@ -204,7 +220,8 @@ class ConnectionStore:
         """Decrypt the password of *stored*. Raises PasswordUnreadable."""
         if not self._keys:
             raise PasswordUnreadable(
-                "A configuration is stored, and CONFIG_KEY, which decrypts its password, is not set: set it, or remove "
+                "A configuration is stored, and CONFIG_KEY, which decrypts its password, is not "
+                "set: set it, or remove "
                 "the configuration with DELETE /api/servicenow/config."
             )
         from cryptography.fernet import InvalidToken  # noqa: PLC0415  # slow to load, and seldom needed
@@ -213,13 +230,17 @@ class ConnectionStore:
             instance_url, password = json.loads(self._fernet().decrypt(stored.secret.encode()))
         except (InvalidToken, ValueError):
             raise PasswordUnreadable(
-                "CONFIG_KEY does not decrypt the stored password: set it to the new key, a comma and the key that was "
-                "set when the password was stored; or send the password again with PUT /api/servicenow/config."
+                "CONFIG_KEY does not decrypt the stored password: set it to the new key, a comma "
+                "and the key that was "
+                "set when the password was stored; or send the password again with PUT "
+                "/api/servicenow/config."
             ) from None
         if instance_url != stored.instance_url:
-            # Somebody who may write into the ledger must not have the password sent to an address of theirs.
+            # Somebody who may write into the ledger must not have the password sent to an address
+            # of theirs.
             raise PasswordUnreadable(
-                "The stored password is for another instance than the one that is stored with it, so the ledger was "
+                "The stored password is for another instance than the one that is stored with "
+                "it, so the ledger was "
                 "changed by hand: send all three with PUT /api/servicenow/config."
             )
         return str(password)
@@ -236,20 +257,26 @@ class ConnectionStore:
         return _stored(rows[0])
 
     def replace(self, asked: ConnectionInput) -> StoredConnection:
-        """Store *asked* in the place of what there is, encrypted with the newest key. Raises ConfigurationError.
+        """Store *asked* in the place of what there is, encrypted with the newest key. Raises
+        ConfigurationError.
 
         A password that was left out is kept, unless the instance is another one.
         """
         self._need_key()
         before = self.show()
-        values = self._values(ConnectionInput(asked.instance_url, asked.username, self.completed(asked, before)))
-        rows = self._database.run(lambda transaction: transaction.execute(_UPDATE, **values, seen=before.stamp))
+        values = self._values(
+            ConnectionInput(asked.instance_url, asked.username, self.completed(asked, before))
+        )
+        rows = self._database.run(
+            lambda transaction: transaction.execute(_UPDATE, **values, seen=before.stamp)
+        )
         if not rows:
             raise ChangedMeanwhile
         return _stored(rows[0])
 
     def completed(self, asked: ConnectionInput, stored: StoredConnection | None) -> str:
-        """The password of *asked*, or the one in *stored* where it may stand in for it. Raises BadRequest."""
+        """The password of *asked*, or the one in *stored* where it may stand in for it. Raises
+        BadRequest."""
         if asked.password:
             return asked.password
         if stored is None:
@@ -291,5 +318,10 @@ class ConnectionStore:
 
 def _stored(row: Record) -> StoredConnection:
     return StoredConnection(
-        row["id"], row["stamp"], row["instance_url"], row["username"], row["password"], row["created_at"]
+        row["id"],
+        row["stamp"],
+        row["instance_url"],
+        row["username"],
+        row["password"],
+        row["created_at"],
     )

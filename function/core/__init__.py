@@ -1,1 +1,2 @@
-"""What everything here is made of: events, steps, outcomes, values, trails. Pure: no I/O, no clock, no randomness."""
+"""What everything here is made of: events, steps, outcomes, values, trails. Pure: no I/O, no clock,
+no randomness."""

@@ -27,11 +27,12 @@ class Event:
 
     *source* is spelled as rules spell it: ``hasura/public.outages``, ``cron/NAME``, ``scheduled``.
     *old* and *new* are the row's images; either may be None, and *new* of a MANUAL may be any JSON.
-    *created_at* is the sender's idea of when, in UTC as far as it says so; None when it said nothing readable.
-    *content* is a digest of source, op and images: an event is known by id **and** content.
-    *body* is the text as it was received, kept so that a dead letter can be replayed.
-    *old_place* and *new_place* are the digests of the images' canonical forms, "" where nobody has worked them out.
-    *absent_is_null*: MSSQL leaves NULL columns out of its images, so a column not there is null.
+    *created_at* is the sender's idea of when, in UTC as far as it says so; None when it said
+    nothing readable. *content* is a digest of source, op and images: an event is known by id
+    **and** content. *body* is the text as it was received, kept so that a dead letter can be
+    replayed. *old_place* and *new_place* are the digests of the images' canonical forms, "" where
+    nobody has worked them out. *absent_is_null*: MSSQL leaves NULL columns out of its images, so a
+    column not there is null.
     """
 
     id: str

@@ -1,7 +1,8 @@
-"""How the tickets of a table live: the states and choices that ServiceNow ships, and which a ticket is given. Pure.
+"""How the tickets of a table live: the states and choices that ServiceNow ships, and which a ticket
+is given. Pure.
 
-ServiceNow stores any other value of a choice column without a word, and shows it as an empty field. Lists that differ
-between instances and releases, such as an incident's close_code, are not here.
+ServiceNow stores any other value of a choice column without a word, and shows it as an empty field.
+Lists that differ between instances and releases, such as an incident's close_code, are not here.
 
 Sources: c_IncidentManagementStateModel, change-management-api, and the choices of fresh instances.
 """
@@ -44,12 +45,13 @@ CHOICES: Final[Mapping[str, Mapping[str, Mapping[str, str]]]] = {
         "close_code": dict.fromkeys(("successful", "successful_issues", "unsuccessful"), ""),
     },
 }
-# Columns that refer to a record of another table, which may be named by what stands in one of its columns: the surest
-# comes first.
+# Columns that refer to a record of another table, which may be named by what stands in one of its
+# columns: the surest comes first.
 COLUMN_REFERENCES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "assignment_group": ("sys_user_group", ("name",)),
     **dict.fromkeys(
-        ("assigned_to", "caller_id", "opened_by", "requested_by"), ("sys_user", ("user_name", "email", "name"))
+        ("assigned_to", "caller_id", "opened_by", "requested_by"),
+        ("sys_user", ("user_name", "email", "name")),
     ),
     **dict.fromkeys(("cmdb_ci", "business_service"), ("cmdb_ci", ("name",))),
     "parent_incident": ("incident", ("number",)),
@@ -62,13 +64,14 @@ _NONE: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Lifecycle:
-    """The states of a table, as their values. *final* ones are never left; *ended* ones are resolved, closed, canceled.
+    """The states of a table, as their values. *final* ones are never left; *ended* ones are
+    resolved, closed, canceled.
 
-    An empty value is a state that the table does not have; without *resolved*, tickets are only created and updated.
-    *link* is the column by which a ticket names the one that it follows.
-    *paths*: where a ticket must pass through states on its way to *resolved*, all of them in order, by its `type`;
-    under "" those of every ticket.
-    *close_code* is the resolution code unless the rule gives one. *names* are what people call the states.
+    An empty value is a state that the table does not have; without *resolved*, tickets are only
+    created and updated. *link* is the column by which a ticket names the one that it follows.
+    *paths*: where a ticket must pass through states on its way to *resolved*, all of them in order,
+    by its `type`; under "" those of every ticket. *close_code* is the resolution code unless the
+    rule gives one. *names* are what people call the states.
     """
 
     resolved: str = ""
@@ -90,10 +93,11 @@ class Lifecycle:
         return bool(self.paths.keys() - {""})
 
     def towards_resolved(self, state: str, kind: str) -> str:
-        """The state that follows *state* on the way to resolved, for a ticket whose `type` is *kind*.
+        """The state that follows *state* on the way to resolved, for a ticket whose `type` is
+        *kind*.
 
-        A state that is on no path is one of the instance's own: what follows it is for the instance to say, so that
-        resolved itself is tried.
+        A state that is on no path is one of the instance's own: what follows it is for the instance
+        to say, so that resolved itself is tried.
         """
         if state not in self._order:
             return self.resolved
@@ -102,7 +106,8 @@ class Lifecycle:
         return next((following for following in path if following in ahead), self.resolved)
 
     def is_nearer(self, state: str, than: str) -> bool:
-        """Whether *state* is further on the way to resolved than the state *than*, as far as the way is known."""
+        """Whether *state* is further on the way to resolved than the state *than*, as far as the
+        way is known."""
         if state not in self._order or than not in self._order:
             return state != than
         return self._order.index(state) > self._order.index(than)
@@ -148,27 +153,35 @@ STATES: Final[Mapping[str, Lifecycle]] = {"incident": INCIDENT, "change_request"
 
 
 def lifecycle_of(table: str) -> Lifecycle:
-    """The states of *table* as they are shipped, where this version knows them; a rule may declare its own."""
+    """The states of *table* as they are shipped, where this version knows them; a rule may declare
+    its own."""
     return STATES.get(table, NO_LIFECYCLE)
 
 
 def shipped_choices(table: str) -> Mapping[str, Mapping[str, str]]:
-    """The choices of *table*'s columns as they are shipped; a rule may declare those of its instance."""
+    """The choices of *table*'s columns as they are shipped; a rule may declare those of its
+    instance."""
     return CHOICES.get(table, {})
 
 
 def invalid_choice(choices: Mapping[str, str] | None, said: str) -> str:
-    """What is wrong with *said* in a column of these *choices*, without saying it; empty where nothing is.
+    """What is wrong with *said* in a column of these *choices*, without saying it; empty where
+    nothing is.
 
     Nothing is no wrong choice: the platform has a default.
     """
     if choices is None or not said.strip() or said.strip() in choices:
         return ""
-    return f"must be one of {', '.join(f'{value} ({label})' if label else value for value, label in choices.items())}"
+    return (
+        "must be one of "
+        f"{', '.join(f'{value} ({label})' if label else value for value, label in choices.items())}"
+    )
 
 
 def suggest_choice(choices: Mapping[str, str], said: str) -> str:
     """The words "; did you mean …?" where *said* is like a choice, or like the label of one."""
     word = said.strip().lower()
-    labelled = next((value for value, label in choices.items() if label and label in (word, word[4:])), None)
+    labelled = next(
+        (value for value, label in choices.items() if label and label in (word, word[4:])), None
+    )
     return f"; did you mean `{labelled}`?" if labelled else did_you_mean(word, choices)

@@ -63,9 +63,10 @@ class Reason(StrEnum):
 class Failure:
     """Why something was not done.
 
-    *hint* is a sentence for a human that says what to check; it holds no secret and nothing of a row.
-    *words* are the remote's own, cut short: for the ledger, the console and the mail, never for a log or an answer.
-    *retry_after_seconds* is what the remote asked for, where it did. *status* is its HTTP status, 0 without one.
+    *hint* is a sentence for a human that says what to check; it holds no secret and nothing of a
+    row. *words* are the remote's own, cut short: for the ledger, the console and the mail, never
+    for a log or an answer. *retry_after_seconds* is what the remote asked for, where it did.
+    *status* is its HTTP status, 0 without one.
     """
 
     kind: Kind
@@ -77,7 +78,8 @@ class Failure:
 
 
 class NotDone(Exception):  # noqa: N818  # what happened, not whose error it is
-    """What was to be done for a rule was not done, or perhaps was: *failure* says which, and what to check."""
+    """What was to be done for a rule was not done, or perhaps was: *failure* says which, and what
+    to check."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(f"{failure.reason}: {failure.hint}")
@@ -100,7 +102,8 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What followed for one rule and key. *retry_at* (UNIX seconds) is for RETRYING; *hint*, what to do, for DEAD."""
+    """What followed for one rule and key. *retry_at* (UNIX seconds) is for RETRYING; *hint*, what
+    to do, for DEAD."""
 
     rule: str
     key: str

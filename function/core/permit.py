@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class CallPermit:
-    """Whether a call may be made: *wait_seconds* is 0 when it may; otherwise which hold stands in its way.
+    """Whether a call may be made: *wait_seconds* is 0 when it may; otherwise which hold stands in
+    its way.
 
-    *probing*: nobody else may until this probe has ended; *held*: because calls were held. *waiting_for_probe*: no hold
-    stands in the way, but somebody else's probe is finding out. *now* is when this was said.
+    *probing*: nobody else may until this probe has ended; *held*: because calls were held.
+    *waiting_for_probe*: no hold stands in the way, but somebody else's probe is finding out. *now*
+    is when this was said.
     """
 
     wait_seconds: float = 0.0

@@ -3,8 +3,8 @@
 import math
 from typing import Final
 
-# Hasura's own interval is constant; ours doubles, so that an outage costs few calls, and stays under an hour, so that
-# its end is noticed within one.
+# Hasura's own interval is constant; ours doubles, so that an outage costs few calls, and stays
+# under an hour, so that its end is noticed within one.
 BASE_SECONDS: Final = 5.0
 CAP_SECONDS: Final = 3600.0
 
@@ -12,17 +12,20 @@ CAP_SECONDS: Final = 3600.0
 def backoff_seconds(attempt: int, jitter: float) -> float:
     """Full-jitter exponential back-off: anything up to the doubled base.
 
-    *attempt* counts from 1 and includes this one. *jitter* is a number in [0, 1) that the caller draws.
+    *attempt* counts from 1 and includes this one. *jitter* is a number in [0, 1) that the caller
+    draws.
     """
     doublings = min(attempt - 1, 20)  # 2.0 ** 1024 overflows
     return min(CAP_SECONDS, BASE_SECONDS * 2.0**doublings) * jitter
 
 
 def wait_seconds(attempt: int, jitter: float, *, at_least: float = 0.0) -> float:
-    """The wait before the next attempt: the back-off, but never less than what was asked for (*at_least*)."""
+    """The wait before the next attempt: the back-off, but never less than what was asked for
+    (*at_least*)."""
     return max(at_least, backoff_seconds(attempt, jitter))
 
 
 def retry_after(seconds: float) -> int:
-    """*seconds* as Hasura reads a Retry-After: whole and above 0, rounded up (ET.hs ignores 0, fractions and dates)."""
+    """*seconds* as Hasura reads a Retry-After: whole and above 0, rounded up (ET.hs ignores 0,
+    fractions and dates)."""
     return max(1, math.ceil(seconds))

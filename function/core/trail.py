@@ -1,7 +1,8 @@
 """Where a row is, from the steps that were recorded, in whatever order they arrived.
 
-A row's images are places, an event is a step from one to another, and a row is where its trail ends: the place with
-more arrivals than departures. Pure: a trail is a value; recording a step gives a new one.
+A row's images are places, an event is a step from one to another, and a row is where its trail
+ends: the place with more arrivals than departures. Pure: a trail is a value; recording a step gives
+a new one.
 """
 
 import json
@@ -16,13 +17,14 @@ from typing import Final
 from function.core.step import DesiredState, Step
 from function.core.values import Json, digest_values, instant
 
-# Before its INSERT a row is not yet; after its DELETE it is no more. They are two places, so that a step that we
-# were never told of cannot hide a deletion. No digest is spelled like them.
+# Before its INSERT a row is not yet; after its DELETE it is no more. They are two places, so that a
+# step that we were never told of cannot hide a deletion. No digest is spelled like them.
 NOT_YET: Final = "not yet"
 GONE: Final = "gone"
 
-# A trigger that does not listen to every column leaves gaps, hence places left over. 32 outlives any burst of
-# reordered events and keeps a row's evidence at a few kilobytes. NOT_YET and GONE come on top: they count its lives.
+# A trigger that does not listen to every column leaves gaps, hence places left over. 32 outlives
+# any burst of reordered events and keeps a row's evidence at a few kilobytes. NOT_YET and GONE come
+# on top: they count its lives.
 PLACES_MAX: Final = 32
 
 
@@ -38,8 +40,9 @@ def place(*images: Json) -> str:
 class Entered:
     """When a place was entered, by each of the clocks there are.
 
-    *order* is what the rule's ``order_by`` gave (None without one), *sent_at* the event's ``created_at`` in UNIX
-    seconds (None when unreadable), *step_count* the number of steps recorded on this trail before.
+    *order* is what the rule's ``order_by`` gave (None without one), *sent_at* the event's
+    ``created_at`` in UNIX seconds (None when unreadable), *step_count* the number of steps recorded
+    on this trail before.
     """
 
     order: Json
@@ -49,10 +52,11 @@ class Entered:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A place on the trail. *balance* is arrivals less departures; *wants* is what the rule wants said there, as JSON
-    text, rendered when the step arrived; *asserted* marks a place that a MANUAL named without a step; *last_step* is
-    the number of the last step that entered or left it. *belongs_to_predecessor*: a ticket under this key is that of a
-    row before this one, which was never to have a ticket so far. None where no step so far tells: see current_place().
+    """A place on the trail. *balance* is arrivals less departures; *wants* is what the rule wants
+    said there, as JSON text, rendered when the step arrived; *asserted* marks a place that a MANUAL
+    named without a step; *last_step* is the number of the last step that entered or left it.
+    *belongs_to_predecessor*: a ticket under this key is that of a row before this one, which was
+    never to have a ticket so far. None where no step so far tells: see current_place().
     """
 
     digest: str
@@ -66,18 +70,20 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class FirstSteps:
-    """The steps of the earliest transaction that is known: its ``created_at`` in UNIX seconds (None when unreadable),
-    and arrivals less departures of each place in it, where that is not zero."""
+    """The steps of the earliest transaction that is known: its ``created_at`` in UNIX seconds (None
+    when unreadable), and arrivals less departures of each place in it, where that is not zero."""
 
     at: float | None
     balances: Mapping[str, int]
 
     @property
     def existed(self) -> bool:
-        """Whether a row lived under the key before: its INSERT did not arrive (the row is older than the trigger).
+        """Whether a row lived under the key before: its INSERT did not arrive (the row is older
+        than the trigger).
 
-        Where the transaction did both, insert and delete, what was deleted from a place that nothing entered is taken
-        for a former row: to replace a row is common, to insert, change and delete one at once is not.
+        Where the transaction did both, insert and delete, what was deleted from a place that
+        nothing entered is taken for a former row: to replace a row is common, to insert, change and
+        delete one at once is not.
         """
         if NOT_YET not in self.balances:
             return True
@@ -87,8 +93,9 @@ class FirstSteps:
 
 @dataclass(frozen=True, slots=True)
 class Trail:
-    """All that is remembered of a row's steps. *step_count* counts them; *wanted_at_last* is the ``created_at`` of the
-    last one before or after which the rule wanted a ticket, in UNIX seconds (None for never)."""
+    """All that is remembered of a row's steps. *step_count* counts them; *wanted_at_last* is the
+    ``created_at`` of the last one before or after which the rule wanted a ticket, in UNIX seconds
+    (None for never)."""
 
     places: tuple[Place, ...] = ()
     step_count: int = 0
@@ -100,7 +107,8 @@ class Trail:
 
     @property
     def lives(self) -> int:
-        """How many rows live under the key, by the INSERTs and DELETEs alone: 1 or 0 once all have arrived."""
+        """How many rows live under the key, by the INSERTs and DELETEs alone: 1 or 0 once all have
+        arrived."""
         born, died = self.find(NOT_YET), self.find(GONE)
         existed = self.first is not None and self.first.existed
         return existed - (born.balance if born else 0) - (died.balance if died else 0)
@@ -109,8 +117,8 @@ class Trail:
 def record_step(trail: Trail, step: Step, wants: str, *, sent_at: datetime | None) -> Trail:
     """Count *step* into *trail*. The caller sees to it that one event is counted once.
 
-    *wants* is what the rule wants said at the place entered. MANUAL (a step without a place left) moves no balance: it
-    states where the row is.
+    *wants* is what the rule wants said at the place entered. MANUAL (a step without a place left)
+    moves no balance: it states where the row is.
     """
     entered = Entered(step.order, sent_at.timestamp() if sent_at else None, trail.step_count)
     places = {known.digest: known for known in trail.places}
@@ -118,10 +126,14 @@ def record_step(trail: Trail, step: Step, wants: str, *, sent_at: datetime | Non
     if step.left is not None:
         left = places.get(step.left, Place(step.left))
         # Leaving a place uses up the statement that the row is there.
-        places[step.left] = replace(left, balance=left.balance - 1, asserted=False, last_step=trail.step_count)
+        places[step.left] = replace(
+            left, balance=left.balance - 1, asserted=False, last_step=trail.step_count
+        )
     reached = places.get(step.entered, Place(step.entered))
     # Entered twice: the later time counts, whichever arrived first.
-    latest = entered if reached.entered is None or _later(entered, reached.entered) else reached.entered
+    latest = (
+        entered if reached.entered is None or _later(entered, reached.entered) else reached.entered
+    )
     places[step.entered] = replace(
         reached,
         balance=reached.balance + (step.left is not None),
@@ -129,9 +141,14 @@ def record_step(trail: Trail, step: Step, wants: str, *, sent_at: datetime | Non
         wants=wants,
         asserted=reached.asserted or step.left is None,
         last_step=trail.step_count,
-        belongs_to_predecessor=belongs_to_predecessor if latest is entered else reached.belongs_to_predecessor,
+        belongs_to_predecessor=belongs_to_predecessor
+        if latest is entered
+        else reached.belongs_to_predecessor,
     )
-    first, wanted_at_last = _first(trail.first, step, entered.sent_at), _wanted_at_last(trail, step, entered.sent_at)
+    first, wanted_at_last = (
+        _first(trail.first, step, entered.sent_at),
+        _wanted_at_last(trail, step, entered.sent_at),
+    )
     return _tidy(Trail(tuple(places.values()), trail.step_count + 1, first, wanted_at_last))
 
 
@@ -143,7 +160,11 @@ def _belongs_to_predecessor(trail: Trail, step: Step) -> bool | None:
         return bool(trail.places)
     if step.left is None:
         here = trail.find(step.entered)
-        return here.belongs_to_predecessor if here is not None and (here.balance > 0 or here.asserted) else None
+        return (
+            here.belongs_to_predecessor
+            if here is not None and (here.balance > 0 or here.asserted)
+            else None
+        )
     before = trail.find(step.left)
     return before.belongs_to_predecessor if before is not None else None
 
@@ -172,11 +193,13 @@ def _time(at: float | None) -> float:
 
 
 def replace_desired(trail: Trail, name: str, wants: str) -> Trail:
-    """Replace what is wanted at the place *name*: an event already counted was rendered anew (the rules changed)."""
+    """Replace what is wanted at the place *name*: an event already counted was rendered anew (the
+    rules changed)."""
     return replace(
         trail,
         places=tuple(
-            replace(known, wants=wants) if known.digest == name and known.entered else known for known in trail.places
+            replace(known, wants=wants) if known.digest == name and known.entered else known
+            for known in trail.places
         ),
     )
 
@@ -184,8 +207,8 @@ def replace_desired(trail: Trail, name: str, wants: str) -> Trail:
 def current_place(trail: Trail) -> Place | None:
     """The place where the row is, None when no step is known.
 
-    Where no step tells whether a ticket under this key belongs to a row before this one, it does if a row was deleted
-    under the key and no later one was to have a ticket.
+    Where no step tells whether a ticket under this key belongs to a row before this one, it does if
+    a row was deleted under the key and no later one was to have a ticket.
     """
     place = _current_place(trail)
     if place is None or place.belongs_to_predecessor is not None:
@@ -193,7 +216,9 @@ def current_place(trail: Trail) -> Place | None:
     gone = trail.find(GONE)
     deleted_at = gone.entered.sent_at if gone is not None and gone.entered is not None else None
     belongs_to_predecessor = (
-        place is not gone and deleted_at is not None and deleted_at > (trail.wanted_at_last or -math.inf)
+        place is not gone
+        and deleted_at is not None
+        and deleted_at > (trail.wanted_at_last or -math.inf)
     )
     return replace(place, belongs_to_predecessor=belongs_to_predecessor)
 
@@ -201,9 +226,10 @@ def current_place(trail: Trail) -> Place | None:
 def _current_place(trail: Trail) -> Place | None:
     """The place where the row is.
 
-    One place with a surplus is the answer, whatever the clocks say. Several (a step that has not arrived, or never
-    will), none (a round trip) or a later statement: the latest entered. Where a row was deleted and entered another
-    place in one transaction, the INSERTs and DELETEs say whether one lives under its key: a key exists once.
+    One place with a surplus is the answer, whatever the clocks say. Several (a step that has not
+    arrived, or never will), none (a round trip) or a later statement: the latest entered. Where a
+    row was deleted and entered another place in one transaction, the INSERTs and DELETEs say
+    whether one lives under its key: a key exists once.
     """
     surplus = [known for known in trail.places if known.balance > 0]
     asserted = [known for known in trail.places if known.asserted]
@@ -228,7 +254,11 @@ def _latest(places: Iterable[Place]) -> Place | None:
 
 def _same_time(one: Place, other: Place) -> bool:
     """Whether both were entered by one transaction, as far as its clock tells."""
-    return one.entered is not None and other.entered is not None and one.entered.sent_at == other.entered.sent_at
+    return (
+        one.entered is not None
+        and other.entered is not None
+        and one.entered.sent_at == other.entered.sent_at
+    )
 
 
 def _later_place(one: Place, other: Place) -> bool:
@@ -238,9 +268,18 @@ def _later_place(one: Place, other: Place) -> bool:
 
 
 def _later(one: Entered, other: Entered) -> bool:
-    """Whether *one* is after *other*: by ``order_by`` where both have it, else by ``created_at``, else by arrival."""
-    for mine, theirs in ((_sortable(one.order), _sortable(other.order)), (one.sent_at, other.sent_at)):
-        if mine is not None and theirs is not None and type(mine) is type(theirs) and mine != theirs:
+    """Whether *one* is after *other*: by ``order_by`` where both have it, else by ``created_at``,
+    else by arrival."""
+    for mine, theirs in (
+        (_sortable(one.order), _sortable(other.order)),
+        (one.sent_at, other.sent_at),
+    ):
+        if (
+            mine is not None
+            and theirs is not None
+            and type(mine) is type(theirs)
+            and mine != theirs
+        ):
             return bool(mine > theirs)  # type: ignore[operator]  # same type, and sortable by construction
     return one.step_count > other.step_count
 
@@ -260,13 +299,17 @@ def _sortable(order: Json) -> float | Decimal | datetime | str | None:
 
 
 def _tidy(trail: Trail) -> Trail:
-    """Drop what no longer matters: balanced places but those that the latest transaction entered (the row may be back
-    at one of them), and all but the newest PLACES_MAX."""
+    """Drop what no longer matters: balanced places but those that the latest transaction entered
+    (the row may be back at one of them), and all but the newest PLACES_MAX."""
     last = _latest(known for known in trail.places if known.entered)
     newest_statement = _latest(known for known in trail.places if known.asserted)
     kept = []
     for known in trail.places:
-        asserted = known.asserted and newest_statement is not None and known.digest == newest_statement.digest
+        asserted = (
+            known.asserted
+            and newest_statement is not None
+            and known.digest == newest_statement.digest
+        )
         if known.balance or asserted or (last is not None and _same_time(known, last)):
             kept.append(replace(known, asserted=asserted))
     counters = (NOT_YET, GONE)
@@ -292,7 +335,12 @@ def to_json(trail: Trail) -> str:
         for known in trail.places
     ]
     first = trail.first and [trail.first.at, trail.first.balances]
-    written = {"heard": trail.step_count, "places": places, "first": first, "deserved_at": trail.wanted_at_last}
+    written = {
+        "heard": trail.step_count,
+        "places": places,
+        "first": first,
+        "deserved_at": trail.wanted_at_last,
+    }
     return json.dumps(written, separators=(",", ":"))
 
 
@@ -306,7 +354,10 @@ def from_json(written: str) -> Trail:
             Place(
                 entry["digest"],
                 entry["balance"],
-                entry["entered"] and Entered(_untagged(entry["entered"][0]), entry["entered"][1], entry["entered"][2]),
+                entry["entered"]
+                and Entered(
+                    _untagged(entry["entered"][0]), entry["entered"][1], entry["entered"][2]
+                ),
                 entry["wants"],
                 entry["stated"],
                 entry["touched"],

@@ -17,8 +17,8 @@ Row: TypeAlias = "dict[str, Json]"
 def text(value: Json) -> str:
     """Spell *value* as a ticket shows it.
 
-    Nothing is ``""``, truth is ``true`` or ``false`` (as the Table API has it), a number is exact and without an
-    exponent, a list or an object is JSON.
+    Nothing is ``""``, truth is ``true`` or ``false`` (as the Table API has it), a number is exact
+    and without an exponent, a list or an object is JSON.
     """
     match value:
         case None:
@@ -55,8 +55,9 @@ def truncate_field(field: str, said: str) -> str:
 def canonical(value: Json) -> str:
     """Spell *value* so that two spellings of the same data are one: for digests, not for people.
 
-    A column that is null is the same as one that is absent (MSSQL leaves NULL columns out); a time with an offset is
-    its instant (a session's time zone changes the offset, not the time); 1.50 is 1.5; keys are sorted.
+    A column that is null is the same as one that is absent (MSSQL leaves NULL columns out); a time
+    with an offset is its instant (a session's time zone changes the offset, not the time); 1.50 is
+    1.5; keys are sorted.
     """
     pieces: list[str] = []
     _spell_row(value, _Writer(pieces.append))
@@ -66,8 +67,9 @@ def canonical(value: Json) -> str:
 def settle_value(value: Json) -> Json:
     """*value* as it stands in a key, where values of one meaning have one spelling.
 
-    An instant (a text with date, time and offset) is in UTC, a number without trailing zeros and without a minus before
-    nothing, a text that is a UUID in lower case. Every other value is as it is, a list and an object too.
+    An instant (a text with date, time and offset) is in UTC, a number without trailing zeros and
+    without a minus before nothing, a text that is a UUID in lower case. Every other value is as it
+    is, a list and an object too.
     """
     match value:
         case float() | Decimal():
@@ -84,7 +86,8 @@ def digest(*parts: str) -> str:
 
 
 def digest_values(parts: Sequence[str], values: Sequence[Json]) -> str:
-    """What `digest` gives for *parts* and the canonical forms of *values*, which are never there as a whole.
+    """What `digest` gives for *parts* and the canonical forms of *values*, which are never there as
+    a whole.
 
     The canonical form of a list of small numbers is ten times as long as the list.
     """
@@ -92,19 +95,24 @@ def digest_values(parts: Sequence[str], values: Sequence[Json]) -> str:
     hashed.update(", ".join(map(json.dumps, parts)).encode())
     for number, value in enumerate(values):
         hashed.update(b', "' if parts or number else b'"')
-        _spell_row(value, _Writer(lambda piece: hashed.update(encode_basestring_ascii(piece)[1:-1].encode())))
+        _spell_row(
+            value,
+            _Writer(lambda piece: hashed.update(encode_basestring_ascii(piece)[1:-1].encode())),
+        )
         hashed.update(b'"')
     hashed.update(b"]")
     return hashed.hexdigest()[:32]
 
 
 _INSTANT = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d(?::?\d\d){0,2})?", re.ASCII
+    r"(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d(?::?\d\d){0,2})?",
+    re.ASCII,
 )
 
 
 def instant(written: str) -> datetime | None:
-    """Read an ISO time with 0-9 fractional digits and any offset, as UTC; without a zone it is taken for UTC.
+    """Read an ISO time with 0-9 fractional digits and any offset, as UTC; without a zone it is
+    taken for UTC.
 
     None when it is no such time. Digits beyond the microsecond are dropped.
     """
@@ -114,16 +122,26 @@ def instant(written: str) -> datetime | None:
     year, month, day, hour, minute, second = (int(part) for part in found.groups()[:6])
     fraction, zone = found.groups()[6:]
     try:
-        local = datetime(year, month, day, hour, minute, second, int((fraction or "0")[:6].ljust(6, "0")), tzinfo=UTC)
+        local = datetime(
+            year,
+            month,
+            day,
+            hour,
+            minute,
+            second,
+            int((fraction or "0")[:6].ljust(6, "0")),
+            tzinfo=UTC,
+        )
         return local - _offset(zone)
     except (ValueError, OverflowError):
         return None
 
 
-# PostgreSQL writes years beyond 9999 with more digits, and those before Christ with BC at the end; SQL Server writes
-# seven digits of a second.
+# PostgreSQL writes years beyond 9999 with more digits, and those before Christ with BC at the end;
+# SQL Server writes seven digits of a second.
 _ZONED = re.compile(
-    r"(\d{4,6})-(\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d(?::?\d\d){0,2})( BC)?", re.ASCII
+    r"(\d{4,6})-(\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d(?::?\d\d){0,2})( BC)?",
+    re.ASCII,
 )
 _OFFSET_MAX: Final = timedelta(hours=16)
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
@@ -168,7 +186,8 @@ class _Writer:
 
 
 def _spell_row(value: Json, writer: _Writer) -> None:
-    """The canonical form of a row, whose columns that are null are left out, or of any other value."""
+    """The canonical form of a row, whose columns that are null are left out, or of any
+    other value."""
     if isinstance(value, dict):
         _spell_object(value, writer, with_nulls=False)
     else:
@@ -237,7 +256,8 @@ def _spell_text(value: str, writer: _Writer) -> None:
 
 
 def _plain_number(value: float | Decimal) -> str:
-    """Without an exponent, without zeros at its end that mean nothing, and without a minus before nothing."""
+    """Without an exponent, without zeros at its end that mean nothing, and without a minus before
+    nothing."""
     spelled = str(value)
     if spelled.lstrip("-").replace(".", "", 1).isdecimal():
         plain = spelled.rstrip("0").rstrip(".") if "." in spelled else spelled
@@ -251,7 +271,8 @@ def _settled_number(value: float | Decimal) -> Decimal:
 
 
 def _utc(written: str) -> str | None:
-    """A time with an offset, of any year and any precision, as ``2024-01-02T03:04:05.6+00:00``; None of all else."""
+    """A time with an offset, of any year and any precision, as ``2024-01-02T03:04:05.6+00:00``;
+    None of all else."""
     found = _ZONED.fullmatch(written)
     if found is None:
         return None
@@ -276,7 +297,11 @@ def _json_text(value: Json) -> str:
     # json.dumps has no exact numbers: a Decimal would have to become a float first.
     match value:
         case dict():
-            return "{" + ", ".join(f"{_json_text(name)}: {_json_text(v)}" for name, v in value.items()) + "}"
+            return (
+                "{"
+                + ", ".join(f"{_json_text(name)}: {_json_text(v)}" for name, v in value.items())
+                + "}"
+            )
         case list():
             return "[" + ", ".join(map(_json_text, value)) + "]"
         case Decimal():

@@ -1,7 +1,9 @@
-"""The types of columns, as far as the migrations of a Hasura project show them, and the keys that do not suit them.
+"""The types of columns, as far as the migrations of a Hasura project show them, and the keys that
+do not suit them.
 
-A migration is SQL of any kind: what is read of it is what declares, changes and drops tables, columns and domains in
-plain statements. Whatever else stands there is passed over, so that a type is known or unknown, and seldom wrong.
+A migration is SQL of any kind: what is read of it is what declares, changes and drops tables,
+columns and domains in plain statements. Whatever else stands there is passed over, so that a type
+is known or unknown, and seldom wrong.
 """
 
 import re
@@ -22,7 +24,8 @@ _DEFAULT_SCHEMAS: Final = ("public", "dbo")
 
 @dataclass(frozen=True, slots=True)
 class DeclaredType:
-    """A column's type as it was declared, in lower case, and the place (file and line) of the declaration."""
+    """A column's type as it was declared, in lower case, and the place (file and line) of the
+    declaration."""
 
     name: str
     place: str
@@ -30,7 +33,8 @@ class DeclaredType:
 
 @dataclass(slots=True)
 class DeclaredTables:
-    """What the migrations of one database have declared so far. Names are as PostgreSQL folds them."""
+    """What the migrations of one database have declared so far. Names are as PostgreSQL
+    folds them."""
 
     tables: dict[tuple[str, str], dict[str, DeclaredType]] = field(default_factory=dict)
     domains: dict[str, DeclaredType] = field(default_factory=dict)
@@ -55,8 +59,14 @@ def read_migrations(project: Path) -> list[DeclaredTables]:
     """
     folder = project / "migrations"
     databases: dict[str, DeclaredTables] = {}
-    # By version, which the name of each begins with: of one database in its own folder, or (config v2) in this one.
-    files = [*folder.glob("*/*/up.sql"), *folder.glob("*/up.sql"), *folder.glob("*.up.sql"), *folder.glob("*/*.up.sql")]
+    # By version, which the name of each begins with: of one database in its own folder, or (config
+    # v2) in this one.
+    files = [
+        *folder.glob("*/*/up.sql"),
+        *folder.glob("*/up.sql"),
+        *folder.glob("*.up.sql"),
+        *folder.glob("*/*.up.sql"),
+    ]
     for file in sorted(files, key=lambda file: _version(file, folder)):
         parts = file.relative_to(folder).parts
         database = parts[0] if not parts[0][:1].isdigit() else ""
@@ -85,7 +95,8 @@ def read_statements(sql: str, name: str, declared: DeclaredTables) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Token:
-    """*word*: lower case where it was not quoted; of punctuation the character, of a literal nothing."""
+    """*word*: lower case where it was not quoted; of punctuation the character, of a literal
+    nothing."""
 
     word: str
     line: int
@@ -165,13 +176,37 @@ def _statements(sql: str) -> Iterator[list[_Token]]:
 # What ends a type, in the declaration of a column.
 _AFTER_TYPE: Final = frozenset(
     {
-        *("not", "null", "default", "primary", "unique", "references", "check", "constraint", "generated", "collate"),
-        *("storage", "compression", "identity", "deferrable", "initially", "using", "as", "with", "without", "sparse"),
+        *(
+            "not",
+            "null",
+            "default",
+            "primary",
+            "unique",
+            "references",
+            "check",
+            "constraint",
+            "generated",
+            "collate",
+        ),
+        *(
+            "storage",
+            "compression",
+            "identity",
+            "deferrable",
+            "initially",
+            "using",
+            "as",
+            "with",
+            "without",
+            "sparse",
+        ),
         "rowguidcol",
     }
 )
 # What begins no column, in the list of a table's.
-_NO_COLUMN: Final = frozenset({"constraint", "primary", "unique", "check", "foreign", "exclude", "like", "index"})
+_NO_COLUMN: Final = frozenset(
+    {"constraint", "primary", "unique", "check", "foreign", "exclude", "like", "index"}
+)
 
 
 class _Statement:
@@ -185,7 +220,9 @@ class _Statement:
     def takes(self, *words: str) -> bool:
         """Whether these words come next; they are read then."""
         coming = self.tokens[self.at : self.at + len(words)]
-        if [token.word for token in coming] != list(words) or any(token.is_quoted for token in coming):
+        if [token.word for token in coming] != list(words) or any(
+            token.is_quoted for token in coming
+        ):
             return False
         self.at += len(words)
         return True
@@ -208,7 +245,8 @@ class _Statement:
         return names[-2] if len(names) > 1 else "", names[-1]
 
     def elements(self) -> Iterator["_Statement"]:
-        """What stands between commas from here on, outside of parentheses; to the end of those that it stands in."""
+        """What stands between commas from here on, outside of parentheses; to the end of those that
+        it stands in."""
         depth, begin = 0, self.at
         for number in range(self.at, len(self.tokens)):
             match self.tokens[number].word:
@@ -225,7 +263,8 @@ class _Statement:
         yield _Statement(self.tokens[begin:], self.file)
 
     def type(self) -> DeclaredType:
-        """The type that comes next: `timestamp(3) with time zone`, `public.citext`, `interval[]`."""
+        """The type that comes next: `timestamp(3) with time zone`, `public.citext`,
+        `interval[]`."""
         line = self.tokens[self.at].line if self.at < len(self.tokens) else 0
         words: list[str] = []
         depth = 0
@@ -274,7 +313,9 @@ def _create_table(statement: _Statement, declared: DeclaredTables) -> None:
         return
     columns: dict[str, DeclaredType] = {}
     for element in statement.elements():
-        if element.tokens and (element.tokens[0].is_quoted or element.tokens[0].word not in _NO_COLUMN):
+        if element.tokens and (
+            element.tokens[0].is_quoted or element.tokens[0].word not in _NO_COLUMN
+        ):
             name = element.name()
             columns[name] = element.type()
     declared.tables[table] = columns
@@ -320,7 +361,11 @@ def _alter_table(statement: _Statement, table: tuple[str, str], declared: Declar
 _LOWER: Final = "write {{ … | lower }}"
 _ANOTHER: Final = "identify the row by another column"
 _RANGE: Final = ("is written as the session's DateStyle and time zone say", _ANOTHER, ())
-_FLOAT: Final = ("is written as the session's extra_float_digits says where that is below 1", "use a numeric", ())
+_FLOAT: Final = (
+    "is written as the session's extra_float_digits says where that is below 1",
+    "use a numeric",
+    (),
+)
 _OBJECT: Final = ("is spelled as it was stored", "name the part of it that identifies the row", ())
 _PADDED: Final = ("is padded with blanks, which a key keeps", "write {{ … | trim }}", ("trim",))
 # Of types whose values have several spellings: why, what to do, and filters that do it.
@@ -330,7 +375,10 @@ UNSETTLED: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
     "money": ("is written as the session's lc_monetary says", "use a numeric", ()),
     **dict.fromkeys(("tstzrange", "tsrange", "daterange"), _RANGE),
     **dict.fromkeys(("tstzmultirange", "tsmultirange", "datemultirange"), _RANGE),
-    **dict.fromkeys(("numrange", "nummultirange"), ("keeps the zeros that its bounds were written with", _ANOTHER, ())),
+    **dict.fromkeys(
+        ("numrange", "nummultirange"),
+        ("keeps the zeros that its bounds were written with", _ANOTHER, ()),
+    ),
     **dict.fromkeys(("real", "float4", "double precision", "float8", "float"), _FLOAT),
     "citext": ("tells no case apart, and a key does", _LOWER, ("lower", "upper")),
     **dict.fromkeys(("char", "character", "bpchar", "nchar"), _PADDED),
@@ -342,16 +390,21 @@ _MODIFIERS: Final = re.compile(r"\(([^)]*)\)")
 
 
 def key_warnings(rules: Iterable[Rule], databases: Sequence[DeclaredTables]) -> list[str]:
-    """What is seldom meant in the keys of *rules*: columns whose values have more than one spelling."""
+    """What is seldom meant in the keys of *rules*: columns whose values have more than one
+    spelling."""
     warnings: list[str] = []
     for rule in rules:
         kind, _, source = rule.source.partition("/")
         schema, _, table = source.partition(".")
         for part in rule.templates.key if kind == "hasura" else ():
-            for column in sorted(set().union(*(part.template.wholes_of(image) for image in ("row", "old", "new")))):
+            for column in sorted(
+                set().union(*(part.template.wholes_of(image) for image in ("row", "old", "new")))
+            ):
                 found = (declared.find(schema, table, column) for declared in databases)
                 warnings += dict.fromkeys(
-                    warning for type_ in found if type_ and (warning := _warning(part, schema, column, type_))
+                    warning
+                    for type_ in found
+                    if type_ and (warning := _warning(part, schema, column, type_))
                 )
     return warnings
 
@@ -368,4 +421,7 @@ def _warning(part: RuleTemplate, schema: str, column: str, declared: DeclaredTyp
     why, remedy, filters = UNSETTLED[name]
     if any(part.template.applies(filter_name) for filter_name in filters):
         return ""
-    return f"{part.where}: reads {column}, of type {declared.name} ({declared.place}), which {why}: {remedy}"
+    return (
+        f"{part.where}: reads {column}, of type {declared.name} ({declared.place}), which "
+        f"{why}: {remedy}"
+    )

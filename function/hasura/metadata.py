@@ -1,4 +1,5 @@
-"""A Hasura project's metadata (CLI config v3): read with its includes resolved and every place known, and checked.
+"""A Hasura project's metadata (CLI config v3): read with its includes resolved and every place
+known, and checked.
 
 MetadataError   it cannot be read; names every fault with its file and line
 """
@@ -25,9 +26,11 @@ class MetadataError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """What concerns events: the sources with their tables, and the cron triggers; None where the file is not there.
+    """What concerns events: the sources with their tables, and the cron triggers; None where the
+    file is not there.
 
-    Every node's `start_mark` has the file it stands in as its `name`, relative to where the project's folder is.
+    Every node's `start_mark` has the file it stands in as its `name`, relative to where the
+    project's folder is.
     """
 
     sources: yaml.Node | None
@@ -111,8 +114,8 @@ def _composed(file: Path, faults: list[str], *, deep: int) -> yaml.Node | None:
 
 
 def _included(node: yaml.Node, file: Path, faults: list[str], *, deep: int) -> yaml.Node:
-    """*node* with what it includes in the place of the includes (Hasura writes them as quoted texts), and with what it
-    merges (``<<``)."""
+    """*node* with what it includes in the place of the includes (Hasura writes them as quoted
+    texts), and with what it merges (``<<``)."""
     if isinstance(node, yaml.ScalarNode):
         return _one_included(node, file, faults, deep=deep)
     if isinstance(node, yaml.MappingNode):
@@ -120,7 +123,10 @@ def _included(node: yaml.Node, file: Path, faults: list[str], *, deep: int) -> y
         for key, _ in node.value:
             name = str(key.value)
             if name in seen and name != "<<":
-                faults.append(f"{place(key)}: `{name}` stands in line {seen[name].start_mark.line + 1} already")
+                faults.append(
+                    f"{place(key)}: `{name}` stands in line "
+                    f"{seen[name].start_mark.line + 1} already"
+                )
             seen.setdefault(name, key)
         try:
             yaml.constructor.SafeConstructor().flatten_mapping(node)

@@ -1,4 +1,5 @@
-"""Triggers in a Hasura project, checked: what Hasura would refuse or drop, and what this function cannot work with."""
+"""Triggers in a Hasura project, checked: what Hasura would refuse or drop, and what this function
+cannot work with."""
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -12,8 +13,9 @@ from function.core.values import did_you_mean
 from function.hasura.metadata import Metadata, entries, items, place, plain
 from function.rules.model import Rule, Rules, RuleTemplate
 
-# The keys of retry_conf with the YAML type of each: Hasura drops any other key without a word, and a time-out or a
-# number of retries with it. Of an event trigger, and of a cron trigger, where they have other names.
+# The keys of retry_conf with the YAML type of each: Hasura drops any other key without a word, and
+# a time-out or a number of retries with it. Of an event trigger, and of a cron trigger, where they
+# have other names.
 _RETRY_CONF: Final = {"num_retries": "int", "interval_sec": "int", "timeout_sec": "int"}
 _CRON_RETRY_CONF: Final = {
     "num_retries": "int",
@@ -28,7 +30,8 @@ _RETRY_REQUIRED: Final = {
     "interval_sec": "write the seconds between two attempts, such as 60",
 }
 _NO_RETRY_CONF: Final = (
-    "is missing: Hasura refuses a trigger without it; write {num_retries: 60, interval_sec: 60, timeout_sec: 60}"
+    "is missing: Hasura refuses a trigger without it; write {num_retries: "
+    "60, interval_sec: 60, timeout_sec: 60}"
 )
 _TRIGGER_NAME: Final = re.compile(r"[A-Za-z]+[A-Za-z0-9_\-]*", re.ASCII)
 # The functions that it names in the database must keep to PostgreSQL's 63.
@@ -42,7 +45,8 @@ HOUSEKEEPING: Final = "cron/servicenow_housekeeping"
 
 @dataclass(slots=True)
 class Findings:
-    """What is wrong with a project's metadata, and what is allowed and seldom meant: sentences with file and line."""
+    """What is wrong with a project's metadata, and what is allowed and seldom meant: sentences with
+    file and line."""
 
     event_triggers: int = 0
     cron_triggers: int = 0
@@ -51,7 +55,8 @@ class Findings:
 
 
 def check(metadata: Metadata, rules: Rules | None, *, deadline_seconds: float | None) -> Findings:
-    """Check the triggers of *metadata*, by themselves and against *rules* and the settings, where those are known."""
+    """Check the triggers of *metadata*, by themselves and against *rules* and the settings, where
+    those are known."""
     checking = _Checking(deadline_seconds)
     triggers = list(checking.triggers(metadata))
     ours = _ours(triggers, rules)
@@ -59,7 +64,8 @@ def check(metadata: Metadata, rules: Rules | None, *, deadline_seconds: float | 
         checking.ours(trigger)
     if not any(trigger.source == HOUSEKEEPING for trigger in ours):
         checking.findings.warnings.append(
-            f"{metadata.cron_triggers_file}: has no {HOUSEKEEPING.removeprefix('cron/')} that sends X-Webhook-Secret: "
+            f"{metadata.cron_triggers_file}: has no {HOUSEKEEPING.removeprefix('cron/')} that "
+            "sends X-Webhook-Secret: "
             "until the next event nothing looks at tickets in doubt, or sends mails that wait"
         )
     if rules is not None:
@@ -69,8 +75,8 @@ def check(metadata: Metadata, rules: Rules | None, *, deadline_seconds: float | 
 
 @dataclass(frozen=True, slots=True)
 class _Trigger:
-    """An event trigger or a cron trigger. *source* is spelled as rules do; *ops* are those that it sends; *webhook* is
-    spelled one way, for this function's two routes are one."""
+    """An event trigger or a cron trigger. *source* is spelled as rules do; *ops* are those that it
+    sends; *webhook* is spelled one way, for this function's two routes are one."""
 
     node: yaml.Node
     path: str
@@ -85,8 +91,9 @@ class _Trigger:
 def _ours(triggers: Collection[_Trigger], rules: Rules | None) -> list[_Trigger]:
     """The triggers that are meant for this function.
 
-    A rule's table, and X-Webhook-Secret, which others use too, say so together; then any with the same webhook is.
-    Where one of a table's goes where the housekeeping goes, another one of that table is for somebody else.
+    A rule's table, and X-Webhook-Secret, which others use too, say so together; then any with the
+    same webhook is. Where one of a table's goes where the housekeeping goes, another one of that
+    table is for somebody else.
     """
     sending = [trigger for trigger in triggers if trigger.sends_secret]
     sources = {rule.source for rule in rules.rules} | {HOUSEKEEPING} if rules is not None else set()
@@ -116,7 +123,9 @@ class _Checking:
         for source in self.mappings(metadata.sources, "databases"):
             names: dict[str, str] = {}
             for table in self.mappings(_fields(source).get("tables"), "tables"):
-                for path, node in self.numbered(_fields(table).get("event_triggers"), "event_triggers"):
+                for path, node in self.numbered(
+                    _fields(table).get("event_triggers"), "event_triggers"
+                ):
                     self.findings.event_triggers += 1
                     definition = self.mapping(_fields(node).get("definition"), f"{path}.definition")
                     for op in ("insert", "update", "delete"):
@@ -156,8 +165,11 @@ class _Checking:
 
     # One trigger
 
-    def retries(self, node: yaml.Node, path: str, known: Mapping[str, str], required: Mapping[str, str]) -> None:
-        """Its retry_conf: the keys that are *known*, each of its type, and with those that are *required*."""
+    def retries(
+        self, node: yaml.Node, path: str, known: Mapping[str, str], required: Mapping[str, str]
+    ) -> None:
+        """Its retry_conf: the keys that are *known*, each of its type, and with those that are
+        *required*."""
         path = f"{path}.retry_conf"
         retry_conf = _fields(node).get("retry_conf")
         if retry_conf is None:
@@ -167,7 +179,11 @@ class _Checking:
         fields = self.mapping(retry_conf, path)
         for name, key, _ in entries(retry_conf):
             if name not in known:
-                self.fault(key, f"{path}.{name}", f"there is no such key, Hasura drops it{did_you_mean(name, known)}")
+                self.fault(
+                    key,
+                    f"{path}.{name}",
+                    f"there is no such key, Hasura drops it{did_you_mean(name, known)}",
+                )
         for name, what in required.items():
             if name not in fields and isinstance(retry_conf, yaml.MappingNode):
                 self.fault(retry_conf, f"{path}.{name}", f"is missing: {what}")
@@ -183,16 +199,27 @@ class _Checking:
         if given is None or not name:
             return
         if not _TRIGGER_NAME.fullmatch(name) or len(name) > TRIGGER_NAME_CHARACTERS_MAX:
-            what = f"must be a letter, then letters, digits, _ and -, {TRIGGER_NAME_CHARACTERS_MAX} characters at most"
+            what = (
+                "must be a letter, then letters, digits, _ and -, "
+                f"{TRIGGER_NAME_CHARACTERS_MAX} characters at most"
+            )
             self.fault(given, f"{path}.name", what)
         if name in names:
-            self.fault(given, f"{path}.name", f"`{name}` is the name of the trigger at {names[name]} already")
+            self.fault(
+                given,
+                f"{path}.name",
+                f"`{name}` is the name of the trigger at {names[name]} already",
+            )
         names.setdefault(name, place(given))
 
     def webhook(self, node: yaml.Node, path: str) -> None:
         fields = _fields(node)
         if "webhook" in fields and "webhook_from_env" in fields:
-            self.fault(fields["webhook_from_env"], f"{path}.webhook_from_env", "stands beside `webhook`; take one out")
+            self.fault(
+                fields["webhook_from_env"],
+                f"{path}.webhook_from_env",
+                "stands beside `webhook`; take one out",
+            )
         elif "webhook_from_env" in fields:
             variable = _text(fields["webhook_from_env"]) or "VARIABLE"
             what = f"is deprecated by Hasura; write webhook: '{{{{{variable}}}}}'"
@@ -223,16 +250,22 @@ class _Checking:
         retry = _fields(retry_conf) if "retry_conf" in fields else {}
         if "num_retries" in retry and not is_cron and (_number(retry["num_retries"]) or 0) <= 0:
             what = (
-                "0 survives an outage of ServiceNow all the same, by Retry-After; an outage of this function itself "
+                "0 survives an outage of ServiceNow all the same, by Retry-After; an outage of "
+                "this function itself "
                 "loses the event to `error`: write a number above 0, such as 60"
             )
             self.warn(retry["num_retries"], f"{trigger.path}.retry_conf.num_retries", what)
         timeout = retry.get("timeout_seconds" if is_cron else "timeout_sec")
         seconds = TIMEOUT_SECONDS if timeout is None else _number(timeout)
-        if self.deadline_seconds is not None and seconds is not None and seconds <= self.deadline_seconds:
+        if (
+            self.deadline_seconds is not None
+            and seconds is not None
+            and seconds <= self.deadline_seconds
+        ):
             key = "timeout_seconds" if is_cron else "timeout_sec"
             what = (
-                f"({seconds:g}) must be above DEADLINE_SECONDS ({self.deadline_seconds:g}), or what is still being "
+                f"({seconds:g}) must be above DEADLINE_SECONDS ({self.deadline_seconds:g}), or "
+                "what is still being "
                 "done is sent again"
             )
             self.fault(timeout or retry_conf, f"{trigger.path}.retry_conf.{key}", what)
@@ -244,24 +277,35 @@ class _Checking:
             if "value" in fields and variable is not None:
                 self.fault(header, where, "has both value and value_from_env; take one out")
             elif "value" not in fields and variable is None:
-                self.fault(header, where, "has no value; write value_from_env: SERVICENOW_FUNCTION_SECRET")
+                self.fault(
+                    header, where, "has no value; write value_from_env: SERVICENOW_FUNCTION_SECRET"
+                )
             if variable is not None and _text(variable).startswith(HASURAS_OWN):
-                what = f"Hasura gives out none of its own variables ({HASURAS_OWN}…); set one of another name"
+                what = (
+                    f"Hasura gives out none of its own variables ({HASURAS_OWN}…); set "
+                    "one of another name"
+                )
                 self.fault(variable, f"{where}.value_from_env", what)
             if _text(fields.get("name")).lower() == SECRET_HEADER and "value" in fields:
                 what = (
-                    "Hasura writes it in clear into its log of every delivery; write value_from_env and the name of a "
+                    "Hasura writes it in clear into its log of every delivery; write "
+                    "value_from_env and the name of a "
                     "variable, and change the secret"
                 )
                 self.fault(fields["value"], f"{where}.value", what)
 
-    def against(self, rules: Rules, ours: Collection[_Trigger], others: Collection[_Trigger]) -> None:
+    def against(
+        self, rules: Rules, ours: Collection[_Trigger], others: Collection[_Trigger]
+    ) -> None:
         for rule in rules.rules:
             self.rule(rule, ours, others)
         sources = {rule.source for rule in rules.rules} | {HOUSEKEEPING}
         for trigger in ours:
             if trigger.source not in sources:
-                what = f"no rule is for {trigger.source}, so every event would be answered 422; add one, or take it out"
+                what = (
+                    f"no rule is for {trigger.source}, so every event would be answered 422; "
+                    "add one, or take it out"
+                )
                 self.fault(trigger.node, trigger.path, what)
 
     def rule(self, rule: Rule, ours: Iterable[_Trigger], others: Iterable[_Trigger]) -> None:
@@ -275,11 +319,15 @@ class _Checking:
                 for trigger in others
                 if trigger.source == rule.source
             )
-            self.findings.faults.append(f"{rule.where}.from: no trigger sends {rule.source} here; add one{known}")
+            self.findings.faults.append(
+                f"{rule.where}.from: no trigger sends {rule.source} here; add one{known}"
+            )
             return
         if not matching:
             names = {trigger.name: None for trigger in of_source}
-            what = f"{rule.source} has no trigger `{rule.trigger}`{did_you_mean(rule.trigger, names)}"
+            what = (
+                f"{rule.source} has no trigger `{rule.trigger}`{did_you_mean(rule.trigger, names)}"
+            )
             self.findings.faults.append(f"{rule.where}.trigger: {what}")
             return
         if rule.source.startswith("cron/"):
@@ -287,8 +335,10 @@ class _Checking:
         if databases := sorted({trigger.database for trigger in matching} - {matching[0].database}):
             several = " and ".join([matching[0].database, *databases])
             what = (
-                f"{rule.source} of {several} come here, and Hasura does not say which: rows with equal keys would "
-                "share a ticket; name one trigger in `trigger:` of a rule each, or send one to a function with a "
+                f"{rule.source} of {several} come here, and Hasura does not say which: rows with "
+                "equal keys would "
+                "share a ticket; name one trigger in `trigger:` of a rule each, or send one to a "
+                "function with a "
                 "SOURCE_NAME of its own"
             )
             self.fault(matching[0].node, matching[0].path, what)
@@ -299,15 +349,21 @@ class _Checking:
             what = f"sends none of {', '.join(unsent)}, which is all that {rule.id} hears"
             self.fault(definition, f"{matching[0].path}.definition", what)
         elif unsent:
-            what = f"does not send {', '.join(unsent)}, which {rule.id} hears; add it, or name the others in its `ops`"
+            what = (
+                f"does not send {', '.join(unsent)}, which {rule.id} hears; add it, or name "
+                "the others in its `ops`"
+            )
             self.warn(definition, f"{matching[0].path}.definition", what)
         for trigger in matching:
             self.columns(trigger, rule)
 
     def columns(self, trigger: _Trigger, rule: Rule) -> None:
-        """That the trigger's lists of columns have those that the rule names; of a deleted row, those of its key."""
+        """That the trigger's lists of columns have those that the rule names; of a deleted row,
+        those of its key."""
         identity = [
-            rule_template for rule_template in (*rule.templates.key, rule.templates.each) if rule_template is not None
+            rule_template
+            for rule_template in (*rule.templates.key, rule.templates.each)
+            if rule_template is not None
         ]
         definition = _fields(_fields(trigger.node).get("definition"))
         for op, templates in (
@@ -321,11 +377,17 @@ class _Checking:
             spec = _fields(definition[op])
             unlisted = named - set(map(_text, items(spec.get("payload"))))
             if isinstance(spec.get("payload"), yaml.SequenceNode) and unlisted:
-                what = f"lacks {', '.join(sorted(unlisted))}, which {rule.id} reads: its events would be dead letters"
+                what = (
+                    f"lacks {', '.join(sorted(unlisted))}, which {rule.id} reads: its events "
+                    "would be dead letters"
+                )
                 self.fault(spec["payload"], f"{trigger.path}.definition.{op}.payload", what)
             unmatching = named - set(map(_text, items(spec.get("columns"))))
             if op == "update" and isinstance(spec.get("columns"), yaml.SequenceNode) and unmatching:
-                what = f"lacks {', '.join(sorted(unmatching))}, which {rule.id} reads: nothing is sent when they change"
+                what = (
+                    f"lacks {', '.join(sorted(unmatching))}, which {rule.id} reads: nothing "
+                    "is sent when they change"
+                )
                 self.warn(spec["columns"], f"{trigger.path}.definition.{op}.columns", what)
 
 
@@ -345,7 +407,8 @@ def _trigger(node: yaml.Node, path: str, source: str, database: str) -> _Trigger
         name=_text(fields.get("name")),
         webhook=webhook.rstrip("/").removesuffix("/hasura").rstrip("/"),
         sends_secret=any(
-            _text(_fields(header).get("name")).lower() == SECRET_HEADER for header in items(fields.get("headers"))
+            _text(_fields(header).get("name")).lower() == SECRET_HEADER
+            for header in items(fields.get("headers"))
         ),
         ops=frozenset(ops),
     )
@@ -355,7 +418,8 @@ def _table(entry: yaml.Node) -> str:
     """``public.outages``: a table's name may stand alone."""
     table = _fields(entry).get("table")
     fields = _fields(table)
-    return f"{_text(fields.get('schema')) or 'public'}.{_text(fields.get('name') if fields else table)}"
+    schema = _text(fields.get("schema")) or "public"
+    return f"{schema}.{_text(fields.get('name') if fields else table)}"
 
 
 def _columns(templates: Iterable[RuleTemplate]) -> set[str]:
@@ -369,7 +433,9 @@ def _columns(templates: Iterable[RuleTemplate]) -> set[str]:
 
 def _fields(node: yaml.Node | None) -> dict[str, yaml.Node]:
     """The values of a mapping that are not null; none of any other node."""
-    return {name: value for name, _, value in (entries(node) if node else ()) if not _is_null(value)}
+    return {
+        name: value for name, _, value in (entries(node) if node else ()) if not _is_null(value)
+    }
 
 
 def _is_null(node: yaml.Node) -> bool:

@@ -1,1 +1,2 @@
-"""What was done: tickets with their rows' trails, deliveries, alerts and holds, in SQLite or PostgreSQL."""
+"""What was done: tickets with their rows' trails, deliveries, alerts and holds, in SQLite or
+PostgreSQL."""

@@ -16,7 +16,8 @@ from function.ledger.records import (
 MAIL_CLAIM_SECONDS: Final = 30.0
 
 _RAISE_ALERT = """
-INSERT INTO servicenow.alert AS a (fingerprint, kind, facts, since, last_at, due_at, unsent, episode)
+INSERT INTO servicenow.alert AS a
+    (fingerprint, kind, facts, since, last_at, due_at, unsent, episode)
 VALUES (:fingerprint, :kind, :facts, :since, {now}, :since + :wait, 1, 'quiet')
 ON CONFLICT (fingerprint) DO UPDATE SET
     facts = :facts, last_at = {now},
@@ -28,7 +29,8 @@ ON CONFLICT (fingerprint) DO UPDATE SET
 
 END_ALERT = """
 UPDATE servicenow.alert SET
-    episode = CASE WHEN episode = 'told' AND NOT :silently THEN 'over' ELSE 'closed' END, unsent = 0, last_at = {now}
+    episode = CASE WHEN episode = 'told' AND NOT :silently THEN 'over' ELSE 'closed' END,
+    unsent = 0, last_at = {now}
 WHERE fingerprint = :fingerprint AND episode IN ('quiet', 'told')
 """
 
@@ -77,10 +79,13 @@ class AlertRepository:
         self._database.run(lambda transaction: raise_alert(transaction, alert))
 
     def claim_due_mail(self, *, every_seconds: float) -> DueMail | None:
-        """Take one mail that is due; nobody else gets it for MAIL_CLAIM_SECONDS. None: there is none."""
+        """Take one mail that is due; nobody else gets it for MAIL_CLAIM_SECONDS. None: there is
+        none."""
 
         def work(transaction: Transaction) -> DueMail | None:
-            row = one_row(transaction.execute(_CLAIM_MAIL, claim=MAIL_CLAIM_SECONDS, every=every_seconds))
+            row = one_row(
+                transaction.execute(_CLAIM_MAIL, claim=MAIL_CLAIM_SECONDS, every=every_seconds)
+            )
             if row is None:
                 return None
             mail = DueMail(
@@ -107,18 +112,30 @@ class AlertRepository:
 
         return self._database.run(work)
 
-    def mark_sent(self, mail: DueMail, *, owed_to: Sequence[str] = (), owed_wait_seconds: float = 0.0) -> None:
+    def mark_sent(
+        self, mail: DueMail, *, owed_to: Sequence[str] = (), owed_wait_seconds: float = 0.0
+    ) -> None:
         """The mail is out; to those of *owed_to* it is to be sent again in *owed_wait_seconds*."""
-        owed = {"to": [*owed_to], "tries": mail.owed_tries + 1, "count": mail.count, "recovered": mail.recovered}
+        owed = {
+            "to": [*owed_to],
+            "tries": mail.owed_tries + 1,
+            "count": mail.count,
+            "recovered": mail.recovered,
+        }
 
         def work(transaction: Transaction) -> None:
             if not mail.owed_to:
                 transaction.execute(
-                    _MAIL_SENT, fingerprint=mail.fingerprint, count=mail.count, recovered=mail.recovered
+                    _MAIL_SENT,
+                    fingerprint=mail.fingerprint,
+                    count=mail.count,
+                    recovered=mail.recovered,
                 )
             if mail.owed_to or owed_to:
                 written = json.dumps(owed) if owed_to else ""
-                transaction.execute(_SET_OWED, fingerprint=mail.fingerprint, owed=written, wait=owed_wait_seconds)
+                transaction.execute(
+                    _SET_OWED, fingerprint=mail.fingerprint, owed=written, wait=owed_wait_seconds
+                )
 
         self._database.run(work)
 
@@ -153,10 +170,14 @@ def raise_alert(transaction: Transaction, alert: Alert) -> None:
     )
 
 
-def end_alert_if_none_left(transaction: Transaction, fingerprint: str, *, silently: bool = False) -> None:
-    """The alert is over once no delivery belongs to it any more; *silently*: because they were given up on."""
+def end_alert_if_none_left(
+    transaction: Transaction, fingerprint: str, *, silently: bool = False
+) -> None:
+    """The alert is over once no delivery belongs to it any more; *silently*: because they were
+    given up on."""
     left = transaction.execute(
-        "SELECT 1 FROM servicenow.delivery WHERE fingerprint = :fingerprint AND status <> 'done' LIMIT 1",
+        "SELECT 1 FROM servicenow.delivery WHERE fingerprint = :fingerprint AND "
+        "status <> 'done' LIMIT 1",
         fingerprint=fingerprint,
     )
     if not left:

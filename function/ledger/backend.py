@@ -12,13 +12,15 @@ from typing import Any, Final, Protocol, TypeAlias
 from function.deadline import seconds_left
 
 Record: TypeAlias = dict[str, Any]
-# A statement here is short, and a ledger that does not answer is better told to Hasura than waited for.
+# A statement here is short, and a ledger that does not answer is better told to Hasura than waited
+# for.
 STATEMENT_SECONDS: Final = 10
 CONNECT_SECONDS: Final = 5
 
 
 class LedgerUnavailable(Exception):  # noqa: N818  # a state to answer 503 for, not a mistake
-    """The database cannot be reached or does not answer; this transaction changed nothing, or its end is not known."""
+    """The database cannot be reached or does not answer; this transaction changed nothing, or its
+    end is not known."""
 
 
 class LedgerNotMigrated(LedgerUnavailable):
@@ -30,7 +32,8 @@ class LedgerUnfit(LedgerUnavailable):
 
 
 class LedgerRefused(Exception):  # noqa: N818  # what happened
-    """The database is there and did not take a statement, or its values; nothing was changed by this transaction.
+    """The database is there and did not take a statement, or its values; nothing was changed by
+    this transaction.
 
     The text names the error and quotes no value.
     """
@@ -59,7 +62,11 @@ class DatabaseBackend(Protocol):
     def may_do_better(self, error: Exception) -> bool: ...
     def words(self, error: Exception) -> str: ...
     def demand_fit(self, execute: Execute) -> None: ...  # raises LedgerUnfit
-    def reading(self) -> Any: ...  # the same as transaction, for reading; None where there is no database yet
-    def transaction(self, *, migrating: bool = False) -> Any: ...  # a context manager giving an Execute
+    def reading(
+        self,
+    ) -> Any: ...  # the same as transaction, for reading; None where there is no database yet
+    def transaction(
+        self, *, migrating: bool = False
+    ) -> Any: ...  # a context manager giving an Execute
     def has_table(self, execute: Callable[..., list[Record]], name: str) -> bool: ...
     def close(self) -> None: ...

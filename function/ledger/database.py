@@ -1,7 +1,8 @@
 """Transactions on SQLite or PostgreSQL through the same SQL.
 
-Statements are written once: ``servicenow.`` before every table, ``:name`` for a parameter, ``{now}`` for the
-database's clock in UNIX seconds. SQLite has no schemas: there the prefix is dropped.
+Statements are written once: ``servicenow.`` before every table, ``:name`` for a parameter,
+``{now}`` for the database's clock in UNIX seconds. SQLite has no schemas: there the prefix is
+dropped.
 """
 
 import re
@@ -42,7 +43,8 @@ class Transaction(Protocol):
 
 
 class Database:
-    """A place for the ledger. Nothing is opened before the first transaction, so that a forked server is safe."""
+    """A place for the ledger. Nothing is opened before the first transaction, so that a forked
+    server is safe."""
 
     def __init__(
         self,
@@ -61,7 +63,9 @@ class Database:
         self._migrate = migrate
         self._clock_ahead_seconds = clock_ahead_seconds
         self._backend: DatabaseBackend = (
-            SQLiteBackend(url.removeprefix("sqlite:///")) if scheme == "sqlite" else PostgreSQLBackend(url, pool_size)
+            SQLiteBackend(url.removeprefix("sqlite:///"))
+            if scheme == "sqlite"
+            else PostgreSQLBackend(url, pool_size)
         )
         self._ready_for: object = None
         self._preparing = threading.Lock()
@@ -71,23 +75,27 @@ class Database:
     def run(self, work: Callable[[Transaction], T]) -> T:
         """Do *work* in one transaction: committed when it returns, rolled back when it raises.
 
-        Where a connection proves dead before anything was committed, or a deadlock ends the transaction, it is done
-        again, so *work* must have no effect but its statements.
+        Where a connection proves dead before anything was committed, or a deadlock ends the
+        transaction, it is done again, so *work* must have no effect but its statements.
         """
         self._prepare()
         for tries_left in reversed(range(TRIES_MAX)):
             try:
                 with self._backend.transaction() as execute:
-                    return work(_StatementRunner(self._backend.dialect, execute, self._clock_ahead_seconds))
+                    return work(
+                        _StatementRunner(self._backend.dialect, execute, self._clock_ahead_seconds)
+                    )
             except self._backend.gone() as error:
                 if not tries_left or not self._backend.may_do_better(error):
-                    # It may have been dropped and made anew, so it is looked at before it is used again.
+                    # It may have been dropped and made anew, so it is looked at before it is used
+                    # again.
                     self._ready_for = None
                     raise self._unavailable(error) from error
         raise AssertionError("unreachable")
 
     def ready(self) -> None:
-        """Raise LedgerUnavailable unless a transaction could be made now. Creates nothing and changes nothing."""
+        """Raise LedgerUnavailable unless a transaction could be made now. Creates nothing and
+        changes nothing."""
         try:
             with self._backend.reading() as execute:
                 missing = self._missing(execute) if execute is not None else []
@@ -108,15 +116,19 @@ class Database:
         if missing and not self._migrate:
             numbers = ", ".join(f"{number:04}" for number, _ in missing)
             raise LedgerNotMigrated(
-                f"the ledger lacks migration {numbers} and LEDGER_MIGRATE is off: run `python -m function migrate`"
+                f"the ledger lacks migration {numbers} and LEDGER_MIGRATE is off: run `python -m "
+                "function migrate`"
             )
 
     def migrate(self) -> list[int]:
-        """Bring the database up to date; give the numbers of the migrations that were applied now."""
+        """Bring the database up to date; give the numbers of the migrations that were
+        applied now."""
         try:
             with self._backend.transaction(migrating=True) as execute:
                 self._backend.demand_fit(execute)
-                return _migrate(_StatementRunner(self._backend.dialect, execute, None), self._backend)
+                return _migrate(
+                    _StatementRunner(self._backend.dialect, execute, None), self._backend
+                )
         except self._backend.gone() as error:
             raise self._unavailable(error) from error
 
@@ -138,7 +150,8 @@ class Database:
                 self._bring_up_to_date()
             except LedgerUnavailable as error:
                 if seconds_left() > 0:
-                    # Else it is this request's own time that ran out, and says nothing of the database.
+                    # Else it is this request's own time that ran out, and says nothing of the
+                    # database.
                     self._failed, self._failed_at = type(error)(str(error)), time.monotonic()
                 raise
             self._ready_for = self._backend.identity()
@@ -161,7 +174,9 @@ class Database:
 
 
 class _StatementRunner:
-    def __init__(self, dialect: str, execute: Execute, clock_ahead_seconds: Callable[[], float] | None) -> None:
+    def __init__(
+        self, dialect: str, execute: Execute, clock_ahead_seconds: Callable[[], float] | None
+    ) -> None:
         self._dialect = dialect
         self._execute = execute
         self._ahead = clock_ahead_seconds
@@ -189,21 +204,26 @@ def _spelled(sql: str, dialect: str, ahead: float) -> str:
 def _migrations() -> list[tuple[int, str]]:
     folder = resources.files("function") / "migrations"
     return sorted(
-        (int(file.name[:4]), file.read_text("utf-8")) for file in folder.iterdir() if file.name.endswith(".sql")
+        (int(file.name[:4]), file.read_text("utf-8"))
+        for file in folder.iterdir()
+        if file.name.endswith(".sql")
     )
 
 
 def _missing(transaction: Transaction, backend: DatabaseBackend) -> list[tuple[int, str]]:
     applied: set[int] = set()
     if backend.has_table(transaction.execute, "migration"):
-        applied = {row["number"] for row in transaction.execute("SELECT number FROM servicenow.migration")}
+        applied = {
+            row["number"] for row in transaction.execute("SELECT number FROM servicenow.migration")
+        }
     return [(number, sql) for number, sql in _migrations() if number not in applied]
 
 
 def _migrate(transaction: Transaction, backend: DatabaseBackend) -> list[int]:
     if not backend.has_table(transaction.execute, "migration"):
         transaction.execute(
-            "CREATE TABLE servicenow.migration (number INTEGER PRIMARY KEY, applied_at DOUBLE PRECISION NOT NULL)"
+            "CREATE TABLE servicenow.migration (number INTEGER PRIMARY KEY, applied_at DOUBLE "
+            "PRECISION NOT NULL)"
         )
     missing = _missing(transaction, backend)
     for number, sql in missing:
@@ -212,6 +232,7 @@ def _migrate(transaction: Transaction, backend: DatabaseBackend) -> list[int]:
             if statement.strip():
                 transaction.execute(statement)
         transaction.execute(
-            "INSERT INTO servicenow.migration (number, applied_at) VALUES (:number, {now})", number=number
+            "INSERT INTO servicenow.migration (number, applied_at) VALUES (:number, {now})",
+            number=number,
         )
     return [number for number, _ in missing]

@@ -32,7 +32,8 @@ from function.ledger.records import (
 )
 from function.ledger.tickets import TAKE_LEASE, save_ticket
 
-# Of a table that no rule wants, so many events are kept: enough to write the rule from, not the whole table.
+# Of a table that no rule wants, so many events are kept: enough to write the rule from, not the
+# whole table.
 UNRULED_SAMPLES_MAX: Final = 10
 # Hasura counts whole seconds: an event that comes so much early is in time.
 EARLY_SECONDS: Final = 1.0
@@ -42,15 +43,19 @@ WITHDRAWN: Final = "forgiven"
 # What is asked of the instance at the beginning of each delivery, in one statement.
 _INSTANCE_STATUS = """
 SELECT COALESCE((SELECT stamp FROM servicenow.configuration WHERE one = 1), '') AS version,
-    (SELECT honours_sys_id FROM servicenow.instance WHERE instance = :instance AND "table" = :table) AS honours_sys_id,
-    (SELECT kept_mark FROM servicenow.instance WHERE instance = :instance AND "table" = :table) AS kept_mark,
+    (SELECT honours_sys_id FROM servicenow.instance
+        WHERE instance = :instance AND "table" = :table) AS honours_sys_id,
+    (SELECT kept_mark FROM servicenow.instance
+        WHERE instance = :instance AND "table" = :table) AS kept_mark,
     EXISTS (
         SELECT 1 FROM servicenow.delivery
-        WHERE event = :event AND content = :content AND status <> 'done' AND NOT (rule = :rule AND key = :key)
+        WHERE event = :event AND content = :content AND status <> 'done'
+            AND NOT (rule = :rule AND key = :key)
     ) AS others
 """
 _FIND_OPEN = """
-SELECT 1 FROM servicenow.delivery WHERE event = :event AND content = :content AND status <> 'done' LIMIT 1
+SELECT 1 FROM servicenow.delivery
+WHERE event = :event AND content = :content AND status <> 'done' LIMIT 1
 """
 # An event is known by its id and its content: an id that is used again is another event.
 _THIS_DELIVERY = "event = :event AND rule = :rule AND key = :key AND content = :content"
@@ -64,22 +69,28 @@ WHERE instance = :instance AND rule = :rule AND key = :key AND lease_owner <> ''
 
 _COUNT_ATTEMPT = """
 INSERT INTO servicenow.delivery
-    (event, rule, key, content, source, status, attempts, first_seen, last_at, digest, counted, body)
-VALUES (:event, :rule, :key, :content, :source, 'waiting', 1, {now}, {now}, :digest, :counted, :body)
+    (event, rule, key, content, source, status, attempts, first_seen, last_at, digest,
+    counted, body)
+VALUES (:event, :rule, :key, :content, :source, 'waiting', 1, {now}, {now}, :digest,
+    :counted, :body)
 ON CONFLICT (event, rule, key, content) DO UPDATE SET
     source = :source, status = 'waiting', digest = :digest, body = :body,
     counted = servicenow.delivery.counted OR :counted,
     attempts = CASE WHEN :fresh THEN 1 ELSE servicenow.delivery.attempts + 1 END,
     first_seen = CASE WHEN :fresh THEN {now} ELSE servicenow.delivery.first_seen END,
     last_at = {now}
-RETURNING event, rule, key, content, source, status, attempts, first_seen, reason, hint, words, ticket, fingerprint,
-    '' AS body, last_at
+RETURNING event, rule, key, content, source, status, attempts, first_seen, reason, hint, words,
+    ticket, fingerprint, '' AS body, last_at
 """
 
-_SET_TRAIL = "UPDATE servicenow.ticket SET trail = :trail WHERE instance = :instance AND rule = :rule AND key = :key"
+_SET_TRAIL = (
+    "UPDATE servicenow.ticket SET trail = :trail "
+    "WHERE instance = :instance AND rule = :rule AND key = :key"
+)
 
 _LOCK_TICKET = """
-UPDATE servicenow.ticket SET trail = trail WHERE instance = :instance AND rule = :rule AND key = :key
+UPDATE servicenow.ticket SET trail = trail
+WHERE instance = :instance AND rule = :rule AND key = :key
 RETURNING trail, sys_id, row_resolved
 """
 
@@ -90,15 +101,17 @@ WHERE instance = :instance AND rule = :rule AND key = :key
 
 _SAVE_DELIVERY = f"""
 UPDATE servicenow.delivery SET
-    status = :status, outcome = :outcome, retry_at = :retry_at, reason = :reason, hint = :hint, words = :words,
-    ticket = :ticket, duration = :duration, fingerprint = :fingerprint, last_at = {{now}},
+    status = :status, outcome = :outcome, retry_at = :retry_at, reason = :reason,
+    hint = :hint, words = :words, ticket = :ticket, duration = :duration,
+    fingerprint = :fingerprint, last_at = {{now}},
     body = CASE WHEN :status = 'done' THEN '' ELSE body END
 WHERE {_THIS_DELIVERY}
 """  # noqa: S608  # our own words
 
 
 class DeliveryRepository:
-    """Deliveries, each begun and finished in one transaction. Every method is one short transaction."""
+    """Deliveries, each begun and finished in one transaction. Every method is one short
+    transaction."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -121,12 +134,14 @@ class DeliveryRepository:
         probe_seconds: float = 0.0,
         with_trail: bool = True,
     ) -> BeginResult:
-        """Take the key's lease, count the attempt, and count the event's step into the trail if it was not yet.
+        """Take the key's lease, count the attempt, and count the event's step into the trail if it
+        was not yet.
 
-        *said* is what the step desires, as JSON text. *fresh*: a dead letter is tried again with a new clock;
-        otherwise, under the same *digest*, it stays dead. *version* is that of the connection to *instance*; where
-        another is in force, nothing is begun. *table* is the one whose traits are asked for. *permit_for*: the digest
-        of the credential for which leave to make the first call is asked, good for *probe_seconds*.
+        *said* is what the step desires, as JSON text. *fresh*: a dead letter is tried again with a
+        new clock; otherwise, under the same *digest*, it stays dead. *version* is that of the
+        connection to *instance*; where another is in force, nothing is begun. *table* is the one
+        whose traits are asked for. *permit_for*: the digest of the credential for which leave to
+        make the first call is asked, good for *probe_seconds*.
         """
         names = {"event": event.id, "rule": rule, "key": step.key, "content": event.content}
 
@@ -139,7 +154,9 @@ class DeliveryRepository:
             if ended is not None:
                 return ended
             keyed = {"instance": instance, "rule": rule, "key": step.key}
-            leased = one_row(transaction.execute(TAKE_LEASE, **keyed, owner=owner, seconds=lease_seconds))
+            leased = one_row(
+                transaction.execute(TAKE_LEASE, **keyed, owner=owner, seconds=lease_seconds)
+            )
             if leased is None:
                 left = one_row(transaction.execute(_LEASE_LEFT, **keyed))
                 return KeyBusy(max(0.0, left["seconds"]) if left else 0.0)
@@ -148,8 +165,8 @@ class DeliveryRepository:
             ended = _ended(before, digest, fresh=fresh)
             if ended is not None:
                 transaction.execute(
-                    "UPDATE servicenow.ticket SET lease_owner = '' "
-                    "WHERE instance = :instance AND rule = :rule AND key = :key AND lease_owner = :owner",
+                    "UPDATE servicenow.ticket SET lease_owner = '' WHERE instance = :instance "
+                    "AND rule = :rule AND key = :key AND lease_owner = :owner",
                     **keyed,
                     owner=owner,
                 )
@@ -184,21 +201,35 @@ class DeliveryRepository:
                 # Whoever makes the call waits, or hears why it may not.
                 permit = None
             return Acquired(
-                read_ticket(leased, trail), read_delivery(delivery), leased["now"], status, permit, permit_for or ""
+                read_ticket(leased, trail),
+                read_delivery(delivery),
+                leased["now"],
+                status,
+                permit,
+                permit_for or "",
             )
 
         return self._database.run(work)
 
     def record_step(
-        self, event: Event, step: Step, said: str, *, instance: str, rule: str, digest: str, mail_every_seconds: float
+        self,
+        event: Event,
+        step: Step,
+        said: str,
+        *,
+        instance: str,
+        rule: str,
+        digest: str,
+        mail_every_seconds: float,
     ) -> tuple[bool, bool]:
         """Count the step of an event for which nothing is to be done, if its key is known.
 
-        Gives whether the event has records that are not done, and whether a mail is due (*mail_every_seconds*: an alert
-        is mailed so often at most).
+        Gives whether the event has records that are not done, and whether a mail is due
+        (*mail_every_seconds*: an alert is mailed so often at most).
 
-        Of an unknown key nothing is kept. Needs no lease: the trail alone changes. Where it tells that
-        the row of a ticket is gone, the ticket is suspect from now on, and brought in step when it is looked at.
+        Of an unknown key nothing is kept. Needs no lease: the trail alone changes. Where it tells
+        that the row of a ticket is gone, the ticket is suspect from now on, and brought in step
+        when it is looked at.
         """
         names = {"event": event.id, "rule": rule, "key": step.key, "content": event.content}
         keyed = {"instance": instance, "rule": rule, "key": step.key}
@@ -212,7 +243,12 @@ class DeliveryRepository:
             trail = record_step(from_json(ticket["trail"]), step, said, sent_at=event.created_at)
             transaction.execute(_SET_TRAIL, **keyed, trail=to_json(trail))
             place = current_place(trail)
-            if place is not None and place.belongs_to_predecessor and ticket["sys_id"] and not ticket["row_resolved"]:
+            if (
+                place is not None
+                and place.belongs_to_predecessor
+                and ticket["sys_id"]
+                and not ticket["row_resolved"]
+            ):
                 transaction.execute(_SUSPECT, **keyed)
             transaction.execute(
                 _COUNT_ATTEMPT,
@@ -224,7 +260,8 @@ class DeliveryRepository:
                 fresh=True,
             )
             transaction.execute(
-                f"UPDATE servicenow.delivery SET status = 'done', outcome = :outcome, reason = :reason "  # noqa: S608
+                f"UPDATE servicenow.delivery "  # noqa: S608
+                "SET status = 'done', outcome = :outcome, reason = :reason "
                 f"WHERE {_THIS_DELIVERY}",
                 **names,
                 outcome=Status.SKIPPED.value,
@@ -250,19 +287,30 @@ class DeliveryRepository:
         instance: str = "",
         permit: PermitReturn | None = None,
     ) -> FinishResult:
-        """Record the outcome and give the lease back, all at once, and with it the *permit* to call *instance*.
+        """Record the outcome and give the lease back, all at once, and with it the *permit* to call
+        *instance*.
 
-        *mail_every_seconds*: an alert is mailed so often at most. *abandoned*, where there is no *ticket*: its lease
-        ends now as that of a holder that vanished.
+        *mail_every_seconds*: an alert is mailed so often at most. *abandoned*, where there is no
+        *ticket*: its lease ends now as that of a holder that vanished.
 
-        A dead letter and the alert that tells of it are one transaction: neither is ever without the other.
+        A dead letter and the alert that tells of it are one transaction: neither is ever without
+        the other.
         """
         done = outcome.status not in (Status.RETRYING, Status.DEAD)
-        names = {"event": event.id, "rule": outcome.rule, "key": outcome.key, "content": event.content}
+        names = {
+            "event": event.id,
+            "rule": outcome.rule,
+            "key": outcome.key,
+            "content": event.content,
+        }
 
         def work(transaction: Transaction) -> FinishResult:
             before = one_row(transaction.execute(_FIND_DELIVERY, **names))
-            if before and before["duration"] == duration_seconds and before["outcome"] == outcome.status.value:
+            if (
+                before
+                and before["duration"] == duration_seconds
+                and before["outcome"] == outcome.status.value
+            ):
                 # Committed already, and repeated because the answer to that was lost.
                 return FinishResult(stands=True, mail_due=True)
             if ticket is not None and not save_ticket(transaction, ticket, owner, release=True):
@@ -271,8 +319,8 @@ class DeliveryRepository:
                 return_permit(transaction, instance, permit)
             if abandoned is not None and owner:
                 transaction.execute(
-                    "UPDATE servicenow.ticket SET lease_until = {now} "
-                    "WHERE instance = :instance AND rule = :rule AND key = :key AND lease_owner = :owner",
+                    "UPDATE servicenow.ticket SET lease_until = {now} WHERE instance = :instance "
+                    "AND rule = :rule AND key = :key AND lease_owner = :owner",
                     instance=abandoned.instance,
                     rule=abandoned.rule,
                     key=abandoned.key,
@@ -300,8 +348,11 @@ class DeliveryRepository:
 
         return self._database.run(work)
 
-    def count_attempt(self, event: Event, *, rule: str, key: str, digest: str, fresh: bool) -> tuple[Delivery, float]:
-        """Count an attempt that cannot begin, and give the ledger's time. The event is not counted into a trail."""
+    def count_attempt(
+        self, event: Event, *, rule: str, key: str, digest: str, fresh: bool
+    ) -> tuple[Delivery, float]:
+        """Count an attempt that cannot begin, and give the ledger's time. The event is not counted
+        into a trail."""
 
         def work(transaction: Transaction) -> tuple[Delivery, float]:
             names = {"event": event.id, "rule": rule, "key": key, "content": event.content}
@@ -322,7 +373,8 @@ class DeliveryRepository:
     def not_due_yet(
         self, event: Event, keys: Collection[tuple[str, str]]
     ) -> Mapping[tuple[str, str], tuple[Reason, float]]:
-        """Of *keys* (rule and key), those that wait for later: why, and until when. Empty where none of them is due."""
+        """Of *keys* (rule and key), those that wait for later: why, and until when. Empty where
+        none of them is due."""
         rows = self._database.run(
             lambda transaction: transaction.execute(
                 "SELECT rule, key, status, reason, retry_at, {now} AS now FROM servicenow.delivery "
@@ -337,7 +389,11 @@ class DeliveryRepository:
             for name, row in known.items()
             if row["status"] == "waiting" and (row["retry_at"] or 0.0) > row["now"] + EARLY_SECONDS
         }
-        due = [name for name in keys if name not in later and (name not in known or known[name]["status"] == "waiting")]
+        due = [
+            name
+            for name in keys
+            if name not in later and (name not in known or known[name]["status"] == "waiting")
+        ]
         return later if due else {}
 
     def record_without_ticket(
@@ -355,7 +411,12 @@ class DeliveryRepository:
 
         *samples_max*: no more than so many are kept of this event's source and rule.
         """
-        names = {"event": event.id, "rule": outcome.rule, "key": outcome.key, "content": event.content}
+        names = {
+            "event": event.id,
+            "rule": outcome.rule,
+            "key": outcome.key,
+            "content": event.content,
+        }
 
         def work(transaction: Transaction) -> Outcome:
             before = one_row(transaction.execute(_FIND_DELIVERY, **names))
@@ -398,9 +459,12 @@ class DeliveryRepository:
 
         return self._database.run(work)
 
-    def withdraw(self, event: Event, *, rules: Sequence[str], but: Sequence[tuple[str, str]]) -> None:
-        """What is kept of *event* as dead or waiting under *rules*, but for *but* (rule and key), is over: they do not
-        want it now. It is not done, though: should they want it again, it begins again.
+    def withdraw(
+        self, event: Event, *, rules: Sequence[str], but: Sequence[tuple[str, str]]
+    ) -> None:
+        """What is kept of *event* as dead or waiting under *rules*, but for *but* (rule and key),
+        is over: they do not want it now. It is not done, though: should they want it again, it
+        begins again.
         """
 
         def work(transaction: Transaction) -> None:
@@ -430,7 +494,8 @@ class DeliveryRepository:
     def dead_letters(
         self, *, events: Sequence[str] = (), since: float | None = None, rule: str | None = None
     ) -> list[Delivery]:
-        """The dead letters, oldest first; of *events* only (then those still waiting too), where any are named."""
+        """The dead letters, oldest first; of *events* only (then those still waiting too), where
+        any are named."""
 
         def work(transaction: Transaction) -> list[Delivery]:
             if events:
@@ -438,7 +503,8 @@ class DeliveryRepository:
                     row
                     for event in events
                     for row in transaction.execute(
-                        "SELECT * FROM servicenow.delivery WHERE event = :event AND status <> 'done' "
+                        "SELECT * FROM servicenow.delivery "
+                        "WHERE event = :event AND status <> 'done' "
                         "ORDER BY rule, key",
                         event=event,
                     )
@@ -466,14 +532,16 @@ class DeliveryRepository:
     def overdue(self, *, seconds: float, given_up_seconds: float, most: int) -> list[Delivery]:
         """Deliveries that should have come back *seconds* ago and are to be told of, oldest first.
 
-        Those that were told of are left out, until they are to be given up, *given_up_seconds* after the first attempt.
+        Those that were told of are left out, until they are to be given up, *given_up_seconds*
+        after the first attempt.
         """
         rows = self._database.run(
             lambda transaction: transaction.execute(
                 "SELECT * FROM servicenow.delivery AS d WHERE status = 'waiting' "
                 "AND COALESCE(retry_at, last_at) <= {now} - :seconds "
                 "AND (first_seen < {now} - :given_up_seconds OR NOT EXISTS ("
-                "SELECT 1 FROM servicenow.alert AS a WHERE a.fingerprint = d.fingerprint AND a.kind = 'waiting')) "
+                "SELECT 1 FROM servicenow.alert AS a "
+                "WHERE a.fingerprint = d.fingerprint AND a.kind = 'waiting')) "
                 "ORDER BY first_seen LIMIT :most",
                 seconds=seconds,
                 given_up_seconds=given_up_seconds,
@@ -518,7 +586,9 @@ def _ended(before: Record | None, digest: str, *, fresh: bool) -> AlreadyDone | 
     return None
 
 
-def _instance_status(transaction: Transaction, *, instance: str, table: str, names: Record) -> InstanceStatus:
+def _instance_status(
+    transaction: Transaction, *, instance: str, table: str, names: Record
+) -> InstanceStatus:
     row = transaction.execute(_INSTANCE_STATUS, instance=instance, table=table, **names)[0]
     honours = None if row["honours_sys_id"] is None else bool(row["honours_sys_id"])
     traits = TableTraits(honours, KeptMark(row["kept_mark"] or ""))

@@ -1,4 +1,5 @@
-"""Calls that are held while ServiceNow as a whole does not answer as it should, for all instances of the function."""
+"""Calls that are held while ServiceNow as a whole does not answer as it should, for all instances
+of the function."""
 
 from typing import Final
 
@@ -13,26 +14,30 @@ from function.ledger.records import PermitReturn
 IN_VAIN_MANY: Final = 3
 
 _CLAIM_TRIAL = """
-INSERT INTO servicenow.trial AS t (instance, account, tries, last_at) VALUES (:instance, :account, 1, {now})
+INSERT INTO servicenow.trial AS t (instance, account, tries, last_at)
+    VALUES (:instance, :account, 1, {now})
 ON CONFLICT (instance, account) DO UPDATE SET
-    tries = CASE WHEN t.last_at + :within <= {now} THEN 1 ELSE t.tries + 1 END, last_at = {now}
+    tries = CASE WHEN t.last_at + :within <= {now} THEN 1 ELSE t.tries + 1 END,
+    last_at = {now}
 WHERE t.last_at + :within <= {now} OR t.tries < :most
 RETURNING tries
 """
 
 _CLAIM_PROBE = """
 UPDATE servicenow.hold SET probe_until = {now} + :seconds
-WHERE instance = :instance AND kind = :kind AND credential = :credential AND probe_until <= {now} AND until <= {now}
+WHERE instance = :instance AND kind = :kind AND credential = :credential AND probe_until <= {now}
+    AND until <= {now}
 RETURNING kind
 """
 
 _END_PROBE = """
-UPDATE servicenow.hold SET probe_until = 0 WHERE instance = :instance AND credential IN ('', :credential)
+UPDATE servicenow.hold SET probe_until = 0
+WHERE instance = :instance AND credential IN ('', :credential)
 """
 
 _CONFIRM_CREDENTIAL = """
-UPDATE servicenow.hold SET proven_at = {now}, probe_until = 0, until = 0, failures = 0, doublings = 0, reason = '',
-    words = ''
+UPDATE servicenow.hold SET proven_at = {now}, probe_until = 0, until = 0, failures = 0,
+    doublings = 0, reason = '', words = ''
 WHERE instance = :instance AND kind = 'auth' AND credential = :credential
 """
 
@@ -43,14 +48,17 @@ WHERE instance = :instance AND kind = 'auth' AND credential = :credential AND un
 """
 
 _KNOW_CREDENTIAL = """
-INSERT INTO servicenow.hold (instance, kind, credential, since) VALUES (:instance, 'auth', :credential, {now})
+INSERT INTO servicenow.hold (instance, kind, credential, since)
+    VALUES (:instance, 'auth', :credential, {now})
 ON CONFLICT (instance, kind, credential) DO NOTHING
 """
 
-# Held for twice as long with each probe that failed, and with each one but the first that passed in vain.
+# Held for twice as long with each probe that failed, and with each one but the first that passed in
+# vain.
 _HOLD_SECONDS = """(
     SELECT CASE WHEN doubled > 4 THEN :seconds_max ELSE :seconds * (
-        CASE WHEN doubled < 1 THEN 1 WHEN doubled = 1 THEN 2 WHEN doubled = 2 THEN 4 WHEN doubled = 3 THEN 8 ELSE 16 END
+        CASE WHEN doubled < 1 THEN 1 WHEN doubled = 1 THEN 2 WHEN doubled = 2 THEN 4
+            WHEN doubled = 3 THEN 8 ELSE 16 END
     ) END
     FROM (SELECT h.doublings + (CASE WHEN h.until = 0 THEN 0 ELSE 1 END)
         + (CASE WHEN h.in_vain > 2 THEN h.in_vain - 2 ELSE 0 END) AS doubled) AS counted
@@ -59,17 +67,20 @@ _HOLD_SECONDS = """(
 _COUNT_FAILURE = f"""
 INSERT INTO servicenow.hold AS h (instance, kind, credential, reason, words, failures, since, until)
 VALUES (:instance, :kind, :credential, :reason, :words, 1, {{now}},
-    CASE WHEN :at_once OR CAST(:page_seconds AS DOUBLE PRECISION) IS NOT NULL THEN {{now}} + :seconds ELSE 0 END)
+    CASE WHEN :at_once OR CAST(:page_seconds AS DOUBLE PRECISION) IS NOT NULL
+        THEN {{now}} + :seconds ELSE 0 END)
 ON CONFLICT (instance, kind, credential) DO UPDATE SET
     reason = :reason, words = :words, failures = h.failures + 1,
     proven_at = CASE WHEN :kind = 'auth' THEN 0 ELSE h.proven_at END,
     since = CASE WHEN h.failures = 0 THEN {{now}} ELSE h.since END,
-    doublings = CASE WHEN h.until = 0 OR h.until > {{now}} THEN h.doublings ELSE h.doublings + 1 END,
+    doublings = CASE WHEN h.until = 0 OR h.until > {{now}}
+        THEN h.doublings ELSE h.doublings + 1 END,
     until = CASE
         WHEN :fixed THEN {{now}} + :seconds
         WHEN h.until > {{now}} THEN h.until
         WHEN h.until = 0 AND h.failures + 1 < :in_a_row AND NOT :at_once
-            AND NOT COALESCE(h.proven_at + CAST(:page_seconds AS DOUBLE PRECISION) <= {{now}}, FALSE) THEN 0
+            AND NOT COALESCE(
+                h.proven_at + CAST(:page_seconds AS DOUBLE PRECISION) <= {{now}}, FALSE) THEN 0
         ELSE {{now}} + {_HOLD_SECONDS}
     END
 RETURNING since, until, {{now}} AS now
@@ -93,11 +104,12 @@ class HoldRepository:
     ) -> CallPermit:
         """Ask whether the first of some calls may be made now.
 
-        Under a hold nobody calls until it ends; then one probes and the others wait. Without one, it is the same with a
-        credential: one call finds out whether it is still good, so that many waiting rows cannot lock the account.
-        *proven_after*: since then the caller has waited for another's probe, which will do for its own if it passed.
-        *failed_before*: it asks for a row whose last call failed. Where many rows failed and not one write has passed
-        since, such rows are tried one at a time, now and then; others need not wait for them.
+        Under a hold nobody calls until it ends; then one probes and the others wait. Without one,
+        it is the same with a credential: one call finds out whether it is still good, so that many
+        waiting rows cannot lock the account. *proven_after*: since then the caller has waited for
+        another's probe, which will do for its own if it passed. *failed_before*: it asks for a row
+        whose last call failed. Where many rows failed and not one write has passed since, such rows
+        are tried one at a time, now and then; others need not wait for them.
         """
 
         return self._database.run(
@@ -112,20 +124,30 @@ class HoldRepository:
         )
 
     def record_success(self, instance: str, credential: str, *, sent_seconds_ago: float) -> None:
-        """ServiceNow answered: no hold that began before the call stands any more, and what was held is over."""
+        """ServiceNow answered: no hold that began before the call stands any more, and what was
+        held is over."""
         self._database.run(
-            lambda transaction: _end_holds(transaction, instance, credential, sent_seconds_ago, by_probe=False)
+            lambda transaction: _end_holds(
+                transaction, instance, credential, sent_seconds_ago, by_probe=False
+            )
         )
 
-    def record_probe_success(self, instance: str, credential: str, *, sent_seconds_ago: float) -> None:
-        """ServiceNow answered a probe: the same, but should event after event fail again before one of them passes,
-        the next hold is a longer one."""
+    def record_probe_success(
+        self, instance: str, credential: str, *, sent_seconds_ago: float
+    ) -> None:
+        """ServiceNow answered a probe: the same, but should event after event fail again before one
+        of them passes, the next hold is a longer one."""
         self._database.run(
-            lambda transaction: _end_holds(transaction, instance, credential, sent_seconds_ago, by_probe=True)
+            lambda transaction: _end_holds(
+                transaction, instance, credential, sent_seconds_ago, by_probe=True
+            )
         )
 
-    def record_row_failure(self, instance: str, *, failure: Failure, seconds: float, seconds_max: float) -> None:
-        """A call failed for a row whose last call failed. If they are many, such rows wait *seconds*, doubling."""
+    def record_row_failure(
+        self, instance: str, *, failure: Failure, seconds: float, seconds_max: float
+    ) -> None:
+        """A call failed for a row whose last call failed. If they are many, such rows wait
+        *seconds*, doubling."""
         self.call_failed(
             instance,
             kind="row",
@@ -142,7 +164,9 @@ class HoldRepository:
     def release_probe(self, instance: str, credential: str) -> None:
         """Our probe found out nothing about the instance as a whole: let the next one try."""
         self._database.run(
-            lambda transaction: transaction.execute(_END_PROBE, instance=instance, credential=credential)
+            lambda transaction: transaction.execute(
+                _END_PROBE, instance=instance, credential=credential
+            )
         )
 
     def call_failed(
@@ -160,11 +184,13 @@ class HoldRepository:
         claimed: bool,
         at_once_unless_proven_seconds: float | None = None,
     ) -> tuple[float, float]:
-        """Count a failure that concerns every event; gives (since when, seconds that calls are held: 0 for not).
+        """Count a failure that concerns every event; gives (since when, seconds that calls are
+        held: 0 for not).
 
-        Held from *in_a_row* failures on, or *at_once*, for *seconds*; each probe that fails doubles it up to
-        *seconds_max*, unless it is *fixed*. *claimed*: it was a probe of ours, which has ended.
-        *at_once_unless_proven_seconds*: at once, unless a hold of its kind was ended by a probe so short a time ago.
+        Held from *in_a_row* failures on, or *at_once*, for *seconds*; each probe that fails doubles
+        it up to *seconds_max*, unless it is *fixed*. *claimed*: it was a probe of ours, which has
+        ended. *at_once_unless_proven_seconds*: at once, unless a hold of its kind was ended by a
+        probe so short a time ago.
         """
 
         def work(transaction: Transaction) -> tuple[float, float]:
@@ -188,10 +214,14 @@ class HoldRepository:
 
         return self._database.run(work)
 
-    def claim_login_attempt(self, instance: str, account: str, *, most: int, within_seconds: float) -> float:
-        """Count a connection test of *account* before it is made; gives the seconds to wait, 0 for none.
+    def claim_login_attempt(
+        self, instance: str, account: str, *, most: int, within_seconds: float
+    ) -> float:
+        """Count a connection test of *account* before it is made; gives the seconds to wait, 0 for
+        none.
 
-        *most* may be refused, or under way, until *within_seconds* have passed since the last of them.
+        *most* may be refused, or under way, until *within_seconds* have passed since the last of
+        them.
         """
         names = {"instance": instance, "account": account}
 
@@ -209,13 +239,16 @@ class HoldRepository:
         return self._database.run(work)
 
     def end_login_attempt(self, instance: str, account: str, *, signed_in: bool | None) -> None:
-        """The test was let in (then those that were refused before count no more), refused, or (None) nobody knows."""
+        """The test was let in (then those that were refused before count no more), refused, or
+        (None) nobody knows."""
         names = {"instance": instance, "account": account}
 
         def work(transaction: Transaction) -> None:
             if signed_in:
                 transaction.execute(
-                    "DELETE FROM servicenow.trial WHERE instance = :instance AND account = :account", **names
+                    "DELETE FROM servicenow.trial WHERE instance = :instance AND "
+                    "account = :account",
+                    **names,
                 )
             elif signed_in is None:
                 transaction.execute(
@@ -228,17 +261,23 @@ class HoldRepository:
 
 
 def held_fingerprint(instance: str, kind: str) -> str:
-    """The alert that tells of a hold. Without a configuration there is no instance that it could be about."""
+    """The alert that tells of a hold. Without a configuration there is no instance that it could be
+    about."""
     return f"held {kind}" if kind == "config" else f"held {kind} {instance}"
 
 
 def _end_holds(
-    transaction: Transaction, instance: str, credential: str, sent_seconds_ago: float, *, by_probe: bool
+    transaction: Transaction,
+    instance: str,
+    credential: str,
+    sent_seconds_ago: float,
+    *,
+    by_probe: bool,
 ) -> None:
     """*by_probe*: nothing was written, so whether that can be done is still to be seen."""
     if transaction.execute(
-        "SELECT 1 FROM servicenow.hold WHERE instance = :instance AND credential IN ('', :credential) "
-        "AND kind <> 'row' AND until > 0 AND since > {now} - :seconds",
+        "SELECT 1 FROM servicenow.hold WHERE instance = :instance AND credential IN ('', "
+        ":credential) AND kind <> 'row' AND until > 0 AND since > {now} - :seconds",
         instance=instance,
         credential=credential,
         seconds=sent_seconds_ago,
@@ -257,7 +296,8 @@ def _end_holds(
         "UPDATE servicenow.hold SET proven_at = CASE WHEN until > 0 THEN {now} ELSE proven_at END, "
         "failures = CASE WHEN :by_probe AND until = 0 THEN failures ELSE 0 END, "
         "probe_until = 0, until = 0, reason = '', words = '', "
-        "doublings = 0, in_vain = CASE WHEN NOT :by_probe THEN 0 WHEN until > 0 THEN in_vain + 1 ELSE in_vain END "
+        "doublings = 0, in_vain = CASE WHEN NOT :by_probe THEN 0 WHEN until > 0 THEN in_vain + 1 "
+        "ELSE in_vain END "
         "WHERE instance = :instance AND kind = 'down'",
         instance=instance,
         by_probe=by_probe,
@@ -309,9 +349,12 @@ def request_permit(
     for row in rows:
         if row["until"] > row["now"]:
             return _refused_permit(row, row["until"] - row["now"], waiting_for_probe=False)
-    needed = [row for row in rows if row["kind"] != "row" and (row["until"] > 0 or row["kind"] == "auth")]
+    needed = [
+        row for row in rows if row["kind"] != "row" and (row["until"] > 0 or row["kind"] == "auth")
+    ]
     if proven_after is not None and all(
-        row["kind"] == "auth" and row["until"] == 0 and row["proven_at"] >= proven_after for row in needed
+        row["kind"] == "auth" and row["until"] == 0 and row["proven_at"] >= proven_after
+        for row in needed
     ):
         return CallPermit()
     probed = next((row for row in needed if row["probe_until"] > row["now"]), None)
@@ -326,12 +369,17 @@ def request_permit(
             probed = row
             break
     if probed is not None:
-        return _refused_permit(probed, max(0.001, probed["probe_until"] - probed["now"]), waiting_for_probe=True)
+        return _refused_permit(
+            probed, max(0.001, probed["probe_until"] - probed["now"]), waiting_for_probe=True
+        )
     return CallPermit(probing=True, held=any(row["until"] > 0 for row in needed))
 
 
 def return_permit(transaction: Transaction, instance: str, permit: PermitReturn) -> None:
-    """The delivery that had the *permit* is finished: others need not wait for what it finds out."""
+    """The delivery that had the *permit* is finished: others need not wait for what it
+    finds out."""
     transaction.execute(
-        _CONFIRM_UNHELD if permit.passed else _END_PROBE, instance=instance, credential=permit.credential
+        _CONFIRM_UNHELD if permit.passed else _END_PROBE,
+        instance=instance,
+        credential=permit.credential,
     )

@@ -1,11 +1,13 @@
 """What was done: tickets and their rows' trails, deliveries, alerts and holds.
 
-Every method is one short transaction. Times are UNIX seconds by the database's clock, the only one that all instances
-share. Nothing here decides anything about ServiceNow; it remembers, and it serialises work on one key by a lease.
+Every method is one short transaction. Times are UNIX seconds by the database's clock, the only one
+that all instances share. Nothing here decides anything about ServiceNow; it remembers, and it
+serialises work on one key by a lease.
 """
 
 import math
 import time
+from functools import partial
 from typing import Final
 
 from function.ledger.alerts import AlertRepository, end_alert_if_none_left
@@ -19,17 +21,21 @@ FORGET_MAX: Final = 500
 
 _OLD: Final = (
     "DELETE FROM servicenow.delivery "
-    "WHERE (event, rule, key, content) IN (SELECT event, rule, key, content FROM servicenow.delivery "
+    "WHERE (event, rule, key, content) IN (SELECT event, rule, key, content FROM "
+    "servicenow.delivery "
     "WHERE last_at < {now} - :seconds ORDER BY last_at LIMIT :most) RETURNING event, fingerprint",
-    "DELETE FROM servicenow.ticket WHERE (instance, rule, key) IN (SELECT instance, rule, key FROM servicenow.ticket "
-    "WHERE sys_id = '' AND lease_owner = '' AND updated_at < {now} - :seconds AND sending = '' LIMIT :most) "
-    "AND lease_owner = '' AND updated_at < {now} - :seconds RETURNING key",
+    "DELETE FROM servicenow.ticket WHERE (instance, rule, key) IN (SELECT instance, rule, key "
+    "FROM servicenow.ticket WHERE sys_id = '' AND lease_owner = '' AND updated_at < {now} - "
+    ":seconds AND sending = '' LIMIT :most) AND lease_owner = '' AND updated_at < {now} - "
+    ":seconds RETURNING key",
     "DELETE FROM servicenow.alert WHERE fingerprint IN (SELECT fingerprint FROM servicenow.alert "
-    "WHERE episode = 'closed' AND last_at < {now} - :seconds LIMIT :most) AND episode = 'closed' RETURNING kind",
-    "DELETE FROM servicenow.hold WHERE (instance, kind, credential) IN (SELECT instance, kind, credential "
-    "FROM servicenow.hold WHERE kind IN ('auth', 'down', 'row') AND since < {now} - :seconds "
-    "AND proven_at < {now} - :seconds AND until < {now} LIMIT :most) RETURNING kind",
-    "DELETE FROM servicenow.trial WHERE (instance, account) IN (SELECT instance, account FROM servicenow.trial "
+    "WHERE episode = 'closed' AND last_at < {now} - :seconds LIMIT :most) AND episode = "
+    "'closed' RETURNING kind",
+    "DELETE FROM servicenow.hold WHERE (instance, kind, credential) IN (SELECT instance, kind, "
+    "credential FROM servicenow.hold WHERE kind IN ('auth', 'down', 'row') AND since < {now} - "
+    ":seconds AND proven_at < {now} - :seconds AND until < {now} LIMIT :most) RETURNING kind",
+    "DELETE FROM servicenow.trial WHERE (instance, account) IN (SELECT instance, account FROM "
+    "servicenow.trial "
     "WHERE last_at < {now} - :seconds LIMIT :most) RETURNING account",
 )
 
@@ -49,18 +55,19 @@ class Ledger:
         return self._database
 
     def forget_older_than(self, seconds: float, *, for_seconds: float = math.inf) -> int:
-        """Apply retention for about *for_seconds*; gives how many records went. What is left goes the next time.
+        """Apply retention for about *for_seconds*; gives how many records went. What is left goes
+        the next time.
 
-        Deliveries, closed alerts and old holds go; the evidence on a row that never had a ticket goes; a ticket's own
-        record stays, because it is what keeps a closed ticket closed. It goes in short transactions with pauses: events
-        wait for none of it.
+        Deliveries, closed alerts and old holds go; the evidence on a row that never had a ticket
+        goes; a ticket's own record stays, because it is what keeps a closed ticket closed. It goes
+        in short transactions with pauses: events wait for none of it.
         """
         until = time.monotonic() + for_seconds
         gone = 0
         for sql in _OLD:
             while time.monotonic() < until:
                 began = time.monotonic()
-                count = self._database.run(lambda transaction, sql=sql: _forget(transaction, sql, seconds))  # type: ignore[misc]  # mypy loses the lambda's type with a default
+                count = self._database.run(partial(_forget, sql=sql, seconds=seconds))
                 gone += count
                 if count < FORGET_MAX:
                     break
@@ -70,7 +77,11 @@ class Ledger:
 
     def now(self) -> float:
         """The database's clock."""
-        return float(self._database.run(lambda transaction: transaction.execute("SELECT {now} AS now"))[0]["now"])
+        return float(
+            self._database.run(lambda transaction: transaction.execute("SELECT {now} AS now"))[0][
+                "now"
+            ]
+        )
 
 
 def _forget(transaction: Transaction, sql: str, seconds: float) -> int:

@@ -31,7 +31,8 @@ from function.ledger.backend import (
 T = TypeVar("T")
 # The server ends a statement itself; one that has not by then is frozen, or the network lost it.
 ANSWER_SECONDS: Final = STATEMENT_SECONDS + 2.0
-# A connection that rested for so long may have been dropped by a firewall without a word: it is asked first.
+# A connection that rested for so long may have been dropped by a firewall without a word: it is
+# asked first.
 REST_SECONDS: Final = 30.0
 CHECK_SECONDS: Final = 2.0
 # Any number, as long as it is always the same one.
@@ -39,14 +40,16 @@ MIGRATION_LOCK: Final = 5_227_931
 
 
 class NotConnected(Exception):  # noqa: N818  # what happened
-    """There is no connection to be had; the text says why, in the server's words where it said something."""
+    """There is no connection to be had; the text says why, in the server's words where it said
+    something."""
 
 
 class PostgreSQLBackend:
-    """At most *pool_size* connections at a time, each used by one thread; those that rest are kept open.
+    """At most *pool_size* connections at a time, each used by one thread; those that rest are kept
+    open.
 
-    No wait depends on the server: one whose processes are stopped, or that the network lost, gives neither an answer
-    nor an error.
+    No wait depends on the server: one whose processes are stopped, or that the network lost, gives
+    neither an answer nor an error.
     """
 
     dialect = "postgresql"
@@ -67,7 +70,8 @@ class PostgreSQLBackend:
         import psycopg  # noqa: PLC0415  # 60 ms that SQLite's users need not pay
 
         errors = psycopg.errors
-        # Down or cut off; a standby after a fail-over; dropped or being restored; rights taken away.
+        # Down or cut off; a standby after a fail-over; dropped or being restored; rights taken
+        # away.
         return (
             psycopg.OperationalError,
             psycopg.InterfaceError,
@@ -80,29 +84,40 @@ class PostgreSQLBackend:
         )
 
     def words(self, error: Exception) -> str:
-        """What is wrong, in a line: SQLSTATE and what the server said. Its further lines may hold values."""
+        """What is wrong, in a line: SQLSTATE and what the server said. Its further lines may hold
+        values."""
         if isinstance(error, OutOfTime | NotConnected):
             return str(error)
         state, diagnosis = getattr(error, "sqlstate", None), getattr(error, "diag", None)
         primary = diagnosis.message_primary if diagnosis is not None else None
-        return f"{state} {primary}" if state and primary else f"the connection was lost ({type(error).__name__})"
+        return (
+            f"{state} {primary}"
+            if state and primary
+            else f"the connection was lost ({type(error).__name__})"
+        )
 
     def may_do_better(self, error: Exception) -> bool:
-        """Whether another try may: the connection died, or a deadlock's other side has gone on by now.
+        """Whether another try may: the connection died, or a deadlock's other side has gone on by
+        now.
 
         Where a lock, a connection or an answer was waited for in vain it would only take longer.
         """
         import psycopg  # noqa: PLC0415  # see gone()
 
-        lost = psycopg.InterfaceError | psycopg.errors.AdminShutdown | psycopg.errors.DeadlockDetected
-        return isinstance(error, lost) or (isinstance(error, psycopg.OperationalError) and error.sqlstate is None)
+        lost = (
+            psycopg.InterfaceError | psycopg.errors.AdminShutdown | psycopg.errors.DeadlockDetected
+        )
+        return isinstance(error, lost) or (
+            isinstance(error, psycopg.OperationalError) and error.sqlstate is None
+        )
 
     def demand_fit(self, execute: Execute) -> None:
         [row] = execute("SELECT current_setting('server_encoding') AS encoding", {})
         if row["encoding"] != "UTF8":
             raise LedgerUnfit(
-                f"the database's encoding is {row['encoding']}, which cannot hold every text that a row may: make one "
-                "with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, and name that in DATABASE_URL"
+                f"the database's encoding is {row['encoding']}, which cannot hold every text that "
+                "a row may: make one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, "
+                "and name that in DATABASE_URL"
             )
 
     @contextmanager
@@ -115,8 +130,11 @@ class PostgreSQLBackend:
         with self._connection() as connection:
             if migrating:
                 connection.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
-                # Not CREATE SCHEMA IF NOT EXISTS: that wants the right to create even where there is one.
-                if not connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = 'servicenow'").fetchall():
+                # Not CREATE SCHEMA IF NOT EXISTS: that wants the right to create even where there
+                # is one.
+                if not connection.execute(
+                    "SELECT 1 FROM pg_namespace WHERE nspname = 'servicenow'"
+                ).fetchall():
                     connection.execute("CREATE SCHEMA servicenow")
             yield lambda sql, values: _postgresql_rows(connection, sql, values)
 
@@ -131,14 +149,17 @@ class PostgreSQLBackend:
                 yield connection
                 connection.commit()
             except BaseException:
-                # The server rolls back when it notices. To ask it for that may take as long as what has failed.
+                # The server rolls back when it notices. To ask it for that may take as long as what
+                # has failed.
                 connection.close()
                 raise
             resting.append((time.monotonic(), connection))
         finally:
             slots.release()
 
-    def _of_this_process(self) -> "tuple[threading.BoundedSemaphore, list[tuple[float, psycopg.Connection[Record]]]]":
+    def _of_this_process(
+        self,
+    ) -> "tuple[threading.BoundedSemaphore, list[tuple[float, psycopg.Connection[Record]]]]":
         with self._forking:
             if self._pid != os.getpid():
                 self._pid = os.getpid()
@@ -146,7 +167,8 @@ class PostgreSQLBackend:
             return self._slots, self._resting
 
     def _connect(self) -> "psycopg.Connection[Record]":
-        """A new connection. Made by a thread of its own, for neither the name service nor libpq keeps to our time."""
+        """A new connection. Made by a thread of its own, for neither the name service nor libpq
+        keeps to our time."""
         seconds = bounded_wait(CONNECT_SECONDS, "a connection")
         made: queue.SimpleQueue[psycopg.Connection[Record] | Exception] = queue.SimpleQueue()
         left_alone = threading.Event()
@@ -182,11 +204,15 @@ class PostgreSQLBackend:
             "client_encoding": "UTF8",
         }
         if "options=" not in self._url:
-            settings["options"] = f"-c statement_timeout={STATEMENT_SECONDS}s -c lock_timeout={STATEMENT_SECONDS}s"
+            settings["options"] = (
+                f"-c statement_timeout={STATEMENT_SECONDS}s -c lock_timeout={STATEMENT_SECONDS}s"
+            )
         return _bounded_connection().connect(self._url, **settings)
 
     def has_table(self, execute: Callable[..., list[Record]], name: str) -> bool:
-        return bool(execute("SELECT 1 WHERE to_regclass(:name) IS NOT NULL", name=f"servicenow.{name}"))
+        return bool(
+            execute("SELECT 1 WHERE to_regclass(:name) IS NOT NULL", name=f"servicenow.{name}")
+        )
 
     def close(self) -> None:
         _, resting = self._of_this_process()
@@ -216,7 +242,8 @@ def _bounded_connection() -> "type[psycopg.Connection[Record]]":
 
 
 def _until_late(gen: Generator[Any, Any, T], until: float) -> Generator[Any, Any, T]:
-    """*gen*, a dialogue with the server, given up at *until*: psycopg looks up from waiting now and then."""
+    """*gen*, a dialogue with the server, given up at *until*: psycopg looks up from waiting now and
+    then."""
     try:
         wanted = next(gen)
         while True:
@@ -229,7 +256,9 @@ def _until_late(gen: Generator[Any, Any, T], until: float) -> Generator[Any, Any
         return value
 
 
-def _postgresql_rows(connection: "psycopg.Connection[Record]", sql: str, values: Record) -> list[Record]:
+def _postgresql_rows(
+    connection: "psycopg.Connection[Record]", sql: str, values: Record
+) -> list[Record]:
     import psycopg  # noqa: PLC0415  # see PostgreSQLBackend.gone
 
     errors = psycopg.errors
@@ -245,16 +274,22 @@ def _postgresql_rows(connection: "psycopg.Connection[Record]", sql: str, values:
         return list(done.fetchall()) if done.description else []
     except (psycopg.Error, UnicodeError, OverflowError) as error:
         state = getattr(error, "sqlstate", None) or ""
-        # 54: more than PostgreSQL takes, such as a text too long for an index; psycopg counts that as operational.
+        # 54: more than PostgreSQL takes, such as a text too long for an index; psycopg counts that
+        # as operational.
         is_away = isinstance(error, away) or (
-            isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) and not state.startswith("54")
+            isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+            and not state.startswith("54")
         )
         if is_away:
             raise
-        raise LedgerRefused(" ".join(["PostgreSQL does not take a statement:", type(error).__name__, state])) from error
+        raise LedgerRefused(
+            " ".join(["PostgreSQL does not take a statement:", type(error).__name__, state])
+        ) from error
 
 
-def _rested(resting: "list[tuple[float, psycopg.Connection[Record]]]") -> "psycopg.Connection[Record] | None":
+def _rested(
+    resting: "list[tuple[float, psycopg.Connection[Record]]]",
+) -> "psycopg.Connection[Record] | None":
     """One of the connections that rest, closing those that are dead; None without any."""
     while True:
         try:
@@ -293,22 +328,30 @@ def _drop(made: "queue.SimpleQueue[psycopg.Connection[Record] | Exception]") -> 
             found.close()
 
 
-# psycopg has no SQLSTATE of a connection that the server refused. By the words of PostgreSQL's own source.
+# psycopg has no SQLSTATE of a connection that the server refused. By the words of PostgreSQL's own
+# source.
 _CONNECTING: Final = (
     (re.compile(r"password authentication failed"), "28P01"),
     (re.compile(r"no pg_hba\.conf entry|role .* does not exist|.* authentication failed"), "28000"),
     (re.compile(r"database .* does not exist"), "3D000"),
-    (re.compile(r"sorry, too many clients|remaining connection slots|too many connections"), "53300"),
+    (
+        re.compile(r"sorry, too many clients|remaining connection slots|too many connections"),
+        "53300",
+    ),
     (re.compile(r"the database system is|cannot connect now"), "57P03"),
     (re.compile(r"permission denied"), "42501"),
 )
 _SERVER_SAID: Final = re.compile(r"(?:FATAL|ERROR|PANIC):\s+(.*)")
-# Only what follows these is passed on: before it stands what was asked for, which may be misspelled, with a password.
-_SYSTEM_SAID: Final = re.compile(r"(?:server at|on socket) .* failed: (.*)|failed to resolve host .*?: \[[^\]]*\] (.*)")
+# Only what follows these is passed on: before it stands what was asked for, which may be
+# misspelled, with a password.
+_SYSTEM_SAID: Final = re.compile(
+    r"(?:server at|on socket) .* failed: (.*)|failed to resolve host .*?: \[[^\]]*\] (.*)"
+)
 
 
 def _connecting_words(error: Exception, url: str) -> str:
-    """Why there is no connection, in a line. Never a password, nor a part of one that was not percent-encoded."""
+    """Why there is no connection, in a line. Never a password, nor a part of one that was not
+    percent-encoded."""
     lines = str(error).splitlines() or [""]
     if said := _SERVER_SAID.search(lines[0]):
         words = said[1]
@@ -319,7 +362,11 @@ def _connecting_words(error: Exception, url: str) -> str:
     else:
         words = "connection timeout expired" if "timeout expired" in lines[0] else ""
     login = urlsplit(url)
-    secrets = {login.password or "", unquote(login.password or ""), *parse_qs(login.query).get("password", [])} - {""}
+    secrets = {
+        login.password or "",
+        unquote(login.password or ""),
+        *parse_qs(login.query).get("password", []),
+    } - {""}
     if not words or any(secret in words for secret in secrets):
         return f"no connection ({type(error).__name__})"
     return words[:200]

@@ -10,8 +10,8 @@ from function.core.permit import CallPermit
 from function.core.trail import Trail
 from function.ledger.backend import Record
 
-# ServiceNow's own limit for one Table API transaction (c_DefaultQuotaRules): what we sent may still commit that long
-# after we stopped listening.
+# ServiceNow's own limit for one Table API transaction (c_DefaultQuotaRules): what we sent may still
+# commit that long after we stopped listening.
 IN_DOUBT_SECONDS: Final = 60.0
 
 
@@ -34,7 +34,8 @@ def kept_mark(record: Mapping[str, str], marks: Mapping[str, str]) -> KeptMark:
 
 @dataclass(frozen=True, slots=True)
 class TableTraits:
-    """What the first clean create showed of a table. *honours_sys_id*: it takes the one we choose."""
+    """What the first clean create showed of a table. *honours_sys_id*: it takes the one
+    we choose."""
 
     honours_sys_id: bool | None = None
     kept_mark: KeptMark = KeptMark.UNKNOWN
@@ -42,8 +43,9 @@ class TableTraits:
 
 @dataclass(frozen=True, slots=True)
 class PendingWrite:
-    """A write that was begun and not yet recorded. *in_doubt*: it was sent, and no answer told what became of it;
-    *unmarked*: what it may have made holds nothing of ours to be found by, so that nobody repeats it unasked."""
+    """A write that was begun and not yet recorded. *in_doubt*: it was sent, and no answer told what
+    became of it; *unmarked*: what it may have made holds nothing of ours to be found by, so that
+    nobody repeats it unasked."""
 
     kind: str  # create, update
     fields: tuple[str, ...]
@@ -66,7 +68,8 @@ class Ticket:
     state: str = ""
     known: Mapping[str, str] = field(default_factory=dict)
     last_sent: Mapping[str, str] = field(default_factory=dict)
-    # Fields that were left empty, each with the name that nobody goes by ("" where only so much is known: not by us).
+    # Fields that were left empty, each with the name that nobody goes by ("" where only so much is
+    # known: not by us).
     left_empty: Mapping[str, str] = field(default_factory=dict)
     row_resolved: bool = False
     trail: Trail = field(default_factory=Trail)
@@ -75,7 +78,8 @@ class Ticket:
     suspect_fields: frozenset[str] = frozenset()
     late_writes: int = 0
     late_seen: int = 0
-    # What ServiceNow counted when it last told of the ticket, and when that was written down (UNIX seconds).
+    # What ServiceNow counted when it last told of the ticket, and when that was written down (UNIX
+    # seconds).
     mod_count: int = 0
     updated_at: float = 0.0
     # The last call for it failed in a way that may be ServiceNow's as a whole, or this row's alone.
@@ -92,12 +96,18 @@ class Ticket:
         return replace(self.without_suspicion(), sending=None)
 
     def answered(self, *, suspect_until: float | None) -> "Ticket":
-        """The write that was begun was answered; *suspect_until*: what was sent before may still commit until then."""
+        """The write that was begun was answered; *suspect_until*: what was sent before may still
+        commit until then."""
         return replace(self, sending=None, suspect_until=suspect_until)
 
     def made(self, *, row_resolved: bool, left_empty: Mapping[str, str] | None = None) -> "Ticket":
         """It was created, or found where nobody knew of it: what it was last sent is not known."""
-        return replace(self.without_doubt(), last_sent={}, left_empty=left_empty or {}, row_resolved=row_resolved)
+        return replace(
+            self.without_doubt(),
+            last_sent={},
+            left_empty=left_empty or {},
+            row_resolved=row_resolved,
+        )
 
     def create_in_doubt(self, pending: PendingWrite) -> "Ticket":
         """No answer told what became of the create *pending*."""
@@ -113,16 +123,20 @@ class Ticket:
         )
 
     def forgotten(self, kept: Collection[str]) -> "Ticket":
-        """It is not there any more, and may be made anew; what is known of the columns *kept* stays.
+        """It is not there any more, and may be made anew; what is known of the columns *kept*
+        stays.
 
         The number stays too: it tells that there was a ticket.
         """
         known = {name: value for name, value in self.known.items() if name in kept}
-        gone = replace(self, sys_id="", state="", known=known, last_sent={}, left_empty={}, row_resolved=False)
+        gone = replace(
+            self, sys_id="", state="", known=known, last_sent={}, left_empty={}, row_resolved=False
+        )
         return gone.without_doubt()
 
     def successor(self, link: Sequence[str]) -> "Ticket":
-        """The one that follows it, not made yet; the columns *link* name the one that it follows."""
+        """The one that follows it, not made yet; the columns *link* name the one that
+        it follows."""
         known = dict.fromkeys(link, self.sys_id)
         following = replace(self.forgotten(()), number="", generation=self.generation + 1)
         return replace(following, known=known)
@@ -152,9 +166,10 @@ class Delivery:
 class Alert:
     """Something that people must hear of. Same *fingerprint*: the same thing again.
 
-    *kind* is what the mail says (see mail.Notice). An *episode* (a state that lasts) is told once when it began and
-    once when it is over; anything else is told again every NOTIFY_EVERY_SECONDS, with how many more there were.
-    *wait_seconds*: not told before it has lasted that long since *since*.
+    *kind* is what the mail says (see mail.Notice). An *episode* (a state that lasts) is told once
+    when it began and once when it is over; anything else is told again every NOTIFY_EVERY_SECONDS,
+    with how many more there were. *wait_seconds*: not told before it has lasted that long since
+    *since*.
     """
 
     fingerprint: str
@@ -169,7 +184,8 @@ class Alert:
 class DueMail:
     """An alert that is to be mailed now, claimed for whoever holds this record.
 
-    *owed_to*: only those are to have it that the mail server refused *owed_tries* times; empty for everybody.
+    *owed_to*: only those are to have it that the mail server refused *owed_tries* times; empty for
+    everybody.
     """
 
     fingerprint: str
@@ -188,8 +204,8 @@ class DueMail:
 class InstanceStatus:
     """What is known of an instance when a key is leased.
 
-    *version* is the stored connection's ("" for none). *traits* are those of the table. *others*: the
-    event has records under other rules or keys, which are not done.
+    *version* is the stored connection's ("" for none). *traits* are those of the table. *others*:
+    the event has records under other rules or keys, which are not done.
     """
 
     version: str
@@ -217,7 +233,8 @@ class ConnectionChanged:
 
 @dataclass(frozen=True, slots=True)
 class PermitReturn:
-    """The permit of a delivery that is finished: *passed*, a call was let in with it; otherwise it was not used."""
+    """The permit of a delivery that is finished: *passed*, a call was let in with it; otherwise it
+    was not used."""
 
     credential: str
     passed: bool
@@ -225,7 +242,8 @@ class PermitReturn:
 
 @dataclass(frozen=True, slots=True)
 class FinishResult:
-    """*stands* is false where the lease was gone, and nothing was written. *mail_due*: a mail is to be sent."""
+    """*stands* is false where the lease was gone, and nothing was written. *mail_due*: a mail is to
+    be sent."""
 
     stands: bool
     mail_due: bool
@@ -268,7 +286,10 @@ def read_ticket(row: Record, trail: Trail) -> Ticket:
     if row["sending"]:
         read = json.loads(row["sending"])
         # A ledger of before has other names, and no mark.
-        in_doubt, unmarked = read.get("in_doubt", read.get("doubtful", False)), read.get("unmarked", False)
+        in_doubt, unmarked = (
+            read.get("in_doubt", read.get("doubtful", False)),
+            read.get("unmarked", False),
+        )
         sending = PendingWrite(read["kind"], tuple(read["fields"]), read["at"], in_doubt, unmarked)
     suspect_until: float | None = row["suspect_until"]
     suspect_fields = frozenset(json.loads(row["suspect_fields"]))
@@ -282,7 +303,8 @@ def read_ticket(row: Record, trail: Trail) -> Ticket:
         suspect_fields |= frozenset(sending.fields)
         sending = None
     if row["late_writes"] > row["late_seen"]:
-        # What a holder without its lease wrote has been written by now: it is to be found by looking, at once.
+        # What a holder without its lease wrote has been written by now: it is to be found by
+        # looking, at once.
         suspect_until = suspect_until or 0.0
         suspect_fields |= frozenset(json.loads(row["late_fields"]))
         if sending is None and not row["sys_id"]:

@@ -9,7 +9,14 @@ from contextlib import contextmanager
 from typing import Final
 
 from function.deadline import seconds_left
-from function.ledger.backend import STATEMENT_SECONDS, Execute, LedgerRefused, OutOfTime, Record, bounded_wait
+from function.ledger.backend import (
+    STATEMENT_SECONDS,
+    Execute,
+    LedgerRefused,
+    OutOfTime,
+    Record,
+    bounded_wait,
+)
 
 
 class SQLiteBackend:
@@ -33,7 +40,8 @@ class SQLiteBackend:
         return (sqlite3.OperationalError, sqlite3.DatabaseError, OutOfTime)
 
     def words(self, error: Exception) -> str:
-        """What is wrong. SQLite's own words name no value: a file that is locked, full, or no database."""
+        """What is wrong. SQLite's own words name no value: a file that is locked, full, or no
+        database."""
         return str(error)
 
     def demand_fit(self, execute: Execute) -> None:
@@ -56,7 +64,8 @@ class SQLiteBackend:
             connection.close()
 
     def may_do_better(self, error: Exception) -> bool:  # noqa: ARG002  # the same for both
-        """Whether another try may: a file has no connection that could be cut, and one writer meets nobody."""
+        """Whether another try may: a file has no connection that could be cut, and one writer meets
+        nobody."""
         return False
 
     @contextmanager
@@ -98,12 +107,16 @@ class SQLiteBackend:
         return connection
 
     def _opened(self, timeout_seconds: float) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=timeout_seconds, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(
+            self.path, timeout=timeout_seconds, isolation_level=None, check_same_thread=False
+        )
         connection.row_factory = sqlite3.Row
         return connection
 
     def has_table(self, execute: Callable[..., list[Record]], name: str) -> bool:
-        return bool(execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = :name", name=name))
+        return bool(
+            execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = :name", name=name)
+        )
 
     def close(self) -> None:
         while self._idle:
@@ -111,7 +124,8 @@ class SQLiteBackend:
 
 
 def _log_ahead(connection: sqlite3.Connection) -> None:
-    """Switch to write-ahead logging. While others switch the same new file SQLite refuses at once, without its wait."""
+    """Switch to write-ahead logging. While others switch the same new file SQLite refuses at once,
+    without its wait."""
     until = time.monotonic() + min(STATEMENT_SECONDS, seconds_left())
     while True:
         try:
@@ -129,9 +143,12 @@ def _sqlite_rows(connection: sqlite3.Connection, sql: str, values: Record) -> li
         return [dict(row) for row in connection.execute(sql, values)]
     except (sqlite3.Error, UnicodeError, OverflowError) as error:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-        # The statement or its values are wrong: not a database that is away. SQLite's words may quote a value.
+        # The statement or its values are wrong: not a database that is away. SQLite's words may
+        # quote a value.
         if code in _SQLITE_REFUSALS:
-            raise LedgerRefused(f"SQLite does not take a statement: {type(error).__name__}") from error
+            raise LedgerRefused(
+                f"SQLite does not take a statement: {type(error).__name__}"
+            ) from error
         raise
 
 

@@ -1,4 +1,5 @@
-"""The tickets' own records, under the leases of their keys, and what is known of an instance's tables."""
+"""The tickets' own records, under the leases of their keys, and what is known of an instance's
+tables."""
 
 import json
 from typing import Final
@@ -15,12 +16,15 @@ from function.ledger.records import (
     sending_to_json,
 )
 
-# A ticket that could not be looked at is left alone so long by the housekeeping, for others wait too.
+# A ticket that could not be looked at is left alone so long by the housekeeping, for others wait
+# too.
 POSTPONED_SECONDS: Final = 600.0
 
-# A lease is free when it has ended, and when it is ours already (a transaction repeated after a lost connection).
+# A lease is free when it has ended, and when it is ours already (a transaction repeated after a
+# lost connection).
 TAKE_LEASE = """
-INSERT INTO servicenow.ticket AS t (instance, rule, key, lease_owner, lease_until, created_at, updated_at)
+INSERT INTO servicenow.ticket AS t
+    (instance, rule, key, lease_owner, lease_until, created_at, updated_at)
 VALUES (:instance, :rule, :key, :owner, {now} + :seconds, {now}, {now})
 ON CONFLICT (instance, rule, key) DO UPDATE SET
     vanished_until = CASE WHEN t.lease_owner = '' THEN NULL
@@ -33,11 +37,13 @@ RETURNING *, {now} AS now
 
 _SAVE_TICKET = """
 UPDATE servicenow.ticket SET
-    "table" = :table, generation = :generation, sys_id = :sys_id, number = :number, state = :state, known = :known,
-    asked = :asked, left_empty = :left_empty, row_resolved = :row_resolved, mod_count = :mod_count,
-    call_failed = :call_failed, sending = :sending, suspect_until = :suspect_until,
+    "table" = :table, generation = :generation, sys_id = :sys_id, number = :number,
+    state = :state, known = :known, asked = :asked, left_empty = :left_empty,
+    row_resolved = :row_resolved, mod_count = :mod_count, call_failed = :call_failed,
+    sending = :sending, suspect_until = :suspect_until,
     suspect_fields = :suspect_fields, late_seen = :late_seen,
-    late_fields = CASE WHEN late_writes = :late_seen THEN '[]' ELSE late_fields END, updated_at = {now},
+    late_fields = CASE WHEN late_writes = :late_seen THEN '[]' ELSE late_fields END,
+    updated_at = {now},
     lease_owner = CASE WHEN :release THEN '' ELSE lease_owner END,
     vanished_until = CASE WHEN :release THEN NULL ELSE vanished_until END
 WHERE instance = :instance AND rule = :rule AND key = :key AND lease_owner = :owner
@@ -50,7 +56,8 @@ UPDATE servicenow.ticket SET late_writes = late_writes + 1, late_fields = :field
 WHERE instance = :instance AND rule = :rule AND key = :key
 """
 
-# Suspect by our own record, by a late writer's, or because a holder vanished with a write under way.
+# Suspect by our own record, by a late writer's, or because a holder vanished with a write under
+# way.
 _SUSPECTS = """
 SELECT rule, key FROM servicenow.ticket
 WHERE instance = :instance AND (lease_owner = '' OR lease_until <= {now})
@@ -64,7 +71,8 @@ ORDER BY suspect_until, rule, key LIMIT :most
 
 
 class TicketRepository:
-    """The record of each ticket, and what is known of their tables. Every method is one short transaction."""
+    """The record of each ticket, and what is known of their tables. Every method is one short
+    transaction."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -77,7 +85,12 @@ class TicketRepository:
         def work(transaction: Transaction) -> tuple[Ticket, float] | None:
             row = one_row(
                 transaction.execute(
-                    TAKE_LEASE, instance=instance, rule=rule, key=key, owner=owner, seconds=lease_seconds
+                    TAKE_LEASE,
+                    instance=instance,
+                    rule=rule,
+                    key=key,
+                    owner=owner,
+                    seconds=lease_seconds,
                 )
             )
             return (read_ticket(row, from_json(row["trail"])), row["now"]) if row else None
@@ -85,12 +98,17 @@ class TicketRepository:
         return self._database.run(work)
 
     def save(self, ticket: Ticket, *, owner: str) -> bool:
-        """Write *ticket* down in the middle of the work. False: the lease is gone, and only doubt was written."""
-        return self._database.run(lambda transaction: save_ticket(transaction, ticket, owner, release=False))
+        """Write *ticket* down in the middle of the work. False: the lease is gone, and only doubt
+        was written."""
+        return self._database.run(
+            lambda transaction: save_ticket(transaction, ticket, owner, release=False)
+        )
 
     def give_back(self, ticket: Ticket, *, owner: str) -> None:
         """Write *ticket* down and give the lease back; for work that has no delivery."""
-        self._database.run(lambda transaction: save_ticket(transaction, ticket, owner, release=True))
+        self._database.run(
+            lambda transaction: save_ticket(transaction, ticket, owner, release=True)
+        )
 
     def traits(self, instance: str, table: str) -> TableTraits:
         """What is known of *table* so far: an access control is a table's."""
@@ -110,9 +128,12 @@ class TicketRepository:
         """Remember what a clean create showed; what it did not show (UNKNOWN) stays as it was."""
         self._database.run(
             lambda transaction: transaction.execute(
-                'INSERT INTO servicenow.instance AS i (instance, "table", honours_sys_id, kept_mark) '
-                'VALUES (:instance, :table, :honoured, :mark) ON CONFLICT (instance, "table") DO UPDATE SET '
-                "honours_sys_id = :honoured, kept_mark = CASE WHEN :mark = '' THEN i.kept_mark ELSE :mark END",
+                'INSERT INTO servicenow.instance AS i (instance, "table", honours_sys_id, '
+                "kept_mark) "
+                'VALUES (:instance, :table, :honoured, :mark) ON CONFLICT (instance, "table") DO '
+                "UPDATE SET "
+                "honours_sys_id = :honoured, kept_mark = CASE WHEN :mark = '' THEN i.kept_mark "
+                "ELSE :mark END",
                 instance=instance,
                 table=table,
                 honoured=bool(traits.honours_sys_id),
@@ -133,7 +154,8 @@ class TicketRepository:
         return [(row["rule"], row["key"]) for row in rows]
 
     def defer(self, instance: str, rule: str, key: str) -> None:
-        """A suspect could not be looked at: leave it for a while, unless somebody works on it just now."""
+        """A suspect could not be looked at: leave it for a while, unless somebody works on it just
+        now."""
         self._database.run(
             lambda transaction: transaction.execute(
                 "UPDATE servicenow.ticket SET suspect_until = {now} + :seconds "
@@ -173,11 +195,13 @@ def save_ticket(transaction: Transaction, ticket: Ticket, owner: str, *, release
     )
     if saved:
         return True
-    # Our lease was taken over while we were away: what we know may be old, and what we did is to be found by looking.
+    # Our lease was taken over while we were away: what we know may be old, and what we did is to be
+    # found by looking.
     if ticket.written_fields:
         keyed = {"instance": ticket.instance, "rule": ticket.rule, "key": ticket.key}
         late = transaction.execute(
-            "SELECT late_fields FROM servicenow.ticket WHERE instance = :instance AND rule = :rule AND key = :key",
+            "SELECT late_fields FROM servicenow.ticket WHERE instance = :instance AND rule = "
+            ":rule AND key = :key",
             **keyed,
         )
         fields = ticket.written_fields.union(*(json.loads(row["late_fields"]) for row in late))

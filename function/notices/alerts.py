@@ -14,13 +14,17 @@ from function.ledger.records import Alert, Delivery
 
 # PostgreSQL indexes 2,704 bytes; a character takes up to four.
 FINGERPRINT_CHARACTERS_MAX: Final = 500
-OVERDUE: Final = "it was interrupted, and Hasura has not sent it again: is its event trigger still there, and running?"
+OVERDUE: Final = (
+    "it was interrupted, and Hasura has not sent it again: is its event trigger "
+    "still there, and running?"
+)
 _WRITE_OR_REMOVE: Final = "write one, or remove the trigger that sends this"
 
 
 @dataclass(frozen=True, slots=True)
 class AlertSubject:
-    """What an alert is about; *since* is UNIX seconds, *ticket* its number ("" where there is none)."""
+    """What an alert is about; *since* is UNIX seconds, *ticket* its number ("" where there is
+    none)."""
 
     rule: str
     table: str
@@ -55,18 +59,30 @@ def unruled_fingerprint(source: str) -> str:
 
 
 class AlertBuilder:
-    """Makes alerts as *source_name* tells them; *notify_after_seconds*: what may pass by itself is told after that."""
+    """Makes alerts as *source_name* tells them; *notify_after_seconds*: what may pass by itself is
+    told after that."""
 
     def __init__(self, *, source_name: str, notify_after_seconds: float) -> None:
         self._source_name = source_name
         self._notify_after_seconds = notify_after_seconds
 
     def alert(
-        self, kind: str, failure: Failure, subject: AlertSubject, *, instance: str, fields: Sequence[str] = ()
+        self,
+        kind: str,
+        failure: Failure,
+        subject: AlertSubject,
+        *,
+        instance: str,
+        fields: Sequence[str] = (),
     ) -> Alert:
         """An alert about one delivery."""
         fingerprint = " ".join(
-            [kind, subject.rule or subject.table, failure.reason.value, *(fields or [failure.hint[:120]])]
+            [
+                kind,
+                subject.rule or subject.table,
+                failure.reason.value,
+                *(fields or [failure.hint[:120]]),
+            ]
         )
         if len(fingerprint) > FINGERPRINT_CHARACTERS_MAX:
             fingerprint = f"{fingerprint[: FINGERPRINT_CHARACTERS_MAX - 40]} {digest(fingerprint)}"
@@ -84,18 +100,34 @@ class AlertBuilder:
             "attempts": subject.attempts,
             "fields": list(fields),
         }
-        return Alert(fingerprint, kind, facts, subject.since, episode=kind in ("held", "waiting", "unruled"))
+        return Alert(
+            fingerprint, kind, facts, subject.since, episode=kind in ("held", "waiting", "unruled")
+        )
 
     def held(
-        self, failure: Failure, subject: AlertSubject, *, instance: str, fingerprint: str, since: float, at_once: bool
+        self,
+        failure: Failure,
+        subject: AlertSubject,
+        *,
+        instance: str,
+        fingerprint: str,
+        since: float,
+        at_once: bool,
     ) -> Alert:
         """Calls to *instance* are held since *since*; *at_once*: nobody but people can end that."""
         alert = self.alert("held", failure, replace(subject, since=since), instance=instance)
         wait_seconds = 0.0 if at_once else self._notify_after_seconds
         return replace(alert, fingerprint=fingerprint, wait_seconds=wait_seconds)
 
-    def dead(self, failure: Failure, outcome: Outcome, subject: AlertSubject, *, instance: str) -> Alert:
-        return self.alert("dead", replace(failure, reason=outcome.reason or failure.reason), subject, instance=instance)
+    def dead(
+        self, failure: Failure, outcome: Outcome, subject: AlertSubject, *, instance: str
+    ) -> Alert:
+        return self.alert(
+            "dead",
+            replace(failure, reason=outcome.reason or failure.reason),
+            subject,
+            instance=instance,
+        )
 
     def waiting(self, failure: Failure, delivery: Delivery, *, instance: str) -> Alert:
         """An event that fails while others get through; told once, whatever it waits for by now."""
@@ -105,9 +137,17 @@ class AlertBuilder:
 
     def overdue(self, delivery: Delivery, *, gave_up: bool, instance: str) -> Alert:
         """Hasura did not send *delivery* again when it should have."""
-        reason = Reason.GAVE_UP if gave_up else Reason(delivery.reason) if delivery.reason else Reason.IN_DOUBT
+        reason = (
+            Reason.GAVE_UP
+            if gave_up
+            else Reason(delivery.reason)
+            if delivery.reason
+            else Reason.IN_DOUBT
+        )
         failure = Failure(Kind.TRANSIENT, reason, delivery.hint or OVERDUE, delivery.words)
-        return self.alert("dead" if gave_up else "waiting", failure, subject_of(delivery), instance=instance)
+        return self.alert(
+            "dead" if gave_up else "waiting", failure, subject_of(delivery), instance=instance
+        )
 
     def unruled(self, failure: Failure, event: Event, *, instance: str, now: float) -> Alert:
         subject = AlertSubject("", table_of(event.source), "", event.id, 1, now)
@@ -120,7 +160,8 @@ class AlertBuilder:
         failure = Failure(
             Kind.PERMANENT,
             Reason.UNKNOWN_REFERENCE,
-            f"{hints}. It is filled in when the record is there and the row changes, unless people did so before",
+            f"{hints}. It is filled in when the record is there and the row changes, unless "
+            "people did so before",
         )
         return self.alert("field", failure, subject, instance=instance, fields=sorted(reasons))
 
@@ -138,7 +179,12 @@ class AlertBuilder:
         """
         alone = held_later is None or held_later > self._notify_after_seconds
         late = age_seconds >= self._notify_after_seconds
-        return outcome.status is Status.RETRYING and late and alone and failure.reason is not Reason.DEADLINE
+        return (
+            outcome.status is Status.RETRYING
+            and late
+            and alone
+            and failure.reason is not Reason.DEADLINE
+        )
 
 
 def no_rule(event: Event, rules_file: str) -> Failure:
@@ -152,12 +198,14 @@ def no_rule(event: Event, rules_file: str) -> Failure:
 def _not_kept(fields: frozenset[str]) -> str:
     """What to look at where *fields* came back different or empty."""
     hint = (
-        f"ServiceNow returned something else than was sent for: {', '.join(sorted(fields))}. A business rule, an ACL, "
+        f"ServiceNow returned something else than was sent for: {', '.join(sorted(fields))}. A "
+        "business rule, an ACL, "
         "a choice list, an unknown column or a reference that it does not know may be why"
     )
     if "correlation_id" in fields:
         hint += (
-            ". Without correlation_id a ticket is known by its sys_id alone, and where the instance chooses that too, "
+            ". Without correlation_id a ticket is known by its sys_id alone, and where the "
+            "instance chooses that too, "
             "by correlation_display: let the integration user write correlation_id at creation"
         )
     return hint

@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 
 # Subjects are read in a list: what follows 120 characters is not seen there.
 SUBJECT_MAX: Final = 120
-# ServiceNow's words can quote what it was sent; 300 characters hold every message that its API is known to give.
+# ServiceNow's words can quote what it was sent; 300 characters hold every message that its API is
+# known to give.
 WORDS_MAX: Final = 300
 HINT_MAX: Final = 500
 # An event's id is a UUID, a key one cell: whatever is longer is no longer read.
@@ -35,11 +36,11 @@ VALUE_MAX: Final = 200
 class Notice:
     """All that a mail may say; of the row it holds the key and nothing else.
 
-    *kind* is ``dead`` (a permanent failure, or giving up), ``waiting`` (transient for too long), ``held`` (ServiceNow
-    as a whole does not answer), ``field`` (*fields* of *ticket* came back different), ``upstream`` (requests that
-    are no events) or ``unruled`` (events that no rule is for).
-    *rule*, *table*, *key*, *event* (its id) and *ticket* (its number) may be "".
-    *since* is UNIX seconds. *count* is how many such there were since the last mail, this one included.
+    *kind* is ``dead`` (a permanent failure, or giving up), ``waiting`` (transient for too long),
+    ``held`` (ServiceNow as a whole does not answer), ``field`` (*fields* of *ticket* came back
+    different), ``upstream`` (requests that are no events) or ``unruled`` (events that no rule is
+    for). *rule*, *table*, *key*, *event* (its id) and *ticket* (its number) may be "". *since* is
+    UNIX seconds. *count* is how many such there were since the last mail, this one included.
     *recovered* says that it is over, *lasted_seconds* after it began. *words* are ServiceNow's own.
     Mails of one *fingerprint* are one thread.
     """
@@ -64,7 +65,8 @@ class Notice:
     ticket: str = ""
 
 
-# What a reason is to somebody who has never seen our code. Reasons of which no mail is written are not here.
+# What a reason is to somebody who has never seen our code. Reasons of which no mail is written are
+# not here.
 PHRASES: Final[dict[str, str]] = {
     Reason.UNREACHABLE: "ServiceNow cannot be reached",
     Reason.TIMEOUT: "ServiceNow does not answer in time",
@@ -104,8 +106,9 @@ PHRASES: Final[dict[str, str]] = {
 UNMAPPED: Final = frozenset({"state", "correlation_id"})
 
 
-# The library's folding of a subject with other than ASCII characters loses and gains spaces at the folds (in 1,078 of
-# 20,000 tried; unfolded in none). A line of a mail may have 998 characters (RFC 5322, 2.1.1).
+# The library's folding of a subject with other than ASCII characters loses and gains spaces at the
+# folds (in 1,078 of 20,000 tried; unfolded in none). A line of a mail may have 998 characters (RFC
+# 5322, 2.1.1).
 _UNFOLDED: Final = policy.default.clone(max_line_length=998)
 
 
@@ -122,20 +125,34 @@ def compose(notice: Notice, *, sender: str, recipients: Sequence[str], now: floa
     message["Subject"] = _subject(notice, headline)
     message["Date"] = format_datetime(datetime.fromtimestamp(now, UTC))
     domain = domain_of(message)
-    mail = digest(notice.source_name, notice.fingerprint, notice.kind, notice.event, str(notice.recovered), str(now))
+    mail = digest(
+        notice.source_name,
+        notice.fingerprint,
+        notice.kind,
+        notice.event,
+        str(notice.recovered),
+        str(now),
+    )
     message["Message-ID"] = f"<{mail}@{domain}>"
-    # The thread's root is a mail that was never sent: mail programs gather what refers to it all the same.
+    # The thread's root is a mail that was never sent: mail programs gather what refers to it all
+    # the same.
     thread = f"<alert-{digest(notice.source_name, notice.fingerprint or mail)}@{domain}>"
     message["In-Reply-To"] = thread
     message["References"] = thread
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no out-of-office answers, please
     # Quoted-printable: 7 bits are taken by every server, and a long line is not a line too long.
-    paragraphs = (_wrapped(single_line(opening, 2 * HINT_MAX)), *_advice(notice), _details(notice, now))
+    paragraphs = (
+        _wrapped(single_line(opening, 2 * HINT_MAX)),
+        *_advice(notice),
+        _details(notice, now),
+    )
     message.set_content("\n\n".join(paragraphs) + "\n", cte="quoted-printable")
     return message
 
 
-def compose_trial(source_name: str, *, sender: str, recipients: Sequence[str], now: datetime) -> EmailMessage:
+def compose_trial(
+    source_name: str, *, sender: str, recipients: Sequence[str], now: datetime
+) -> EmailMessage:
     """The mail of ``check --send-mail``: it says that it can be ignored."""
     message = EmailMessage(policy=_UNFOLDED)
     message["From"], message["To"] = sender, ", ".join(recipients)
@@ -143,12 +160,15 @@ def compose_trial(source_name: str, *, sender: str, recipients: Sequence[str], n
     message["Date"] = format_datetime(now)
     message["Message-ID"] = f"<check.{digest(now.isoformat(), source_name)}@{domain_of(message)}>"
     message["Auto-Submitted"] = "auto-generated"
-    message.set_content("Somebody ran `check --send-mail`. Failures of tickets will be told from this address.\n")
+    message.set_content(
+        "Somebody ran `check --send-mail`. Failures of tickets will be told from this address.\n"
+    )
     return message
 
 
 def domain_of(message: EmailMessage) -> str:
-    """The sender's domain: in the Message-ID, and as our own name to the server. Some take no address in brackets."""
+    """The sender's domain: in the Message-ID, and as our own name to the server. Some take no
+    address in brackets."""
     addresses = message["From"].addresses
     domain = addresses[0].domain if addresses else ""
     try:
@@ -167,16 +187,21 @@ def _headline(notice: Notice, now: float) -> tuple[str, str]:
     """The subject's end and the body's first sentences."""
     who = _who(notice)
     why = PHRASES.get(notice.reason, notice.reason.replace("_", " ")) or "no reason is known"
-    # Where the hint names the line of the rules that is to blame, that line is what a reader looks for first.
+    # Where the hint names the line of the rules that is to blame, that line is what a reader looks
+    # for first.
     where = notice.hint if re.match(r"\S+\.ya?ml:\d", notice.hint) else why
     lasted = _span(notice.lasted_seconds)
-    # One key that works again says that the trouble is over, not that the key of this notice is done.
+    # One key that works again says that the trouble is over, not that the key of this notice is
+    # done.
     whole = single_line(notice.rule or notice.table, 60) or "ServiceNow"
     match notice.kind:
         case "held" if notice.recovered:
             return (
                 f"over after {lasted}: {why}",
-                f"It is over: calls to ServiceNow pass again, after {lasted}. What was wrong: {why}.",
+                (
+                    f"It is over: calls to ServiceNow pass again, after {lasted}. "
+                    f"What was wrong: {why}."
+                ),
             )
         case _ if notice.recovered:
             return (
@@ -198,44 +223,56 @@ def _headline(notice: Notice, now: float) -> tuple[str, str]:
         case "held":
             return (
                 f"calls to ServiceNow are held: {why}",
-                f"Calls to ServiceNow are held: {why}. Events wait until a probe passes; Hasura sends them again by "
-                "itself.",
+                f"Calls to ServiceNow are held: {why}. Events wait until a probe passes; Hasura "
+                "sends them again by itself.",
             )
         case "field" if notice.reason == Reason.UNKNOWN_REFERENCE:
             fields = ", ".join(notice.fields)
             return (
                 f"left {fields} of {who} empty",
-                f"The ticket of {who} was written without {fields}: {why}. The rule says to leave that empty in this "
-                "case.",
+                f"The ticket of {who} was written without {fields}: {why}. The rule says to leave "
+                "that empty in this case.",
             )
         case "field":
             fields = ", ".join(notice.fields)
-            again = " A field is sent again when the row gives another value for it, and not before."
+            again = (
+                " A field is sent again when the row gives another value for it, and not before."
+            )
             return (
                 f"ServiceNow did not keep {fields} of {who}",
-                f"ServiceNow took the ticket of {who}, but returned other values than were sent for: {fields}."
+                (
+                    f"ServiceNow took the ticket of {who}, but returned other values than were "
+                    f"sent for: {fields}."
+                )
                 + (again if set(notice.fields) - UNMAPPED else ""),
             )
         case _ if notice.reason == Reason.NO_RULE:
             what = "one-off scheduled events" if notice.table == SCHEDULED else notice.table or who
-            came = "A one-off scheduled event" if notice.table == SCHEDULED else f"An event of {what}"
+            came = (
+                "A one-off scheduled event" if notice.table == SCHEDULED else f"An event of {what}"
+            )
             return (
                 f"no rule is for {what}",
-                f"{came} came in, and no rule is for it. It was answered 422. Some of these events are kept as dead "
+                f"{came} came in, and no rule is for it. It was answered 422. Some of these "
+                "events are kept as dead "
                 "letters, not all.",
             )
         case _:
             # The function itself refused it, whatever the reason is called.
-            why = "it is not an event as Hasura sends it" if notice.reason == Reason.REFUSED else why
+            why = (
+                "it is not an event as Hasura sends it" if notice.reason == Reason.REFUSED else why
+            )
             return (
                 f"request refused: {why}",
-                f"A request with the right secret was refused: {why}. Something between Hasura and the function has "
-                "changed.",
+                f"A request with the right secret was refused: {why}. Something between Hasura "
+                "and the function has changed.",
             )
 
 
 def _who(notice: Notice) -> str:
-    named = "/".join(part for part in (single_line(notice.rule, 40), single_line(notice.key, 60)) if part)
+    named = "/".join(
+        part for part in (single_line(notice.rule, 40), single_line(notice.key, 60)) if part
+    )
     return named or single_line(notice.table, 60) or "ServiceNow"
 
 
@@ -255,18 +292,27 @@ def _advice(notice: Notice) -> Iterator[str]:
     if notice.count > 1 and notice.kind != "dead":
         yield f"{notice.count - 1} more like it since the last mail."
     if commands:
-        yield _wrapped("Run commands in the project's folder, with the function's settings in the environment.")
+        yield _wrapped(
+            "Run commands in the project's folder, with the function's settings in the environment."
+        )
 
 
 def _commands(notice: Notice) -> Iterator[tuple[str, str]]:
-    """What to run, each with the line above it. The event of a field's mail was delivered: it needs none."""
+    """What to run, each with the line above it. The event of a field's mail was delivered: it needs
+    none."""
     match notice.kind:
         case "held" if notice.reason == Reason.RATE_LIMITED:
             return  # events go on at the time that ServiceNow gave, and a call before it is refused
         case "held" if notice.reason in (Reason.UNAUTHORIZED, Reason.NOT_CONFIGURED):
-            yield "Once that is put right, this tries the connection, and events go on at once:", _CHECK
+            yield (
+                "Once that is put right, this tries the connection, and events go on at once:",
+                _CHECK,
+            )
         case "held":
-            yield "This tries the connection now. If ServiceNow answers, events go on at once:", _CHECK
+            yield (
+                "This tries the connection now. If ServiceNow answers, events go on at once:",
+                _CHECK,
+            )
         case "waiting" if notice.event:
             yield "To try it at once:", _replay(notice)
         case "dead" | "unruled" | "upstream" if notice.event:
@@ -298,7 +344,8 @@ def _facts(notice: Notice, now: float) -> Iterator[tuple[str, str]]:
         "event": notice.event,
     }
     known = {"source": notice.source_name, "ServiceNow": notice.instance}
-    # A hold concerns every event. What was refused upstream is no event at all, and ServiceNow did not refuse it.
+    # A hold concerns every event. What was refused upstream is no event at all, and ServiceNow did
+    # not refuse it.
     known |= concerned if notice.kind not in ("held", "upstream") else {}
     known |= {"reason": notice.reason} if notice.kind != "upstream" else {}
     for label, value in known.items():
@@ -313,14 +360,16 @@ def _facts(notice: Notice, now: float) -> Iterator[tuple[str, str]]:
 
 
 def _replay(notice: Notice) -> str:
-    """The command that sends the event again; where its id cannot be pasted as it is, that for all like it."""
+    """The command that sends the event again; where its id cannot be pasted as it is, that for all
+    like it."""
     if single_line(notice.event, VALUE_MAX) != notice.event:
         return _replay_failed(notice)
     return replay_command([notice.event])
 
 
 def replay_command(events: Sequence[str]) -> str:
-    """The command that sends *events* (ids) again, to be pasted into a shell. An id may look like an option."""
+    """The command that sends *events* (ids) again, to be pasted into a shell. An id may look like
+    an option."""
     options_end = "-- " if any(event.startswith("-") for event in events) else ""
     return f"python -m function replay {options_end}{shlex.join(events)}"
 
@@ -330,18 +379,21 @@ def _replay_failed(notice: Notice) -> str:
     return "python -m function replay --failed" + (f" --rule={shlex.quote(rule)}" if rule else "")
 
 
-# A reader must not be shown other words than stand there: these turn the direction of what follows them.
+# A reader must not be shown other words than stand there: these turn the direction of what follows
+# them.
 _BIDI: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _CONTROL: Final = frozenset(("Cc", "Cs", "Zl", "Zp"))
 
 
 def single_line(words: str, characters_max: int) -> str:
-    """*words* as one line without control characters or halves of a character, cut at *characters_max*."""
+    """*words* as one line without control characters or halves of a character, cut at
+    *characters_max*."""
     folded = "".join(" " if c in _BIDI or unicodedata.category(c) in _CONTROL else c for c in words)
     line = " ".join(folded.split())
     if len(line) <= characters_max:
         return line
-    # Three dots are ASCII: a subject with another character is folded, and gains a space, where it is encoded.
+    # Three dots are ASCII: a subject with another character is folded, and gains a space, where it
+    # is encoded.
     cut = line[: characters_max - 3]
     return (cut.rpartition(" ")[0] if " " in cut[characters_max // 2 :] else cut) + "..."
 
@@ -358,5 +410,10 @@ def _span(seconds: float) -> str:
 
 def _wrapped(words: str, margin: str = "") -> str:
     return textwrap.fill(
-        words, 78, initial_indent=margin, subsequent_indent=margin, break_long_words=False, break_on_hyphens=False
+        words,
+        78,
+        initial_indent=margin,
+        subsequent_indent=margin,
+        break_long_words=False,
+        break_on_hyphens=False,
     )

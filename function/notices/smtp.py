@@ -1,4 +1,5 @@
-"""The way to the mail server: one mail, sent within a time, and what the server said of each recipient."""
+"""The way to the mail server: one mail, sent within a time, and what the server said of each
+recipient."""
 
 import contextlib
 import logging
@@ -28,7 +29,8 @@ QUIT_SECONDS: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class MailServer:
-    """Where mail is handed over. A password crosses a network only inside TLS: any other server is a ValueError."""
+    """Where mail is handed over. A password crosses a network only inside TLS: any other server is
+    a ValueError."""
 
     host: str
     port: int
@@ -44,7 +46,9 @@ class MailServer:
         if bool(self.username) != bool(self.password):
             raise ValueError("a mail server takes a user name and a password, or neither")
         if not (self.username + self.password).isascii():
-            raise ValueError("the mail server's user name and password may hold ASCII characters only")
+            raise ValueError(
+                "the mail server's user name and password may hold ASCII characters only"
+            )
         if self.password and self.tls == "none" and not _is_loopback(self.host):
             raise ValueError(
                 f"the password for the mail server {self.host} would be sent unencrypted: "
@@ -55,26 +59,34 @@ class MailServer:
     def from_url(cls, url: str) -> "MailServer":
         """Read ``smtp[s]://user:password@host:port?starttls=1``, user and password percent-encoded.
 
-        Without a port it is 465 for smtps, 587 with STARTTLS, else 25. Anything else is a ValueError, whose text holds
-        nothing of the address but the host.
+        Without a port it is 465 for smtps, 587 with STARTTLS, else 25. Anything else is a
+        ValueError, whose text holds nothing of the address but the host.
         """
         try:
             parts = urlsplit(url)
             port, host = parts.port, parts.hostname or ""
             username = unquote(parts.username or "", errors="strict")
             password = unquote(parts.password or "", errors="strict")
-            options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+            options = dict(
+                parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+            )
         except ValueError:
             # The error quotes the piece that it could not read, and that can be the password.
             raise ValueError(f"the mail server's address cannot be read: {_SHAPE}") from None
         if parts.scheme not in ("smtp", "smtps") or parts.path not in ("", "/") or parts.fragment:
-            raise ValueError(f"the mail server's address is not of the form that is needed: {_SHAPE}")
+            raise ValueError(
+                f"the mail server's address is not of the form that is needed: {_SHAPE}"
+            )
         starttls = options.pop("starttls", "0")
         if options or starttls not in ("0", "1"):
-            raise ValueError("after '?' the mail server's address takes starttls=1 and nothing else")
+            raise ValueError(
+                "after '?' the mail server's address takes starttls=1 and nothing else"
+            )
         if parts.scheme == "smtps":
             if starttls == "1":
-                raise ValueError("smtps is encrypted from the start: leave starttls=1 away, or use smtp")
+                raise ValueError(
+                    "smtps is encrypted from the start: leave starttls=1 away, or use smtp"
+                )
             return cls(host, 465 if port is None else port, username, password, "implicit")
         if starttls == "1":
             return cls(host, 587 if port is None else port, username, password, "starttls")
@@ -82,7 +94,8 @@ class MailServer:
 
 
 _SHAPE: Final = (
-    "write smtp[s]://user:password@host:port, with /, ?, #, @, : and % in user and password percent-encoded (/ is %2F)"
+    "write smtp[s]://user:password@host:port, with /, ?, #, @, : and % in user and "
+    "password percent-encoded (/ is %2F)"
 )
 
 
@@ -94,7 +107,8 @@ def _is_loopback(host: str) -> bool:
 
 
 class MailNotSent(Exception):  # noqa: N818  # what happened, not whose error it is
-    """The mail server did not take the mail. The text names the host and what failed, never the password.
+    """The mail server did not take the mail. The text names the host and what failed, never the
+    password.
 
     *refused* has the code for each recipient, where it was they that were refused.
     """
@@ -105,14 +119,19 @@ class MailNotSent(Exception):  # noqa: N818  # what happened, not whose error it
 
 
 def send(
-    message: EmailMessage, server: MailServer, *, timeout_seconds: float, context: ssl.SSLContext | None = None
+    message: EmailMessage,
+    server: MailServer,
+    *,
+    timeout_seconds: float,
+    context: ssl.SSLContext | None = None,
 ) -> dict[str, int]:
-    """Hand *message* to *server*, within *timeout_seconds* in all (the look-up of its name is the system's to bound).
+    """Hand *message* to *server*, within *timeout_seconds* in all (the look-up of its name is the
+    system's to bound).
 
-    Returns when the server has taken the message for at least one recipient, and raises MailNotSent otherwise. What it
-    returns has the code for each recipient that was refused: below 500 for the time being, else for good.
-    Certificates are verified against *context*, by default the system's. Where STARTTLS is asked for, a server that
-    has none is not sent anything.
+    Returns when the server has taken the message for at least one recipient, and raises MailNotSent
+    otherwise. What it returns has the code for each recipient that was refused: below 500 for the
+    time being, else for good. Certificates are verified against *context*, by default the system's.
+    Where STARTTLS is asked for, a server that has none is not sent anything.
     """
     context = context or ssl.create_default_context()
     deadline = time.monotonic() + timeout_seconds
@@ -150,16 +169,20 @@ def send(
     except (smtplib.SMTPException, OSError, ValueError) as error:
         overdue = time.monotonic() >= deadline
         why = f"not finished within {timeout_seconds:g} s" if overdue else _why(error, step)
-        # A server can quote the password or the message that it refuses: no traceback may show what it said then.
+        # A server can quote the password or the message that it refuses: no traceback may show what
+        # it said then.
         cause = None if step == "login" or isinstance(error, smtplib.SMTPDataError) else error
         by_recipient = error.recipients if isinstance(error, smtplib.SMTPRecipientsRefused) else {}
         codes = {recipient: code for recipient, (code, _) in by_recipient.items()}
-        raise MailNotSent(f"mail server {server.host}:{server.port}, {step}: {why}", codes) from cause
+        raise MailNotSent(
+            f"mail server {server.host}:{server.port}, {step}: {why}", codes
+        ) from cause
     return {recipient: code for recipient, (code, _) in refused.items()}
 
 
 class _Session(smtplib.SMTP):
-    """smtplib's client on a connection that is open already, so that its first byte is under the deadline too."""
+    """smtplib's client on a connection that is open already, so that its first byte is under the
+    deadline too."""
 
     def __init__(self, wire: socket.socket, server: MailServer, *, name: str) -> None:
         self._wire = wire
@@ -172,13 +195,16 @@ class _Session(smtplib.SMTP):
 
 
 def _dial(server: MailServer, deadline: float) -> socket.socket:
-    """Connect to the first of the host's addresses that answers, giving each a fair share of the time."""
+    """Connect to the first of the host's addresses that answers, giving each a fair share of the
+    time."""
     found = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
     addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
     for number, address in enumerate(addresses):
         left = deadline - time.monotonic()
         try:
-            wire = socket.create_connection((address, server.port), max(left / (len(addresses) - number), 0.001))
+            wire = socket.create_connection(
+                (address, server.port), max(left / (len(addresses) - number), 0.001)
+            )
         except OSError:
             if number == len(addresses) - 1:
                 raise
@@ -190,7 +216,8 @@ def _dial(server: MailServer, deadline: float) -> socket.socket:
 
 @contextlib.contextmanager
 def _cut_off(wire: socket.socket, deadline: float) -> Iterator[None]:
-    """Shut the connection at the deadline: a socket's own time-out begins anew with every byte that trickles in."""
+    """Shut the connection at the deadline: a socket's own time-out begins anew with every byte that
+    trickles in."""
     with wire.dup() as handle:
 
         def cut() -> None:
@@ -211,12 +238,17 @@ _ENHANCED: Final = re.compile(r"[245]\.\d{1,3}\.\d{1,3}\b", re.ASCII)
 
 
 def _why(error: Exception, step: str) -> str:
-    """What *error* says, without what a server may have been told in confidence: the login and the message."""
+    """What *error* says, without what a server may have been told in confidence: the login and the
+    message."""
     match error:
         case smtplib.SMTPRecipientsRefused():
-            replies = dict.fromkeys(f"{code} {_reply(words)}" for code, words in error.recipients.values())
+            replies = dict.fromkeys(
+                f"{code} {_reply(words)}" for code, words in error.recipients.values()
+            )
             return ", ".join(["no recipient accepted", *replies])[:VALUE_MAX]
-        case smtplib.SMTPResponseException() if step == "login" or isinstance(error, smtplib.SMTPDataError):
+        case smtplib.SMTPResponseException() if step == "login" or isinstance(
+            error, smtplib.SMTPDataError
+        ):
             # The words may quote what they refuse; the enhanced code (RFC 3463) is but digits.
             enhanced = _ENHANCED.match(_reply(error.smtp_error))
             return f"refused with {error.smtp_code}" + (f" {enhanced[0]}" if enhanced else "")
@@ -239,4 +271,6 @@ def _why(error: Exception, step: str) -> str:
 
 
 def _reply(words: bytes | str) -> str:
-    return single_line(words.decode(errors="replace") if isinstance(words, bytes) else words, VALUE_MAX)
+    return single_line(
+        words.decode(errors="replace") if isinstance(words, bytes) else words, VALUE_MAX
+    )

@@ -1,7 +1,8 @@
-"""What an event means by a rule: for each key, where the row was, where it is, and what its ticket should say.
+"""What an event means by a rule: for each key, where the row was, where it is, and what its ticket
+should say.
 
-Pure, and never at a loss: what cannot be rendered is a Failure that names the place in the rules file and nothing of
-the row.
+Pure, and never at a loss: what cannot be rendered is a Failure that names the place in the rules
+file and nothing of the row.
 """
 
 import re
@@ -15,7 +16,13 @@ from function.core.lifecycle import invalid_choice
 from function.core.outcome import Failure, Kind, Reason
 from function.core.step import DesiredState, Step
 from function.core.values import Json, Row, canonical, settle_value, truncate_field
-from function.rules.model import CLOSE_NOTES_GONE, CLOSE_NOTES_RESOLVED, TEMPLATE, Rule, RuleTemplate
+from function.rules.model import (
+    CLOSE_NOTES_GONE,
+    CLOSE_NOTES_RESOLVED,
+    TEMPLATE,
+    Rule,
+    RuleTemplate,
+)
 from function.rules.templates import RenderBudget, RenderError, RowImage
 
 # A key stands in the ledger's primary key, in answers and in mails.
@@ -29,7 +36,8 @@ ELEMENT_SECONDS: Final = 0.002
 
 
 def evaluate(rule: Rule, event: Event) -> list[Step]:
-    """What *event* means for each key of *rule*. Never raises: what cannot be rendered is a Step that wants a Failure.
+    """What *event* means for each key of *rule*. Never raises: what cannot be rendered is a Step
+    that wants a Failure.
 
     Its key is empty where the key itself could not be rendered; there is one such Step at most.
     """
@@ -38,8 +46,11 @@ def evaluate(rule: Rule, event: Event) -> list[Step]:
     except RenderError as unsaid:
         failure = unsaid.failure
     except (RecursionError, MemoryError, ArithmeticError, ValueError):
-        # Images that cannot even be compared: ten thousand lists in each other, a number without end.
-        failure = Failure(Kind.PERMANENT, Reason.BAD_MAPPING, f"{rule.where}: the row is nested too deeply")
+        # Images that cannot even be compared: ten thousand lists in each other, a number without
+        # end.
+        failure = Failure(
+            Kind.PERMANENT, Reason.BAD_MAPPING, f"{rule.where}: the row is nested too deeply"
+        )
     return [Step("", event.op, None, event.content, failure)]
 
 
@@ -79,11 +90,16 @@ class _Evaluation:
             before, failure = self._keys(self.old)
         after: dict[str, list[Json]] = {}
         if self.new is not None:
-            # An old image whose key cannot be rendered never had a ticket: only the new one's failure counts.
+            # An old image whose key cannot be rendered never had a ticket: only the new one's
+            # failure counts.
             after, failure = self._keys(self.new)
         steps = []
         if self.old is not None and (self.new is None or failure is None):
-            steps = [self._left(key, items, self.old) for key, items in before.items() if key not in after]
+            steps = [
+                self._left(key, items, self.old)
+                for key, items in before.items()
+                if key not in after
+            ]
         if self.new is not None:
             steps += [self._entered(key, items, self.new, before) for key, items in after.items()]
         if failure is not None:
@@ -93,7 +109,9 @@ class _Evaluation:
     def _row(self, image: Json, which: str) -> Row:
         if not isinstance(image, dict):
             raise RenderError(
-                f"the event's `{which}` is not a row but another JSON value", Reason.NOT_A_ROW, where=self.rule.where
+                f"the event's `{which}` is not a row but another JSON value",
+                Reason.NOT_A_ROW,
+                where=self.rule.where,
             )
         return image
 
@@ -101,14 +119,20 @@ class _Evaluation:
         return any(name in rule_template.template.names for rule_template in self.templates.all())
 
     def _scope(self, image: Row, item: Json) -> dict[str, Any]:
-        return {**self.names, "row": self.old_image if image is self.old else self.new_image, "item": item}
+        return {
+            **self.names,
+            "row": self.old_image if image is self.old else self.new_image,
+            "item": item,
+        }
 
     def _place(self, place: str, items: Sequence[Json]) -> str:
-        """The place of an element is its row's and its own: an order_by may be the row's, and so may any field."""
+        """The place of an element is its row's and its own: an order_by may be the row's, and so
+        may any field."""
         return place if self.templates.each is None else trail.place(place, *items)
 
     def _keys(self, image: Row) -> tuple[dict[str, list[Json]], Failure | None]:
-        """The image's keys, each with its elements (None without `each`), and why one that there should be is not.
+        """The image's keys, each with its elements (None without `each`), and why one that there
+        should be is not.
 
         More than one element is a fault of the row's, unless the ticket is shared.
         """
@@ -124,7 +148,9 @@ class _Evaluation:
                 found.setdefault(self._key(names), []).append(item)
             except RenderError as unsaid:
                 # A row that is to have no ticket needs no key.
-                if failure is None and self._evaluate_condition(self.templates.when, names, without=True, unsaid=True):
+                if failure is None and self._evaluate_condition(
+                    self.templates.when, names, without=True, unsaid=True
+                ):
                     failure = unsaid.failure
         return found, failure
 
@@ -139,14 +165,17 @@ class _Evaluation:
             raise RenderError("is not a list", where=each.where)
         if len(elements) > ELEMENTS_MAX:
             raise RenderError(
-                f"has more than {ELEMENTS_MAX} elements, too many tickets for one event", where=each.where
+                f"has more than {ELEMENTS_MAX} elements, too many tickets for one event",
+                where=each.where,
             )
         self.budget.seconds += len(elements) * ELEMENT_SECONDS
         return elements
 
     def _key(self, names: Mapping[str, Any]) -> str:
         names = {**names, "item": settle_value(names["item"])}
-        key = join_key([self._key_part(rule_template, names) for rule_template in self.templates.key])
+        key = join_key(
+            [self._key_part(rule_template, names) for rule_template in self.templates.key]
+        )
         if len(key) > KEY_CHARACTERS_MAX:
             raise RenderError(
                 f"the key is over {KEY_CHARACTERS_MAX} characters",
@@ -160,17 +189,21 @@ class _Evaluation:
         if not part.strip():
             what = "the key" if len(self.templates.key) == 1 else "a part of the key"
             raise RenderError(
-                f"{what} is empty; a row without a key can have no ticket", Reason.BAD_KEY, where=rule_template.where
+                f"{what} is empty; a row without a key can have no ticket",
+                Reason.BAD_KEY,
+                where=rule_template.where,
             )
         if _UNSTORABLE.search(part):
             raise RenderError(
-                "the key holds a character that no database stores", Reason.BAD_KEY, where=rule_template.where
+                "the key holds a character that no database stores",
+                Reason.BAD_KEY,
+                where=rule_template.where,
             )
         return part
 
     def _scopes(self, image: Row, items: Sequence[Json]) -> list[dict[str, Any]]:
-        """The names for each of the elements under one key; of a ticket that they share, first those for one that is to
-        have it."""
+        """The names for each of the elements under one key; of a ticket that they share, first
+        those for one that is to have it."""
         scopes = [self._scope(image, item) for item in items]
         if self.rule.ticket.shared and len(scopes) > 1:
             scopes.sort(key=lambda names: not self._is_wanted(names))
@@ -180,13 +213,21 @@ class _Evaluation:
         return self._evaluate_condition(self.templates.when, names, without=True, unsaid=True)
 
     def _one_key_twice(self, scopes: Sequence[Mapping[str, Any]]) -> Failure | None:
-        """Why no ticket can be for all of the elements under one key, where one of them is to have it."""
+        """Why no ticket can be for all of the elements under one key, where one of them is to have
+        it."""
         if len(scopes) == 1 or self.rule.ticket.shared or not any(map(self._is_wanted, scopes)):
             return None
-        what = "two elements of the list have this key, and a ticket is for one; name what tells them apart"
-        return Failure(Kind.PERMANENT, Reason.BAD_KEY, f"{self.rule.ticket.locations['key']}: {what}")
+        what = (
+            "two elements of the list have this key, and a ticket is for one; name "
+            "what tells them apart"
+        )
+        return Failure(
+            Kind.PERMANENT, Reason.BAD_KEY, f"{self.rule.ticket.locations['key']}: {what}"
+        )
 
-    def _entered(self, key: str, items: Sequence[Json], image: Row, before: Mapping[str, Sequence[Json]]) -> Step:
+    def _entered(
+        self, key: str, items: Sequence[Json], image: Row, before: Mapping[str, Sequence[Json]]
+    ) -> Step:
         scopes = self._scopes(image, items)
         names = scopes[0]
         twice = self._one_key_twice(scopes)
@@ -206,7 +247,9 @@ class _Evaluation:
         # Where the row lives on under another key, its new image says when it left this one.
         carried = names if self.new is None else self._scope(self.new, names["item"])
         left = self._place(self.old_place, items)
-        return self._step(key, Op.DELETE, left, trail.GONE, names, was=names, gone=True, carried=carried)
+        return self._step(
+            key, Op.DELETE, left, trail.GONE, names, was=names, gone=True, carried=carried
+        )
 
     def _step(
         self,
@@ -235,7 +278,9 @@ class _Evaluation:
             entered,
             wants,
             was_resolved=was is not None
-            and self._evaluate_condition(self.templates.resolve_when, was, without=False, unsaid=False),
+            and self._evaluate_condition(
+                self.templates.resolve_when, was, without=False, unsaid=False
+            ),
             was_wanted=was is not None
             and self._evaluate_condition(self.templates.when, was, without=True, unsaid=False),
             order=order,
@@ -244,13 +289,16 @@ class _Evaluation:
     def _wants(self, names: Mapping[str, Any], *, gone: bool) -> DesiredState | Failure:
         """What the rule wants said of the row.
 
-        A field that cannot be rendered is a failure only where the row is to have a ticket. Of a row that is to
-        have none any more, or is gone (Hasura may send but its key then), the ticket keeps what it says there.
+        A field that cannot be rendered is a failure only where the row is to have a ticket. Of a
+        row that is to have none any more, or is gone (Hasura may send but its key then), the ticket
+        keeps what it says there.
         """
         templates = self.templates
         strict = not gone
         try:
-            when = self._evaluate_condition(templates.when, names, without=True, unsaid=None if strict else False)
+            when = self._evaluate_condition(
+                templates.when, names, without=True, unsaid=None if strict else False
+            )
             strict = strict and when
             unsaid = None if when or self.event.op is not Op.INSERT else False
             resolved = not gone and self._evaluate_condition(
@@ -272,11 +320,17 @@ class _Evaluation:
         if template is not None:
             if not template.strip() and strict and self.templates.template is not None:
                 raise RenderError(
-                    "names no template for this row", Reason.UNKNOWN_VALUE, where=self.templates.template.where
+                    "names no template for this row",
+                    Reason.UNKNOWN_VALUE,
+                    where=self.templates.template.where,
                 )
             # The instance copies the template's own values into what the rule leaves empty.
             fields |= {"type": "standard", TEMPLATE: template}
-        if self.rule.ticket.table == "change_request" and "chg_model" not in self.templates.fields and "type" in fields:
+        if (
+            self.rule.ticket.table == "change_request"
+            and "chg_model" not in self.templates.fields
+            and "type" in fields
+        ):
             # The models that ship are called as the types are (change-management-api).
             fields["chg_model"] = fields["type"]
         return fields
@@ -288,14 +342,25 @@ class _Evaluation:
         said = {
             "close_code": self._text("close_code", templates.close_code, names, strict=strict)
             or ticket.states.close_code,
-            "close_notes": self._text("close_notes", templates.close_notes, names, strict=strict) or notes,
+            "close_notes": self._text("close_notes", templates.close_notes, names, strict=strict)
+            or notes,
         }
-        return {column: truncate_field(column, said[column]) for column in ticket.closing_fields if said[column]}
+        return {
+            column: truncate_field(column, said[column])
+            for column in ticket.closing_fields
+            if said[column]
+        }
 
     def _text(
-        self, column: str, rule_template: RuleTemplate | None, names: Mapping[str, Any], *, strict: bool
+        self,
+        column: str,
+        rule_template: RuleTemplate | None,
+        names: Mapping[str, Any],
+        *,
+        strict: bool,
     ) -> str | None:
-        """What *rule_template* gives for *column*; None where it gives nothing, or nothing that the column takes."""
+        """What *rule_template* gives for *column*; None where it gives nothing, or nothing that the
+        column takes."""
         if rule_template is None:
             return None
         try:
@@ -313,9 +378,15 @@ class _Evaluation:
         return said
 
     def _evaluate_condition(
-        self, rule_template: RuleTemplate | None, names: Mapping[str, Any], *, without: bool, unsaid: bool | None
+        self,
+        rule_template: RuleTemplate | None,
+        names: Mapping[str, Any],
+        *,
+        without: bool,
+        unsaid: bool | None,
     ) -> bool:
-        """Whether *rule_template* holds. *without* is the answer where there is none, *unsaid* where it cannot be said.
+        """Whether *rule_template* holds. *without* is the answer where there is none, *unsaid*
+        where it cannot be said.
 
         Raises RenderError where *unsaid* is None.
         """
@@ -331,8 +402,13 @@ class _Evaluation:
     def _order(self, names: Mapping[str, Any]) -> Json:
         rule_template = self.templates.order_by
         order: Json = None if rule_template is None else rule_template.value(names, self.budget)
-        if rule_template is not None and (isinstance(order, list | dict) or len(str(order)) > KEY_CHARACTERS_MAX):
-            raise RenderError("is neither a number nor a short text, so it orders nothing", where=rule_template.where)
+        if rule_template is not None and (
+            isinstance(order, list | dict) or len(str(order)) > KEY_CHARACTERS_MAX
+        ):
+            raise RenderError(
+                "is neither a number nor a short text, so it orders nothing",
+                where=rule_template.where,
+            )
         return order
 
 
@@ -340,7 +416,9 @@ def join_key(parts: Sequence[str]) -> str:
     """The key of several *parts*, which no other parts have; one part alone is the key."""
     if len(parts) == 1:
         return parts[0]
-    return KEY_SEPARATOR.join(part.replace("\\", "\\\\").replace(KEY_SEPARATOR, f"\\{KEY_SEPARATOR}") for part in parts)
+    return KEY_SEPARATOR.join(
+        part.replace("\\", "\\\\").replace(KEY_SEPARATOR, f"\\{KEY_SEPARATOR}") for part in parts
+    )
 
 
 # PostgreSQL stores no NUL, and nobody stores half a character.
@@ -365,7 +443,9 @@ def _is_same(one: Json, other: Json) -> bool:
 
 def _described(event: Event) -> dict[str, Json]:
     schema, _, table = (
-        event.source.removeprefix("hasura/").partition(".") if event.source[:7] == "hasura/" else [""] * 3
+        event.source.removeprefix("hasura/").partition(".")
+        if event.source[:7] == "hasura/"
+        else [""] * 3
     )
     return {
         "id": event.id,

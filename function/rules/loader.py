@@ -32,7 +32,8 @@ class RulesError(Exception):
 
 
 def load(text: str, *, name: str = "rules.yaml", environ: Mapping[str, str]) -> Rules:
-    """Check a rules file whole. *name* is what faults call it; *environ* has the variables that its `env` may name.
+    """Check a rules file whole. *name* is what faults call it; *environ* has the variables that its
+    `env` may name.
 
     Raises RulesError with every fault.
     """
@@ -66,7 +67,9 @@ class RulesParser:
             return self._file(root)
         except TooManyEntries:
             self._nodes.faults.clear()
-            self._nodes.fault(1, "", f"has more than {ENTRIES_MAX} entries once its aliases are followed")
+            self._nodes.fault(
+                1, "", f"has more than {ENTRIES_MAX} entries once its aliases are followed"
+            )
         return []
 
     def _file(self, root: yaml.Node) -> list[Rule]:
@@ -77,7 +80,11 @@ class RulesParser:
         if version is None:
             self._nodes.fault(line_of(root), "version", "is missing; write `version: 1`")
         elif not isinstance(version, yaml.ScalarNode) or version.value != "1":
-            self._nodes.fault(line_of(version), "version", "is not one that this program knows; write `version: 1`")
+            self._nodes.fault(
+                line_of(version),
+                "version",
+                "is not one that this program knows; write `version: 1`",
+            )
         if "env" in entries:
             self._environment(entries["env"])
         if "rules" not in entries:
@@ -85,7 +92,9 @@ class RulesParser:
             return []
         rules = []
         seen: dict[str, int] = {}
-        for number, node in enumerate(self._nodes.list(entries["rules"], "rules", empty="has no rules in it")):
+        for number, node in enumerate(
+            self._nodes.list(entries["rules"], "rules", empty="has no rules in it")
+        ):
             rule = self._rule(node, f"rules[{number}]", seen)
             if rule is not None:
                 rules.append(rule)
@@ -98,9 +107,15 @@ class RulesParser:
             if variable is None:
                 continue
             if not VARIABLE.fullmatch(variable):
-                self._nodes.fault(line_of(entry), path, "is not the name of an environment variable")
+                self._nodes.fault(
+                    line_of(entry), path, "is not the name of an environment variable"
+                )
             elif variable not in self.environ:
-                self._nodes.fault(line_of(entry), path, f"the environment has no `{variable}`; set it or take it out")
+                self._nodes.fault(
+                    line_of(entry),
+                    path,
+                    f"the environment has no `{variable}`; set it or take it out",
+                )
                 self.env[variable] = ""
             else:
                 self.env[variable] = self.environ[variable]
@@ -132,7 +147,9 @@ class RulesParser:
             trigger = self._nodes.text(entries["trigger"], f"{path}.trigger") or ""
             if not trigger:
                 self._nodes.fault(
-                    line_of(entries["trigger"]), f"{path}.trigger", "is empty; leave it out to hear any trigger"
+                    line_of(entries["trigger"]),
+                    f"{path}.trigger",
+                    "is empty; leave it out to hear any trigger",
                 )
         source = self._source(entries, path, line)
         if source == SCHEDULED and trigger:
@@ -140,9 +157,13 @@ class RulesParser:
             self._nodes.fault(line_of(entries["trigger"]), f"{path}.trigger", what)
         if "ticket" not in entries:
             if not any(key in later for key in self._nodes.keys_of(node)):
-                self._nodes.fault(line, f"{path}.ticket", "is missing: it says what the row becomes")
+                self._nodes.fault(
+                    line, f"{path}.ticket", "is missing: it says what the row becomes"
+                )
             return None
-        ticket = self._tickets.parse(entries["ticket"], f"{path}.ticket", names, when=when, each=each)
+        ticket = self._tickets.parse(
+            entries["ticket"], f"{path}.ticket", names, when=when, each=each
+        )
         if ticket is None:
             return None
         return Rule(

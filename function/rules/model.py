@@ -35,9 +35,9 @@ class RuleTemplate:
 
 
 class TargetRule(Protocol):
-    """The pure half of a target, as far as the engine asks. *kind* is its key in the rules file; *table* is where what
-    it makes stands; *follows*: it keeps
-    one thing in step with a row, so that the row's trail decides what is wanted."""
+    """The pure half of a target, as far as the engine asks. *kind* is its key in the rules file;
+    *table* is where what it makes stands; *follows*: it keeps one thing in step with a row, so that
+    the row's trail decides what is wanted."""
 
     @property
     def kind(self) -> str: ...
@@ -53,12 +53,12 @@ class TargetRule(Protocol):
 class TicketRule:
     """How a rule's tickets live. *resolves*: the rule says when a ticket is resolved.
 
-    *fields* are the columns that the rule writes, *create_only* those among them that are written at creation only.
-    *closing_fields* are the columns that go with the state of a ticket that ends.
+    *fields* are the columns that the rule writes, *create_only* those among them that are written
+    at creation only. *closing_fields* are the columns that go with the state of a ticket that ends.
     *leave_empty* are those that are left empty where the row names nobody whom ServiceNow knows.
     *choices* are the values, with labels, that a column takes; of other columns they are not known.
-    *locations* is the place of each of its keys in the rules file, as ``rules.yaml:17: rules[0].ticket.table``; of one
-    that is left out, and of "", the ticket's own.
+    *locations* is the place of each of its keys in the rules file, as ``rules.yaml:17:
+    rules[0].ticket.table``; of one that is left out, and of "", the ticket's own.
     """
 
     table: str
@@ -130,7 +130,8 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The rules of a file. *digest* stands for its text and the values of the variables that it names.
+    """The rules of a file. *digest* stands for its text and the values of the variables that it
+    names.
 
     *warnings* are sentences with the file's name and line: what is allowed, and seldom meant.
     """
@@ -140,5 +141,10 @@ class Rules:
     warnings: tuple[str, ...] = ()
 
     def concerning(self, event: Event) -> tuple[Rule, ...]:
-        """The rules whose `from` and `trigger` fit; which of them hear this op is not asked here."""
-        return tuple(rule for rule in self.rules if rule.source == event.source and rule.trigger in ("", event.trigger))
+        """The rules whose `from` and `trigger` fit; which of them hear this op is not
+        asked here."""
+        return tuple(
+            rule
+            for rule in self.rules
+            if rule.source == event.source and rule.trigger in ("", event.trigger)
+        )

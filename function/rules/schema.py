@@ -26,45 +26,71 @@ TOP_KEYS: Final = {
     "rules": "Which rows become which tickets.",
 }
 RULE_KEYS: Final = {
-    "name": "The rule's name, unique in the file. It is in every ticket's address: to rename the rule, keep `id`.",
+    "name": (
+        "The rule's name, unique in the file. It is in every ticket's address: to rename the "
+        "rule, keep `id`."
+    ),
     "id": "What stands in every ticket's address; the name unless given.",
-    "from": "Where events come from: hasura/SCHEMA.TABLE, cron/NAME, or scheduled for one-off scheduled events.",
+    "from": (
+        "Where events come from: hasura/SCHEMA.TABLE, cron/NAME, or scheduled for one-off "
+        "scheduled events."
+    ),
     "trigger": "Only events of the event trigger with this name; of any unless given.",
     "ops": "The kinds of event that the rule hears; all unless given.",
-    "when": "An expression: whether the row is to have a ticket. A ticket that exists follows its row all the same.",
-    "each": "An expression that gives a list: one ticket for each element, which templates call `item`.",
+    "when": (
+        "An expression: whether the row is to have a ticket. A ticket that exists follows "
+        "its row all the same."
+    ),
+    "each": (
+        "An expression that gives a list: one ticket for each element, which templates call `item`."
+    ),
     "ticket": "The ticket that the row becomes.",
 }
 TICKET_KEYS: Final = {
     "table": "The table of the ticket; incident unless given.",
     "key": "A template, or a list of templates: the row's identity. One ticket per key.",
     "fields": "For each column of the ticket, a template: what it should say.",
-    "template": "A template: the name or sys_id of the standard change that a change_request is made from.",
-    "states": "The states of the table; needed unless they are those that ServiceNow ships for an incident or a"
+    "template": (
+        "A template: the name or sys_id of the standard change that a change_request is made from."
+    ),
+    "states": "The states of the table; needed unless they are those that ServiceNow ships for "
+    "an incident or a"
     " change_request.",
-    "choices": "For a column, the values that this instance has in place of those that ServiceNow ships.",
+    "choices": (
+        "For a column, the values that this instance has in place of those that ServiceNow ships."
+    ),
     "resolve_when": "An expression: whether the ticket of the row is to be resolved.",
-    "close_code": f"A template: the resolution code; {INCIDENT.close_code} unless given, {CHANGE_REQUEST.close_code} of"
+    "close_code": f"A template: the resolution code; {INCIDENT.close_code} unless given, "
+    f"{CHANGE_REQUEST.close_code} of"
     " a change_request. Of another table, only what is given is sent.",
-    "close_notes": f"A template: the resolution notes; {CLOSE_NOTES_RESOLVED} unless given. Of another table, only what"
+    "close_notes": f"A template: the resolution notes; {CLOSE_NOTES_RESOLVED} unless given. Of "
+    "another table, only what"
     " is given is sent.",
-    "after_close": "What follows when a resolved row is open again: reopen (the default; of a change_request new), new"
+    "after_close": "What follows when a resolved row is open again: reopen (the default; of a "
+    "change_request new), new"
     " or leave.",
     "creates": "Which kinds of event may open a ticket: INSERT, UPDATE and MANUAL unless given.",
-    "on_delete": "What follows when the row is deleted: resolve (the default; of a change_request cancel), cancel or"
+    "on_delete": "What follows when the row is deleted: resolve (the default; of a "
+    "change_request cancel), cancel or"
     " leave.",
-    "on_missing": "What follows when people deleted the ticket: fail (the default), recreate or ignore.",
-    "on_unknown": "For a column that refers to a record, what follows where none goes by the name: fail (the default),"
+    "on_missing": (
+        "What follows when people deleted the ticket: fail (the default), recreate or ignore."
+    ),
+    "on_unknown": "For a column that refers to a record, what follows where none goes by the "
+    "name: fail (the default),"
     " or leave_empty, until the record is there and the row changes.",
     "shared": "Whether many rows share one ticket: the first opens it, none closes it.",
     "order_by": "An expression: what orders the row's images, such as row.updated_at.",
 }
 STATES_KEYS: Final = {
     "resolved": "The state of a ticket that is resolved, or whose row is gone.",
-    "reopened": "The state that a resolved ticket goes back to; without it, it is followed by a new one.",
+    "reopened": (
+        "The state that a resolved ticket goes back to; without it, it is followed by a new one."
+    ),
     "canceled": "The state for `on_delete: cancel`.",
     "final": "The states that a ticket never leaves; none unless given.",
-    "path": "The states that a ticket passes through on its way to resolved, in order, from the one in which it begins;"
+    "path": "The states that a ticket passes through on its way to resolved, in order, from the "
+    "one in which it begins;"
     " one PATCH each. None unless given.",
 }
 FIELDS_REFUSED: Final = {
@@ -81,7 +107,10 @@ FIELDS_REFUSED: Final = {
     "parent_incident": "is written by `after_close: new`",
 }
 # What stands elsewhere.
-CHOICES_REFUSED: Final = {"state": "stands under `states`", "incident_state": "stands under `states`"}
+CHOICES_REFUSED: Final = {
+    "state": "stands under `states`",
+    "incident_state": "stands under `states`",
+}
 NAME = re.compile(r"[A-Za-z0-9_-]{1,60}", re.ASCII)
 STATE = re.compile(r"-?[A-Za-z0-9_][A-Za-z0-9_ -]{0,39}", re.ASCII)
 COLUMN = re.compile(r"[a-z][a-z0-9_]{0,79}", re.ASCII)
@@ -91,7 +120,8 @@ SOURCE = re.compile(rf"hasura/[^/.]+\..+|cron/.+|{SCHEDULED}")
 
 
 def schema() -> dict[str, Any]:
-    """The JSON Schema of the file, by which editors complete it. The checks of load() go further."""
+    """The JSON Schema of the file, by which editors complete it. The checks of load()
+    go further."""
     expression_schema = {"type": ["string", "boolean"]}
     template_schema = {"type": ["string", "number", "boolean", "null"]}
     key_schema = {"type": ["string", "number"]}
@@ -99,11 +129,26 @@ def schema() -> dict[str, Any]:
     column = f"^(?!(?:{'|'.join(FIELDS_REFUSED)})$){COLUMN.pattern}$"
 
     def ops(known: Collection[Op]) -> dict[str, Any]:
-        return {"type": "array", "items": {"enum": [op.value for op in known]}, "minItems": 1, "uniqueItems": True}
+        return {
+            "type": "array",
+            "items": {"enum": [op.value for op in known]},
+            "minItems": 1,
+            "uniqueItems": True,
+        }
 
-    def mapping(keys: Mapping[str, str], required: list[str], shapes: Mapping[str, Any]) -> dict[str, Any]:
-        properties = {key: {"description": what, **shapes.get(key, {"type": "string"})} for key, what in keys.items()}
-        return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+    def mapping(
+        keys: Mapping[str, str], required: list[str], shapes: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        properties = {
+            key: {"description": what, **shapes.get(key, {"type": "string"})}
+            for key, what in keys.items()
+        }
+        return {
+            "type": "object",
+            "properties": properties,
+            "required": required,
+            "additionalProperties": False,
+        }
 
     name_schema = {"type": "string", "pattern": f"^{NAME.pattern}$"}
     ticket = mapping(
@@ -114,7 +159,12 @@ def schema() -> dict[str, Any]:
             "key": {
                 "anyOf": [
                     key_schema,
-                    {"type": "array", "items": key_schema, "minItems": 1, "maxItems": KEY_PARTS_MAX},
+                    {
+                        "type": "array",
+                        "items": key_schema,
+                        "minItems": 1,
+                        "maxItems": KEY_PARTS_MAX,
+                    },
                 ]
             },
             "fields": {
@@ -149,7 +199,9 @@ def schema() -> dict[str, Any]:
             "on_missing": {"enum": list(ON_MISSING), "default": "fail"},
             "on_unknown": {
                 "type": "object",
-                "propertyNames": {"enum": sorted(COLUMN_REFERENCES.keys() - FIELDS_REFUSED.keys() - {TEMPLATE})},
+                "propertyNames": {
+                    "enum": sorted(COLUMN_REFERENCES.keys() - FIELDS_REFUSED.keys() - {TEMPLATE})
+                },
                 "additionalProperties": {"enum": list(ON_UNKNOWN)},
             },
             "shared": {"type": "boolean", "default": False},
@@ -172,7 +224,11 @@ def schema() -> dict[str, Any]:
     top = mapping(
         TOP_KEYS,
         ["version", "rules"],
-        {"version": {"const": 1}, "env": variables, "rules": {"type": "array", "items": rule, "minItems": 1}},
+        {
+            "version": {"const": 1},
+            "env": variables,
+            "rules": {"type": "array", "items": rule, "minItems": 1},
+        },
     )
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -44,10 +44,15 @@ class TemplateReader:
             hint = f"`{bare}`" if is_expression(bare) else "it without braces"
             self._nodes.fault(line_of(node), path, f"is an expression; write {hint}")
         else:
-            return RuleTemplate(self._checked(node, path, lambda: expression(source, names=names)), rule_template.where)
+            return RuleTemplate(
+                self._checked(node, path, lambda: expression(source, names=names)),
+                rule_template.where,
+            )
         return rule_template
 
-    def template(self, node: yaml.Node, path: str, names: tuple[str, ...], *, constants: bool = False) -> RuleTemplate:
+    def template(
+        self, node: yaml.Node, path: str, names: tuple[str, ...], *, constants: bool = False
+    ) -> RuleTemplate:
         where = self._nodes.where(line_of(node), path)
         source = self._nodes.text(node, path)
         if source is None:
@@ -59,16 +64,27 @@ class TemplateReader:
         elif not source.strip():
             if not constants:
                 self._nodes.fault(line_of(node), path, "is empty")
-        elif "{{" not in source and "{%" not in source and _BARE.match(source) and is_expression(source):
+        elif (
+            "{{" not in source
+            and "{%" not in source
+            and _BARE.match(source)
+            and is_expression(source)
+        ):
             self._nodes.fault(
-                line_of(node), path, f'is a text that looks like an expression; write "{{{{ {source.strip()} }}}}"'
+                line_of(node),
+                path,
+                f'is a text that looks like an expression; write "{{{{ {source.strip()} }}}}"',
             )
             return RuleTemplate(NO_TEMPLATE, where)
-        return RuleTemplate(self._checked(node, path, lambda: checked_template(source, names=names)), where)
+        return RuleTemplate(
+            self._checked(node, path, lambda: checked_template(source, names=names)), where
+        )
 
     def _checked(self, node: yaml.Node, path: str, check: Callable[[], Template]) -> Template:
         # In a block of lines, a template's first line is the one below the bar.
-        first = line_of(node) + 1 if isinstance(node, yaml.ScalarNode) and node.style == "|" else None
+        first = (
+            line_of(node) + 1 if isinstance(node, yaml.ScalarNode) and node.style == "|" else None
+        )
         try:
             checked = check()
         except InvalidTemplate as bad:
@@ -81,6 +97,9 @@ class TemplateReader:
             self._nodes.fault(line, path, what)
             return NO_TEMPLATE
         for variable in sorted(checked.parts_of("env") - self.env.keys()):
-            what = f"`env` does not list `{variable}`{did_you_mean(variable, self.env)}; list it at the top"
+            what = (
+                f"`env` does not list `{variable}`{did_you_mean(variable, self.env)}; "
+                "list it at the top"
+            )
             self._nodes.fault(line_of(node), path, what)
         return checked

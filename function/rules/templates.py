@@ -1,11 +1,14 @@
-"""The language of rules: Jinja2 in its immutable sandbox, bounded in time and size, exact with numbers.
+"""The language of rules: Jinja2 in its immutable sandbox, bounded in time and size, exact with
+numbers.
 
-A template sees JSON values, never a Python object: no attribute is looked up but the columns of a row, no method called
-but the few listed here. What it gives depends on what it is given and on nothing else: no clock, no randomness.
-Rules are written by the operator, rows by anybody: the bounds are for what a row can hold.
+A template sees JSON values, never a Python object: no attribute is looked up but the columns of a
+row, no method called but the few listed here. What it gives depends on what it is given and on
+nothing else: no clock, no randomness. Rules are written by the operator, rows by anybody: the
+bounds are for what a row can hold.
 
     InvalidTemplate   a template that cannot be used, found when the rules are loaded
-    RenderError       a template that gave nothing for this row; its sentence holds nothing of the row
+    RenderError       a template that gave nothing for this row; its sentence holds nothing of the
+    row
 """
 
 import decimal
@@ -21,7 +24,15 @@ from sys import getsizeof
 from time import thread_time
 from typing import Any, Final, TypeVar, cast
 
-from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefined, UndefinedError, nodes, pass_context
+from jinja2 import (
+    StrictUndefined,
+    TemplateError,
+    TemplateSyntaxError,
+    Undefined,
+    UndefinedError,
+    nodes,
+    pass_context,
+)
 from jinja2 import Template as JinjaTemplate
 from jinja2.filters import FILTERS, make_attrgetter
 from jinja2.parser import Parser
@@ -35,23 +46,27 @@ from markupsafe import Markup
 from function.core.outcome import Failure, Kind, Reason
 from function.core.values import Json, Row, did_you_mean, instant, settle_value, text
 
-# The processor time, not the clock's: a throttled instance is slow without a template being at fault.
+# The processor time, not the clock's: a throttled instance is slow without a template being at
+# fault.
 SECONDS_MAX: Final = 1.0
-# An event is 8 MiB at most, so any column fits twice into one text; a template may make a few of that size.
+# An event is 8 MiB at most, so any column fits twice into one text; a template may make a few of
+# that size.
 TEXT_CHARACTERS_MAX: Final = 16 * 1024 * 1024
 MADE_BYTES_MAX: Final = 64 * 1024 * 1024
-# What one filter, test, method or operator is given: characters, and so many for each element. Nothing looks at the
-# time while half a million elements are sorted, which takes half a second.
+# What one filter, test, method or operator is given: characters, and so many for each element.
+# Nothing looks at the time while half a million elements are sorted, which takes half a second.
 WEIGHT_MAX: Final = 2 * TEXT_CHARACTERS_MAX
 ELEMENT_WEIGHT: Final = 64
-# For filters that take long over long texts. No field of a ticket holds a tenth of it: they read this much and no more.
+# For filters that take long over long texts. No field of a ticket holds a tenth of it: they read
+# this much and no more.
 SLOW_CHARACTERS_MAX: Final = 64 * 1024
 RANGE_MAX: Final = 100_000
 ELEMENTS_MAX: Final = 500_000
 # Searching can take a step for each pair of characters.
 STEPS_MAX: Final = 128 * 1024 * 1024
 PADDING_MAX: Final = 1000
-# Python spells no whole number of more than 4300 digits (14284 bits), and nobody reads a shorter one either.
+# Python spells no whole number of more than 4300 digits (14284 bits), and nobody reads a shorter
+# one either.
 NUMBER_BITS_MAX: Final = 14_000
 NUMBER_DIGITS_MAX: Final = 4300
 
@@ -62,19 +77,25 @@ _EXACT = Context(
     traps=[InvalidOperation, decimal.DivisionByZero, decimal.Overflow, decimal.Inexact],
 )
 _ROUNDED = Context(prec=28, Emax=9999, Emin=-9999)
-# A power takes as many digits as its operands have, and the cube of their number in time: seconds for 4000, minutes for
-# the 16,383 that PostgreSQL's numeric has, all of it under the interpreter's lock. 28 of its digits are kept.
+# A power takes as many digits as its operands have, and the cube of their number in time: seconds
+# for 4000, minutes for the 16,383 that PostgreSQL's numeric has, all of it under the interpreter's
+# lock. 28 of its digits are kept.
 _POWER = Context(prec=100, Emax=9999, Emin=-9999)
 # Rounding is inexact on purpose.
 _ROUNDING = Context(prec=2 * NUMBER_DIGITS_MAX, Emax=9999, Emin=-9999)
-_ROUNDINGS = {"common": decimal.ROUND_HALF_UP, "ceil": decimal.ROUND_CEILING, "floor": decimal.ROUND_FLOOR}
+_ROUNDINGS = {
+    "common": decimal.ROUND_HALF_UP,
+    "ceil": decimal.ROUND_CEILING,
+    "floor": decimal.ROUND_FLOOR,
+}
 
 _TOO_LONG: Final = "makes too long a text; cut its parts with `truncate`"
 _NULL: Final = "a part of the key is null; a row without a key can have no ticket"
 
 
 class InvalidTemplate(Exception):  # noqa: N818  # what is wrong, not whose error it is
-    """A template that cannot be used. *line* counts from 1 within it; *unknown* is the name that it lacks, if any."""
+    """A template that cannot be used. *line* counts from 1 within it; *unknown* is the name that it
+    lacks, if any."""
 
     def __init__(self, what: str, line: int = 1, *, unknown: str = "") -> None:
         super().__init__(what)
@@ -84,12 +105,15 @@ class InvalidTemplate(Exception):  # noqa: N818  # what is wrong, not whose erro
 
 
 class RenderError(Exception):
-    """A part of a rule gave nothing for this row. *sentence* says what to do and holds nothing of the row.
+    """A part of a rule gave nothing for this row. *sentence* says what to do and holds nothing of
+    the row.
 
     *where* is the place of that part in the rules file, "" where only the template is known.
     """
 
-    def __init__(self, sentence: str, reason: Reason = Reason.BAD_MAPPING, *, where: str = "") -> None:
+    def __init__(
+        self, sentence: str, reason: Reason = Reason.BAD_MAPPING, *, where: str = ""
+    ) -> None:
         super().__init__(sentence)
         self.sentence = sentence
         self.reason = reason
@@ -101,7 +125,8 @@ class RenderError(Exception):
 
 
 class RenderBudget:
-    """What one event may take from one rule: processor time for all templates together, memory for each of them."""
+    """What one event may take from one rule: processor time for all templates together, memory for
+    each of them."""
 
     def __init__(self) -> None:
         self.seconds = SECONDS_MAX
@@ -128,7 +153,8 @@ class RenderBudget:
         return made
 
     def weigh(self, values: Iterable[Any]) -> int:
-        """The weight of *values*, which may be few and yet wide: a list of two lists of two lists. Bounded."""
+        """The weight of *values*, which may be few and yet wide: a list of two lists of two lists.
+        Bounded."""
         self.check_time()
         weight = 0
         for value in values:
@@ -152,9 +178,11 @@ def _within(number: int, most: int) -> int:
 
 
 class RowImage(dict[str, Json]):
-    """A row as rules see it: a column known from the other image, or any where absent is null, is null when absent.
+    """A row as rules see it: a column known from the other image, or any where absent is null, is
+    null when absent.
 
-    *known* is None where absent is null. An image that is not there at all is empty, hence false, and ``is none``.
+    *known* is None where absent is null. An image that is not there at all is empty, hence false,
+    and ``is none``.
     """
 
     def __init__(self, row: "Row | None", known: Collection[str] | None) -> None:
@@ -169,18 +197,22 @@ class RowImage(dict[str, Json]):
 
 
 class Template:
-    """A template or an expression, checked; compiled when first used, because a cold start counts."""
+    """A template or an expression, checked; compiled when first used, because a cold
+    start counts."""
 
     def __init__(self, tree: nodes.Template, *, lone: nodes.Expr | None) -> None:
-        self.names = frozenset(name.name for name in tree.find_all(nodes.Name) if name.ctx == "load")
+        self.names = frozenset(
+            name.name for name in tree.find_all(nodes.Name) if name.ctx == "load"
+        )
         self._tree = tree
         self._lone = lone
 
     def value(self, names: Mapping[str, Any], budget: RenderBudget, *, in_key: bool = False) -> Any:
-        """What it gives for *names*: one lone ``{{ … }}`` and an expression keep their type, all else is text.
+        """What it gives for *names*: one lone ``{{ … }}`` and an expression keep their type, all
+        else is text.
 
-        *in_key*: a null that it would write is refused, and every value that it reads or writes is a settled one (see
-        settle_value). Raises RenderError.
+        *in_key*: a null that it would write is refused, and every value that it reads or writes is
+        a settled one (see settle_value). Raises RenderError.
         """
         compiled = self._compiled  # before the time of this row begins
         with _spending(budget, in_key=in_key):
@@ -201,17 +233,25 @@ class Template:
             return _to_text(value)
 
     def parts_of(self, name: str) -> set[str]:
-        """The parts of *name* that it names, such as ``PORT`` in ``env.PORT`` and ``env['PORT']``."""
-        return {node.attr for node in self._tree.find_all(nodes.Getattr) if _is_name(node.node, name)}
+        """The parts of *name* that it names, such as ``PORT`` in ``env.PORT`` and
+        ``env['PORT']``."""
+        return {
+            node.attr for node in self._tree.find_all(nodes.Getattr) if _is_name(node.node, name)
+        }
 
     def wholes_of(self, name: str) -> set[str]:
         """The parts of *name* that it reads whole: of ``row.id`` and ``row.at.day``, ``id``."""
         attributes = list(self._tree.find_all(nodes.Getattr))
-        inner = {id(node.node) for node in attributes} | {id(node.node) for node in self._tree.find_all(nodes.Getitem)}
-        return {node.attr for node in attributes if _is_name(node.node, name) and id(node) not in inner}
+        inner = {id(node.node) for node in attributes} | {
+            id(node.node) for node in self._tree.find_all(nodes.Getitem)
+        }
+        return {
+            node.attr for node in attributes if _is_name(node.node, name) and id(node) not in inner
+        }
 
     def literals(self) -> frozenset[str]:
-        """The values that it can give, of those that stand in its text whole; a row may give it others."""
+        """The values that it can give, of those that stand in its text whole; a row may give it
+        others."""
         match self._tree.body:
             case []:
                 return frozenset({""})
@@ -225,24 +265,35 @@ class Template:
         return any(node.name == filter_name for node in self._tree.find_all(nodes.Filter))
 
     def beginning(self) -> tuple[str, str] | None:
-        """The column of `row` that it begins with and the text right after it; None where it begins otherwise.
+        """The column of `row` that it begins with and the text right after it; None where it begins
+        otherwise.
 
-        ``("id", "/")`` for ``{{ row.id }}/{{ item.id }}``; ``("id", "")`` for a lone ``{{ row.id }}``.
+        ``("id", "/")`` for ``{{ row.id }}/{{ item.id }}``; ``("id", "")`` for a lone ``{{ row.id
+        }}``.
         """
         match self._tree.body:
-            case [nodes.Output(nodes=[nodes.Getattr(node=nodes.Name(name="row"), attr=column), *rest]), *others]:
+            case [
+                nodes.Output(
+                    nodes=[nodes.Getattr(node=nodes.Name(name="row"), attr=column), *rest]
+                ),
+                *others,
+            ]:
                 if rest and isinstance(rest[0], nodes.TemplateData):
                     return column, rest[0].data
                 return None if rest or others else (column, "")
         return None
 
     def joined(self) -> tuple[str, ...] | None:
-        """The values that it joins in one text, as they stand between braces; None where it joins none.
+        """The values that it joins in one text, as they stand between braces; None where it joins
+        none.
 
-        Empty where they are more than columns, so that they cannot be told apart from what is done with them.
+        Empty where they are more than columns, so that they cannot be told apart from what is done
+        with them.
         """
         values = list(_joined_values(self._tree.body))
-        for node in self._tree.find_all((nodes.Concat, nodes.Add, nodes.Mod, nodes.Filter, nodes.Call)):
+        for node in self._tree.find_all(
+            (nodes.Concat, nodes.Add, nodes.Mod, nodes.Filter, nodes.Call)
+        ):
             of_node = [operand for operand in _operands(node) if _is_of_row(operand)]
             if len(of_node) > 1 and len(values) < 2:
                 values = of_node
@@ -293,9 +344,18 @@ def _operands(node: nodes.Node) -> list[nodes.Node]:
         case nodes.Mod(right=nodes.Tuple(items=given) | nodes.List(items=given)):
             return list(given)
         case nodes.Filter(name="join" | "format", node=joined, args=args):
-            return [*(joined.items if isinstance(joined, nodes.List | nodes.Tuple) else [joined, joined]), *args]
+            return [
+                *(
+                    joined.items
+                    if isinstance(joined, nodes.List | nodes.Tuple)
+                    else [joined, joined]
+                ),
+                *args,
+            ]
         case nodes.Call(node=nodes.Getattr(attr="format" | "join"), args=args):
-            several = args[0].items if args and isinstance(args[0], nodes.List | nodes.Tuple) else args
+            several = (
+                args[0].items if args and isinstance(args[0], nodes.List | nodes.Tuple) else args
+            )
             return list(several)
         case _:
             return []
@@ -328,7 +388,10 @@ def _literals(node: nodes.Node | None) -> Iterator[str]:
             given = [keyword.value for keyword in named if keyword.key == "default_value"]
             for either in (inner, *args[:1], *given):
                 yield from _literals(either)
-        case nodes.Getitem(node=nodes.Dict() as mapping) | nodes.Getattr(node=nodes.Dict() as mapping):
+        case (
+            nodes.Getitem(node=nodes.Dict() as mapping)
+            | nodes.Getattr(node=nodes.Dict() as mapping)
+        ):
             for value in _values_of(mapping):
                 yield from _literals(value)
         case nodes.CondExpr(expr1=first, expr2=second) | nodes.Or(left=first, right=second):
@@ -346,7 +409,8 @@ def _values_of(mapping: nodes.Node) -> list[nodes.Expr]:
 
 
 def template(source: str, *, names: Collection[str]) -> Template:
-    """Check *source*, a text with ``{{ … }}`` in it, which may use *names*. Raises InvalidTemplate."""
+    """Check *source*, a text with ``{{ … }}`` in it, which may use *names*. Raises
+    InvalidTemplate."""
     tree = _parsed(lambda: _ENVIRONMENT.parse(source))
     _check(tree, names)
     lone = None
@@ -357,7 +421,8 @@ def template(source: str, *, names: Collection[str]) -> Template:
 
 
 def expression(source: str, *, names: Collection[str]) -> Template:
-    """Check *source*, what stands between braces in a template, which may use *names*. Raises InvalidTemplate."""
+    """Check *source*, what stands between braces in a template, which may use *names*. Raises
+    InvalidTemplate."""
 
     lone = _parsed(lambda: _parsed_expression(source))
     tree = nodes.Template([nodes.Output([lone], lineno=1)], lineno=1)
@@ -378,7 +443,9 @@ def _parsed_expression(source: str) -> nodes.Expr:
     parser = Parser(_ENVIRONMENT, source, state="variable")
     found = parser.parse_expression()
     if not parser.stream.eos:
-        raise TemplateSyntaxError("there is more after the expression", parser.stream.current.lineno)
+        raise TemplateSyntaxError(
+            "there is more after the expression", parser.stream.current.lineno
+        )
     return found
 
 
@@ -401,13 +468,18 @@ def _parsed(parse: Callable[[], _Parsed]) -> _Parsed:
     except TemplateSyntaxError as error:
         raise InvalidTemplate(f"is not a template: {error.message}", error.lineno) from error
     except (RecursionError, ValueError, ArithmeticError) as error:
-        raise InvalidTemplate("is not a template: a number in it is too long, or it is nested too deeply") from error
+        raise InvalidTemplate(
+            "is not a template: a number in it is too long, or it is nested too deeply"
+        ) from error
 
 
 _ALLOWED = (
-    nodes.Template, nodes.Output, nodes.TemplateData, nodes.If, nodes.For, nodes.Assign, nodes.Name, nodes.Const,
-    nodes.List, nodes.Tuple, nodes.Dict, nodes.Pair, nodes.Keyword, nodes.CondExpr, nodes.Filter, nodes.Test,
-    nodes.Call, nodes.Getitem, nodes.Getattr, nodes.Slice, nodes.Concat, nodes.Compare, nodes.Operand, nodes.Not,
+    nodes.Template, nodes.Output, nodes.TemplateData, nodes.If, nodes.For, nodes.Assign, nodes.Name,
+    nodes.Const,
+    nodes.List, nodes.Tuple, nodes.Dict, nodes.Pair, nodes.Keyword, nodes.CondExpr, nodes.Filter,
+    nodes.Test,
+    nodes.Call, nodes.Getitem, nodes.Getattr, nodes.Slice, nodes.Concat, nodes.Compare,
+    nodes.Operand, nodes.Not,
     nodes.Neg, nodes.Pos, nodes.BinExpr,
 )  # fmt: skip
 
@@ -422,17 +494,28 @@ def _check(tree: nodes.Template, names: Collection[str]) -> None:
     loop = {"loop"} if any(isinstance(node, nodes.For) for node in found) else set()
     for node in found:
         if not isinstance(node, _ALLOWED):
-            raise InvalidTemplate("only `if`, `for` and `set` can stand in {% … %} here", node.lineno)
+            raise InvalidTemplate(
+                "only `if`, `for` and `set` can stand in {% … %} here", node.lineno
+            )
         for kind, name, offered in _uses(node):
             if name not in offered:
-                raise InvalidTemplate(f"there is no {kind} `{name}`{did_you_mean(name, offered)}", node.lineno)
+                raise InvalidTemplate(
+                    f"there is no {kind} `{name}`{did_you_mean(name, offered)}", node.lineno
+                )
         match node:
-            case nodes.Name(ctx="load") if node.name not in stored | loop | {"range"} and node.name not in names:
+            case nodes.Name(ctx="load") if (
+                node.name not in stored | loop | {"range"} and node.name not in names
+            ):
                 what = f"there is no `{node.name}` here{did_you_mean(node.name, names)}"
                 raise InvalidTemplate(what, node.lineno, unknown=node.name)
-            case nodes.Filter() | nodes.Test() | nodes.Call() if (node.dyn_args, node.dyn_kwargs) != (None, None):
+            case nodes.Filter() | nodes.Test() | nodes.Call() if (
+                node.dyn_args,
+                node.dyn_kwargs,
+            ) != (None, None):
                 raise InvalidTemplate("arguments cannot be unpacked with `*` here", node.lineno)
-            case nodes.Call(node=called) if not isinstance(called, nodes.Getattr) and not _is_name(called, "range"):
+            case nodes.Call(node=called) if not isinstance(called, nodes.Getattr) and not _is_name(
+                called, "range"
+            ):
                 what = "only `range` and the methods of texts, lists and objects can be called"
                 raise InvalidTemplate(what, node.lineno)
             case nodes.Const(value=float() as value) if value in (float("inf"), float("-inf")):
@@ -455,7 +538,9 @@ def _uses(node: nodes.Node) -> Iterator[tuple[str, str, Collection[str]]]:
             yield "filter", name, FILTERS_OFFERED
         case (
             nodes.Filter(name="select" | "reject", args=[nodes.Const(value=str() as name), *_])
-            | nodes.Filter(name="selectattr" | "rejectattr", args=[_, nodes.Const(value=str() as name), *_])
+            | nodes.Filter(
+                name="selectattr" | "rejectattr", args=[_, nodes.Const(value=str() as name), *_]
+            )
         ):
             yield "test", name, TESTS_OFFERED
 
@@ -464,7 +549,8 @@ def _uses(node: nodes.Node) -> Iterator[tuple[str, str, Collection[str]]]:
 
 
 class SandboxTransformer(NodeTransformer):
-    """Rewrites a template so that what Jinja2's sandbox does not ask about passes through the functions below.
+    """Rewrites a template so that what Jinja2's sandbox does not ask about passes through the
+    functions below.
 
     Their names have a space in them: nobody can write them in a template.
     """
@@ -508,7 +594,9 @@ def _filter(
     args: list[nodes.Expr] | None = None,
     kwargs: list[nodes.Keyword] | None = None,
 ) -> nodes.Filter:
-    return nodes.Filter(cast(nodes.Expr, value), name, args or [], kwargs or [], None, None, lineno=node.lineno)
+    return nodes.Filter(
+        cast(nodes.Expr, value), name, args or [], kwargs or [], None, None, lineno=node.lineno
+    )
 
 
 class _Environment(ImmutableSandboxedEnvironment):
@@ -573,16 +661,21 @@ def _finalize(_: Names, value: Any) -> str:
 
 
 # Not optimized: constant parts would be worked out while compiling, where nothing is bounded.
-_ENVIRONMENT = _Environment(undefined=StrictUndefined, autoescape=False, optimized=False, finalize=_finalize)
+_ENVIRONMENT = _Environment(
+    undefined=StrictUndefined, autoescape=False, optimized=False, finalize=_finalize
+)
 
-# What Python and Jinja2 raise when a template asks for what cannot be had of these values, and a sentence for it.
-# Never their own words: they may quote the row.
+# What Python and Jinja2 raise when a template asks for what cannot be had of these values, and a
+# sentence for it. Never their own words: they may quote the row.
 _SENTENCES: Final[tuple[tuple[tuple[type[Exception], ...], str], ...]] = (
     ((ZeroDivisionError,), "divides by zero"),
     ((RecursionError, SyntaxError), "is nested too deeply"),
     ((MemoryError, OverflowError), "makes too large a number, a range or a text"),
     ((ArithmeticError,), "makes a number that cannot be exact"),
-    ((TypeError,), "does not suit the type of a value (perhaps it is null, or a number that is a text)"),
+    (
+        (TypeError,),
+        "does not suit the type of a value (perhaps it is null, or a number that is a text)",
+    ),
     (
         (TemplateError, ValueError, AttributeError, LookupError, AssertionError),
         "cannot be worked out from these values",
@@ -599,7 +692,11 @@ def _describe(error: Exception) -> str:
 def _spending(budget: RenderBudget, *, in_key: bool) -> Iterator[None]:
     """What is done herein is paid for by *budget*, exact, and what breaks is a RenderError."""
     token = _budget.set(budget)
-    budget.ends, budget.bytes, budget.in_key = thread_time() + budget.seconds, MADE_BYTES_MAX, in_key
+    budget.ends, budget.bytes, budget.in_key = (
+        thread_time() + budget.seconds,
+        MADE_BYTES_MAX,
+        in_key,
+    )
     try:
         with decimal.localcontext(_EXACT):
             yield
@@ -617,7 +714,8 @@ def _spending(budget: RenderBudget, *, in_key: bool) -> Iterator[None]:
 
 
 def _number(value: Any) -> Any:
-    """A whole number or an exact Decimal: 0.1 is what somebody wrote, not the binary fraction next to it."""
+    """A whole number or an exact Decimal: 0.1 is what somebody wrote, not the binary fraction next
+    to it."""
     if isinstance(value, int):
         return value
     if not isinstance(value, float | Decimal):
@@ -627,7 +725,9 @@ def _number(value: Any) -> Any:
 
 def _decimal(value: Any) -> Decimal:
     number = Decimal(value)
-    _within(abs(number.adjusted()), NUMBER_DIGITS_MAX)  # 1e999999999 is ten characters that become a gigabyte
+    _within(
+        abs(number.adjusted()), NUMBER_DIGITS_MAX
+    )  # 1e999999999 is ten characters that become a gigabyte
     return number
 
 
@@ -640,12 +740,17 @@ def _calculate(operator: str, left: Any, right: Any) -> Any:
         case "**" if not whole or right < 0:
             return _ROUNDED.power(_POWER.plus(left), _POWER.plus(right))
         case "//" | "%" if not whole:
-            # Rounded down, as Python does it with whole numbers; a Decimal's is rounded towards zero.
+            # Rounded down, as Python does it with whole numbers; a Decimal's is rounded towards
+            # zero.
             quotient, rest = divmod(left, right)
             quotient -= bool(rest and (rest < 0) != (right < 0))
             return quotient if operator == "//" else left - right * quotient
     if whole:
-        bits = left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()
+        bits = (
+            left.bit_length() * right
+            if operator == "**"
+            else left.bit_length() + right.bit_length()
+        )
         _within(bits, NUMBER_BITS_MAX)
     return _ENVIRONMENT.binop_table[operator](left, right)
 
@@ -730,7 +835,8 @@ def _to_json(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """*value* with nothing but JSON in it, settled in a key, where the order of an object's names is settled too."""
+    """*value* with nothing but JSON in it, settled in a key, where the order of an object's names
+    is settled too."""
     value = _to_value(value)
     match value:
         case dict():
@@ -782,7 +888,9 @@ def _guarded(act: Callable[..., Any], *, of_list: bool = False) -> Callable[...,
     def acting(*args: Any, **kwargs: Any) -> Any:
         budget = _budget.get()
         lazy = (Iterator, range, list) if budget.in_key else (Iterator, range)
-        given = [list(_iterate(value)) if isinstance(value, lazy) else value for value in args[passed:]]
+        given = [
+            list(_iterate(value)) if isinstance(value, lazy) else value for value in args[passed:]
+        ]
         if of_list and isinstance(given[0], str):
             given[0] = list(_iterate(given[0]))
         budget.weigh([*given, *kwargs.values()])
@@ -792,7 +900,8 @@ def _guarded(act: Callable[..., Any], *, of_list: bool = False) -> Callable[...,
     return acting
 
 
-# Filters and methods. Those of Jinja2's that are not here are random, make HTML, or can be had with less.
+# Filters and methods. Those of Jinja2's that are not here are random, make HTML, or can be had with
+# less.
 
 
 def _of_text(act: Callable[..., Any]) -> Callable[..., Any]:
@@ -801,7 +910,8 @@ def _of_text(act: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _slow(act: Callable[..., Any]) -> Callable[..., Any]:
-    """*act*, kept from a text on which it would take long, and from putting too much between its characters."""
+    """*act*, kept from a text on which it would take long, and from putting too much between its
+    characters."""
 
     def acting(value: str, *args: Any, **kwargs: Any) -> Any:
         value = value[:SLOW_CHARACTERS_MAX]
@@ -816,7 +926,9 @@ def _slow(act: Callable[..., Any]) -> Callable[..., Any]:
 def _piecewise(act: Callable[[str], str]) -> Callable[[str], str]:
     """*act*, which takes twelve bytes for each character that is not of ASCII."""
     size = SLOW_CHARACTERS_MAX
-    return lambda value: _concatenate(act(value[start : start + size]) for start in range(0, len(value), size))
+    return lambda value: _concatenate(
+        act(value[start : start + size]) for start in range(0, len(value), size)
+    )
 
 
 def _checked(act: Callable[..., Any], check: Callable[..., object]) -> Callable[..., Any]:
@@ -834,7 +946,9 @@ def _check_search(value: str, *args: Any) -> None:
 
 def _check_split(value: str, *args: Any) -> None:
     _check_search(value, *args)
-    _within(value.count(args[0]) if args and isinstance(args[0], str) else len(value) // 2, ELEMENTS_MAX)
+    _within(
+        value.count(args[0]) if args and isinstance(args[0], str) else len(value) // 2, ELEMENTS_MAX
+    )
 
 
 def _check_width(*args: Any) -> None:
@@ -851,7 +965,10 @@ def _replace(value: str, old: Any, new: Any, count: int = -1) -> str:
 def _urlencode(value: Any) -> str:
     quote = FILTERS["urlencode"]
     if isinstance(value, dict):
-        return _join((quote({name: _to_text(inner)[:SLOW_CHARACTERS_MAX]}) for name, inner in value.items()), "&")
+        return _join(
+            (quote({name: _to_text(inner)[:SLOW_CHARACTERS_MAX]}) for name, inner in value.items()),
+            "&",
+        )
     return str(quote(_to_text(value)[:SLOW_CHARACTERS_MAX]))
 
 
@@ -865,7 +982,8 @@ _ABSENT: Final = object()
 
 
 def _lookup(value: Any, mapping: Any, default: Any = _ABSENT) -> Any:
-    """The value that *mapping* has for *value*; 1 and '1' are one. Without one, *default*, else a failure."""
+    """The value that *mapping* has for *value*; 1 and '1' are one. Without one, *default*, else a
+    failure."""
     if not isinstance(mapping, dict):
         raise TypeError
     sought = _to_text(value)
@@ -873,12 +991,15 @@ def _lookup(value: Any, mapping: Any, default: Any = _ABSENT) -> Any:
         if _to_text(name) == sought:
             return found
     if default is _ABSENT:
-        raise RenderError("lookup does not know this value; add it or give a default", Reason.UNKNOWN_VALUE)
+        raise RenderError(
+            "lookup does not know this value; add it or give a default", Reason.UNKNOWN_VALUE
+        )
     return default
 
 
 def _sn_datetime(value: Any) -> str:
-    """An ISO time as ServiceNow takes it: UTC, to the second. A date is its midnight; null is empty."""
+    """An ISO time as ServiceNow takes it: UTC, to the second. A date is its midnight; null is
+    empty."""
     written = _to_text(value).strip()
     if not written:
         return ""
@@ -889,7 +1010,9 @@ def _sn_datetime(value: Any) -> str:
 
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
-_PERCENT = re.compile(r"%(?:\((?P<name>\w+)\))?(?P<flags>[-+ #0]*)(?P<width>\d*)(?P<digits>(?:\.\d*)?)(?P<kind>.)")
+_PERCENT = re.compile(
+    r"%(?:\((?P<name>\w+)\))?(?P<flags>[-+ #0]*)(?P<width>\d*)(?P<digits>(?:\.\d*)?)(?P<kind>.)"
+)
 
 
 def _format_percent(form: str, given: Any) -> str:
@@ -898,18 +1021,30 @@ def _format_percent(form: str, given: Any) -> str:
     in_order = iter(given if isinstance(given, list | tuple) else [given])
 
     def written(found: re.Match[str]) -> str:
-        flags, kind, digits = found["flags"], found["kind"].replace("i", "d").replace("u", "d"), found["digits"]
+        flags, kind, digits = (
+            found["flags"],
+            found["kind"].replace("i", "d").replace("u", "d"),
+            found["digits"],
+        )
         if kind == "%":
             return "%"
-        value = _ENVIRONMENT.getitem(given, found["name"]) if found["name"] else next(in_order, _ABSENT)
+        value = (
+            _ENVIRONMENT.getitem(given, found["name"]) if found["name"] else next(in_order, _ABSENT)
+        )
         align, marks = "<" if "-" in flags else "", ""
         if kind == "s":
             value, align = _to_text(value), align or ">"
         else:
-            value = int(_number(_defined(value))) if kind in "doxX" else Decimal(_number(_defined(value)))
+            value = (
+                int(_number(_defined(value)))
+                if kind in "doxX"
+                else Decimal(_number(_defined(value)))
+            )
             sign = next((sign for sign in "+ " if sign in flags), "")
             marks = sign + "#" * ("#" in flags) + "0" * ("0" in flags and not align)
-        return _format_value(value, f"{align}{marks}{found['width']}{'.0' if digits == '.' else digits}{kind}")
+        return _format_value(
+            value, f"{align}{marks}{found['width']}{'.0' if digits == '.' else digits}{kind}"
+        )
 
     return _PERCENT.sub(written, form)
 
@@ -944,18 +1079,31 @@ class _Formatter(SandboxedFormatter):
 
 
 _TEXT_METHODS = (
-    "count", "endswith", "find", "index", "isalnum", "isalpha", "isdecimal", "isdigit", "islower", "isnumeric",
-    "isspace", "istitle", "isupper", "lstrip", "partition", "removeprefix", "removesuffix", "rfind", "rindex",
+    "count", "endswith", "find", "index", "isalnum", "isalpha", "isdecimal", "isdigit", "islower",
+    "isnumeric",
+    "isspace", "istitle", "isupper", "lstrip", "partition", "removeprefix", "removesuffix", "rfind",
+    "rindex",
     "rpartition", "rstrip", "startswith", "strip",
 )  # fmt: skip
 _METHODS: dict[type, dict[str, Callable[..., Any]]] = {
     str: {
         **{name: _checked(getattr(str, name), _check_search) for name in _TEXT_METHODS},
-        **{name: _checked(getattr(str, name), _check_split) for name in ("rsplit", "split", "splitlines")},
-        **{name: _checked(getattr(str, name), _check_width) for name in ("center", "ljust", "rjust", "zfill")},
-        **{name: _piecewise(getattr(str, name)) for name in ("casefold", "lower", "swapcase", "upper")},
+        **{
+            name: _checked(getattr(str, name), _check_split)
+            for name in ("rsplit", "split", "splitlines")
+        },
+        **{
+            name: _checked(getattr(str, name), _check_width)
+            for name in ("center", "ljust", "rjust", "zfill")
+        },
+        **{
+            name: _piecewise(getattr(str, name))
+            for name in ("casefold", "lower", "swapcase", "upper")
+        },
         **{name: _slow(getattr(str, name)) for name in ("capitalize", "title")},
-        "format": lambda value, *args, **kwargs: _Formatter(_ENVIRONMENT).vformat(value, args, kwargs),
+        "format": lambda value, *args, **kwargs: _Formatter(_ENVIRONMENT).vformat(
+            value, args, kwargs
+        ),
         "join": lambda value, values: _join(values, value),
         "replace": _replace,
     },
@@ -1010,7 +1158,11 @@ _FILTERS: dict[str, Callable[..., Any]] = {
 }
 FILTERS_OFFERED: Final = frozenset(_FILTERS)
 _TESTS: dict[str, Any] = {
-    **{name: test for name, test in TESTS.items() if name not in ("callable", "escaped", "filter", "test")},
+    **{
+        name: test
+        for name, test in TESTS.items()
+        if name not in ("callable", "escaped", "filter", "test")
+    },
     "float": lambda value: isinstance(value, float | Decimal),
     "none": lambda value: value is None or (isinstance(value, RowImage) and value.missing),
 }

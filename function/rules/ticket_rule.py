@@ -63,17 +63,27 @@ class TicketRuleParser:
         entries = self._nodes.mapping(node, path, TICKET_KEYS, refused=later)
         if entries is None:
             return None
-        table = self._nodes.text(entries["table"], f"{path}.table") if "table" in entries else DEFAULT_TABLE
+        table = (
+            self._nodes.text(entries["table"], f"{path}.table")
+            if "table" in entries
+            else DEFAULT_TABLE
+        )
         if table is not None and not COLUMN.fullmatch(table):
             self._nodes.fault(
-                line_of(entries["table"]), f"{path}.table", "is not the name of a table (such as incident)"
+                line_of(entries["table"]),
+                f"{path}.table",
+                "is not the name of a table (such as incident)",
             )
         table = table or DEFAULT_TABLE
         shared = self._shared(entries, path)
         states = self._states(entries, path, table)
         self.choices = self._choices(entries, path, table)
-        after_close = self._nodes.choice(entries, "after_close", path, AFTER_CLOSE) or _after_close(states)
-        refused = _refused(table, states, links=after_close != "leave", templated="template" in entries)
+        after_close = self._nodes.choice(entries, "after_close", path, AFTER_CLOSE) or _after_close(
+            states
+        )
+        refused = _refused(
+            table, states, links=after_close != "leave", templated="template" in entries
+        )
         fields = self._fields(entries, path, names, line_of(node), refused)
         templates = RuleTemplates(
             key=self._key(entries, path, names, line_of(node), shared=shared),
@@ -94,7 +104,8 @@ class TicketRuleParser:
             table=table,
             states=states,
             shared=shared,
-            creates=self._nodes.ops(entries, "creates", path, CREATING_OPS) or frozenset(CREATING_OPS),
+            creates=self._nodes.ops(entries, "creates", path, CREATING_OPS)
+            or frozenset(CREATING_OPS),
             after_close=after_close,
             on_delete=self._nodes.choice(entries, "on_delete", path, ON_DELETE)
             or _on_delete(table, states, shared=shared),
@@ -102,16 +113,23 @@ class TicketRuleParser:
             fields=written,
             create_only=opening,
             leave_empty=self._on_unknown(entries, path, fields),
-            closing_fields=tuple(key for key in ("close_code", "close_notes") if known or key in entries),
+            closing_fields=tuple(
+                key for key in ("close_code", "close_notes") if known or key in entries
+            ),
             choices=self.choices,
             resolves="resolve_when" in entries,
             locations=dict.fromkeys(("", *TICKET_KEYS), self._nodes.where(line_of(node), path))
-            | {key: self._nodes.where(line_of(value), f"{path}.{key}") for key, value in entries.items()},
+            | {
+                key: self._nodes.where(line_of(value), f"{path}.{key}")
+                for key, value in entries.items()
+            },
         )
         self._lives(entries, path, ticket, kind=fields.get("type"))
         return ticket, templates
 
-    def _on_unknown(self, entries: Mapping[str, yaml.Node], path: str, fields: Collection[str]) -> frozenset[str]:
+    def _on_unknown(
+        self, entries: Mapping[str, yaml.Node], path: str, fields: Collection[str]
+    ) -> frozenset[str]:
         """The columns that are left empty where nobody goes by the name."""
         if "on_unknown" not in entries:
             return frozenset()
@@ -122,10 +140,15 @@ class TicketRuleParser:
                 what = f"is not among the `fields`{did_you_mean(column, fields)}"
                 self._nodes.fault(line_of(node), f"{path}.{column}", what)
             elif column not in COLUMN_REFERENCES:
-                what = f"is no column whose names are looked up: those are {', '.join(sorted(COLUMN_REFERENCES))}"
+                what = (
+                    "is no column whose names are looked up: those are "
+                    f"{', '.join(sorted(COLUMN_REFERENCES))}"
+                )
                 self._nodes.fault(line_of(node), f"{path}.{column}", what)
         return frozenset(
-            column for column in columns if self._nodes.choice(columns, column, path, ON_UNKNOWN) == "leave_empty"
+            column
+            for column in columns
+            if self._nodes.choice(columns, column, path, ON_UNKNOWN) == "leave_empty"
         )
 
     def _closing(
@@ -146,14 +169,21 @@ class TicketRuleParser:
             for key in ("resolved", "reopened", "canceled")
         )
         if "resolved" not in declared:
-            self._nodes.fault(line_of(node), f"{path}.resolved", "is missing: the state of a ticket that is resolved")
+            self._nodes.fault(
+                line_of(node),
+                f"{path}.resolved",
+                "is missing: the state of a ticket that is resolved",
+            )
         if reopened and reopened in {resolved, canceled, *final}:
             what = "is a state of tickets that have ended; name the one that they go back to"
             self._nodes.fault(line_of(declared["reopened"]), f"{path}.reopened", what)
         passed = self._state_list(declared, "path", path)
         passed = passed[:-1] if passed and passed[-1] == resolved else passed
         if len({*passed}) < len(passed) or {*passed} & {resolved, canceled, *final}:
-            what = "names a state twice, or one of tickets that have ended; name those before `resolved`, in order"
+            what = (
+                "names a state twice, or one of tickets that have ended; name those before "
+                "`resolved`, in order"
+            )
             self._nodes.fault(line_of(declared["path"]), f"{path}.path", what)
             passed = []
         known = lifecycle_of(table)
@@ -170,20 +200,32 @@ class TicketRuleParser:
     def _state_list(self, declared: Mapping[str, yaml.Node], key: str, path: str) -> list[str]:
         path = f"{path}.{key}"
         entries = self._nodes.list(declared[key], path) if key in declared else []
-        return [state for number, entry in enumerate(entries) if (state := self._state(entry, f"{path}[{number}]"))]
+        return [
+            state
+            for number, entry in enumerate(entries)
+            if (state := self._state(entry, f"{path}[{number}]"))
+        ]
 
-    def _choices(self, entries: Mapping[str, yaml.Node], path: str, table: str) -> Mapping[str, Mapping[str, str]]:
+    def _choices(
+        self, entries: Mapping[str, yaml.Node], path: str, table: str
+    ) -> Mapping[str, Mapping[str, str]]:
         """The choices of the ticket's columns: as shipped, but for those that the rule declares."""
         if "choices" not in entries:
             return shipped_choices(table)
         path = f"{path}.choices"
-        declared = self._nodes.mapping(entries["choices"], path, None, refused=CHOICES_REFUSED) or {}
+        declared = (
+            self._nodes.mapping(entries["choices"], path, None, refused=CHOICES_REFUSED) or {}
+        )
         own = {}
         for column, node in declared.items():
             values = [
                 self._nodes.text(entry, f"{path}.{column}[{number}]")
                 for number, entry in enumerate(
-                    self._nodes.list(node, f"{path}.{column}", empty="is empty; name the values that the column takes")
+                    self._nodes.list(
+                        node,
+                        f"{path}.{column}",
+                        empty="is empty; name the values that the column takes",
+                    )
                 )
             ]
             own[column] = dict.fromkeys([value for value in values if value], "")
@@ -192,24 +234,42 @@ class TicketRuleParser:
     def _state(self, node: yaml.Node, path: str) -> str:
         """A state's value as it was written; empty where it is none."""
         written = self._nodes.text(node, path)
-        if written is not None and (node.tag == "tag:yaml.org,2002:null" or not STATE.fullmatch(written)):
-            self._nodes.fault(line_of(node), path, "is not the value of a state (such as 3, not its label)")
+        if written is not None and (
+            node.tag == "tag:yaml.org,2002:null" or not STATE.fullmatch(written)
+        ):
+            self._nodes.fault(
+                line_of(node), path, "is not the value of a state (such as 3, not its label)"
+            )
             return ""
         return written or ""
 
     def _lives(
-        self, entries: Mapping[str, yaml.Node], path: str, ticket: TicketRule, *, kind: RuleTemplate | None
+        self,
+        entries: Mapping[str, yaml.Node],
+        path: str,
+        ticket: TicketRule,
+        *,
+        kind: RuleTemplate | None,
     ) -> None:
         """Refuse a life that this kind of ticket does not have."""
         code = ticket.states.close_code
-        if "close_code" not in entries and code and invalid_choice(ticket.choices.get("close_code"), code):
-            what = f"the {code!r} that is sent unless a rule gives a `close_code` is none of them; give one"
+        if (
+            "close_code" not in entries
+            and code
+            and invalid_choice(ticket.choices.get("close_code"), code)
+        ):
+            what = (
+                f"the {code!r} that is sent unless a rule gives a `close_code` is "
+                "none of them; give one"
+            )
             self._nodes.fault(line_of(entries["choices"]), f"{path}.choices.close_code", what)
         said = kind.template.literals() if kind else frozenset()
         if ticket.table not in STATES and "states" not in entries:
             for key in _STATE_KEYS:
                 if key in entries:
-                    self._nodes.fault(line_of(entries[key]), f"{path}.{key}", f"{_STATES_UNKNOWN} or take it out")
+                    self._nodes.fault(
+                        line_of(entries[key]), f"{path}.{key}", f"{_STATES_UNKNOWN} or take it out"
+                    )
         if "on_delete" in entries and ticket.on_delete != "leave":
             what = ""
             if ticket.table not in STATES and "states" not in entries:
@@ -229,14 +289,25 @@ class TicketRuleParser:
             what = "`states` has no `reopened`; say which state that is, or write `new`"
             self._nodes.fault(line_of(entries["after_close"]), f"{path}.after_close", what)
         if ticket.table == CHANGE_TABLE and "template" not in entries and said == {"standard"}:
-            what = "a standard change is made from a template; name it beside `fields`, as `template`"
+            what = (
+                "a standard change is made from a template; name it beside `fields`, as `template`"
+            )
             self._nodes.fault(line_of(entries["fields"]), f"{path}.fields.type", what)
         if "template" in entries and ticket.table != CHANGE_TABLE:
-            what = f"only a {CHANGE_TABLE} is made from a template; say `table: {CHANGE_TABLE}` or take it out"
+            what = (
+                f"only a {CHANGE_TABLE} is made from a template; say `table: "
+                f"{CHANGE_TABLE}` or take it out"
+            )
             self._nodes.fault(line_of(entries["template"]), f"{path}.template", what)
 
     def _chosen(
-        self, node: yaml.Node, path: str, names: tuple[str, ...], column: str, *, constants: bool = False
+        self,
+        node: yaml.Node,
+        path: str,
+        names: tuple[str, ...],
+        column: str,
+        *,
+        constants: bool = False,
     ) -> RuleTemplate:
         """A template for a column; a plain text that is none of the column's choices is a fault."""
         faults = len(self._nodes.faults)
@@ -254,11 +325,19 @@ class TicketRuleParser:
         return rule_template
 
     def _key(
-        self, entries: Mapping[str, yaml.Node], path: str, names: tuple[str, ...], line: int, *, shared: bool
+        self,
+        entries: Mapping[str, yaml.Node],
+        path: str,
+        names: tuple[str, ...],
+        line: int,
+        *,
+        shared: bool,
     ) -> tuple[RuleTemplate, ...]:
         path = f"{path}.key"
         if "key" not in entries:
-            self._nodes.fault(line, path, 'is missing; write what identifies the row, such as "{{ row.id }}"')
+            self._nodes.fault(
+                line, path, 'is missing; write what identifies the row, such as "{{ row.id }}"'
+            )
             return (RuleTemplate(NO_TEMPLATE, path),)
         node = entries["key"]
         faults = len(self._nodes.faults)
@@ -267,7 +346,8 @@ class TicketRuleParser:
             if len(nodes) > KEY_PARTS_MAX:
                 self._nodes.fault(line_of(node), path, f"has more than {KEY_PARTS_MAX} parts")
             parts = tuple(
-                self._templates.template(part, f"{path}[{number}]", names) for number, part in enumerate(nodes)
+                self._templates.template(part, f"{path}[{number}]", names)
+                for number, part in enumerate(nodes)
             )
         else:
             parts = (self._templates.template(node, path, names),)
@@ -279,7 +359,10 @@ class TicketRuleParser:
         if shared:
             return parts
         if not used & {"row", "new", "old", "item", "event"}:
-            what = "is the same for every row; name a column, or say `shared: true` if all share one ticket"
+            what = (
+                "is the same for every row; name a column, or say `shared: true` if "
+                "all share one ticket"
+            )
             self._nodes.fault(line_of(node), path, what)
         elif "item" in names and "item" not in used:
             what = "is the same for every element; name a part of `item`, or say `shared: true`"
@@ -287,14 +370,20 @@ class TicketRuleParser:
         return parts
 
     def _separated(self, part: RuleTemplate) -> None:
-        """Warn of a text that joins several values: what stands between them may stand in one of them too."""
+        """Warn of a text that joins several values: what stands between them may stand in one of
+        them too."""
         joined = part.template.joined()
         if joined is None:
             return
         instead = ", ".join(f'"{{{{ {value} }}}}"' for value in joined)
-        instead = f"key: [{instead}]" if joined else 'a list, such as key: ["{{ row.id }}", "{{ item.id }}"]'
+        instead = (
+            f"key: [{instead}]"
+            if joined
+            else 'a list, such as key: ["{{ row.id }}", "{{ item.id }}"]'
+        )
         self._nodes.warnings.append(
-            f"{part.where}: joins several values in one text, and two rows share a ticket where what stands between "
+            f"{part.where}: joins several values in one text, and two rows share a ticket where "
+            "what stands between "
             f"them stands in one of them too; write {instead}"
         )
 
@@ -328,8 +417,11 @@ class TicketRuleParser:
         return is_true(node)
 
 
-def _written(table: str, fields: Collection[str], *, templated: bool) -> tuple[tuple[str, ...], frozenset[str]]:
-    """The columns that a rule with these *fields* writes, and those among them that are written at creation only."""
+def _written(
+    table: str, fields: Collection[str], *, templated: bool
+) -> tuple[tuple[str, ...], frozenset[str]]:
+    """The columns that a rule with these *fields* writes, and those among them that are written at
+    creation only."""
     of_template = ("type", TEMPLATE, "chg_model") if templated else ()
     model = ("chg_model",) if table == CHANGE_TABLE and "type" in fields else ()
     return tuple(dict.fromkeys((*fields, *of_template, *model))), frozenset(of_template)
@@ -339,11 +431,15 @@ def _refused(table: str, states: Lifecycle, *, links: bool, templated: bool) -> 
     """The columns that may not stand under `fields`, and why: something else writes them."""
     refused = dict(FIELDS_REFUSED)
     if states.link == LINK and links:
-        refused[LINK] = "is written by `after_close: new`; to write it yourself, say `after_close: leave`"
+        refused[LINK] = (
+            "is written by `after_close: new`; to write it yourself, say `after_close: leave`"
+        )
     if table == CHANGE_TABLE:
         refused[TEMPLATE] = "stands beside `fields`, as `template`"
     if templated:
-        refused |= dict.fromkeys(("type", "chg_model"), "is `standard`, because there is a `template`; take it out")
+        refused |= dict.fromkeys(
+            ("type", "chg_model"), "is `standard`, because there is a `template`; take it out"
+        )
     return refused
 
 

@@ -19,7 +19,8 @@ class TooManyEntries(Exception):  # noqa: N818  # what happened, not whose error
 
 
 class NodeReader:
-    """Reads the nodes of one file, which *name* is what faults call. It goes on after a fault: all are told at once."""
+    """Reads the nodes of one file, which *name* is what faults call. It goes on after a fault: all
+    are told at once."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -66,7 +67,8 @@ class NodeReader:
         *,
         refused: Mapping[str, str] | None = None,
     ) -> dict[str, yaml.Node] | None:
-        """The entries of *node* under the *known* keys (None: names of columns); all others are faults."""
+        """The entries of *node* under the *known* keys (None: names of columns); all others are
+        faults."""
         if not isinstance(node, yaml.MappingNode):
             self.fault(line_of(node), path, "must be a mapping of names to values")
             return None
@@ -82,12 +84,16 @@ class NodeReader:
             elif known is not None and name not in known:
                 self.fault(line_of(key), below, f"there is no such key{did_you_mean(name, known)}")
             elif known is None and not COLUMN.fullmatch(name):
-                self.fault(line_of(key), below, "is not the name of a column (such as short_description)")
+                self.fault(
+                    line_of(key), below, "is not the name of a column (such as short_description)"
+                )
             else:
                 entries[name] = value
         return entries
 
-    def _pairs(self, node: yaml.MappingNode, depth: int = 0) -> Iterator[tuple[yaml.Node, yaml.Node, bool]]:
+    def _pairs(
+        self, node: yaml.MappingNode, depth: int = 0
+    ) -> Iterator[tuple[yaml.Node, yaml.Node, bool]]:
         """Key and value of each entry, and whether it was merged with ``<<``; those come last."""
         merges: list[yaml.Node] = []
         for key, value in node.value:
@@ -104,7 +110,9 @@ class NodeReader:
                     yield key, value, True
 
     def keys_of(self, node: yaml.Node) -> list[str]:
-        return [str(key.value) for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+        return (
+            [str(key.value) for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+        )
 
     def list(self, node: yaml.Node, path: str, *, empty: str = "") -> list[yaml.Node]:
         if not isinstance(node, yaml.SequenceNode):
@@ -123,7 +131,11 @@ class NodeReader:
             written: str = node.value
             return written
         quoted = isinstance(node, yaml.MappingNode) and node.flow_style
-        what = 'must be one value; a template that begins with braces stands in quotes: "{{ … }}"' if quoted else ""
+        what = (
+            'must be one value; a template that begins with braces stands in quotes: "{{ … }}"'
+            if quoted
+            else ""
+        )
         self.fault(line_of(node), path, what or "must be one value, not a list or a mapping")
         return None
 
@@ -132,12 +144,16 @@ class NodeReader:
         if self._entries > ENTRIES_MAX:
             raise TooManyEntries
 
-    def ops(self, entries: Mapping[str, yaml.Node], key: str, path: str, known: Collection[Op]) -> frozenset[Op]:
+    def ops(
+        self, entries: Mapping[str, yaml.Node], key: str, path: str, known: Collection[Op]
+    ) -> frozenset[Op]:
         if key not in entries:
             return frozenset()
         path = f"{path}.{key}"
         ops = set()
-        for number, node in enumerate(self.list(entries[key], path, empty="is empty; leave it out for the default")):
+        for number, node in enumerate(
+            self.list(entries[key], path, empty="is empty; leave it out for the default")
+        ):
             word = self.text(node, f"{path}[{number}]")
             if word is None:
                 continue
@@ -148,13 +164,17 @@ class NodeReader:
                 self.fault(line_of(node), f"{path}[{number}]", what)
         return frozenset(ops)
 
-    def choice(self, entries: Mapping[str, yaml.Node], key: str, path: str, known: Collection[str]) -> str | None:
+    def choice(
+        self, entries: Mapping[str, yaml.Node], key: str, path: str, known: Collection[str]
+    ) -> str | None:
         if key not in entries:
             return None
         word = self.text(entries[key], f"{path}.{key}")
         if word is not None and word not in known:
             self.fault(
-                line_of(entries[key]), f"{path}.{key}", f"must be one of {', '.join(known)}{did_you_mean(word, known)}"
+                line_of(entries[key]),
+                f"{path}.{key}",
+                f"must be one of {', '.join(known)}{did_you_mean(word, known)}",
             )
             return None
         return word

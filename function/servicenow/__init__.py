@@ -17,7 +17,15 @@ from function.servicenow.errors import (
 )
 from function.servicenow.itsm import ServiceNowClient
 from function.servicenow.network import NetworkSettings
-from function.servicenow.responses import Record, Reply, Request, equals, interpret, is_sys_id, wrong_record
+from function.servicenow.responses import (
+    Record,
+    Reply,
+    Request,
+    equals,
+    interpret,
+    is_sys_id,
+    wrong_record,
+)
 from function.servicenow.transport import BODY_BYTES_MAX
 
 __all__ = [

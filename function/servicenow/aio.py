@@ -1,12 +1,14 @@
 """ServiceNowClient for asyncio: the same methods, to be awaited.
 
 async with ServiceNowClient("dev12345", username="svc.app", password=password) as servicenow:
-    incident = await servicenow.create_incident("Checkout is down", urgency="High", assignment_group="Network")
+    incident = await servicenow.create_incident("Checkout is down", urgency="High",
+    assignment_group="Network")
     async for row in servicenow.search_incidents(state="New"):
         print(row["number"])
     new = await servicenow.search_incidents(state="New", limit=10)
 
-One client (itsm.py) does the work, in threads of this one's own, so that both ways of calling mean the same.
+One client (itsm.py) does the work, in threads of this one's own, so that both ways of calling mean
+the same.
 """
 
 import asyncio
@@ -34,9 +36,11 @@ Run: TypeAlias = Callable[[Callable[[], Any]], Coroutine[Any, Any, Any]]
 
 
 class AwaitableRecords:
-    """What a search finds: ``async for`` has the records one by one, a page in memory at a time; ``await`` a list.
+    """What a search finds: ``async for`` has the records one by one, a page in memory at a time;
+    ``await`` a list.
 
-    The search is made when it is asked for, each time anew; what is wrong with its arguments is raised then.
+    The search is made when it is asked for, each time anew; what is wrong with its arguments is
+    raised then.
     """
 
     def __init__(self, run: Run, search: Callable[[], Iterator[Record]]) -> None:
@@ -78,8 +82,11 @@ class _RecordIterator:
         if self._trouble is not None:
             raise self._trouble
         if self._reading:
-            # Its thread may still be at it: what would follow here is not what the caller has not had yet.
-            raise RuntimeError("reading this search was cancelled, or is under way: begin another one")
+            # Its thread may still be at it: what would follow here is not what the caller has not
+            # had yet.
+            raise RuntimeError(
+                "reading this search was cancelled, or is under way: begin another one"
+            )
         self._reading = True
         try:
             page, self._trouble = await self._run(self._next_page)
@@ -130,15 +137,18 @@ def _searched(
 
 
 class ServiceNowClient:
-    """Incidents, change requests, notes and any table: the methods and errors of itsm.ServiceNowClient, awaited.
+    """Incidents, change requests, notes and any table: the methods and errors of
+    itsm.ServiceNowClient, awaited.
 
-    At most *concurrency_max* calls run at a time, each in a thread of this client's; what waits longer than
-    *timeout_seconds* for its turn raises Unavailable. Tasks of one event loop may share a client.
+    At most *concurrency_max* calls run at a time, each in a thread of this client's; what waits
+    longer than *timeout_seconds* for its turn raises Unavailable. Tasks of one event loop may share
+    a client.
 
-    Cancelling an await is safe: its connection is cut, nothing more is sent for it, its turn is the next call's, and
-    other calls go on. It takes nothing back: a write that had been sent may still arrive, as after InDoubt, and of a
-    call that makes several writes (close_incident: resolve, then close) the first may be done. So repeat a create with
-    the same *sys_id*, and a note with the same *key*.
+    Cancelling an await is safe: its connection is cut, nothing more is sent for it, its turn is the
+    next call's, and other calls go on. It takes nothing back: a write that had been sent may still
+    arrive, as after InDoubt, and of a call that makes several writes (close_incident: resolve, then
+    close) the first may be done. So repeat a create with the same *sys_id*, and a note with the
+    same *key*.
     """
 
     def __init__(
@@ -209,7 +219,8 @@ class ServiceNowClient:
     update = _awaited(itsm.ServiceNowClient.update)
 
     async def close(self) -> None:
-        """End the calls that are under way, as if they were cancelled, and close the connections."""
+        """End the calls that are under way, as if they were cancelled, and close the
+        connections."""
         for scope in list(self._scopes):
             scope.cancel()
         await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)

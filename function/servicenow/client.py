@@ -25,15 +25,17 @@ AUTH_PAUSE_SECONDS: Final = 300.0
 class TableClient:
     """Gets, finds, creates and updates records of any table, at most *concurrency_max* at a time.
 
-    Each method takes the bound of the whole call, waiting for its turn included; the client's own applies as well.
-    (The look-up of the host's name alone is bounded by the system's resolver.) Each raises ServiceNowError, and
-    ValueError for a table or sys_id that is none. Every record carries its ``sys_id`` beside the *fields* asked for.
-    It signs in with *username* and *password*, or with a *credential*, which is asked for before each call where it is
-    a function: it may change. *network* is the way there, by default what the environment says of proxies and
-    certificates as the client is made; *ca_file* has the certificates to trust instead. Threads may share a client.
+    Each method takes the bound of the whole call, waiting for its turn included; the client's own
+    applies as well. (The look-up of the host's name alone is bounded by the system's resolver.)
+    Each raises ServiceNowError, and ValueError for a table or sys_id that is none. Every record
+    carries its ``sys_id`` beside the *fields* asked for. It signs in with *username* and
+    *password*, or with a *credential*, which is asked for before each call where it is a function:
+    it may change. *network* is the way there, by default what the environment says of proxies and
+    certificates as the client is made; *ca_file* has the certificates to trust instead. Threads may
+    share a client.
 
-    A credential that ServiceNow refused is not sent again for *auth_pause_seconds*, unless it is another one by then:
-    accounts lock after about five wrong passwords in fifteen minutes.
+    A credential that ServiceNow refused is not sent again for *auth_pause_seconds*, unless it is
+    another one by then: accounts lock after about five wrong passwords in fifteen minutes.
     """
 
     def __init__(
@@ -77,16 +79,21 @@ class TableClient:
         """The limit that the last answer named; None where no rate limit rule applies."""
         return self._rate_limit_per_hour
 
-    def get(self, table: str, sys_id: str, *, fields: Sequence[str], timeout_seconds: float) -> Record:
+    def get(
+        self, table: str, sys_id: str, *, fields: Sequence[str], timeout_seconds: float
+    ) -> Record:
         """The record *sys_id*; one that is not there, or hidden, is a Failure MISSING."""
-        return self._call(_addressed("GET", table, sys_id), _params(fields), None, timeout_seconds)[0]
+        return self._call(_addressed("GET", table, sys_id), _params(fields), None, timeout_seconds)[
+            0
+        ]
 
     def find(
         self, table: str, query: str, *, fields: Sequence[str], limit: int, timeout_seconds: float
     ) -> list[Record]:
         """At most *limit* records that match the encoded *query*, which is made of *equals*s.
 
-        ServiceNow drops a term that it does not understand and returns every row: check what comes back.
+        ServiceNow drops a term that it does not understand and returns every row: check what comes
+        back.
         """
         params = _params(fields) | {
             "sysparm_query": query,
@@ -96,32 +103,60 @@ class TableClient:
         }
         return self._call(Request("GET", table), params, None, timeout_seconds)
 
-    def create(self, table: str, values: Mapping[str, str], *, fields: Sequence[str], timeout_seconds: float) -> Record:
-        """Insert a record and return it as ServiceNow has it; compare its sys_id with the one asked for."""
+    def create(
+        self,
+        table: str,
+        values: Mapping[str, str],
+        *,
+        fields: Sequence[str],
+        timeout_seconds: float,
+    ) -> Record:
+        """Insert a record and return it as ServiceNow has it; compare its sys_id with the one asked
+        for."""
         return self._call(Request("POST", table), _params(fields), values, timeout_seconds)[0]
 
     def update(
-        self, table: str, sys_id: str, values: Mapping[str, str], *, fields: Sequence[str], timeout_seconds: float
+        self,
+        table: str,
+        sys_id: str,
+        values: Mapping[str, str],
+        *,
+        fields: Sequence[str],
+        timeout_seconds: float,
     ) -> Record:
         """Change some fields of a record and return it as ServiceNow has it then."""
-        return self._call(_addressed("PATCH", table, sys_id), _params(fields), values, timeout_seconds)[0]
+        return self._call(
+            _addressed("PATCH", table, sys_id), _params(fields), values, timeout_seconds
+        )[0]
 
     def close(self) -> None:
         self._transport.close()
 
     def _call(
-        self, request: Request, params: Mapping[str, str], values: Mapping[str, str] | None, timeout_seconds: float
+        self,
+        request: Request,
+        params: Mapping[str, str],
+        values: Mapping[str, str] | None,
+        timeout_seconds: float,
     ) -> list[Record]:
         self._spare_the_account(request)
         started = time.monotonic()
         deadline = started + min(timeout_seconds, self._timeout_seconds)
         proof = RequestAuth(self._credential, self._tokens, deadline=deadline)
-        reply = self._transport.send(request, params, values, headers=proof.headers, deadline=deadline)
+        reply = self._transport.send(
+            request, params, values, headers=proof.headers, deadline=deadline
+        )
         if proof.has_lapsed(reply):
-            reply = self._transport.send(request, params, values, headers=proof.headers, deadline=deadline)
+            reply = self._transport.send(
+                request, params, values, headers=proof.headers, deadline=deadline
+            )
         if isinstance(reply, Reply):
             self._rate_limit_per_hour = rate_limit_per_hour(reply)
-        answer = reply if isinstance(reply, Failure) else proof.explained(interpret(request, reply, now=time.time()))
+        answer = (
+            reply
+            if isinstance(reply, Failure)
+            else proof.explained(interpret(request, reply, now=time.time()))
+        )
         # A ticket that is not there is often the answer that was hoped for.
         bad = isinstance(answer, Failure) and answer.reason is not Reason.MISSING
         log.log(
@@ -146,7 +181,10 @@ class TableClient:
         if refusal is None or (left_seconds := refusal.until - time.monotonic()) <= 0:
             return
         if refusal.credential == self._credential():
-            hint = f"{refusal.failure.hint} It is not sent again before {left_seconds:.0f} s have passed."
+            hint = (
+                f"{refusal.failure.hint} It is not sent again before "
+                f"{left_seconds:.0f} s have passed."
+            )
             raise error_of(
                 replace(refusal.failure, hint=hint, words="", retry_after_seconds=left_seconds),
                 call=f"{request.method} {request.table}",
@@ -156,7 +194,8 @@ class TableClient:
 def _credential(
     given: Credential | Callable[[], Credential] | str | None, username: str, password: str
 ) -> Callable[[], Credential]:
-    """What to ask for the credential: *given*, which as a text is the user's name. Raises InvalidArgument."""
+    """What to ask for the credential: *given*, which as a text is the user's name. Raises
+    InvalidArgument."""
     if isinstance(given, str):
         if username:
             raise InvalidArgument("username is given twice")
@@ -164,7 +203,9 @@ def _credential(
     if given is not None and (username or password):
         raise InvalidArgument("give username and password, or a credential, not both")
     if given is None and not (username and password):
-        raise InvalidArgument("username and password must both say something, or a credential be given")
+        raise InvalidArgument(
+            "username and password must both say something, or a credential be given"
+        )
     if callable(given):
         return given
     known = Basic(username, password) if given is None else given

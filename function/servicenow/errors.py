@@ -1,13 +1,13 @@
 """What is raised when ServiceNow did not do what was asked. The name says whose fault it is.
 
-ServiceNowError             ServiceNow did not do it, or perhaps did; .failure says which, and what to check
-├─ InvalidArgument          ours, found before anything was written; also a ValueError
-│  └─ UnknownReference      no group, user, … goes by that name, or more than one does
-├─ NotFound                 the record is not there, or is hidden from the integration user
-├─ Refused                  the instance said no: a business rule, a data policy, a state that is final
-├─ NotAuthorized            the integration user: wrong password, locked, a second factor, a role that is missing
-├─ Unavailable              asleep, down, overloaded, over its rate limit, not reached: not done, try later
-└─ InDoubt                  sent, and perhaps done: look before sending it again
+ServiceNowError             ServiceNow did not do it, or perhaps did; .failure says which, and what
+to check ├─ InvalidArgument          ours, found before anything was written; also a ValueError │
+└─ UnknownReference      no group, user, … goes by that name, or more than one does ├─ NotFound
+the record is not there, or is hidden from the integration user ├─ Refused                  the
+instance said no: a business rule, a data policy, a state that is final ├─ NotAuthorized
+the integration user: wrong password, locked, a second factor, a role that is missing ├─ Unavailable
+asleep, down, overloaded, over its rate limit, not reached: not done, try later └─ InDoubt
+sent, and perhaps done: look before sending it again
 """
 
 from collections.abc import Iterator
@@ -17,13 +17,17 @@ from function.core.outcome import Failure, Kind, NotDone, Reason
 
 
 class ServiceNowError(NotDone):
-    """ServiceNow did not do what was asked, or perhaps did: *failure* says which, and what to check.
+    """ServiceNow did not do what was asked, or perhaps did: *failure* says which, and what to
+    check.
 
-    The text names the reason and the hint, never ServiceNow's words, which may quote the row: they are in `words`, and
-    in `message`. *call* is the method and the table, *sys_id* the record's that a create in doubt has, if it was made.
+    The text names the reason and the hint, never ServiceNow's words, which may quote the row: they
+    are in `words`, and in `message`. *call* is the method and the table, *sys_id* the record's that
+    a create in doubt has, if it was made.
     """
 
-    def __init__(self, failure: Failure, *, call: str = "", doing: str = "", sys_id: str = "") -> None:
+    def __init__(
+        self, failure: Failure, *, call: str = "", doing: str = "", sys_id: str = ""
+    ) -> None:
         super().__init__(failure)
         self.call = call
         self.doing = doing
@@ -31,7 +35,8 @@ class ServiceNowError(NotDone):
 
     @property
     def words(self) -> str:
-        """ServiceNow's own message, cut short; empty where it said nothing. It may quote the record."""
+        """ServiceNow's own message, cut short; empty where it said nothing. It may quote the
+        record."""
         return self.failure.words
 
     @property
@@ -46,23 +51,32 @@ class ServiceNowError(NotDone):
 
     @property
     def message(self) -> str:
-        """All of it in a line, for the person who asked. It may quote the record: not for a log that others read."""
-        where = f"{self.doing} ({self.call})" if self.doing and self.call else self.doing or self.call
+        """All of it in a line, for the person who asked. It may quote the record: not for a log
+        that others read."""
+        where = (
+            f"{self.doing} ({self.call})" if self.doing and self.call else self.doing or self.call
+        )
         said = f'ServiceNow said "{self.words}"' if self.words else ""
         wait = self.retry_after_seconds
         later = f"Not before {wait:.0f} s from now." if wait else ""
-        return " ".join(filter(None, [f"{where}:" if where else "", f"{said}." if said else "", self.hint, later]))
+        return " ".join(
+            filter(
+                None, [f"{where}:" if where else "", f"{said}." if said else "", self.hint, later]
+            )
+        )
 
 
 class InvalidArgument(ServiceNowError, ValueError):  # noqa: N818  # what happened
-    """What was given cannot be sent; nothing was written. *hint* names the field and what it takes."""
+    """What was given cannot be sent; nothing was written. *hint* names the field and
+    what it takes."""
 
     def __init__(self, hint: str, *, reason: Reason = Reason.UNKNOWN_VALUE) -> None:
         super().__init__(Failure(Kind.PERMANENT, reason, hint))
 
 
 class UnknownReference(InvalidArgument):
-    """No record goes by the name that was given, or more than one does (*is_ambiguous*); nothing was written."""
+    """No record goes by the name that was given, or more than one does (*is_ambiguous*); nothing
+    was written."""
 
     def __init__(self, hint: str, *, is_ambiguous: bool = False) -> None:
         super().__init__(hint, reason=Reason.UNKNOWN_REFERENCE)
@@ -78,15 +92,18 @@ class Refused(ServiceNowError):  # noqa: N818  # as above
 
 
 class NotAuthorized(ServiceNowError):  # noqa: N818  # as above
-    """The integration user is not let in, or lacks a role. Never try a refused password again: accounts lock."""
+    """The integration user is not let in, or lacks a role. Never try a refused password again:
+    accounts lock."""
 
 
 class Unavailable(ServiceNowError):  # noqa: N818  # as above
-    """Nothing was done, and trying later may help: not before *retry_after_seconds*, where ServiceNow says so."""
+    """Nothing was done, and trying later may help: not before *retry_after_seconds*, where
+    ServiceNow says so."""
 
 
 class InDoubt(ServiceNowError):  # noqa: N818  # as above
-    """The request was sent and no answer told what became of it. ServiceNow may still do it, up to 60 s later."""
+    """The request was sent and no answer told what became of it. ServiceNow may still do it, up to
+    60 s later."""
 
 
 def error_of(failure: Failure, *, call: str = "") -> ServiceNowError:

@@ -1,4 +1,5 @@
-"""What an incident and a change request hold: their columns, their choices, and how a value is spelled. Pure.
+"""What an incident and a change request hold: their columns, their choices, and how a value is
+spelled. Pure.
 
 Sources: the dictionaries of the task, incident and change_request tables, the state models
 (c_IncidentManagementStateModel, change-management-api) and the choices that ship with an instance.
@@ -29,35 +30,51 @@ def _names(listed: str) -> frozenset[str]:
 
 _TASK: Final = _names(
     """
-    active activity_due additional_assignee_list approval approval_history approval_set assigned_to assignment_group
-    business_duration business_service calendar_duration close_notes closed_at closed_by cmdb_ci comments
-    comments_and_work_notes company contact_type contract correlation_display correlation_id delivery_plan
-    delivery_task description due_date escalation expected_start follow_up group_list impact knowledge location
-    made_sla number opened_at opened_by order parent priority reassignment_count rejection_goto route_reason
-    service_offering short_description skills sla_due state sys_class_name sys_created_by sys_created_on sys_domain
-    sys_domain_path sys_id sys_mod_count sys_tags sys_updated_by sys_updated_on task_effective_number time_worked
-    universal_request upon_approval upon_reject urgency user_input variables watch_list wf_activity work_end
+    active activity_due additional_assignee_list approval approval_history approval_set assigned_to
+    assignment_group
+    business_duration business_service calendar_duration close_notes closed_at closed_by cmdb_ci
+    comments
+    comments_and_work_notes company contact_type contract correlation_display correlation_id
+    delivery_plan
+    delivery_task description due_date escalation expected_start follow_up group_list impact
+    knowledge location
+    made_sla number opened_at opened_by order parent priority reassignment_count rejection_goto
+    route_reason
+    service_offering short_description skills sla_due state sys_class_name sys_created_by
+    sys_created_on sys_domain
+    sys_domain_path sys_id sys_mod_count sys_tags sys_updated_by sys_updated_on
+    task_effective_number time_worked
+    universal_request upon_approval upon_reject urgency user_input variables watch_list wf_activity
+    work_end
     work_notes work_notes_list work_start
     """
 )
 _INCIDENT: Final = _names(
     """
-    business_impact business_stc calendar_stc caller_id category caused_by child_incidents close_code hold_reason
-    incident_state notify origin_id origin_table parent_incident problem_id reopen_count reopened_by reopened_time
+    business_impact business_stc calendar_stc caller_id category caused_by child_incidents
+    close_code hold_reason
+    incident_state notify origin_id origin_table parent_incident problem_id reopen_count reopened_by
+    reopened_time
     resolved_at resolved_by rfc severity subcategory
     """
 )
 _CHANGE: Final = _names(
     """
-    backout_plan cab_date cab_date_time cab_delegate cab_recommendation cab_required category change_plan chg_model
-    close_code conflict_last_run conflict_status end_date implementation_plan justification on_hold on_hold_reason
-    on_hold_task outside_maintenance_schedule phase phase_state production_system reason requested_by
-    requested_by_date review_comments review_date review_status risk risk_impact_analysis risk_value scope
+    backout_plan cab_date cab_date_time cab_delegate cab_recommendation cab_required category
+    change_plan chg_model
+    close_code conflict_last_run conflict_status end_date implementation_plan justification on_hold
+    on_hold_reason
+    on_hold_task outside_maintenance_schedule phase phase_state production_system reason
+    requested_by
+    requested_by_date review_comments review_date review_status risk risk_impact_analysis risk_value
+    scope
     start_date std_change_producer_version test_plan type unauthorized
     """
 )
 # What the platform sets itself, and silently keeps as it is.
-_READ_ONLY: Final = frozenset(name for name in _TASK if name.startswith("sys_")) | {"task_effective_number"}
+_READ_ONLY: Final = frozenset(name for name in _TASK if name.startswith("sys_")) | {
+    "task_effective_number"
+}
 
 
 def _of(table: str, *columns: str) -> dict[str, Mapping[str, str]]:
@@ -68,7 +85,8 @@ def _of(table: str, *columns: str) -> dict[str, Mapping[str, str]]:
 class TicketTable:
     """A table of tickets: what one is *called*, the table's columns and its *choices*, by value.
 
-    *computed*: columns that follow from others. *told* is what a call returns unless it says which fields it wants.
+    *computed*: columns that follow from others. *told* is what a call returns unless it says which
+    fields it wants.
     """
 
     name: str
@@ -83,9 +101,25 @@ NEW, IN_PROGRESS, ON_HOLD, RESOLVED, CLOSED, CANCELED = "1", "2", "3", "6", "7",
 AWAITING_CALLER: Final = "1"
 
 _TOLD: Final = (
-    *("sys_id", "number", "short_description", "state", "priority", "impact", "urgency", "category"),
+    *(
+        "sys_id",
+        "number",
+        "short_description",
+        "state",
+        "priority",
+        "impact",
+        "urgency",
+        "category",
+    ),
     *("assignment_group", "assigned_to", "cmdb_ci", "business_service", "active", "correlation_id"),
-    *("opened_at", "sys_created_on", "sys_updated_on", "sys_mod_count", "close_code", "close_notes"),
+    *(
+        "opened_at",
+        "sys_created_on",
+        "sys_updated_on",
+        "sys_mod_count",
+        "close_code",
+        "close_notes",
+    ),
 )
 _PRIORITIES: Final = {"1": "critical", "2": "high", "3": "moderate", "4": "low", "5": "planning"}
 INCIDENT: Final = TicketTable(
@@ -117,7 +151,15 @@ CHANGE: Final = TicketTable(
         **_of("change_request", "type", "risk", "impact", "urgency"),
         "priority": {"1": "critical", "2": "high", "3": "moderate", "4": "low"},
     },
-    told=(*_TOLD, "type", "risk", "requested_by", "start_date", "end_date", "std_change_producer_version"),
+    told=(
+        *_TOLD,
+        "type",
+        "risk",
+        "requested_by",
+        "start_date",
+        "end_date",
+        "std_change_producer_version",
+    ),
 )
 # Where notes are written, and what the numbers of its records begin with on a fresh instance.
 PREFIXES: Final = {
@@ -160,19 +202,34 @@ NAMED: Final[Mapping[str, Referred]] = REFERENCES | {
     "on_hold_task": Referred("change_task", ("number",)),
 }
 LISTS: Final = frozenset(
-    {"watch_list", "work_notes_list", "additional_assignee_list", "group_list", "skills", "on_hold_task"}
+    {
+        "watch_list",
+        "work_notes_list",
+        "additional_assignee_list",
+        "group_list",
+        "skills",
+        "on_hold_task",
+    }
 )
 # A mail goes to an address that is nobody's, too.
 MAILED: Final = frozenset({"watch_list", "work_notes_list"})
 # Those whose records nobody knows by name.
 UNNAMED: Final = frozenset(
-    {"delivery_plan", "delivery_task", "origin_id", "rejection_goto", "universal_request", "wf_activity"}
+    {
+        "delivery_plan",
+        "delivery_task",
+        "origin_id",
+        "rejection_goto",
+        "universal_request",
+        "wf_activity",
+    }
 )
 
 JOURNALS: Final = frozenset({"comments", "work_notes"})
 _DATES: Final = _names(
     """
-    activity_due due_date expected_start follow_up sla_due work_end work_start opened_at closed_at resolved_at
+    activity_due due_date expected_start follow_up sla_due work_end work_start opened_at closed_at
+    resolved_at
     reopened_time sys_created_on sys_updated_on cab_date_time end_date start_date
     """
 )
@@ -189,7 +246,8 @@ def is_custom(name: str) -> bool:
 
 
 def check_names(table: TicketTable, names: Iterable[str]) -> None:
-    """Raise InvalidArgument unless all *names* are columns of *table*: ServiceNow ignores those that are not."""
+    """Raise InvalidArgument unless all *names* are columns of *table*: ServiceNow ignores those
+    that are not."""
     for name in names:
         if name in table.columns or is_custom(name):
             continue
@@ -197,30 +255,41 @@ def check_names(table: TicketTable, names: Iterable[str]) -> None:
         near = difflib.get_close_matches(name, table.columns, n=1)
         meant = f"; did you mean {near[0]}?" if near else ""
         raise InvalidArgument(
-            f"{shown} is not a field of {table.called} (fields of your own begin with u_ or x_){meant}"
+            f"{shown} is not a field of {table.called} (fields of your own begin "
+            f"with u_ or x_){meant}"
         )
 
 
-def written(table: TicketTable, values: Mapping[str, Value], *, may_empty: bool = False) -> dict[str, str]:
+def written(
+    table: TicketTable, values: Mapping[str, Value], *, may_empty: bool = False
+) -> dict[str, str]:
     """*values* as they are sent: None is left out, and so is "" unless it *may_empty* the field.
 
-    Raises InvalidArgument for a field that is none or that cannot be written, and for an unknown choice.
+    Raises InvalidArgument for a field that is none or that cannot be written, and for an unknown
+    choice.
     """
     check_names(table, values)
-    sent = {name: spelled(table, name, value) for name, value in values.items() if value is not None}
+    sent = {
+        name: spelled(table, name, value) for name, value in values.items() if value is not None
+    }
     sent = {name: said for name, said in sent.items() if said or may_empty}
     for name, said in sent.items():
         if name in _READ_ONLY:
             raise InvalidArgument(f"{name} is set by ServiceNow itself")
         if name in table.computed:
-            raise InvalidArgument(f"{name} of {table.called} {table.computed[name]}: it cannot be written")
+            raise InvalidArgument(
+                f"{name} of {table.called} {table.computed[name]}: it cannot be written"
+            )
         if name in JOURNALS and not _may_speak(table, name, sent):
             raise InvalidArgument(
-                f"{name} is appended each time it is sent: use add_work_note or add_comment, which can tell whether it"
+                f"{name} is appended each time it is sent: use add_work_note or add_comment, "
+                "which can tell whether it"
                 " is there already"
             )
         if name == "correlation_id" and len(said) > CORRELATION_CHARACTERS_MAX:
-            raise InvalidArgument(f"correlation_id takes {CORRELATION_CHARACTERS_MAX} characters at most")
+            raise InvalidArgument(
+                f"correlation_id takes {CORRELATION_CHARACTERS_MAX} characters at most"
+            )
     return {name: truncate_field(name, said) for name, said in sent.items()}
 
 
@@ -235,7 +304,8 @@ def _may_speak(table: TicketTable, name: str, sent: Mapping[str, str]) -> bool:
 
 
 def spelled(table: TicketTable, name: str, value: Value) -> str:
-    """*value* as ServiceNow keeps it in the column *name*. Raises InvalidArgument for what is no time or no choice."""
+    """*value* as ServiceNow keeps it in the column *name*. Raises InvalidArgument for what is no
+    time or no choice."""
     if name in _DATES or isinstance(value, datetime):
         return _moment(name, value)
     said = text(value)
@@ -252,7 +322,9 @@ def _chosen(table: TicketTable, name: str, said: str, choices: Mapping[str, str]
         shown = label or choice
         if word and word in {_word(shown), _word(f"{choice}{shown}")}:
             return choice
-    listed = ", ".join(f"{choice} ({label})" if label else choice for choice, label in choices.items())
+    listed = ", ".join(
+        f"{choice} ({label})" if label else choice for choice, label in choices.items()
+    )
     raise InvalidArgument(f"{name} of {table.called} must be one of {listed}")
 
 
@@ -262,7 +334,8 @@ def _word(said: str) -> str:
 
 
 def by_column(table: TicketTable, values: Mapping[str, ValueT]) -> dict[str, ValueT]:
-    """*values* by their columns, where ``type_`` stands for ``type``, which Python has a use of its own for.
+    """*values* by their columns, where ``type_`` stands for ``type``, which Python has a use of its
+    own for.
 
     Raises InvalidArgument where a column is given twice.
     """
@@ -289,24 +362,29 @@ def _moment(name: str, value: Value) -> str:
     else:
         moment = instant(value) if isinstance(value, str) else None
     if moment is None:
-        raise InvalidArgument(f"{name} must be a datetime, or ISO text such as 2026-08-19T08:07:06Z")
+        raise InvalidArgument(
+            f"{name} must be a datetime, or ISO text such as 2026-08-19T08:07:06Z"
+        )
     return moment.strftime("%Y-%m-%d %H:%M:%S")
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What a search asks of one column: one of *values*, or to be beyond the only one. "" stands for empty."""
+    """What a search asks of one column: one of *values*, or to be beyond the only one. "" stands
+    for empty."""
 
     column: str
     operator: Literal["=", ">", "<"]
     values: tuple[str, ...]
 
     def query(self) -> str:
-        """The term of an encoded query. Raises InvalidArgument for a value that could mean more than itself."""
+        """The term of an encoded query. Raises InvalidArgument for a value that could mean more
+        than itself."""
         return "^OR".join(self._term(value) for value in self.values)
 
     def holds(self, row: Record) -> bool:
-        """Whether *row* is as asked: ServiceNow drops a term that it does not understand, and returns everything."""
+        """Whether *row* is as asked: ServiceNow drops a term that it does not understand, and
+        returns everything."""
         found = row.get(self.column, "").strip().casefold()
         match self.operator:
             case "=":
@@ -326,7 +404,8 @@ class Condition:
 
 
 def conditions(table: TicketTable, wanted: Mapping[str, Values]) -> list[Condition]:
-    """What a search asks for by the names of columns; None is no condition, several values are alternatives.
+    """What a search asks for by the names of columns; None is no condition, several values are
+    alternatives.
 
     Raises InvalidArgument.
     """
@@ -336,7 +415,9 @@ def conditions(table: TicketTable, wanted: Mapping[str, Values]) -> list[Conditi
         if given is None:
             continue
         if name in JOURNALS:
-            raise InvalidArgument(f"{name} reads empty through the API: search sys_journal_field instead")
+            raise InvalidArgument(
+                f"{name} reads empty through the API: search sys_journal_field instead"
+            )
         several = given if isinstance(given, Collection) and not isinstance(given, str) else [given]
         if not several:
             raise InvalidArgument(f"{name} is given no value to look for")

@@ -1,9 +1,12 @@
-"""Incidents and change requests by the words that operators use, on top of the Table API (client.py).
+"""Incidents and change requests by the words that operators use, on top of the Table API
+(client.py).
 
 with ServiceNowClient("dev12345", username="svc.app", password=password) as servicenow:
-    incident = servicenow.create_incident("Checkout is down", urgency="High", assignment_group="Network")
+    incident = servicenow.create_incident("Checkout is down", urgency="High",
+    assignment_group="Network")
     servicenow.add_work_note(incident["number"], "Restarted.", key="restart-1")
-    servicenow.resolve_incident(incident["number"], close_code="Solution provided", close_notes="Restarted.")
+    servicenow.resolve_incident(incident["number"], close_code="Solution provided",
+    close_notes="Restarted.")
 """
 
 import logging
@@ -67,13 +70,15 @@ _ADDRESS = re.compile(r"[^@\s,]+@[^@\s,]+")
 class ServiceNowClient(TableClient):
     """Incidents, change requests and their notes; and any table, by what TableClient has.
 
-    A record is named by its number or sys_id, as the first argument or as ``number=`` or ``sys_id=``. Whatever else a
-    column refers to (groups, users, configuration items, companies, other tickets) is given by its name or sys_id, and
-    looked up first: ServiceNow would store a name as nothing. Choices are given by value or label: ``state="New"``.
-    A name that Python uses otherwise may have an underscore behind it: ``type_``.
-    Records come back as text, field by field as ServiceNow keeps it: references as sys_ids, times in UTC.
-    Whatever is wrong with the arguments is an InvalidArgument before anything is written, and mostly before any call.
-    Every error is a ServiceNowError, of a kind that says whose fault it is (errors.py). Nothing is tried twice.
+    A record is named by its number or sys_id, as the first argument or as ``number=`` or
+    ``sys_id=``. Whatever else a column refers to (groups, users, configuration items, companies,
+    other tickets) is given by its name or sys_id, and looked up first: ServiceNow would store a
+    name as nothing. Choices are given by value or label: ``state="New"``. A name that Python uses
+    otherwise may have an underscore behind it: ``type_``. Records come back as text, field by field
+    as ServiceNow keeps it: references as sys_ids, times in UTC. Whatever is wrong with the
+    arguments is an InvalidArgument before anything is written, and mostly before any call. Every
+    error is a ServiceNowError, of a kind that says whose fault it is (errors.py). Nothing is tried
+    twice.
     """
 
     def __enter__(self) -> Self:
@@ -105,9 +110,9 @@ class ServiceNowClient(TableClient):
     ) -> Record:
         """Open an incident, and return it. Other fields by their names; None and "" are not sent.
 
-        It is sent with a sys_id of its own, so an answer that is lost is settled by looking. Where looking does not
-        help either (InDoubt), the same call with *sys_id* set to the error's makes it once, as far as the instance
-        honours a given sys_id.
+        It is sent with a sys_id of its own, so an answer that is lost is settled by looking. Where
+        looking does not help either (InDoubt), the same call with *sys_id* set to the error's makes
+        it once, as far as the instance honours a given sys_id.
         """
         named = {
             "short_description": short_description,
@@ -146,7 +151,8 @@ class ServiceNowClient(TableClient):
         sys_id: str | None = None,
         **fields: Value,
     ) -> Record:
-        """Change some fields, and return the incident as it is then. "" empties a field, None leaves it alone."""
+        """Change some fields, and return the incident as it is then. "" empties a field, None
+        leaves it alone."""
         return self._update(INCIDENT, (number_or_sys_id, number, sys_id), fields)
 
     def search_incidents(
@@ -170,14 +176,16 @@ class ServiceNowClient(TableClient):
         order_by: str = "number",
         **others: Values,
     ) -> FoundRecords:
-        """The incidents that are all of this, one page in memory at a time; other fields by their names.
+        """The incidents that are all of this, one page in memory at a time; other fields by their
+        names.
 
-        A list of values means any of them, "" means empty, None is no condition. Times are strictly after and before,
-        to the second. *order_by* is number, sys_id, opened_at, sys_created_on, sys_updated_on or priority; ``-number``
-        begins with the last. Each incident that is there all the time comes once, whatever is inserted meanwhile; one
-        that changes its place in the order meanwhile may come twice or not at all.
-        Bad arguments and unknown names are raised here, what befalls a page where it is read. It is an iterator, whose
-        ``len`` is how many were found, and which is false where none was.
+        A list of values means any of them, "" means empty, None is no condition. Times are strictly
+        after and before, to the second. *order_by* is number, sys_id, opened_at, sys_created_on,
+        sys_updated_on or priority; ``-number`` begins with the last. Each incident that is there
+        all the time comes once, whatever is inserted meanwhile; one that changes its place in the
+        order meanwhile may come twice or not at all. Bad arguments and unknown names are raised
+        here, what befalls a page where it is read. It is an iterator, whose ``len`` is how many
+        were found, and which is false where none was.
         """
         named = {
             "state": state,
@@ -224,7 +232,8 @@ class ServiceNowClient(TableClient):
     ) -> Record:
         """Resolve it, and return it; one that is resolved or closed already is left as it is.
 
-        Which close codes there are depends on the instance's release: ``sys_choice`` has them. Both are needed.
+        Which close codes there are depends on the instance's release: ``sys_choice`` has them. Both
+        are needed.
         """
         with doing("resolving an incident"):
             closing = _closing(close_code, close_notes)
@@ -246,9 +255,10 @@ class ServiceNowClient(TableClient):
     ) -> Record:
         """Close it, which is final, and return it; one that is closed already is left as it is.
 
-        An instance whose rules or policies refuse to close what is not resolved is obeyed: resolve, then close.
-        *resolve_first* does not try without, so that resolved_at is set. Closing usually needs the role itil_admin:
-        where that is missing, NotAuthorized is raised, and the incident may be resolved by then.
+        An instance whose rules or policies refuse to close what is not resolved is obeyed: resolve,
+        then close. *resolve_first* does not try without, so that resolved_at is set. Closing
+        usually needs the role itil_admin: where that is missing, NotAuthorized is raised, and the
+        incident may be resolved by then.
         """
         with doing("closing an incident"):
             closing = _closing(close_code, close_notes)
@@ -268,13 +278,21 @@ class ServiceNowClient(TableClient):
             return self._change(INCIDENT, known["sys_id"], {"state": CLOSED} | closing)
 
     def reopen_incident(
-        self, number_or_sys_id: str | None = None, *, number: str | None = None, sys_id: str | None = None
+        self,
+        number_or_sys_id: str | None = None,
+        *,
+        number: str | None = None,
+        sys_id: str | None = None,
     ) -> Record:
-        """Take a resolved incident up again, and return it; one that is open is left as it is. Closed is final."""
+        """Take a resolved incident up again, and return it; one that is open is left as it is.
+        Closed is final."""
         with doing("reopening an incident"):
             known = self._look(INCIDENT, _only(number_or_sys_id, number, sys_id), INCIDENT.told)
             if known["state"] in {CLOSED, CANCELED}:
-                raise _final("closed or canceled, which is final: open another one with parent_incident set to it")
+                raise _final(
+                    "closed or canceled, which is final: open another one with "
+                    "parent_incident set to it"
+                )
             if known["state"] != RESOLVED:
                 return known
             return self._change(INCIDENT, known["sys_id"], {"state": IN_PROGRESS})
@@ -295,14 +313,15 @@ class ServiceNowClient(TableClient):
     ) -> bool:
         """Append a note that only agents see. False: it was there already.
 
-        The note is *text*, *work_note* or *work_notes*. *table* is any of tickets; without it a number tells (CHG…: a
-        change request), and what does not tell is an incident's. (Three arguments without names are table, record and
-        note.)
+        The note is *text*, *work_note* or *work_notes*. *table* is any of tickets; without it a
+        number tells (CHG…: a change request), and what does not tell is an incident's. (Three
+        arguments without names are table, record and note.)
 
-        A note is appended each time it is sent. With a *key*, it carries a short marker, and the journal is asked for
-        that first, and again when no answer tells what became of it; so the same call may be repeated after InDoubt,
-        once 60 s have passed, in which ServiceNow may still append it. Needs read on ``sys_journal_field``; two
-        callers must not use one key at the same time.
+        A note is appended each time it is sent. With a *key*, it carries a short marker, and the
+        journal is asked for that first, and again when no answer tells what became of it; so the
+        same call may be repeated after InDoubt, once 60 s have passed, in which ServiceNow may
+        still append it. Needs read on ``sys_journal_field``; two callers must not use one key at
+        the same time.
         """
         note = _Note("work_notes", (text, work_note, work_notes), table=table, key=key)
         return self._append(note, (number_or_sys_id, number, sys_id))
@@ -319,7 +338,8 @@ class ServiceNowClient(TableClient):
         comments: str | None = None,
         key: str | None = None,
     ) -> bool:
-        """Append a comment, which the caller sees too (and is mailed). Everything else is as for add_work_note."""
+        """Append a comment, which the caller sees too (and is mailed). Everything else is as for
+        add_work_note."""
         note = _Note("comments", (text, comment, comments), table=table, key=key)
         return self._append(note, (number_or_sys_id, number, sys_id))
 
@@ -352,19 +372,27 @@ class ServiceNowClient(TableClient):
         sys_id: str | None = None,
         **fields: Value,
     ) -> Record:
-        """Open a change request, and return it. *type*, or *type_*, is normal (unless said), standard or emergency.
+        """Open a change request, and return it. *type*, or *type_*, is normal (unless said),
+        standard or emergency.
 
-        A standard change is made from a *template*: the name or sys_id of a ``std_change_producer_version``. All else,
-        *sys_id* too, is as for create_incident.
+        A standard change is made from a *template*: the name or sys_id of a
+        ``std_change_producer_version``. All else, *sys_id* too, is as for create_incident.
         """
         with doing(f"creating {CHANGE.called}"):
-            kind = spelled(CHANGE, "type", by_column(CHANGE, {"type": type, "type_": type_})["type"] or "normal")
+            kind = spelled(
+                CHANGE,
+                "type",
+                by_column(CHANGE, {"type": type, "type_": type_})["type"] or "normal",
+            )
             if (kind == "standard") != bool(template):
-                raise InvalidArgument("a standard change needs a template, and no other change takes one")
+                raise InvalidArgument(
+                    "a standard change needs a template, and no other change takes one"
+                )
         named = {
             "short_description": short_description,
             "type": kind,
-            # Since Quebec the model decides which states follow which; those that ship are named as the types.
+            # Since Quebec the model decides which states follow which; those that ship are named as
+            # the types.
             "chg_model": kind,
             "description": description,
             "risk": risk,
@@ -407,7 +435,8 @@ class ServiceNowClient(TableClient):
         sys_id: str | None = None,
         **fields: Value,
     ) -> Record:
-        """Change some fields, and return the change request as it is then. "" empties a field, None leaves it alone.
+        """Change some fields, and return the change request as it is then. "" empties a field, None
+        leaves it alone.
 
         Which state follows which, the instance decides: Refused, with its words, where it says no.
         """
@@ -424,7 +453,9 @@ class ServiceNowClient(TableClient):
         """The fields of the customer's own that were seen, by table."""
         return set()
 
-    def _create(self, table: TicketTable, values: Mapping[str, Value], sys_id: str | None) -> Record:
+    def _create(
+        self, table: TicketTable, values: Mapping[str, Value], sys_id: str | None
+    ) -> Record:
         with doing(f"creating {table.called}"):
             sent = written(table, by_column(table, values))
             if not sent.get("short_description", "").strip():
@@ -441,7 +472,8 @@ class ServiceNowClient(TableClient):
                     timeout_seconds=self._timeout_seconds,
                 )
             except ServiceNowError as error:
-                # Even a 403 may stand for a record that was made, and may only not be read (KB2697679).
+                # Even a 403 may stand for a record that was made, and may only not be read
+                # (KB2697679).
                 unclear = error.failure.kind is Kind.IN_DOUBT or error.failure.status == 403
                 found = self._made(table, asked, sent) if unclear else None
                 if found is not None:
@@ -449,7 +481,10 @@ class ServiceNowClient(TableClient):
                 error.sys_id = asked
                 raise
             if made["sys_id"] != asked:
-                log.warning("ServiceNow gave %s a sys_id of its own: lost answers stay in doubt", table.called)
+                log.warning(
+                    "ServiceNow gave %s a sys_id of its own: lost answers stay in doubt",
+                    table.called,
+                )
             _tell_lost(table, sent, made)
             return made
 
@@ -460,20 +495,27 @@ class ServiceNowClient(TableClient):
         """
         found = None
         with suppress(ServiceNowError):
-            found = self.get(table.name, sys_id, fields=_told(table, sent), timeout_seconds=self._timeout_seconds)
+            found = self.get(
+                table.name, sys_id, fields=_told(table, sent), timeout_seconds=self._timeout_seconds
+            )
         if found and found.get("correlation_id", "") != sent.get("correlation_id", ""):
             hint = "That sys_id is another record's: its correlation_id is another one."
             raise Refused(Failure(Kind.PERMANENT, Reason.CONFLICT, hint), call=f"POST {table.name}")
         return found
 
     def _update(
-        self, table: TicketTable, names: tuple[str | None, str | None, str | None], values: Mapping[str, Value]
+        self,
+        table: TicketTable,
+        names: tuple[str | None, str | None, str | None],
+        values: Mapping[str, Value],
     ) -> Record:
         with doing(f"updating {table.called}"):
             number_or_sys_id = _only(*names)
             sent = written(table, by_column(table, values), may_empty=True)
             if not sent:
-                raise InvalidArgument("there is nothing to change: name the fields and their values")
+                raise InvalidArgument(
+                    "there is nothing to change: name the fields and their values"
+                )
             query = _named(number_or_sys_id)
             sent = self._prepared(table, sent)
             sys_id = self._sys_id(table.name, number_or_sys_id, query)
@@ -481,7 +523,9 @@ class ServiceNowClient(TableClient):
 
     def _change(self, table: TicketTable, sys_id: str, sent: Mapping[str, str]) -> Record:
         fields = _told(table, sent)
-        changed = self.update(table.name, sys_id, sent, fields=fields, timeout_seconds=self._timeout_seconds)
+        changed = self.update(
+            table.name, sys_id, sent, fields=fields, timeout_seconds=self._timeout_seconds
+        )
         _tell_lost(table, sent, changed)
         return changed
 
@@ -489,7 +533,12 @@ class ServiceNowClient(TableClient):
         query = _named(number_or_sys_id)
         check_names(table, fields)
         if not query:
-            return self.get(table.name, number_or_sys_id.strip(), fields=fields, timeout_seconds=self._timeout_seconds)
+            return self.get(
+                table.name,
+                number_or_sys_id.strip(),
+                fields=fields,
+                timeout_seconds=self._timeout_seconds,
+            )
         return self._by_number(table.name, number_or_sys_id.strip(), query, fields)
 
     def _sys_id(self, table: str, number_or_sys_id: str, query: str) -> str:
@@ -504,7 +553,10 @@ class ServiceNowClient(TableClient):
             hint = f"More than one record of {table} has that number: use the sys_id."
             raise Refused(Failure(Kind.PERMANENT, Reason.CONFLICT, hint))
         if not found:
-            hint = f"No record of {table} has that number, or it is hidden from the integration user (role itil)."
+            hint = (
+                f"No record of {table} has that number, or it is hidden from the integration "
+                "user (role itil)."
+            )
             raise NotFound(Failure(Kind.PERMANENT, Reason.MISSING, hint), call=f"GET {table}")
         return found[0]
 
@@ -514,16 +566,21 @@ class ServiceNowClient(TableClient):
         return {name: self._referred(name, said) for name, said in sent.items()}
 
     def _referred(self, field: str, said: str) -> str:
-        """What to send for *said* in *field*: the sys_ids of what it names. Raises UnknownReference."""
+        """What to send for *said* in *field*: the sys_ids of what it names. Raises
+        UnknownReference."""
         if not said:
             return said
         if field in UNNAMED and not _SYS_ID.fullmatch(said):
-            raise UnknownReference(f"{field} is a reference that is not looked up by a name: give the record's sys_id")
+            raise UnknownReference(
+                f"{field} is a reference that is not looked up by a name: give the record's sys_id"
+            )
         if field == "chg_model" and said in CHANGE.choices["type"]:
             return said  # the models that ship are known to the API by these words
         if field not in LISTS:
             return self._looked_up(field, said)
-        return ",".join(self._listed(field, name.strip()) for name in said.split(",") if name.strip())
+        return ",".join(
+            self._listed(field, name.strip()) for name in said.split(",") if name.strip()
+        )
 
     def _listed(self, field: str, name: str) -> str:
         try:
@@ -534,7 +591,9 @@ class ServiceNowClient(TableClient):
             raise
 
     def _looked_up(self, field: str, name: str) -> str:
-        return self._references.sys_id(field, name, find=self._find, left_seconds=lambda: self._timeout_seconds)
+        return self._references.sys_id(
+            field, name, find=self._find, left_seconds=lambda: self._timeout_seconds
+        )
 
     def _by_sys_id(self, condition: Condition) -> Condition:
         if condition.column not in NAMED and condition.column not in UNNAMED:
@@ -543,14 +602,16 @@ class ServiceNowClient(TableClient):
         return Condition(condition.column, condition.operator, sys_ids)
 
     def _check_custom(self, table: TicketTable, names: Sequence[str]) -> None:
-        """Raise InvalidArgument for a field that no record has: ServiceNow would ignore it without a word."""
+        """Raise InvalidArgument for a field that no record has: ServiceNow would ignore it without
+        a word."""
         unknown = [name for name in names if (table.name, name) not in self._custom_fields]
         rows = self._find(table.name, "ORDERBYDESCsys_created_on", unknown, 1) if unknown else []
         for row in rows:
             for name in unknown:
                 if name not in row:
                     raise InvalidArgument(
-                        f"the instance has no field {name} in {table.name}, or hides it from the integration user"
+                        f"the instance has no field {name} in {table.name}, or hides it from the "
+                        "integration user"
                     )
                 self._custom_fields.add((table.name, name))
 
@@ -564,7 +625,9 @@ class ServiceNowClient(TableClient):
             yield from records(search, find, fields=fields, limit=limit)
 
     def _find(self, table: str, query: str, fields: Sequence[str], limit: int) -> list[Record]:
-        return self.find(table, query, fields=fields, limit=limit, timeout_seconds=self._timeout_seconds)
+        return self.find(
+            table, query, fields=fields, limit=limit, timeout_seconds=self._timeout_seconds
+        )
 
     def _append(self, note: "_Note", names: tuple[str | None, str | None, str | None]) -> bool:
         with doing(f"adding {note.called}"):
@@ -590,8 +653,13 @@ class ServiceNowClient(TableClient):
 
     def _is_noted(self, table: str, sys_id: str, journal: str, marker: str) -> bool:
         """Whether the journal has an entry with *marker*."""
-        query = f"{equals('name', table)}^{equals('element_id', sys_id)}^{equals('element', journal)}^valueLIKE{marker}"
-        rows = self._find("sys_journal_field", query, ["element_id", "element", "value"], _JOURNAL_ROWS)
+        query = (
+            f"{equals('name', table)}^{equals('element_id', sys_id)}^{equals('element', journal)}"
+            f"^valueLIKE{marker}"
+        )
+        rows = self._find(
+            "sys_journal_field", query, ["element_id", "element", "value"], _JOURNAL_ROWS
+        )
         ours = [
             row
             for row in rows
@@ -600,14 +668,20 @@ class ServiceNowClient(TableClient):
             and marker in row.get("value", "")
         ]
         if rows and not ours:
-            hint = "ServiceNow's journal answered with other entries than were asked for: the note was not sent."
-            raise Refused(Failure(Kind.PERMANENT, Reason.BAD_ANSWER, hint), call="GET sys_journal_field")
+            hint = (
+                "ServiceNow's journal answered with other entries than were asked for: the "
+                "note was not sent."
+            )
+            raise Refused(
+                Failure(Kind.PERMANENT, Reason.BAD_ANSWER, hint), call="GET sys_journal_field"
+            )
         return bool(ours)
 
 
 @dataclass(frozen=True, slots=True)
 class _Note:
-    """What was given of a note for the *journal*; *texts* are its words by the names that they may have."""
+    """What was given of a note for the *journal*; *texts* are its words by the names that they may
+    have."""
 
     journal: str
     texts: tuple[str | None, str | None, str | None]
@@ -639,15 +713,22 @@ def _only(number_or_sys_id: str | None, number: str | None, sys_id: str | None) 
     """The one among these that names the record. Raises InvalidArgument."""
     given = [name for name in (number_or_sys_id, number, sys_id) if name is not None]
     if len(given) != 1:
-        raise InvalidArgument("name the record once: number=… or sys_id=…, or either as the first argument")
+        raise InvalidArgument(
+            "name the record once: number=… or sys_id=…, or either as the first argument"
+        )
     if sys_id is not None and not _SYS_ID.fullmatch(sys_id.strip()):
         raise InvalidArgument("sys_id must be 32 hexadecimal digits; a number is given as number=…")
     return given[0]
 
 
 def _tell_lost(table: TicketTable, sent: Mapping[str, str], record: Record) -> None:
-    """Say which fields ServiceNow left empty, as it does where it knows no such record, or the user may not write."""
-    dropped = [name for name, said in sent.items() if said.strip() and name in record and not record[name].strip()]
+    """Say which fields ServiceNow left empty, as it does where it knows no such record, or the user
+    may not write."""
+    dropped = [
+        name
+        for name, said in sent.items()
+        if said.strip() and name in record and not record[name].strip()
+    ]
     if dropped:
         log.warning("ServiceNow did not keep %s of %s", ", ".join(dropped), table.called)
 
@@ -664,12 +745,18 @@ def _named(number_or_sys_id: str) -> str:
 
 
 def _told(table: TicketTable, sent: Mapping[str, str]) -> list[str]:
-    return [name for name in dict.fromkeys([*table.told, *sent]) if name not in {"comments", "work_notes"}]
+    return [
+        name
+        for name in dict.fromkeys([*table.told, *sent])
+        if name not in {"comments", "work_notes"}
+    ]
 
 
 def _closing(close_code: str, close_notes: str) -> dict[str, str]:
     if not close_code.strip() or not close_notes.strip():
-        raise InvalidArgument("close_code and close_notes must both say something: ServiceNow takes no end without")
+        raise InvalidArgument(
+            "close_code and close_notes must both say something: ServiceNow takes no end without"
+        )
     return written(INCIDENT, {"close_code": close_code, "close_notes": close_notes})
 
 

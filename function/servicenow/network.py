@@ -1,7 +1,7 @@
 """The way out to ServiceNow as the environment names it: a proxy, and the certificates to trust.
 
-Read once, when a client is made: looking at each call costs 8 % of its CPU. The variables are those of curl and of
-requests, in upper or lower case, of which the lower counts where both are set.
+Read once, when a client is made: looking at each call costs 8 % of its CPU. The variables are those
+of curl and of requests, in upper or lower case, of which the lower counts where both are set.
 """
 
 import base64
@@ -20,14 +20,17 @@ PROXIES: Final = ("HTTPS_PROXY", "ALL_PROXY")
 FILES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 FOLDER: Final = "SSL_CERT_DIR"
 
-_FORM: Final = "must be like http://proxy.example.com:3128, or http://user:password@…, percent-encoded"
+_FORM: Final = (
+    "must be like http://proxy.example.com:3128, or http://user:password@…, percent-encoded"
+)
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", re.ASCII)
 # http.client's own port is what curl and requests take for a proxy without one.
 _PROXY_PORT: Final = 80
 
 
 class BrokenNetwork(ValueError):  # noqa: N818  # what is the case
-    """The environment names a way out that is none. *faults* are sentences that name the variable, and no password."""
+    """The environment names a way out that is none. *faults* are sentences that name the variable,
+    and no password."""
 
     def __init__(self, faults: tuple[str, ...]) -> None:
         super().__init__("\n".join(faults))
@@ -59,9 +62,11 @@ class ProxyServer:
 
 @dataclass(frozen=True, slots=True)
 class NetworkSettings:
-    """How to reach other hosts: through *proxy*, but for those that *bypassed* names; trusting what is at *ca_path*.
+    """How to reach other hosts: through *proxy*, but for those that *bypassed* names; trusting what
+    is at *ca_path*.
 
-    *ca_path* is a file, or a folder that OpenSSL made (c_rehash); None: the certificates that certifi has.
+    *ca_path* is a file, or a folder that OpenSSL made (c_rehash); None: the certificates that
+    certifi has.
     """
 
     proxy: ProxyServer | None = None
@@ -69,7 +74,8 @@ class NetworkSettings:
     ca_path: str | None = None
 
     def proxy_for(self, url: str) -> ProxyServer | None:
-        """The proxy on the way to *url*; none to http://, which stays on this machine and has the password in clear."""
+        """The proxy on the way to *url*; none to http://, which stays on this machine and has the
+        password in clear."""
         parts = urlsplit(url)
         if self.proxy is None or parts.scheme != "https":
             return None
@@ -97,7 +103,9 @@ def read_network(environ: Mapping[str, str]) -> NetworkSettings:
             ca_path = ca_path or path
     if ca_path is None and (path := environ.get(FOLDER, "").strip()):
         if not os.path.isdir(path):
-            faults.append(f"{FOLDER} names {path}, which is no folder: name one, or a file in SSL_CERT_FILE.")
+            faults.append(
+                f"{FOLDER} names {path}, which is no folder: name one, or a file in SSL_CERT_FILE."
+            )
         ca_path = path
     if faults:
         raise BrokenNetwork(tuple(faults))
@@ -129,16 +137,23 @@ def _proxy(written: str) -> ProxyServer:
         raise ValueError(f"cannot be read as an address: {_FORM}") from None
     if parts.scheme != "http":
         raise ValueError(
-            f"{_FORM}: a proxy that is spoken to over TLS (https://) or SOCKS is not supported. What goes through the"
+            f"{_FORM}: a proxy that is spoken to over TLS (https://) or SOCKS is not supported. "
+            "What goes through the"
             " proxy is encrypted all the same"
         )
-    if not (_HOST.fullmatch(host) or _is_ip(host)) or parts.path not in ("", "/") or parts.query or parts.fragment:
+    if (
+        not (_HOST.fullmatch(host) or _is_ip(host))
+        or parts.path not in ("", "/")
+        or parts.query
+        or parts.fragment
+    ):
         raise ValueError(_FORM)
     return ProxyServer(host, _PROXY_PORT if port is None else port, username, password)
 
 
 def _is_meant(entry: str, host: str, port: int) -> bool:
-    """Whether *entry* of NO_PROXY means *host*: ``*``, a name and all below it, an address or a network."""
+    """Whether *entry* of NO_PROXY means *host*: ``*``, a name and all below it, an address or a
+    network."""
     if entry == "*":
         return True
     name, entry_port = entry.lower(), ""

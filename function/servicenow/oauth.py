@@ -1,9 +1,11 @@
-"""Tokens of ServiceNow's OAuth: fetched early, shared by all threads, one request at a time for however many wait.
+"""Tokens of ServiceNow's OAuth: fetched early, shared by all threads, one request at a time for
+however many wait.
 
-Authlib makes the requests' forms; they go over our own transport, for what OAuth2Session (a session of requests) does
-not keep: a deadline on the whole exchange, and a bound on what is read.
+Authlib makes the requests' forms; they go over our own transport, for what OAuth2Session (a session
+of requests) does not keep: a deadline on the whole exchange, and a bound on what is read.
 
-Sources: RFC 6749 (4.3 password, 4.4 client credentials, 6 refresh); ServiceNow's docs (client-credentials.md).
+Sources: RFC 6749 (4.3 password, 4.4 client credentials, 6 refresh); ServiceNow's docs
+(client-credentials.md).
 """
 
 import logging
@@ -25,12 +27,14 @@ log = logging.getLogger("function.servicenow")
 T = TypeVar("T")
 
 PATH: Final = "/oauth_token.do"
-# Of the half hour that a token lives by default: the clocks' difference, and the longest call that it is sent with.
+# Of the half hour that a token lives by default: the clocks' difference, and the longest call that
+# it is sent with.
 MARGIN_SECONDS: Final = 60.0
-# Who asks that soon after a request for a token has failed is told the same, without a request: a crowd that comes in
-# one by one waited too. No longer, because somebody may have put it right.
+# Who asks that soon after a request for a token has failed is told the same, without a request: a
+# crowd that comes in one by one waited too. No longer, because somebody may have put it right.
 PAUSE_SECONDS: Final = 1.0
-# A token that is still good is used until it is not; a server that is down is not asked by every call meanwhile.
+# A token that is still good is used until it is not; a server that is down is not asked by every
+# call meanwhile.
 EARLY_PAUSE_SECONDS: Final = 10.0
 # What ServiceNow grants by default, where it does not say; and no longer than it could mean.
 LIFE_SECONDS: Final = 1800.0
@@ -54,15 +58,19 @@ _MEANS_THE_SAME: Final = {
 _SLOW: Final = Failure(
     Kind.TRANSIENT,
     Reason.TIMEOUT,
-    "ServiceNow gave no token in time: it may be restarting or overloaded; see its status page if this lasts.",
+    "ServiceNow gave no token in time: it may be restarting or overloaded; see its status "
+    "page if this lasts.",
 )
 _NO_TOKEN: Final = Failure(
-    Kind.TRANSIENT, Reason.BAD_ANSWER, "ServiceNow's token endpoint answered without a token that can be used."
+    Kind.TRANSIENT,
+    Reason.BAD_ANSWER,
+    "ServiceNow's token endpoint answered without a token that can be used.",
 )
 _NO_ENDPOINT: Final = Failure(
     Kind.TRANSIENT,
     Reason.NOT_SERVICENOW,
-    f"What answered at {PATH} is not ServiceNow's token endpoint: check SERVICENOW_INSTANCE_URL, and that the plugin"
+    f"What answered at {PATH} is not ServiceNow's token endpoint: check SERVICENOW_INSTANCE_URL, "
+    "and that the plugin"
     " OAuth 2.0 (com.snc.platform.security.oauth) is active.",
 )
 
@@ -82,10 +90,11 @@ class _Refusal(msgspec.Struct, frozen=True):
 
 
 def granted(reply: Reply, refused: str, *, now: float) -> TokenResponse | Failure:
-    """Say what *reply* of the token endpoint means; *refused* is the hint for a refusal. *now* is UNIX seconds.
+    """Say what *reply* of the token endpoint means; *refused* is the hint for a refusal. *now* is
+    UNIX seconds.
 
-    Every failure is TRANSIENT, for what needed the token was not sent. Its words are ServiceNow's codes or none: what
-    else is said there might repeat what was sent.
+    Every failure is TRANSIENT, for what needed the token was not sent. Its words are ServiceNow's
+    codes or none: what else is said there might repeat what was sent.
     """
     refusal = _decoded(reply, _Refusal)
     if reply.status == 401 or (reply.status in {400, 403} and refusal is not None):
@@ -111,14 +120,16 @@ def _decoded(reply: Reply, shape: type[T]) -> T | None:
 
 
 class Post(Protocol):
-    """Posts a form to the instance and receives the answer by *deadline*, on the monotonic clock."""
+    """Posts a form to the instance and receives the answer by *deadline*, on the
+    monotonic clock."""
 
     def __call__(self, path: str, form: bytes, *, deadline: float) -> Reply | Failure: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What is sent, and what the next one can be fetched with. Its times are of the monotonic clock."""
+    """What is sent, and what the next one can be fetched with. Its times are of the monotonic
+    clock."""
 
     access: str = field(repr=False)
     refresh: str = field(repr=False)
@@ -138,7 +149,8 @@ class SingleFlight:
         self._over.set()
 
     def wait(self, deadline: float) -> str | Failure | None:
-        """What it brought: for all a token or a failure; None if that was its leader's own, or not there in time."""
+        """What it brought: for all a token or a failure; None if that was its leader's own, or not
+        there in time."""
         self._over.wait(max(0.0, deadline - time.monotonic()))
         return self._outcome
 
@@ -153,7 +165,8 @@ class _Kept:
 
 
 class TokenCache:
-    """Keeps the token of a credential, and fetches the next one before it expires. Threads may share it."""
+    """Keeps the token of a credential, and fetches the next one before it expires. Threads may
+    share it."""
 
     def __init__(self, post: Post) -> None:
         self._post = post
@@ -161,13 +174,18 @@ class TokenCache:
         self._kept: dict[OAuth, _Kept] = {}
 
     def token(self, credential: OAuth, *, deadline: float) -> str | Failure:
-        """A token to send, by *deadline* on the monotonic clock; however many ask for one, one request is made."""
+        """A token to send, by *deadline* on the monotonic clock; however many ask for one, one
+        request is made."""
         while True:
             with self._lock:
                 kept = self._of(credential)
                 now = time.monotonic()
                 good = kept.token is not None and now < kept.token.expires_at
-                if kept.token and good and (now < kept.token.renew_at or kept.flight or now < kept.quiet_until):
+                if (
+                    kept.token
+                    and good
+                    and (now < kept.token.renew_at or kept.flight or now < kept.quiet_until)
+                ):
                     return kept.token.access
                 if kept.failure and now < kept.quiet_until:
                     return kept.failure
@@ -176,7 +194,12 @@ class TokenCache:
                     flight = kept.flight = SingleFlight()
             if leading:
                 # Early, a call must be left time enough to be sent with the token that it has.
-                return self._lead(credential, kept, flight, deadline=now + (deadline - now) / 2 if good else deadline)
+                return self._lead(
+                    credential,
+                    kept,
+                    flight,
+                    deadline=now + (deadline - now) / 2 if good else deadline,
+                )
             outcome = flight.wait(deadline)
             if outcome is not None:
                 return outcome
@@ -184,19 +207,22 @@ class TokenCache:
                 return _SLOW
 
     def drop(self, credential: OAuth, access: str) -> None:
-        """Forget the token *access*, if it is still the one that is kept: ServiceNow did not accept it."""
+        """Forget the token *access*, if it is still the one that is kept: ServiceNow did not accept
+        it."""
         with self._lock:
             kept = self._of(credential)
             if kept.token and kept.token.access == access:
                 kept.token = None
 
     def refuse(self, credential: OAuth, access: str, failure: Failure) -> None:
-        """The same of a token that had just been fetched: *failure* is told to who asks next, without a request."""
+        """The same of a token that had just been fetched: *failure* is told to who asks next,
+        without a request."""
         with self._lock:
             kept = self._of(credential)
             if kept.token and kept.token.access == access:
                 kept.token, kept.refresh = None, ""
-            # Also where somebody has dropped it meanwhile and fetched another: that one fares no better.
+            # Also where somebody has dropped it meanwhile and fetched another: that one fares no
+            # better.
             kept.failure, kept.quiet_until = failure, time.monotonic() + PAUSE_SECONDS
 
     def _of(self, credential: OAuth) -> _Kept:
@@ -206,7 +232,9 @@ class TokenCache:
             self._kept[credential] = _Kept()
         return self._kept[credential]
 
-    def _lead(self, credential: OAuth, kept: _Kept, flight: SingleFlight, *, deadline: float) -> str | Failure:
+    def _lead(
+        self, credential: OAuth, kept: _Kept, flight: SingleFlight, *, deadline: float
+    ) -> str | Failure:
         answer: Token | Failure | None = None
         shared: str | Failure | None = None
         try:
@@ -247,7 +275,10 @@ class TokenCache:
                 client.refresh_token(PATH, refresh_token=refresh)
             elif credential.username:
                 client.fetch_token(
-                    PATH, grant_type="password", username=credential.username, password=credential.password
+                    PATH,
+                    grant_type="password",
+                    username=credential.username,
+                    password=credential.password,
                 )
             else:
                 client.fetch_token(PATH, grant_type="client_credentials")
@@ -255,8 +286,8 @@ class TokenCache:
             return error.failure
         answer = over.answer
         life_seconds = min(answer.expires_in, LIFE_SECONDS_MAX) if answer.expires_in > 0 else 0.0
-        # While a token lives, asking again gives the same one with what is left of it: halved, a few requests reach its
-        # end, where a fixed margin would make one for every call.
+        # While a token lives, asking again gives the same one with what is left of it: halved, a
+        # few requests reach its end, where a fixed margin would make one for every call.
         return Token(
             answer.access_token,
             answer.refresh_token or refresh,
@@ -266,13 +297,15 @@ class TokenCache:
 
 
 def _put_down(kept: _Kept, answer: Token | Failure, *, ours_alone: bool) -> str | Failure | None:
-    """Remember *answer* and give what all who wait are told; None for what is its leader's own: its time was over."""
+    """Remember *answer* and give what all who wait are told; None for what is its leader's own: its
+    time was over."""
     now = time.monotonic()
     if isinstance(answer, Token):
         kept.token, kept.refresh, kept.failure, kept.quiet_until = answer, answer.refresh, None, 0.0
         return answer.access
     if answer.reason is Reason.UNAUTHORIZED:
-        # Even if the token is good for a minute yet: a password must not be tried again by every call in it.
+        # Even if the token is good for a minute yet: a password must not be tried again by every
+        # call in it.
         kept.token, kept.refresh = None, ""
     elif kept.token and now < kept.token.expires_at:
         kept.quiet_until = now + EARLY_PAUSE_SECONDS
@@ -302,12 +335,16 @@ class _OverOurTransport:
         self._refused = refused
         self._deadline = deadline
 
-    def post(self, path: str, *, data: Mapping[str, str], auth: Any, headers: Mapping[str, str]) -> Any:
+    def post(
+        self, path: str, *, data: Mapping[str, str], auth: Any, headers: Mapping[str, str]
+    ) -> Any:
         """Send the form with the client's id and secret. Raises _NoTokenError."""
         started = time.monotonic()
         _, _, form = auth.prepare("POST", path, dict(headers), urlencode(data))
         reply = self._post(path, form.encode(), deadline=self._deadline)
-        answer = granted(reply, self._refused, now=time.time()) if isinstance(reply, Reply) else reply
+        answer = (
+            granted(reply, self._refused, now=time.time()) if isinstance(reply, Reply) else reply
+        )
         if isinstance(answer, Failure) and answer.reason is Reason.TIMEOUT:
             answer = replace(answer, hint=_SLOW.hint)
         log.log(
@@ -331,7 +368,9 @@ class _OverOurTransport:
 class RequestAuth:
     """What one call proves with who we are; a token that has lapsed is replaced once."""
 
-    def __init__(self, credential: Callable[[], Credential], tokens: TokenCache, *, deadline: float) -> None:
+    def __init__(
+        self, credential: Callable[[], Credential], tokens: TokenCache, *, deadline: float
+    ) -> None:
         self._await_permit = credential
         self._tokens = tokens
         self._deadline = deadline
@@ -360,7 +399,8 @@ class RequestAuth:
         return {"Authorization": f"Bearer {token}"}
 
     def has_lapsed(self, reply: Reply | Failure) -> bool:
-        """Whether ServiceNow did not accept the token, for the first time: the call may be sent with another."""
+        """Whether ServiceNow did not accept the token, for the first time: the call may be sent
+        with another."""
         if not isinstance(reply, Reply) or reply.status != 401 or not self._token or self._lapsed:
             return False
         if isinstance(self._credential, OAuth):

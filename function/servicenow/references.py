@@ -1,4 +1,5 @@
-"""Reference fields by name: looked up first, because ServiceNow stores a name it does not know as nothing."""
+"""Reference fields by name: looked up first, because ServiceNow stores a name it does not know as
+nothing."""
 
 import re
 import threading
@@ -24,14 +25,18 @@ _ROWS_MAX: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Referred:
-    """The table that a field refers to, and the columns its record may be named by, the surest first."""
+    """The table that a field refers to, and the columns its record may be named by, the surest
+    first."""
 
     table: str
     names: tuple[str, ...]
 
 
-REFERENCES: Final = {column: Referred(table, names) for column, (table, names) in COLUMN_REFERENCES.items()}
-# Their records are kept for what they did once, and are no longer to be referred to once they are inactive.
+REFERENCES: Final = {
+    column: Referred(table, names) for column, (table, names) in COLUMN_REFERENCES.items()
+}
+# Their records are kept for what they did once, and are no longer to be referred to once they are
+# inactive.
 _WITH_ACTIVE: Final = frozenset({"sys_user", "sys_user_group", "std_change_producer_version"})
 
 _SYS_ID = re.compile(r"[0-9a-fA-F]{32}", re.ASCII)
@@ -50,11 +55,15 @@ class References:
         self._asked: dict[tuple[str, str], Future[str]] = {}
         self._lock = threading.Lock()
 
-    def sys_id(self, field: str, name: str, *, find: Find, left_seconds: Callable[[], float]) -> str:
-        """What to send for *name* in *field*: itself where the field is no reference, nothing where it is blank.
+    def sys_id(
+        self, field: str, name: str, *, find: Find, left_seconds: Callable[[], float]
+    ) -> str:
+        """What to send for *name* in *field*: itself where the field is no reference, nothing where
+        it is blank.
 
         *left_seconds*: how long another thread that asks for the same name may be waited for.
-        Raises UnknownReference where no record, or more than one, goes by that name, and what *find* raises.
+        Raises UnknownReference where no record, or more than one, goes by that name, and what
+        *find* raises.
         """
         referred = self._columns.get(field)
         if referred is None:
@@ -77,7 +86,9 @@ class References:
                 if failure is None:
                     return asked.result()
                 if isinstance(failure, UnknownReference):
-                    raise UnknownReference(failure.hint, is_ambiguous=failure.is_ambiguous) from failure
+                    raise UnknownReference(
+                        failure.hint, is_ambiguous=failure.is_ambiguous
+                    ) from failure
                 if isinstance(failure, ServiceNowError) and failure.failure.kind is Kind.PERMANENT:
                     raise ServiceNowError(failure.failure, call=failure.call) from failure
             return _look_up(referred, field, name, find)
@@ -102,7 +113,9 @@ def _look_up(referred: Referred, field: str, name: str, find: Find) -> str:
     by_id = _SYS_ID.fullmatch(name)
     fields = ["sys_id", *referred.names]
     try:
-        query = "^OR".join(equals(column, name) for column in (("sys_id",) if by_id else referred.names))
+        query = "^OR".join(
+            equals(column, name) for column in (("sys_id",) if by_id else referred.names)
+        )
     except ValueError as error:
         raise _unknown(field, referred, "holds a character that a query cannot carry") from error
     if referred.table in _WITH_ACTIVE:
@@ -115,15 +128,16 @@ def _look_up(referred: Referred, field: str, name: str, find: Find) -> str:
     except UnknownReference as error:
         if not rows or error.is_ambiguous:
             raise
-    # Other records than those asked for: an answer to something else, perhaps. It is asked once more.
+    # Other records than those asked for: an answer to something else, perhaps. It is asked once
+    # more.
     return chosen(referred, field, name, find(referred.table, query, fields, _ROWS_MAX))
 
 
 def chosen(referred: Referred, field: str, name: str, rows: Sequence[Record]) -> str:
     """The sys_id of the one among *rows* that goes by *name*: an active one, where there is one.
 
-    What matched is checked here: ServiceNow drops an invalid term and returns everything. A record that does not tell
-    whether it is active counts as one that is. Raises UnknownReference.
+    What matched is checked here: ServiceNow drops an invalid term and returns everything. A record
+    that does not tell whether it is active counts as one that is. Raises UnknownReference.
     """
     columns = ("sys_id",) if _SYS_ID.fullmatch(name) else referred.names
     named = name.strip().casefold()
@@ -140,12 +154,20 @@ def chosen(referred: Referred, field: str, name: str, rows: Sequence[Record]) ->
                 return matching.pop()
             if matching:
                 which = "active " if active and referred.table in _WITH_ACTIVE else ""
-                raise _unknown(field, referred, f"is the {column} of more than one {which}record", is_ambiguous=True)
+                raise _unknown(
+                    field,
+                    referred,
+                    f"is the {column} of more than one {which}record",
+                    is_ambiguous=True,
+                )
     raise _unknown(field, referred, "is not there, or is hidden from the integration user")
 
 
-def _unknown(field: str, referred: Referred, why: str, *, is_ambiguous: bool = False) -> UnknownReference:
+def _unknown(
+    field: str, referred: Referred, why: str, *, is_ambiguous: bool = False
+) -> UnknownReference:
     return UnknownReference(
-        f"what is given for {field} {why} in {referred.table} (by {' or '.join(referred.names)}, or sys_id)",
+        f"what is given for {field} {why} in {referred.table} (by "
+        f"{' or '.join(referred.names)}, or sys_id)",
         is_ambiguous=is_ambiguous,
     )

@@ -2,8 +2,9 @@
 
 By words rather than by status, since HTTP 200 is not success here and 403 is five different things.
 
-Sources: the Table API's reference (r_RESTAPIHTTPResponseCodes), KB0564204 (202, 429), KB0778443 (cancelled
-transactions), KB2466644 (403 after a node switch), KB2697679 (403 although the row was inserted).
+Sources: the Table API's reference (r_RESTAPIHTTPResponseCodes), KB0564204 (202, 429), KB0778443
+(cancelled transactions), KB2466644 (403 after a node switch), KB2697679 (403 although the row was
+inserted).
 """
 
 import email.utils
@@ -23,7 +24,8 @@ from function.core.values import Json, text
 Record: TypeAlias = dict[str, str]
 
 
-# --- What is asked ----------------------------------------------------------------------------------------------------
+# --- What is asked
+# --------------------------------------------------------------------------------------------------
 
 _TABLE = re.compile(r"[a-z][a-z0-9_]{0,79}", re.ASCII)
 _FIELD = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*", re.ASCII)
@@ -35,7 +37,8 @@ _SYS_ID = re.compile(r"[0-9A-Za-z]{32}", re.ASCII)
 class Request:
     """One call of the Table API. A GET without *sys_id* is a query, and answered by a list.
 
-    Raises ValueError when *table* or *sys_id* is not spelled like one: nothing else ever becomes part of a URL's path.
+    Raises ValueError when *table* or *sys_id* is not spelled like one: nothing else ever becomes
+    part of a URL's path.
     """
 
     method: Literal["GET", "POST", "PATCH"]
@@ -60,21 +63,32 @@ class Request:
 def equals(field: str, value: str) -> str:
     """``field=value`` for an encoded query.
 
-    Raises ValueError for a value that could mean more than itself. ServiceNow documents no way to escape a ``^``, and
-    drops a term that it does not understand, whereupon the query returns every row.
+    Raises ValueError for a value that could mean more than itself. ServiceNow documents no way to
+    escape a ``^``, and drops a term that it does not understand, whereupon the query returns every
+    row.
     """
     if not _FIELD.fullmatch(field):
         raise ValueError("that is not the name of a ServiceNow field")
-    if not value or "^" in value or any(unicodedata.category(char) in {"Cc", "Zl", "Zp"} for char in value):
-        raise ValueError(f"a query for {field} needs a value, without ^ and without control characters")
+    if (
+        not value
+        or "^" in value
+        or any(unicodedata.category(char) in {"Cc", "Zl", "Zp"} for char in value)
+    ):
+        raise ValueError(
+            f"a query for {field} needs a value, without ^ and without control characters"
+        )
     if value.lstrip().startswith("=") or value.lstrip().lower().startswith("javascript:"):
-        raise ValueError(f"a query for {field} cannot take a value that starts with = or javascript:")
+        raise ValueError(
+            f"a query for {field} cannot take a value that starts with = or javascript:"
+        )
     return f"{field}={value}"
 
 
-# --- What the answer means --------------------------------------------------------------------------------------------
+# --- What the answer means
+# --------------------------------------------------------------------------------------------
 
-# ServiceNow asks for an hour at most (its limits are per hour); a longer wait is a mistake, or not ServiceNow's.
+# ServiceNow asks for an hour at most (its limits are per hour); a longer wait is a mistake, or not
+# ServiceNow's.
 RETRY_AFTER_SECONDS_MAX: Final = 3600.0
 WORDS_MAX: Final = 300
 
@@ -89,12 +103,14 @@ class Reply:
 
 
 def interpret(request: Request, reply: Reply, *, now: float) -> list[Record] | Failure:
-    """Say what *reply* means as the answer to *request*: its records (one, but for a query), or why not.
+    """Say what *reply* means as the answer to *request*: its records (one, but for a query), or why
+    not.
 
-    *now* is UNIX seconds, for the waits that are given as a time of day. TRANSIENT means that the request was certainly
-    not processed, or changes nothing; a write that may have been processed is IN_DOUBT. A wrong address (an HTML
-    page, a redirect to a login) is TRANSIENT too, although only a human can repair it: PERMANENT is the API's own
-    refusal, and rows that arrive while the address is wrong must not be given up.
+    *now* is UNIX seconds, for the waits that are given as a time of day. TRANSIENT means that the
+    request was certainly not processed, or changes nothing; a write that may have been processed is
+    IN_DOUBT. A wrong address (an HTML page, a redirect to a login) is TRANSIENT too, although only
+    a human can repair it: PERMANENT is the API's own refusal, and rows that arrive while the
+    address is wrong must not be given up.
     """
     body = _json_object(reply)
     wait = _retry_after_seconds(reply, now)
@@ -109,58 +125,90 @@ def interpret(request: Request, reply: Reply, *, now: float) -> list[Record] | F
     )
 
 
-def _verdict(request: Request, reply: Reply, body: dict[str, Any] | None, wait: float | None) -> list[Record] | Failure:
+def _verdict(
+    request: Request, reply: Reply, body: dict[str, Any] | None, wait: float | None
+) -> list[Record] | Failure:
     if reply.status != 201 and _is_page(reply) and _HIBERNATING.search(reply.body):
         return _ASLEEP
     match reply.status:
         case 200 | 201 if body is not None:
             return _records(request, reply.status, body)
         case 200 | 201 | 203 if _is_page(reply):
-            # A login page is never the answer to something that was done; of another page who knows.
+            # A login page is never the answer to something that was done; of another page who
+            # knows.
             certain = reply.status == 200 and _LOGIN.search(reply.body)
-            return _NOT_SERVICENOW if certain else no_answer(request, Reason.NOT_SERVICENOW, _NOT_SERVICENOW.hint)
+            return (
+                _NOT_SERVICENOW
+                if certain
+                else no_answer(request, Reason.NOT_SERVICENOW, _NOT_SERVICENOW.hint)
+            )
         case 202:
             return _SESSION_SYNC
         case status if 300 <= status < 400:
             return _ASLEEP if _is_developer_site(reply) else _REDIRECTED
         case 401:
-            return _MFA if reply.headers.get("x-mfa_token", "").strip().lower() == "invalid" else UNAUTHORIZED
+            return (
+                _MFA
+                if reply.headers.get("x-mfa_token", "").strip().lower() == "invalid"
+                else UNAUTHORIZED
+            )
         case 429:
             return _OVERLOADED if wait is None else _RATE_LIMITED
         case 408 | 499:
-            return no_answer(request, Reason.TIMEOUT, "Something between here and ServiceNow gave up waiting for it.")
+            return no_answer(
+                request,
+                Reason.TIMEOUT,
+                "Something between here and ServiceNow gave up waiting for it.",
+            )
         case status if 400 <= status < 500:
             return _refusal(request, status, body)
         case status if status >= 500:
             return no_answer(
                 request,
                 Reason.UNAVAILABLE,
-                "ServiceNow, or the load balancer before it, answered with a server error: the instance may be"
-                " restarting or upgrading, or its 60-second limit was reached. Check its status page if this lasts.",
+                "ServiceNow, or the load balancer before it, answered with a server error: the "
+                "instance may be restarting or upgrading, or its 60-second limit was reached. "
+                "Check its status page if this lasts.",
             )
         case _:
-            return no_answer(request, Reason.BAD_ANSWER, "ServiceNow's answer was cut off, or is not JSON.")
+            return no_answer(
+                request, Reason.BAD_ANSWER, "ServiceNow's answer was cut off, or is not JSON."
+            )
 
 
 def _records(request: Request, status: int, body: dict[str, Any]) -> list[Record] | Failure:
-    # Before `result`: a cancelled transaction answers 200 with part of the result and an error behind it (KB0778443).
+    # Before `result`: a cancelled transaction answers 200 with part of the result and an error
+    # behind it (KB0778443).
     if "error" in body:
         return no_answer(
             request,
             Reason.BAD_ANSWER,
-            "ServiceNow began to answer and then reported an error, as it does when a transaction exceeds its time"
+            "ServiceNow began to answer and then reported an error, as it does when a "
+            "transaction exceeds its time"
             " limit: look for slow business rules on the table.",
         )
     if status != (201 if request.method == "POST" else 200):
-        return no_answer(request, Reason.BAD_ANSWER, f"ServiceNow answered a {request.method} with HTTP {status}.")
+        return no_answer(
+            request,
+            Reason.BAD_ANSWER,
+            f"ServiceNow answered a {request.method} with HTTP {status}.",
+        )
     many = request.method == "GET" and not request.sys_id
     found = body.get("result")
     entries = found if many else [found]
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        return no_answer(request, Reason.BAD_ANSWER, "ServiceNow's answer holds no result of the expected shape.")
+        return no_answer(
+            request, Reason.BAD_ANSWER, "ServiceNow's answer holds no result of the expected shape."
+        )
     if any(isinstance(_plain(value), dict | list) for entry in entries for value in entry.values()):
-        return no_answer(request, Reason.BAD_ANSWER, "A field of ServiceNow's answer is neither text nor a reference.")
-    records = [{name: _cleaned(text(_plain(value))) for name, value in entry.items()} for entry in entries]
+        return no_answer(
+            request,
+            Reason.BAD_ANSWER,
+            "A field of ServiceNow's answer is neither text nor a reference.",
+        )
+    records = [
+        {name: _cleaned(text(_plain(value))) for name, value in entry.items()} for entry in entries
+    ]
     if request.sys_id and (given := records[0].get("sys_id")):
         if given.lower() != request.sys_id.lower():
             return wrong_record(request, asked=request.sys_id, given=records[0])
@@ -169,20 +217,28 @@ def _records(request: Request, status: int, body: dict[str, Any]) -> list[Record
         return no_answer(
             request,
             Reason.BAD_ANSWER,
-            "ServiceNow says that it created a record but not which: let the integration user read sys_id"
-            " and the record it creates.",
+            "ServiceNow says that it created a record but not which: let the integration user "
+            "read sys_id and the record it creates.",
         )
     return records
 
 
 def _refusal(request: Request, status: int, body: dict[str, Any] | None) -> list[Record] | Failure:
     if body is None or not isinstance(body.get("error"), dict):
-        # ServiceNow sends a page for a URL that is too long, and proxies for a request that they do not like; any other
-        # refusal that is not in ServiceNow's form is not ServiceNow's.
-        return _UNSPOKEN.get(status) or no_answer(request, Reason.NOT_SERVICENOW, _NOT_SERVICENOW.hint)
+        # ServiceNow sends a page for a URL that is too long, and proxies for a request that they do
+        # not like; any other refusal that is not in ServiceNow's form is not ServiceNow's.
+        return _UNSPOKEN.get(status) or no_answer(
+            request, Reason.NOT_SERVICENOW, _NOT_SERVICENOW.hint
+        )
     said = _said(body)
-    if status == 404 and any(words.startswith("No Record found") for words in said) and request.method != "POST":
-        return _MISSING if request.sys_id else []  # a query that finds nothing, as v1 of the API has it
+    if (
+        status == 404
+        and any(words.startswith("No Record found") for words in said)
+        and request.method != "POST"
+    ):
+        return (
+            _MISSING if request.sys_id else []
+        )  # a query that finds nothing, as v1 of the API has it
     for pattern, failure in REFUSALS_BY_MESSAGE:
         if any(pattern.match(words) for words in said):
             return failure
@@ -197,7 +253,8 @@ class Sent(Protocol):
 
 
 def no_answer(request: Sent, reason: Reason, hint: str, *, status: int = 0) -> Failure:
-    """The request was sent and its answer is no answer: a write may have been done, a GET can be sent again."""
+    """The request was sent and its answer is no answer: a write may have been done, a GET can be
+    sent again."""
     return Failure(Kind.IN_DOUBT if request.writes else Kind.TRANSIENT, reason, hint, status=status)
 
 
@@ -207,79 +264,96 @@ def is_sys_id(value: str) -> bool:
 
 
 def wrong_record(request: Sent, *, asked: str, given: Record) -> Failure:
-    """The answer holds the record *given*, and not the one *asked* for by its sys_id: nothing of it is to be believed.
+    """The answer holds the record *given*, and not the one *asked* for by its sys_id: nothing of it
+    is to be believed.
 
     The words name both.
     """
     failure = no_answer(request, Reason.WRONG_RECORD, _WRONG_RECORD)
-    told = _printable(f"{given.get('number', '')} {given.get('sys_id', '')}"[:100]) or "a record without a sys_id"
+    told = (
+        _printable(f"{given.get('number', '')} {given.get('sys_id', '')}"[:100])
+        or "a record without a sys_id"
+    )
     return replace(failure, words=f"asked for {asked}, answered with {told}")
 
 
 _WRONG_RECORD: Final = (
-    "ServiceNow, or something before it, answers with another record than the one that was asked for: look for a cache"
+    "ServiceNow, or something before it, answers with another record than the one that was asked "
+    "for: look for a cache"
     " or a proxy before the instance, and for a before-query business rule on the table."
 )
 
 
 # The words that shipped clients look for (alertmanager-webhook-servicenow and others).
-_HIBERNATING = re.compile(rb"instance is hibernating|instance-hibernating-page|hibernating instance", re.IGNORECASE)
+_HIBERNATING = re.compile(
+    rb"instance is hibernating|instance-hibernating-page|hibernating instance", re.IGNORECASE
+)
 _LOGIN = re.compile(
-    rb"type=[\"']?password|SAMLRequest|<title>[^<]{0,200}(log ?in|sign[ -]?in|single sign-on)", re.IGNORECASE
+    rb"type=[\"']?password|SAMLRequest|<title>[^<]{0,200}(log ?in|sign[ -]?in|single sign-on)",
+    re.IGNORECASE,
 )
 
 _ASLEEP: Final = Failure(
     Kind.TRANSIENT,
     Reason.HIBERNATING,
-    "The developer instance is hibernating: wake it at https://developer.servicenow.com (Manage instance, Wake).",
+    "The developer instance is hibernating: wake it at https://developer.servicenow.com (Manage "
+    "instance, Wake).",
 )
 _NOT_SERVICENOW: Final = Failure(
     Kind.TRANSIENT,
     Reason.NOT_SERVICENOW,
-    "What answered is not ServiceNow's Table API (a login page, a proxy, a firewall or another host): check"
-    " SERVICENOW_INSTANCE_URL, the instance's IP address access control, and that single sign-on leaves the"
-    " integration user alone.",
+    "What answered is not ServiceNow's Table API (a login page, a proxy, a firewall or another "
+    "host): check SERVICENOW_INSTANCE_URL, the instance's IP address access control, and that "
+    "single sign-on leaves the integration user alone.",
 )
 _REDIRECTED: Final = Failure(
     Kind.TRANSIENT,
     Reason.NOT_SERVICENOW,
-    "The address redirects elsewhere, as to a login: check that SERVICENOW_INSTANCE_URL is the instance's own address"
+    "The address redirects elsewhere, as to a login: check that SERVICENOW_INSTANCE_URL is the "
+    "instance's own address"
     " and that single sign-on leaves the integration user alone. Redirects are not followed.",
 )
 _SESSION_SYNC: Final = Failure(
     Kind.TRANSIENT,
     Reason.OVERLOADED,
-    "ServiceNow set the request aside without processing it (HTTP 202, KB0564204): too many requests wait for one"
+    "ServiceNow set the request aside without processing it (HTTP 202, KB0564204): too many "
+    "requests wait for one"
     " session. Check that no proxy adds cookies.",
 )
 _OVERLOADED: Final = Failure(
     Kind.TRANSIENT,
     Reason.OVERLOADED,
-    "ServiceNow's queue for API calls is full: lower SERVICENOW_MAX_CONCURRENCY or the number of instances, and see who"
+    "ServiceNow's queue for API calls is full: lower SERVICENOW_MAX_CONCURRENCY or the number of "
+    "instances, and see who"
     " else calls the API.",
 )
 _RATE_LIMITED: Final = Failure(
     Kind.TRANSIENT,
     Reason.RATE_LIMITED,
-    "A rate limit rule of the instance applies to the integration user: raise it in sys_rate_limit_rules, or wait.",
+    "A rate limit rule of the instance applies to the integration user: raise it in "
+    "sys_rate_limit_rules, or wait.",
 )
 UNAUTHORIZED: Final = Failure(
     Kind.TRANSIENT,
     Reason.UNAUTHORIZED,
-    "ServiceNow does not accept the user and password: check SERVICENOW_USERNAME and SERVICENOW_PASSWORD, that the"
-    " account is active and not locked out, and that it may use basic authentication (role snc_basic_auth_api_access,"
+    "ServiceNow does not accept the user and password: check SERVICENOW_USERNAME and "
+    "SERVICENOW_PASSWORD, that the"
+    " account is active and not locked out, and that it may use basic authentication (role "
+    "snc_basic_auth_api_access,"
     " or web service access only).",
 )
 _MFA: Final = Failure(
     Kind.TRANSIENT,
     Reason.UNAUTHORIZED,
-    "Multi-factor authentication applies to the integration user, which has nobody to answer it: exempt the user, or"
+    "Multi-factor authentication applies to the integration user, which has nobody to answer it: "
+    "exempt the user, or"
     " set web service access only.",
 )
 _MISSING: Final = Failure(
     Kind.PERMANENT,
     Reason.MISSING,
-    "ServiceNow has no such record, or hides it from the integration user: see whether it was deleted, and whether the"
+    "ServiceNow has no such record, or hides it from the integration user: see whether it was "
+    "deleted, and whether the"
     " user may read it (role itil).",
 )
 _REFUSED: Final = Failure(
@@ -293,8 +367,8 @@ def _refused(hint: str) -> Failure:
     return replace(_REFUSED, hint=hint)
 
 
-# What ServiceNow says, at the start of its message or detail: behind that it quotes names and values, which may say
-# anything. The rest is a refusal whose words a human must read.
+# What ServiceNow says, at the start of its message or detail: behind that it quotes names and
+# values, which may say anything. The rest is a refusal whose words a human must read.
 REFUSALS_BY_MESSAGE: Final = (
     (
         # A duplicate sys_id, a unique index, or any failure of the database.
@@ -302,7 +376,8 @@ REFUSALS_BY_MESSAGE: Final = (
         Failure(
             Kind.IN_DOUBT,
             Reason.INSERT_FAILED,
-            "ServiceNow's database did not take the record: it may exist already, or a unique index, or the database"
+            "ServiceNow's database did not take the record: it may exist already, or a unique "
+            "index, or the database"
             " itself, was against it. The instance's system log has the cause.",
         ),
     ),
@@ -311,7 +386,8 @@ REFUSALS_BY_MESSAGE: Final = (
         Failure(
             Kind.PERMANENT,
             Reason.BUSINESS_RULE,
-            "A business rule of the instance aborted the write: its name stands in ServiceNow's words, its reason only"
+            "A business rule of the instance aborted the write: its name stands in ServiceNow's "
+            "words, its reason only"
             " in its script (sys_script).",
         ),
     ),
@@ -320,7 +396,8 @@ REFUSALS_BY_MESSAGE: Final = (
         Failure(
             Kind.PERMANENT,
             Reason.DATA_POLICY,
-            "A data policy makes fields mandatory that the rule does not send: ServiceNow's words name them by label;"
+            "A data policy makes fields mandatory that the rule does not send: ServiceNow's "
+            "words name them by label;"
             " add them to the rule's fields, or to its close_code and close_notes.",
         ),
     ),
@@ -329,7 +406,8 @@ REFUSALS_BY_MESSAGE: Final = (
         Failure(
             Kind.PERMANENT,
             Reason.ACL,
-            "The integration user may not do this: give it the role itil (or sn_incident_write), and check the access"
+            "The integration user may not do this: give it the role itil (or sn_incident_write), "
+            "and check the access"
             " controls of the table and of the fields that the rule sends.",
         ),
     ),
@@ -338,30 +416,52 @@ REFUSALS_BY_MESSAGE: Final = (
         Failure(
             Kind.TRANSIENT,
             Reason.ACL,
-            "ServiceNow did not let the integration user use the Table API. It can say so for a moment after a node"
-            " switch (KB2466644); if it lasts, check the REST API access policies and the user's roles.",
+            "ServiceNow did not let the integration user use the Table API. It can say so for a "
+            "moment after a node switch (KB2466644); if it lasts, check the REST API access "
+            "policies and the user's roles.",
         ),
     ),
-    (re.compile(r"Invalid table"), _refused("The instance has no such table: check the rule's table.")),
+    (
+        re.compile(r"Invalid table"),
+        _refused("The instance has no such table: check the rule's table."),
+    ),
     (
         re.compile(r"Requested URI does not represent any resource"),
-        _refused("The instance does not know this address: check the rule's table, and SERVICENOW_INSTANCE_URL."),
+        _refused(
+            "The instance does not know this address: check the rule's table, and "
+            "SERVICENOW_INSTANCE_URL."
+        ),
     ),
-    (re.compile(r"Exception while reading request"), _refused("ServiceNow could not read the request as JSON.")),
+    (
+        re.compile(r"Exception while reading request"),
+        _refused("ServiceNow could not read the request as JSON."),
+    ),
     (
         re.compile(r"Rejected large REST payload"),
-        _refused("The request is larger than ServiceNow takes (10 MB): shorten what the rule's fields say."),
+        _refused(
+            "The request is larger than ServiceNow takes (10 MB): shorten what the "
+            "rule's fields say."
+        ),
     ),
 )
 _UNSPOKEN: Final = {
     400: _refused(
-        "ServiceNow, or a proxy before it, could not make sense of the request: see its own words. Where there are"
+        "ServiceNow, or a proxy before it, could not make sense of the request: see its own "
+        "words. Where there are"
         " none, its address may be too long: the rule maps too many fields."
     ),
-    405: _refused("This address takes no such method: check the rule's table and the instance's REST API policies."),
+    405: _refused(
+        "This address takes no such method: check the rule's table and the instance's "
+        "REST API policies."
+    ),
     406: _refused("ServiceNow does not answer in JSON here: check SERVICENOW_INSTANCE_URL."),
-    413: _refused("The request is larger than ServiceNow, or a proxy before it, takes: shorten the rule's fields."),
-    414: _refused("The request's address is too long for ServiceNow: the rule maps too many fields."),
+    413: _refused(
+        "The request is larger than ServiceNow, or a proxy before it, takes: shorten "
+        "the rule's fields."
+    ),
+    414: _refused(
+        "The request's address is too long for ServiceNow: the rule maps too many fields."
+    ),
     415: _refused("ServiceNow does not take JSON here: check SERVICENOW_INSTANCE_URL."),
 }
 
@@ -381,7 +481,10 @@ def _media_type(reply: Reply) -> str:
 
 
 def _is_page(reply: Reply) -> bool:
-    return _media_type(reply) in {"text/html", "application/xhtml+xml"} or reply.body.lstrip()[:1] == b"<"
+    return (
+        _media_type(reply) in {"text/html", "application/xhtml+xml"}
+        or reply.body.lstrip()[:1] == b"<"
+    )
 
 
 def _is_developer_site(reply: Reply) -> bool:
@@ -405,7 +508,9 @@ def _words(body: dict[str, Any] | None) -> str:
 
 
 def _printable(words: str) -> str:
-    return " ".join("".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in words).split())
+    return " ".join(
+        "".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in words).split()
+    )
 
 
 # PostgreSQL stores no NUL, and nobody stores half a character.
@@ -429,7 +534,9 @@ def _retry_after_seconds(reply: Reply, now: float) -> float | None:
         seconds = float(asked)
     elif (until := _http_date(asked)) is not None:
         seconds = until - now
-    elif reply.status == 429 and _WHOLE.fullmatch(reset):  # it stands on every answer to which a rule applies
+    elif reply.status == 429 and _WHOLE.fullmatch(
+        reset
+    ):  # it stands on every answer to which a rule applies
         seconds = float(reset) - now
     else:
         return None

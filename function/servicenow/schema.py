@@ -1,9 +1,10 @@
 """What an instance says of its own tables: columns, choices, data policies. Reads only.
 
-Much of it is hidden from most users, and what is hidden looks like what is not there: an empty list, or a refusal. So
-what could not be read is None here, never empty.
+Much of it is hidden from most users, and what is hidden looks like what is not there: an empty
+list, or a refusal. So what could not be read is None here, never empty.
 
-Sources: c_DataDictionaryTables (sys_db_object, sys_dictionary), r_DataPolicyFields (sys_data_policy2 and its rules).
+Sources: c_DataDictionaryTables (sys_db_object, sys_dictionary), r_DataPolicyFields
+(sys_data_policy2 and its rules).
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -19,15 +20,19 @@ from function.servicenow.responses import Record, equals
 ANCESTORS_MAX: Final = 8
 # A table of tickets has some hundred columns and a column some ten choices.
 _ROWS_MAX: Final = 5000
-# These extend task on every instance: known where sys_db_object, or what a table extends, is hidden.
-_TASKS: Final = frozenset({"incident", "problem", "change_request", "change_task", "sc_task", "sc_req_item"})
+# These extend task on every instance: known where sys_db_object, or what a table extends, is
+# hidden.
+_TASKS: Final = frozenset(
+    {"incident", "problem", "change_request", "change_task", "sc_task", "sc_req_item"}
+)
 # sys_dictionary.choice: a list with or without an empty entry. A suggestion (2) takes any value.
 _CLOSED_LISTS: Final = frozenset({"1", "3"})
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column as the dictionary has it. *refers_to* is the table of a reference, "" for other types."""
+    """A column as the dictionary has it. *refers_to* is the table of a reference, "" for other
+    types."""
 
     type: str
     length_max: int
@@ -38,7 +43,8 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A data policy: which columns are *mandatory* where a record fulfils the *conditions* (an encoded query)."""
+    """A data policy: which columns are *mandatory* where a record fulfils the *conditions* (an
+    encoded query)."""
 
     name: str
     conditions: str
@@ -47,14 +53,16 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class TableSchema:
-    """A table. *chain* is its name and those that it extends, as far as is known; *choices* are labels by column."""
+    """A table. *chain* is its name and those that it extends, as far as is known; *choices* are
+    labels by column."""
 
     chain: tuple[str, ...]
     columns: Mapping[str, Column] | None
     choices: Mapping[str, Mapping[str, str]] | None
     policies: tuple[Policy, ...] | None
     shown: frozenset[str] | None = field(default=None)
-    """Where the columns are hidden: those among the wanted ones that a record of the table was shown with."""
+    """Where the columns are hidden: those among the wanted ones that a record of the table was
+    shown with."""
 
     def lacks(self, column: str) -> bool | None:
         """Whether the table has no such column; None where that cannot be said."""
@@ -66,7 +74,8 @@ class TableSchema:
 def describe(table: str, wanted: Collection[str], find: Find) -> TableSchema:
     """What the instance says of *table*, and of the *wanted* among its columns.
 
-    Raises ServiceNowError where the table itself cannot be queried, and Unavailable whenever the instance is unwell.
+    Raises ServiceNowError where the table itself cannot be queried, and Unavailable whenever the
+    instance is unwell.
     """
     find(table, "", ["sys_id"], 1)
     chain = _chain(table, find)
@@ -85,7 +94,8 @@ def describe(table: str, wanted: Collection[str], find: Find) -> TableSchema:
 
 
 def _read(find: Find, table: str, query: str, fields: Sequence[str]) -> list[Record]:
-    """The rows that may be read; none where the table is refused. Raises what is wrong with the instance or with us."""
+    """The rows that may be read; none where the table is refused. Raises what is wrong with the
+    instance or with us."""
     for tries_left in (1, 0):
         try:
             return find(table, query, fields, _ROWS_MAX)
@@ -104,7 +114,9 @@ def _chain(table: str, find: Find) -> tuple[str, ...]:
     while len(chain) <= ANCESTORS_MAX:
         fields = ["name", "super_class.name"]
         rows = _read(find, "sys_db_object", equals("name", chain[-1]), fields)
-        above = next((row.get("super_class.name", "") for row in rows if row.get("name") == chain[-1]), "")
+        above = next(
+            (row.get("super_class.name", "") for row in rows if row.get("name") == chain[-1]), ""
+        )
         if not above and chain == [table] and table in _TASKS:
             above = "task"
         if not above or above in chain:
@@ -114,7 +126,16 @@ def _chain(table: str, find: Find) -> tuple[str, ...]:
 
 
 def _columns(chain: tuple[str, ...], find: Find) -> dict[str, Column] | None:
-    fields = ["name", "element", "internal_type", "max_length", "reference", "choice", "default_value", "active"]
+    fields = [
+        "name",
+        "element",
+        "internal_type",
+        "max_length",
+        "reference",
+        "choice",
+        "default_value",
+        "active",
+    ]
     rows = _read(find, "sys_dictionary", f"nameIN{','.join(chain)}", fields)
     columns: dict[str, Column] = {}
     # The nearest table's entry counts: it may override the one that is inherited.
@@ -126,7 +147,9 @@ def _columns(chain: tuple[str, ...], find: Find) -> dict[str, Column] | None:
             columns[row["element"]] = Column(
                 type=row.get("internal_type", ""),
                 length_max=int(length) if length.isascii() and length.isdigit() else 0,
-                refers_to=row.get("reference", "") if row.get("internal_type") == "reference" else "",
+                refers_to=row.get("reference", "")
+                if row.get("internal_type") == "reference"
+                else "",
                 has_choices=row.get("choice", "") in _CLOSED_LISTS,
                 has_default=bool(row.get("default_value")),
             )
@@ -134,7 +157,9 @@ def _columns(chain: tuple[str, ...], find: Find) -> dict[str, Column] | None:
     return columns if "sys_created_on" in columns else None
 
 
-def _choices(chain: tuple[str, ...], wanted: Collection[str], find: Find) -> dict[str, dict[str, str]] | None:
+def _choices(
+    chain: tuple[str, ...], wanted: Collection[str], find: Find
+) -> dict[str, dict[str, str]] | None:
     fields = ["name", "element", "value", "label", "language", "inactive"]
     query = f"nameIN{','.join(chain)}^elementIN{','.join(sorted(wanted))}"
     rows = _read(find, "sys_choice", query, fields)
@@ -142,7 +167,11 @@ def _choices(chain: tuple[str, ...], wanted: Collection[str], find: Find) -> dic
     for owner in reversed(chain):
         own: dict[str, dict[str, str]] = {}
         for row in rows:
-            if row.get("name") != owner or row.get("element") not in wanted or row.get("inactive") == "true":
+            if (
+                row.get("name") != owner
+                or row.get("element") not in wanted
+                or row.get("inactive") == "true"
+            ):
                 continue
             labels = own.setdefault(row["element"], {})
             if row.get("language", "en") == "en" or row["value"] not in labels:
@@ -154,7 +183,9 @@ def _choices(chain: tuple[str, ...], wanted: Collection[str], find: Find) -> dic
 def _policies(chain: tuple[str, ...], find: Find) -> tuple[Policy, ...] | None:
     known = {}
     fields = ["model_table", "short_description", "conditions", "active", "inherit"]
-    for row in _read(find, "sys_data_policy2", f"model_tableIN{','.join(chain)}^active=true", fields):
+    for row in _read(
+        find, "sys_data_policy2", f"model_tableIN{','.join(chain)}^active=true", fields
+    ):
         table = row.get("model_table")
         inherited = table in chain[1:] and row.get("inherit") == "true"
         if row.get("active") == "true" and (table == chain[0] or inherited):
@@ -163,13 +194,23 @@ def _policies(chain: tuple[str, ...], find: Find) -> tuple[Policy, ...] | None:
         return None
     mandatory: dict[str, set[str]] = {}
     fields = ["sys_data_policy", "field", "mandatory"]
-    for row in _read(find, "sys_data_policy_rule", f"sys_data_policyIN{','.join(known)}^mandatory=true", fields):
-        if row.get("mandatory") == "true" and row.get("field") and row.get("sys_data_policy") in known:
+    for row in _read(
+        find, "sys_data_policy_rule", f"sys_data_policyIN{','.join(known)}^mandatory=true", fields
+    ):
+        if (
+            row.get("mandatory") == "true"
+            and row.get("field")
+            and row.get("sys_data_policy") in known
+        ):
             mandatory.setdefault(row["sys_data_policy"], set()).add(row["field"])
     if not mandatory:
         return None
     return tuple(
-        Policy(row.get("short_description", ""), row.get("conditions", ""), frozenset(mandatory[sys_id]))
+        Policy(
+            row.get("short_description", ""),
+            row.get("conditions", ""),
+            frozenset(mandatory[sys_id]),
+        )
         for sys_id, row in known.items()
         if sys_id in mandatory
     )

@@ -1,8 +1,10 @@
-"""Searching a table of any length: page by page, each page beginning behind the last record of the one before.
+"""Searching a table of any length: page by page, each page beginning behind the last record of the
+one before.
 
-By key, not by offset: rows that are inserted meanwhile move offsets, and a large offset costs as much as all that it
-skips (KB0564204). ``sysparm_limit`` counts before access controls take records away, so a short page, even an empty
-one, is not the last: the end is where nothing visible is within LOOK_AHEAD_ROWS.
+By key, not by offset: rows that are inserted meanwhile move offsets, and a large offset costs as
+much as all that it skips (KB0564204). ``sysparm_limit`` counts before access controls take records
+away, so a short page, even an empty one, is not the last: the end is where nothing visible is
+within LOOK_AHEAD_ROWS.
 """
 
 from collections import deque
@@ -16,7 +18,8 @@ from function.servicenow.errors import InvalidArgument, Refused
 from function.servicenow.fields import Condition
 from function.servicenow.responses import Record, equals
 
-# Half a megabyte of what a search tells unless asked for more; 16 MiB, the most that is read, is 32 KiB a record.
+# Half a megabyte of what a search tells unless asked for more; 16 MiB, the most that is read, is 32
+# KiB a record.
 PAGE_ROWS: Final = 500
 # The platform's own bound on an answer.
 LOOK_AHEAD_ROWS: Final = 10_000
@@ -28,7 +31,8 @@ Find: TypeAlias = Callable[[str, Sequence[str], int], list[Record]]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Behind the record with this *key* (in the column of the order) and this *sys_id*; *at* it, if so."""
+    """Behind the record with this *key* (in the column of the order) and this *sys_id*; *at* it, if
+    so."""
 
     key: str
     sys_id: str
@@ -48,7 +52,9 @@ class Search:
         """*order_by* is a column, with a ``-`` in front for the last first."""
         column = order_by.removeprefix("-")
         if column not in ORDERS:
-            raise InvalidArgument(f"order_by must be one of {', '.join(ORDERS)}, with - in front for the last first")
+            raise InvalidArgument(
+                f"order_by must be one of {', '.join(ORDERS)}, with - in front for the last first"
+            )
         search = cls(tuple(conditions), column, order_by.startswith("-"))
         search.query(None)
         return search
@@ -61,7 +67,8 @@ class Search:
         return "^".join([*(condition.query() for condition in self.conditions), *behind, *orders])
 
     def _behind(self, place: Place) -> list[str]:
-        """``key > K or (key = K and sys_id > S)``, as the terms of a query, where ^OR binds tighter than ^.
+        """``key > K or (key = K and sys_id > S)``, as the terms of a query, where ^OR binds tighter
+        than ^.
 
         Records with an empty key come first, or last where the order descends.
         """
@@ -73,7 +80,10 @@ class Search:
         if not place.key:
             return [empty, same] if self.descending else [f"{same}^OR{column}ISNOTEMPTY"]
         also = f"^OR{empty}" if self.descending else ""
-        return [f"{column}{beyond}={place.key}{also}", f"{column}{beyond}{place.key}{also}^OR{same}"]
+        return [
+            f"{column}{beyond}={place.key}{also}",
+            f"{column}{beyond}{place.key}{also}^OR{same}",
+        ]
 
     def place(self, row: Record, *, at: bool = False) -> Place:
         """Where *row* stands. Raises Refused where its key cannot stand in a query."""
@@ -83,18 +93,29 @@ class Search:
                 equals(self.column, key)
             equals("sys_id", row["sys_id"])
         except ValueError:
-            hint = f"A record's {self.column} holds a character that a query cannot carry: order by another column."
+            hint = (
+                f"A record's {self.column} holds a character that a query cannot carry: order "
+                "by another column."
+            )
             raise Refused(Failure(Kind.PERMANENT, Reason.BAD_ANSWER, hint)) from None
         return Place(key, row["sys_id"], at)
 
 
-def records(search: Search, find: Find, *, fields: Sequence[str], limit: int | None) -> Iterator[Record]:
-    """What *search* finds: each record that was there all the time once, whatever is inserted meanwhile.
+def records(
+    search: Search, find: Find, *, fields: Sequence[str], limit: int | None
+) -> Iterator[Record]:
+    """What *search* finds: each record that was there all the time once, whatever is inserted
+    meanwhile.
 
-    One that moves in the order (``sys_updated_on``, ``priority``) while it is read may come again, or not at all.
-    Holds one page at a time. Raises what *find* raises, and Refused or InvalidArgument where a term was left out.
+    One that moves in the order (``sys_updated_on``, ``priority``) while it is read may come again,
+    or not at all. Holds one page at a time. Raises what *find* raises, and Refused or
+    InvalidArgument where a term was left out.
     """
-    asked = list(dict.fromkeys([*fields, search.column, *(condition.column for condition in search.conditions)]))
+    asked = list(
+        dict.fromkeys(
+            [*fields, search.column, *(condition.column for condition in search.conditions)]
+        )
+    )
     place: Place | None = None
     page: set[str] = set()
     left = limit
@@ -121,8 +142,8 @@ def records(search: Search, find: Find, *, fields: Sequence[str], limit: int | N
 class FoundRecords(Iterator[Record]):
     """What a search finds, read as it is asked for: an iterator, a page in memory at a time.
 
-    ``len`` is how many were found in all, and reads to the end, keeping what was not taken yet. It is false where
-    nothing was found. ``found[0]`` is the first, as long as none was taken.
+    ``len`` is how many were found in all, and reads to the end, keeping what was not taken yet. It
+    is false where nothing was found. ``found[0]`` is the first, as long as none was taken.
     """
 
     def __init__(self, found: Iterator[Record]) -> None:
@@ -144,13 +165,17 @@ class FoundRecords(Iterator[Record]):
 
     def __getitem__(self, index: int) -> Record:
         if self._taken:
-            raise TypeError("records were taken from it already: make a list of what a search finds")
+            raise TypeError(
+                "records were taken from it already: make a list of what a search finds"
+            )
         self._keep(index + 1 if index >= 0 else None)
         return self._kept[index]
 
     def _keep(self, count: int | None) -> bool:
         """Read until *count* are kept, or to the end; whether there are any."""
-        self._kept.extend(islice(self._found, None if count is None else max(0, count - len(self._kept))))
+        self._kept.extend(
+            islice(self._found, None if count is None else max(0, count - len(self._kept)))
+        )
         return bool(self._kept)
 
 
@@ -159,7 +184,8 @@ def _check(search: Search, rows: Sequence[Record], page: set[str]) -> None:
     for condition in search.conditions:
         if any(condition.column not in row for row in rows):
             raise InvalidArgument(
-                f"the instance has no field {condition.column}, or hides it from the integration user: without it"
+                f"the instance has no field {condition.column}, or hides it from the integration "
+                "user: without it"
                 " every record would be found"
             )
         if not all(condition.holds(row) for row in rows):
@@ -171,6 +197,7 @@ def _check(search: Search, rows: Sequence[Record], page: set[str]) -> None:
 _LEFT_OUT: Final = Failure(
     Kind.PERMANENT,
     Reason.BAD_ANSWER,
-    "ServiceNow returned records that were not asked for: it leaves out a term of a query that it does not understand."
+    "ServiceNow returned records that were not asked for: it leaves out a term of a query that "
+    "it does not understand."
     " Check that the fields that are searched exist, and that the integration user may read them.",
 )

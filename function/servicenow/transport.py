@@ -1,8 +1,9 @@
 """One call over HTTP, within one bound on the whole of it, at most so many at a time.
 
-A socket's time-out bounds each wait, not their sum: a server that drips a byte a second would hold us for ever. Here
-the answer, its headers included, is read against one deadline; and what failed before the request was sent is told from
-what failed after, which no exception of requests or urllib3 does reliably (an SSLError can be either).
+A socket's time-out bounds each wait, not their sum: a server that drips a byte a second would hold
+us for ever. Here the answer, its headers included, is read against one deadline; and what failed
+before the request was sent is told from what failed after, which no exception of requests or
+urllib3 does reliably (an SSLError can be either).
 """
 
 import http.client
@@ -36,12 +37,14 @@ CALL_SECONDS_MIN: Final = 0.05
 # A page of records is kilobytes; 16 MiB is more than any answer that we ask for.
 BODY_BYTES_MAX: Final = 16 * 1024 * 1024
 _CHUNK_BYTES: Final = 64 * 1024
-# Connecting to each of a host's addresses, and TLS after that, may take this part of the time that is left.
+# Connecting to each of a host's addresses, and TLS after that, may take this part of the time that
+# is left.
 _CONNECT_SHARE: Final = 0.25
 
 
 class CancelScope:
-    """Lets another thread end what this one sends: its connection is cut, and nothing more is sent in its name."""
+    """Lets another thread end what this one sends: its connection is cut, and nothing more is sent
+    in its name."""
 
     def __init__(self) -> None:
         self.is_cancelled = False
@@ -97,9 +100,11 @@ class Transport:
         headers: Callable[[], Mapping[str, str] | Failure],
         deadline: float,
     ) -> Reply | Failure:
-        """Send *request* when its turn comes, and receive the answer by *deadline* (on the monotonic clock).
+        """Send *request* when its turn comes, and receive the answer by *deadline* (on the
+        monotonic clock).
 
-        *headers* is asked for what proves who we are right before the request is sent; its failure is the answer.
+        *headers* is asked for what proves who we are right before the request is sent; its failure
+        is the answer.
         """
         scope = SCOPE.get()
         if scope is not None and scope.is_cancelled:
@@ -122,7 +127,8 @@ class Transport:
             self._slots.release()
 
     def post_form(self, path: str, form: bytes, *, deadline: float) -> Reply | Failure:
-        """Post *form* and receive the answer by *deadline*: what a call needs, in the turn which that call has."""
+        """Post *form* and receive the answer by *deadline*: what a call needs, in the turn which
+        that call has."""
         if (left_seconds := deadline - time.monotonic()) < CALL_SECONDS_MIN:
             return _NO_TIME
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -143,11 +149,13 @@ class Transport:
     ) -> Reply | Failure:
         """Send and receive.
 
-        A failure is a value; the exception behind it is let go: its text may hold the address and what was received.
+        A failure is a value; the exception behind it is let go: its text may hold the address and
+        what was received.
         """
         deadline = time.monotonic() + left_seconds
         status, headers, body = 0, dict[str, str](), bytearray()
-        # requests hands urllib3's own kind of time-out through, which bounds connecting and answering together.
+        # requests hands urllib3's own kind of time-out through, which bounds connecting and
+        # answering together.
         bound = _BoundedTimeout(deadline)
         try:
             with self._session.request(
@@ -157,7 +165,8 @@ class Transport:
                 data=data,
                 headers=dict(proof),
                 timeout=cast(float, bound),
-                allow_redirects=False,  # the password must not follow a hibernating instance to another host
+                # the password must not follow a hibernating instance to another host
+                allow_redirects=False,
                 stream=True,
             ) as response:
                 self._count()
@@ -166,7 +175,10 @@ class Transport:
                 for chunk in response.iter_content(_CHUNK_BYTES):
                     body += chunk
                     if len(body) > BODY_BYTES_MAX:
-                        hint = "ServiceNow's answer is larger than 16 MiB, and was not read to its end."
+                        hint = (
+                            "ServiceNow's answer is larger than 16 MiB, and was "
+                            "not read to its end."
+                        )
                         return no_answer(request, Reason.BAD_ANSWER, hint, status=status)
         except _NeverSentError as error:
             return error.failure
@@ -191,13 +203,17 @@ class _Form:
     writes: Literal[False] = False
 
 
-_NO_TIME: Final = Failure(Kind.TRANSIENT, Reason.DEADLINE, "There was no time left for a call to ServiceNow.")
-_CANCELLED: Final = Failure(Kind.TRANSIENT, Reason.DEADLINE, "The call was given up before it was sent.")
+_NO_TIME: Final = Failure(
+    Kind.TRANSIENT, Reason.DEADLINE, "There was no time left for a call to ServiceNow."
+)
+_CANCELLED: Final = Failure(
+    Kind.TRANSIENT, Reason.DEADLINE, "The call was given up before it was sent."
+)
 CROWDED: Final = Failure(
     Kind.TRANSIENT,
     Reason.NO_CAPACITY,
-    "All our calls to ServiceNow were taken for the whole time: SERVICENOW_MAX_CONCURRENCY bounds them, and ServiceNow"
-    " may be slow.",
+    "All our calls to ServiceNow were taken for the whole time: SERVICENOW_MAX_CONCURRENCY "
+    "bounds them, and ServiceNow may be slow.",
 )
 
 
@@ -208,27 +224,37 @@ def _status_says_it(status: int) -> bool:
 
 def _cut_off(request: Sent, status: int, *, late: bool) -> Failure:
     if late:
-        hint = "ServiceNow did not answer in time: look for slow business rules on the table, and at its status page."
+        hint = (
+            "ServiceNow did not answer in time: look for slow business rules on the table, "
+            "and at its status page."
+        )
         return no_answer(request, Reason.TIMEOUT, hint, status=status)
     if status:
-        return no_answer(request, Reason.BAD_ANSWER, "ServiceNow's answer broke off.", status=status)
-    hint = "The connection to ServiceNow broke before it answered: it may be restarting, or a proxy cuts connections."
+        return no_answer(
+            request, Reason.BAD_ANSWER, "ServiceNow's answer broke off.", status=status
+        )
+    hint = (
+        "The connection to ServiceNow broke before it answered: it may be restarting, or a "
+        "proxy cuts connections."
+    )
     return no_answer(request, Reason.UNREACHABLE, hint)
 
 
 class _Session(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """None: requests would prepare the next request even if not to send it, and read the whole body for that."""
+        """None: requests would prepare the next request even if not to send it, and read the whole
+        body for that."""
 
 
 def _session(concurrency_max: int, proxy: ProxyServer | None) -> requests.Session:
     session = _Session()
-    # With trust_env, a .netrc would replace our Authorization; and each call would spend 8 % more CPU on looking for
-    # what network.py read once.
+    # With trust_env, a .netrc would replace our Authorization; and each call would spend 8 % more
+    # CPU on looking for what network.py read once.
     session.trust_env = False
     if proxy is not None:
         session.proxies = {"https": proxy.url}
-    # A cookie pins us to a node and to a session, which runs one request at a time and drops the eleventh (KB0564204).
+    # A cookie pins us to a node and to a session, which runs one request at a time and drops the
+    # eleventh (KB0564204).
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     session.headers.update(
         {
@@ -265,7 +291,9 @@ def connect(
     failure: OSError = socket.gaierror(socket.EAI_NONAME, "no address")
     for address in addresses:
         try:
-            return create_connection((address, port), timeout_seconds, socket_options=list(options or ()))
+            return create_connection(
+                (address, port), timeout_seconds, socket_options=list(options or ())
+            )
         except OSError as error:
             failure = error
     raise failure
@@ -323,13 +351,16 @@ class _Connection(urllib3.connection.HTTPConnection):
     _is_cut = False
 
     def _new_conn(self) -> socket.socket:
-        """Connect to an address that was looked at: the name may resolve to another one the next time.
+        """Connect to an address that was looked at: the name may resolve to another one the next
+        time.
 
         A proxy is whom the environment trusts, and looks at addresses itself.
         """
         if self.proxy is not None:
             return super()._new_conn()
-        return connect(self._dns_host, self.port, timeout_seconds=self.timeout, options=self.socket_options)
+        return connect(
+            self._dns_host, self.port, timeout_seconds=self.timeout, options=self.socket_options
+        )
 
     def connect(self) -> None:
         try:
@@ -347,7 +378,8 @@ class _Connection(urllib3.connection.HTTPConnection):
         self._is_cut = False
 
     def cut(self, scope: CancelScope) -> None:
-        """End what *scope* sends over it, if that is what it is used for. To be called with _CUTTING held."""
+        """End what *scope* sends over it, if that is what it is used for. To be called with
+        _CUTTING held."""
         if self._scope is scope and self.sock is not None:
             self._is_cut = True
             with suppress(OSError):
@@ -398,7 +430,8 @@ _POOLS: Final = {"http": _Pool, "https": _SecurePool}
 
 
 class _BoundedTimeout(urllib3.Timeout):
-    """What is left until *deadline*, whenever urllib3 asks: it connects to a proxy before its own clock starts."""
+    """What is left until *deadline*, whenever urllib3 asks: it connects to a proxy before its own
+    clock starts."""
 
     def __init__(self, deadline: float) -> None:
         left_seconds = max(deadline - time.monotonic(), 0.001)
@@ -410,7 +443,8 @@ class _BoundedTimeout(urllib3.Timeout):
 
 
 def open_tunnel(sock: socket.socket, proxy: ProxyServer, host: str, port: int) -> int:
-    """Ask *proxy*, on *sock*, for a connection to *host*; the HTTP status of its answer. Raises OSError."""
+    """Ask *proxy*, on *sock*, for a connection to *host*; the HTTP status of its answer. Raises
+    OSError."""
     shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     lines = [
         f"CONNECT {shown} HTTP/1.1",
@@ -435,9 +469,13 @@ _NO_TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")
 def proxy_refusal(status: int) -> str:
     """The sentence for a proxy that answered *status* to CONNECT."""
     if status == 407:
-        return "The proxy does not accept the user and password that HTTPS_PROXY has, or wants some: check HTTPS_PROXY."
+        return (
+            "The proxy does not accept the user and password that HTTPS_PROXY has, or wants "
+            "some: check HTTPS_PROXY."
+        )
     return (
-        f"The proxy that HTTPS_PROXY names does not connect us to ServiceNow (it answers HTTP {status}): check that it"
+        "The proxy that HTTPS_PROXY names does not connect us to ServiceNow (it answers HTTP "
+        f"{status}): check that it"
         " lets SERVICENOW_INSTANCE_URL through, or name the host in NO_PROXY."
     )
 
@@ -447,25 +485,42 @@ def _unreached(error: Exception, *, by_proxy: bool) -> Failure:
         case OSError() if by_proxy and (refused := _NO_TUNNEL.match(str(error))):
             hint = proxy_refusal(int(refused[1]))
         case NameResolutionError() | UnicodeError() if by_proxy:
-            hint = "The host name of the proxy is not known: check HTTPS_PROXY, and the network's name service."
+            hint = (
+                "The host name of the proxy is not known: check HTTPS_PROXY, and the "
+                "network's name service."
+            )
         case ssl.SSLError() | SSLError() if by_proxy:
             hint = (
-                "No secure connection to ServiceNow through the proxy: check SERVICENOW_INSTANCE_URL and, where the"
+                "No secure connection to ServiceNow through the proxy: check "
+                "SERVICENOW_INSTANCE_URL and, where the"
                 " proxy opens connections, that SSL_CERT_FILE has its certificate."
             )
         case _ if by_proxy:
             hint = (
-                "ServiceNow could not be reached through the proxy: check HTTPS_PROXY, and that the proxy is up and"
+                "ServiceNow could not be reached through the proxy: check HTTPS_PROXY, and that "
+                "the proxy is up and"
                 " lets SERVICENOW_INSTANCE_URL through."
             )
         case ForbiddenAddressError():
             hint = f"SERVICENOW_INSTANCE_URL names a host whose address is {FORBIDDEN}."
         case NameResolutionError() | socket.gaierror() | UnicodeError():
-            hint = "ServiceNow's host name is not known: check SERVICENOW_INSTANCE_URL, and the network's name service."
+            hint = (
+                "ServiceNow's host name is not known: check SERVICENOW_INSTANCE_URL, and the "
+                "network's name service."
+            )
         case ssl.SSLError() | SSLError():
-            hint = "No secure connection to ServiceNow: check SERVICENOW_INSTANCE_URL and the host's certificate."
+            hint = (
+                "No secure connection to ServiceNow: check SERVICENOW_INSTANCE_URL and the "
+                "host's certificate."
+            )
         case ConnectTimeoutError() | TimeoutError():
-            hint = "ServiceNow could not be reached in time: check SERVICENOW_INSTANCE_URL, firewalls and egress rules."
+            hint = (
+                "ServiceNow could not be reached in time: check SERVICENOW_INSTANCE_URL, "
+                "firewalls and egress rules."
+            )
         case _:
-            hint = "ServiceNow could not be reached: check SERVICENOW_INSTANCE_URL, firewalls and egress rules."
+            hint = (
+                "ServiceNow could not be reached: check SERVICENOW_INSTANCE_URL, firewalls "
+                "and egress rules."
+            )
     return Failure(Kind.TRANSIENT, Reason.UNREACHABLE, hint)

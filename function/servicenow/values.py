@@ -1,9 +1,10 @@
 """Whether ServiceNow kept a value, though it spells it in its own way. Pure.
 
-A column's type is not asked for: that would be a call. What comes back tells it, because each type has one spelling
-there (c_TableAPI, sysparm_display_value=false): a decimal never comes back as `true`, a date never with a time. So what
-came back counts as what was sent where both are spellings of one value of a type that is spelled as what came back, and
-nothing was lost but fractions of a second, which no column of ServiceNow's holds.
+A column's type is not asked for: that would be a call. What comes back tells it, because each type
+has one spelling there (c_TableAPI, sysparm_display_value=false): a decimal never comes back as
+`true`, a date never with a time. So what came back counts as what was sent where both are spellings
+of one value of a type that is spelled as what came back, and nothing was lost but fractions of a
+second, which no column of ServiceNow's holds.
 """
 
 import re
@@ -16,12 +17,14 @@ from function.core.values import instant
 
 
 def is_same_text(one: str, other: str) -> bool:
-    """Whether a text column holds *one* and *other* alike: ServiceNow trims, and has its own idea of a line's end."""
+    """Whether a text column holds *one* and *other* alike: ServiceNow trims, and has its own idea
+    of a line's end."""
     return one == other or _plain(one) == _plain(other)
 
 
 def is_kept(returned: str, sent: str) -> bool:
-    """Whether *returned* is *sent*, by the type of column that *returned* is spelled like. Not the other way round."""
+    """Whether *returned* is *sent*, by the type of column that *returned* is spelled like. Not the
+    other way round."""
     if is_same_text(returned, sent):
         return True
     returned, sent = _plain(returned), _plain(sent)
@@ -37,7 +40,9 @@ def _plain(value: str) -> str:
 # Longer than any spelling of a number or a time; a list of 100 sys_ids.
 _CHARACTERS_MAX: Final = 4000
 # A boolean column that is emptied is false.
-_TRUTH: Final = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(("false", "0", "no", "off", ""), False)
+_TRUTH: Final = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(
+    ("false", "0", "no", "off", ""), False
+)
 
 
 def _same_truth(returned: str, sent: str) -> bool:
@@ -55,12 +60,18 @@ _GROUPED: Final = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?", re.ASCII)
 
 
 def _same_number(returned: str, sent: str) -> bool:
-    if not returned or not _COLUMN_NUMBER.fullmatch(returned) or not _NUMBER.fullmatch(sent) or returned == "-":
+    if (
+        not returned
+        or not _COLUMN_NUMBER.fullmatch(returned)
+        or not _NUMBER.fullmatch(sent)
+        or returned == "-"
+    ):
         return False
     return Decimal(returned) == Decimal(sent)
 
 
-# A currency is kept as its code and an amount ("USD;12.50"), and given back so, as the amount, or as people read it.
+# A currency is kept as its code and an amount ("USD;12.50"), and given back so, as the amount, or
+# as people read it.
 _SYMBOLS: Final = {"$": "USD", "€": "EUR", "£": "GBP", "¥": "JPY"}
 _AMOUNT: Final = re.compile(
     r"(?P<minus>-?)(?:(?P<code>[A-Z]{3})[; ]|(?P<symbol>[$€£¥])\s?)?"
@@ -75,7 +86,11 @@ def _same_amount(returned: str, sent: str) -> bool:
         return False
     # Of two plain numbers it is known already that they differ.
     of_currency = bool(ours[0] or theirs[0] or "," in sent)
-    return of_currency and ours[1] == theirs[1] and (ours[0] == theirs[0] or "" in {ours[0], theirs[0]})
+    return (
+        of_currency
+        and ours[1] == theirs[1]
+        and (ours[0] == theirs[0] or "" in {ours[0], theirs[0]})
+    )
 
 
 def _amount(written: str) -> tuple[str, Decimal] | None:
@@ -123,7 +138,8 @@ def _moment(written: str) -> datetime | None:
 
 
 def _same_date(returned: str, sent: str) -> bool:
-    """Of a date column, which has no time: nothing is lost of a midnight, be it UTC's or of the text's own offset."""
+    """Of a date column, which has no time: nothing is lost of a midnight, be it UTC's or of the
+    text's own offset."""
     if not _COLUMN_DATE.fullmatch(returned):
         return False
     ours = _moment(sent)
@@ -138,7 +154,8 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _same_duration(returned: str, sent: str) -> bool:
-    """Of a time or a duration, which comes back as a moment that long after 1970 began, or as it was sent."""
+    """Of a time or a duration, which comes back as a moment that long after 1970 began, or as it
+    was sent."""
     ours = _duration(sent)
     if ours is None:
         return False

@@ -1,6 +1,8 @@
-"""What Hasura posts, turned into an Event: table events of v1.3 to v2.48, PostgreSQL and MSSQL, cron and one-off ones.
+"""What Hasura posts, turned into an Event: table events of v1.3 to v2.48, PostgreSQL and MSSQL,
+cron and one-off ones.
 
-Pure: the caller has the header and the body. Hasura signs nothing, so a shared secret in a header is all there is.
+Pure: the caller has the header and the body. Hasura signs nothing, so a shared secret in a header
+is all there is.
 """
 
 import hmac
@@ -19,32 +21,35 @@ from function.core.values import Json, digest, instant, text
 
 Fields: TypeAlias = "dict[str, Json]"
 
-# An id of Hasura's is a UUID of 36 characters, a trigger's name has at most 42, a table's 63 (PostgreSQL) or 128
-# (MSSQL).
+# An id of Hasura's is a UUID of 36 characters, a trigger's name has at most 42, a table's 63
+# (PostgreSQL) or 128 (MSSQL).
 NAME_MAX: Final = 200
 # Deeper than any row is written, shallower than any recursion limit of what reads the images later.
 DEPTH_MAX: Final = 200
-# What PostgreSQL's numeric holds (its documentation, 8.1.2): digits before and after the decimal point.
+# What PostgreSQL's numeric holds (its documentation, 8.1.2): digits before and after the decimal
+# point.
 DIGITS_BEFORE_MAX: Final = 131_072
 DIGITS_AFTER_MAX: Final = 16_383
 # Python's int() refuses more, because it takes a time that grows with their square.
 INT_DIGITS_MAX: Final = 4300
-# Nine bytes (`1e131071`) can ask for 131072 digits. Seven of the longest that PostgreSQL has fit; a hundred small
-# bodies of more, which wait for nothing (see admission.py), would fill the memory.
+# Nine bytes (`1e131071`) can ask for 131072 digits. Seven of the longest that PostgreSQL has fit; a
+# hundred small bodies of more, which wait for nothing (see admission.py), would fill the memory.
 GROWTH_MAX: Final = 1024 * 1024
-# A Decimal takes 104 bytes, and `1.5,` four: those of so few characters (some 40,000) are one object wherever they are.
+# A Decimal takes 104 bytes, and `1.5,` four: those of so few characters (some 40,000) are one
+# object wherever they are.
 SHORT_CHARACTERS_MAX: Final = 5
 # Hasura counts tries in a PostgreSQL integer and takes num_retries as a 64-bit one.
 COUNT_MAX: Final = 2**63 - 1
 
 _WHAT_TO_SEND: Final = (
-    "Send the whole body as Hasura posts it, without a request transform: an object with id, table, trigger and event."
+    "Send the whole body as Hasura posts it, without a request transform: an "
+    "object with id, table, trigger and event."
 )
 
 
 class InvalidRequest(Exception):  # noqa: N818  # the request's fault, not an error of ours
-    """The body is nothing that Hasura sends. *message* says what is wrong and what to send instead, and quotes
-    nothing of a row."""
+    """The body is nothing that Hasura sends. *message* says what is wrong and what to send instead,
+    and quotes nothing of a row."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -52,12 +57,14 @@ class InvalidRequest(Exception):  # noqa: N818  # the request's fault, not an er
 
 
 def verify_secret(given: str | None, secrets: Sequence[str]) -> bool:
-    """Say whether *given* is one of *secrets*, in a time that does not tell how nearly. Without secrets nobody is."""
+    """Say whether *given* is one of *secrets*, in a time that does not tell how nearly. Without
+    secrets nobody is."""
     if not given:
         return False
     spellings = [given.encode("utf-8", "surrogatepass")]
     with suppress(UnicodeEncodeError):
-        # WSGI hands a header's bytes over as Latin-1, so that a secret with an umlaut arrives misspelled.
+        # WSGI hands a header's bytes over as Latin-1, so that a secret with an umlaut arrives
+        # misspelled.
         spellings.append(given.encode("latin-1"))
     # A list, so that all are compared.
     matches = [
@@ -86,23 +93,32 @@ def parse(body: bytes | bytearray) -> Event:
 
 
 def _whole(value: Json) -> Fields:
-    """The outermost object, unless it is one of the forms that people take for what Hasura posts."""
+    """The outermost object, unless it is one of the forms that people take for what
+    Hasura posts."""
     match value:
         case dict() if "event" in value or "scheduled_time" in value:
-            if isinstance(value.get("event"), dict) and not value.keys() & {"id", "table", "trigger"}:
+            if isinstance(value.get("event"), dict) and not value.keys() & {
+                "id",
+                "table",
+                "trigger",
+            }:
                 raise _refused("The body holds the event alone, without id, table and trigger.")
         case dict() if "payload" in value:
             raise InvalidRequest(
-                "The body has the event under `payload`: so Hasura's console and documentation show a request, but it "
+                "The body has the event under `payload`: so Hasura's console and documentation "
+                "show a request, but it "
                 "is not what Hasura posts. Send the value of `payload` alone."
             )
         case dict() if value.keys() & {"op", "data"}:
-            raise _refused("The body is the inner event alone (the payload column of Hasura's event_log).")
+            raise _refused(
+                "The body is the inner event alone (the payload column of Hasura's event_log)."
+            )
         case dict():
             raise _refused("`event` is missing.")
         case list():
             raise InvalidRequest(
-                "The body is a list. Hasura posts one event at a time: send each event as a request of its own."
+                "The body is a list. Hasura posts one event at a time: send each event as a "
+                "request of its own."
             )
         case str():
             raise _refused("The body is a JSON string: it was encoded twice, or is no event.")
@@ -136,13 +152,15 @@ def _table_event(fields: Fields, written: str) -> Event:
         current_retry=current_retry,
         session_variables=_session_variables(event),
         trace_id=_trace_id(event),
-        # MSSQL's events have neither (github.com/hasura/graphql-engine/issues/9128), and lack columns that are NULL.
+        # MSSQL's events have neither (github.com/hasura/graphql-engine/issues/9128), and lack
+        # columns that are NULL.
         absent_is_null=not event.keys() & {"session_variables", "trace_context"},
     )
 
 
 def _scheduled(fields: Fields, written: str) -> Event:
-    """A cron trigger's event has a name. A one-off one has none: rules tell them apart by their payload (`when`)."""
+    """A cron trigger's event has a name. A one-off one has none: rules tell them apart by their
+    payload (`when`)."""
     trigger = "" if fields.get("name") is None else _name(fields, "name")
     source = f"cron/{trigger}" if trigger else SCHEDULED
     new = fields.get("payload")
@@ -243,7 +261,10 @@ def _name(fields: Fields, name: str, place: str = "") -> str:
         case None:
             raise _refused(f"`{place}{name}` is missing or null.")
         case _:
-            raise _refused(f"`{place}{name}` must be a text of 1 to {NAME_MAX} characters, without control characters.")
+            raise _refused(
+                f"`{place}{name}` must be a text of 1 to {NAME_MAX} characters, without "
+                "control characters."
+            )
 
 
 def _refused(fault: str) -> InvalidRequest:
@@ -271,20 +292,24 @@ def _read(written: str) -> Json:
     # Raised out here, because JSONDecodeError holds the whole body.
     if _FORM.match(written):
         raise InvalidRequest(
-            "The body is form-encoded. Send it as JSON: leave the trigger's request transform out, or let it send "
+            "The body is form-encoded. Send it as JSON: leave the trigger's request transform "
+            "out, or let it send "
             "application/json."
         )
     raise _refused(fault)
 
 
 def _loaded(written: str, parse_int: Callable[[str], int | Decimal]) -> Json:
-    value: Json = json.loads(written, parse_float=_Numbers().exact, parse_int=parse_int, parse_constant=_no_number)
+    value: Json = json.loads(
+        written, parse_float=_Numbers().exact, parse_int=parse_int, parse_constant=_no_number
+    )
     return value
 
 
 def _too_deep() -> InvalidRequest:
     return InvalidRequest(
-        f"The body is nested deeper than {DEPTH_MAX} levels. Leave that column out of the trigger's payload."
+        f"The body is nested deeper than {DEPTH_MAX} levels. Leave that column out of the "
+        "trigger's payload."
     )
 
 
@@ -296,7 +321,8 @@ class _Numbers:
     short: dict[str, Decimal] = field(default_factory=dict)
 
     def exact(self, token: str) -> Decimal:
-        """The exact value in ordinary spelling: Hasura's `5.0e-2` is 0.05, and `1500.0` stays as it is."""
+        """The exact value in ordinary spelling: Hasura's `5.0e-2` is 0.05, and `1500.0` stays as it
+        is."""
         if (known := self.short.get(token)) is not None:
             return known
         mantissa, exponential, exponent = token.lower().partition("e")
@@ -313,14 +339,16 @@ class _Numbers:
         digits_after = -shift - cast("int", value.as_tuple().exponent)
         if value.adjusted() + shift >= DIGITS_BEFORE_MAX or digits_after > DIGITS_AFTER_MAX:
             raise InvalidRequest(
-                "The body holds a number with more digits than PostgreSQL's numeric has. Send it as text, or leave its "
+                "The body holds a number with more digits than PostgreSQL's numeric has. Send it "
+                "as text, or leave its "
                 "column out of the trigger's payload."
             )
         plain = format(value.scaleb(shift, _EXACT), "f")
         self.growth += max(0, len(plain) - len(token))
         if self.growth > GROWTH_MAX:
             raise InvalidRequest(
-                "The body holds too many numbers with large exponents. Leave their column out of the trigger's payload."
+                "The body holds too many numbers with large exponents. Leave their column out of "
+                "the trigger's payload."
             )
         return Decimal(plain)
 
@@ -336,13 +364,15 @@ def _no_number(token: str) -> NoReturn:
     raise _refused(f"The body is not JSON: it has the number {token}, which JSON has not.")
 
 
-# NUL and halves of surrogate pairs: JSON can escape them, but neither PostgreSQL nor UTF-8 has them.
+# NUL and halves of surrogate pairs: JSON can escape them, but neither PostgreSQL nor UTF-8 has
+# them.
 _UNWRITABLE: Final = re.compile("[\x00\ud800-\udfff]")
 _UNWRITABLE_ESCAPED: Final = re.compile(r"\\u(0000|[dD][89a-fA-F])")
 
 
 def _check_depth(value: Json, depth: int = 0) -> None:
-    """Refuse what is nested too deep. Keeps no list of what it has seen, for the body may be one list of millions."""
+    """Refuse what is nested too deep. Keeps no list of what it has seen, for the body may be one
+    list of millions."""
     if not isinstance(value, dict | list) or not value:
         return
     if depth == DEPTH_MAX:
@@ -365,6 +395,7 @@ def _check_texts(value: Json) -> None:
                 _check_texts(inner)
         case str() if _UNWRITABLE.search(value):
             raise InvalidRequest(
-                "The body has a text with \\u0000 or half of a surrogate pair (\\ud800 to \\udfff), which "
+                "The body has a text with \\u0000 or half of a surrogate pair (\\ud800 to "
+                "\\udfff), which "
                 "PostgreSQL cannot hold. Send whole characters."
             )

@@ -1,6 +1,7 @@
 """What a target is: one kind of thing that rules bring about, such as a ticket.
 
-The engine knows targets by this alone. It leases a key, gives the target a Task, and records what the task knows then.
+The engine knows targets by this alone. It leases a key, gives the target a Task, and records what
+the task knows then.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,13 +23,15 @@ class LeaseLost(Exception):  # noqa: N818  # a state, not a mistake
 class Task:
     """One rule's work for one key, under its lease.
 
-    *desired* is what the rule wants where the row is (None: that cannot be said). *step* is what this event did, None
-    where only a look is due. *record* is always what is known by now, also after NotDone: the engine writes it down.
-    *now* is the ledger's clock when the work began, in UNIX seconds. *save* writes the record down before a call, and
-    raises LeaseLost. *traits*: what is known of its table. *replayed*: somebody has looked for what a dead letter in
-    doubt may have made, and sent it again.
+    *desired* is what the rule wants where the row is (None: that cannot be said). *step* is what
+    this event did, None where only a look is due. *record* is always what is known by now, also
+    after NotDone: the engine writes it down. *now* is the ledger's clock when the work began, in
+    UNIX seconds. *save* writes the record down before a call, and raises LeaseLost. *traits*: what
+    is known of its table. *replayed*: somebody has looked for what a dead letter in doubt may have
+    made, and sent it again.
 
-    The target adds *mismatched_fields*, which came back different or empty, and *left_empty*, by field, why.
+    The target adds *mismatched_fields*, which came back different or empty, and *left_empty*, by
+    field, why.
     """
 
     rule: Rule
@@ -55,8 +58,8 @@ class Result:
 class TargetSession(Protocol):
     """A target on the connection that one delivery began with, and ends on.
 
-    *instance* is where what it makes stands: part of a record's key. *version* is that of the stored connection, ""
-    where none is stored. *settings_digest* stands for the settings that
+    *instance* is where what it makes stands: part of a record's key. *version* is that of the
+    stored connection, "" where none is stored. *settings_digest* stands for the settings that
     decide what becomes of an event: under others, a dead letter may live.
     """
 
@@ -71,7 +74,8 @@ class TargetSession(Protocol):
 
     @property
     def unverified(self) -> str | None:
-        """The digest of the credential for which the next call needs leave; None where it needs none."""
+        """The digest of the credential for which the next call needs leave; None where it needs
+        none."""
 
     def apply(self, task: Task) -> Result:
         """Bring about what is desired. Raises NotDone, LeaseLost, LedgerUnavailable."""
@@ -81,13 +85,15 @@ class TargetSession(Protocol):
 
 
 class Target(Protocol):
-    """One kind of thing that rules bring about; threads share it. *kind* is its key in the rules file."""
+    """One kind of thing that rules bring about; threads share it. *kind* is its key in the rules
+    file."""
 
     @property
     def kind(self) -> str: ...
 
     def connect(self, *, at_once: bool = False) -> TargetSession:
-        """The session on the connection that is in force, now if *at_once*. Raises LedgerUnavailable."""
+        """The session on the connection that is in force, now if *at_once*. Raises
+        LedgerUnavailable."""
 
 
 Targets = Mapping[str, Target]

@@ -20,20 +20,24 @@ def events(*images: Row | None, created_at: list[str] | None = None) -> list[byt
     bodies = [insert("outages", images[0], created_at=times[0])]
     for (old, new), at in zip(pairwise(images), times[1:], strict=True):
         bodies.append(
-            delete("outages", old, created_at=at) if new is None else update("outages", old, new, created_at=at)
+            delete("outages", old, created_at=at)
+            if new is None
+            else update("outages", old, new, created_at=at)
         )
     return bodies
 
 
 def ends(world: World, last: Row | None) -> bool:
-    """Whether the ticket (there is one at most) says what the row last said; a row that is gone has none open."""
+    """Whether the ticket (there is one at most) says what the row last said; a row that is gone has
+    none open."""
     incidents = world.incidents
     if last is None:
         return [row["state"] for row in incidents] in ([], ["6"])
     [incident] = incidents
-    return said(incident) == (last["title"], "6" if last["status"] == "fixed" else incident["state"]) and (
-        incident["state"] == "6"
-    ) == (last["status"] == "fixed")
+    return said(incident) == (
+        last["title"],
+        "6" if last["status"] == "fixed" else incident["state"],
+    ) and (incident["state"] == "6") == (last["status"] == "fixed")
 
 
 def equal(count: int) -> list[str]:
@@ -44,13 +48,17 @@ def backwards(count: int) -> list[str]:
     return [f"2026-03-04T05:06:{59 - second:02}" for second in range(count)]
 
 
-@pytest.mark.parametrize("times", [None, equal, backwards], ids=["clocks right", "clocks equal", "clocks backwards"])
+@pytest.mark.parametrize(
+    "times", [None, equal, backwards], ids=["clocks right", "clocks equal", "clocks backwards"]
+)
 @pytest.mark.parametrize(
     "images",
     [(A, B, C), (OPEN, FIXED, ACK, OPEN), (A, B, None), (A, B, C, D, E)],
     ids=["insert-update-update", "open-fixed-ack-open", "insert-update-delete", "four updates"],
 )
-def test_every_order_of_arrival_ends_as_the_row_did(images: tuple[Row | None, ...], times: object) -> None:
+def test_every_order_of_arrival_ends_as_the_row_did(
+    images: tuple[Row | None, ...], times: object
+) -> None:
     stamps = times(len(images)) if callable(times) else None
     wrong = []
     with World() as world:
@@ -61,7 +69,9 @@ def test_every_order_of_arrival_ends_as_the_row_did(images: tuple[Row | None, ..
             for arrival in order:
                 answer = world.send(bodies[arrival])
                 assert answer.status == 200, answer
-            tickets = [row for row in world.incidents if row["correlation_id"] == f"shop:outage:{number}"]
+            tickets = [
+                row for row in world.incidents if row["correlation_id"] == f"shop:outage:{number}"
+            ]
             states = [row["state"] == "6" for row in tickets]
             last = mine[-1]
             good = states in ([], [True]) if last is None else states == [last["status"] == "fixed"]
@@ -84,14 +94,22 @@ def send(world: World, bodies: list[bytes]) -> None:
 
 def open_tickets(world: World) -> dict[str, str]:
     """By correlation_id, what each open incident says; a second one of the same is an error."""
-    found = [(row["correlation_id"], row["short_description"]) for row in world.incidents if row["state"] != "6"]
+    found = [
+        (row["correlation_id"], row["short_description"])
+        for row in world.incidents
+        if row["state"] != "6"
+    ]
     assert len(dict(found)) == len(found)
     return dict(found)
 
 
-@pytest.mark.parametrize("heard_before", [True, False], ids=["known before", "older than the trigger"])
+@pytest.mark.parametrize(
+    "heard_before", [True, False], ids=["known before", "older than the trigger"]
+)
 @pytest.mark.parametrize("moved", [False, True], ids=["replaced", "replaced and changed"])
-def test_a_row_deleted_and_inserted_in_one_transaction_keeps_its_open_ticket(heard_before: bool, moved: bool) -> None:
+def test_a_row_deleted_and_inserted_in_one_transaction_keeps_its_open_ticket(
+    heard_before: bool, moved: bool
+) -> None:
     """A replace, or a row that moves to another partition."""
     ends = {}
     with World() as world:
@@ -186,7 +204,9 @@ ROWS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(rows=ROWS, deleted=st.booleans(), data=st.data())
 def test_any_history_in_any_order_with_duplicates_ends_as_the_row_did(
     world: World, rows: list[Row], deleted: bool, data: st.DataObject
@@ -197,7 +217,9 @@ def test_any_history_in_any_order_with_duplicates_ends_as_the_row_did(
     # Each image is a place of its own, as a row with an updated_at has it.
     images = [image and {**image, "version": version} for version, image in enumerate(images)]
     bodies = events(*images, *([None] if deleted else []))
-    order = data.draw(st.permutations(bodies + data.draw(st.lists(st.sampled_from(bodies), max_size=3))))
+    order = data.draw(
+        st.permutations(bodies + data.draw(st.lists(st.sampled_from(bodies), max_size=3)))
+    )
     answers = [world.send(body) for body in order]
 
     assert {answer.status for answer in answers} == {200}
@@ -207,8 +229,14 @@ def test_any_history_in_any_order_with_duplicates_ends_as_the_row_did(
     assert len(tickets) <= 1
     if deleted:
         assert all(row["state"] == "6" for row in tickets)
-    elif any(image and image["severity"] != "minor" and image["status"] != "fixed" for image in images[-1:]):
+    elif any(
+        image and image["severity"] != "minor" and image["status"] != "fixed"
+        for image in images[-1:]
+    ):
         [ticket] = tickets
         assert (ticket["short_description"], ticket["state"] == "6") == (last["title"], False)
     for ticket in tickets if not deleted else []:
-        assert (ticket["short_description"], ticket["state"] == "6") == (last["title"], last["status"] == "fixed")
+        assert (ticket["short_description"], ticket["state"] == "6") == (
+            last["title"],
+            last["status"] == "fixed",
+        )

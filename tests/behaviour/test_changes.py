@@ -1,4 +1,5 @@
-"""The life of tickets that are no incidents: change requests, and tables whose states a rule declares."""
+"""The life of tickets that are no incidents: change requests, and tables whose states a rule
+declares."""
 
 import json
 import re
@@ -35,7 +36,14 @@ DOCS = Path(__file__).parents[2] / "docs" / "tables.md"
 
 
 def release(**columns: object) -> dict[str, object]:
-    row = {"id": 7, "version": "1.0", "kind": "normal", "risk": 3, "deployed": False, "rolled_back": False}
+    row = {
+        "id": 7,
+        "version": "1.0",
+        "kind": "normal",
+        "risk": 3,
+        "deployed": False,
+        "rolled_back": False,
+    }
     return row | columns
 
 
@@ -59,12 +67,22 @@ def change(world: World) -> dict[str, str]:
 
 def states_sent(world: World) -> list[str]:
     """The states that were sent since the last time of asking, in their order."""
-    return [call.body["state"] for call in world.servicenow.take_calls() if call.body and "state" in call.body]
+    return [
+        call.body["state"]
+        for call in world.servicenow.take_calls()
+        if call.body and "state" in call.body
+    ]
 
 
 def refuse(world: World, condition: str, table: str = "change_request") -> str:
-    """Have a business rule of the instance refuse updates that fit *condition*; what is returned removes it."""
-    script = {"name": "Approval is missing", "collection": table, "when": "before", "filter_condition": condition}
+    """Have a business rule of the instance refuse updates that fit *condition*; what is returned
+    removes it."""
+    script = {
+        "name": "Approval is missing",
+        "collection": table,
+        "when": "before",
+        "filter_condition": condition,
+    }
     flags = {"active": "true", "action_update": "true", "abort_action": "true"}
     return world.servicenow.tables.insert("sys_script", script | flags, by="admin")["sys_id"]
 
@@ -88,7 +106,9 @@ def test_a_change_is_opened_as_new_with_its_model_named_like_its_type() -> None:
 
 
 def test_a_model_that_the_rule_gives_is_the_rules() -> None:
-    with World(rules=CHANGE.replace("        risk:", "        chg_model: hotfix\n        risk:")) as world:
+    with World(
+        rules=CHANGE.replace("        risk:", "        chg_model: hotfix\n        risk:")
+    ) as world:
         world.send(insert("releases", PLANNED))
 
         assert (change(world)["type"], change(world)["chg_model"]) == ("normal", "hotfix")
@@ -106,15 +126,24 @@ def test_a_standard_change_is_made_from_its_template_under_our_own_sys_id() -> N
         assert made["std_change_producer_version"] == template["sys_id"]
         assert (made["type"], made["chg_model"]) == ("standard", "standard")
         # The rule's own words are kept, what it leaves out is the template's.
-        assert (made["short_description"], made["description"]) == ("Release 1.1", template["description"])
-        assert world.calls() == ["GET std_change_producer_version", "POST change_request", "PATCH change_request"]
+        assert (made["short_description"], made["description"]) == (
+            "Release 1.1",
+            template["description"],
+        )
+        assert world.calls() == [
+            "GET std_change_producer_version",
+            "POST change_request",
+            "PATCH change_request",
+        ]
         assert world.mails == []
 
 
 def test_a_template_may_be_named_by_its_sys_id() -> None:
     with World(rules=CHANGE) as world:
         [template] = world.servicenow.rows("std_change_producer_version")
-        rules = with_options(template=template["sys_id"]).replace('        type: "{{ row.kind }}"\n', "")
+        rules = with_options(template=template["sys_id"]).replace(
+            '        type: "{{ row.kind }}"\n', ""
+        )
         world.start(rules=rules)
         world.send(insert("releases", PLANNED))
 
@@ -122,7 +151,9 @@ def test_a_template_may_be_named_by_its_sys_id() -> None:
 
 
 def test_a_template_that_is_not_there_is_a_dead_letter_and_opens_nothing() -> None:
-    with World(rules=with_options(template="No such").replace('        type: "{{ row.kind }}"\n', "")) as world:
+    with World(
+        rules=with_options(template="No such").replace('        type: "{{ row.kind }}"\n', "")
+    ) as world:
         answer = world.send(insert("releases", PLANNED))
 
         assert (answer.status, answer.said) == (422, "dead unknown_reference")
@@ -140,10 +171,14 @@ def test_a_template_that_is_not_there_is_a_dead_letter_and_opens_nothing() -> No
         ("standard", ["-2", "-1", "0", "3"]),
     ],
 )
-def test_a_change_passes_through_the_states_of_its_type_until_it_is_closed(kind: str, passed: list[str]) -> None:
+def test_a_change_passes_through_the_states_of_its_type_until_it_is_closed(
+    kind: str, passed: list[str]
+) -> None:
     with World(rules=CHANGE) as world:
         world.send(insert("releases", release(kind=kind)))
-        answer = world.send(update("releases", release(kind=kind), release(kind=kind, deployed=True)))
+        answer = world.send(
+            update("releases", release(kind=kind), release(kind=kind, deployed=True))
+        )
 
         assert answer.said == "resolved"
         assert states_sent(world) == passed
@@ -168,7 +203,11 @@ def test_a_change_that_people_moved_on_goes_on_from_there() -> None:
         world.calls()
         world.send(update("releases", PLANNED, DEPLOYED))
 
-        assert world.calls() == ["GET change_request", "PATCH change_request", "PATCH change_request"]
+        assert world.calls() == [
+            "GET change_request",
+            "PATCH change_request",
+            "PATCH change_request",
+        ]
         assert change(world)["state"] == "3"
 
 
@@ -205,7 +244,9 @@ def test_what_the_row_says_is_sent_before_the_transitions() -> None:
 # Refused
 
 
-def test_a_refused_transition_is_a_dead_letter_in_servicenows_words_and_its_mail_says_what_to_do() -> None:
+def test_a_refused_transition_is_a_dead_letter_in_servicenows_words_and_mailed_with_a_hint() -> (
+    None
+):
     with World(rules=CHANGE) as world:
         refuse(world, "state=-2")
         said = plan_and_deploy(world)
@@ -214,11 +255,16 @@ def test_a_refused_transition_is_a_dead_letter_in_servicenows_words_and_its_mail
         assert change(world)["state"] == "-3"
         [mail] = world.mails
         text = mail.get_body(("plain",)).get_content()  # type: ignore[union-attr]
-        assert "from Authorize (-3) to Scheduled (-2): an approval has to be given first" in " ".join(text.split())
+        assert (
+            "from Authorize (-3) to Scheduled (-2): an approval has to be given first"
+            in " ".join(text.split())
+        )
         assert "Approval is missing" in text
 
 
-def test_a_transition_refused_because_a_flow_was_faster_goes_on_from_where_the_flow_took_it() -> None:
+def test_a_transition_refused_because_a_flow_was_faster_goes_on_from_where_the_flow_took_it() -> (
+    None
+):
     with World(rules=CHANGE) as world:
         world.send(insert("releases", PLANNED))
         sys_id = change(world)["sys_id"]
@@ -247,7 +293,9 @@ def test_a_change_that_people_canceled_a_moment_before_is_left_canceled() -> Non
     with World(rules=CHANGE) as world:
         world.send(insert("releases", PLANNED))
         sys_id = change(world)["sys_id"]
-        world.servicenow.meanwhile.append(lambda: world.servicenow.change("change_request", sys_id, state="4"))
+        world.servicenow.meanwhile.append(
+            lambda: world.servicenow.change("change_request", sys_id, state="4")
+        )
         answer = world.send(update("releases", PLANNED, DEPLOYED, created_at="2026-03-04T05:06:08"))
 
         assert answer.status == 200
@@ -308,7 +356,13 @@ def test_a_row_that_is_unwell_again_leaves_a_change_that_was_held_up_where_it_is
 
 
 def test_an_instance_that_takes_a_state_and_sets_it_back_is_a_dead_letter_not_a_loop() -> None:
-    record = {"number": "CHG0000001", "state": "-5", "type": "normal", "sys_mod_count": "1", "correlation_id": ""}
+    record = {
+        "number": "CHG0000001",
+        "state": "-5",
+        "type": "normal",
+        "sys_mod_count": "1",
+        "correlation_id": "",
+    }
 
     def answer(sock: socket.socket, seen: Seen) -> bool:
         said = json.loads(seen.body) if seen.body else {}
@@ -328,10 +382,15 @@ def test_an_instance_that_takes_a_state_and_sets_it_back_is_a_dead_letter_not_a_
 def test_a_transition_in_doubt_is_looked_at_and_the_rest_follows(fault: str) -> None:
     with World(rules=CHANGE) as world:
         world.send(insert("releases", PLANNED))
-        world.send(update("releases", PLANNED, release(version="1.1"), created_at="2026-03-04T05:06:08"))
+        world.send(
+            update("releases", PLANNED, release(version="1.1"), created_at="2026-03-04T05:06:08")
+        )
         world.servicenow.arm(fault, method="PATCH", table="change_request")
         body = update(
-            "releases", release(version="1.1"), release(version="1.1", deployed=True), created_at="2027-01-01"
+            "releases",
+            release(version="1.1"),
+            release(version="1.1", deployed=True),
+            created_at="2027-01-01",
         )
         in_doubt = world.send(body)
         world.clock.advance(61)
@@ -400,7 +459,10 @@ def test_closed_is_final_and_the_row_gets_a_new_change_whose_parent_it_is(word: 
 def test_after_close_new_is_what_a_change_has_unless_it_says_leave() -> None:
     with World(rules=CHANGE) as world:
         plan_and_deploy(world)
-        assert world.send(update("releases", DEPLOYED, PLANNED, created_at="2026-03-04T05:06:09")).said == "created"
+        assert (
+            world.send(update("releases", DEPLOYED, PLANNED, created_at="2026-03-04T05:06:09")).said
+            == "created"
+        )
     with World(rules=with_options(after_close="leave")) as world:
         plan_and_deploy(world)
         answer = world.send(update("releases", DEPLOYED, PLANNED, created_at="2026-03-04T05:06:09"))
@@ -426,7 +488,9 @@ def test_a_second_change_is_found_by_its_parent_where_the_sys_id_is_not_honoured
 
 
 @pytest.mark.parametrize(("column", "value"), [("risk", 5), ("risk", "high"), ("kind", "urgent")])
-def test_a_computed_value_that_is_no_choice_is_a_dead_letter_and_no_call(column: str, value: object) -> None:
+def test_a_computed_value_that_is_no_choice_is_a_dead_letter_and_no_call(
+    column: str, value: object
+) -> None:
     with World(rules=CHANGE) as world:
         answer = world.send(insert("releases", release(**{column: value})))
 
@@ -475,7 +539,9 @@ def do(world: World) -> str:
     return world.send(update("chores", OPEN, DONE, created_at="2026-03-04T05:06:08")).said
 
 
-def test_a_ticket_of_any_table_is_resolved_and_reopened_by_the_states_that_its_rule_declares() -> None:
+def test_a_ticket_of_any_table_is_resolved_and_reopened_by_the_states_that_its_rule_declares() -> (
+    None
+):
     with World(rules=TASK) as world:
         resolved, state = do(world), tasks(world)[0]["state"]
         reopened = world.send(update("chores", DONE, OPEN, created_at="2026-03-04T05:06:09")).said
@@ -496,13 +562,20 @@ def test_another_table_is_sent_and_asked_for_only_the_close_fields_that_its_rule
 def test_a_change_of_the_close_notes_of_another_table_is_sent() -> None:
     with World(rules=with_options(TASK, close_notes='"{{ row.title }}!"')) as world:
         do(world)
-        world.send(update("chores", DONE, chore(done=True, title="All"), created_at="2026-03-04T05:06:09"))
+        world.send(
+            update("chores", DONE, chore(done=True, title="All"), created_at="2026-03-04T05:06:09")
+        )
 
-        assert (tasks(world)[0]["short_description"], tasks(world)[0]["close_notes"]) == ("All", "All!")
+        assert (tasks(world)[0]["short_description"], tasks(world)[0]["close_notes"]) == (
+            "All",
+            "All!",
+        )
 
 
 def test_a_table_without_states_is_asked_for_no_close_fields() -> None:
-    with World(rules=TASK.replace("      resolve_when: row.done\n", "").replace("      states:", "      #")) as world:
+    with World(
+        rules=TASK.replace("      resolve_when: row.done\n", "").replace("      states:", "      #")
+    ) as world:
         world.send(insert("chores", OPEN))
 
         [call] = world.servicenow.take_calls()
@@ -547,7 +620,10 @@ def test_a_second_ticket_of_another_table_is_found_by_the_one_that_it_follows() 
 
         assert answer.status == 200
         first = tasks(world)[0]["sys_id"]
-        assert [(task["state"], task["parent"]) for task in tasks(world)] == [("3", ""), ("1", first)]
+        assert [(task["state"], task["parent"]) for task in tasks(world)] == [
+            ("3", ""),
+            ("1", first),
+        ]
 
 
 # States that are passed through, and those of an instance's own
@@ -559,7 +635,12 @@ rules:
     from: hasura/public.defects
     ticket:
       table: problem
-      states: {path: [101, 102, 103, 104], resolved: 106, reopened: 103, canceled: 107, final: [107]}
+      states:
+        path: [101, 102, 103, 104]
+        resolved: 106
+        reopened: 103
+        canceled: 107
+        final: [107]
       key: "{{ row.id }}"
       fields:
         short_description: "{{ row.title }}"
@@ -569,7 +650,15 @@ rules:
         resolution_code: "{{ row.code }}"
       resolve_when: row.done
 """
-LOOPS = {"id": 1, "title": "Loops", "owner": "problem.manager", "cause": "", "fix": "", "code": "", "done": False}
+LOOPS = {
+    "id": 1,
+    "title": "Loops",
+    "owner": "problem.manager",
+    "cause": "",
+    "fix": "",
+    "code": "",
+    "done": False,
+}
 SOLVED = LOOPS | {"cause": "A loop", "fix": "No loop", "code": "fix_applied", "done": True}
 
 
@@ -592,7 +681,11 @@ def test_a_declared_path_is_walked_by_one_patch_a_state() -> None:
 
         patches = [call.body for call in world.servicenow.take_calls() if call.method == "PATCH"]
         assert (answer.said, problem(world)["state"]) == ("resolved", "106")
-        assert patches[0] == {"cause_notes": "A loop", "fix_notes": "No loop", "resolution_code": "fix_applied"}
+        assert patches[0] == {
+            "cause_notes": "A loop",
+            "fix_notes": "No loop",
+            "resolution_code": "fix_applied",
+        }
         assert patches[1:] == [{"state": state} for state in ("102", "103", "104", "106")]
 
 
@@ -616,17 +709,25 @@ def test_a_ticket_that_was_moved_on_is_taken_from_where_it_is() -> None:
         ("code", "104", "Resolution code"),
     ],
 )
-def test_a_state_that_wants_more_is_a_dead_letter_with_its_words(lacking: str, left: str, words: str) -> None:
+def test_a_state_that_wants_more_is_a_dead_letter_with_its_words(
+    lacking: str, left: str, words: str
+) -> None:
     with World(rules=DEFECT) as world:
         world.send(insert("defects", LOOPS | ({"owner": ""} if lacking == "owner" else {})))
-        answer = world.send(update("defects", LOOPS, SOLVED | {lacking: ""}, created_at="2026-03-04T05:06:08"))
+        answer = world.send(
+            update("defects", LOOPS, SOLVED | {lacking: ""}, created_at="2026-03-04T05:06:08")
+        )
 
         assert (answer.status, answer.said) == (422, "dead refused_by_data_policy")
         assert problem(world)["state"] == left
         assert f"The following fields are mandatory: {words}" in last_mail(world)
         # What the row said stands there all the same, and the next change goes on from there.
         owner = {"owner": "problem.manager"}
-        world.send(update("defects", SOLVED | {lacking: ""}, SOLVED | owner, created_at="2026-03-04T05:06:09"))
+        world.send(
+            update(
+                "defects", SOLVED | {lacking: ""}, SOLVED | owner, created_at="2026-03-04T05:06:09"
+            )
+        )
         assert problem(world)["state"] == "106"
 
 
@@ -643,7 +744,9 @@ def test_a_problem_that_is_unwell_again_goes_back_and_is_resolved_again() -> Non
     with World(rules=DEFECT) as world:
         world.send(insert("defects", LOOPS))
         world.send(update("defects", LOOPS, SOLVED, created_at="2026-03-04T05:06:08"))
-        reopened = world.send(update("defects", SOLVED, LOOPS, created_at="2026-03-04T05:06:09")).said
+        reopened = world.send(
+            update("defects", SOLVED, LOOPS, created_at="2026-03-04T05:06:09")
+        ).said
         state = problem(world)["state"]
         world.send(update("defects", LOOPS, SOLVED, created_at="2026-03-04T05:06:10"))
 
@@ -675,7 +778,10 @@ def test_an_incident_lives_by_the_states_of_the_instance_s_own() -> None:
         reopened = world.send(update("tills", WORKS, DEAD, created_at="2026-03-04T05:06:09")).said
 
         assert (resolved, first["state"], first["urgency"]) == ("resolved", "60", "4")
-        assert (first["close_code"], first["close_notes"]) == ("Till replaced", "Resolved in the app")
+        assert (first["close_code"], first["close_notes"]) == (
+            "Till replaced",
+            "Resolved in the app",
+        )
         assert (reopened, world.incident["state"]) == ("reopened", "20")
 
 
@@ -738,22 +844,30 @@ rules:
         world.servicenow.tables.change_models["screens"] = ("-5", "-2", "9", "3")
         row = {"id": 1, "title": "Screens", "done": False, "code": "done"}
         world.send(insert("rollouts", row))
-        said = world.send(update("rollouts", row, row | {"done": True}, created_at="2026-03-04T05:06:08")).said
+        said = world.send(
+            update("rollouts", row, row | {"done": True}, created_at="2026-03-04T05:06:08")
+        ).said
 
         [change] = world.servicenow.rows("change_request")
         assert (said, change["state"], change["close_code"]) == ("resolved", "3", "done")
         assert (change["type"], change["chg_model"]) == ("screens", "screens")
-        refused = world.send(insert("rollouts", row | {"id": 2, "done": False, "code": "successful"}))
+        refused = world.send(
+            insert("rollouts", row | {"id": 2, "done": False, "code": "successful"})
+        )
         assert refused.status == 200
         late = row | {"id": 2, "done": True, "code": "successful"}
-        answer = world.send(update("rollouts", row | {"id": 2}, late, created_at="2026-03-04T05:06:09"))
+        answer = world.send(
+            update("rollouts", row | {"id": 2}, late, created_at="2026-03-04T05:06:09")
+        )
         assert (answer.status, answer.said) == (422, "dead unknown_value")
 
 
 # What is written about it
 
 
-@pytest.mark.parametrize("text", re.findall(r"^```yaml\n(.*?)^```", DOCS.read_text("utf-8"), re.MULTILINE | re.DOTALL))
+@pytest.mark.parametrize(
+    "text", re.findall(r"^```yaml\n(.*?)^```", DOCS.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+)
 def test_the_examples_that_are_documented_load(text: str) -> None:
     assert rules_file.load(text, environ={}).rules
 

@@ -77,7 +77,9 @@ def test_housekeeping_settles_a_create_in_doubt_whose_events_never_return(world:
     assert [row["state"] for row in world.incidents] == ["6"]
 
 
-def test_a_create_sent_resolved_in_doubt_is_reopened_for_a_row_that_is_open_again(world: World) -> None:
+def test_a_create_sent_resolved_in_doubt_is_reopened_for_a_row_that_is_open_again(
+    world: World,
+) -> None:
     world.servicenow.arm("commit_then_500", method="POST")
     fixed = update("outages", OPEN, FIXED, created_at=LATER)
     opened = update("outages", FIXED, OPEN, created_at=LATEST)
@@ -88,7 +90,9 @@ def test_a_create_sent_resolved_in_doubt_is_reopened_for_a_row_that_is_open_agai
 
 
 def test_a_new_generation_whose_create_failed_is_made_later_whatever_creates_says() -> None:
-    with World(rules=ONLY_INSERT.replace("      creates:", "      after_close: new\n      creates:")) as world:
+    with World(
+        rules=ONLY_INSERT.replace("      creates:", "      after_close: new\n      creates:")
+    ) as world:
         world.send(insert("outages", OPEN))
         world.send(update("outages", OPEN, FIXED, created_at=LATER))
         world.servicenow.arm("unavailable_503", method="POST")
@@ -98,7 +102,9 @@ def test_a_new_generation_whose_create_failed_is_made_later_whatever_creates_say
 
 
 def test_a_missing_ticket_is_recreated_whatever_creates_says() -> None:
-    with World(rules=ONLY_INSERT.replace("      creates:", "      on_missing: recreate\n      creates:")) as world:
+    with World(
+        rules=ONLY_INSERT.replace("      creates:", "      on_missing: recreate\n      creates:")
+    ) as world:
         world.send(insert("outages", OPEN))
         world.servicenow.remove("incident", world.incident["sys_id"])
         answer = world.send(update("outages", OPEN, outage(title="Worse"), created_at=LATER))
@@ -107,7 +113,10 @@ def test_a_missing_ticket_is_recreated_whatever_creates_says() -> None:
 
 
 def test_a_change_of_the_group_keeps_the_assignee() -> None:
-    fields = '        assignment_group: "{{ row.group }}"\n        assigned_to: "{{ row.who }}"\n        impact:'
+    fields = (
+        '        assignment_group: "{{ row.group }}"\n        assigned_to: "{{ row.who }}"\n'
+        "        impact:"
+    )
     with World(rules=RULES.replace("        impact:", fields)) as world:
         before, after = outage(group="Network", who="admin"), outage(group="Hardware", who="admin")
         world.send(insert("outages", before))
@@ -119,8 +128,12 @@ def test_a_change_of_the_group_keeps_the_assignee() -> None:
 
 
 @pytest.mark.parametrize("instances", [1, 3])
-def test_a_password_changed_under_load_is_tried_by_no_more_than_were_in_flight(postgresql: str, instances: int) -> None:
-    with World(database_url=postgresql, instances=instances, SERVICENOW_MAX_CONCURRENCY="2") as world:
+def test_a_password_changed_under_load_is_tried_by_no_more_than_were_in_flight(
+    postgresql: str, instances: int
+) -> None:
+    with World(
+        database_url=postgresql, instances=instances, SERVICENOW_MAX_CONCURRENCY="2"
+    ) as world:
         world.servicenow.arm("slow", seconds=0.1, times=None)
 
         def deliver(number: int) -> Answered:
@@ -138,7 +151,9 @@ def test_a_password_changed_under_load_is_tried_by_no_more_than_were_in_flight(p
 def test_a_slow_servicenow_serves_all_who_come_at_once_after_a_pause(world: World) -> None:
     world.servicenow.arm("slow", seconds=2.5, times=None)
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda number: world.send(insert("outages", outage(number))), range(4)))
+        answers = list(
+            pool.map(lambda number: world.send(insert("outages", outage(number))), range(4))
+        )
 
     assert {answer.status for answer in answers} == {200}
 
@@ -168,7 +183,9 @@ def test_an_event_the_new_rules_do_not_want_any_more_is_over(world: World) -> No
     world.send(cron("servicenow_housekeeping"))
 
     assert answer.said == "skipped when_false"
-    assert [row["status"] for row in world.query("SELECT status FROM servicenow.delivery")] == ["done"]
+    assert [row["status"] for row in world.query("SELECT status FROM servicenow.delivery")] == [
+        "done"
+    ]
     assert world.mails == []
 
 
@@ -212,7 +229,9 @@ def test_a_table_that_loses_its_rule_again_is_told_again(world: World) -> None:
     assert (over, len(world.mails)) == (2, 3)
 
 
-def test_a_fault_of_ours_in_the_middle_of_the_work_is_tried_again_and_holds_nobody(world: World) -> None:
+def test_a_fault_of_ours_in_the_middle_of_the_work_is_tried_again_and_holds_nobody(
+    world: World,
+) -> None:
     world.send(insert("outages", OPEN))
     world.query("""UPDATE servicenow.ticket SET known = '{"short_description": 5}'""")
     answer = world.send(update("outages", OPEN, outage(title="Worse")))
@@ -236,7 +255,9 @@ def test_requests_do_not_queue_behind_a_database_that_is_away() -> None:
     with World(database_url="postgresql://nobody@127.0.0.1:1/nowhere") as world:
         started = time.monotonic()
         with ThreadPoolExecutor(12) as pool:
-            answers = list(pool.map(lambda number: world.send(insert("outages", outage(number))), range(12)))
+            answers = list(
+                pool.map(lambda number: world.send(insert("outages", outage(number))), range(12))
+            )
 
         assert {answer.status for answer in answers} == {503}
         assert time.monotonic() - started < 15
@@ -252,7 +273,9 @@ def test_a_403_whose_look_fails_too_keeps_its_doubt(world: World) -> None:
     assert [row["state"] for row in world.incidents] == ["6"]
 
 
-def test_a_403_whose_look_fails_too_makes_no_second_ticket_where_the_sys_id_is_not_honoured() -> None:
+def test_a_403_whose_look_fails_too_makes_no_second_ticket_where_the_sys_id_is_not_honoured() -> (
+    None
+):
     with World(honours_sys_id=False) as world:
         world.servicenow.arm("commit_then_403", method="POST")
         world.servicenow.arm("unavailable_503", method="GET")
@@ -296,9 +319,15 @@ def test_what_a_mistaken_rule_did_not_want_is_wanted_again_by_a_better_one(world
 
 def test_a_persons_resolve_stays_when_a_late_writer_wrote_only_the_title(world: World) -> None:
     world.send(insert("outages", OPEN))
-    world.query("""UPDATE servicenow.ticket SET late_writes = 1, late_fields = '["short_description"]'""")
+    world.query(
+        """UPDATE servicenow.ticket SET late_writes = 1, late_fields = '["short_description"]'"""
+    )
     world.servicenow.change(
-        "incident", world.incident["sys_id"], state="Resolved", close_code="Duplicate", close_notes="A person's"
+        "incident",
+        world.incident["sys_id"],
+        state="Resolved",
+        close_code="Duplicate",
+        close_notes="A person's",
     )
     world.send(update("outages", OPEN, outage(title="Worse"), created_at=LATER))
 
@@ -306,7 +335,9 @@ def test_a_persons_resolve_stays_when_a_late_writer_wrote_only_the_title(world: 
 
 
 def test_a_recreated_ticket_follows_the_one_its_predecessor_followed() -> None:
-    recreate = RULES.replace("      resolve_when:", "      on_missing: recreate\n      resolve_when:")
+    recreate = RULES.replace(
+        "      resolve_when:", "      on_missing: recreate\n      resolve_when:"
+    )
     with World(rules=recreate, honours_sys_id=False) as world:
         world.send(insert("outages", OPEN))
         world.send(update("outages", OPEN, FIXED, created_at=LATER))
@@ -316,7 +347,10 @@ def test_a_recreated_ticket_follows_the_one_its_predecessor_followed() -> None:
         world.servicenow.remove("incident", second["sys_id"])
         world.send(update("outages", OPEN, outage(title="Worse"), created_at="2026-03-04T05:06:10"))
 
-        assert [said(row) for row in world.incidents] == [(closed["short_description"], "7"), ("Worse", "1")]
+        assert [said(row) for row in world.incidents] == [
+            (closed["short_description"], "7"),
+            ("Worse", "1"),
+        ]
         assert world.incidents[1]["parent_incident"] == closed["sys_id"]
 
 
@@ -371,7 +405,9 @@ def test_a_suspect_that_cannot_be_read_stops_no_housekeeping(world: World) -> No
 def test_a_suspicion_without_a_ticket_costs_no_event(world: World) -> None:
     world.send(update("outages", MINOR, outage(severity="minor", title="x")))
     world.query("UPDATE servicenow.ticket SET late_writes = 1")
-    answers = heal(world, update("outages", outage(severity="minor", title="x"), MINOR, created_at=LATER))
+    answers = heal(
+        world, update("outages", outage(severity="minor", title="x"), MINOR, created_at=LATER)
+    )
 
     assert [answer.status for answer in answers] == [200]
 
@@ -403,11 +439,18 @@ def test_a_refused_change_whose_look_fails_too_is_in_doubt_and_looked_at_again()
 
 FIRST = insert("outages", OPEN, created_at="2026-03-04T05:06:01", id="first")
 GONE = delete("outages", OPEN, created_at="2026-03-04T05:06:02", id="gone")
-SECOND = insert("outages", outage(severity="minor", title="Second life"), created_at="2026-03-04T05:06:03", id="second")
+SECOND = insert(
+    "outages",
+    outage(severity="minor", title="Second life"),
+    created_at="2026-03-04T05:06:03",
+    id="second",
+)
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations([FIRST, GONE, SECOND])))
-def test_a_row_inserted_again_that_deserves_no_ticket_leaves_the_former_rows_ended(order: tuple[bytes, ...]) -> None:
+def test_a_row_inserted_again_that_deserves_no_ticket_leaves_the_former_rows_ended(
+    order: tuple[bytes, ...],
+) -> None:
     with World() as world:
         for event in order:
             world.send(event)
@@ -491,7 +534,7 @@ def test_a_create_committed_under_a_403_is_found_though_reads_lag_for_a_moment()
         assert len(world.incidents) == 1
 
 
-def test_a_row_inserted_again_that_deserves_no_ticket_is_not_taken_for_the_one_that_was_deleted() -> None:
+def test_a_row_inserted_again_that_needs_no_ticket_is_not_taken_for_the_deleted_one() -> None:
     second = outage(severity="minor", title="Second life")
     up = second | {"severity": "major"}
     with World() as world:
@@ -504,9 +547,14 @@ def test_a_row_inserted_again_that_deserves_no_ticket_is_not_taken_for_the_one_t
         assert said(world.incident) == ("Second life", "2")
 
 
-@pytest.mark.parametrize(("row", "state"), [(FIXED, "2"), (OPEN, "6")], ids=["and the row is open", "and is gone"])
-def test_a_create_that_stood_still_before_its_post_is_found(row: dict[str, object], state: str) -> None:
-    """For longer than its lease and the 60 s after which another worker takes for settled that there is no ticket."""
+@pytest.mark.parametrize(
+    ("row", "state"), [(FIXED, "2"), (OPEN, "6")], ids=["and the row is open", "and is gone"]
+)
+def test_a_create_that_stood_still_before_its_post_is_found(
+    row: dict[str, object], state: str
+) -> None:
+    """For longer than its lease and the 60 s after which another worker takes for settled that
+    there is no ticket."""
     created = insert("outages", row, id="stood still")
     with World(instances=2) as world:
         world.send(insert("outages", outage("other")))
@@ -530,7 +578,9 @@ def test_a_create_that_stood_still_before_its_post_is_found(row: dict[str, objec
     assert ticket["state"] == state
 
 
-@pytest.mark.parametrize(("before", "after", "state"), [(FIXED, OPEN, "2"), (OPEN, FIXED, "6")], ids=["reopen", "fix"])
+@pytest.mark.parametrize(
+    ("before", "after", "state"), [(FIXED, OPEN, "2"), (OPEN, FIXED, "6")], ids=["reopen", "fix"]
+)
 def test_a_read_that_lags_behind_our_last_write_is_not_taken_for_the_ticket(
     before: dict[str, object], after: dict[str, object], state: str
 ) -> None:
@@ -567,7 +617,9 @@ def test_a_lost_ledger_and_then_a_doubt_do_not_hide_the_last_generation(fault: s
 
 
 def test_a_crowd_of_rows_that_name_an_unknown_group_asks_for_it_once() -> None:
-    rules = RULES.replace("        short_description:", "        assignment_group: Nobody\n        short_description:")
+    rules = RULES.replace(
+        "        short_description:", "        assignment_group: Nobody\n        short_description:"
+    )
     with World(rules=rules) as world:
         world.servicenow.arm("slow", table="sys_user_group", seconds=1.0)
         with ThreadPoolExecutor(12) as pool:
@@ -583,7 +635,10 @@ def test_a_sqlite_ledger_that_is_full_costs_no_event() -> None:
         [pages] = world.query("PRAGMA page_count")
         # Of the connection that the function goes on with.
         world.query(f"PRAGMA max_page_count = {pages['page_count']}")
-        answers = [world.send(insert("outages", outage(id=number, title="x" * 4000))) for number in range(2, 30)]
+        answers = [
+            world.send(insert("outages", outage(id=number, title="x" * 4000)))
+            for number in range(2, 30)
+        ]
         full = [answer for answer in answers if answer.status == 503]
         calls = world.calls()
         world.query("PRAGMA max_page_count = 1000000")
@@ -596,7 +651,9 @@ def test_a_sqlite_ledger_that_is_full_costs_no_event() -> None:
 
 
 @pytest.mark.parametrize("how", ["by hand", "before its INSERT"])
-def test_a_row_below_when_under_a_deleted_rows_key_leaves_that_ones_ticket_resolved(world: World, how: str) -> None:
+def test_a_row_below_when_under_a_deleted_rows_key_leaves_that_ones_ticket_resolved(
+    world: World, how: str
+) -> None:
     minor, slower = outage(severity="minor", title="Slow"), outage(severity="minor", title="Slower")
     world.send(insert("outages", outage(), created_at="2026-03-04T05:06:01"))
     world.send(delete("outages", outage(), created_at="2026-03-04T05:06:02"))

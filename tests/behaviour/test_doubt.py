@@ -7,7 +7,13 @@ from tests.payloads import cron, delete, insert, update
 from tests.world import World, outage, said
 
 OPEN, WORSE, FIXED = outage(), outage(title="Worse"), outage(status="fixed")
-COMMITTED = ["commit_then_500", "commit_then_403", "commit_then_reset", "partial_200", "created_without_sys_id"]
+COMMITTED = [
+    "commit_then_500",
+    "commit_then_403",
+    "commit_then_reset",
+    "partial_200",
+    "created_without_sys_id",
+]
 NOT_COMMITTED = [
     "reset",
     "session_sync_202",
@@ -35,7 +41,9 @@ def settled(world: World, body: bytes) -> None:
 
 
 @pytest.mark.parametrize("fault", COMMITTED)
-def test_a_create_that_committed_without_a_good_answer_is_one_incident(world: World, fault: str) -> None:
+def test_a_create_that_committed_without_a_good_answer_is_one_incident(
+    world: World, fault: str
+) -> None:
     world.servicenow.arm(fault, method="POST")
     settled(world, insert("outages", OPEN, id="e"))
 
@@ -77,7 +85,9 @@ def test_it_is_one_incident_where_the_instance_does_not_honour_the_sys_id(fault:
         assert len(world.incidents) == 2
 
 
-def test_a_create_in_doubt_is_not_repeated_before_its_time_where_the_sys_id_is_not_honoured() -> None:
+def test_a_create_in_doubt_is_not_repeated_before_its_time_where_the_sys_id_is_not_honoured() -> (
+    None
+):
     with World(honours_sys_id=False, SERVICENOW_TIMEOUT_SECONDS="1") as world:
         world.send(insert("outages", outage(2)))
         world.servicenow.arm("reset", method="POST")
@@ -111,14 +121,19 @@ def test_a_call_that_was_not_processed_is_made_again(world: World, fault: str, m
     assert len(world.incidents) == 2
 
 
-@pytest.mark.parametrize("fault", ["commit_then_500", "commit_then_403", "commit_then_reset", "partial_200"])
-def test_an_update_that_committed_without_a_good_answer_ends_right(world: World, fault: str) -> None:
+@pytest.mark.parametrize(
+    "fault", ["commit_then_500", "commit_then_403", "commit_then_reset", "partial_200"]
+)
+def test_an_update_that_committed_without_a_good_answer_ends_right(
+    world: World, fault: str
+) -> None:
     world.send(insert("outages", OPEN))
     world.servicenow.arm(fault, method="PATCH")
     body = update("outages", OPEN, FIXED, id="e")
     first = world.send(body)
     if first.status == 422:
-        # An ACL that hides the answer of a write looks like one that refuses it: a person decides, and replays.
+        # An ACL that hides the answer of a write looks like one that refuses it: a person decides,
+        # and replays.
         world.send(update("outages", OPEN, FIXED, id="e"))
     else:
         settled(world, body)
@@ -132,7 +147,9 @@ def test_a_patch_that_commits_late_under_a_newer_event_is_put_right_by_the_next_
         world.servicenow.arm("reset", method="PATCH")
         doubted = update("outages", OPEN, WORSE, id="late", created_at="2026-03-04T05:06:08")
         first = world.send(doubted)
-        newer = world.send(update("outages", WORSE, outage(title="Better"), created_at="2026-03-04T05:06:09"))
+        newer = world.send(
+            update("outages", WORSE, outage(title="Better"), created_at="2026-03-04T05:06:09")
+        )
         # The instance commits what it had received, after the newer write.
         world.servicenow.change("incident", world.incident["sys_id"], short_description="Worse")
         world.clock.advance(IN_DOUBT_SECONDS + 1)
@@ -145,20 +162,27 @@ def test_a_patch_that_commits_late_under_a_newer_event_is_put_right_by_the_next_
 
 
 def test_a_really_late_commit_is_put_right_too() -> None:
-    """The sandbox commits two seconds after it dropped the connection; the clock then jumps to the look."""
+    """The sandbox commits two seconds after it dropped the connection; the clock then jumps to the
+    look."""
     with World() as world:
         world.send(insert("outages", OPEN))
         world.servicenow.arm("commit_late", method="PATCH", seconds=1.0)
         doubted = update("outages", OPEN, WORSE, id="late", created_at="2026-03-04T05:06:08")
         world.send(doubted)
-        world.send(update("outages", WORSE, outage(title="Better"), created_at="2026-03-04T05:06:09"))
+        world.send(
+            update("outages", WORSE, outage(title="Better"), created_at="2026-03-04T05:06:09")
+        )
         before = said(world.incident)
         _until(lambda: said(world.incident) != before)
         after = said(world.incident)
         world.clock.advance(IN_DOUBT_SECONDS + 1)
         settled(world, doubted)
 
-        assert (before, after, said(world.incident)) == (("Better", "1"), ("Worse", "1"), ("Better", "1"))
+        assert (before, after, said(world.incident)) == (
+            ("Better", "1"),
+            ("Worse", "1"),
+            ("Better", "1"),
+        )
 
 
 def test_a_resolve_that_commits_late_after_the_row_was_opened_again_is_undone() -> None:
@@ -181,21 +205,29 @@ def test_a_resolve_that_commits_late_after_the_row_was_opened_again_is_undone() 
         assert world.incident["state"] == "2"
 
 
-def test_a_suspect_ticket_is_settled_by_the_housekeeping_cron_when_its_event_never_returns() -> None:
+def test_a_suspect_ticket_is_settled_by_the_housekeeping_cron_when_its_event_never_returns() -> (
+    None
+):
     with World() as world:
         world.send(insert("outages", OPEN))
         world.servicenow.arm("commit_then_reset", method="PATCH")
         world.send(update("outages", OPEN, WORSE, created_at="2026-03-04T05:06:08"))
-        world.servicenow.change("incident", world.incident["sys_id"], short_description="An older write")
+        world.servicenow.change(
+            "incident", world.incident["sys_id"], short_description="An older write"
+        )
         world.clock.advance(IN_DOUBT_SECONDS + 1)
         answer = world.send(cron("servicenow_housekeeping"))
 
         assert answer.body["housekeeping"]["settled"] == 1
         assert said(world.incident) == ("Worse", "1")
-        assert world.query("SELECT suspect_until FROM servicenow.ticket") == [{"suspect_until": None}]
+        assert world.query("SELECT suspect_until FROM servicenow.ticket") == [
+            {"suspect_until": None}
+        ]
 
 
-def test_without_a_ledger_the_last_generation_is_adopted_and_nothing_is_reopened(world: World) -> None:
+def test_without_a_ledger_the_last_generation_is_adopted_and_nothing_is_reopened(
+    world: World,
+) -> None:
     world.send(insert("outages", OPEN, id="e"))
     world.send(update("outages", OPEN, FIXED, created_at="2026-03-04T05:06:08"))
     world.servicenow.change("incident", world.incident["sys_id"], state="Closed")
@@ -207,7 +239,9 @@ def test_without_a_ledger_the_last_generation_is_adopted_and_nothing_is_reopened
     assert [row["state"] for row in world.incidents] == ["7", "1"]
 
 
-def test_without_a_ledger_a_resolved_ticket_is_not_reopened_on_the_word_of_one_event(world: World) -> None:
+def test_without_a_ledger_a_resolved_ticket_is_not_reopened_on_the_word_of_one_event(
+    world: World,
+) -> None:
     world.send(insert("outages", OPEN, id="e"))
     world.send(update("outages", OPEN, FIXED, created_at="2026-03-04T05:06:08"))
     world.forget()
@@ -233,7 +267,9 @@ def test_a_strangers_record_at_the_address_is_a_permanent_conflict(world: World)
         ("data_policy_403", "refused_by_data_policy"),
     ],
 )
-def test_a_refusal_of_the_api_is_permanent_and_says_whose(world: World, fault: str, reason: str) -> None:
+def test_a_refusal_of_the_api_is_permanent_and_says_whose(
+    world: World, fault: str, reason: str
+) -> None:
     world.servicenow.arm(fault, method="POST")
     answer = world.send(insert("outages", OPEN))
 

@@ -1,10 +1,12 @@
-"""Every refusal and every hazard that ServiceNow is known for, through the whole function, while it lasts and after.
+"""Every refusal and every hazard that ServiceNow is known for, through the whole function, while it
+lasts and after.
 
-The rows are those of two tables: what the REST APIs answer that is an error, and what looks like an answer and is none
-(hibernation, logins, half an answer, no answer). The words are ServiceNow's own, as its documentation, its knowledge
-base and recorded answers have them; what the sandbox can do, it does itself. Each row says what Hasura is answered,
-what people are told to check, and how often ServiceNow is asked: for the first event, for twenty others while it
-lasts, for the first one sent again at once, and for that one after the time of every hold.
+The rows are those of two tables: what the REST APIs answer that is an error, and what looks like an
+answer and is none (hibernation, logins, half an answer, no answer). The words are ServiceNow's own,
+as its documentation, its knowledge base and recorded answers have them; what the sandbox can do, it
+does itself. Each row says what Hasura is answered, what people are told to check, and how often
+ServiceNow is asked: for the first event, for twenty others while it lasts, for the first one sent
+again at once, and for that one after the time of every hold.
 """
 
 import http.client
@@ -41,7 +43,8 @@ OAUTH = {
 
 
 class Gate:
-    """Stands before a sandbox: answers in its place while *hazard* is set, passes on the rest, and sees everything.
+    """Stands before a sandbox: answers in its place while *hazard* is set, passes on the rest, and
+    sees everything.
 
     *method*: the only requests that meet the hazard, "" for all.
     """
@@ -72,7 +75,10 @@ class Gate:
             return None
         finally:
             connection.close()
-        lines = [f"HTTP/1.1 {answer.status} {answer.reason}", *(f"{name}: {v}" for name, v in answer.getheaders())]
+        lines = [
+            f"HTTP/1.1 {answer.status} {answer.reason}",
+            *(f"{name}: {v}" for name, v in answer.getheaders()),
+        ]
         return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
@@ -123,7 +129,9 @@ class Scene:
 
 
 @contextmanager
-def scene(settings: Mapping[str, str] | None = None, *, honours_sys_id: bool = True) -> Iterator[Scene]:
+def scene(
+    settings: Mapping[str, str] | None = None, *, honours_sys_id: bool = True
+) -> Iterator[Scene]:
     gate = Gate()
     with World(honours_sys_id=honours_sys_id) as world, Server(gate) as server:
         gate.behind = world.servicenow.url
@@ -134,7 +142,8 @@ def scene(settings: Mapping[str, str] | None = None, *, honours_sys_id: bool = T
         yield it
 
 
-# --- How it begins ----------------------------------------------------------------------------------------------------
+# --- How it begins
+# --------------------------------------------------------------------------------------------------
 
 Begin = Callable[[Scene], None]
 
@@ -181,16 +190,19 @@ def page(status: int, title: str, **headers: str) -> bytes:
     return answers.http(status, body, "text/html;charset=UTF-8", **headers)
 
 
-# --- What becomes of it -----------------------------------------------------------------------------------------------
+# --- What becomes of it
+# -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Hazard:
-    """How it begins, what Hasura is answered, what people are told to check, and what ServiceNow is asked.
+    """How it begins, what Hasura is answered, what people are told to check, and what ServiceNow is
+    asked.
 
-    *first* are the methods of the first event's requests; *others*, *again* and *later* are numbers of requests: of
-    twenty other events, of the first one sent again at once, and of that one after LATER_SECONDS. *resolves*: the
-    events resolve tickets that there are; otherwise they open new ones.
+    *first* are the methods of the first event's requests; *others*, *again* and *later* are numbers
+    of requests: of twenty other events, of the first one sent again at once, and of that one after
+    LATER_SECONDS. *resolves*: the events resolve tickets that there are; otherwise they open new
+    ones.
     """
 
     begin: Begin
@@ -204,10 +216,15 @@ class Hazard:
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
-def refused(begin: Begin, reason: str, check: str, *, first: str = "POST", resolves: bool = False) -> Hazard:
-    """It concerns the one event, whose dead letter is not tried again under the same rules and settings."""
+def refused(
+    begin: Begin, reason: str, check: str, *, first: str = "POST", resolves: bool = False
+) -> Hazard:
+    """It concerns the one event, whose dead letter is not tried again under the same rules and
+    settings."""
     others = OTHERS * len(first.split())
-    return Hazard(begin, (422, f"dead {reason}"), check, first, others, again=0, later=0, resolves=resolves)
+    return Hazard(
+        begin, (422, f"dead {reason}"), check, first, others, again=0, later=0, resolves=resolves
+    )
 
 
 def held(
@@ -222,18 +239,25 @@ def held(
 ) -> Hazard:
     """It concerns every event: calls are held, and one probe asks now and then."""
     answered = (503, f"retrying {reason}")
-    return Hazard(begin, answered, check, first, others, again=0, later=later, settings=settings or {})
+    return Hazard(
+        begin, answered, check, first, others, again=0, later=later, settings=settings or {}
+    )
 
 
-def down(begin: Begin, reason: str, check: str, *, settings: Mapping[str, str] | None = None) -> Hazard:
+def down(
+    begin: Begin, reason: str, check: str, *, settings: Mapping[str, str] | None = None
+) -> Hazard:
     """The same, but it may be an accident: five in a row are none."""
     return held(begin, reason, check, others=IN_A_ROW - 1, settings=settings)
 
 
 def one_by_one(begin: Begin, reason: str, check: str, *, first: str = "POST") -> Hazard:
-    """It may concern the one event only, and pass: each is tried again, after a wait that doubles."""
+    """It may concern the one event only, and pass: each is tried again, after a wait
+    that doubles."""
     each = len(first.split())
-    return Hazard(begin, (503, f"retrying {reason}"), check, first, OTHERS * each, again=each, later=each)
+    return Hazard(
+        begin, (503, f"retrying {reason}"), check, first, OTHERS * each, again=each, later=each
+    )
 
 
 NO_RESOURCE = "Requested URI does not represent any resource"
@@ -242,13 +266,19 @@ DUPLICATE = "Error during insert of incident (INC0010002)"
 HAZARDS = {
     # Errors.
     "400 Invalid table": refused(
-        says(error(400, "Invalid table incident")), "refused_by_servicenow", "The instance has no such table"
+        says(error(400, "Invalid table incident")),
+        "refused_by_servicenow",
+        "The instance has no such table",
     ),
     "400 Requested URI": refused(
-        says(error(400, NO_RESOURCE, "/api/now/table/incident")), "refused_by_servicenow", "does not know this address"
+        says(error(400, NO_RESOURCE, "/api/now/table/incident")),
+        "refused_by_servicenow",
+        "does not know this address",
     ),
     "404 Requested URI": refused(
-        says(error(404, NO_RESOURCE, "/api/now/table/incident")), "refused_by_servicenow", "does not know this address"
+        says(error(404, NO_RESOURCE, "/api/now/table/incident")),
+        "refused_by_servicenow",
+        "does not know this address",
     ),
     "400 Exception while reading request": refused(
         says(error(400, "Exception while reading request", "Unexpected character")),
@@ -267,16 +297,23 @@ HAZARDS = {
         says(page(414, "URI Too Long")), "refused_by_servicenow", "the rule maps too many fields"
     ),
     "401 User is not authenticated": held(
-        set_up(password="changed"), "servicenow_unauthorized", "check SERVICENOW_USERNAME and SERVICENOW_PASSWORD"
+        set_up(password="changed"),
+        "servicenow_unauthorized",
+        "check SERVICENOW_USERNAME and SERVICENOW_PASSWORD",
     ),
     "401 User Not Authenticated": held(
         says(error(401, "User Not Authenticated", "Required to provide Auth information")),
         "servicenow_unauthorized",
         "the account is active and not locked out",
     ),
-    "401 X-MFA_TOKEN": held(fault("mfa_401"), "servicenow_unauthorized", "Multi-factor authentication applies"),
-    # An answer may be refused after the write: a 403 is looked behind, twice where the reads may lag.
-    "403 ACL": refused(fault("acl_403", "POST"), "refused_by_acl", "give it the role itil", first="POST GET GET"),
+    "401 X-MFA_TOKEN": held(
+        fault("mfa_401"), "servicenow_unauthorized", "Multi-factor authentication applies"
+    ),
+    # An answer may be refused after the write: a 403 is looked behind, twice where the reads may
+    # lag.
+    "403 ACL": refused(
+        fault("acl_403", "POST"), "refused_by_acl", "give it the role itil", first="POST GET GET"
+    ),
     "403 Business Rule": refused(
         fault("business_rule_403", "POST"),
         "refused_by_business_rule",
@@ -302,7 +339,11 @@ HAZARDS = {
         first="POST GET",
     ),
     "403 Insufficient rights to query": refused(
-        fault("acl_403", "GET"), "refused_by_acl", "give it the role itil", first="GET", resolves=True
+        fault("acl_403", "GET"),
+        "refused_by_acl",
+        "give it the role itil",
+        first="GET",
+        resolves=True,
     ),
     "404 No Record found": refused(
         set_up(rights=Rights(may_read=())),
@@ -312,20 +353,32 @@ HAZARDS = {
         resolves=True,
     ),
     "405 Method not allowed": refused(
-        says(error(405, "Method not allowed")), "refused_by_servicenow", "This address takes no such method"
+        says(error(405, "Method not allowed")),
+        "refused_by_servicenow",
+        "This address takes no such method",
     ),
     "429 Rate limit exceeded": held(
         fault("rate_limit_429", seconds=RATE_LIMIT_SECONDS),
         "servicenow_rate_limited",
         "raise it in sys_rate_limit_rules",
     ),
-    "500 Transaction cancelled": down(fault("error_500"), "servicenow_unavailable", "its 60-second limit was reached"),
+    "500 Transaction cancelled": down(
+        fault("error_500"), "servicenow_unavailable", "its 60-second limit was reached"
+    ),
     # What looks like an answer.
-    "200 hibernating": held(fault("hibernating_html_200"), "servicenow_hibernating", "Manage instance, Wake"),
-    "302 hibernating": held(fault("hibernating_redirect_302"), "servicenow_hibernating", "Manage instance, Wake"),
-    "502 snow_adc": down(fault("adc_502"), "servicenow_unavailable", "may be restarting or upgrading"),
+    "200 hibernating": held(
+        fault("hibernating_html_200"), "servicenow_hibernating", "Manage instance, Wake"
+    ),
+    "302 hibernating": held(
+        fault("hibernating_redirect_302"), "servicenow_hibernating", "Manage instance, Wake"
+    ),
+    "502 snow_adc": down(
+        fault("adc_502"), "servicenow_unavailable", "may be restarting or upgrading"
+    ),
     "503": down(fault("unavailable_503"), "servicenow_unavailable", "Check its status page"),
-    "200 login page": held(fault("sso_html_200"), "not_servicenow", "that single sign-on leaves the integration user"),
+    "200 login page": held(
+        fault("sso_html_200"), "not_servicenow", "that single sign-on leaves the integration user"
+    ),
     "302 identity provider": held(
         says(page(302, "", Location="https://login.example.com/saml")),
         "not_servicenow",
@@ -337,9 +390,15 @@ HAZARDS = {
     "200 result and error": down(
         fault("partial_200"), "servicenow_bad_answer", "look for slow business rules on the table"
     ),
-    "200 truncated": down(fault("truncated_200"), "servicenow_bad_answer", "was cut off, or is not JSON"),
-    "reset": down(breaks, "servicenow_unreachable", "The connection to ServiceNow broke before it answered"),
-    "reset after the commit": down(fault("commit_then_reset"), "servicenow_unreachable", "broke before it answered"),
+    "200 truncated": down(
+        fault("truncated_200"), "servicenow_bad_answer", "was cut off, or is not JSON"
+    ),
+    "reset": down(
+        breaks, "servicenow_unreachable", "The connection to ServiceNow broke before it answered"
+    ),
+    "reset after the commit": down(
+        fault("commit_then_reset"), "servicenow_unreachable", "broke before it answered"
+    ),
     "499": down(says(answers.http(499)), "servicenow_timeout", "gave up waiting for it"),
     "time-out after the commit": down(
         fault("commit_then_hang", seconds=0.8),
@@ -357,9 +416,13 @@ HAZARDS = {
         settings=OAUTH,
     ),
     "401 Basic restricted": held(
-        set_up(basic_auth_allowed=False), "servicenow_unauthorized", "role snc_basic_auth_api_access"
+        set_up(basic_auth_allowed=False),
+        "servicenow_unauthorized",
+        "role snc_basic_auth_api_access",
     ),
-    "429 semaphores": one_by_one(fault("semaphore_429"), "servicenow_overloaded", "lower SERVICENOW_MAX_CONCURRENCY"),
+    "429 semaphores": one_by_one(
+        fault("semaphore_429"), "servicenow_overloaded", "lower SERVICENOW_MAX_CONCURRENCY"
+    ),
 }
 
 
@@ -369,9 +432,14 @@ def test_a_hazard_is_told_costs_few_calls_and_leaves_one_ticket_of_each_row(haza
 
     def events(current_retry: int) -> list[bytes]:
         if not hazard.resolves:
-            return [insert("outages", outage(n), id=f"e{n}", current_retry=current_retry) for n in rows]
+            return [
+                insert("outages", outage(n), id=f"e{n}", current_retry=current_retry) for n in rows
+            ]
         fixed = [outage(n, status="fixed") for n in rows]
-        return [update("outages", outage(n), fixed[n], id=f"e{n}", current_retry=current_retry) for n in rows]
+        return [
+            update("outages", outage(n), fixed[n], id=f"e{n}", current_retry=current_retry)
+            for n in rows
+        ]
 
     with scene(hazard.settings) as it, ThreadPoolExecutor(OTHERS) as pool:
         if hazard.resolves:
@@ -392,10 +460,19 @@ def test_a_hazard_is_told_costs_few_calls_and_leaves_one_ticket_of_each_row(haza
         it.wait()
         list(pool.map(it.settle, events(0)))
         tickets = Counter(row["correlation_id"].rpartition(":")[2] for row in it.world.incidents)
-        states = {row["state"] for row in it.world.incidents if not row["correlation_id"].endswith("before")}
+        states = {
+            row["state"]
+            for row in it.world.incidents
+            if not row["correlation_id"].endswith("before")
+        }
 
-    assert {(answer.status, answer.said) for answer in (first, *others, again, later)} == {hazard.answered}
-    assert all((answer.retry_after is not None) is (answer.status == 503) for answer in (first, *others, again, later))
+    assert {(answer.status, answer.said) for answer in (first, *others, again, later)} == {
+        hazard.answered
+    }
+    assert all(
+        (answer.retry_after is not None) is (answer.status == 503)
+        for answer in (first, *others, again, later)
+    )
     assert hazard.check in mailed
     assert (asked_first, asked_others, asked_again, asked_later) == (
         hazard.first.split(),
@@ -435,7 +512,8 @@ def test_a_403_on_creates_that_committed_is_seen_through_at_once() -> None:
 
 
 def test_a_list_that_is_404_because_it_is_empty_is_no_refusal() -> None:
-    """So says version 1 of the API. The list is of a create's own key, where the sys_id is not honoured."""
+    """So says version 1 of the API. The list is of a create's own key, where the sys_id is not
+    honoured."""
     words = "Records matching query not found. Check query parameter or offset parameter"
     with scene(honours_sys_id=False) as it:
         says(error(404, "No Record found", words), "GET")(it)
@@ -473,7 +551,9 @@ def test_a_token_that_is_an_hour_old_is_fetched_anew_and_the_event_does_not_wait
         "429 semaphores",
     ],
 )
-def test_one_that_lasts_is_given_up_after_a_day_by_two_mails_and_a_hundred_tries_at_most(name: str) -> None:
+def test_one_that_lasts_is_given_up_after_a_day_by_two_mails_and_a_hundred_tries_at_most(
+    name: str,
+) -> None:
     """A wait is anything up to an hour, half of it on average."""
     hazard = HAZARDS[name]
     with scene() as it:

@@ -1,4 +1,5 @@
-"""One row is one key, however a session spells it, and no two rows are one key: through the whole function."""
+"""One row is one key, however a session spells it, and no two rows are one key: through the whole
+function."""
 
 import json
 from pathlib import Path
@@ -28,12 +29,15 @@ rules:
 
 
 def in_sessions(postgresql: str, sql: str, *settings: str) -> list[dict[str, object]]:
-    """The row that *sql* gives, as a trigger of Hasura's writes it down in sessions with each of *settings*."""
+    """The row that *sql* gives, as a trigger of Hasura's writes it down in sessions with each of
+    *settings*."""
     rows = []
     for setting in settings:
         with psycopg.connect(postgresql) as connection:
             connection.execute(setting)
-            [(written,)] = connection.execute(f"SELECT row_to_json(r)::text FROM ({sql}) r").fetchall()  # noqa: S608
+            [(written,)] = connection.execute(
+                f"SELECT row_to_json(r)::text FROM ({sql}) r"  # noqa: S608
+            ).fetchall()
             rows.append(json.loads(written))
     return rows
 
@@ -41,10 +45,18 @@ def in_sessions(postgresql: str, sql: str, *settings: str) -> list[dict[str, obj
 ZONES = [f"SET TIME ZONE '{zone}'" for zone in ("UTC", "Asia/Kolkata", "America/New_York")]
 
 
-@pytest.mark.parametrize("key", ['"{{ row.at }}"', '["{{ row.id }}", "{{ row.at }}"]', '"{{ row.id }}-{{ row.at }}"'])
-@pytest.mark.parametrize("at", ["2024-07-01 23:30:00.123456+00", "1850-01-01 12:00:00+00", "0044-03-15 12:00+00 BC"])
-def test_a_row_has_one_ticket_whatever_the_time_zone_of_who_wrote_it(postgresql: str, key: str, at: str) -> None:
-    first, second, third = in_sessions(postgresql, f"SELECT 1 AS id, timestamptz '{at}' AS at, 'x' AS title", *ZONES)
+@pytest.mark.parametrize(
+    "key", ['"{{ row.at }}"', '["{{ row.id }}", "{{ row.at }}"]', '"{{ row.id }}-{{ row.at }}"']
+)
+@pytest.mark.parametrize(
+    "at", ["2024-07-01 23:30:00.123456+00", "1850-01-01 12:00:00+00", "0044-03-15 12:00+00 BC"]
+)
+def test_a_row_has_one_ticket_whatever_the_time_zone_of_who_wrote_it(
+    postgresql: str, key: str, at: str
+) -> None:
+    first, second, third = in_sessions(
+        postgresql, f"SELECT 1 AS id, timestamptz '{at}' AS at, 'x' AS title", *ZONES
+    )
     assert len({str(row["at"]) for row in (first, second, third)}) == 3
 
     with World(rules=RULES % key) as world:
@@ -56,10 +68,15 @@ def test_a_row_has_one_ticket_whatever_the_time_zone_of_who_wrote_it(postgresql:
 
 
 def test_an_update_that_only_another_session_makes_moves_nothing(postgresql: str) -> None:
-    rows = in_sessions(postgresql, "SELECT timestamptz '2024-07-01 00:00:00Z' AS at, 'x' AS title", *ZONES)
+    rows = in_sessions(
+        postgresql, "SELECT timestamptz '2024-07-01 00:00:00Z' AS at, 'x' AS title", *ZONES
+    )
 
     with World(rules=RULES % '"{{ row.at }}"') as world:
-        said = [world.send(insert("readings", rows[0])).said, world.send(update("readings", rows[1], rows[2])).said]
+        said = [
+            world.send(insert("readings", rows[0])).said,
+            world.send(update("readings", rows[1], rows[2])).said,
+        ]
 
         assert said == ["created", "unchanged"]
         assert world.incident["correlation_id"] == "shop:reading:2024-07-01T00:00:00+00:00"
@@ -93,12 +110,18 @@ def test_a_start_with_a_text_that_joins_several_values_is_warned_of(
     with World() as world:
         build({**world.environ, "RULES_FILE": str(tmp_path / "mine.yaml")}).close()
 
-    [warned] = [record.getMessage() for record in caplog.records if "ticket.key" in record.getMessage()]
+    [warned] = [
+        record.getMessage() for record in caplog.records if "ticket.key" in record.getMessage()
+    ]
     assert warned.startswith("mine.yaml:6: rules[0].ticket.key: joins several values in one text")
 
 
-@pytest.mark.parametrize("parts", [("a/b", "c", "a", "b/c"), ("a\\", "b", "a\\/b", "b"), ("1", "/", "1/", "")])
-def test_rows_whose_texts_hold_the_separator_have_a_ticket_each(parts: tuple[str, str, str, str]) -> None:
+@pytest.mark.parametrize(
+    "parts", [("a/b", "c", "a", "b/c"), ("a\\", "b", "a\\/b", "b"), ("1", "/", "1/", "")]
+)
+def test_rows_whose_texts_hold_the_separator_have_a_ticket_each(
+    parts: tuple[str, str, str, str],
+) -> None:
     one = {"a": parts[0], "b": parts[1], "title": "one"}
     other = {"a": parts[2], "b": parts[3] or "x", "title": "other"}
 
@@ -107,7 +130,10 @@ def test_rows_whose_texts_hold_the_separator_have_a_ticket_each(parts: tuple[str
         world.send(insert("readings", other))
         world.send(delete("readings", one))
 
-        assert [(row["short_description"], row["state"]) for row in world.incidents] == [("one", "6"), ("other", "1")]
+        assert [(row["short_description"], row["state"]) for row in world.incidents] == [
+            ("one", "6"),
+            ("other", "1"),
+        ]
 
 
 def meeting(*items: tuple[object, str]) -> dict[str, object]:
@@ -134,7 +160,10 @@ def test_once_the_elements_are_told_apart_each_has_its_ticket() -> None:
         world.send(insert("meetings", before))
         world.send(update("meetings", before, after))
 
-        assert [(row["short_description"], row["state"]) for row in world.incidents] == [("a", "1"), ("b", "1")]
+        assert [(row["short_description"], row["state"]) for row in world.incidents] == [
+            ("a", "1"),
+            ("b", "1"),
+        ]
 
 
 def test_a_ticket_is_left_as_it_was_while_two_elements_claim_it() -> None:

@@ -1,4 +1,5 @@
-"""What is looked for at the end of every run (conftest's nothing_leaks) is there to be found, and is not told."""
+"""What is looked for at the end of every run (conftest's nothing_leaks) is there to be found, and
+is not told."""
 
 import pytest
 

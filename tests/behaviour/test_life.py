@@ -33,7 +33,11 @@ def test_a_row_unresolved_again_reopens_its_resolved_ticket(world: World) -> Non
 def test_a_reopened_ticket_is_resolved_again(world: World) -> None:
     open_and_fix(world)
     reopen(world)
-    answer = world.send(update("outages", OPEN, outage(status="fixed", resolution="For good"), created_at="2027-01-01"))
+    answer = world.send(
+        update(
+            "outages", OPEN, outage(status="fixed", resolution="For good"), created_at="2027-01-01"
+        )
+    )
 
     assert answer.said == "resolved"
     assert (world.incident["state"], world.incident["close_notes"]) == ("6", "For good")
@@ -80,7 +84,11 @@ def test_a_ticket_that_a_person_closed_stays_closed_when_its_row_is_fixed(world:
     world.send(insert("outages", OPEN))
     sys_id = world.incident["sys_id"]
     world.servicenow.change(
-        "incident", sys_id, state="Resolved", close_code="Duplicate", close_notes="A person's own words"
+        "incident",
+        sys_id,
+        state="Resolved",
+        close_code="Duplicate",
+        close_notes="A person's own words",
     )
     world.servicenow.change("incident", sys_id, state="Closed")
     world.calls()
@@ -94,7 +102,11 @@ def test_a_ticket_that_a_person_closed_stays_closed_when_its_row_is_fixed(world:
 def test_a_ticket_that_a_person_resolved_is_not_resolved_again(world: World) -> None:
     world.send(insert("outages", OPEN))
     world.servicenow.change(
-        "incident", world.incident["sys_id"], state="Resolved", close_code="Duplicate", close_notes="A person's own"
+        "incident",
+        world.incident["sys_id"],
+        state="Resolved",
+        close_code="Duplicate",
+        close_notes="A person's own",
     )
     answer = world.send(update("outages", OPEN, FIXED))
 
@@ -102,20 +114,35 @@ def test_a_ticket_that_a_person_resolved_is_not_resolved_again(world: World) -> 
     assert world.incident["close_notes"] == "A person's own"
 
 
-def test_what_the_row_says_after_its_ticket_was_closed_is_not_written_into_history(world: World) -> None:
+def test_what_the_row_says_after_its_ticket_was_closed_is_not_written_into_history(
+    world: World,
+) -> None:
     open_and_fix(world)
     world.servicenow.change("incident", world.incident["sys_id"], state="Closed")
-    world.send(update("outages", FIXED, outage(status="fixed", title="Later"), created_at="2026-03-04T05:06:09"))
+    world.send(
+        update(
+            "outages",
+            FIXED,
+            outage(status="fixed", title="Later"),
+            created_at="2026-03-04T05:06:09",
+        )
+    )
     world.calls()
     answer = world.send(
-        update("outages", outage(status="fixed", title="Later"), outage(status="fixed", title="Even later"))
+        update(
+            "outages",
+            outage(status="fixed", title="Later"),
+            outage(status="fixed", title="Even later"),
+        )
     )
 
     assert answer.status == 200
     assert world.calls() == []
 
 
-def test_old_rows_already_resolved_and_touched_by_one_big_update_open_no_tickets(world: World) -> None:
+def test_old_rows_already_resolved_and_touched_by_one_big_update_open_no_tickets(
+    world: World,
+) -> None:
     old = [outage(n, status="fixed") for n in range(50)]
     answers = [world.send(update("outages", row, row | {"touched": True})) for row in old]
 
@@ -123,7 +150,9 @@ def test_old_rows_already_resolved_and_touched_by_one_big_update_open_no_tickets
     assert (world.incidents, world.calls()) == ([], [])
 
 
-def test_a_row_first_heard_of_as_it_is_fixed_gets_its_ticket_resolved_in_one_call(world: World) -> None:
+def test_a_row_first_heard_of_as_it_is_fixed_gets_its_ticket_resolved_in_one_call(
+    world: World,
+) -> None:
     answer = world.send(update("outages", OPEN, FIXED))
 
     assert answer.said == "created"
@@ -135,7 +164,9 @@ def test_a_ticket_that_exists_follows_its_row_whatever_when_says_by_then(world: 
     minor = outage(severity="minor")
     world.send(insert("outages", OPEN))
     world.send(update("outages", OPEN, minor, created_at="2026-03-04T05:06:08"))
-    answer = world.send(update("outages", minor, minor | {"status": "fixed"}, created_at="2026-03-04T05:06:09"))
+    answer = world.send(
+        update("outages", minor, minor | {"status": "fixed"}, created_at="2026-03-04T05:06:09")
+    )
 
     assert answer.said == "resolved"
     assert (world.incident["impact"], world.incident["state"]) == ("3", "6")
@@ -143,17 +174,27 @@ def test_a_ticket_that_exists_follows_its_row_whatever_when_says_by_then(world: 
 
 def test_creates_says_which_events_may_open_a_ticket() -> None:
     with World(rules=with_options(creates="[INSERT]")) as world:
-        assert world.send(update("outages", OPEN, outage(title="x"))).said == "skipped not_created_by_this_op"
+        assert (
+            world.send(update("outages", OPEN, outage(title="x"))).said
+            == "skipped not_created_by_this_op"
+        )
         assert world.incidents == []
 
 
 def test_a_deleted_rows_ticket_is_resolved() -> None:
-    with World(rules=RULES.replace("      close_notes: \"{{ row.resolution or 'Fixed in the app' }}\"\n", "")) as world:
+    with World(
+        rules=RULES.replace(
+            "      close_notes: \"{{ row.resolution or 'Fixed in the app' }}\"\n", ""
+        )
+    ) as world:
         world.send(insert("outages", OPEN))
         answer = world.send(delete("outages", OPEN))
 
         assert answer.said == "resolved"
-        assert (world.incident["state"], world.incident["close_notes"]) == ("6", "The row was deleted in the app")
+        assert (world.incident["state"], world.incident["close_notes"]) == (
+            "6",
+            "The row was deleted in the app",
+        )
 
 
 def test_on_delete_cancel_cancels_it() -> None:
@@ -164,7 +205,9 @@ def test_on_delete_cancel_cancels_it() -> None:
         assert world.incident["state"] == "8"
 
 
-@pytest.mark.parametrize("by", ["an update", "a deletion", "a deletion that cancels", "its first event"])
+@pytest.mark.parametrize(
+    "by", ["an update", "a deletion", "a deletion that cancels", "its first event"]
+)
 def test_a_state_that_servicenow_ignores_is_a_dead_letter_that_says_what_to_do(by: str) -> None:
     with World(rules=with_options(on_delete="cancel" if "cancels" in by else "resolve")) as world:
         world.servicenow.tables.protected.add(("incident", "state"))
@@ -173,7 +216,9 @@ def test_a_state_that_servicenow_ignores_is_a_dead_letter_that_says_what_to_do(b
         else:
             world.send(insert("outages", OPEN))
             answer = world.send(
-                update("outages", OPEN, FIXED, id="e") if by == "an update" else delete("outages", OPEN, id="e")
+                update("outages", OPEN, FIXED, id="e")
+                if by == "an update"
+                else delete("outages", OPEN, id="e")
             )
 
         assert (answer.status, answer.said) == (422, "dead refused_by_servicenow")
@@ -186,7 +231,9 @@ def test_a_state_that_servicenow_ignores_is_a_dead_letter_that_says_what_to_do(b
         assert "sent again" not in text
 
 
-def test_a_state_that_servicenow_ignored_is_written_when_it_may_be_and_the_event_is_replayed() -> None:
+def test_a_state_that_servicenow_ignored_is_written_when_it_may_be_and_the_event_is_replayed() -> (
+    None
+):
     with World(rules=with_options()) as world:
         world.servicenow.tables.protected.add(("incident", "state"))
         world.send(insert("outages", OPEN))
@@ -208,7 +255,9 @@ def test_a_reopening_that_servicenow_ignores_is_a_dead_letter(world: World) -> N
     assert world.incident["state"] == "6"
 
 
-def test_a_ticket_that_people_close_a_moment_before_it_is_resolved_stays_closed(world: World) -> None:
+def test_a_ticket_that_people_close_a_moment_before_it_is_resolved_stays_closed(
+    world: World,
+) -> None:
     world.send(insert("outages", OPEN))
     sys_id = world.incident["sys_id"]
     closed = {"state": "7", "close_code": "Duplicate", "close_notes": "See INC0000001"}
@@ -253,7 +302,9 @@ def test_a_primary_key_changed_in_mssql_opens_the_new_keys_ticket() -> None:
         assert answer.said == "created"
 
 
-@pytest.mark.parametrize(("word", "status", "count"), [("fail", 422, 0), ("recreate", 200, 1), ("ignore", 200, 0)])
+@pytest.mark.parametrize(
+    ("word", "status", "count"), [("fail", 422, 0), ("recreate", 200, 1), ("ignore", 200, 0)]
+)
 def test_a_ticket_that_people_deleted(word: str, status: int, count: int) -> None:
     with World(rules=with_options(on_missing=word)) as world:
         world.send(insert("outages", OPEN))
@@ -315,7 +366,11 @@ def test_a_shared_ticket_that_people_resolved_is_reopened_by_a_new_row() -> None
     with World(rules=SHARED) as world:
         world.send(insert("alerts", alert(1)))
         world.servicenow.change(
-            "incident", world.incident["sys_id"], state="Resolved", close_code="User error", close_notes="x"
+            "incident",
+            world.incident["sys_id"],
+            state="Resolved",
+            close_code="User error",
+            close_notes="x",
         )
 
         assert world.send(insert("alerts", alert(2))).said == "reopened"
@@ -341,14 +396,19 @@ def test_each_element_has_a_ticket_and_one_that_leaves_the_list_is_resolved() ->
         world.send(insert("meetings", before))
         world.send(update("meetings", before, after))
 
-        assert [(row["correlation_id"], row["short_description"], row["state"]) for row in world.incidents] == [
+        assert [
+            (row["correlation_id"], row["short_description"], row["state"])
+            for row in world.incidents
+        ] == [
             ("shop:items:7/1", "a", "6"),
             ("shop:items:7/2", "B", "1"),
             ("shop:items:7/3", "c", "1"),
         ]
 
 
-REFERENCES = RULES.replace("        impact:", '        assignment_group: "{{ row.group }}"\n        impact:')
+REFERENCES = RULES.replace(
+    "        impact:", '        assignment_group: "{{ row.group }}"\n        impact:'
+)
 
 
 def test_a_reference_by_name_is_sent_as_its_sys_id_and_looked_up_once() -> None:
@@ -356,7 +416,11 @@ def test_a_reference_by_name_is_sent_as_its_sys_id_and_looked_up_once() -> None:
         for n in range(3):
             world.send(insert("outages", outage(n, group="Network")))
 
-        [group] = [row["sys_id"] for row in world.servicenow.rows("sys_user_group") if row["name"] == "Network"]
+        [group] = [
+            row["sys_id"]
+            for row in world.servicenow.rows("sys_user_group")
+            if row["name"] == "Network"
+        ]
         assert {row["assignment_group"] for row in world.incidents} == {group}
         assert world.calls().count("GET sys_user_group") == 1
 
@@ -370,9 +434,13 @@ def test_an_unknown_reference_is_a_permanent_failure_and_opens_nothing() -> None
 
 
 def test_a_field_that_comes_back_different_is_an_alert_that_names_it() -> None:
-    with World(rules=RULES.replace("        impact:", "        priority: 1\n        impact:")) as world:
+    with World(
+        rules=RULES.replace("        impact:", "        priority: 1\n        impact:")
+    ) as world:
         first = world.send(insert("outages", outage(severity="major")))
-        world.send(update("outages", outage(severity="major"), outage(severity="major", unmapped=1)))
+        world.send(
+            update("outages", outage(severity="major"), outage(severity="major", unmapped=1))
+        )
 
         assert first.said == "created"
         [mail] = world.mails
@@ -382,7 +450,15 @@ def test_a_field_that_comes_back_different_is_an_alert_that_names_it() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["{{ 7 * 7 }}", "[code]<b>x</b>[/code]", "<script>alert(1)</script>", "a^b^ORstate=1", "one\ntwo", "=1", "{% x %}"],
+    [
+        "{{ 7 * 7 }}",
+        "[code]<b>x</b>[/code]",
+        "<script>alert(1)</script>",
+        "a^b^ORstate=1",
+        "one\ntwo",
+        "=1",
+        "{% x %}",
+    ],
 )
 def test_a_value_arrives_as_the_text_it_is(world: World, text: str) -> None:
     world.send(insert("outages", outage(title=text)))

@@ -1,4 +1,5 @@
-"""512 MiB hold whatever Hasura sends: large bodies of every shape, under the real server, many at a time."""
+"""512 MiB hold whatever Hasura sends: large bodies of every shape, under the real server, many at a
+time."""
 
 import http.client
 import threading
@@ -36,7 +37,9 @@ SHAPES: Final[dict[str, Callable[[int], str]]] = {
     "small numbers": lambda size: listed("1", size),
     "numbers": lambda size: f"[{','.join(str(1000 + n % 9000) for n in range(size // 5))}]",
     "short decimals": lambda size: listed("1.5", size),
-    "decimals": lambda size: f"[{','.join(f'{100_000 + n % 900_000}.5' for n in range(size // 9))}]",
+    "decimals": lambda size: (
+        f"[{','.join(f'{100_000 + n % 900_000}.5' for n in range(size // 9))}]"
+    ),
     "texts": lambda size: listed('"ab"', size),
     "one text": lambda size: f'"{"x" * size}"',
     "a text with an emoji": lambda size: f'"{"x" * (size - 8)}😀"',
@@ -58,7 +61,10 @@ def large(shape: str, size: int, key: int = 1) -> bytes:
 def peak_mib(function: Function) -> int:
     """What the server and its worker took at their most, what they share counted twice."""
     server = psutil.Process(function.pid)
-    statuses = [Path(f"/proc/{process.pid}/status") for process in (server, *server.children(recursive=True))]
+    statuses = [
+        Path(f"/proc/{process.pid}/status")
+        for process in (server, *server.children(recursive=True))
+    ]
     assert len(statuses) == 2
     return sum(int(status.read_text().split("VmHWM:")[1].split()[0]) for status in statuses) // 1024
 
@@ -96,14 +102,21 @@ def test_a_body_as_large_as_is_allowed_becomes_a_ticket_within_the_memory_of_an_
 
 @pytest.mark.parametrize(
     ("shape", "size", "count"),
-    [("small numbers", 4 * MIB, 12), ("one text", 8 * MIB - 2048, 30), ("objects", 2 * MIB, 12), ("lists", MIB, 20)],
+    [
+        ("small numbers", 4 * MIB, 12),
+        ("one text", 8 * MIB - 2048, 30),
+        ("objects", 2 * MIB, 12),
+        ("lists", MIB, 20),
+    ],
 )
 def test_many_large_bodies_at_once_stay_within_the_memory_of_an_instance_and_cost_no_small_event(
     shape: str, size: int, count: int, tmp_path: Path
 ) -> None:
     with World() as world, served(world, tmp_path) as function:
         with small_events(function) as small, ThreadPoolExecutor(count) as pool:
-            answers = list(pool.map(lambda key: function.send(large(shape, size, key)), range(count)))
+            answers = list(
+                pool.map(lambda key: function.send(large(shape, size, key)), range(count))
+            )
         peak = peak_mib(function)
 
     assert {answer.status for answer in answers} <= {200, 503}
@@ -115,7 +128,9 @@ def test_many_large_bodies_at_once_stay_within_the_memory_of_an_instance_and_cos
 
 def test_large_updates_stay_within_the_memory_of_an_instance(tmp_path: Path) -> None:
     column = SHAPES["small numbers"](4 * MIB - 4096).encode()
-    body = update("outages", outage(big="@"), outage(title="Worse", big="@")).replace(b'"@"', column)
+    body = update("outages", outage(big="@"), outage(title="Worse", big="@")).replace(
+        b'"@"', column
+    )
     with World() as world, served(world, tmp_path) as function, ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(function.send, [body] * 4))
         peak = peak_mib(function)
@@ -130,7 +145,9 @@ def test_a_refused_body_is_never_in_memory(secret: str, tmp_path: Path) -> None:
 
     def send(function: Function) -> int:
         chunks = (b"x" * MIB for _ in range(30))
-        answer = requests.post(function.url, data=chunks, headers={"X-Webhook-Secret": secret}, timeout=60)
+        answer = requests.post(
+            function.url, data=chunks, headers={"X-Webhook-Secret": secret}, timeout=60
+        )
         return answer.status_code
 
     with World() as world, served(world, tmp_path) as function, ThreadPoolExecutor(20) as pool:
@@ -201,7 +218,11 @@ def test_what_would_be_more_than_the_budget_waits_until_others_are_done() -> Non
 
 def test_what_waits_too_long_is_refused_and_holds_nothing() -> None:
     budget = ByteBudget(100)
-    with budget.take(60, timeout_seconds=1), pytest.raises(MemoryBusy), budget.take(60, timeout_seconds=0.05):
+    with (
+        budget.take(60, timeout_seconds=1),
+        pytest.raises(MemoryBusy),
+        budget.take(60, timeout_seconds=0.05),
+    ):
         pass
 
     assert taken(budget, 100, 0.05)

@@ -1,4 +1,5 @@
-"""What the ledger does not take costs no event: it is tried again, then dead with a mail, and never a 500."""
+"""What the ledger does not take costs no event: it is tried again, then dead with a mail, and never
+a 500."""
 
 import json
 import random
@@ -21,7 +22,8 @@ REFUSALS = {
 
 
 def refuse(world: World, table: str, condition: str) -> None:
-    """Have the database refuse every row of *table* that meets *condition*, as it refuses what it cannot hold."""
+    """Have the database refuse every row of *table* that meets *condition*, as it refuses what it
+    cannot hold."""
     world.query("SELECT 1 AS one FROM servicenow.ticket")
     if world.environ["DATABASE_URL"].startswith("sqlite"):
         new = " AND ".join(f"NEW.{part}" for part in condition.split(" AND "))
@@ -31,7 +33,10 @@ def refuse(world: World, table: str, condition: str) -> None:
                 "BEGIN SELECT RAISE(ABORT, 'refused'); END"
             )
     else:
-        world.query(f"ALTER TABLE servicenow.{table} ADD CONSTRAINT refused CHECK (NOT ({condition})) NOT VALID")
+        world.query(
+            f"ALTER TABLE servicenow.{table} ADD CONSTRAINT refused CHECK (NOT "
+            f"({condition})) NOT VALID"
+        )
 
 
 def take_again(world: World, table: str) -> None:
@@ -70,7 +75,9 @@ def test_an_event_whose_record_is_refused_is_given_up_with_a_mail_and_done_once_
         refuse(world, table, condition)
         body = insert("outages", outage(), id="e")
         answers = live(world, body)
-        dead = world.query("SELECT status, outcome, body FROM servicenow.delivery WHERE event = 'e'")
+        dead = world.query(
+            "SELECT status, outcome, body FROM servicenow.delivery WHERE event = 'e'"
+        )
         take_again(world, table)
         again = live(world, body)
 
@@ -78,7 +85,9 @@ def test_an_event_whose_record_is_refused_is_given_up_with_a_mail_and_done_once_
         assert (answers[-1].status, answers[-1].said) == (422, "dead gave_up")
         assert world.clock.ahead > 86_400
         assert [(row["status"], row["body"] != "") for row in dead] == [("dead", True)]
-        assert any("python -m function replay e" in str(mail.get_body(("plain",))) for mail in world.mails)
+        assert any(
+            "python -m function replay e" in str(mail.get_body(("plain",))) for mail in world.mails
+        )
         assert again[-1].status == 200
         assert len(world.incidents) == 1
 
@@ -86,9 +95,13 @@ def test_an_event_whose_record_is_refused_is_given_up_with_a_mail_and_done_once_
 @pytest.mark.parametrize("own", ["sqlite", "postgresql"], indirect=True)
 def test_an_alert_of_eighty_long_columns_is_told(own: str | None) -> None:
     draw = random.Random(1)
-    names = ["u_" + "".join(draw.choice(string.ascii_lowercase) for _ in range(70)) for _ in range(80)]
+    names = [
+        "u_" + "".join(draw.choice(string.ascii_lowercase) for _ in range(70)) for _ in range(80)
+    ]
     columns = "".join(f"        {name}: x\n" for name in names)
-    with World(rules=RULES.replace("        impact:", f"{columns}        impact:"), database_url=own) as world:
+    with World(
+        rules=RULES.replace("        impact:", f"{columns}        impact:"), database_url=own
+    ) as world:
         answer = world.send(insert("outages", outage()))
         again = world.send(insert("outages", outage(2)))
 
@@ -113,7 +126,9 @@ class Odd(Gate):
         if isinstance(read.get("result"), dict):
             read["result"] |= self.fields
         body = json.dumps(read).encode()
-        lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"content-length")]
+        lines = [
+            line for line in head.split(b"\r\n") if not line.lower().startswith(b"content-length")
+        ]
         return b"\r\n".join([*lines, b"Content-Length: %d" % len(body)]) + b"\r\n\r\n" + body
 
 
@@ -131,7 +146,9 @@ ODD: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("own", ["sqlite", "postgresql"], indirect=True)
 @pytest.mark.parametrize("fields", ODD.values(), ids=ODD)
-def test_whatever_servicenow_says_of_a_ticket_the_event_has_an_end(own: str | None, fields: dict[str, object]) -> None:
+def test_whatever_servicenow_says_of_a_ticket_the_event_has_an_end(
+    own: str | None, fields: dict[str, object]
+) -> None:
     gate = Odd(**fields)
     with World(database_url=own) as world, Server(gate) as server:
         gate.behind = world.servicenow.url

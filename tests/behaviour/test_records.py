@@ -1,4 +1,5 @@
-"""Whose record an answer holds: nothing of another one is believed, and ours is known by what the instance keeps."""
+"""Whose record an answer holds: nothing of another one is believed, and ours is known by what the
+instance keeps."""
 
 import json
 from collections.abc import Mapping
@@ -19,13 +20,19 @@ AT = address("incident", correlation_id("shop", "outage", "1"), 0)
 
 def stranger(world: World) -> str:
     """Somebody else's incident, made first; its sys_id."""
-    record = world.servicenow.tables.insert("incident", {"short_description": "A printer is out of paper"}, by="admin")
+    record = world.servicenow.tables.insert(
+        "incident", {"short_description": "A printer is out of paper"}, by="admin"
+    )
     return record["sys_id"]
 
 
 def untouched(world: World, sys_id: str) -> bool:
     record = world.servicenow.row("incident", sys_id)
-    return record is not None and (record["short_description"], record["state"], record["sys_mod_count"]) == (
+    return record is not None and (
+        record["short_description"],
+        record["state"],
+        record["sys_mod_count"],
+    ) == (
         "A printer is out of paper",
         "1",
         "0",
@@ -33,7 +40,9 @@ def untouched(world: World, sys_id: str) -> bool:
 
 
 def ours(world: World) -> list[dict[str, str]]:
-    return [row for row in world.incidents if row["short_description"] != "A printer is out of paper"]
+    return [
+        row for row in world.incidents if row["short_description"] != "A printer is out of paper"
+    ]
 
 
 def linked(world: World) -> list[str]:
@@ -41,13 +50,17 @@ def linked(world: World) -> list[str]:
 
 
 @pytest.mark.parametrize("method", ["PATCH", "GET"])
-def test_another_record_in_an_answer_is_not_taken_for_the_rows_ticket(world: World, method: str) -> None:
+def test_another_record_in_an_answer_is_not_taken_for_the_rows_ticket(
+    world: World, method: str
+) -> None:
     other = stranger(world)
     world.send(insert("outages", OPEN))
     world.servicenow.arm("another_record", method=method)
     world.send(update("outages", OPEN, FIXED, created_at="2026-03-04T05:06:08", id="e"))
     world.clock.advance(61)
-    world.send(update("outages", OPEN, FIXED, created_at="2026-03-04T05:06:08", id="e", current_retry=1))
+    world.send(
+        update("outages", OPEN, FIXED, created_at="2026-03-04T05:06:08", id="e", current_retry=1)
+    )
 
     assert linked(world) == [AT]
     assert untouched(world, other)
@@ -71,7 +84,9 @@ def test_another_record_in_every_answer_ends_as_a_failure_that_names_it(world: W
     for method in ("PATCH", "GET"):
         world.servicenow.arm("another_record", method=method, times=None)
     body = update("outages", OPEN, FIXED, created_at="2026-03-04T05:06:08", id="e")
-    again = update("outages", OPEN, FIXED, created_at="2026-03-04T05:06:08", id="e", current_retry=1)
+    again = update(
+        "outages", OPEN, FIXED, created_at="2026-03-04T05:06:08", id="e", current_retry=1
+    )
     first = world.send(body)
     world.clock.advance(86401)
     last = world.send(again)
@@ -119,7 +134,9 @@ def answered(request: Request, result: object) -> list[dict[str, str]] | Failure
 
 @pytest.mark.parametrize("method", ["GET", "PATCH"])
 @pytest.mark.parametrize("given", ["b" * 32, 12345, {"value": "b" * 32}, True, "x"])
-def test_a_record_with_another_sys_id_is_a_failure_that_names_both(method: Any, given: object) -> None:
+def test_a_record_with_another_sys_id_is_a_failure_that_names_both(
+    method: Any, given: object
+) -> None:
     failure = answered(Request(method, "incident", AT), {"sys_id": given, "number": "INC0000001"})
 
     assert isinstance(failure, Failure)
@@ -135,9 +152,15 @@ def test_a_sys_id_is_the_same_in_upper_case(given: str) -> None:
 
 
 def test_what_no_database_stores_is_replaced_where_it_comes_in() -> None:
-    [record] = answered(Request("GET", "incident", AT), {"sys_id": AT, "number": "INC\x001", "state": "1\x00"})  # type: ignore[misc]  # no failure
+    [record] = answered(
+        Request("GET", "incident", AT), {"sys_id": AT, "number": "INC\x001", "state": "1\x00"}
+    )  # type: ignore[misc]  # no failure
 
-    assert record == {"sys_id": AT, "number": "INC\N{REPLACEMENT CHARACTER}1", "state": "1\N{REPLACEMENT CHARACTER}"}
+    assert record == {
+        "sys_id": AT,
+        "number": "INC\N{REPLACEMENT CHARACTER}1",
+        "state": "1\N{REPLACEMENT CHARACTER}",
+    }
 
 
 ODD: Mapping[str, Mapping[str, object]] = {
@@ -150,7 +173,12 @@ ODD: Mapping[str, Mapping[str, object]] = {
     "a NUL in the number": {"number": "INC\x0001"},
     "a number of 10,000 characters": {"number": "I" * 10_000},
     "a state of 10,000 characters": {"state": "1" * 10_000},
-    "null for everything": {"number": None, "state": None, "correlation_id": None, "sys_mod_count": None},
+    "null for everything": {
+        "number": None,
+        "state": None,
+        "correlation_id": None,
+        "sys_mod_count": None,
+    },
 }
 
 
@@ -194,10 +222,14 @@ def test_what_an_instance_keeps_is_learnt_from_the_first_clean_create_and_told_o
         calls = world.calls()
         world.send(insert("outages", outage(2)))
 
-        assert world.ledger.tickets.traits(world.servicenow.url, "incident") == TableTraits(honours, mark)
+        assert world.ledger.tickets.traits(world.servicenow.url, "incident") == TableTraits(
+            honours, mark
+        )
         assert calls == ["POST incident"]
         subjects = [str(mail["Subject"]) for mail in world.mails]
-        assert [("correlation_id" in subject) for subject in subjects] == ([True] if dropped else [])
+        assert [("correlation_id" in subject) for subject in subjects] == (
+            [True] if dropped else []
+        )
 
 
 @pytest.mark.parametrize("ledger", ["kept", "lost"])
@@ -224,7 +256,7 @@ def test_at_an_instance_that_takes_our_sys_id_a_lost_answer_makes_one_ticket(
 
 
 @pytest.mark.parametrize("dropped", [(), ("correlation_id",)], ids=["both", "no correlation_id"])
-def test_where_an_instance_chooses_the_sys_id_a_lost_answer_makes_one_ticket_that_is_found_by_its_mark(
+def test_where_an_instance_chooses_the_sys_id_a_lost_answer_makes_one_ticket_found_by_its_mark(
     dropped: tuple[str, ...],
 ) -> None:
     with kept_world(dropped, honours_sys_id=False) as world:
@@ -239,7 +271,9 @@ def test_where_an_instance_chooses_the_sys_id_a_lost_answer_makes_one_ticket_tha
         assert sorted(row["state"] for row in world.incidents) == ["1", "6"]
 
 
-def test_where_nothing_of_ours_is_kept_a_lost_answer_makes_no_second_ticket_but_a_dead_letter() -> None:
+def test_where_nothing_of_ours_is_kept_a_lost_answer_makes_no_second_ticket_but_a_dead_letter() -> (
+    None
+):
     with kept_world(("correlation_id", "correlation_display"), honours_sys_id=False) as world:
         world.send(insert("outages", outage(2)))
         world.servicenow.arm("commit_then_reset", method="POST")
@@ -297,7 +331,10 @@ TWO_TABLES = (
 
 def test_what_one_table_keeps_says_nothing_about_another() -> None:
     with World(rules=TWO_TABLES, honours_sys_id=False) as world:
-        world.servicenow.tables.protected = {("incident", "correlation_id"), ("incident", "correlation_display")}
+        world.servicenow.tables.protected = {
+            ("incident", "correlation_id"),
+            ("incident", "correlation_display"),
+        }
         for key in (1, 2, 3):
             world.send(insert("outages", outage(key)))
         world.clock.advance(61)
@@ -305,12 +342,18 @@ def test_what_one_table_keeps_says_nothing_about_another() -> None:
 
         url = world.servicenow.url
         assert world.ledger.tickets.traits(url, "incident") == TableTraits(False, KeptMark.NONE)
-        assert world.ledger.tickets.traits(url, "problem") == TableTraits(False, KeptMark.CORRELATION_ID)
+        assert world.ledger.tickets.traits(url, "problem") == TableTraits(
+            False, KeptMark.CORRELATION_ID
+        )
         assert len([mail for mail in world.mails if "correlation_id" in str(mail["Subject"])]) == 1
 
 
-@pytest.mark.parametrize("dropped", [("correlation_id",), ("correlation_id", "correlation_display")], ids=len)
-def test_the_very_first_create_makes_no_second_ticket_where_nobody_knows_what_is_kept(dropped: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "dropped", [("correlation_id",), ("correlation_id", "correlation_display")], ids=len
+)
+def test_the_very_first_create_makes_no_second_ticket_where_nobody_knows_what_is_kept(
+    dropped: tuple[str, ...],
+) -> None:
     with kept_world(dropped, honours_sys_id=False) as world:
         world.servicenow.arm("commit_then_reset", method="POST")
         world.send(insert("outages", OPEN, id="e"))
@@ -326,7 +369,9 @@ def test_the_very_first_create_makes_no_second_ticket_where_nobody_knows_what_is
 
 def test_a_ticket_that_looks_like_ours_but_is_somebodys_of_an_hour_ago_stops_no_create() -> None:
     with World(honours_sys_id=False) as world:
-        world.servicenow.tables.insert("incident", {"short_description": str(OPEN["title"])}, by="admin")
+        world.servicenow.tables.insert(
+            "incident", {"short_description": str(OPEN["title"])}, by="admin"
+        )
         world.clock.advance(3600)
         world.servicenow.arm("reset", method="POST")
         world.send(insert("outages", OPEN, id="e"))
@@ -336,11 +381,15 @@ def test_a_ticket_that_looks_like_ours_but_is_somebodys_of_an_hour_ago_stops_no_
         assert answer.said == "created"
 
 
-DESCRIBED = RULES.replace("        impact:", '        description: "{{ row.title }}, says the shop"\n        impact:')
+DESCRIBED = RULES.replace(
+    "        impact:", '        description: "{{ row.title }}, says the shop"\n        impact:'
+)
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["first", "later"])
-def test_a_ticket_that_the_instance_changed_while_it_made_it_is_ours_by_what_is_left(first: bool) -> None:
+def test_a_ticket_that_the_instance_changed_while_it_made_it_is_ours_by_what_is_left(
+    first: bool,
+) -> None:
     with World(rules=DESCRIBED, honours_sys_id=False) as world:
         columns = ("correlation_id", "correlation_display", "short_description")
         world.servicenow.tables.protected = {("incident", column) for column in columns}
@@ -366,7 +415,9 @@ def test_a_ticket_of_which_the_instance_left_nothing_is_made_once_and_told() -> 
 
 
 def test_the_ticket_that_is_followed_is_not_taken_for_the_one_that_follows() -> None:
-    with World(rules=RULES.replace("      close_code", "      after_close: new\n      close_code")) as world:
+    with World(
+        rules=RULES.replace("      close_code", "      after_close: new\n      close_code")
+    ) as world:
         world.send(insert("outages", OPEN))
         world.send(update("outages", OPEN, FIXED, created_at="2026-03-04T05:06:08"))
         world.servicenow.arm("another_record", method="POST")

@@ -8,7 +8,9 @@ from tests.payloads import insert, update
 from tests.world import RULES, World, outage
 
 PERSON = RULES.replace("        impact:", '        caller_id: "{{ row.person }}"\n        impact:')
-LENIENT = PERSON.replace("      resolve_when:", "      on_unknown: {caller_id: leave_empty}\n      resolve_when:")
+LENIENT = PERSON.replace(
+    "      resolve_when:", "      on_unknown: {caller_id: leave_empty}\n      resolve_when:"
+)
 
 
 def add(world: World, table: str = "sys_user", **fields: str) -> str:
@@ -74,7 +76,9 @@ def test_an_inactive_record_is_meant_where_there_is_no_other() -> None:
     ],
 )
 @pytest.mark.parametrize("rules", [PERSON, LENIENT])
-def test_several_that_could_be_meant_are_a_failure_that_says_so(rules: str, active: list[str], what: str) -> None:
+def test_several_that_could_be_meant_are_a_failure_that_says_so(
+    rules: str, active: list[str], what: str
+) -> None:
     with World(rules=rules) as world:
         for value in active:
             add(world, name="Anna", active=value)
@@ -85,12 +89,18 @@ def test_several_that_could_be_meant_are_a_failure_that_says_so(rules: str, acti
         assert what in " ".join(str(mail.get_body(("plain",))).replace("=\n", "").split())
 
 
-@pytest.mark.parametrize("spelled", ["  Abel Tuter", "Abel Tuter\n", "\tABEL TUTER ", "abel.tuter\u00a0"])
+@pytest.mark.parametrize(
+    "spelled", ["  Abel Tuter", "Abel Tuter\n", "\tABEL TUTER ", "abel.tuter\u00a0"]
+)
 def test_blanks_around_a_name_and_its_case_do_not_matter(spelled: str) -> None:
     with World(rules=PERSON) as world:
         world.send(insert("outages", row(spelled)))
 
-        [abel] = [one["sys_id"] for one in world.servicenow.rows("sys_user") if one["name"] == "Abel Tuter"]
+        [abel] = [
+            one["sys_id"]
+            for one in world.servicenow.rows("sys_user")
+            if one["name"] == "Abel Tuter"
+        ]
         assert world.incident["caller_id"] == abel
 
 
@@ -122,7 +132,12 @@ def test_a_record_that_does_not_tell_whether_it_is_active_counts_as_one_that_is(
 
 def test_a_record_whose_sys_id_is_hidden_is_as_good_as_none() -> None:
     with pytest.raises(UnknownReference, match="hidden"):
-        chosen(REFERENCES["caller_id"], "caller_id", "Anna", [{"name": "Anna"}, {"sys_id": "", "name": "Anna"}])
+        chosen(
+            REFERENCES["caller_id"],
+            "caller_id",
+            "Anna",
+            [{"name": "Anna"}, {"sys_id": "", "name": "Anna"}],
+        )
 
 
 # What follows where a name means nobody
@@ -149,7 +164,9 @@ def test_a_ticket_without_its_caller_is_better_than_no_ticket(world: World) -> N
 
 
 @pytest.mark.parametrize("lost", ["the answer", "the ledger"])
-def test_whom_people_put_into_a_ticket_stays_there_when_it_is_adopted(world: World, lost: str) -> None:
+def test_whom_people_put_into_a_ticket_stays_there_when_it_is_adopted(
+    world: World, lost: str
+) -> None:
     world.start(rules=LENIENT)
     if lost == "the answer":
         world.servicenow.arm("commit_then_reset", method="POST")
@@ -167,7 +184,9 @@ def test_whom_people_put_into_a_ticket_stays_there_when_it_is_adopted(world: Wor
 
 
 @pytest.mark.parametrize("doubt", [True, False])
-def test_whom_the_row_named_before_goes_when_it_names_nobody_any_more(world: World, doubt: bool) -> None:
+def test_whom_the_row_named_before_goes_when_it_names_nobody_any_more(
+    world: World, doubt: bool
+) -> None:
     anna = add(world, name="Anna")
     world.start(rules=LENIENT)
     if doubt:
@@ -180,12 +199,23 @@ def test_whom_the_row_named_before_goes_when_it_names_nobody_any_more(world: Wor
     body = update("outages", row("Anna"), row("Nobody"), created_at="2026-03-04T05:06:08", id="u")
     world.send(body)
     world.clock.advance(61)
-    world.send(update("outages", row("Anna"), row("Nobody"), created_at="2026-03-04T05:06:08", id="u", current_retry=1))
+    world.send(
+        update(
+            "outages",
+            row("Anna"),
+            row("Nobody"),
+            created_at="2026-03-04T05:06:08",
+            id="u",
+            current_retry=1,
+        )
+    )
 
     assert world.incident["caller_id"] == ""
 
 
-def test_it_is_told_once_and_filled_in_when_the_person_is_there_and_the_row_changes(world: World) -> None:
+def test_it_is_told_once_and_filled_in_when_the_person_is_there_and_the_row_changes(
+    world: World,
+) -> None:
     world.start(rules=LENIENT, NOTIFY_EVERY_SECONDS="1")
     world.send(insert("outages", row("Nobody")))
     world.clock.advance(100)
@@ -209,7 +239,11 @@ def test_whoever_stood_there_before_is_not_left_there() -> None:
         again = world.send(update("outages", row("Nobody"), row("Nobody", unmapped=1)))
         back = world.send(update("outages", row("Nobody", unmapped=1), row("Abel Tuter")))
 
-        assert [answer.said, again.said, back.said] == ["updated unknown_reference", "unchanged", "updated"]
+        assert [answer.said, again.said, back.said] == [
+            "updated unknown_reference",
+            "unchanged",
+            "updated",
+        ]
         assert world.incident["caller_id"] != ""
         assert len(world.mails) == 1
 
@@ -240,7 +274,9 @@ def test_whom_people_filled_in_stays() -> None:
 
 @pytest.mark.parametrize("fault", ["commit_then_500", "error_500", "commit_then_reset", "reset"])
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
-def test_it_is_left_empty_and_told_once_though_an_answer_is_lost(world: World, fault: str, method: str) -> None:
+def test_it_is_left_empty_and_told_once_though_an_answer_is_lost(
+    world: World, fault: str, method: str
+) -> None:
     world.start(rules=LENIENT)
     first = row("Nobody") if method == "POST" else row("Abel Tuter")
     events = [insert("outages", first), update("outages", first, row("Nobody", title="b"))]
@@ -253,7 +289,9 @@ def test_it_is_left_empty_and_told_once_though_an_answer_is_lost(world: World, f
             world.clock.advance(answer.retry_after or 0)
 
     assert (world.incident["short_description"], world.incident["caller_id"]) == ("b", "")
-    assert [subject for subject in told(world) if "left" in subject] == ["[shop] left caller_id of outage/1 empty"]
+    assert [subject for subject in told(world) if "left" in subject] == [
+        "[shop] left caller_id of outage/1 empty"
+    ]
 
 
 def test_an_assignee_whom_nobody_knows_does_not_stand_in_the_way_of_a_new_group() -> None:
@@ -262,8 +300,14 @@ def test_an_assignee_whom_nobody_knows_does_not_stand_in_the_way_of_a_new_group(
     )
     with World(rules=rules) as world:
         world.send(insert("outages", row("Nobody", group="Network")))
-        world.send(update("outages", row("Nobody", group="Network"), row("Nobody", group="Database")))
+        world.send(
+            update("outages", row("Nobody", group="Network"), row("Nobody", group="Database"))
+        )
 
-        [group] = [one["sys_id"] for one in world.servicenow.rows("sys_user_group") if one["name"] == "Database"]
+        [group] = [
+            one["sys_id"]
+            for one in world.servicenow.rows("sys_user_group")
+            if one["name"] == "Database"
+        ]
         assert (world.incident["assignment_group"], world.incident["assigned_to"]) == (group, "")
         assert len(world.mails) == 1

@@ -18,7 +18,9 @@ TWO = (
 
 def changed(*, retry: int = 0) -> bytes:
     at = "2026-03-04T05:06:08"
-    return update("outages", outage(), outage(title="Changed"), created_at=at, id="e", current_retry=retry)
+    return update(
+        "outages", outage(), outage(title="Changed"), created_at=at, id="e", current_retry=retry
+    )
 
 
 def statuses(body: dict[str, object]) -> list[str]:
@@ -27,7 +29,7 @@ def statuses(body: dict[str, object]) -> list[str]:
     return [outcome["status"] for outcome in outcomes]
 
 
-def test_the_soonest_wait_of_what_is_left_is_asked_for_and_the_rest_is_not_called_before_its_time() -> None:
+def test_the_soonest_wait_is_asked_for_and_the_rest_is_not_called_before_its_time() -> None:
     with World(rules=TWO) as world:
         world.send(insert("outages", outage()))
         world.servicenow.arm("commit_then_reset", method="PATCH", table="incident")
@@ -61,4 +63,7 @@ def test_an_event_that_comes_before_anything_is_due_is_tried_whole() -> None:
 
         assert (first.retry_after or 0) > 40
         assert statuses(again.body) == ["retrying", "retrying"]
-        assert world.query("SELECT attempts FROM servicenow.delivery WHERE event = 'e'") == [{"attempts": 2}] * 2
+        assert (
+            world.query("SELECT attempts FROM servicenow.delivery WHERE event = 'e'")
+            == [{"attempts": 2}] * 2
+        )

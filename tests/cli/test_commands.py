@@ -21,7 +21,9 @@ from tests.processes import HERE
 from tests.world import PASSWORD, ROW_TEXT, RULES, SECRET, STORED_PASSWORD, TOLD, World, outage
 
 # Major and critical outages are mapped; what is odd is not, until the rules are put right.
-BROKEN = RULES.replace("when: row.severity in ['major', 'critical']", "when: row.severity != 'minor'")
+BROKEN = RULES.replace(
+    "when: row.severity in ['major', 'critical']", "when: row.severity != 'minor'"
+)
 MENDED = BROKEN.replace("'minor': 3", "'odd': 3")
 
 
@@ -75,9 +77,12 @@ class Shell:
         return ran
 
     def die(self, *events: str, key: int = 1) -> None:
-        """Have *events* become dead letters: one row each, from *key* on, with a severity that no rule knows."""
+        """Have *events* become dead letters: one row each, from *key* on, with a severity that no
+        rule knows."""
         for number, event in enumerate(events):
-            answer = self.world.send(insert("outages", outage(key + number, severity="odd"), id=event))
+            answer = self.world.send(
+                insert("outages", outage(key + number, severity="odd"), id=event)
+            )
             assert answer.said == "dead unknown_value"
         self.world.servicenow.forget()
 
@@ -100,7 +105,10 @@ def test_migrate_brings_the_ledger_up_to_date_and_says_so(shell: Shell) -> None:
     first = shell.run("migrate")
     second = shell.run("migrate")
 
-    assert (first.status, first.out) == (0, "applied migration 0001, 0002, 0003, 0004, 0005, 0006, 0007, 0008\n")
+    assert (first.status, first.out) == (
+        0,
+        "applied migration 0001, 0002, 0003, 0004, 0005, 0006, 0007, 0008\n",
+    )
     assert (second.status, second.out) == (0, "the ledger is up to date\n")
 
 
@@ -119,18 +127,24 @@ def test_migrate_says_what_the_server_said(shell: Shell, postgresql: str) -> Non
     assert "does not exist" in refused.err
 
 
-def test_migrate_refuses_a_database_that_cannot_hold_every_text(shell: Shell, postgresql_unfit: str) -> None:
+def test_migrate_refuses_a_database_that_cannot_hold_every_text(
+    shell: Shell, postgresql_unfit: str
+) -> None:
     refused = shell.run("migrate", DATABASE_URL=postgresql_unfit)
 
     assert refused.status == 1
-    assert "which cannot hold every text that a row may: make one with CREATE DATABASE" in refused.err
+    assert (
+        "which cannot hold every text that a row may: make one with CREATE DATABASE" in refused.err
+    )
     assert refused.err.count("\n") == 1
 
 
 # check
 
 
-def test_check_refuses_a_database_that_cannot_hold_every_text(shell: Shell, postgresql_unfit: str) -> None:
+def test_check_refuses_a_database_that_cannot_hold_every_text(
+    shell: Shell, postgresql_unfit: str
+) -> None:
     shell.rules.write_text(RULES)
 
     bad = shell.run("check", DATABASE_URL=postgresql_unfit)
@@ -165,9 +179,17 @@ def test_check_says_what_is_in_order(shell: Shell) -> None:
 
 
 def test_check_names_every_fault_of_settings_and_rules_at_once(shell: Shell) -> None:
-    shell.rules.write_text(RULES.replace("from: hasura/public.outages", "from: hasura/outages").replace("row.id", "i"))
+    shell.rules.write_text(
+        RULES.replace("from: hasura/public.outages", "from: hasura/outages").replace("row.id", "i")
+    )
 
-    bad = shell.run("check", "--offline", SOURCE_NAME="", DEADLINE_SECONDS="soon", SMTP_URL=f"smtp://u:{PASSWORD}@h")
+    bad = shell.run(
+        "check",
+        "--offline",
+        SOURCE_NAME="",
+        DEADLINE_SECONDS="soon",
+        SMTP_URL=f"smtp://u:{PASSWORD}@h",
+    )
 
     told = bad.err.splitlines()
     assert bad.status == 1
@@ -182,7 +204,9 @@ def test_check_names_every_fault_of_settings_and_rules_at_once(shell: Shell) -> 
 
 
 def test_check_warns_of_what_is_allowed_and_seldom_meant(shell: Shell) -> None:
-    bare = shell.run("check", "--offline", HASURA_EVENT_SECRETS="", SMTP_URL="", NOTIFY_TO="", NOTIFY_FROM="")
+    bare = shell.run(
+        "check", "--offline", HASURA_EVENT_SECRETS="", SMTP_URL="", NOTIFY_TO="", NOTIFY_FROM=""
+    )
 
     assert bare.status == 0
     assert [line.split(" is ")[0] for line in bare.lines[:2]] == [
@@ -192,24 +216,36 @@ def test_check_warns_of_what_is_allowed_and_seldom_meant(shell: Shell) -> None:
 
 
 def test_check_reads_the_triggers_of_the_hasura_project_that_is_named(shell: Shell) -> None:
-    good = shell.run("check", "--offline", "--hasura", str(HERE / "hasura"), RULES_FILE=str(HERE / "rules.yaml"))
+    good = shell.run(
+        "check", "--offline", "--hasura", str(HERE / "hasura"), RULES_FILE=str(HERE / "rules.yaml")
+    )
 
     assert good.status == 0
     assert good.lines[-1] == f"{HERE / 'hasura'}: in order, 2 event triggers, 1 cron trigger"
 
 
-def test_check_reads_the_hasura_project_beside_it_and_names_its_faults_with_the_others(shell: Shell) -> None:
+def test_check_reads_the_hasura_project_beside_it_and_names_its_faults_with_the_others(
+    shell: Shell,
+) -> None:
     shutil.copytree(HERE / "hasura", shell.folder / "hasura")
 
-    bad = shell.run("check", "--offline", SOURCE_NAME="", RULES_FILE="missing.yaml", DEADLINE_SECONDS="60")
+    bad = shell.run(
+        "check", "--offline", SOURCE_NAME="", RULES_FILE="missing.yaml", DEADLINE_SECONDS="60"
+    )
     unwanted = shell.run("check", "--offline")
 
-    # Without settings and rules in order, what the triggers are by themselves is checked all the same.
-    assert [line.split(" ")[0] for line in bad.err.splitlines()] == ["SOURCE_NAME", "missing.yaml:", "2"]
+    # Without settings and rules in order, what the triggers are by themselves is checked all the
+    # same.
+    assert [line.split(" ")[0] for line in bad.err.splitlines()] == [
+        "SOURCE_NAME",
+        "missing.yaml:",
+        "2",
+    ]
     assert unwanted.status == 1
     assert unwanted.err.splitlines() == [
-        "hasura/metadata/databases/default/tables/public_meetings.yaml:15: event_triggers[0]: no rule is for "
-        "hasura/public.meetings, so every event would be answered 422; add one, or take it out",
+        "hasura/metadata/databases/default/tables/public_meetings.yaml:15: event_triggers[0]: no "
+        "rule is for hasura/public.meetings, so every event would be answered 422; add "
+        "one, or take it out",
         "1 to put right",
     ]
 
@@ -221,7 +257,9 @@ def test_check_warns_of_triggers_in_the_way_of_its_other_warnings(shell: Shell) 
     warned = shell.run("check", "--offline", RULES_FILE=str(HERE / "rules.yaml"))
 
     assert warned.status == 0
-    assert warned.lines[0].startswith("warning: hasura/metadata/cron_triggers.yaml: has no servicenow_housekeeping")
+    assert warned.lines[0].startswith(
+        "warning: hasura/metadata/cron_triggers.yaml: has no servicenow_housekeeping"
+    )
 
 
 def test_check_of_a_folder_that_is_no_hasura_project_is_a_fault(shell: Shell) -> None:
@@ -247,7 +285,9 @@ def test_check_asks_the_instance_and_writes_nothing_there(shell: Shell) -> None:
 
 
 def test_check_names_what_of_the_instance_does_not_fit_the_rules(shell: Shell) -> None:
-    shell.rules.write_text(RULES.replace("        impact:", "        assignment_group: Netwok\n        impact:"))
+    shell.rules.write_text(
+        RULES.replace("        impact:", "        assignment_group: Netwok\n        impact:")
+    )
 
     bad = shell.run("check")
 
@@ -295,13 +335,17 @@ def test_check_asks_the_instance_that_is_stored_over_http(shell: Shell) -> None:
         assert not shell.world.servicenow.calls
 
 
-def test_check_with_write_probe_writes_a_record_and_the_ledger_remembers_what_it_showed(shell: Shell) -> None:
+def test_check_with_write_probe_writes_a_record_and_the_ledger_remembers_what_it_showed(
+    shell: Shell,
+) -> None:
     shell.rules.write_text(RULES)
 
     good = shell.run("check", "--write-probe")
     again = shell.run("check")
 
-    kept = f"{shell.world.servicenow.url}: incident: it keeps the sys_id that a new record is given."
+    kept = (
+        f"{shell.world.servicenow.url}: incident: it keeps the sys_id that a new record is given."
+    )
     assert kept in good.lines
     assert kept in again.lines
     [record] = shell.world.servicenow.tables.select("incident")
@@ -309,7 +353,9 @@ def test_check_with_write_probe_writes_a_record_and_the_ledger_remembers_what_it
 
 
 def test_check_says_all_of_it_in_json_too(shell: Shell) -> None:
-    shell.rules.write_text(RULES.replace("        impact:", "        catgory: network\n        impact:"))
+    shell.rules.write_text(
+        RULES.replace("        impact:", "        catgory: network\n        impact:")
+    )
 
     bad = shell.run("check", "--json")
     worse = shell.run("check", "--json", SOURCE_NAME="", RULES_FILE="missing.yaml")
@@ -326,7 +372,10 @@ def test_check_says_all_of_it_in_json_too(shell: Shell) -> None:
             "do": "Did you mean category?",
         }
     ]
-    assert [found["where"] for found in json.loads(worse.out)["findings"]] == ["SOURCE_NAME", "missing.yaml"]
+    assert [found["where"] for found in json.loads(worse.out)["findings"]] == [
+        "SOURCE_NAME",
+        "missing.yaml",
+    ]
 
 
 def test_check_of_an_instance_that_does_not_answer_is_one_fault(shell: Shell) -> None:
@@ -335,14 +384,20 @@ def test_check_of_an_instance_that_does_not_answer_is_one_fault(shell: Shell) ->
     bad = shell.run("check", SERVICENOW_INSTANCE_URL="http://127.0.0.1:1")
 
     assert bad.status == 1
-    assert bad.err.splitlines()[0].startswith("http://127.0.0.1:1: 127.0.0.1 refuses connections to port 1")
+    assert bad.err.splitlines()[0].startswith(
+        "http://127.0.0.1:1: 127.0.0.1 refuses connections to port 1"
+    )
     assert bad.err.splitlines()[1:] == ["1 to put right"]
 
 
 @pytest.mark.parametrize(
-    "settings", [{"DATABASE_URL": "postgresql://u:p@127.0.0.1:1/none"}, {"LEDGER_MIGRATE": "off"}], ids=["away", "new"]
+    "settings",
+    [{"DATABASE_URL": "postgresql://u:p@127.0.0.1:1/none"}, {"LEDGER_MIGRATE": "off"}],
+    ids=["away", "new"],
 )
-def test_check_without_a_ledger_is_a_fault_and_signs_in_nowhere(shell: Shell, settings: dict[str, str]) -> None:
+def test_check_without_a_ledger_is_a_fault_and_signs_in_nowhere(
+    shell: Shell, settings: dict[str, str]
+) -> None:
     shell.rules.write_text(RULES)
 
     bad = shell.run("check", stdin=b"", **settings)
@@ -355,7 +410,9 @@ def test_check_without_a_ledger_is_a_fault_and_signs_in_nowhere(shell: Shell, se
 
 def test_check_asks_the_instance_whatever_is_wrong_with_the_triggers(shell: Shell) -> None:
     shutil.copytree(HERE / "hasura", shell.folder / "hasura")
-    shell.rules.write_text(RULES.replace("        impact:", "        catgory: network\n        impact:"))
+    shell.rules.write_text(
+        RULES.replace("        impact:", "        catgory: network\n        impact:")
+    )
 
     bad = shell.run("check")
 
@@ -396,7 +453,11 @@ def test_check_tells_of_each_table_by_itself(shell: Shell) -> None:
 
 def test_check_in_json_is_json_whatever_is_logged(shell: Shell) -> None:
     shell.rules.write_text(RULES)
-    sent = {"instance_url": "http://127.0.0.1:1", "username": "svc.stored", "password": STORED_PASSWORD}
+    sent = {
+        "instance_url": "http://127.0.0.1:1",
+        "username": "svc.stored",
+        "password": STORED_PASSWORD,
+    }
     shell.world.operate("POST", "config", sent)
 
     bad = shell.run("check", "--json", CONFIG_KEY="")
@@ -422,25 +483,36 @@ def test_setup_hasura_prints_a_view_for_each_rule(shell: Shell, postgresql: str)
     assert "CREATE OR REPLACE VIEW public.ticket_outage AS" in ran.lines
 
 
-def test_setup_hasura_without_the_apps_tables_is_one_sentence(shell: Shell, postgresql: str) -> None:
+def test_setup_hasura_without_the_apps_tables_is_one_sentence(
+    shell: Shell, postgresql: str
+) -> None:
     sqlite = shell.run("setup", "hasura")
     away = shell.run("setup", "hasura", DATABASE_URL=f"postgresql://u:{PASSWORD}@127.0.0.1:1/none")
     other = shell.run("setup", "hasura", DATABASE_URL=postgresql)
 
     assert (sqlite.status, away.status, other.status) == (1, 1, 1)
     assert sqlite.err.startswith("Error: DATABASE_URL must name the PostgreSQL that holds both")
-    assert away.err == "Error: the app's tables cannot be read: OperationalError: check DATABASE_URL\n"
-    assert other.err == "Error: rule outage: public.outages is not in this database: check DATABASE_URL\n"
+    assert (
+        away.err == "Error: the app's tables cannot be read: OperationalError: check DATABASE_URL\n"
+    )
+    assert (
+        other.err
+        == "Error: rule outage: public.outages is not in this database: check DATABASE_URL\n"
+    )
 
 
 def test_check_warns_of_a_text_key_that_joins_several_values(shell: Shell) -> None:
-    shell.rules.write_text(RULES.replace('key: "{{ row.id }}"', 'key: "{{ row.shop }}/{{ row.id }}"'))
+    shell.rules.write_text(
+        RULES.replace('key: "{{ row.id }}"', 'key: "{{ row.shop }}/{{ row.id }}"')
+    )
 
     checked = shell.run("check", "--offline")
 
     assert checked.status == 0
     [warned] = [line for line in checked.lines if "ticket.key" in line]
-    assert warned.startswith("warning: rules.yaml:8: rules[0].ticket.key: joins several values in one text")
+    assert warned.startswith(
+        "warning: rules.yaml:8: rules[0].ticket.key: joins several values in one text"
+    )
     assert warned.endswith('write key: ["{{ row.shop }}", "{{ row.id }}"]')
 
 
@@ -448,14 +520,17 @@ def test_check_warns_of_a_key_whose_column_has_several_spellings(shell: Shell) -
     shutil.copytree(HERE / "hasura", shell.folder / "hasura")
     later = shell.folder / "hasura/migrations/default/1999999999999_later/up.sql"
     later.parent.mkdir()
-    later.write_text("ALTER TABLE public.outages\n  ALTER COLUMN id TYPE interval USING '1 s'::interval;")
+    later.write_text(
+        "ALTER TABLE public.outages\n  ALTER COLUMN id TYPE interval USING '1 s'::interval;"
+    )
 
     checked = shell.run("check", "--offline")
 
     [warned] = [line for line in checked.lines if "ticket.key" in line]
     assert warned == (
         "warning: rules.yaml:8: rules[0].ticket.key: reads id, of type interval "
-        "(hasura/migrations/default/1999999999999_later/up.sql:2), which is written as the session's IntervalStyle "
+        "(hasura/migrations/default/1999999999999_later/up.sql:2), which is written as the "
+        "session's IntervalStyle "
         "says: identify the row by another column"
     )
 
@@ -481,7 +556,9 @@ def test_explain_says_what_would_be_sent_and_sends_nothing(shell: Shell) -> None
 
 def test_explain_says_how_a_change_is_opened_and_closed(shell: Shell) -> None:
     lines = "      table: change_request\n      template: Reboot a switch\n      key:"
-    shell.rules.write_text(RULES.replace("      key:", lines).replace("Solution provided", "successful"))
+    shell.rules.write_text(
+        RULES.replace("      key:", lines).replace("Solution provided", "successful")
+    )
 
     told = shell.run("explain", "-", stdin=insert("outages", outage(42, status="fixed")))
 
@@ -535,7 +612,9 @@ def test_explain_says_what_else_may_come_of_an_event(shell: Shell, body: bytes, 
         (encode({"payload": envelope("outages", "INSERT", None, outage())}), "`payload`"),
     ],
 )
-def test_explain_refuses_a_body_in_the_words_of_the_answer(shell: Shell, body: bytes, words: str) -> None:
+def test_explain_refuses_a_body_in_the_words_of_the_answer(
+    shell: Shell, body: bytes, words: str
+) -> None:
     refused = shell.run("explain", "-", stdin=body)
 
     assert refused.status == 1
@@ -556,7 +635,11 @@ def test_replay_delivers_a_dead_letter_by_the_rules_as_they_are_now_and_once(she
 
     assert (still.status, still.lines[-1]) == (1, "1 dead")
     assert mended.lines == ["[1/1] e1 outage/1: created INC0010001", "1 created"]
-    assert (mended.status, repeated.status, repeated.out) == (0, 0, "e1: already done\n1 already done\n")
+    assert (mended.status, repeated.status, repeated.out) == (
+        0,
+        0,
+        "e1: already done\n1 already done\n",
+    )
     assert len(shell.world.incidents) == 1
 
 
@@ -610,7 +693,10 @@ def test_replay_takes_the_dead_letters_of_a_time_and_of_a_rule_only(shell: Shell
 
 
 def test_replay_of_one_rule_tries_no_other(shell: Shell) -> None:
-    second = "\n  - name: second\n    from: hasura/public.outages\n    ticket:\n      key: '{{ row.id }}'\n"
+    second = (
+        "\n  - name: second\n    from: hasura/public.outages\n    ticket:\n      key: '{{ "
+        "row.id }}'\n"
+    )
     second += "      fields: {short_description: '{{ row.titel }}'}\n"
     shell.world.start(rules=BROKEN + second)
     shell.world.send(insert("outages", outage(severity="odd"), id="e1"))
@@ -647,7 +733,9 @@ def test_replay_names_an_event_that_the_ledger_does_not_know(shell: Shell) -> No
     assert ran.lines[-1] == "1 unknown, 1 created"
 
 
-def test_check_sends_a_mail_where_it_is_asked_to_and_says_what_the_server_said(shell: Shell) -> None:
+def test_check_sends_a_mail_where_it_is_asked_to_and_says_what_the_server_said(
+    shell: Shell,
+) -> None:
     shell.rules.write_text(MENDED)
     with MailServerFixture(refuses=("gone@example.com",)) as server:
         server.replies["full@example.com"] = "452 4.2.2 full"

@@ -1,4 +1,5 @@
-"""A sandbox ServiceNow over https, because ServiceNow's own client speaks nothing else, and that client."""
+"""A sandbox ServiceNow over https, because ServiceNow's own client speaks nothing else, and that
+client."""
 
 import ssl
 from collections.abc import Callable, Iterator
@@ -47,7 +48,8 @@ def connect(instance: ServiceNow, trusted: Path) -> Iterator[Connect]:
 
         def connected(auth: Any) -> ServiceNowClient:
             client = ServiceNowClient(instance.url, auth, verify=str(trusted))
-            # Else the machine's own REQUESTS_CA_BUNDLE would be trusted in place of ours, and its proxies asked.
+            # Else the machine's own REQUESTS_CA_BUNDLE would be trusted in place of ours, and its
+            # proxies asked.
             client.session.trust_env = False
             opened.callback(client.session.close)
             return client

@@ -1,4 +1,5 @@
-"""ServiceNow's own Python client, unmodified, takes the sandbox for an instance: https://github.com/ServiceNow/PySNC."""
+"""ServiceNow's own Python client, unmodified, takes the sandbox for an instance:
+https://github.com/ServiceNow/PySNC."""
 
 import hashlib
 from pathlib import Path
@@ -25,7 +26,9 @@ def made(client: ServiceNowClient, table: str = "incident", **fields: str) -> An
     return record
 
 
-def found(client: ServiceNowClient, query: str, table: str = "incident", field: str = "number") -> list[str]:
+def found(
+    client: ServiceNowClient, query: str, table: str = "incident", field: str = "number"
+) -> list[str]:
     record = client.GlideRecord(table)
     record.add_encoded_query(query)
     record.query()
@@ -33,13 +36,17 @@ def found(client: ServiceNowClient, query: str, table: str = "incident", field: 
 
 
 class TestRecords:
-    def test_an_insert_gives_back_the_whole_record(self, client: ServiceNowClient, instance: ServiceNow) -> None:
+    def test_an_insert_gives_back_the_whole_record(
+        self, client: ServiceNowClient, instance: ServiceNow
+    ) -> None:
         record = made(client, short_description="Link down")
 
         assert record.number.get_value().startswith("INC")
         assert instance.rows("incident")[0]["sys_id"] == record.sys_id
 
-    def test_a_record_without_a_field_is_made(self, client: ServiceNowClient, instance: ServiceNow) -> None:
+    def test_a_record_without_a_field_is_made(
+        self, client: ServiceNowClient, instance: ServiceNow
+    ) -> None:
         record = client.GlideRecord("incident")
         record.initialize()
 
@@ -69,7 +76,11 @@ class TestRecords:
         assert record.update()
 
         [row] = instance.rows("incident")
-        assert (row["short_description"], row["description"], row["sys_mod_count"]) == ("Link up", "Port 3", "1")
+        assert (row["short_description"], row["description"], row["sys_mod_count"]) == (
+            "Link up",
+            "Port 3",
+            "1",
+        )
 
     def test_a_deleted_record_is_gone(self, client: ServiceNowClient, instance: ServiceNow) -> None:
         record = made(client)
@@ -92,7 +103,9 @@ class TestRecords:
                 again.insert()
             assert record.delete()
 
-    def test_many_records_are_deleted_at_once(self, client: ServiceNowClient, instance: ServiceNow) -> None:
+    def test_many_records_are_deleted_at_once(
+        self, client: ServiceNowClient, instance: ServiceNow
+    ) -> None:
         for number in range(7):
             made(client, short_description=f"Noise {number}")
         kept = made(client, short_description="Kept")
@@ -103,7 +116,9 @@ class TestRecords:
         assert noise.delete_multiple()
         assert [row["sys_id"] for row in instance.rows("incident")] == [kept.sys_id]
 
-    def test_many_records_are_updated_at_once(self, client: ServiceNowClient, instance: ServiceNow) -> None:
+    def test_many_records_are_updated_at_once(
+        self, client: ServiceNowClient, instance: ServiceNow
+    ) -> None:
         for number in range(7):
             made(client, short_description=f"Noise {number}")
         noise = client.GlideRecord("incident")
@@ -182,7 +197,9 @@ class TestQueries:
             (("no_such_field", "1"), "12345"),
         ],
     )
-    def test_an_operator_finds(self, five: ServiceNowClient, condition: tuple[str, ...], numbers: str) -> None:
+    def test_an_operator_finds(
+        self, five: ServiceNowClient, condition: tuple[str, ...], numbers: str
+    ) -> None:
         record = five.GlideRecord("incident")
         record.add_query(*condition)
         record.order_by("number")
@@ -208,7 +225,10 @@ class TestQueries:
         assert sorted(str(row.number) for row in record) == ["INC2", "INC4"]
 
     def test_a_new_query_is_an_or_between_whole_groups(self, five: ServiceNowClient) -> None:
-        assert found(five, "number=INC5^NQimpact=1^descriptionISEMPTY^ORDERBYnumber") == ["INC2", "INC5"]
+        assert found(five, "number=INC5^NQimpact=1^descriptionISEMPTY^ORDERBYnumber") == [
+            "INC2",
+            "INC5",
+        ]
 
     def test_an_order_is_kept_in_both_directions(self, five: ServiceNowClient) -> None:
         record = five.GlideRecord("incident")
@@ -223,7 +243,9 @@ class TestQueries:
         assert found(five, "AAAA=BBBB^" * 2300 + "number=INC3") == ["INC3"]
         assert instance.calls[-1].path == "/api/now/v1/batch"
 
-    def test_an_address_that_is_too_long_is_answered_with_a_page(self, five: ServiceNowClient) -> None:
+    def test_an_address_that_is_too_long_is_answered_with_a_page(
+        self, five: ServiceNowClient
+    ) -> None:
         record = five.GlideRecord("incident")
         record.add_encoded_query("AAAA=BBBB^" * 2300)
 
@@ -240,7 +262,9 @@ class TestQueries:
 
     def test_a_related_list_counts(self, client: ServiceNowClient) -> None:
         administrators, loners = client.GlideRecord("sys_user"), client.GlideRecord("sys_user")
-        administrators.add_rl_query("sys_user_has_role", "user", ">0", True).add_query("role.name", "admin")
+        administrators.add_rl_query("sys_user_has_role", "user", ">0", True).add_query(
+            "role.name", "admin"
+        )
         loners.add_rl_query("sys_user_has_role", "user", "=0")
         administrators.query()
         loners.query()
@@ -249,14 +273,18 @@ class TestQueries:
         assert len(loners) > 0
 
     def test_a_dotted_field_is_walked_in_a_query(self, client: ServiceNowClient) -> None:
-        people = found(client, "department.dept_head.user_name=natasha.ingram", "sys_user", "user_name")
+        people = found(
+            client, "department.dept_head.user_name=natasha.ingram", "sys_user", "user_name"
+        )
 
         assert sorted(people) == [ADMIN, "natasha.ingram"]
 
 
 class TestPages:
     @pytest.mark.parametrize("size", [100, 500])
-    def test_many_rows_come_page_by_page_and_each_once(self, client: ServiceNowClient, size: int) -> None:
+    def test_many_rows_come_page_by_page_and_each_once(
+        self, client: ServiceNowClient, size: int
+    ) -> None:
         log = client.GlideRecord("syslog", batch_size=size)
         log.fields = ["sys_id", "sequence"]
         log.query()
@@ -282,7 +310,9 @@ class TestValues:
         assert record.get_display_value("opened_by") == "svc.hasura"
 
     @pytest.mark.parametrize(("display", "state"), [(True, "New"), (False, "1")])
-    def test_one_form_of_a_value_can_be_asked_for(self, client: ServiceNowClient, display: bool, state: str) -> None:
+    def test_one_form_of_a_value_can_be_asked_for(
+        self, client: ServiceNowClient, display: bool, state: str
+    ) -> None:
         made(client)
         record = client.GlideRecord("incident")
         record.display_value = display
@@ -304,7 +334,12 @@ class TestValues:
 
     def test_a_dotted_field_comes_back_under_its_own_name(self, client: ServiceNowClient) -> None:
         record = client.GlideRecord("sys_user")
-        record.fields = ["department", "department.name", "department.dept_head", "department.dept_head.email"]
+        record.fields = [
+            "department",
+            "department.name",
+            "department.dept_head",
+            "department.dept_head.email",
+        ]
         record.get("user_name", ADMIN)
 
         assert record.get_value("department.name") == "Finance"
@@ -324,7 +359,9 @@ class TestValues:
 
 
 class TestAttachments:
-    def test_a_file_is_attached_listed_and_read_back(self, client: ServiceNowClient, tmp_path: Path) -> None:
+    def test_a_file_is_attached_listed_and_read_back(
+        self, client: ServiceNowClient, tmp_path: Path
+    ) -> None:
         record = made(client)
         address = record.add_attachment("log.txt", b"line one\nline two", content_type="text/plain")
         attachments = record.get_attachments()
@@ -350,7 +387,9 @@ class TestAttachments:
         attachment.delete()
         assert not client.Attachment("incident").get(attachment_id)
 
-    def test_attachments_go_with_their_record(self, client: ServiceNowClient, instance: ServiceNow) -> None:
+    def test_attachments_go_with_their_record(
+        self, client: ServiceNowClient, instance: ServiceNow
+    ) -> None:
         record = made(client)
         for number in range(3):
             record.add_attachment(f"{number}.txt", b"x")
@@ -361,19 +400,27 @@ class TestAttachments:
 
 
 class TestLogin:
-    def test_a_wrong_password_is_an_authentication_error(self, connect: Connect, instance: ServiceNow) -> None:
+    def test_a_wrong_password_is_an_authentication_error(
+        self, connect: Connect, instance: ServiceNow
+    ) -> None:
         client = connect((instance.username, "wrong"))
 
         with pytest.raises(AuthenticationException, match="User is not authenticated"):
             client.GlideRecord("incident").get(GUID)
 
-    def test_a_password_buys_a_token_and_the_token_every_call(self, connect: Connect, instance: ServiceNow) -> None:
+    def test_a_password_buys_a_token_and_the_token_every_call(
+        self, connect: Connect, instance: ServiceNow
+    ) -> None:
         oauth = instance.oauth
-        flow = ServiceNowPasswordGrantFlow(instance.username, instance.password, oauth.client_id, oauth.client_secret)
+        flow = ServiceNowPasswordGrantFlow(
+            instance.username, instance.password, oauth.client_id, oauth.client_secret
+        )
         client = connect(flow)
         for _ in range(3):
             made(client)
 
-        assert [(asked.grant, asked.status) for asked in instance.token_requests] == [("password", 200)]
+        assert [(asked.grant, asked.status) for asked in instance.token_requests] == [
+            ("password", 200)
+        ]
         assert client.session.token["expires_in"] == 1799
         assert len(instance.rows("incident")) == 3

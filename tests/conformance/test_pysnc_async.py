@@ -1,6 +1,8 @@
-"""The asynchronous client in ServiceNow's own package, unmodified: its requests do not say what they accept.
+"""The asynchronous client in ServiceNow's own package, unmodified: its requests do not say what
+they accept.
 
-With a password flow it sends no token either: it builds requests that its session adds nothing to. That is not here.
+With a password flow it sends no token either: it builds requests that its session adds nothing to.
+That is not here.
 """
 
 import asyncio
@@ -35,7 +37,9 @@ def run(instance: ServiceNow, context: ssl.SSLContext) -> Run:
 
     def with_client(work: Work) -> Any:
         async def opened() -> Any:
-            async with connected(instance, context, (instance.username, instance.password)) as client:
+            async with connected(
+                instance, context, (instance.username, instance.password)
+            ) as client:
                 return await work(client)
 
         return asyncio.run(opened())
@@ -62,7 +66,9 @@ async def made(client: Any, table: str = "incident", **fields: str) -> Any:
 
 
 class TestRecords:
-    def test_a_record_is_made_changed_read_and_deleted(self, run: Run, instance: ServiceNow) -> None:
+    def test_a_record_is_made_changed_read_and_deleted(
+        self, run: Run, instance: ServiceNow
+    ) -> None:
         async def work(client: Any) -> str:
             record = await made(client, short_description="Link down", description="Port 3")
             record.short_description = "Link up"
@@ -164,7 +170,9 @@ class TestAttachments:
 
 
 class TestLogin:
-    def test_a_wrong_password_is_an_authentication_error(self, instance: ServiceNow, context: ssl.SSLContext) -> None:
+    def test_a_wrong_password_is_an_authentication_error(
+        self, instance: ServiceNow, context: ssl.SSLContext
+    ) -> None:
         async def work() -> None:
             async with connected(instance, context, (instance.username, "wrong")) as client:
                 await (await client.GlideRecord("incident")).get(GUID)
@@ -172,9 +180,13 @@ class TestLogin:
         with pytest.raises(AuthenticationException, match="User is not authenticated"):
             asyncio.run(work())
 
-    def test_client_credentials_buy_a_token_for_every_call(self, instance: ServiceNow, context: ssl.SSLContext) -> None:
+    def test_client_credentials_buy_a_token_for_every_call(
+        self, instance: ServiceNow, context: ssl.SSLContext
+    ) -> None:
         async def work() -> None:
-            flow = AsyncServiceNowClientCredentialsFlow(instance.oauth.client_id, instance.oauth.client_secret)
+            flow = AsyncServiceNowClientCredentialsFlow(
+                instance.oauth.client_id, instance.oauth.client_secret
+            )
             session = await flow.authenticate(instance.url, verify=context)
             async with connected(instance, context, session) as client:
                 for _ in range(3):
@@ -182,5 +194,7 @@ class TestLogin:
 
         asyncio.run(work())
 
-        assert [(asked.grant, asked.status) for asked in instance.token_requests] == [("client_credentials", 200)]
+        assert [(asked.grant, asked.status) for asked in instance.token_requests] == [
+            ("client_credentials", 200)
+        ]
         assert len(instance.rows("incident")) == 3

@@ -1,4 +1,5 @@
-"""When ServiceNow as a whole is unwell: calls are held, people hear of it once, and everything heals by redelivery."""
+"""When ServiceNow as a whole is unwell: calls are held, people hear of it once, and everything
+heals by redelivery."""
 
 import heapq
 import json
@@ -17,7 +18,9 @@ from tests.payloads import insert, update
 from tests.world import PASSWORD, Answered, World, outage
 
 
-def redeliver(world: World, body: bytes, *, until_seconds: float = 6 * 3600, instance: int = 0) -> list[Answered]:
+def redeliver(
+    world: World, body: bytes, *, until_seconds: float = 6 * 3600, instance: int = 0
+) -> list[Answered]:
     """Deliver *body* as Hasura does: again after each Retry-After. Gives all answers."""
     answers = []
     start = world.clock.ahead
@@ -33,7 +36,9 @@ def subjects(world: World) -> list[str]:
     return [str(mail["Subject"]) for mail in world.mails]
 
 
-def test_an_outage_of_an_hour_ends_in_one_incident_one_mail_and_one_that_it_is_over(world: World) -> None:
+def test_an_outage_of_an_hour_ends_in_one_incident_one_mail_and_one_that_it_is_over(
+    world: World,
+) -> None:
     world.servicenow.arm("down", times=None)
     body = insert("outages", outage())
     while world.clock.ahead < 3600:
@@ -85,7 +90,9 @@ def test_after_retry_for_seconds_the_event_is_given_up_with_a_mail() -> None:
 
         assert (answers[-1].status, answers[-1].said) == (422, "dead gave_up")
         assert 3600 < world.clock.ahead < 2 * 3600 + 3600
-        assert any("python -m function replay e" in str(mail.get_body(("plain",))) for mail in world.mails)
+        assert any(
+            "python -m function replay e" in str(mail.get_body(("plain",))) for mail in world.mails
+        )
 
 
 def test_several_failures_in_a_row_hold_the_calls_until_one_probe_passes(world: World) -> None:
@@ -129,13 +136,17 @@ def test_a_wrong_password_is_tried_once_and_then_held_and_mailed_at_once(world: 
     others = [world.send(insert("outages", outage(n))) for n in range(2, 20)]
 
     assert (first.status, first.said) == (503, "retrying servicenow_unauthorized")
-    assert {(answer.status, answer.said) for answer in others} == {(503, "retrying servicenow_unauthorized")}
+    assert {(answer.status, answer.said) for answer in others} == {
+        (503, "retrying servicenow_unauthorized")
+    }
     assert all(answer.retry_after is not None and answer.retry_after >= 595 for answer in others)
     assert len(world.servicenow.refused_logins) == 1
     assert len(world.mails) == 1
 
 
-def test_a_thousand_events_wait_for_a_right_password_from_three_instances_on_one_postgresql(postgresql: str) -> None:
+def test_a_thousand_events_wait_for_a_right_password_from_three_instances_on_one_postgresql(
+    postgresql: str,
+) -> None:
     with World(database_url=postgresql, instances=3) as world:
         for instance in range(3):
             world.send(insert("outages", outage(f"before-{instance}")), instance=instance)
@@ -159,7 +170,11 @@ def test_a_thousand_events_wait_for_a_right_password_from_three_instances_on_one
         for _ in range(10):
             with ThreadPoolExecutor(30) as pool:
                 answers = list(pool.map(deliver, waiting))
-            waiting = [number for number, answer in zip(waiting, answers, strict=True) if answer.status != 200]
+            waiting = [
+                number
+                for number, answer in zip(waiting, answers, strict=True)
+                if answer.status != 200
+            ]
             if not waiting:
                 break
             world.clock.advance(30)
@@ -169,11 +184,15 @@ def test_a_thousand_events_wait_for_a_right_password_from_three_instances_on_one
         assert attempts_second <= 2
         assert waiting == []
         assert len(world.incidents) == 1003
-        assert [mail["Subject"] for mail in world.mails if "401" in str(mail) or "password" in str(mail)][:1]
+        assert [
+            mail["Subject"] for mail in world.mails if "401" in str(mail) or "password" in str(mail)
+        ][:1]
         assert len(world.mails) == 2, subjects(world)
 
 
-def test_one_event_that_fails_while_others_get_through_is_told_when_it_has_lasted(world: World) -> None:
+def test_one_event_that_fails_while_others_get_through_is_told_when_it_has_lasted(
+    world: World,
+) -> None:
     world.send(insert("outages", outage(1)))
     stuck = update("outages", outage(1), outage(1, title="x"))
     answer = None
@@ -191,7 +210,9 @@ def test_one_event_that_fails_while_others_get_through_is_told_when_it_has_laste
 
 
 @pytest.mark.parametrize("seconds", [0.5])
-def test_an_event_is_answered_within_the_deadline_even_when_servicenow_hangs(seconds: float) -> None:
+def test_an_event_is_answered_within_the_deadline_even_when_servicenow_hangs(
+    seconds: float,
+) -> None:
     with World(DEADLINE_SECONDS="4", SERVICENOW_TIMEOUT_SECONDS="3") as world:
         world.servicenow.arm("commit_then_hang", seconds=30, times=None)
         started = time.monotonic()
@@ -233,11 +254,13 @@ def test_when_the_dead_letters_are_replayed_one_mail_says_that_it_is_over(world:
     assert len(world.incidents) == 3
 
 
-# --- One row's failure is its own -------------------------------------------------------------------------------------
+# --- One row's failure is its own
+# -------------------------------------------------------------------------------------
 
 
 class Firewall(Gate):
-    """Stands before a sandbox and gives *refusal* to every request whose body holds *word*; counts what it saw."""
+    """Stands before a sandbox and gives *refusal* to every request whose body holds *word*; counts
+    what it saw."""
 
     def __init__(self, word: bytes, refusal: Answer) -> None:
         super().__init__()
@@ -278,15 +301,24 @@ def behind(
 ) -> Iterator[tuple[World, Server]]:
     with World(instances=instances, database_url=database_url) as world, Server(firewall) as server:
         firewall.behind = world.servicenow.url
-        world.start(SERVICENOW_INSTANCE_URL=server.url, SERVICENOW_TIMEOUT_SECONDS="0.3", DEADLINE_SECONDS="1")
+        world.start(
+            SERVICENOW_INSTANCE_URL=server.url,
+            SERVICENOW_TIMEOUT_SECONDS="0.3",
+            DEADLINE_SECONDS="1",
+        )
         for instance in range(instances):
-            assert world.send(insert("outages", outage(f"before {instance}", title="earlier")), instance=instance)
+            assert world.send(
+                insert("outages", outage(f"before {instance}", title="earlier")), instance=instance
+            )
         server.seen.clear()
         yield world, server
 
 
-def drive(world: World, bodies: Sequence[bytes], *, seconds: float, instances: int = 1) -> dict[int, float]:
-    """Deliver all *bodies* as Hasura does, each after its own Retry-After, for *seconds* of the ledger's time.
+def drive(
+    world: World, bodies: Sequence[bytes], *, seconds: float, instances: int = 1
+) -> dict[int, float]:
+    """Deliver all *bodies* as Hasura does, each after its own Retry-After, for *seconds* of the
+    ledger's time.
 
     Gives when each was done, by its number.
     """
@@ -306,7 +338,10 @@ def drive(world: World, bodies: Sequence[bytes], *, seconds: float, instances: i
 
 def rows(total: int, poisonous: set[int]) -> list[bytes]:
     titles = ["poison" if number in poisonous else "sound" for number in range(total)]
-    return [insert("outages", outage(number, title=title), id=f"e{number}") for number, title in enumerate(titles)]
+    return [
+        insert("outages", outage(number, title=title), id=f"e{number}")
+        for number, title in enumerate(titles)
+    ]
 
 
 def titles(world: World) -> list[str]:
@@ -325,8 +360,12 @@ def test_a_row_that_fails_each_time_costs_the_others_seconds(refusal: Answer) ->
 
 
 @pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS)
-@pytest.mark.parametrize("poisonous", [set(range(5)), set(range(0, 40, 8)), set(range(35, 40))], ids=str)
-def test_five_rows_of_forty_that_fail_each_time_cost_the_others_a_minute(refusal: Answer, poisonous: set[int]) -> None:
+@pytest.mark.parametrize(
+    "poisonous", [set(range(5)), set(range(0, 40, 8)), set(range(35, 40))], ids=str
+)
+def test_five_rows_of_forty_that_fail_each_time_cost_the_others_a_minute(
+    refusal: Answer, poisonous: set[int]
+) -> None:
     with behind(Firewall(b"poison", refusal)) as (world, _):
         done = drive(world, rows(40, poisonous), seconds=90)
 
@@ -334,8 +373,12 @@ def test_five_rows_of_forty_that_fail_each_time_cost_the_others_a_minute(refusal
         assert titles(world) == ["sound"] * 35
 
 
-@pytest.mark.parametrize("refusal", [REFUSALS["403 page"], REFUSALS["500"]], ids=["403 page", "500"])
-@pytest.mark.parametrize("poisonous", [set(range(0, 40, 2)), set(range(20))], ids=["every other", "the oldest"])
+@pytest.mark.parametrize(
+    "refusal", [REFUSALS["403 page"], REFUSALS["500"]], ids=["403 page", "500"]
+)
+@pytest.mark.parametrize(
+    "poisonous", [set(range(0, 40, 2)), set(range(20))], ids=["every other", "the oldest"]
+)
 def test_half_of_the_rows_that_fail_each_time_hold_the_other_half_for_minutes_only(
     refusal: Answer, poisonous: set[int]
 ) -> None:
@@ -348,7 +391,9 @@ def test_half_of_the_rows_that_fail_each_time_hold_the_other_half_for_minutes_on
 
 def test_rows_that_fail_each_time_at_one_of_three_instances_hold_no_others(postgresql: str) -> None:
     poisonous = set(range(0, 40, 4))
-    with behind(Firewall(b"poison", REFUSALS["403 page"]), instances=3, database_url=postgresql) as (world, _):
+    with behind(
+        Firewall(b"poison", REFUSALS["403 page"]), instances=3, database_url=postgresql
+    ) as (world, _):
         done = drive(world, rows(40, poisonous), seconds=120, instances=3)
 
         assert set(done) == set(range(40)) - poisonous
@@ -360,7 +405,12 @@ def test_a_change_that_fails_each_time_costs_the_others_seconds(method: str) -> 
     with behind(Firewall(b"poison", REFUSALS["403 page"])) as (world, _):
         assert len(drive(world, rows(10, set()), seconds=10)) == 10
         changes = [
-            update("outages", outage(n, title="sound"), outage(n, title="poison" if n == 0 else "changed"), id=f"u{n}")
+            update(
+                "outages",
+                outage(n, title="sound"),
+                outage(n, title="poison" if n == 0 else "changed"),
+                id=f"u{n}",
+            )
             for n in range(10)
         ]
         done = drive(world, changes, seconds=60)
@@ -369,10 +419,13 @@ def test_a_change_that_fails_each_time_costs_the_others_seconds(method: str) -> 
         assert titles(world) == ["changed"] * 9 + ["sound"]
 
 
-def test_where_only_rows_that_fail_are_left_each_dies_by_itself_and_a_sound_one_passes_at_any_time() -> None:
+def test_where_only_rows_that_fail_are_left_each_dies_by_itself_and_a_sound_one_passes() -> None:
     with behind(Firewall(b"poison", REFUSALS["403 page"])) as (world, server):
         world.start(RETRY_FOR_SECONDS="7200")
-        late = [insert("outages", outage(f"late {number}", title="sound"), id=f"late{number}") for number in range(4)]
+        late = [
+            insert("outages", outage(f"late {number}", title="sound"), id=f"late{number}")
+            for number in range(4)
+        ]
         done = drive(world, rows(6, set(range(6))), seconds=1800)
         asked = len(server.seen)
         passed = drive(world, late, seconds=60)
@@ -384,9 +437,12 @@ def test_where_only_rows_that_fail_are_left_each_dies_by_itself_and_a_sound_one_
         assert set(passed) == set(range(4))
         assert set(dead) == set(range(6))
         assert {
-            row["status"] for row in world.query("SELECT status FROM servicenow.delivery WHERE event LIKE 'e%'")
+            row["status"]
+            for row in world.query("SELECT status FROM servicenow.delivery WHERE event LIKE 'e%'")
         } == {"dead"}
-        assert any("python -m function replay" in str(mail.get_body(("plain",))) for mail in world.mails)
+        assert any(
+            "python -m function replay" in str(mail.get_body(("plain",))) for mail in world.mails
+        )
 
 
 def test_a_row_that_failed_and_passes_later_counts_again() -> None:
@@ -400,8 +456,12 @@ def test_a_row_that_failed_and_passes_later_counts_again() -> None:
         assert world.query("SELECT key FROM servicenow.ticket WHERE call_failed") == []
 
 
-@pytest.mark.parametrize("fault", ["down", "error_500", "unavailable_503", "sso_html_200", "hibernating_html_200"])
-def test_an_outage_of_an_hour_costs_few_calls_one_at_a_time_however_many_rows_wait(fault: str) -> None:
+@pytest.mark.parametrize(
+    "fault", ["down", "error_500", "unavailable_503", "sso_html_200", "hibernating_html_200"]
+)
+def test_an_outage_of_an_hour_costs_few_calls_one_at_a_time_however_many_rows_wait(
+    fault: str,
+) -> None:
     with World(instances=2) as world:
         world.servicenow.arm(fault, times=None)
         bodies = rows(40, set())
@@ -465,7 +525,9 @@ def test_the_write_after_a_probe_counts_whichever_instance_had_the_trouble() -> 
 
 
 def test_a_password_refused_after_a_first_call_was_let_in_is_held_all_the_same() -> None:
-    refusal = http(401, '{"error":{"message":"User Not Authenticated","detail":"x"},"status":"failure"}')
+    refusal = http(
+        401, '{"error":{"message":"User Not Authenticated","detail":"x"},"status":"failure"}'
+    )
     made: dict[str, str] = {}
 
     def answer(sock: socket.socket, seen: Seen) -> bool:
@@ -479,7 +541,9 @@ def test_a_password_refused_after_a_first_call_was_let_in_is_held_all_the_same()
 
     with Server(answer) as server, World(SERVICENOW_INSTANCE_URL=server.url) as world:
         world.send(insert("outages", outage(1)))
-        fixed = update("outages", outage(1), outage(1, status="fixed"), created_at="2026-03-04T05:06:08")
+        fixed = update(
+            "outages", outage(1), outage(1, status="fixed"), created_at="2026-03-04T05:06:08"
+        )
         refused = world.send(fixed)
         calls = [seen.method for seen in server.seen]
         held = world.send(insert("outages", outage(2)))
@@ -500,7 +564,8 @@ REFUSED = pytest.mark.parametrize(
 
 
 class SlowServer(Server):
-    """Refuses rows titled Refused and After; rows titled First and Slow wait until they are released."""
+    """Refuses rows titled Refused and After; rows titled First and Slow wait until they are
+    released."""
 
     def __init__(self, refusal: bytes) -> None:
         self.arrived = {b"First": threading.Event(), b"Slow": threading.Event()}
@@ -523,7 +588,9 @@ class SlowServer(Server):
 
 
 @REFUSED
-def test_a_call_that_was_sent_before_a_refusal_and_passes_after_it_lifts_no_hold(refusal: bytes) -> None:
+def test_a_call_that_was_sent_before_a_refusal_and_passes_after_it_lifts_no_hold(
+    refusal: bytes,
+) -> None:
     with (
         SlowServer(refusal) as server,
         World(SERVICENOW_INSTANCE_URL=server.url) as world,
@@ -550,7 +617,10 @@ def test_a_call_that_was_sent_before_a_refusal_and_passes_after_it_lifts_no_hold
 
 @REFUSED
 def test_nor_does_one_of_another_instance(refusal: bytes) -> None:
-    with SlowServer(refusal) as server, World(instances=2, SERVICENOW_INSTANCE_URL=server.url) as world:
+    with (
+        SlowServer(refusal) as server,
+        World(instances=2, SERVICENOW_INSTANCE_URL=server.url) as world,
+    ):
         with ThreadPoolExecutor(1) as threads:
             slow = threads.submit(world.send, insert("outages", outage(2, title="Slow")))
             assert server.arrived[b"Slow"].wait(10)

@@ -1,4 +1,5 @@
-"""What of an instance does not fit the rules: found before the first event, with its line and what to do."""
+"""What of an instance does not fit the rules: found before the first event, with its line and what
+to do."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -34,11 +35,17 @@ UNKNOWN = TableTraits()
 
 
 def examined(
-    servicenow: ServiceNow, rules: str = RULE, *, traits: TableTraits = UNKNOWN, write_probe: bool = False
+    servicenow: ServiceNow,
+    rules: str = RULE,
+    *,
+    traits: TableTraits = UNKNOWN,
+    write_probe: bool = False,
 ) -> Examined:
     client = ServiceNowClient(servicenow.url, Basic(servicenow.username, servicenow.password))
     try:
-        return examine(client, load(rules, environ={}).rules, traits=lambda _: traits, write_probe=write_probe)
+        return examine(
+            client, load(rules, environ={}).rules, traits=lambda _: traits, write_probe=write_probe
+        )
     finally:
         client.close()
 
@@ -50,7 +57,11 @@ def told(servicenow: ServiceNow, rules: str = RULE) -> list[Finding]:
 
 def with_fields(*fields: str, closing: Sequence[str] = ()) -> str:
     """RULE with further *fields* (from line 10 on) and what follows them."""
-    return RULE + "".join(f"        {field}\n" for field in fields) + "".join(f"      {line}\n" for line in closing)
+    return (
+        RULE
+        + "".join(f"        {field}\n" for field in fields)
+        + "".join(f"      {line}\n" for line in closing)
+    )
 
 
 class TestFields:
@@ -72,20 +83,27 @@ class TestFields:
 
         assert (found.level, found.line) == (FAULT, 10)
         assert str(found) == (
-            "rules.yaml:10: rules[0].ticket.fields.catgory: incident has no field catgory, and ServiceNow ignores what "
+            "rules.yaml:10: rules[0].ticket.fields.catgory: incident has no field catgory, and "
+            "ServiceNow ignores what "
             "is sent for it. Did you mean category?"
         )
 
     def test_where_the_dictionary_is_hidden_a_record_tells(self, servicenow: ServiceNow) -> None:
         servicenow.tables.insert("incident", {"short_description": "one"}, by="admin")
-        servicenow.rights = replace(servicenow.rights, may_read={"incident", "sys_choice", "sys_user"})
+        servicenow.rights = replace(
+            servicenow.rights, may_read={"incident", "sys_choice", "sys_user"}
+        )
 
         found = examined(servicenow, with_fields("catgory: network", "category: network")).findings
 
         assert [(each.level, each.line) for each in found if each.line] == [(FAULT, 10)]
-        assert any("may not read sys_dictionary" in each.problem and each.level is NOTE for each in found)
+        assert any(
+            "may not read sys_dictionary" in each.problem and each.level is NOTE for each in found
+        )
 
-    def test_where_neither_can_be_read_it_says_that_fields_are_not_checked(self, servicenow: ServiceNow) -> None:
+    def test_where_neither_can_be_read_it_says_that_fields_are_not_checked(
+        self, servicenow: ServiceNow
+    ) -> None:
         servicenow.rights = replace(servicenow.rights, may_read={"incident"})
 
         found = examined(servicenow, with_fields("catgory: network")).findings
@@ -124,7 +142,10 @@ class TestFields:
     ) -> None:
         lenient = with_fields("caller_id: Nobody", closing=["on_unknown: {caller_id: leave_empty}"])
 
-        [found], [lenient_found] = told(servicenow, with_fields("caller_id: Nobody")), told(servicenow, lenient)
+        [found], [lenient_found] = (
+            told(servicenow, with_fields("caller_id: Nobody")),
+            told(servicenow, lenient),
+        )
 
         assert (found.level, lenient_found.level) == (FAULT, WARNING)
         assert found.problem == lenient_found.problem
@@ -144,18 +165,26 @@ class TestFields:
 class TestWhatIsHidden:
     """As fields and rows are hidden on real instances: a query that finds less, not a refusal."""
 
-    def test_of_a_table_whose_ancestors_are_hidden_no_column_is_called_missing(self, servicenow: ServiceNow) -> None:
+    def test_of_a_table_whose_ancestors_are_hidden_no_column_is_called_missing(
+        self, servicenow: ServiceNow
+    ) -> None:
         for row in servicenow.tables.select("sys_db_object", "name=problem"):
-            servicenow.tables.update("sys_db_object", row["sys_id"], {"name": "u_hidden"}, by="admin")
+            servicenow.tables.update(
+                "sys_db_object", row["sys_id"], {"name": "u_hidden"}, by="admin"
+            )
         for row in servicenow.tables.select("sys_dictionary", "name=task"):
-            servicenow.tables.update("sys_dictionary", row["sys_id"], {"name": "u_base"}, by="admin")
+            servicenow.tables.update(
+                "sys_dictionary", row["sys_id"], {"name": "u_base"}, by="admin"
+            )
         problem = RULE.replace("    ticket:\n", "    ticket:\n      table: problem\n")
 
         assert told(servicenow, problem) == []
 
     def test_incident_is_known_to_extend_task(self, servicenow: ServiceNow) -> None:
         for row in servicenow.tables.select("sys_db_object", "name=incident"):
-            servicenow.tables.update("sys_db_object", row["sys_id"], {"super_class": ""}, by="admin")
+            servicenow.tables.update(
+                "sys_db_object", row["sys_id"], {"super_class": ""}, by="admin"
+            )
 
         [found] = told(servicenow, with_fields("catgory: network"))
 
@@ -190,7 +219,9 @@ class TestChoices:
     ) -> None:
         found = told(servicenow, with_fields(field.replace("Network", "network")))
 
-        assert [each.problem.partition("`")[2].partition("`")[0] for each in found] == ([value] if value else [])
+        assert [each.problem.partition("`")[2].partition("`")[0] for each in found] == (
+            [value] if value else []
+        )
         assert all("network (Network)" in each.remedy for each in found)
 
     def test_a_label_is_told_from_its_value(self, servicenow: ServiceNow) -> None:
@@ -205,15 +236,22 @@ class TestChoices:
         assert told(servicenow, with_fields("category: anything")) == []
 
     def test_a_close_code_of_another_release_is_found(self, servicenow: ServiceNow) -> None:
-        [found] = told(servicenow, with_fields(closing=["resolve_when: row.done", "close_code: Solved (Permanently)"]))
+        [found] = told(
+            servicenow,
+            with_fields(closing=["resolve_when: row.done", "close_code: Solved (Permanently)"]),
+        )
 
         assert (found.level, found.line) == (FAULT, 11)
         assert "Solution provided" in found.remedy
 
-    def test_so_is_the_one_that_is_sent_where_the_rule_gives_none(self, servicenow: ServiceNow) -> None:
+    def test_so_is_the_one_that_is_sent_where_the_rule_gives_none(
+        self, servicenow: ServiceNow
+    ) -> None:
         for choice in servicenow.tables.select("sys_choice", "element=close_code^name=incident"):
             if choice["value"] == "Solution provided":
-                servicenow.tables.update("sys_choice", choice["sys_id"], {"inactive": "true"}, by="admin")
+                servicenow.tables.update(
+                    "sys_choice", choice["sys_id"], {"inactive": "true"}, by="admin"
+                )
 
         [found] = told(servicenow, with_fields(closing=["resolve_when: row.done"]))
 
@@ -222,7 +260,8 @@ class TestChoices:
 
     def test_a_state_that_the_instance_does_not_have_is_found(self, servicenow: ServiceNow) -> None:
         problem = RULE.replace("    ticket:\n", "    ticket:\n      table: problem\n") + (
-            "      states: {resolved: 99, reopened: 103, final: [107]}\n      resolve_when: row.done\n"
+            "      states: {resolved: 99, reopened: 103, final: [107]}\n      resolve_when: "
+            "row.done\n"
         )
 
         [found] = told(servicenow, problem)
@@ -233,10 +272,16 @@ class TestChoices:
 
 class TestStates:
     def without(self, servicenow: ServiceNow, table: str, state: str) -> None:
-        for choice in servicenow.tables.select("sys_choice", f"name={table}^element=state^value={state}"):
-            servicenow.tables.update("sys_choice", choice["sys_id"], {"inactive": "true"}, by="admin")
+        for choice in servicenow.tables.select(
+            "sys_choice", f"name={table}^element=state^value={state}"
+        ):
+            servicenow.tables.update(
+                "sys_choice", choice["sys_id"], {"inactive": "true"}, by="admin"
+            )
 
-    def test_a_state_that_the_rule_never_gives_may_be_another_one(self, servicenow: ServiceNow) -> None:
+    def test_a_state_that_the_rule_never_gives_may_be_another_one(
+        self, servicenow: ServiceNow
+    ) -> None:
         self.without(servicenow, "incident", "8")
         self.without(servicenow, "incident", "7")
 
@@ -260,16 +305,28 @@ class TestStates:
     def of_its_own(self, servicenow: ServiceNow, table: str, *states: str) -> None:
         """Put *states* in place of those that the *table* ships with."""
         for choice in servicenow.tables.select("sys_choice", f"name={table}^element=state"):
-            servicenow.tables.update("sys_choice", choice["sys_id"], {"inactive": "true"}, by="admin")
+            servicenow.tables.update(
+                "sys_choice", choice["sys_id"], {"inactive": "true"}, by="admin"
+            )
         for state in states:
-            choice = {"name": table, "element": "state", "value": state, "label": f"Ours {state}", "language": "en"}
+            choice = {
+                "name": table,
+                "element": "state",
+                "value": state,
+                "label": f"Ours {state}",
+                "language": "en",
+            }
             servicenow.tables.insert("sys_choice", choice, by="admin")
 
     def test_an_incident_s_states_of_the_instance_s_own_are_compared_as_they_are_declared(
         self, servicenow: ServiceNow
     ) -> None:
         self.of_its_own(servicenow, "incident", "10", "20", "60", "80")
-        own = ["states: {resolved: 60, reopened: 20, canceled: 80}", "resolve_when: row.done", "on_delete: cancel"]
+        own = [
+            "states: {resolved: 60, reopened: 20, canceled: 80}",
+            "resolve_when: row.done",
+            "on_delete: cancel",
+        ]
 
         assert told(servicenow, with_fields(closing=own)) == []
 
@@ -288,12 +345,30 @@ class TestStates:
     @pytest.mark.parametrize(
         ("states", "what"),
         [
-            ("{resolved: 3, canceled: 4, path: [-5, -1, 5]}", "change_request has no state 5 (on the way to resolved)"),
-            ("{resolved: 3, canceled: 4, path: [-6, -1]}", "change_request has no state -6 (where tickets begin)"),
-            ("{resolved: 3, canceled: 4, final: [4, 40]}", "change_request has no state 40 (final)"),
-            ("{resolved: 33, canceled: 4, path: [-5, -1]}", "change_request has no state 33 (resolved)"),
-            ("{resolved: 3, canceled: 44, path: [-5, -1]}", "change_request has no state 44 (canceled)"),
-            ("{resolved: 3, canceled: 4, reopened: 55}", "change_request has no state 55 (reopened)"),
+            (
+                "{resolved: 3, canceled: 4, path: [-5, -1, 5]}",
+                "change_request has no state 5 (on the way to resolved)",
+            ),
+            (
+                "{resolved: 3, canceled: 4, path: [-6, -1]}",
+                "change_request has no state -6 (where tickets begin)",
+            ),
+            (
+                "{resolved: 3, canceled: 4, final: [4, 40]}",
+                "change_request has no state 40 (final)",
+            ),
+            (
+                "{resolved: 33, canceled: 4, path: [-5, -1]}",
+                "change_request has no state 33 (resolved)",
+            ),
+            (
+                "{resolved: 3, canceled: 44, path: [-5, -1]}",
+                "change_request has no state 44 (canceled)",
+            ),
+            (
+                "{resolved: 3, canceled: 4, reopened: 55}",
+                "change_request has no state 55 (reopened)",
+            ),
         ],
     )
     def test_each_declared_state_of_a_change_must_be_there(
@@ -301,30 +376,46 @@ class TestStates:
     ) -> None:
         change = RULE.replace("    ticket:\n", "    ticket:\n      table: change_request\n")
 
-        [found] = told(servicenow, change + f"      resolve_when: row.done\n      states: {states}\n")
+        [found] = told(
+            servicenow, change + f"      resolve_when: row.done\n      states: {states}\n"
+        )
 
         assert (found.problem, found.line) == (what, 12)
 
     def test_no_row_ends_a_shared_ticket(self, servicenow: ServiceNow) -> None:
         self.without(servicenow, "incident", "6")
 
-        assert told(servicenow, with_fields(closing=["shared: true", "resolve_when: row.done"])) == []
+        assert (
+            told(servicenow, with_fields(closing=["shared: true", "resolve_when: row.done"])) == []
+        )
 
 
 class TestDeclaredChoices:
     def test_one_that_the_instance_does_not_have_is_found(self, servicenow: ServiceNow) -> None:
-        [found] = told(servicenow, with_fields(closing=["choices: {impact: [1, 2, 3, 4], urgency: [1, 2]}"]))
+        [found] = told(
+            servicenow, with_fields(closing=["choices: {impact: [1, 2, 3, 4], urgency: [1, 2]}"])
+        )
 
         assert found.level is FAULT
         assert found.problem == (
-            "`4` is none of the choices of impact, and would show as an empty field (`choices` declares it)"
+            "`4` is none of the choices of impact, and would show as an empty field "
+            "(`choices` declares it)"
         )
 
     def test_those_that_it_has_are_in_order(self, servicenow: ServiceNow) -> None:
-        choice = {"name": "incident", "element": "impact", "value": "4", "label": "None", "language": "en"}
+        choice = {
+            "name": "incident",
+            "element": "impact",
+            "value": "4",
+            "label": "None",
+            "language": "en",
+        }
         servicenow.tables.insert("sys_choice", choice, by="admin")
 
-        assert told(servicenow, with_fields("impact: 4", closing=["choices: {impact: [1, 2, 3, 4]}"])) == []
+        assert (
+            told(servicenow, with_fields("impact: 4", closing=["choices: {impact: [1, 2, 3, 4]}"]))
+            == []
+        )
 
 
 class TestReferences:
@@ -335,7 +426,10 @@ class TestReferences:
         assert found.problem.startswith("`Netwok` is not there")
 
     def test_each_name_of_a_lookup_is_looked_up(self, servicenow: ServiceNow) -> None:
-        groups = "assignment_group: \"{{ row.team | lookup({'a': 'Network', 'b': 'Nobody'}, default='Hardware') }}\""
+        groups = (
+            "assignment_group: \"{{ row.team | lookup({'a': 'Network', 'b': 'Nobody'}, "
+            "default='Hardware') }}\""
+        )
 
         [found] = told(servicenow, with_fields(groups))
 
@@ -343,7 +437,8 @@ class TestReferences:
 
     def test_a_table_of_names_that_is_hidden_is_found(self, servicenow: ServiceNow) -> None:
         servicenow.rights = replace(
-            servicenow.rights, may_read={"incident", "sys_dictionary", "sys_choice", "sys_db_object"}
+            servicenow.rights,
+            may_read={"incident", "sys_dictionary", "sys_choice", "sys_db_object"},
         )
 
         [found] = told(servicenow, with_fields("assignment_group: Network"))
@@ -387,12 +482,17 @@ class TestPolicies:
 
         found = told(servicenow, with_fields(closing=["resolve_when: row.done"]))
 
-        said = f"the data policy `Ours` makes caller_id mandatory{when}, and the rule does not send that"
+        said = (
+            f"the data policy `Ours` makes caller_id mandatory{when}, and the rule "
+            "does not send that"
+        )
         assert [(each.level, each.problem) for each in found] == ([(level, said)] if level else [])
 
     def test_what_the_platform_fills_in_is_not_missing(self, servicenow: ServiceNow) -> None:
         [column] = servicenow.tables.select("sys_dictionary", "name=incident^element=category")
-        servicenow.tables.update("sys_dictionary", column["sys_id"], {"default_value": "inquiry"}, by="admin")
+        servicenow.tables.update(
+            "sys_dictionary", column["sys_id"], {"default_value": "inquiry"}, by="admin"
+        )
         self.policy(servicenow, "", "state", "impact", "opened_by", "category")
 
         assert told(servicenow) == []
@@ -410,22 +510,35 @@ class TestPolicies:
 
         [found] = told(servicenow, with_fields(closing=["resolve_when: row.done"]))
 
-        assert found.remedy == "This version cannot send it: exempt the integration user from the policy"
+        assert (
+            found.remedy
+            == "This version cannot send it: exempt the integration user from the policy"
+        )
 
     def test_what_is_wanted_on_the_way_to_resolved_is_found(self, servicenow: ServiceNow) -> None:
         self.policy(servicenow, "state=2", "category", "close_notes")
-        own = ["states: {resolved: 6, reopened: 2, path: [1, 2]}", "close_notes: x", "resolve_when: row.done"]
+        own = [
+            "states: {resolved: 6, reopened: 2, path: [1, 2]}",
+            "close_notes: x",
+            "resolve_when: row.done",
+        ]
 
         [found] = told(servicenow, with_fields(closing=own))
 
         assert found.level is FAULT
         assert "makes close_notes mandatory on a ticket's way to resolved" in found.problem
 
-    def test_the_first_of_a_declared_path_is_where_tickets_begin(self, servicenow: ServiceNow) -> None:
+    def test_the_first_of_a_declared_path_is_where_tickets_begin(
+        self, servicenow: ServiceNow
+    ) -> None:
         self.policy(servicenow, "state=10", "caller_id")
         own = ["states: {resolved: 6, path: [10, 2]}", "resolve_when: row.done"]
 
-        found = [each for each in told(servicenow, with_fields(closing=own)) if "data policy" in each.problem]
+        found = [
+            each
+            for each in told(servicenow, with_fields(closing=own))
+            if "data policy" in each.problem
+        ]
 
         assert [each.problem.split(" makes ")[1] for each in found] == [
             "caller_id mandatory, and the rule does not send that"
@@ -436,7 +549,9 @@ class TestPolicies:
 
         assert told(servicenow, with_fields("caller_id: admin")) == []
 
-    def test_the_close_fields_of_a_table_of_ones_own_are_missed(self, servicenow: ServiceNow) -> None:
+    def test_the_close_fields_of_a_table_of_ones_own_are_missed(
+        self, servicenow: ServiceNow
+    ) -> None:
         servicenow.tables.update(
             "sys_data_policy2",
             servicenow.tables.select("sys_data_policy2", "model_table=incident")[0]["sys_id"],
@@ -444,7 +559,8 @@ class TestPolicies:
             by="admin",
         )
         problem = RULE.replace("    ticket:\n", "    ticket:\n      table: problem\n") + (
-            "      states: {resolved: 106, reopened: 103, final: [107]}\n      resolve_when: row.done\n"
+            "      states: {resolved: 106, reopened: 103, final: [107]}\n      resolve_when: "
+            "row.done\n"
             "      close_notes: done\n"
         )
 
@@ -455,7 +571,9 @@ class TestPolicies:
 
 class TestTheInstance:
     def test_a_table_that_is_not_there_is_found(self, servicenow: ServiceNow) -> None:
-        [found] = told(servicenow, RULE.replace("    ticket:\n", "    ticket:\n      table: incidnt\n"))
+        [found] = told(
+            servicenow, RULE.replace("    ticket:\n", "    ticket:\n      table: incidnt\n")
+        )
 
         assert (found.line, found.problem) == (7, "incidnt cannot be read")
         assert "The instance has no such table" in found.remedy
@@ -469,7 +587,9 @@ class TestTheInstance:
 
     def test_who_signs_in_is_told_with_its_roles_and_its_time_zone(self) -> None:
         with ServiceNow(time_zone="Europe/Berlin") as servicenow:
-            notes = [found.problem for found in examined(servicenow).findings if found.level is NOTE]
+            notes = [
+                found.problem for found in examined(servicenow).findings if found.level is NOTE
+            ]
 
         assert notes[0].startswith("signed in as svc.hasura; its time zone is Europe/Berlin")
         assert notes[1] == "its roles: itil, snc_basic_auth_api_access"
@@ -496,7 +616,9 @@ class TestTheInstance:
 
         assert {call.method for call in servicenow.calls} == {"GET"}
 
-    def test_an_instance_that_goes_to_sleep_meanwhile_is_raised(self, servicenow: ServiceNow) -> None:
+    def test_an_instance_that_goes_to_sleep_meanwhile_is_raised(
+        self, servicenow: ServiceNow
+    ) -> None:
         servicenow.arm("hibernating_html_200", table="sys_dictionary")
 
         with pytest.raises(Unavailable):
@@ -514,36 +636,58 @@ class TestTheInstance:
 
 
 class TestTheProbe:
-    def test_it_writes_a_record_cancels_it_and_knows_whether_the_sys_id_was_kept(self, servicenow: ServiceNow) -> None:
+    def test_it_writes_a_record_cancels_it_and_knows_whether_the_sys_id_was_kept(
+        self, servicenow: ServiceNow
+    ) -> None:
         found = examined(servicenow, write_probe=True)
 
-        [record] = [row for row in servicenow.tables.select("incident") if row["short_description"] == PROBE_WORDS]
+        [record] = [
+            row
+            for row in servicenow.tables.select("incident")
+            if row["short_description"] == PROBE_WORDS
+        ]
         assert found.traits["incident"].honours_sys_id is True
         assert record["state"] == "8"
-        assert any(record["number"] in each.problem and "is canceled" in each.problem for each in found.findings)
+        assert any(
+            record["number"] in each.problem and "is canceled" in each.problem
+            for each in found.findings
+        )
 
     def test_of_an_instance_that_gives_ids_of_its_own_it_says_so(self) -> None:
         with ServiceNow(honours_sys_id=False) as servicenow:
             found = examined(servicenow, write_probe=True)
 
         assert found.traits["incident"].honours_sys_id is False
-        assert any("sys_ids of its own" in each.problem and each.level is WARNING for each in found.findings)
+        assert any(
+            "sys_ids of its own" in each.problem and each.level is WARNING
+            for each in found.findings
+        )
 
     def test_a_change_is_probed_too(self, servicenow: ServiceNow) -> None:
         change = RULE.replace("    ticket:\n", "    ticket:\n      table: change_request\n")
 
-        assert examined(servicenow, change, write_probe=True).traits["change_request"].honours_sys_id is True
+        assert (
+            examined(servicenow, change, write_probe=True).traits["change_request"].honours_sys_id
+            is True
+        )
         assert servicenow.tables.select("change_request")[-1]["state"] == "4"
 
     def test_where_the_instance_wants_more_it_is_made_by_the_rule_and_wakes_nobody(
         self, servicenow: ServiceNow
     ) -> None:
-        rule = {"name": "Caller is mandatory", "collection": "incident", "when": "before", "action_insert": "true"}
+        rule = {
+            "name": "Caller is mandatory",
+            "collection": "incident",
+            "when": "before",
+            "action_insert": "true",
+        }
         rule |= {"filter_condition": "caller_idISEMPTY", "abort_action": "true", "active": "true"}
         servicenow.tables.insert("sys_script", rule, by="admin")
 
         refused = examined(servicenow, write_probe=True)
-        made = examined(servicenow, with_fields("caller_id: admin", "impact: 1", "urgency: 1"), write_probe=True)
+        made = examined(
+            servicenow, with_fields("caller_id: admin", "impact: 1", "urgency: 1"), write_probe=True
+        )
 
         [record] = servicenow.tables.select("incident")
         assert (record["priority"], record["state"]) == ("5", "8")
@@ -555,17 +699,21 @@ class TestTheProbe:
     def test_a_standard_change_is_made_from_its_template(self, servicenow: ServiceNow) -> None:
         change = RULE.replace(
             "    ticket:\n",
-            "    ticket:\n      table: change_request\n      template: Clear BGP sessions on a Cisco router - 1\n",
+            "    ticket:\n      table: change_request\n      template: Clear BGP sessions on a "
+            "Cisco router - 1\n",
         )
 
         examined(servicenow, change, write_probe=True)
 
         assert servicenow.tables.select("change_request")[-1]["type"] == "standard"
 
-    def test_one_of_a_table_of_ones_own_is_canceled_as_the_rule_says(self, servicenow: ServiceNow) -> None:
+    def test_one_of_a_table_of_ones_own_is_canceled_as_the_rule_says(
+        self, servicenow: ServiceNow
+    ) -> None:
         task = RULE.replace(
             "    ticket:\n",
-            "    ticket:\n      table: change_task\n      states: {resolved: 3, reopened: 2, canceled: 4}\n",
+            "    ticket:\n      table: change_task\n      states: {resolved: 3, reopened: 2, "
+            "canceled: 4}\n",
         )
 
         found = examined(servicenow, task, write_probe=True)
@@ -591,7 +739,13 @@ class TestTheProbe:
         assert doubt.problem == "whether a record was written into incident is not known"
         assert "short_description begins with `Written by check" in doubt.remedy
 
-    def test_in_a_table_that_cannot_be_read_nothing_is_written(self, servicenow: ServiceNow) -> None:
-        examined(servicenow, RULE.replace("    ticket:\n", "    ticket:\n      table: incidnt\n"), write_probe=True)
+    def test_in_a_table_that_cannot_be_read_nothing_is_written(
+        self, servicenow: ServiceNow
+    ) -> None:
+        examined(
+            servicenow,
+            RULE.replace("    ticket:\n", "    ticket:\n      table: incidnt\n"),
+            write_probe=True,
+        )
 
         assert {call.method for call in servicenow.calls} == {"GET"}

@@ -1,4 +1,5 @@
-"""The connection test: a sentence for everything that can be wrong, no record made, and no account locked."""
+"""The connection test: a sentence for everything that can be wrong, no record made, and no account
+locked."""
 
 import json
 import logging
@@ -39,7 +40,9 @@ def message(world: World, sent: object = None) -> str:
 
 
 def error(status: int, message: str, detail: str = "") -> bytes:
-    return http(status, json.dumps({"error": {"message": message, "detail": detail}, "status": "failure"}))
+    return http(
+        status, json.dumps({"error": {"message": message, "detail": detail}, "status": "failure"})
+    )
 
 
 def instance(*, roles: bytes | None = None) -> Answer:
@@ -57,10 +60,14 @@ def instance(*, roles: bytes | None = None) -> Answer:
     return answer
 
 
-def tried(answer: Answer, *, user: Basic = USER, seconds: float = 5.0) -> tuple[TableReport, list[str]]:
+def tried(
+    answer: Answer, *, user: Basic = USER, seconds: float = 5.0
+) -> tuple[TableReport, list[str]]:
     """What became of a test against *answer*, and the methods that were called."""
     with Server(answer) as server:
-        found = try_out(server.url, user, username=user.username, tables=["incident"], timeout_seconds=seconds)
+        found = try_out(
+            server.url, user, username=user.username, tables=["incident"], timeout_seconds=seconds
+        )
         return found, [seen.method for seen in server.seen]
 
 
@@ -69,7 +76,9 @@ def closed_port() -> int:
         return int(server.getsockname()[1])
 
 
-def tls(authority: trustme.CA, name: str = "127.0.0.1", *, not_after: datetime | None = None) -> ssl.SSLContext:
+def tls(
+    authority: trustme.CA, name: str = "127.0.0.1", *, not_after: datetime | None = None
+) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(name, not_after=not_after).configure_cert(context)
     return context
@@ -99,7 +108,9 @@ class TestTheWayThere:
                 waiting.connect_ex(listener.getsockname())
             port = listener.getsockname()[1]
 
-            assert f"does not answer on port {port} in time" in reach(f"http://127.0.0.1:{port}", timeout_seconds=0.3)
+            assert f"does not answer on port {port} in time" in reach(
+                f"http://127.0.0.1:{port}", timeout_seconds=0.3
+            )
 
     def test_a_certificate_that_nobody_vouches_for(self) -> None:
         with Server(always(b""), tls(trustme.CA())) as server:
@@ -115,10 +126,14 @@ class TestTheWayThere:
             ("other.example.com", False, "is for another address"),
         ],
     )
-    def test_a_certificate_that_somebody_vouches_for(self, tmp_path: Path, name: str, expired: bool, said: str) -> None:
+    def test_a_certificate_that_somebody_vouches_for(
+        self, tmp_path: Path, name: str, expired: bool, said: str
+    ) -> None:
         authority = trustme.CA()
         authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-        context = tls(authority, name, not_after=datetime.now(UTC) - timedelta(days=1) if expired else None)
+        context = tls(
+            authority, name, not_after=datetime.now(UTC) - timedelta(days=1) if expired else None
+        )
         with Server(always(b""), context) as server:
             trouble = reach(server.url, timeout_seconds=5, ca_file=str(tmp_path / "ca.pem"))
 
@@ -135,7 +150,9 @@ class TestTheWayThere:
 
             pool.submit(answer)
 
-            assert "speaks no TLS" in reach(f"https://127.0.0.1:{listener.getsockname()[1]}", timeout_seconds=5)
+            assert "speaks no TLS" in reach(
+                f"https://127.0.0.1:{listener.getsockname()[1]}", timeout_seconds=5
+            )
 
 
 class TestWhatServiceNowSays:
@@ -144,7 +161,11 @@ class TestWhatServiceNowSays:
         with World(SERVICENOW_TIMEOUT_SECONDS="1") as world, ExitStack() as stack:
             world.send(insert("outages", outage()))
             before = world.incidents
-            stranger = {"instance_url": world.servicenow.url, "username": "svc.stranger", "password": "x" * 9}
+            stranger = {
+                "instance_url": world.servicenow.url,
+                "username": "svc.stranger",
+                "password": "x" * 9,
+            }
 
             def ask(what: str, **sent: str) -> None:
                 said[what] = message(world, stranger | sent)
@@ -155,7 +176,9 @@ class TestWhatServiceNowSays:
                 world.servicenow.disarm()
 
             secure = stack.enter_context(ServiceNow(tls=tls(trustme.CA())))
-            elsewhere = stack.enter_context(Server(always(http(302, b"", Location="https://sso.example.com/login"))))
+            elsewhere = stack.enter_context(
+                Server(always(http(302, b"", Location="https://sso.example.com/login")))
+            )
             another = stack.enter_context(
                 Server(always(error(400, "Requested URI does not represent any resource", "/api")))
             )
@@ -225,7 +248,8 @@ class TestWhatServiceNowSays:
 version: 1
 rules:
   - {name: a, from: hasura/public.a, ticket: {key: "{{ row.id }}", fields: {short_description: x}}}
-  - {name: b, from: hasura/public.b, ticket: {table: problem, key: "{{ row.id }}", fields: {short_description: x}}}
+  - {name: b, from: hasura/public.b,
+     ticket: {table: problem, key: "{{ row.id }}", fields: {short_description: x}}}
   - {name: c, from: hasura/public.c, ticket: {key: "{{ row.id }}", fields: {short_description: x}}}
 """
         with World(rules=rules) as world:
@@ -235,19 +259,27 @@ rules:
             answer = a_test(world)
 
             assert answer.body["success"]
-            assert re.findall(r"(\w+): the user may read records", answer.body["message"]) == ["incident", "problem"]
+            assert re.findall(r"(\w+): the user may read records", answer.body["message"]) == [
+                "incident",
+                "problem",
+            ]
             assert (len(world.incidents), len(world.servicenow.rows("problem"))) == (1, before)
 
 
 @pytest.mark.parametrize(
     "signs_in",
     [
-        {"SERVICENOW_CLIENT_ID": "sandbox-client", "SERVICENOW_CLIENT_SECRET": "sandbox-client-secret"},
+        {
+            "SERVICENOW_CLIENT_ID": "sandbox-client",
+            "SERVICENOW_CLIENT_SECRET": "sandbox-client-secret",
+        },
         {"SERVICENOW_API_KEY": "sandbox-api-key"},
     ],
     ids=["oauth", "api key"],
 )
-def test_whoever_a_client_or_a_key_acts_as_is_named_and_tested_by_its_own_roles(signs_in: dict[str, str]) -> None:
+def test_whoever_a_client_or_a_key_acts_as_is_named_and_tested_by_its_own_roles(
+    signs_in: dict[str, str],
+) -> None:
     with World() as world:
         world.stop()
         world.start(**signs_in, SERVICENOW_USERNAME="", SERVICENOW_PASSWORD="")
@@ -256,7 +288,9 @@ def test_whoever_a_client_or_a_key_acts_as_is_named_and_tested_by_its_own_roles(
 
         assert made.said == "created"
         assert answer.body["success"]
-        assert answer.body["message"].startswith("ServiceNow accepts svc.hasura. incident: the user may read records")
+        assert answer.body["message"].startswith(
+            "ServiceNow accepts svc.hasura. incident: the user may read records"
+        )
         assert "the user's role itil allows creating them" in answer.body["message"]
         assert len(world.incidents) == 1
 
@@ -272,7 +306,8 @@ def test_a_user_who_was_let_in_is_let_in_whatever_another_table_answers_then() -
 version: 1
 rules:
   - {name: a, from: hasura/public.a, ticket: {key: "{{ row.id }}", fields: {short_description: x}}}
-  - {name: b, from: hasura/public.b, ticket: {table: problem, key: "{{ row.id }}", fields: {short_description: x}}}
+  - {name: b, from: hasura/public.b,
+     ticket: {table: problem, key: "{{ row.id }}", fields: {short_description: x}}}
 """
     with World(rules=rules) as world:
         world.servicenow.password = "changed"
@@ -301,11 +336,16 @@ class TestNothingIsMade:
         answer = a_test(world)
 
         assert answer.body["success"]
-        assert "no record was returned (there are none, or the user may not read them)" in answer.body["message"]
+        assert (
+            "no record was returned (there are none, or the user may not read them)"
+            in answer.body["message"]
+        )
         assert "the user's role itil allows creating them" in answer.body["message"]
         assert world.incidents == []
 
-    def test_where_roles_cannot_be_read_either_it_says_so_and_how_to_prove_it(self, world: World) -> None:
+    def test_where_roles_cannot_be_read_either_it_says_so_and_how_to_prove_it(
+        self, world: World
+    ) -> None:
         world.servicenow.rights = replace(world.servicenow.rights, may_read={"incident"})
         answer = a_test(world)
 
@@ -319,7 +359,8 @@ class TestNothingIsMade:
         rules = """
 version: 1
 rules:
-  - {name: a, from: hasura/public.a, ticket: {table: problem, key: "{{ row.id }}", fields: {short_description: x}}}
+  - {name: a, from: hasura/public.a,
+     ticket: {table: problem, key: "{{ row.id }}", fields: {short_description: x}}}
   - {name: b, from: hasura/public.b, ticket: {key: "{{ row.id }}", fields: {short_description: x}}}
 """
         with World(rules=rules) as world:
@@ -333,27 +374,42 @@ rules:
 
 class TestRoles:
     def roles(self, *names: str, of: str = "svc.hasura") -> bytes:
-        return result([{"sys_id": SYS_ID, "user.user_name": of, "role.name": name} for name in names])
+        return result(
+            [{"sys_id": SYS_ID, "user.user_name": of, "role.name": name} for name in names]
+        )
 
     @pytest.mark.parametrize(
         ("roles", "said"),
         [
             (("snc_internal", "itil"), "the user's role itil allows creating them"),
             (("sn_incident_write",), "the user's role sn_incident_write allows creating them"),
-            (("snc_internal", "custom"), "roles are custom, snc_internal, and none of them is known to allow"),
-            (("snc_internal",), "Have an administrator check that it has the role itil or sn_incident_write"),
-            ((), "the user's roles cannot be read, so it is not known whether it may create records"),
+            (
+                ("snc_internal", "custom"),
+                "roles are custom, snc_internal, and none of them is known to allow",
+            ),
+            (
+                ("snc_internal",),
+                "Have an administrator check that it has the role itil or sn_incident_write",
+            ),
+            (
+                (),
+                "the user's roles cannot be read, so it is not known whether it may create records",
+            ),
             ((), "Have an administrator check that it has the role itil"),
         ],
     )
-    def test_the_roles_say_what_they_can_of_the_right_to_create(self, roles: tuple[str, ...], said: str) -> None:
+    def test_the_roles_say_what_they_can_of_the_right_to_create(
+        self, roles: tuple[str, ...], said: str
+    ) -> None:
         outcome, _ = tried(instance(roles=self.roles(*roles)))
 
         assert outcome.success
         assert said in outcome.message
 
     def test_of_many_roles_a_few_are_named(self) -> None:
-        outcome, _ = tried(instance(roles=self.roles(*(f"role_{number:03}" for number in range(60)))))
+        outcome, _ = tried(
+            instance(roles=self.roles(*(f"role_{number:03}" for number in range(60))))
+        )
 
         assert "role_006, role_007 and 52 more, and none" in outcome.message
 
@@ -369,7 +425,13 @@ class TestRoles:
             return True
 
         with Server(answer) as server:
-            try_out(server.url, USER, username="svc.hasura", tables=["incident", "change_request"], timeout_seconds=5)
+            try_out(
+                server.url,
+                USER,
+                username="svc.hasura",
+                tables=["incident", "change_request"],
+                timeout_seconds=5,
+            )
 
             assert len([seen for seen in server.seen if "sys_user_has_role" in seen.target]) == 1
 
@@ -379,7 +441,9 @@ class TestRoles:
         assert methods == ["GET"]
         assert outcome.success
 
-    def test_a_user_without_a_name_is_not_taken_for_the_holder_of_roles_that_hide_theirs(self) -> None:
+    def test_a_user_without_a_name_is_not_taken_for_the_holder_of_roles_that_hide_theirs(
+        self,
+    ) -> None:
         with Server(instance(roles=self.roles("itil", of=""))) as server:
             outcome = try_out(server.url, USER, username="", tables=["incident"], timeout_seconds=5)
 
@@ -405,7 +469,11 @@ class TestHolds:
     def test_a_password_stored_after_a_test_of_it_is_used_at_once(self, world: World) -> None:
         world.servicenow.password = STORED_PASSWORD
         held = world.send(insert("outages", outage()))
-        new = {"instance_url": world.servicenow.url, "username": "svc.hasura", "password": STORED_PASSWORD}
+        new = {
+            "instance_url": world.servicenow.url,
+            "username": "svc.hasura",
+            "password": STORED_PASSWORD,
+        }
         answer = a_test(world, new)
         world.operate("POST", "config", new)
         after = world.send(insert("outages", outage()))
@@ -416,7 +484,10 @@ class TestHolds:
     def test_a_test_of_another_user_lifts_nothing(self, world: World) -> None:
         world.servicenow.password = "changed"
         world.send(insert("outages", outage()))
-        answer = a_test(world, {"instance_url": world.servicenow.url, "username": "svc.hasura", "password": "changed"})
+        answer = a_test(
+            world,
+            {"instance_url": world.servicenow.url, "username": "svc.hasura", "password": "changed"},
+        )
         logins = len(world.servicenow.refused_logins)
         after = world.send(insert("outages", outage(2)))
 
@@ -424,12 +495,16 @@ class TestHolds:
         assert after.said == "retrying servicenow_unauthorized"
         assert len(world.servicenow.refused_logins) == logins
 
-    def test_a_refused_test_is_the_events_probe_and_a_thousand_that_wait_do_not_follow(self, world: World) -> None:
+    def test_a_refused_test_is_the_events_probe_and_a_thousand_that_wait_do_not_follow(
+        self, world: World
+    ) -> None:
         world.servicenow.password = "changed"
         message(world)
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(lambda n: world.send(insert("outages", outage(n))), range(40)))
-        world.clock.advance(601)  # more than AUTH_HOLD_SECONDS: the operator's try is one of five in fifteen minutes
+        world.clock.advance(
+            601
+        )  # more than AUTH_HOLD_SECONDS: the operator's try is one of five in fifteen minutes
         later = world.send(insert("outages", outage()))
 
         assert {answer.said for answer in [*answers, later]} == {"retrying servicenow_unauthorized"}
@@ -445,7 +520,9 @@ class TestHolds:
 
         assert refused.status == 429
         assert refused.body["success"] is False
-        assert re.match(r"Not tried: 3 tests .* Try again at \d\d:\d\d:\d\dZ", refused.body["message"])
+        assert re.match(
+            r"Not tried: 3 tests .* Try again at \d\d:\d\d:\d\dZ", refused.body["message"]
+        )
         assert 895 <= (refused.retry_after or 0) <= 901
         assert another.status == 200
         assert len(world.servicenow.refused_logins) == 4
@@ -470,9 +547,15 @@ class TestHolds:
 
         assert a_test(world).body["success"]
 
-    def test_a_stored_configuration_is_tested_without_its_password_being_sent_again(self, world: World) -> None:
+    def test_a_stored_configuration_is_tested_without_its_password_being_sent_again(
+        self, world: World
+    ) -> None:
         with ServiceNow(username="svc.stored", password=STORED_PASSWORD) as other:
-            stored = {"instance_url": other.url, "username": "svc.stored", "password": STORED_PASSWORD}
+            stored = {
+                "instance_url": other.url,
+                "username": "svc.stored",
+                "password": STORED_PASSWORD,
+            }
             world.operate("POST", "config", stored)
             in_force = a_test(world)
             by_hand = a_test(world, {"instance_url": other.url, "username": "svc.stored"})
@@ -493,17 +576,26 @@ class TestNothingLeaks:
         "answer",
         [
             always(http(401, STORED_PASSWORD)),
-            always(error(403, "Operation Failed", f"Error during insert of incident ({STORED_PASSWORD})")),
+            always(
+                error(
+                    403, "Operation Failed", f"Error during insert of incident ({STORED_PASSWORD})"
+                )
+            ),
             always(http(500, STORED_PASSWORD)),
             always(http(302, b"", Location=f"/{STORED_PASSWORD}")),
             lambda sock, seen: False,
         ],
         ids=["401", "403", "500", "302", "closed"],
     )
-    def test_what_servicenow_says_stands_in_no_answer(self, answer: Answer, caplog: pytest.LogCaptureFixture) -> None:
+    def test_what_servicenow_says_stands_in_no_answer(
+        self, answer: Answer, caplog: pytest.LogCaptureFixture
+    ) -> None:
         caplog.set_level(logging.DEBUG)
         with World() as world, Server(answer) as server:
-            said = a_test(world, {"instance_url": server.url, "username": "svc.stored", "password": STORED_PASSWORD})
+            said = a_test(
+                world,
+                {"instance_url": server.url, "username": "svc.stored", "password": STORED_PASSWORD},
+            )
 
         assert not said.body["success"]
         assert STORED_PASSWORD not in json.dumps(said.body)

@@ -1,4 +1,5 @@
-"""Configuration over HTTP: who may, what is taken, where the password is, and what is in force from when on."""
+"""Configuration over HTTP: who may, what is taken, where the password is, and what is in force from
+when on."""
 
 import json
 import logging
@@ -40,10 +41,18 @@ def asked(url: str, **parts: object) -> dict[str, object]:
 class TestWhoMay:
     @pytest.mark.parametrize(
         ("method", "path"),
-        [("GET", "config"), ("POST", "config"), ("PUT", "config"), ("DELETE", "config"), ("POST", "test")],
+        [
+            ("GET", "config"),
+            ("POST", "config"),
+            ("PUT", "config"),
+            ("DELETE", "config"),
+            ("POST", "test"),
+        ],
     )
     @pytest.mark.parametrize("token", [None, "", "wrong", "planted-console-toke", "plänted"])
-    def test_nobody_without_the_token(self, world: World, method: str, path: str, token: str | None) -> None:
+    def test_nobody_without_the_token(
+        self, world: World, method: str, path: str, token: str | None
+    ) -> None:
         answer = world.operate(method, path, asked(world.servicenow.url), token=token)
 
         assert answer.status == 401
@@ -59,7 +68,10 @@ class TestWhoMay:
     def test_other_methods_are_none(self, world: World) -> None:
         answer = world.operate("PATCH", "config", {})
 
-        assert (answer.status, answer.body["error"]) == (405, "this route takes DELETE, GET, POST, PUT only")
+        assert (answer.status, answer.body["error"]) == (
+            405,
+            "this route takes DELETE, GET, POST, PUT only",
+        )
 
     def test_the_token_is_of_no_use_to_hasura_nor_its_secret_here(self, world: World) -> None:
         assert world.send(insert("outages", outage()), secret="planted-console-token").status == 401
@@ -68,16 +80,28 @@ class TestWhoMay:
 
 class TestWhatIsTaken:
     def test_one_is_stored_shown_replaced_and_removed(self, world: World) -> None:
-        none = [world.operate(method, "config", asked(NEVER_SENT)).status for method in ("GET", "PUT", "DELETE")]
+        none = [
+            world.operate(method, "config", asked(NEVER_SENT)).status
+            for method in ("GET", "PUT", "DELETE")
+        ]
         made = world.operate("POST", "config", asked(NEVER_SENT))
         shown = world.operate("GET", "config")
         again = world.operate("POST", "config", asked(NEVER_SENT))
         replaced = world.operate("PUT", "config", asked("dev12345", username="svc.two"))
         removed = world.operate("DELETE", "config")
-        gone = [world.operate(method, "config", asked(NEVER_SENT)).status for method in ("GET", "PUT", "DELETE")]
+        gone = [
+            world.operate(method, "config", asked(NEVER_SENT)).status
+            for method in ("GET", "PUT", "DELETE")
+        ]
 
         assert (none, gone) == ([404, 404, 404], [404, 404, 404])
-        assert (made.status, shown.status, again.status, replaced.status, removed.status) == (201, 200, 409, 200, 204)
+        assert (made.status, shown.status, again.status, replaced.status, removed.status) == (
+            201,
+            200,
+            409,
+            200,
+            204,
+        )
         assert set(made.body) == {"id", "instance_url", "username", "created_at"}
         assert (made.body["instance_url"], made.body["username"]) == (NEVER_SENT, "svc.stored")
         assert made.body == shown.body
@@ -102,26 +126,37 @@ class TestWhatIsTaken:
             (b'"x"', ["must be a JSON object"]),
             (b"\xff", ["must be a JSON object"]),
             (b"[" * 5000, ["must be a JSON object"]),
-            (b'{"instance_url": "dev1", "username": "\\ud800", "password": "p"}', ["must be a JSON object"]),
+            (
+                b'{"instance_url": "dev1", "username": "\\ud800", "password": "p"}',
+                ["must be a JSON object"],
+            ),
             ({}, ["instance_url must be given.", "username must be given."]),
             (asked("dev1", password=""), ["password must be given."]),
             (asked("dev1", password=None), ["password must be given."]),
             (asked("dev1", username="  "), ["username must be given."]),
-            (asked("dev1", user="x"), ["user is unknown: leave it out; there are instance_url, username, password."]),
+            (
+                asked("dev1", user="x"),
+                ["user is unknown: leave it out; there are instance_url, username, password."],
+            ),
             (asked("dev1", **{"a value, perhaps": 1}), ["A key is unknown"]),
             (asked("dev1", username=7), ["username must be a text"]),
             (asked("dev1", password=["x"]), ["password must be a text"]),
-            (asked(7, username=True), ["instance_url must be a text", "username must be a text"]),  # type: ignore[arg-type]
+            (asked(7, username=True), [("instance_url must be a text"), "username must be a text"]),  # type: ignore[arg-type]
             (asked("http://dev1.service-now.com"), ["instance_url must begin with https://"]),
             (asked("https://dev1.service-now.com/path"), ["instance_url must end after the host"]),
-            (asked("https://u:p@dev1.service-now.com"), ["instance_url must not hold a user or password"]),
+            (
+                asked("https://u:p@dev1.service-now.com"),
+                ["instance_url must not hold a user or password"],
+            ),
             (asked("ftp://dev1"), ["instance_url must be like https://"]),
             (asked("dev1", username="a:b"), ["username must not hold a colon"]),
             (asked("dev1", username="a\nb"), ["username must not hold control characters"]),
             (asked("dev1", password="a\x00b"), ["password must not hold control characters"]),
         ],
     )
-    def test_all_that_is_wrong_is_said_and_nothing_is_stored(self, sent: Any, said: list[str]) -> None:
+    def test_all_that_is_wrong_is_said_and_nothing_is_stored(
+        self, sent: Any, said: list[str]
+    ) -> None:
         with World() as world:
             answers = [world.operate("POST", "config", sent)]
             world.operate("POST", "config", asked(NEVER_SENT))
@@ -131,7 +166,9 @@ class TestWhatIsTaken:
                     answers.append(world.operate("POST", "test", sent))
 
             assert [answer.status for answer in answers] == [400] * len(answers)
-            assert [words for words in said for answer in answers if words not in answer.body["error"]] == []
+            assert [
+                words for words in said for answer in answers if words not in answer.body["error"]
+            ] == []
             assert world.operate("GET", "config").body["instance_url"] == NEVER_SENT
 
     @pytest.mark.parametrize("host", [*LINK_LOCAL, "metadata.google.internal"])
@@ -141,7 +178,9 @@ class TestWhatIsTaken:
             answers = [world.operate("POST", "config", sent), world.operate("POST", "test", sent)]
 
             assert [answer.status for answer in answers] == [400, 400]
-            assert all("must not be a link-local address" in answer.body["error"] for answer in answers)
+            assert all(
+                "must not be a link-local address" in answer.body["error"] for answer in answers
+            )
 
     def test_a_body_that_is_too_large_is_not_read(self, world: World) -> None:
         answer = world.operate("POST", "config", asked(NEVER_SENT, password="p" * 20_000))
@@ -149,30 +188,45 @@ class TestWhatIsTaken:
         assert (answer.status, "16384 bytes" in answer.body["error"]) == (413, True)
 
     @pytest.mark.parametrize("path", ["config", "test"])
-    @pytest.mark.parametrize("content_type", ["", "text/plain", "application/x-www-form-urlencoded"])
+    @pytest.mark.parametrize(
+        "content_type", ["", "text/plain", "application/x-www-form-urlencoded"]
+    )
     def test_only_json_is_taken(self, world: World, path: str, content_type: str) -> None:
         answer = world.operate("POST", path, asked(NEVER_SENT), content_type=content_type)
 
-        assert (answer.status, answer.body["error"]) == (415, "send JSON, and Content-Type: application/json")
+        assert (answer.status, answer.body["error"]) == (
+            415,
+            "send JSON, and Content-Type: application/json",
+        )
 
     def test_https_is_enforced_but_on_this_machine(self) -> None:
-        assert parse(b'{"instance_url": "http://[::1]:8080", "username": "u"}').instance_url == "http://[::1]:8080"
+        assert (
+            parse(b'{"instance_url": "http://[::1]:8080", "username": "u"}').instance_url
+            == "http://[::1]:8080"
+        )
 
 
 class TestThePassword:
     def test_it_is_kept_when_an_update_leaves_it_out(self, world: World, other: ServiceNow) -> None:
         world.operate("POST", "config", asked(other.url, username="svc.typo"))
-        for left_out in ({"instance_url": other.url, "username": "svc.stored"}, asked(other.url, password="")):
+        for left_out in (
+            {"instance_url": other.url, "username": "svc.stored"},
+            asked(other.url, password=""),
+        ):
             assert world.operate("PUT", "config", left_out).status == 200
         answer = world.send(insert("outages", outage()))
 
         assert answer.said == "created"
         assert len(other.rows("incident")) == 1
 
-    def test_it_is_asked_for_again_when_the_instance_changes(self, world: World, other: ServiceNow) -> None:
+    def test_it_is_asked_for_again_when_the_instance_changes(
+        self, world: World, other: ServiceNow
+    ) -> None:
         world.operate("POST", "config", asked(NEVER_SENT))
         for method, path in (("PUT", "config"), ("POST", "test")):
-            refused = world.operate(method, path, {"instance_url": other.url, "username": "svc.stored"})
+            refused = world.operate(
+                method, path, {"instance_url": other.url, "username": "svc.stored"}
+            )
 
             assert refused.status == 400
             assert "password must be given again" in refused.body["error"]
@@ -200,13 +254,17 @@ class TestThePassword:
 
     def test_without_a_key_none_is_taken_and_the_answer_says_how_to_make_one(self) -> None:
         with World(CONFIG_KEY="") as world:
-            answers = [world.operate(method, "config", asked(NEVER_SENT)) for method in ("POST", "PUT")]
+            answers = [
+                world.operate(method, "config", asked(NEVER_SENT)) for method in ("POST", "PUT")
+            ]
 
             assert [answer.status for answer in answers] == [503, 503]
             assert all(MAKE_CONFIG_KEY in answer.body["error"] for answer in answers)
             assert world.query("SELECT * FROM servicenow.configuration") == []
 
-    def test_an_older_key_still_decrypts_and_an_update_encrypts_with_the_newest(self, world: World) -> None:
+    def test_an_older_key_still_decrypts_and_an_update_encrypts_with_the_newest(
+        self, world: World
+    ) -> None:
         world.operate("POST", "config", asked(NEVER_SENT))
         world.start(CONFIG_KEY=f"{OTHER_KEY},{CONFIG_KEY}")
         with_old = ConnectionStore(world.ledger.database, [CONFIG_KEY])
@@ -224,7 +282,9 @@ class TestThePassword:
         self, world: World, other: ServiceNow
     ) -> None:
         world.operate("POST", "config", asked(NEVER_SENT))
-        world.query("UPDATE servicenow.configuration SET instance_url = :url, stamp = 'x'", url=other.url)
+        world.query(
+            "UPDATE servicenow.configuration SET instance_url = :url, stamp = 'x'", url=other.url
+        )
         answer = world.send(insert("outages", outage()))
 
         assert (answer.status, answer.said) == (503, "retrying not_configured")
@@ -232,7 +292,9 @@ class TestThePassword:
 
 
 class TestWhatIsInForce:
-    def test_a_change_is_in_force_at_once_in_every_instance(self, postgresql: str, other: ServiceNow) -> None:
+    def test_a_change_is_in_force_at_once_in_every_instance(
+        self, postgresql: str, other: ServiceNow
+    ) -> None:
         with World(database_url=postgresql, instances=2) as world:
             for instance in range(2):
                 world.send(insert("outages", outage(f"env-{instance}")), instance=instance)
@@ -281,7 +343,9 @@ class TestWhatIsInForce:
         assert world.incident["state"] == "6"
         assert len(other.rows("incident")) == 1
 
-    def test_a_dead_letter_under_another_configuration_is_a_new_attempt(self, world: World, other: ServiceNow) -> None:
+    def test_a_dead_letter_under_another_configuration_is_a_new_attempt(
+        self, world: World, other: ServiceNow
+    ) -> None:
         world.servicenow.arm("acl_403", method="POST")
         first = world.send(insert("outages", outage(), id="e"))
         world.operate("POST", "config", asked(other.url))
@@ -289,7 +353,9 @@ class TestWhatIsInForce:
 
         assert (first.said, again.said) == ("dead refused_by_acl", "created")
 
-    def test_the_log_says_where_events_go(self, world: World, caplog: pytest.LogCaptureFixture) -> None:
+    def test_the_log_says_where_events_go(
+        self, world: World, caplog: pytest.LogCaptureFixture
+    ) -> None:
         caplog.set_level(logging.INFO)
         world.operate("POST", "config", asked(NEVER_SENT))
         world.send(insert("outages", outage()))
@@ -310,7 +376,9 @@ class TestWithoutAWayToSignIn:
         world.clock.advance(60)
         after = [world.send(insert("outages", outage(n))) for n in range(3)]
 
-        assert {(answer.status, answer.said) for answer in held} == {(503, "retrying not_configured")}
+        assert {(answer.status, answer.said) for answer in held} == {
+            (503, "retrying not_configured")
+        }
         assert all((answer.retry_after or 0) >= 30 for answer in held)
         assert len(mails_held) == 1
         assert "CONFIG_KEY does not decrypt the stored password" in " ".join(told.split())
@@ -319,14 +387,18 @@ class TestWithoutAWayToSignIn:
         assert len(other.rows("incident")) == 3
         assert len(world.mails) == 2
 
-    def test_an_unset_key_is_no_way_back_to_the_environment(self, world: World, other: ServiceNow) -> None:
+    def test_an_unset_key_is_no_way_back_to_the_environment(
+        self, world: World, other: ServiceNow
+    ) -> None:
         world.operate("POST", "config", asked(other.url))
         world.start(CONFIG_KEY="")
 
         assert world.send(insert("outages", outage())).said == "retrying not_configured"
         assert world.calls() == []
 
-    def test_the_password_sent_again_heals_it_at_once(self, world: World, other: ServiceNow) -> None:
+    def test_the_password_sent_again_heals_it_at_once(
+        self, world: World, other: ServiceNow
+    ) -> None:
         world.operate("POST", "config", asked(other.url))
         world.start(CONFIG_KEY=OTHER_KEY)
         world.send(insert("outages", outage()))
@@ -339,7 +411,9 @@ class TestWithoutAWayToSignIn:
         assert world.send(insert("outages", outage())).said == "created"
 
     def test_with_none_at_all_events_wait_until_one_is_stored(self, other: ServiceNow) -> None:
-        with World(SERVICENOW_INSTANCE_URL="", SERVICENOW_USERNAME="", SERVICENOW_PASSWORD="") as world:
+        with World(
+            SERVICENOW_INSTANCE_URL="", SERVICENOW_USERNAME="", SERVICENOW_PASSWORD=""
+        ) as world:
             body = insert("outages", outage())
             before = world.send(body)
             tested = world.operate("POST", "test")
@@ -355,7 +429,10 @@ class TestWithoutAWayToSignIn:
 
     def test_what_waits_too_long_is_a_dead_letter(self) -> None:
         with World(
-            RETRY_FOR_SECONDS="3600", SERVICENOW_INSTANCE_URL="", SERVICENOW_USERNAME="", SERVICENOW_PASSWORD=""
+            RETRY_FOR_SECONDS="3600",
+            SERVICENOW_INSTANCE_URL="",
+            SERVICENOW_USERNAME="",
+            SERVICENOW_PASSWORD="",
         ) as world:
             world.send(insert("outages", outage(), id="e"))
             world.clock.advance(4000)
@@ -394,7 +471,9 @@ class TestTheStore:
 
         def create(n: int) -> None:
             try:
-                outcomes.append(store.create(ConnectionInput("https://a.example", f"u{n}", "p")).username)
+                outcomes.append(
+                    store.create(ConnectionInput("https://a.example", f"u{n}", "p")).username
+                )
             except Exception as error:  # noqa: BLE001  # looked at below
                 outcomes.append(type(error).__name__)
 
@@ -416,7 +495,9 @@ class TestTheStore:
             store.password(replace(stored, instance_url="https://b.example"))
 
     @pytest.mark.parametrize("secret", ["", "x", "gAAAAAB", "é"])
-    def test_a_spoiled_secret_is_unreadable_and_no_fault(self, database: Database, secret: str) -> None:
+    def test_a_spoiled_secret_is_unreadable_and_no_fault(
+        self, database: Database, secret: str
+    ) -> None:
         store = ConnectionStore(database, [CONFIG_KEY])
         stored = store.create(ConnectionInput("https://a.example", "u", "p"))
 
@@ -433,7 +514,8 @@ class TestTheStore:
 
 
 class TestTheOldLine:
-    """A delivery that began before a change, and is refused after it, asks for the credential anew."""
+    """A delivery that began before a change, and is refused after it, asks for the
+    credential anew."""
 
     def test_it_is_given_the_new_password_of_its_own_instance(self, world: World) -> None:
         world.operate("POST", "config", asked(NEVER_SENT))

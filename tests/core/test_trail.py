@@ -67,13 +67,17 @@ HISTORIES = [
 
 @pytest.mark.parametrize("places", HISTORIES, ids="-".join)
 def test_a_row_is_where_its_history_ends_in_every_order_of_hearing(places: tuple[str, ...]) -> None:
-    wrong = [order for order in permutations(history(*places)) if where(step_count(*order)) != places[-1]]
+    wrong = [
+        order for order in permutations(history(*places)) if where(step_count(*order)) != places[-1]
+    ]
 
     assert not wrong
 
 
 @pytest.mark.parametrize("places", HISTORIES, ids="-".join)
-def test_equal_created_at_changes_nothing_where_the_row_never_came_back_to_its_start(places: tuple[str, ...]) -> None:
+def test_equal_created_at_changes_nothing_where_the_row_never_came_back_to_its_start(
+    places: tuple[str, ...],
+) -> None:
     steps = [(one, NOON) for one, _ in history(*places)]
 
     assert {where(step_count(*order)) for order in permutations(steps)} == {places[-1]}
@@ -88,7 +92,8 @@ def test_clocks_that_contradict_the_trail_change_nothing(places: tuple[str, ...]
 
 
 def test_created_at_alone_would_end_wrong_on_the_same_histories() -> None:
-    """What the trail is for: the rule that many use, the newest created_at wins, on equal and on skewed clocks."""
+    """What the trail is for: the rule that many use, the newest created_at wins, on equal and on
+    skewed clocks."""
 
     def newest(steps: tuple[tuple[Step, datetime], ...]) -> str:
         best = steps[0]
@@ -100,7 +105,9 @@ def test_created_at_alone_would_end_wrong_on_the_same_histories() -> None:
     wrong = right = 0
     for places in HISTORIES:
         for clock in (timedelta(0), -timedelta(seconds=1)):
-            steps = [(one, NOON + clock * number) for number, (one, _) in enumerate(history(*places))]
+            steps = [
+                (one, NOON + clock * number) for number, (one, _) in enumerate(history(*places))
+            ]
             for order in permutations(steps):
                 assert where(step_count(*order)) == places[-1]
                 if newest(order) == places[-1]:
@@ -118,7 +125,8 @@ def test_a_delete_and_a_later_insert_end_at_the_new_row_when_clocks_are_right() 
 
 
 def transactions(*histories: list[tuple[str, str]]) -> list[tuple[Step, datetime]]:
-    """The steps of a row, each list of (left, entered) one transaction, a second apart: its steps share a time."""
+    """The steps of a row, each list of (left, entered) one transaction, a second apart: its steps
+    share a time."""
     return [
         (step(left, entered), NOON + timedelta(seconds=number))
         for number, steps in enumerate(histories)
@@ -145,7 +153,8 @@ BORN, REPLACED = [(NOT_YET, "a")], [("a", GONE), (NOT_YET, "b")]
         (transactions(BORN, REPLACED, [("b", GONE)]), GONE),
         (transactions(BORN, REPLACED, [("b", "c"), ("c", GONE)]), GONE),
         (transactions([("z", "a")], REPLACED), "b"),
-        # A column that the trigger does not listen to was changed in between, so that no step leads from a to x.
+        # A column that the trigger does not listen to was changed in between, so that no step leads
+        # from a to x.
         (transactions(BORN, [("x", GONE), (NOT_YET, "b")]), "b"),
         (transactions(BORN, [("x", GONE)]), GONE),
         (transactions(BORN, [("a", "b"), ("x", GONE)]), GONE),
@@ -154,7 +163,9 @@ BORN, REPLACED = [(NOT_YET, "a")], [("a", GONE), (NOT_YET, "b")]
         (transactions(BORN, REPLACED, [("b", "c"), ("x", GONE)]), GONE),
     ],
     ids=lambda value: (
-        " ".join(f"{at.second}:{one.left}>{one.entered}" for one, at in value) if isinstance(value, list) else value
+        " ".join(f"{at.second}:{one.left}>{one.entered}" for one, at in value)
+        if isinstance(value, list)
+        else value
     ),
 )
 def test_a_row_replaced_in_one_transaction_lives_and_a_deleted_one_does_not(
@@ -175,8 +186,13 @@ def test_an_order_by_that_starts_again_with_the_new_row_hides_no_replacement() -
 
 def test_a_row_is_known_to_live_however_many_places_were_left_over_since_its_insert() -> None:
     gaps = [(step(f"from {n}", f"to {n}"), NOON + timedelta(seconds=n + 1)) for n in range(100)]
-    replaced = [(step("x", GONE), NOON + timedelta(hours=1)), (step(NOT_YET, "b"), NOON + timedelta(hours=1))]
-    trails = [step_count((step(NOT_YET, "a"), NOON), *gaps, *order) for order in permutations(replaced)]
+    replaced = [
+        (step("x", GONE), NOON + timedelta(hours=1)),
+        (step(NOT_YET, "b"), NOON + timedelta(hours=1)),
+    ]
+    trails = [
+        step_count((step(NOT_YET, "a"), NOON), *gaps, *order) for order in permutations(replaced)
+    ]
 
     assert [where(trail) for trail in trails] == ["b", "b"]
 
@@ -258,7 +274,9 @@ def test_any_history_without_a_repeated_place_ends_right_in_any_order_on_any_clo
 
 
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=8), st.randoms(use_true_random=False))
-def test_any_history_ends_right_in_any_order_when_clocks_are_right(places: list[str], random: st.DataObject) -> None:
+def test_any_history_ends_right_in_any_order_when_clocks_are_right(
+    places: list[str], random: st.DataObject
+) -> None:
     names = [NOT_YET]
     for name in places:
         if name != names[-1]:
@@ -272,8 +290,9 @@ def test_any_history_ends_right_in_any_order_when_clocks_are_right(places: list[
 def lived(data: st.DataObject, *, gaps: bool) -> tuple[list[tuple[Step, datetime]], str]:
     """The steps of a row's life, several statements to a transaction, and where it ends.
 
-    Each image is another, as that of a row with a serial number is. With *gaps* the transactions after the first hold
-    changes of columns that the trigger does not listen to, each before a DELETE.
+    Each image is another, as that of a row with a serial number is. With *gaps* the transactions
+    after the first hold changes of columns that the trigger does not listen to, each before a
+    DELETE.
     """
     at, here, steps = NOON, NOT_YET, []
     for number in range(data.draw(st.integers(1, 7))):
@@ -292,7 +311,9 @@ def lived(data: st.DataObject, *, gaps: bool) -> tuple[list[tuple[Step, datetime
 
 @settings(max_examples=500)
 @given(st.data(), st.booleans())
-def test_any_life_of_several_statements_a_transaction_ends_right_in_any_order(data: st.DataObject, gaps: bool) -> None:
+def test_any_life_of_several_statements_a_transaction_ends_right_in_any_order(
+    data: st.DataObject, gaps: bool
+) -> None:
     steps, last = lived(data, gaps=gaps)
     arrived = step_count(*data.draw(st.permutations(steps)))
 
@@ -301,15 +322,25 @@ def test_any_life_of_several_statements_a_transaction_ends_right_in_any_order(da
         assert where(arrived) == last
 
 
-@given(st.lists(st.tuples(st.sampled_from(["a", "b", NOT_YET, None]), st.sampled_from(["a", "b", GONE]))))
-def test_a_trail_is_the_same_after_it_was_written_and_read(steps: list[tuple[str | None, str]]) -> None:
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["a", "b", NOT_YET, None]), st.sampled_from(["a", "b", GONE]))
+    )
+)
+def test_a_trail_is_the_same_after_it_was_written_and_read(
+    steps: list[tuple[str | None, str]],
+) -> None:
     trail = step_count(*((step(left, entered, Decimal("1.50")), NOON) for left, entered in steps))
 
     assert from_json(to_json(trail)) == trail
 
 
 def test_a_place_is_the_same_however_its_image_is_spelled() -> None:
-    one = place({"id": 1, "at": "2026-01-01T08:00:00+02:00", "amount": Decimal("1.50"), "note": None})
-    other = place({"amount": Decimal("1.5"), "at": "2026-01-01T06:00:00.000+00:00", "id": Decimal(1)})
+    one = place(
+        {"id": 1, "at": "2026-01-01T08:00:00+02:00", "amount": Decimal("1.50"), "note": None}
+    )
+    other = place(
+        {"amount": Decimal("1.5"), "at": "2026-01-01T06:00:00.000+00:00", "id": Decimal(1)}
+    )
 
     assert one == other

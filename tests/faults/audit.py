@@ -1,6 +1,7 @@
 """What is true of a site at rest: every row against its tickets, every event against its fate.
 
-The rows are the app's own, in PostgreSQL; what was sent, answered and recorded in between is not asked.
+The rows are the app's own, in PostgreSQL; what was sent, answered and recorded in between is not
+asked.
 """
 
 from collections import Counter, defaultdict
@@ -17,7 +18,8 @@ FINAL = ("7", "8")
 
 @dataclass
 class Audit:
-    """*lost*, *duplicated* and *stale* say what is wrong, a sentence for each case; *dead_letters* count by reason."""
+    """*lost*, *duplicated* and *stale* say what is wrong, a sentence for each case; *dead_letters*
+    count by reason."""
 
     events: int
     deliveries: int
@@ -49,22 +51,31 @@ class _Life:
 
     @property
     def ever_deserved(self) -> bool:
-        images = [image for step in self.steps for image in (step["old"], step["new"]) if image is not None]
+        images = [
+            image
+            for step in self.steps
+            for image in (step["old"], step["new"])
+            if image is not None
+        ]
         return any(image["severity"] in DESERVING for image in images)
 
     @property
     def of_another_row(self) -> bool:
-        """The row was inserted under the key of one that was deleted, and has not deserved a ticket since."""
+        """The row was inserted under the key of one that was deleted, and has not deserved a ticket
+        since."""
         inserted = [number for number, step in enumerate(self.steps) if step["old"] is None]
         since = self.steps[inserted[-1] :] if len(inserted) > 1 else []
-        return bool(since) and not any(step["new"] and step["new"]["severity"] in DESERVING for step in since)
+        return bool(since) and not any(
+            step["new"] and step["new"]["severity"] in DESERVING for step in since
+        )
 
     @property
     def must_have_one(self) -> bool:
-        """It is to have a ticket as it is and is not fixed, or was fixed after it was to have one all its life.
+        """It is to have a ticket as it is and is not fixed, or was fixed after it was to have one
+        all its life.
 
-        In another order of arrival, one that was to have none for a while may have been fixed before
-        (docs/guarantees.md).
+        In another order of arrival, one that was to have none for a while may have been fixed
+        before (docs/guarantees.md).
         """
         if self.row is None or self.row["severity"] not in DESERVING:
             return False
@@ -72,21 +83,28 @@ class _Life:
             return True
         images = [image for step in self.steps for image in (step["old"], step["new"])]
         became_well = any(
-            step["old"] and step["new"] and step["old"]["status"] != "fixed" and step["new"]["status"] == "fixed"
+            step["old"]
+            and step["new"]
+            and step["old"]["status"] != "fixed"
+            and step["new"]["status"] == "fixed"
             for step in self.steps
         )
-        return became_well and all(image is None or image["severity"] in DESERVING for image in images)
+        return became_well and all(
+            image is None or image["severity"] in DESERVING for image in images
+        )
 
 
 def audit(site: Site) -> Audit:
-    """Compare the app's rows (public.outages, by the shipped rules) with what stands in ServiceNow."""
+    """Compare the app's rows (public.outages, by the shipped rules) with what stands in
+    ServiceNow."""
     incidents = site.servicenow.rows("incident")
     events = site.events()
     [deliveries] = site.sql("SELECT count(*) AS n FROM hdb_catalog.event_invocation_logs")
     letters = {
         row["event"]: row
         for row in site.sql(
-            "SELECT event, status, reason, mailed_at FROM servicenow.delivery LEFT JOIN servicenow.alert USING "
+            "SELECT event, status, reason, mailed_at FROM servicenow.delivery LEFT JOIN "
+            "servicenow.alert USING "
             "(fingerprint) ORDER BY status DESC"
         )
     }
@@ -94,7 +112,9 @@ def audit(site: Site) -> Audit:
         events=len(events),
         deliveries=int(deliveries["n"]),
         tickets=len(incidents),
-        dead_letters=Counter(str(letter["reason"]) for letter in letters.values() if letter["status"] == "dead"),
+        dead_letters=Counter(
+            str(letter["reason"]) for letter in letters.values() if letter["status"] == "dead"
+        ),
         mails=[str(message["Subject"]) for message in site.mailbox.messages],
     )
     _audit_events(found, events, letters)
@@ -107,58 +127,83 @@ def audit(site: Site) -> Audit:
         data = event["payload"]["data"]
         for key in {image["id"] for image in (data["old"], data["new"]) if image is not None}:
             # A row that leaves its key is deleted under it, and inserted under the next.
-            step = {which: image if image and image["id"] == key else None for which, image in data.items()}
+            step = {
+                which: image if image and image["id"] == key else None
+                for which, image in data.items()
+            }
             life = lives.setdefault(f"shop:outage:{key}", _Life(None))
             life.steps.append(step | {"at": event["created_at"]})
     for life in lives.values():
         life.put_in_order()
     for mark in lives.keys() | tickets.keys():
-        _audit_row(found, mark, lives.get(mark) or _Life(None), tickets.get(mark, []), group["sys_id"])
+        _audit_row(
+            found, mark, lives.get(mark) or _Life(None), tickets.get(mark, []), group["sys_id"]
+        )
     return found
 
 
-def _audit_events(found: Audit, events: list[dict[str, Any]], letters: dict[str, dict[str, Any]]) -> None:
-    """Hasura and the ledger say the same of every event, and of every dead letter a mail has told."""
+def _audit_events(
+    found: Audit, events: list[dict[str, Any]], letters: dict[str, dict[str, Any]]
+) -> None:
+    """Hasura and the ledger say the same of every event, and of every dead letter a
+    mail has told."""
     for event in events:
         letter = letters.get(event["id"], {"status": "done"})
         if not (event["delivered"] or event["error"]):
             found.lost.append(f"event {event['id']} still waits")
         elif event["error"] and letter["status"] != "dead":
-            found.lost.append(f"event {event['id']} is an error in Hasura, and {letter['status']} in the ledger")
+            found.lost.append(
+                f"event {event['id']} is an error in Hasura, and {letter['status']} in the ledger"
+            )
         elif event["delivered"] and letter["status"] != "done":
-            found.lost.append(f"event {event['id']} is delivered in Hasura, and {letter['status']} in the ledger")
+            found.lost.append(
+                f"event {event['id']} is delivered in Hasura, and {letter['status']} in the ledger"
+            )
         if letter["status"] == "dead" and letter["mailed_at"] is None:
             found.lost.append(f"event {event['id']} is a dead letter that no mail has told of")
 
 
-def _audit_row(found: Audit, mark: str, life: _Life, tickets: list[dict[str, str]], group: str) -> None:
+def _audit_row(
+    found: Audit, mark: str, life: _Life, tickets: list[dict[str, str]], group: str
+) -> None:
     chain = _chain(tickets)
     if chain is None:
-        found.duplicated.append(f"{mark} has {[ticket['number'] for ticket in tickets]}, and they are no generations")
+        found.duplicated.append(
+            f"{mark} has {[ticket['number'] for ticket in tickets]}, and they are no generations"
+        )
     elif any(earlier["state"] not in FINAL for earlier in chain[:-1]):
-        found.duplicated.append(f"{mark} has {chain[-1]['number']} after a ticket that was not closed")
+        found.duplicated.append(
+            f"{mark} has {chain[-1]['number']} after a ticket that was not closed"
+        )
     elif chain and not life.ever_deserved:
         found.duplicated.append(f"{mark} has {chain[-1]['number']} and never deserved one")
     elif not chain and life.must_have_one:
         found.lost.append(f"{mark} has no ticket; {_said(life.row)}")
     elif chain and life.row is not None and life.of_another_row:
-        # An INSERT whose `when` is false may leave no evidence, so that changes after it can be taken for the former
-        # row's (docs/guarantees.md).
+        # An INSERT whose `when` is false may leave no evidence, so that changes after it can be
+        # taken for the former row's (docs/guarantees.md).
         if life.steps[-1]["old"] is None and chain[-1]["state"] not in ENDED:
-            found.stale.append(f"{mark}: {chain[-1]['number']} is open, and its row is gone; {_said(life.row)}")
+            found.stale.append(
+                f"{mark}: {chain[-1]['number']} is open, and its row is gone; {_said(life.row)}"
+            )
     elif chain:
         _audit_ticket(found, mark, life.row, chain[-1], group)
 
 
-def _audit_ticket(found: Audit, mark: str, row: dict[str, Any] | None, ticket: dict[str, str], group: str) -> None:
+def _audit_ticket(
+    found: Audit, mark: str, row: dict[str, Any] | None, ticket: dict[str, str], group: str
+) -> None:
     """The shipped rule, written down once more: what each field says."""
     well = row is None or row["status"] == "fixed"
     wanted: dict[str, str] = {}
     if ticket["state"] in FINAL and row is not None and row["severity"] not in DESERVING:
-        # People closed it, which is final, and a row that does not deserve a ticket is given no other one.
+        # People closed it, which is final, and a row that does not deserve a ticket is given no
+        # other one.
         return
     if well != (ticket["state"] in ENDED):
-        found.stale.append(f"{mark}: {ticket['number']} is in state {ticket['state']}, {_said(row)}")
+        found.stale.append(
+            f"{mark}: {ticket['number']} is in state {ticket['state']}, {_said(row)}"
+        )
     elif row is not None and ticket["state"] != "7":
         wanted = {
             "short_description": row["title"],
@@ -168,7 +213,10 @@ def _audit_ticket(found: Audit, mark: str, row: dict[str, Any] | None, ticket: d
         if row["severity"] in IMPACT:
             wanted |= {"impact": IMPACT[row["severity"]], "urgency": IMPACT[row["severity"]]}
         if well:
-            wanted |= {"close_code": "Solution provided", "close_notes": row["resolution"] or "Fixed in the app"}
+            wanted |= {
+                "close_code": "Solution provided",
+                "close_notes": row["resolution"] or "Fixed in the app",
+            }
     wrong = {name: ticket[name] for name, value in wanted.items() if ticket[name] != value}
     if wrong:
         found.stale.append(f"{mark}: {ticket['number']} says {wrong}, {_said(row)}")

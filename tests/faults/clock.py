@@ -1,4 +1,5 @@
-"""One clock for several processes: how far it is ahead of the wall's, in a file that all of them have in memory.
+"""One clock for several processes: how far it is ahead of the wall's, in a file that all of them
+have in memory.
 
 With it a trial skips what would only be waiting: the ledger, Hasura and ServiceNow go by it.
 """

@@ -1,8 +1,9 @@
-"""What functions-framework starts in the trials: the function of main.py, whose ledger goes by the trial's clock, and
-whose process can be ended or stopped at each step.
+"""What functions-framework starts in the trials: the function of main.py, whose ledger goes by the
+trial's clock, and whose process can be ended or stopped at each step.
 
-In the folder TRIAL_FOLDER, a file ``kill-at-PLACE`` has the first process that comes there end itself as kill -9 does,
-``stop-at-PLACE`` stops it (SIGSTOP) until somebody wakes it. The file is gone then, so that it meets one process only.
+In the folder TRIAL_FOLDER, a file ``kill-at-PLACE`` has the first process that comes there end
+itself as kill -9 does, ``stop-at-PLACE`` stops it (SIGSTOP) until somebody wakes it. The file is
+gone then, so that it meets one process only.
 """
 
 import os
@@ -34,7 +35,8 @@ def _end_here(place: checkpoint.Place) -> None:
         except FileNotFoundError:
             continue
         (FOLDER / f"{what}-at-{place}.done").write_text(str(os.getpid()))
-        # To this thread: sent to the process, another one may take it, and this one goes on for a moment.
+        # To this thread: sent to the process, another one may take it, and this one goes on for a
+        # moment.
         signal.pthread_kill(threading.get_ident(), sign)
 
 
@@ -42,8 +44,14 @@ def _app() -> App:
     start_logging(os.environ.get("LOG_LEVEL", "INFO"))
     settings = load(os.environ)
     clock = SharedClock(FOLDER / "clock")
-    database = Database(settings.database_url, pool_size=settings.database_pool_size, clock_ahead_seconds=clock.ahead)
-    return create_app(settings, read_rules(settings.rules_file, os.environ), Ledger(database), os.environ)
+    database = Database(
+        settings.database_url,
+        pool_size=settings.database_pool_size,
+        clock_ahead_seconds=clock.ahead,
+    )
+    return create_app(
+        settings, read_rules(settings.rules_file, os.environ), Ledger(database), os.environ
+    )
 
 
 if ahead := float(os.environ.get("WALL_AHEAD_SECONDS", "0")):

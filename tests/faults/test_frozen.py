@@ -1,4 +1,5 @@
-"""The ledger's database does not answer, and does not end either: every event is answered within its deadline."""
+"""The ledger's database does not answer, and does not end either: every event is answered within
+its deadline."""
 
 import random
 import socket
@@ -52,7 +53,9 @@ def settle(world: World, bodies: list[bytes], *, seconds: float = 20.0) -> None:
         world.clock.advance(20)
 
 
-def test_events_of_a_crowd_are_answered_in_time_while_it_is_frozen_and_done_afterwards(server: PostgreSQL) -> None:
+def test_events_of_a_crowd_are_answered_in_time_while_it_is_frozen_and_done_afterwards(
+    server: PostgreSQL,
+) -> None:
     bodies = [insert("outages", outage(n), id=f"e{n}") for n in range(30)]
     with world_on(server.url) as world, ThreadPoolExecutor(30) as pool:
         # Connections rest when it freezes.
@@ -72,7 +75,9 @@ def test_events_of_a_crowd_are_answered_in_time_while_it_is_frozen_and_done_afte
         assert len(world.incidents) == 40
 
 
-def test_an_event_is_answered_in_time_where_it_freezes_before_the_first_connection(server: PostgreSQL) -> None:
+def test_an_event_is_answered_in_time_where_it_freezes_before_the_first_connection(
+    server: PostgreSQL,
+) -> None:
     with world_on(server.url) as world:
         server.freeze()
         seconds, answer = timed(world, insert("outages", outage()))
@@ -89,14 +94,18 @@ def test_what_is_no_event_is_answered_in_time_too(server: PostgreSQL, path: str)
         world.send(insert("outages", outage()))
         server.freeze()
         began = time.monotonic()
-        answer = world.request("GET" if path == "/readyz" else "POST", path, b"" if path == "/readyz" else b"{}")
+        answer = world.request(
+            "GET" if path == "/readyz" else "POST", path, b"" if path == "/readyz" else b"{}"
+        )
         seconds = time.monotonic() - began
 
         assert answer.status in (503, 400)
         assert seconds < DEADLINE_SECONDS
 
 
-def test_an_answer_after_a_call_is_in_time_and_does_not_say_that_nothing_was_done(server: PostgreSQL) -> None:
+def test_an_answer_after_a_call_is_in_time_and_does_not_say_that_nothing_was_done(
+    server: PostgreSQL,
+) -> None:
     """It freezes while ServiceNow works: the incident is made, and cannot be written down."""
     with world_on(server.url) as world:
         world.send(insert("outages", outage("before")))
@@ -115,10 +124,14 @@ def test_an_answer_after_a_call_is_in_time_and_does_not_say_that_nothing_was_don
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_at_whatever_moment_it_freezes_every_event_is_answered_in_time(server: PostgreSQL, seed: int) -> None:
+def test_at_whatever_moment_it_freezes_every_event_is_answered_in_time(
+    server: PostgreSQL, seed: int
+) -> None:
     draw = random.Random(seed)
     bodies = [insert("outages", outage(n), id=f"i{n}") for n in range(12)]
-    bodies += [update("outages", outage(n), outage(n, title="changed"), id=f"u{n}") for n in range(12)]
+    bodies += [
+        update("outages", outage(n), outage(n, title="changed"), id=f"u{n}") for n in range(12)
+    ]
     with world_on(server.url) as world, ThreadPoolExecutor(6) as pool:
         world.send(insert("outages", outage("before")))
         answered: list[tuple[float, Answered]] = []
@@ -153,7 +166,10 @@ def test_an_event_is_answered_in_time_while_another_process_locks_a_sqlite_file(
     bodies = [insert("outages", outage(n), id=f"e{n}") for n in range(10)]
     with World(DEADLINE_SECONDS=str(DEADLINE_SECONDS), SERVICENOW_TIMEOUT_SECONDS="2") as world:
         world.send(insert("outages", outage("before")))
-        with closing(sqlite3.connect(world.ledger_file, isolation_level=None)) as other, ThreadPoolExecutor(10) as pool:
+        with (
+            closing(sqlite3.connect(world.ledger_file, isolation_level=None)) as other,
+            ThreadPoolExecutor(10) as pool,
+        ):
             other.execute("BEGIN EXCLUSIVE")
             answered = list(pool.map(lambda body: timed(world, body), bodies))
             other.execute("ROLLBACK")

@@ -6,7 +6,9 @@ from tests.faults.machine import a_world, run
 
 
 @pytest.mark.parametrize("counted", [False, True], ids=["clocks", "order_by"])
-def test_whatever_happens_every_row_ends_with_its_one_ticket_and_no_event_is_lost(*, counted: bool) -> None:
+def test_whatever_happens_every_row_ends_with_its_one_ticket_and_no_event_is_lost(
+    *, counted: bool
+) -> None:
     with a_world(counted=counted) as world:
         run(world, counted=counted, examples=50, seed_number=3)
 

@@ -1,4 +1,5 @@
-"""Bugs planted in a copy of the function, one at a time: the machine finds each, by the promise that it breaks.
+"""Bugs planted in a copy of the function, one at a time: the machine finds each, by the promise
+that it breaks.
 
 What the machine does is the same for all of them; only the seed is one that comes to the bug soon.
 """
@@ -67,7 +68,9 @@ DEAD_LETTER_LOST_BEFORE_ITS_MAIL = (
 
 def lives_with(bug: tuple[str, str, str], folder: Path, *, seed: int) -> str:
     """Everything that the machine says of a function with *bug*; empty when it found nothing."""
-    shutil.copytree(HERE / "function", folder / "function", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        HERE / "function", folder / "function", ignore=shutil.ignore_patterns("__pycache__")
+    )
     file, healthy, broken = bug
     source = (folder / file).read_text("utf-8")
     if healthy:
@@ -85,27 +88,47 @@ def lives_with(bug: tuple[str, str, str], folder: Path, *, seed: int) -> str:
     return ended.stderr if ended.returncode else ""
 
 
-# Where each is met within ten lives. A change of the machine's strategies draws other lives: then find others, by
-# running longer from any seed ("found with").
+# Where each is met within ten lives. A change of the machine's strategies draws other lives: then
+# find others, by running longer from any seed ("found with").
 SEEDS = {"no look": 506, "trail": 400, "mark": 414, "doubt": 541, "count": 504, "mail": 407}
 
 
 @pytest.mark.parametrize(
     ("bug", "promise", "seed"),
     [
-        pytest.param(NO_GET_AFTER_A_403, "NOT WHAT THE ROW LAST SAID", SEEDS["no look"], id="no GET after a 403"),
-        pytest.param(ORDER_BY_CREATED_AT, "WRONG STATE", SEEDS["trail"], id="order by created_at"),
-        pytest.param(NOT_UNKNOWN_WHILE_SENT, "NOT WHAT THE ROW LAST SAID", SEEDS["mark"], id="not unknown while sent"),
         pytest.param(
-            DOUBT_NOT_LOOKED_AT_AGAIN, "NOT WHAT THE ROW LAST SAID", SEEDS["doubt"], id="doubt not looked at again"
+            NO_GET_AFTER_A_403,
+            "NOT WHAT THE ROW LAST SAID",
+            SEEDS["no look"],
+            id="no GET after a 403",
         ),
-        pytest.param(COUNTED_TWICE, "NOT WHAT THE ROW LAST SAID", SEEDS["count"], id="an event counted twice"),
+        pytest.param(ORDER_BY_CREATED_AT, "WRONG STATE", SEEDS["trail"], id="order by created_at"),
         pytest.param(
-            DEAD_LETTER_LOST_BEFORE_ITS_MAIL, "NO ALERT", SEEDS["mail"], id="a dead letter lost before its mail"
+            NOT_UNKNOWN_WHILE_SENT,
+            "NOT WHAT THE ROW LAST SAID",
+            SEEDS["mark"],
+            id="not unknown while sent",
+        ),
+        pytest.param(
+            DOUBT_NOT_LOOKED_AT_AGAIN,
+            "NOT WHAT THE ROW LAST SAID",
+            SEEDS["doubt"],
+            id="doubt not looked at again",
+        ),
+        pytest.param(
+            COUNTED_TWICE, "NOT WHAT THE ROW LAST SAID", SEEDS["count"], id="an event counted twice"
+        ),
+        pytest.param(
+            DEAD_LETTER_LOST_BEFORE_ITS_MAIL,
+            "NO ALERT",
+            SEEDS["mail"],
+            id="a dead letter lost before its mail",
         ),
     ],
 )
-def test_the_machine_finds_a_planted_bug(bug: tuple[str, str, str], promise: str, seed: int, tmp_path: Path) -> None:
+def test_the_machine_finds_a_planted_bug(
+    bug: tuple[str, str, str], promise: str, seed: int, tmp_path: Path
+) -> None:
     told = lives_with(bug, tmp_path, seed=seed)
 
     assert f"AssertionError: {promise}" in told

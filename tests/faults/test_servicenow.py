@@ -1,4 +1,5 @@
-"""ServiceNow fails in each of its ways, at each call; afterwards there is one ticket, and it says what the row says."""
+"""ServiceNow fails in each of its ways, at each call; afterwards there is one ticket, and it says
+what the row says."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +30,12 @@ REFUSED = {"acl_403", "business_rule_403", "data_policy_403"}
 AFTER_ALL = "commit_then_403"
 TRANSIENT = sorted(FAULTS - REFUSED - {AFTER_ALL})
 READS = {"stale_read"}
-SECONDS = {"slow": 0.2, "commit_then_hang": 1.5, "commit_late": COMMITS_WITHIN_SECONDS, "rate_limit_429": 30.0}
+SECONDS = {
+    "slow": 0.2,
+    "commit_then_hang": 1.5,
+    "commit_late": COMMITS_WITHIN_SECONDS,
+    "rate_limit_429": 30.0,
+}
 
 
 @contextmanager
@@ -42,7 +48,12 @@ def _site(
     folder: Path = tmp_path_factory.mktemp(name)
     project = project_with(folder, num_retries=2)
     with Site(
-        url, folder, rules=RULES, project=project, honours_sys_id=honours_sys_id, SERVICENOW_TIMEOUT_SECONDS="1"
+        url,
+        folder,
+        rules=RULES,
+        project=project,
+        honours_sys_id=honours_sys_id,
+        SERVICENOW_TIMEOUT_SECONDS="1",
     ) as site:
         yield site
     with psycopg.connect(server, autocommit=True) as connection:
@@ -58,7 +69,10 @@ def site(postgresql_server: str, tmp_path_factory: pytest.TempPathFactory) -> It
 def opened(site: Site, name: str) -> int:
     """A row with a group of its own."""
     site.servicenow.tables.insert("sys_user_group", {"name": name}, by="admin")
-    rows = site.sql("INSERT INTO outages (title, details, severity) VALUES ('Down', %s, 'major') RETURNING id", name)
+    rows = site.sql(
+        "INSERT INTO outages (title, details, severity) VALUES ('Down', %s, 'major') RETURNING id",
+        name,
+    )
     return int(rows[0]["id"])
 
 
@@ -75,7 +89,9 @@ def test_a_fault_while_a_ticket_is_created(calm: Site, fault: str, table: str) -
     calm.settle()
 
     assert calm.servicenow.armed() == []
-    assert [(ticket["short_description"], ticket["state"]) for ticket in calm.tickets(row)] == [("Down", "1")]
+    assert [(ticket["short_description"], ticket["state"]) for ticket in calm.tickets(row)] == [
+        ("Down", "1")
+    ]
     assert calm.undelivered() == []
 
 
@@ -94,7 +110,9 @@ def test_a_fault_while_a_ticket_is_resolved(calm: Site, fault: str, method: str)
     calm.settle()
 
     assert calm.servicenow.armed() == []
-    assert [(ticket["short_description"], ticket["state"]) for ticket in calm.tickets(row)] == [("Was down", "6")]
+    assert [(ticket["short_description"], ticket["state"]) for ticket in calm.tickets(row)] == [
+        ("Was down", "6")
+    ]
     assert calm.undelivered() == []
 
 
@@ -132,8 +150,12 @@ def test_a_refusal_is_a_dead_letter_and_redeliver_makes_it_good(
 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
-@pytest.mark.parametrize("fault", [fault for fault in [*TRANSIENT, AFTER_ALL] if fault.startswith("commit")])
-def test_a_commit_without_a_good_answer_and_reads_that_lag_behind_it(calm: Site, fault: str, method: str) -> None:
+@pytest.mark.parametrize(
+    "fault", [fault for fault in [*TRANSIENT, AFTER_ALL] if fault.startswith("commit")]
+)
+def test_a_commit_without_a_good_answer_and_reads_that_lag_behind_it(
+    calm: Site, fault: str, method: str
+) -> None:
     changes = method == "PATCH"
     row = opened(calm, f"{fault} {method}, lagging") if changes else 0
     calm.settle()
@@ -167,8 +189,11 @@ def wilful(postgresql_server: str, tmp_path_factory: pytest.TempPathFactory) -> 
         if method != "GET" or fault != AFTER_ALL
     ],
 )
-def test_a_fault_at_an_instance_that_gives_ids_of_its_own(wilful: Site, fault: str, method: str) -> None:
-    """A GET is that of a look-up before a create in doubt is repeated, and that before a resolve."""
+def test_a_fault_at_an_instance_that_gives_ids_of_its_own(
+    wilful: Site, fault: str, method: str
+) -> None:
+    """A GET is that of a look-up before a create in doubt is repeated, and that before
+    a resolve."""
     wilful.heal()
     name = f"{fault} {method}, ids of its own"
     if method == "GET":
@@ -182,5 +207,7 @@ def test_a_fault_at_an_instance_that_gives_ids_of_its_own(wilful: Site, fault: s
     wilful.settle()
 
     assert wilful.servicenow.armed() == []
-    assert [(row["short_description"], row["state"]) for row in wilful.tickets(row)] == [("Was down", "6")]
+    assert [(row["short_description"], row["state"]) for row in wilful.tickets(row)] == [
+        ("Was down", "6")
+    ]
     assert wilful.undelivered() == []

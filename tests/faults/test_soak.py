@@ -29,7 +29,9 @@ def test_nothing_is_lost_duplicated_or_stale_through_faults_at_every_step() -> N
 
 
 def test_nothing_is_duplicated_when_the_ledger_is_lost_half_way() -> None:
-    plan = Plan(rows=60, events=180, seed=7, functions=2, faults=True, wipe=True, restarts=0, freezes=0)
+    plan = Plan(
+        rows=60, events=180, seed=7, functions=2, faults=True, wipe=True, restarts=0, freezes=0
+    )
     soak, found, _ = run(plan)
 
     assert soak.wiped_at_event >= 85

@@ -1,4 +1,5 @@
-"""A function is killed as kill -9 does, at each step of its work; Hasura sends the event again; there is one ticket."""
+"""A function is killed as kill -9 does, at each step of its work; Hasura sends the event again;
+there is one ticket."""
 
 import pytest
 
@@ -18,12 +19,21 @@ committing = pytest.mark.parametrize("commits", WAYS)
 def row(calm: Site) -> int:
     """The id of a row that is not there yet."""
     [highest] = calm.sql(
-        "SELECT greatest(max((payload #>> '{data,new,id}')::bigint), 0) AS id FROM hdb_catalog.event_log"
+        "SELECT greatest(max((payload #>> '{data,new,id}')::bigint), 0) AS id FROM "
+        "hdb_catalog.event_log"
     )
     return int(highest["id"] or 0) + 1
 
 
-def kill(site: Site, place: str, statement: str, row: int, *, commits: str = WAYS[0], method: str = "PATCH") -> None:
+def kill(
+    site: Site,
+    place: str,
+    statement: str,
+    row: int,
+    *,
+    commits: str = WAYS[0],
+    method: str = "PATCH",
+) -> None:
     """The function that works on what *statement* brings is killed at *place*."""
     if commits == WAYS[1]:
         site.servicenow.arm("commit_late", method=method, seconds=COMMITS_WITHIN_SECONDS)
@@ -49,9 +59,13 @@ def test_killed_while_a_ticket_is_created(calm: Site, row: int, place: str, comm
 
 @everywhere
 @pytest.mark.parametrize(
-    ("change", "end"), [(WORSE, ("Refunds too", "1")), (FIXED, ("Checkout is down", "6"))], ids=["updated", "resolved"]
+    ("change", "end"),
+    [(WORSE, ("Refunds too", "1")), (FIXED, ("Checkout is down", "6"))],
+    ids=["updated", "resolved"],
 )
-def test_killed_while_a_ticket_is_changed(calm: Site, row: int, place: str, change: str, end: tuple[str, str]) -> None:
+def test_killed_while_a_ticket_is_changed(
+    calm: Site, row: int, place: str, change: str, end: tuple[str, str]
+) -> None:
     calm.sql(INSERT, row)
     calm.settle()
     kill(calm, place, change, row)
@@ -77,7 +91,9 @@ def test_killed_while_servicenow_commits_after_the_killer_and_the_row_moves_on(
     assert calm.undelivered() == []
 
 
-def test_what_a_killed_one_sent_commits_after_a_newer_event_has_gone_through(calm: Site, row: int) -> None:
+def test_what_a_killed_one_sent_commits_after_a_newer_event_has_gone_through(
+    calm: Site, row: int
+) -> None:
     """It had written down that the PATCH is in doubt, and given its lease back."""
     calm.sql(INSERT, row)
     calm.settle()

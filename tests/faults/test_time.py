@@ -21,7 +21,9 @@ def test_two_instances_whose_hosts_are_ten_minutes_apart(postgresql: str, tmp_pa
         assert (found.lost, found.duplicated, found.stale) == ([], [], [])
 
 
-def test_the_shared_clock_steps_back_in_the_middle_of_the_work(postgresql: str, tmp_path: Path) -> None:
+def test_the_shared_clock_steps_back_in_the_middle_of_the_work(
+    postgresql: str, tmp_path: Path
+) -> None:
     with Site(postgresql, tmp_path) as site:
         for fault in ("commit_late", "commit_then_reset", "error_500"):
             site.servicenow.arm(fault, method="POST", seconds=COMMITS_WITHIN_SECONDS)

@@ -8,7 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from function.hasura.column_types import DeclaredTables, key_warnings, read_migrations, read_statements
+from function.hasura.column_types import (
+    DeclaredTables,
+    key_warnings,
+    read_migrations,
+    read_statements,
+)
 from function.hasura.views import read_tables
 from function.rules import loader as rules
 from tests.processes import HERE
@@ -49,10 +54,13 @@ BEGIN
 END $body$;
 DO $$ BEGIN CREATE TABLE public.no (id interval); END $$;
 CREATE TABLE IF NOT EXISTS public.things (id text);
-create unlogged table if not exists "My Shop"."Or""ders" ("Id" uuid primary key, e text default E'it\\'s; x');
-ALTER TABLE ONLY public.things ADD CONSTRAINT u UNIQUE (n), ADD COLUMN IF NOT EXISTS added money, DROP COLUMN gone;
+create unlogged table if not exists "My Shop"."Or""ders" ("Id" uuid primary key,
+    e text default E'it\\'s; x');
+ALTER TABLE ONLY public.things ADD CONSTRAINT u UNIQUE (n),
+    ADD COLUMN IF NOT EXISTS added money, DROP COLUMN gone;
 ALTER TABLE public.things RENAME COLUMN old_name TO new_name;
-ALTER TABLE IF EXISTS public.things ALTER COLUMN v SET DATA TYPE bytea USING v::bytea, ALTER d TYPE real;
+ALTER TABLE IF EXISTS public.things ALTER COLUMN v SET DATA TYPE bytea USING v::bytea,
+    ALTER d TYPE real;
 ALTER TABLE public.things ALTER COLUMN id SET NOT NULL;
 INSERT INTO public.things VALUES ('$$', 'DROP TABLE public.things;');
 CREATE TABLE short (span interval);
@@ -98,9 +106,17 @@ def test_the_types_are_those_of_the_declarations() -> None:
         "added": "money",
     }
     assert types(found, "My Shop", 'Or"ders') == {"Id": "uuid", "e": "text"}
-    assert set(found.tables) == {("public", "things"), ("My Shop", 'Or"ders'), ("", "short"), ("", "later")}
+    assert set(found.tables) == {
+        ("public", "things"),
+        ("My Shop", 'Or"ders'),
+        ("", "short"),
+        ("", "later"),
+    }
     assert found.find("public", "short", "span") == found.find("dbo", "short", "span")
-    assert (found.find("other", "short", "span"), found.find("public", "things", "no")) == (None, None)
+    assert (found.find("other", "short", "span"), found.find("public", "things", "no")) == (
+        None,
+        None,
+    )
 
 
 def test_a_declaration_is_found_with_its_line() -> None:
@@ -129,7 +145,11 @@ def test_the_types_are_postgresqls_own(postgresql: str) -> None:
 
 
 @given(
-    st.lists(st.sampled_from([*SQL.split(" "), "'", '"', "$$", "/*", "*/", "(", ")", ";", ",", "[", "[]", "\n", "é"]))
+    st.lists(
+        st.sampled_from(
+            [*SQL.split(" "), "'", '"', "$$", "/*", "*/", "(", ")", ";", ",", "[", "[]", "\n", "é"]
+        )
+    )
 )
 def test_any_text_is_read(words: list[str]) -> None:
     declared(" ".join(words))
@@ -149,10 +169,15 @@ def test_a_statement_that_breaks_off_is_read_as_far_as_it_goes(cut: str) -> None
 
 def test_sql_servers_names_are_read_too() -> None:
     found = declared(
-        "CREATE TABLE [dbo].[Things] ([Id] [uniqueidentifier] NOT NULL, [at] datetimeoffset(7), [f] [float]);"
+        "CREATE TABLE [dbo].[Things] ([Id] [uniqueidentifier] NOT NULL, [at] "
+        "datetimeoffset(7), [f] [float]);"
     )
 
-    assert types(found, "dbo", "Things") == {"Id": "uniqueidentifier", "at": "datetimeoffset(7)", "f": "float"}
+    assert types(found, "dbo", "Things") == {
+        "Id": "uniqueidentifier",
+        "at": "datetimeoffset(7)",
+        "f": "float",
+    }
 
 
 # Of a project
@@ -180,7 +205,10 @@ def test_migrations_count_in_the_order_of_their_versions(tmp_path: Path, where: 
 
 
 def test_databases_are_told_apart(tmp_path: Path) -> None:
-    files = {"one__1_a__up_sql": "CREATE TABLE t (id interval)", "two__1_a__up_sql": "CREATE TABLE t (id uuid)"}
+    files = {
+        "one__1_a__up_sql": "CREATE TABLE t (id interval)",
+        "two__1_a__up_sql": "CREATE TABLE t (id uuid)",
+    }
 
     assert [types(found, "", "t") for found in read_migrations(project(tmp_path, **files))] == [
         {"id": "interval"},
@@ -196,14 +224,23 @@ def test_a_project_without_migrations_declares_nothing(tmp_path: Path) -> None:
 
 
 def warnings(key: str, *statements: str, table: str = "public.things") -> list[str]:
-    text = f"version: 1\nrules: [{{name: r, from: hasura/{table}, ticket: {{key: {key}, fields: {{category: x}}}}}}]"
+    text = (
+        f"version: 1\nrules: [{{name: r, from: hasura/{table}, ticket: {{key: {key}, fields: "
+        "{category: x}}}]"
+    )
     return key_warnings(rules.load(text, environ={}).rules, [declared(sql) for sql in statements])
 
 
 @pytest.mark.parametrize(
     ("type_", "says"),
     [
-        ("interval", "which is written as the session's IntervalStyle says: identify the row by another column"),
+        (
+            "interval",
+            (
+                "which is written as the session's IntervalStyle says: identify the "
+                "row by another column"
+            ),
+        ),
         ("interval day to second", "IntervalStyle"),
         ("bytea", "bytea_output"),
         ("money", "lc_monetary says: use a numeric"),
@@ -265,7 +302,11 @@ def test_each_of_several_databases_is_looked_at_and_the_same_is_said_once() -> N
 
 
 def test_what_no_migration_shows_is_not_warned_of() -> None:
-    assert warnings('"{{ row.id }}"') == warnings('"{{ row.id }}"', "CREATE TABLE others (id interval)") == []
+    assert (
+        warnings('"{{ row.id }}"')
+        == warnings('"{{ row.id }}"', "CREATE TABLE others (id interval)")
+        == []
+    )
 
 
 def test_the_shipped_rules_and_migrations_suit_each_other() -> None:

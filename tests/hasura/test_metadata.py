@@ -1,4 +1,5 @@
-"""A Hasura project is read whole, and what Hasura or this function would not do with it is said by file and line."""
+"""A Hasura project is read whole, and what Hasura or this function would not do with it is said by
+file and line."""
 
 import re
 from pathlib import Path
@@ -120,20 +121,31 @@ def test_what_is_included_stands_in_its_place_and_keeps_its_own_line(project: Pr
 def test_a_yaml_tag_includes_as_a_quoted_text_does(project: Project) -> None:
     project.write("meta/databases/default/tables.yaml", "- !include outages.yaml\n")
 
-    assert plain(read(project.folder).sources)[0]["tables"][0]["table"] == {"name": "outages", "schema": "public"}
+    assert plain(read(project.folder).sources)[0]["tables"][0]["table"] == {
+        "name": "outages",
+        "schema": "public",
+    }
 
 
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
         ("config.yaml", None, "config.yaml: is not there; name the folder of a Hasura CLI project"),
-        ("meta/version.yaml", None, "meta: is no Hasura metadata folder (there is no version.yaml)"),
+        (
+            "meta/version.yaml",
+            None,
+            "meta: is no Hasura metadata folder (there is no version.yaml)",
+        ),
         (
             "meta/databases/default/outages.yaml",
             None,
             "meta/databases/default/tables.yaml:1: includes outages.yaml, which",
         ),
-        ("meta/databases/default/outages.yaml", "a: [\n", "meta/databases/default/outages.yaml:2: is no YAML"),
+        (
+            "meta/databases/default/outages.yaml",
+            "a: [\n",
+            "meta/databases/default/outages.yaml:2: is no YAML",
+        ),
         (
             "meta/databases/default/outages.yaml",
             '- "!include tables.yaml"',
@@ -152,7 +164,9 @@ def test_a_yaml_tag_includes_as_a_quoted_text_does(project: Project) -> None:
         ),
     ],
 )
-def test_what_cannot_be_read_is_said_with_its_place(project: Project, name: str, text: str | None, said: str) -> None:
+def test_what_cannot_be_read_is_said_with_its_place(
+    project: Project, name: str, text: str | None, said: str
+) -> None:
     if text is None:
         (project.folder / name).unlink()
     else:
@@ -181,7 +195,12 @@ def test_the_project_that_is_shipped_is_in_order_with_the_rules_that_are() -> No
 
     found = check(read(HERE / "hasura"), shipped, deadline_seconds=50)
 
-    assert (found.event_triggers, found.cron_triggers, found.faults, found.warnings) == (2, 1, [], [])
+    assert (found.event_triggers, found.cron_triggers, found.faults, found.warnings) == (
+        2,
+        1,
+        [],
+        [],
+    )
 
 
 def test_the_engine_of_the_compose_file_has_every_variable_that_the_project_names() -> None:
@@ -200,7 +219,11 @@ def test_the_function_of_the_compose_file_has_every_setting_that_must_be_set() -
 
     required = {variable.name for variable in VARIABLES if variable.default is None}
     known = {variable.name for variable in VARIABLES}
-    assert required | {"HASURA_EVENT_SECRETS", "DATABASE_URL"} <= set(services["function"]["environment"]) <= known
+    assert (
+        required | {"HASURA_EVENT_SECRETS", "DATABASE_URL"}
+        <= set(services["function"]["environment"])
+        <= known
+    )
 
 
 def test_triggers_in_order_are_counted_and_nothing_is_said(project: Project) -> None:
@@ -210,7 +233,9 @@ def test_triggers_in_order_are_counted_and_nothing_is_said(project: Project) -> 
 
 
 def test_what_this_function_does_not_read_of_a_trigger_is_left_to_hasura(project: Project) -> None:
-    cron = CRON + "  comment: c\n  payload: {a: [1]}\n  retry_conf: {num_retries: 1}\n  color: red\n"
+    cron = (
+        CRON + "  comment: c\n  payload: {a: [1]}\n  retry_conf: {num_retries: 1}\n  color: red\n"
+    )
 
     found = project.check(TRIGGER + UNREAD, cron=cron)
 
@@ -221,9 +246,17 @@ def test_what_this_function_does_not_read_of_a_trigger_is_left_to_hasura(project
     ("file", "text", "said"),
     [
         ("databases/databases.yaml", "name: default\n", "1: databases: must be a list"),
-        ("databases/databases.yaml", "- default\n", "1: databases[0]: must be a mapping of names to values"),
+        (
+            "databases/databases.yaml",
+            "- default\n",
+            "1: databases[0]: must be a mapping of names to values",
+        ),
         ("databases/databases.yaml", "- name: a\n  tables: {b: c}\n", "2: tables: must be a list"),
-        ("databases/default/outages.yaml", "outages\n", "1: tables[0]: must be a mapping of names to values"),
+        (
+            "databases/default/outages.yaml",
+            "outages\n",
+            "1: tables[0]: must be a mapping of names to values",
+        ),
         (
             "databases/default/outages.yaml",
             "table: outages\nevent_triggers:\n  name: a\n",
@@ -235,10 +268,16 @@ def test_what_this_function_does_not_read_of_a_trigger_is_left_to_hasura(project
             "3: event_triggers[0]: must be a mapping of names to values",
         ),
         ("cron_triggers.yaml", "name: a\n", "1: cron_triggers: must be a list"),
-        ("cron_triggers.yaml", "- a\n", "1: cron_triggers[0]: must be a mapping of names to values"),
+        (
+            "cron_triggers.yaml",
+            "- a\n",
+            "1: cron_triggers[0]: must be a mapping of names to values",
+        ),
     ],
 )
-def test_a_file_of_another_shape_is_a_fault(project: Project, file: str, text: str, said: str) -> None:
+def test_a_file_of_another_shape_is_a_fault(
+    project: Project, file: str, text: str, said: str
+) -> None:
     project.write(f"meta/{file}", text)
 
     faults = check(read(project.folder), None, deadline_seconds=None).faults
@@ -249,7 +288,8 @@ def test_a_file_of_another_shape_is_a_fault(project: Project, file: str, text: s
 def test_merged_and_null_keys_are_as_hasura_reads_them(project: Project) -> None:
     merged = TRIGGER.replace(
         f"    retry_conf: {RETRY}\n",
-        "    <<: {retry_conf: {num_retries: 1, interval_sec: 60}}\n    cleanup_config: null\n    webhook_from_env: ~\n",
+        "    <<: {retry_conf: {num_retries: 1, interval_sec: 60}}\n    cleanup_config: null\n    "
+        "webhook_from_env: ~\n",
     )
 
     assert project.check(merged) == Findings(event_triggers=1, cron_triggers=1)
@@ -259,17 +299,41 @@ def test_merged_and_null_keys_are_as_hasura_reads_them(project: Project) -> None
     ("old", "new", "said"),
     [
         # what Hasura drops without a word
-        ("timeout_sec", "timout_sec", "9 retry_conf.timout_sec: there is no such key, Hasura drops it; did you mean"),
-        ("interval_sec: 60, ", "interval_sec: 60, interval: 6, ", "9 retry_conf.interval: there is no"),
+        (
+            "timeout_sec",
+            "timout_sec",
+            "9 retry_conf.timout_sec: there is no such key, Hasura drops it; did you mean",
+        ),
+        (
+            "interval_sec: 60, ",
+            "interval_sec: 60, interval: 6, ",
+            "9 retry_conf.interval: there is no",
+        ),
         # what Hasura refuses
-        (f"    retry_conf: {RETRY}\n", "", "3 retry_conf: is missing: Hasura refuses a trigger without"),
+        (
+            f"    retry_conf: {RETRY}\n",
+            "",
+            "3 retry_conf: is missing: Hasura refuses a trigger without",
+        ),
         ("num_retries: 60, ", "", "9 retry_conf.num_retries: is missing: write how often"),
         ("interval_sec: 60, ", "", "9 retry_conf.interval_sec: is missing"),
-        ("num_retries: 60", "num_retries: '60'", "9 retry_conf.num_retries: must be a whole number"),
+        (
+            "num_retries: 60",
+            "num_retries: '60'",
+            "9 retry_conf.num_retries: must be a whole number",
+        ),
         ("num_retries: 60", "num_retries: 6.5", "9 retry_conf.num_retries: must be a whole number"),
-        ("num_retries: 60", "num_retries: !!int many", "9 retry_conf.num_retries: must be a whole number"),
+        (
+            "num_retries: 60",
+            "num_retries: !!int many",
+            "9 retry_conf.num_retries: must be a whole number",
+        ),
         ("'{{SERVICENOW_FUNCTION_URL}}'", "''", "10 webhook: is missing; write"),
-        ("SERVICENOW_FUNCTION_SECRET", "HASURA_GRAPHQL_ADMIN_SECRET", "12 headers[0].value_from_env: Hasura gives"),
+        (
+            "SERVICENOW_FUNCTION_SECRET",
+            "HASURA_GRAPHQL_ADMIN_SECRET",
+            "12 headers[0].value_from_env: Hasura gives",
+        ),
         ("update: {columns: '*'}", "update: [id]", "7 definition.update: must be a mapping"),
         ("update: {columns: '*'}", "update: all", "7 definition.update: must be a mapping"),
         (f"      - {SECRET}", f"      {SECRET}", "12 headers: must be a list"),
@@ -278,18 +342,42 @@ def test_merged_and_null_keys_are_as_hasura_reads_them(project: Project) -> None
         ("timeout_sec: 60", "timeout_sec: 1m", "9 retry_conf.timeout_sec: must be a whole number"),
         ("outages_to_servicenow", "1st", "3 name: must be a letter, then"),
         ("outages_to_servicenow", "a" * 43, "3 name: must be a letter, then"),
-        ("    webhook:", "    webhook_from_env: X\n    webhook:", "10 webhook_from_env: stands beside"),
+        (
+            "    webhook:",
+            "    webhook_from_env: X\n    webhook:",
+            "10 webhook_from_env: stands beside",
+        ),
         ("    webhook: '{{SERVICENOW_FUNCTION_URL}}'\n", "", "3 webhook: is missing; write"),
         (", value_from_env: SERVICENOW_FUNCTION_SECRET", "", "12 headers[0]: has no value; write"),
         ("value_from_env", "value: x, value_from_env", "12 headers[0]: has both value and"),
         # what this function cannot do with
-        ("value_from_env: S", "value: S", "12 headers[0].value: Hasura writes it in clear into its log"),
-        ("X-Webhook-Secret", "X-Other", "3 headers: sends no X-Webhook-Secret, so every event would be"),
-        ("timeout_sec: 60", "timeout_sec: 50", "9 retry_conf.timeout_sec: (50) must be above DEADLINE"),
-        ("insert: {c", "insert: {payload: [id], c", "6 definition.insert.payload: lacks parts, title,"),
-        ("delete: {c", "delete: {payload: [id], c", "8 definition.delete.payload: lacks parts, which"),
+        (
+            "value_from_env: S",
+            "value: S",
+            "12 headers[0].value: Hasura writes it in clear into its log",
+        ),
+        (
+            "X-Webhook-Secret",
+            "X-Other",
+            "3 headers: sends no X-Webhook-Secret, so every event would be",
+        ),
+        (
+            "timeout_sec: 60",
+            "timeout_sec: 50",
+            "9 retry_conf.timeout_sec: (50) must be above DEADLINE",
+        ),
+        (
+            "insert: {c",
+            "insert: {payload: [id], c",
+            "6 definition.insert.payload: lacks parts, title,",
+        ),
+        (
+            "delete: {c",
+            "delete: {payload: [id], c",
+            "8 definition.delete.payload: lacks parts, which",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_will_not_work_is_a_fault(project: Project, old: str, new: str, said: str) -> None:
     assert old in TRIGGER
 
@@ -304,34 +392,82 @@ def test_what_will_not_work_is_a_fault(project: Project, old: str, new: str, sai
     ("old", "new", "said"),
     [
         ("num_retries: 60", "num_retries: 0", "9 retry_conf.num_retries: 0 survives an outage of"),
-        ("webhook: '{{SERVICENOW_FUNCTION_URL}}'", "webhook_from_env: X", "10 webhook_from_env: is deprecated"),
-        ("    webhook:", "    request_transform: {version: 2}\n    webhook:", "10 request_transform: changes"),
-        ("      delete: {columns: '*'}\n", "", "5 definition: does not send DELETE, which outage hears"),
-        ("      enable_manual: true\n", "", "5 definition: does not send MANUAL, which outage hears"),
-        ("enable_manual: true", "enable_manual: yes", "5 definition: does not send MANUAL, which outage hears"),
-        ("update: {columns: '*'}", "update: {columns: [id]}", "7 definition.update.columns: lacks parts"),
+        (
+            "webhook: '{{SERVICENOW_FUNCTION_URL}}'",
+            "webhook_from_env: X",
+            "10 webhook_from_env: is deprecated",
+        ),
+        (
+            "    webhook:",
+            "    request_transform: {version: 2}\n    webhook:",
+            "10 request_transform: changes",
+        ),
+        (
+            "      delete: {columns: '*'}\n",
+            "",
+            "5 definition: does not send DELETE, which outage hears",
+        ),
+        (
+            "      enable_manual: true\n",
+            "",
+            "5 definition: does not send MANUAL, which outage hears",
+        ),
+        (
+            "enable_manual: true",
+            "enable_manual: yes",
+            "5 definition: does not send MANUAL, which outage hears",
+        ),
+        (
+            "update: {columns: '*'}",
+            "update: {columns: [id]}",
+            "7 definition.update.columns: lacks parts",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_seldom_meant_is_a_warning(project: Project, old: str, new: str, said: str) -> None:
     found = project.check(TRIGGER.replace(old, new))
 
     [warning] = found.warnings
     line, _, said = said.partition(" ")
-    assert warning.startswith(f"meta/databases/default/outages.yaml:{line}: event_triggers[0].{said}")
+    assert warning.startswith(
+        f"meta/databases/default/outages.yaml:{line}: event_triggers[0].{said}"
+    )
     assert found.faults == []
 
 
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("  headers", "  retry_conf: {timeout_sec: 1}\n  headers", "5: cron_triggers[0].retry_conf.timeout_sec: there"),
-        ("  headers", "  retry_conf: {num_retries: x}\n  headers", "5: cron_triggers[0].retry_conf.num_retries: must"),
-        ("  headers", "  retry_conf: 3\n  headers", "5: cron_triggers[0].retry_conf: must be a mapping"),
-        ("value_from_env: S", "value: S", "6: cron_triggers[0].headers[0].value: Hasura writes it in clear"),
-        ("  headers", "  retry_conf: {timeout_seconds: 9.5}\n  headers", "5: cron_triggers[0].retry_conf.timeout_s"),
+        (
+            "  headers",
+            "  retry_conf: {timeout_sec: 1}\n  headers",
+            "5: cron_triggers[0].retry_conf.timeout_sec: there",
+        ),
+        (
+            "  headers",
+            "  retry_conf: {num_retries: x}\n  headers",
+            "5: cron_triggers[0].retry_conf.num_retries: must",
+        ),
+        (
+            "  headers",
+            "  retry_conf: 3\n  headers",
+            "5: cron_triggers[0].retry_conf: must be a mapping",
+        ),
+        (
+            "value_from_env: S",
+            "value: S",
+            "6: cron_triggers[0].headers[0].value: Hasura writes it in clear",
+        ),
+        (
+            "  headers",
+            "  retry_conf: {timeout_seconds: 9.5}\n  headers",
+            "5: cron_triggers[0].retry_conf.timeout_s",
+        ),
     ],
-)  # fmt: skip
-def test_a_cron_trigger_is_checked_by_its_own_names(project: Project, old: str, new: str, said: str) -> None:
+)
+def test_a_cron_trigger_is_checked_by_its_own_names(
+    project: Project, old: str, new: str, said: str
+) -> None:
     faults = project.check(cron=CRON.replace(old, new)).faults
 
     assert any(fault.startswith(f"meta/cron_triggers.yaml:{said}") for fault in faults), faults
@@ -341,17 +477,23 @@ def test_the_housekeeping_that_nothing_starts_is_a_warning(project: Project) -> 
     found = project.check(cron="[]\n")
 
     [warning] = found.warnings
-    assert warning.startswith("meta/cron_triggers.yaml: has no servicenow_housekeeping that sends X-Webhook-Secret")
+    assert warning.startswith(
+        "meta/cron_triggers.yaml: has no servicenow_housekeeping that sends X-Webhook-Secret"
+    )
     assert HOUSEKEEPING == app.HOUSEKEEPING
 
 
 def test_a_rule_whose_table_has_no_trigger_is_a_fault(project: Project) -> None:
     found = project.check("table: outages\n")
 
-    assert found.faults == ["rules.yaml:4: rules[0].from: no trigger sends hasura/public.outages here; add one"]
+    assert found.faults == [
+        "rules.yaml:4: rules[0].from: no trigger sends hasura/public.outages here; add one"
+    ]
 
 
-def test_a_trigger_without_the_secret_and_with_a_webhook_of_its_own_is_somebody_elses(project: Project) -> None:
+def test_a_trigger_without_the_secret_and_with_a_webhook_of_its_own_is_somebody_elses(
+    project: Project,
+) -> None:
     elsewhere = TRIGGER.replace(f"      - {SECRET}", "      []").replace(
         "{{SERVICENOW_FUNCTION_URL}}", "https://example.com"
     )
@@ -359,15 +501,20 @@ def test_a_trigger_without_the_secret_and_with_a_webhook_of_its_own_is_somebody_
     found = project.check(elsewhere.replace("timeout_sec: 60", "timeout_sec: 5"))
 
     assert found.faults == [
-        "rules.yaml:4: rules[0].from: no trigger sends hasura/public.outages here; add one; `outages_to_servicenow` "
+        "rules.yaml:4: rules[0].from: no trigger sends hasura/public.outages here; add one; "
+        "`outages_to_servicenow` "
         "(meta/databases/default/outages.yaml:3) sends no X-Webhook-Secret"
     ]
 
 
-def test_triggers_under_a_misspelled_key_are_missed_by_the_rule_that_needs_them(project: Project) -> None:
+def test_triggers_under_a_misspelled_key_are_missed_by_the_rule_that_needs_them(
+    project: Project,
+) -> None:
     found = project.check(TRIGGER.replace("event_triggers:", "event_trigers:"))
 
-    assert found.faults == ["rules.yaml:4: rules[0].from: no trigger sends hasura/public.outages here; add one"]
+    assert found.faults == [
+        "rules.yaml:4: rules[0].from: no trigger sends hasura/public.outages here; add one"
+    ]
 
 
 ACCOUNTS = TRIGGER.replace("outages", "accounts")
@@ -381,13 +528,15 @@ def test_a_trigger_that_takes_the_functions_other_route_is_its_own_too(project: 
 
 
 def test_another_services_trigger_on_a_rules_table_is_left_alone(project: Project) -> None:
-    theirs = (TRIGGER + TRIGGER.partition("event_triggers:\n")[2].replace("outages_to", "audit_to")).replace(
-        "{{SERVICENOW_FUNCTION_URL}}", "{{AUDIT_URL}}"
-    )
+    theirs = (
+        TRIGGER + TRIGGER.partition("event_triggers:\n")[2].replace("outages_to", "audit_to")
+    ).replace("{{SERVICENOW_FUNCTION_URL}}", "{{AUDIT_URL}}")
     both = theirs.replace("{{AUDIT_URL}}", "{{SERVICENOW_FUNCTION_URL}}", 1)
 
     found = project.check(
-        both.replace("timeout_sec: 60}\n    webhook: '{{AUDIT", "timeout_sec: 10}\n    webhook: '{{AUDIT"),
+        both.replace(
+            "timeout_sec: 60}\n    webhook: '{{AUDIT", "timeout_sec: 10}\n    webhook: '{{AUDIT"
+        ),
         accounts=ACCOUNTS.replace("SERVICENOW_FUNCTION_URL", "AUDIT_URL"),
     )
 
@@ -395,12 +544,16 @@ def test_another_services_trigger_on_a_rules_table_is_left_alone(project: Projec
 
 
 def test_a_secret_in_clear_is_a_fault_wherever_it_goes(project: Project) -> None:
-    theirs = ACCOUNTS.replace("SERVICENOW_FUNCTION_URL", "AUDIT_URL").replace("value_from_env: S", "value: S")
+    theirs = ACCOUNTS.replace("SERVICENOW_FUNCTION_URL", "AUDIT_URL").replace(
+        "value_from_env: S", "value: S"
+    )
 
     found = project.check(accounts=theirs)
 
     [fault] = found.faults
-    assert "accounts.yaml:12: event_triggers[0].headers[0].value: Hasura writes it in clear" in fault
+    assert (
+        "accounts.yaml:12: event_triggers[0].headers[0].value: Hasura writes it in clear" in fault
+    )
 
 
 def test_a_rule_for_a_trigger_that_is_not_there_is_a_fault(project: Project) -> None:
@@ -409,7 +562,8 @@ def test_a_rule_for_a_trigger_that_is_not_there_is_a_fault(project: Project) -> 
     found = project.check(rules_text=named)
 
     assert found.faults == [
-        "rules.yaml:4: rules[0].trigger: hasura/public.outages has no trigger `outage_to_servicenow`; did you mean "
+        "rules.yaml:4: rules[0].trigger: hasura/public.outages has no trigger "
+        "`outage_to_servicenow`; did you mean "
         "`outages_to_servicenow`?"
     ]
 
@@ -419,7 +573,8 @@ def test_a_trigger_whose_table_has_no_rule_is_a_fault(project: Project) -> None:
 
     assert found.faults == [
         "rules.yaml:4: rules[0].from: no trigger sends hasura/shop.outages here; add one",
-        "meta/databases/default/outages.yaml:3: event_triggers[0]: no rule is for hasura/public.outages, so every "
+        "meta/databases/default/outages.yaml:3: event_triggers[0]: no rule is for "
+        "hasura/public.outages, so every "
         "event would be answered 422; add one, or take it out",
     ]
 
@@ -430,8 +585,8 @@ def test_a_rule_that_hears_nothing_of_what_is_sent_is_a_fault(project: Project) 
     found = project.check(TRIGGER.replace("      delete: {columns: '*'}\n", ""), rules_text=deaf)
 
     assert found.faults == [
-        "meta/databases/default/outages.yaml:5: event_triggers[0].definition: sends none of DELETE, which is all that "
-        "outage hears"
+        "meta/databases/default/outages.yaml:5: event_triggers[0].definition: sends none of "
+        "DELETE, which is all that outage hears"
     ]
 
 
@@ -441,7 +596,9 @@ def test_triggers_share_what_a_rule_hears(project: Project) -> None:
         TRIGGER.split("event_triggers:\n")[1].replace("outages_", "others_"),
     )
     without_delete = one.replace("      delete: {columns: '*'}\n", "")
-    delete_alone = other.replace("      insert: {columns: '*'}\n", "").replace("      update: {columns: '*'}\n", "")
+    delete_alone = other.replace("      insert: {columns: '*'}\n", "").replace(
+        "      update: {columns: '*'}\n", ""
+    )
 
     found = project.check("table: outages\nevent_triggers:\n" + without_delete + delete_alone)
 
@@ -454,18 +611,24 @@ def test_a_triggers_name_is_unique_in_its_source(project: Project) -> None:
     found = project.check(twice)
 
     assert found.faults == [
-        "meta/databases/default/outages.yaml:13: event_triggers[1].name: `outages_to_servicenow` is the name of the "
+        "meta/databases/default/outages.yaml:13: event_triggers[1].name: `outages_to_servicenow` "
+        "is the name of the "
         "trigger at meta/databases/default/outages.yaml:3 already"
     ]
 
 
 def test_a_cron_rule_needs_its_cron_trigger(project: Project) -> None:
-    nightly = (
-        RULES + '  - {name: n, from: cron/nightly, ticket: {key: "{{ event.id }}", fields: {short_description: s}}}\n'
+    nightly = RULES + (
+        '  - {name: n, from: cron/nightly, ticket: {key: "{{ event.id }}", fields: '
+        "{short_description: s}}}\n"
     )
 
     without = project.check(rules_text=nightly)
-    there = project.check(rules_text=nightly, cron=CRON + CRON.replace("servicenow_housekeeping", "nightly"))
+    there = project.check(
+        rules_text=nightly, cron=CRON + CRON.replace("servicenow_housekeeping", "nightly")
+    )
 
-    assert without.faults == ["rules.yaml:10: rules[1].from: no trigger sends cron/nightly here; add one"]
+    assert without.faults == [
+        "rules.yaml:10: rules[1].from: no trigger sends cron/nightly here; add one"
+    ]
     assert (there.faults, there.warnings) == ([], [])

@@ -1,4 +1,5 @@
-"""An app asks Hasura for the ticket of a row: what `setup hasura` prints is put into a real PostgreSQL and asked."""
+"""An app asks Hasura for the ticket of a row: what `setup hasura` prints is put into a real
+PostgreSQL and asked."""
 
 import json
 import re
@@ -12,7 +13,15 @@ from psycopg.rows import dict_row
 
 from function.core.event import Event, Op
 from function.core.values import Row
-from function.hasura.views import DatabaseUnreadable, Missing, View, printed, read_tables, row_table, views
+from function.hasura.views import (
+    DatabaseUnreadable,
+    Missing,
+    View,
+    printed,
+    read_tables,
+    row_table,
+    views,
+)
 from function.ledger.database import Database
 from function.rules import loader as rules
 from function.rules.evaluate import evaluate
@@ -39,11 +48,17 @@ class App:
         return done.fetchall() if done.description else []
 
     def ticket(
-        self, rule: str, key: str, *, number: str = "INC0010001", instance: str = INSTANCE, at: float = 0
+        self,
+        rule: str,
+        key: str,
+        *,
+        number: str = "INC0010001",
+        instance: str = INSTANCE,
+        at: float = 0,
     ) -> None:
         self.run(
-            "INSERT INTO servicenow.ticket (instance, rule, key, number, created_at, updated_at, sys_id, state) "
-            "VALUES (%s, %s, %s, %s, %s, %s, 'a1b2', '1')",
+            "INSERT INTO servicenow.ticket (instance, rule, key, number, created_at, updated_at, "
+            "sys_id, state) VALUES (%s, %s, %s, %s, %s, %s, 'a1b2', '1')",
             *(instance, rule, key, number, at, at),
         )
 
@@ -52,12 +67,16 @@ class App:
         [(kind, [made])] = yaml.safe_load(relationship).items()
         manual = made["using"]["manual_configuration"]
         remote = manual["remote_table"]
-        mapped = " AND ".join(f'(row."{own}") = ("{other}")' for own, other in manual["column_mapping"].items())
+        mapped = " AND ".join(
+            f'(row."{own}") = ("{other}")' for own, other in manual["column_mapping"].items()
+        )
         limit = "LIMIT 1" if kind == "object_relationships" else ""
         other = f'"{remote["schema"]}"."{remote["name"]}"'
         return (
-            f'SELECT row.*, related.* FROM (SELECT * FROM "{schema}"."{table}" {what}) AS row '  # noqa: S608
-            f"LEFT OUTER JOIN LATERAL (SELECT * FROM {other} WHERE {mapped} {limit}) AS related ON true"
+            "SELECT row.*, related.* "  # noqa: S608
+            f'FROM (SELECT * FROM "{schema}"."{table}" {what}) AS row '
+            f"LEFT OUTER JOIN LATERAL (SELECT * FROM {other} WHERE {mapped} {limit}) AS related "
+            "ON true"
         )
 
 
@@ -76,11 +95,15 @@ def loaded(*written: str) -> tuple[Rule, ...]:
     return rules.load(text, environ={}).rules
 
 
-def rule(key: str | list[str], *, id: str = "r", table: str = "public.things", more: str = "") -> str:
+def rule(
+    key: str | list[str], *, id: str = "r", table: str = "public.things", more: str = ""
+) -> str:
     ticket = f"{{key: {json.dumps(key)}, {more}fields: {{short_description: s}}}}"
-    return f"{{name: {id}, from: hasura/{table}, each: row.parts, ticket: {ticket}}}" if "item" in str(key) else (
-        f"{{name: {id}, from: hasura/{table}, ticket: {ticket}}}"
-    )  # fmt: skip
+    return (
+        f"{{name: {id}, from: hasura/{table}, each: row.parts, ticket: {ticket}}}"
+        if "item" in str(key)
+        else (f"{{name: {id}, from: hasura/{table}, ticket: {ticket}}}")
+    )
 
 
 def made(app: App, *written: str) -> tuple[list[View], list[Missing]]:
@@ -105,13 +128,19 @@ def test_the_shipped_project_has_what_the_command_prints(app: App) -> None:
     app.run((EXAMPLE / "up.sql").read_text("utf-8"))
     shipped = rules.load((HERE / "rules.yaml").read_text("utf-8"), environ={}).rules
 
-    text = printed(*views(shipped, read_tables(app.url, {row for row in map(row_table, shipped) if row})))
+    text = printed(
+        *views(shipped, read_tables(app.url, {row for row in map(row_table, shipped) if row}))
+    )
 
-    parts = re.split(r"^(?:--|#) == (into )?([\w/.]+)(?:, with .*)?\n", text, flags=re.MULTILINE)[1:]
+    parts = re.split(r"^(?:--|#) == (into )?([\w/.]+)(?:, with .*)?\n", text, flags=re.MULTILINE)[
+        1:
+    ]
     printed_parts = list(zip(parts[::3], parts[1::3], parts[2::3], strict=True))
     assert [bool(into) for into, _, _ in printed_parts] == [False] * 4 + [True] * 2
     for into, path, part in printed_parts:
-        file = (PROJECT / path.replace("TIMESTAMP", VIEWS.name.partition("_")[0])).read_text("utf-8")
+        file = (PROJECT / path.replace("TIMESTAMP", VIEWS.name.partition("_")[0])).read_text(
+            "utf-8"
+        )
         if into:
             [(kind, [relationship])] = yaml.safe_load(part).items()
             assert relationship in yaml.safe_load(file)[kind]
@@ -123,9 +152,18 @@ def test_what_is_tracked_is_there_and_no_table_of_the_ledger_is(app: App) -> Non
     app.run((EXAMPLE / "up.sql").read_text("utf-8"))
     app.run((VIEWS / "up.sql").read_text("utf-8"))
 
-    included = [line.removeprefix("!include ") for line in yaml.safe_load((TABLES / "tables.yaml").read_text("utf-8"))]
-    tracked = {tuple(yaml.safe_load((TABLES / file).read_text("utf-8"))["table"].values()) for file in included}
-    there = app.run("SELECT table_name, table_schema FROM information_schema.tables WHERE table_schema = 'public'")
+    included = [
+        line.removeprefix("!include ")
+        for line in yaml.safe_load((TABLES / "tables.yaml").read_text("utf-8"))
+    ]
+    tracked = {
+        tuple(yaml.safe_load((TABLES / file).read_text("utf-8"))["table"].values())
+        for file in included
+    }
+    there = app.run(
+        "SELECT table_name, table_schema FROM information_schema.tables WHERE "
+        "table_schema = 'public'"
+    )
     assert tracked == {tuple(table.values()) for table in there}
     assert {file.name for file in TABLES.iterdir()} == {*included, "tables.yaml"}
 
@@ -134,7 +172,8 @@ def test_every_migration_goes_up_and_down_and_up_again(app: App) -> None:
     things = (
         "SELECT oid::regclass::text AS name FROM pg_class WHERE relnamespace IN "
         "('public'::regnamespace, 'servicenow'::regnamespace) "
-        "UNION ALL SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace ORDER BY 1"
+        "UNION ALL SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = "
+        "'public'::regnamespace ORDER BY 1"
     )
     before = app.run(things)
 
@@ -150,7 +189,10 @@ def test_every_migration_goes_up_and_down_and_up_again(app: App) -> None:
 
 
 def test_the_views_before_the_ledger_are_refused_with_what_to_do(postgresql: str) -> None:
-    with psycopg.connect(postgresql, autocommit=True) as connection, pytest.raises(psycopg.Error) as refused:
+    with (
+        psycopg.connect(postgresql, autocommit=True) as connection,
+        pytest.raises(psycopg.Error) as refused,
+    ):
         connection.execute((VIEWS / "up.sql").read_text("utf-8"))
 
     assert refused.value.diag.message_primary == (
@@ -180,14 +222,17 @@ def test_a_change_of_a_row_moves_its_updated_at_onward_even_within_a_transaction
         ("meetings", "public_meetings.yaml", "array_relationships", "tickets", "{}/7"),
     ],
 )
-def test_a_rows_tickets_are_found_by_the_index(app: App, table: str, file: str, kind: str, name: str, key: str) -> None:
+def test_a_rows_tickets_are_found_by_the_index(
+    app: App, table: str, file: str, kind: str, name: str, key: str
+) -> None:
     app.run((EXAMPLE / "up.sql").read_text("utf-8"))
     app.run((VIEWS / "up.sql").read_text("utf-8"))
     rule_id = {"outages": "outage", "meetings": "action-items"}[table]
     app.run(f"INSERT INTO {table} (title) SELECT 't' FROM generate_series(1, 2000)")  # noqa: S608
     app.run(
-        "INSERT INTO servicenow.ticket (instance, rule, key, sys_id, number, created_at, updated_at) "
-        "SELECT 'i', %s, replace(%s, '{}', id::text), 's', 'INC' || id, 0, 0 FROM generate_series(1, 2000) AS id",
+        "INSERT INTO servicenow.ticket (instance, rule, key, sys_id, number, created_at, "
+        "updated_at) SELECT 'i', %s, replace(%s, '{}', id::text), 's', 'INC' || id, 0, 0 FROM "
+        "generate_series(1, 2000) AS id",
         *(rule_id, key),
     )
     app.run("ANALYZE")
@@ -195,8 +240,13 @@ def test_a_rows_tickets_are_found_by_the_index(app: App, table: str, file: str, 
     asked = app.related(shipped_relationship(file, kind, name), "public", table, "WHERE id < 10")
     plan = "\n".join(str(line["QUERY PLAN"]) for line in app.run(f"EXPLAIN {asked}"))
 
-    assert [row["number"] for row in app.run(f"{asked} ORDER BY 1")] == [f"INC{id}" for id in range(1, 10)]
-    assert f"using {'ticket' if table == 'outages' else 'tickets'}_{rule_id.replace('-', '_')}_row" in plan
+    assert [row["number"] for row in app.run(f"{asked} ORDER BY 1")] == [
+        f"INC{id}" for id in range(1, 10)
+    ]
+    assert (
+        f"using {'ticket' if table == 'outages' else 'tickets'}_{rule_id.replace('-', '_')}_row"
+        in plan
+    )
     assert "Seq Scan on ticket" not in plan
 
 
@@ -206,11 +256,20 @@ def test_the_app_sees_the_ticket_that_the_function_has_made(app: App) -> None:
     app.run("INSERT INTO outages (id, title, severity) VALUES (42, 'Checkout is down', 'critical')")
 
     with World(database_url=app.url) as world:
-        world.send(insert("outages", {"id": 42, "title": "Checkout is down", "severity": "critical", "status": "open"}))
+        world.send(
+            insert(
+                "outages",
+                {"id": 42, "title": "Checkout is down", "severity": "critical", "status": "open"},
+            )
+        )
         [seen] = app.run("SELECT * FROM ticket_outage WHERE id = 42")
         shown = world.incident
 
-    assert (seen["number"], seen["state"], seen["sys_id"]) == (shown["number"], shown["state"], shown["sys_id"])
+    assert (seen["number"], seen["state"], seen["sys_id"]) == (
+        shown["number"],
+        shown["state"],
+        shown["sys_id"],
+    )
     assert seen["url"] == f"{world.servicenow.url}/incident.do?sys_id={shown['sys_id']}"
     assert seen["updated_at"].year > 2000
 
@@ -227,7 +286,12 @@ UUID = "0189dcd1-8d4b-4a3c-9f5e-6a7b8c9d0e1f"
     [
         ("smallint", "-32768", "-32768", ["-32769", "32768", "99999", "1e3"]),
         ("integer", "2147483647", "2147483647", ["2147483648", "-2147483649", "9999999999"]),
-        ("bigint", "9223372036854775807", "9223372036854775807", ["9223372036854775808", "9" * 19, "9" * 200]),
+        (
+            "bigint",
+            "9223372036854775807",
+            "9223372036854775807",
+            ["9223372036854775808", "9" * 19, "9" * 200],
+        ),
         ("bigint", "0", "0", ["-0", "00", "+1", " 1", "", "1\n", "é"]),
         ("numeric(10,2)", "1500", "1500.0", ["1,5", ".5", "1.", "NaN", "Infinity"]),
         ("uuid", UUID, UUID, [UUID.upper(), UUID[:-1], UUID.replace("-", "")]),
@@ -235,15 +299,25 @@ UUID = "0189dcd1-8d4b-4a3c-9f5e-6a7b8c9d0e1f"
             "timestamptz",
             "2024-02-29 23:59:59.999999+00",
             "2024-02-29T23:59:59.999999+00:00",
-            ["2024-02-31T00:00:00+00:00", "2024-13-99T99:99:99+00:00", "2024-02-29T23:59:59.999999+01:00", "infinity"],
+            [
+                "2024-02-31T00:00:00+00:00",
+                "2024-13-99T99:99:99+00:00",
+                "2024-02-29T23:59:59.999999+01:00",
+                "infinity",
+            ],
         ),
-        ("timestamptz", "2024-03-01 05:29:59+05:30", "2024-02-29T23:59:59+00:00", ["0044-03-15T12:00:00+00:00 BC"]),
+        (
+            "timestamptz",
+            "2024-03-01 05:29:59+05:30",
+            "2024-02-29T23:59:59+00:00",
+            ["0044-03-15T12:00:00+00:00 BC"],
+        ),
         ("text", "it's a “key” % \\", "it's a “key” % \\", ["It's a “key”"]),
         ("varchar(20)", "ab", "ab", ["AB"]),
         ("char(5)", "ab", "ab   ", ["AB"]),
         ("d", "7", "7", ["0", "x"]),
     ],
-)  # fmt: skip
+)
 def test_a_key_finds_its_row_by_the_rows_own_type_and_no_other_key_breaks_anything(
     app: App, type_: str, value: str, key: str, others: list[str]
 ) -> None:
@@ -263,7 +337,9 @@ def test_a_key_finds_its_row_by_the_rows_own_type_and_no_other_key_breaks_anythi
 
 
 @pytest.mark.parametrize(("type_", "id"), [("integer", "-5"), ("uuid", UUID), ("numeric", "1.5")])
-def test_the_tickets_of_a_rows_elements_are_told_from_another_rows(app: App, type_: str, id: str) -> None:
+def test_the_tickets_of_a_rows_elements_are_told_from_another_rows(
+    app: App, type_: str, id: str
+) -> None:
     app.run(f"CREATE TABLE things (id {type_} PRIMARY KEY)")
     app.run(f"INSERT INTO things VALUES ('{id}')")  # noqa: S608
     [view], _ = made(app, rule("{{ row.id }}'/{{ item.id }}"))
@@ -291,7 +367,9 @@ def test_the_tickets_of_a_rows_elements_are_told_from_another_rows(app: App, typ
         ("char(9)", "a/"),
     ],
 )
-@pytest.mark.parametrize("key", [["{{ row.id }}", "{{ item.id }}"], ["{{ item.id }}", "{{ row.id }}"]])
+@pytest.mark.parametrize(
+    "key", [["{{ row.id }}", "{{ item.id }}"], ["{{ item.id }}", "{{ row.id }}"]]
+)
 def test_the_tickets_of_a_rows_elements_are_found_by_a_list_of_parts(
     app: App, type_: str, id: str, key: list[str]
 ) -> None:
@@ -300,9 +378,15 @@ def test_the_tickets_of_a_rows_elements_are_found_by_a_list_of_parts(
     [view], _ = made(app, rule(key))
     [of_key] = loaded(rule(key))
 
-    for number, (row, item) in enumerate([(id, "x"), (id, "y/z"), (f"{id}x", "x"), ("b", f"{id}/x")]):
+    for number, (row, item) in enumerate(
+        [(id, "x"), (id, "y/z"), (f"{id}x", "x"), ("b", f"{id}/x")]
+    ):
         # As an event has it.
-        given = json.loads(app.run(f"SELECT to_json(%s::{type_})::text AS id", row)[0]["id"]) if number < 2 else row
+        given = (
+            json.loads(app.run(f"SELECT to_json(%s::{type_})::text AS id", row)[0]["id"])
+            if number < 2
+            else row
+        )
         image: Row = {"id": given, "parts": [{"id": item}]}
         [step] = evaluate(of_key, Event("e", of_key.source, Op.INSERT, None, image, "c", "{}"))
         app.ticket("r", step.key, number=f"INC{number}")
@@ -324,7 +408,10 @@ def test_a_row_of_several_key_columns_has_its_ticket_by_all_of_them(app: App) ->
     [(kind, _)] = yaml.safe_load(view.relationship).items()
     rows = app.run(app.related(view.relationship, "public", "things"))
     assert kind == "object_relationships"
-    assert {(row["shop"], row["id"], row["number"]) for row in rows} == {("a/1", 2, "INC1"), ("a", 1, "INC2")}
+    assert {(row["shop"], row["id"], row["number"]) for row in rows} == {
+        ("a/1", 2, "INC1"),
+        ("a", 1, "INC2"),
+    }
     assert "by its columns shop, id" in view.up
     app.run(view.down)
 
@@ -332,12 +419,26 @@ def test_a_row_of_several_key_columns_has_its_ticket_by_all_of_them(app: App) ->
 @pytest.mark.parametrize(
     ("type_", "key", "why"),
     [
-        ("integer", ["x{{ row.id }}", "{{ item }}"], "no part of its key is a column of the row, such as {{ row.id }}"),
-        ("integer", ["{{ row.id }}x", "{{ item }}"], "no part of its key is a column of the row, such as {{ row.id }}"),
-        ("jsonb", ["{{ item }}", "{{ row.id }}"], "id is of type jsonb, which cannot be told from the text of a key"),
+        (
+            "integer",
+            ["x{{ row.id }}", "{{ item }}"],
+            "no part of its key is a column of the row, such as {{ row.id }}",
+        ),
+        (
+            "integer",
+            ["{{ row.id }}x", "{{ item }}"],
+            "no part of its key is a column of the row, such as {{ row.id }}",
+        ),
+        (
+            "jsonb",
+            ["{{ item }}", "{{ row.id }}"],
+            "id is of type jsonb, which cannot be told from the text of a key",
+        ),
     ],
 )
-def test_a_list_that_names_no_row_is_told_why(app: App, type_: str, key: list[str], why: str) -> None:
+def test_a_list_that_names_no_row_is_told_why(
+    app: App, type_: str, key: list[str], why: str
+) -> None:
     app.run(f"CREATE TABLE things (id {type_})")
 
     assert made(app, rule(key)) == ([], [Missing("r", why)])
@@ -346,17 +447,44 @@ def test_a_list_that_names_no_row_is_told_why(app: App, type_: str, key: list[st
 @pytest.mark.parametrize(
     ("type_", "key", "more", "why"),
     [
-        ("jsonb", "{{ row.id }}", "", "id is of type jsonb, which cannot be told from the text of a key"),
+        (
+            "jsonb",
+            "{{ row.id }}",
+            "",
+            "id is of type jsonb, which cannot be told from the text of a key",
+        ),
         ("integer", "outage-{{ row.id }}", "", NO_COLUMN),
         ("integer", "{{ row.id | string }}", "", NO_COLUMN),
         ("integer", "{{ row.id }}{% if old %}x{% endif %}", "", NO_COLUMN),
-        ("integer", "{{ row.id }}", "shared: true, ", "its rows share a ticket, so that its key is no row's"),
-        ("text", "{{ row.id }}/{{ item }}", "", "id may itself hold the '/' that follows it in the key" + AS_LIST),
-        ("integer", "{{ row.id }}0{{ item }}", "", "id may itself hold the '0' that follows it in the key" + AS_LIST),
-        ("uuid", "{{ row.id }}-{{ item }}", "", "id may itself hold the '-' that follows it in the key" + AS_LIST),
+        (
+            "integer",
+            "{{ row.id }}",
+            "shared: true, ",
+            "its rows share a ticket, so that its key is no row's",
+        ),
+        (
+            "text",
+            "{{ row.id }}/{{ item }}",
+            "",
+            "id may itself hold the '/' that follows it in the key" + AS_LIST,
+        ),
+        (
+            "integer",
+            "{{ row.id }}0{{ item }}",
+            "",
+            "id may itself hold the '0' that follows it in the key" + AS_LIST,
+        ),
+        (
+            "uuid",
+            "{{ row.id }}-{{ item }}",
+            "",
+            "id may itself hold the '-' that follows it in the key" + AS_LIST,
+        ),
     ],
-)  # fmt: skip
-def test_a_rule_without_a_view_is_told_why(app: App, type_: str, key: str, more: str, why: str) -> None:
+)
+def test_a_rule_without_a_view_is_told_why(
+    app: App, type_: str, key: str, more: str, why: str
+) -> None:
     app.run(f"CREATE TABLE things (id {type_})")
 
     none, [missing] = made(app, rule(key, more=more))
@@ -369,7 +497,9 @@ def test_a_rule_without_a_view_is_told_why(app: App, type_: str, key: str, more:
 def test_a_table_or_column_that_is_not_there_is_told_as_a_fault(app: App) -> None:
     app.run("CREATE TABLE things (id integer)")
 
-    _, missing = made(app, rule("{{ row.no }}", id="a"), rule("{{ row.id }}", id="b", table="shop.things"))
+    _, missing = made(
+        app, rule("{{ row.no }}", id="a"), rule("{{ row.id }}", id="b", table="shop.things")
+    )
 
     assert missing == [
         Missing("a", "public.things has no column no", faulty=True),
@@ -378,7 +508,10 @@ def test_a_table_or_column_that_is_not_there_is_told_as_a_fault(app: App) -> Non
 
 
 def test_rules_about_no_rows_have_no_view_and_no_word(app: App) -> None:
-    nightly = loaded("{name: n, from: cron/nightly, ticket: {key: '{{ event.id }}', fields: {short_description: s}}}")
+    nightly = loaded(
+        "{name: n, from: cron/nightly, ticket: {key: '{{ event.id }}', fields: "
+        "{short_description: s}}}"
+    )
 
     assert views(nightly, {}) == ([], [])
 
@@ -414,15 +547,28 @@ def test_a_record_without_a_ticket_and_another_rules_are_not_shown(app: App) -> 
 
 
 def test_every_name_is_one_that_postgresql_and_graphql_take_and_is_its_own(app: App) -> None:
-    app.run('CREATE TABLE things (id integer, "Größe" integer, number integer, ticket text, "order" uuid)')
+    app.run(
+        'CREATE TABLE things (id integer, "Größe" integer, number integer, ticket text, "order" '
+        "uuid)"
+    )
     ids = ["a-b", "a_b", "A" * 60, "A" * 59 + "-", "o"]
-    keys = ["{{ row.id }}", "{{ row.id }}", "{{ row.number }}", '{{ row["Größe"] }}', "{{ row.order }}"]
+    keys = [
+        "{{ row.id }}",
+        "{{ row.id }}",
+        "{{ row.number }}",
+        '{{ row["Größe"] }}',
+        "{{ row.order }}",
+    ]
 
     of_rules, _ = made(app, *(rule(key, id=id) for id, key in zip(ids, keys, strict=True)))
 
     names = [yaml.safe_load(view.table)["table"]["name"] for view in of_rules]
-    relationships = [yaml.safe_load(view.relationship)["object_relationships"][0]["name"] for view in of_rules]
-    assert all(re.fullmatch(r"[A-Za-z_]\w{0,62}", name, re.ASCII) for name in (*names, *relationships))
+    relationships = [
+        yaml.safe_load(view.relationship)["object_relationships"][0]["name"] for view in of_rules
+    ]
+    assert all(
+        re.fullmatch(r"[A-Za-z_]\w{0,62}", name, re.ASCII) for name in (*names, *relationships)
+    )
     assert (len(set(names)), len(set(relationships))) == (5, 5)
     # The table has a column `ticket` already.
     assert "ticket" not in relationships
@@ -434,10 +580,14 @@ def test_every_name_is_one_that_postgresql_and_graphql_take_and_is_its_own(app: 
 def test_the_first_rule_of_a_table_keeps_its_relationship_when_another_comes(app: App) -> None:
     app.run("CREATE TABLE things (id integer)")
 
-    [first, second], _ = made(app, rule("{{ row.id }}", id="one"), rule("{{ row.id }}", id="two-more"))
+    [first, second], _ = made(
+        app, rule("{{ row.id }}", id="one"), rule("{{ row.id }}", id="two-more")
+    )
 
     assert yaml.safe_load(first.relationship)["object_relationships"][0]["name"] == "ticket"
-    assert yaml.safe_load(second.relationship)["object_relationships"][0]["name"] == "ticket_two_more"
+    assert (
+        yaml.safe_load(second.relationship)["object_relationships"][0]["name"] == "ticket_two_more"
+    )
 
 
 def test_a_column_named_like_one_of_the_tickets_takes_another_name_there(app: App) -> None:

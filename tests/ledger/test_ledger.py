@@ -79,7 +79,12 @@ Begin = Callable[..., BeginResult]
 @pytest.fixture
 def begin(ledger: Ledger) -> Begin:
     def begin(
-        one: Event | None = None, what: Step | None = None, *, owner: str = ME, digest: str = "d", fresh: bool = False
+        one: Event | None = None,
+        what: Step | None = None,
+        *,
+        owner: str = ME,
+        digest: str = "d",
+        fresh: bool = False,
     ) -> BeginResult:
         return ledger.deliveries.begin(
             one or event(),
@@ -104,14 +109,24 @@ def begun(beginning: BeginResult) -> Acquired:
 
 
 def finish(
-    ledger: Ledger, work: Acquired, status: Status, *, owner: str = ME, alert: Alert | None = None, id: str = "e"
+    ledger: Ledger,
+    work: Acquired,
+    status: Status,
+    *,
+    owner: str = ME,
+    alert: Alert | None = None,
+    id: str = "e",
 ) -> bool:
-    failure = Failure(Kind.PERMANENT, Reason.BAD_MAPPING, "a hint") if status is Status.DEAD else None
+    failure = (
+        Failure(Kind.PERMANENT, Reason.BAD_MAPPING, "a hint") if status is Status.DEAD else None
+    )
     return ledger.deliveries.finish(
         work.ticket,
         owner=owner,
         event=event(id),
-        outcome=Outcome("r", work.ticket.key, status, "INC1", Reason.BAD_MAPPING if failure else None),
+        outcome=Outcome(
+            "r", work.ticket.key, status, "INC1", Reason.BAD_MAPPING if failure else None
+        ),
         failure=failure,
         duration_seconds=0.1,
         fingerprint=alert.fingerprint if alert else "",
@@ -129,8 +144,11 @@ def test_a_key_is_one_holders_until_it_is_finished(ledger: Ledger, begin: Begin)
     assert isinstance(begin(event("f"), owner=OTHER), Acquired)
 
 
-def test_a_doubt_outlives_a_transaction_that_is_repeated(ledger: Ledger, begin: Begin, clock: Clock) -> None:
-    """Its commit was answered by a cut connection: it takes the same lease again, for the same holder."""
+def test_a_doubt_outlives_a_transaction_that_is_repeated(
+    ledger: Ledger, begin: Begin, clock: Clock
+) -> None:
+    """Its commit was answered by a cut connection: it takes the same lease again, for the same
+    holder."""
     work = begun(begin(event(), owner=OTHER))
     ledger.tickets.save(replace(work.ticket, sending=PendingWrite("create", (), 0.0)), owner=OTHER)
     clock.advance(LEASE + 1)
@@ -141,7 +159,9 @@ def test_a_doubt_outlives_a_transaction_that_is_repeated(ledger: Ledger, begin: 
     assert again.ticket.sending.in_doubt
 
 
-def test_what_the_housekeeping_leaves_for_later_keeps_its_holder(ledger: Ledger, begin: Begin) -> None:
+def test_what_the_housekeeping_leaves_for_later_keeps_its_holder(
+    ledger: Ledger, begin: Begin
+) -> None:
     begin()
     ledger.tickets.defer("sn", "r", "1")
 
@@ -168,11 +188,16 @@ def test_a_holder_that_wakes_up_without_its_lease_writes_down_nothing_but_suspec
     clock.advance(LEASE + 1)
     now = begun(begin(event("f"), owner=OTHER))
     written_fields = Acquired(
-        replace(slept.ticket, written_fields=frozenset({"state"})), slept.delivery, slept.now, slept.status
+        replace(slept.ticket, written_fields=frozenset({"state"})),
+        slept.delivery,
+        slept.now,
+        slept.status,
     )
     stands = finish(ledger, written_fields, Status.CREATED)
     finish(ledger, now, Status.CREATED, owner=OTHER, id="f")
-    [kept] = ledger.database.run(lambda t: t.execute("SELECT status FROM servicenow.delivery WHERE event = 'e'"))
+    [kept] = ledger.database.run(
+        lambda t: t.execute("SELECT status FROM servicenow.delivery WHERE event = 'e'")
+    )
 
     assert not stands
     assert ledger.tickets.suspects("sn", most=10) == [("r", "1")]
@@ -180,7 +205,9 @@ def test_a_holder_that_wakes_up_without_its_lease_writes_down_nothing_but_suspec
     assert kept["status"] == "waiting"
 
 
-def test_a_done_event_is_done_and_a_dead_one_stays_dead_under_the_same_digest(ledger: Ledger, begin: Begin) -> None:
+def test_a_done_event_is_done_and_a_dead_one_stays_dead_under_the_same_digest(
+    ledger: Ledger, begin: Begin
+) -> None:
     finish(ledger, begun(begin()), Status.CREATED)
     finish(ledger, begun(begin(event("f"))), Status.DEAD, id="f")
 
@@ -201,7 +228,9 @@ def test_a_dead_one_is_a_new_attempt_with_a_new_clock_when_asked_anew(
     assert fresh.delivery.first_seen >= first.delivery.first_seen + 1000
 
 
-def test_an_event_is_counted_into_the_trail_once_however_often_it_arrives(ledger: Ledger, begin: Begin) -> None:
+def test_an_event_is_counted_into_the_trail_once_however_often_it_arrives(
+    ledger: Ledger, begin: Begin
+) -> None:
     for _ in range(3):
         trail = begun(begin()).ticket.trail
 
@@ -218,7 +247,9 @@ def test_the_same_id_with_other_content_is_another_event(ledger: Ledger, begin: 
 
 
 @pytest.mark.parametrize("key", ["1", "2"])
-def test_a_dead_letter_outlives_another_event_under_its_id(ledger: Ledger, begin: Begin, key: str) -> None:
+def test_a_dead_letter_outlives_another_event_under_its_id(
+    ledger: Ledger, begin: Begin, key: str
+) -> None:
     finish(ledger, begun(begin()), Status.DEAD)
     other = event("e", "other")
     work = begun(begin(other, step(key, left="a", entered="b")))
@@ -243,18 +274,29 @@ def test_two_events_under_one_id_may_both_be_dead(ledger: Ledger, begin: Begin) 
         one = event("e", content)
         work = begun(begin(one))
         dead = Outcome("r", "1", Status.DEAD)
-        ledger.deliveries.finish(work.ticket, owner=ME, event=one, outcome=dead, failure=None, duration_seconds=0.1)
+        ledger.deliveries.finish(
+            work.ticket, owner=ME, event=one, outcome=dead, failure=None, duration_seconds=0.1
+        )
 
-    assert [letter.content for letter in ledger.deliveries.dead_letters(events=["e"])] == ["c", "other"]
+    assert [letter.content for letter in ledger.deliveries.dead_letters(events=["e"])] == [
+        "c",
+        "other",
+    ]
     assert [letter.content for letter in ledger.deliveries.dead_letters()] == ["c", "other"]
 
 
 def test_a_ledger_of_before_is_brought_along(url: str, tmp_path: Path) -> None:
-    written = "INSERT INTO servicenow.delivery (event, rule, key, content, source, status, first_seen, last_at, body) "
+    written = (
+        "INSERT INTO servicenow.delivery (event, rule, key, content, source, status, "
+        "first_seen, last_at, body) "
+    )
     written += "VALUES ('e', 'r', '1', 'c', 's', 'dead', 1, 2, '{}')"
     before = [file.read_text("utf-8") for file in sorted(MIGRATIONS.glob("000[123]_*.sql"))]
     before += [
-        "CREATE TABLE servicenow.migration (number INTEGER PRIMARY KEY, applied_at DOUBLE PRECISION NOT NULL)",
+        (
+            "CREATE TABLE servicenow.migration (number INTEGER PRIMARY KEY, applied_at DOUBLE "
+            "PRECISION NOT NULL)"
+        ),
         "INSERT INTO servicenow.migration VALUES (1, 0), (2, 0), (3, 0)",
         written,
         "INSERT INTO servicenow.instance (instance, honours_sys_id) VALUES ('sn', TRUE)",
@@ -278,7 +320,13 @@ def test_a_ledger_of_before_is_brought_along(url: str, tmp_path: Path) -> None:
     database.close()
 
     assert applied == NUMBERS[3:]
-    assert (letter.event, letter.key, letter.content, letter.first_seen, letter.body) == ("e", "1", "c", 1.0, "{}")
+    assert (letter.event, letter.key, letter.content, letter.first_seen, letter.body) == (
+        "e",
+        "1",
+        "c",
+        1.0,
+        "{}",
+    )
     assert known == TableTraits(honours_sys_id=True)
 
 
@@ -289,17 +337,23 @@ def test_the_event_is_kept_until_it_is_done(ledger: Ledger, begin: Begin) -> Non
 
     assert waiting == ['{"id": "e"}']
     assert ledger.deliveries.dead_letters(events=["e"]) == []
-    assert ledger.database.run(lambda t: t.execute("SELECT body FROM servicenow.delivery")) == [{"body": ""}]
+    assert ledger.database.run(lambda t: t.execute("SELECT body FROM servicenow.delivery")) == [
+        {"body": ""}
+    ]
 
 
-def alert(fingerprint: str = "f", *, since: float = 0.0, episode: bool = False, wait: float = 0.0) -> Alert:
+def alert(
+    fingerprint: str = "f", *, since: float = 0.0, episode: bool = False, wait: float = 0.0
+) -> Alert:
     return Alert(fingerprint, "dead", {"rule": "r"}, since, episode, wait)
 
 
 def test_one_mail_is_claimed_by_one_of_many(ledger: Ledger) -> None:
     ledger.alerts.raise_alert(alert())
     with ThreadPoolExecutor(8) as pool:
-        claimed = list(pool.map(lambda _: ledger.alerts.claim_due_mail(every_seconds=900), range(16)))
+        claimed = list(
+            pool.map(lambda _: ledger.alerts.claim_due_mail(every_seconds=900), range(16))
+        )
 
     assert len([mail for mail in claimed if mail]) == 1
 
@@ -343,7 +397,9 @@ def test_an_episode_is_told_once_while_it_lasts(ledger: Ledger, clock: Clock) ->
     assert ledger.alerts.claim_due_mail(every_seconds=900) is None
 
 
-def test_a_dead_letter_that_is_done_after_all_is_told_to_be_over(ledger: Ledger, begin: Begin) -> None:
+def test_a_dead_letter_that_is_done_after_all_is_told_to_be_over(
+    ledger: Ledger, begin: Begin
+) -> None:
     finish(ledger, begun(begin()), Status.DEAD, alert=alert())
     mail = ledger.alerts.claim_due_mail(every_seconds=900)
     assert mail is not None
@@ -371,15 +427,21 @@ def test_only_a_sample_of_a_table_no_rule_wants_is_kept(ledger: Ledger) -> None:
     assert len(ledger.deliveries.dead_letters()) == UNRULED_SAMPLES_MAX
 
 
-def test_what_is_old_is_forgotten_but_not_a_ticket(ledger: Ledger, begin: Begin, clock: Clock) -> None:
+def test_what_is_old_is_forgotten_but_not_a_ticket(
+    ledger: Ledger, begin: Begin, clock: Clock
+) -> None:
     work = begun(begin())
     ledger.tickets.save(_with_ticket(work), owner=ME)
-    finish(ledger, Acquired(_with_ticket(work), work.delivery, work.now, work.status), Status.CREATED)
+    finish(
+        ledger, Acquired(_with_ticket(work), work.delivery, work.now, work.status), Status.CREATED
+    )
     finish(ledger, begun(begin(event("f"), step("2"))), Status.UNCHANGED, id="f")
     clock.advance(91 * 86400)
     ledger.forget_older_than(90 * 86400)
 
-    assert ledger.database.run(lambda t: t.execute("SELECT key FROM servicenow.ticket")) == [{"key": "1"}]
+    assert ledger.database.run(lambda t: t.execute("SELECT key FROM servicenow.ticket")) == [
+        {"key": "1"}
+    ]
     assert ledger.database.run(lambda t: t.execute("SELECT event FROM servicenow.delivery")) == []
 
 
@@ -390,7 +452,11 @@ def _with_ticket(work: Acquired) -> Ticket:
 def test_many_instances_bring_the_ledger_up_to_date_at_once(url: str) -> None:
     databases = [Database(url) for _ in range(6)]
     with ThreadPoolExecutor(6) as pool:
-        applied = [number for numbers in pool.map(lambda database: database.migrate(), databases) for number in numbers]
+        applied = [
+            number
+            for numbers in pool.map(lambda database: database.migrate(), databases)
+            for number in numbers
+        ]
     for database in databases:
         database.close()
 
@@ -428,7 +494,9 @@ def test_two_that_meet_in_a_deadlock_are_both_done(postgresql: str) -> None:
 
     with ThreadPoolExecutor(2) as pool:
         for names in (("one", "two"), ("two", "one")):
-            pool.submit(database.run, lambda transaction, names=names: touch_both(transaction, *names))
+            pool.submit(
+                database.run, lambda transaction, names=names: touch_both(transaction, *names)
+            )
     unsent = database.run(lambda t: t.execute("SELECT unsent FROM servicenow.alert"))
     database.close()
 
@@ -486,21 +554,31 @@ class _Refuser:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ('password authentication failed for user "u"', '28P01 password authentication failed for user "u"'),
+        (
+            'password authentication failed for user "u"',
+            '28P01 password authentication failed for user "u"',
+        ),
         ("the database system is starting up", "57P03 the database system is starting up"),
         ("sorry, too many clients already", "53300 sorry, too many clients already"),
-        ("no entry for host, user u, password planted-password", r"no connection \(OperationalError\)"),
+        (
+            "no entry for host, user u, password planted-password",
+            r"no connection \(OperationalError\)",
+        ),
         ("no entry for host, user u, password pass word", r"no connection \(OperationalError\)"),
     ],
 )
 def test_a_server_that_refuses_is_quoted_and_a_password_never(words: str, said: str) -> None:
     server = _Refuser(words)
     password = "pass%20word" if "pass word" in words else "planted-password"
-    database = Database(f"postgresql://u:{password}@127.0.0.1:{server.port}/x?sslmode=disable", pool_size=1)
+    database = Database(
+        f"postgresql://u:{password}@127.0.0.1:{server.port}/x?sslmode=disable", pool_size=1
+    )
 
     with pytest.raises(LedgerUnavailable, match=f"^the ledger is unavailable: {said}$"):
         Ledger(database).now()
-    with pytest.raises(LedgerUnavailable, match=f"^the ledger is unavailable: {said}$"):  # a moment later
+    with pytest.raises(
+        LedgerUnavailable, match=f"^the ledger is unavailable: {said}$"
+    ):  # a moment later
         Ledger(database).now()
     database.close()
     server.close()
@@ -526,21 +604,31 @@ def test_why_there_is_no_connection_is_said(url: str, said: str) -> None:
 def test_what_the_server_says_of_a_statement_is_said(postgresql: str) -> None:
     with psycopg.connect(postgresql, autocommit=True) as admin:
         name = psycopg.sql.Identifier(admin.info.dbname)
-        admin.execute(psycopg.sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(name))
+        admin.execute(
+            psycopg.sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(name)
+        )
     database = Database(postgresql)
 
-    with pytest.raises(LedgerUnavailable, match="25006 cannot execute CREATE SCHEMA in a read-only transaction"):
+    with pytest.raises(
+        LedgerUnavailable, match="25006 cannot execute CREATE SCHEMA in a read-only transaction"
+    ):
         Ledger(database).now()
     database.close()
 
 
-def test_a_database_that_cannot_hold_every_text_is_refused_at_first_use_and_by_migrate(postgresql_unfit: str) -> None:
+def test_a_database_that_cannot_hold_every_text_is_refused_at_first_use_and_by_migrate(
+    postgresql_unfit: str,
+) -> None:
     database = Database(postgresql_unfit)
     for use in (Ledger(database).now, database.migrate, database.ready):
-        with pytest.raises(LedgerUnfit, match=r"encoding is .* CREATE DATABASE … ENCODING 'UTF8' .* DATABASE_URL"):
+        with pytest.raises(
+            LedgerUnfit, match=r"encoding is .* CREATE DATABASE … ENCODING 'UTF8' .* DATABASE_URL"
+        ):
             use()
     with psycopg.connect(postgresql_unfit) as connection:
-        made = connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = 'servicenow'").fetchall()
+        made = connection.execute(
+            "SELECT 1 FROM pg_namespace WHERE nspname = 'servicenow'"
+        ).fetchall()
     database.close()
 
     assert made == []
@@ -554,7 +642,9 @@ def test_the_environments_client_encoding_does_not_matter(
     database = Database(postgresql)
     Ledger(database).alerts.raise_alert(Alert("авария", "dead", {}, 0.0))
 
-    assert database.run(lambda t: t.execute("SELECT fingerprint FROM servicenow.alert")) == [{"fingerprint": "авария"}]
+    assert database.run(lambda t: t.execute("SELECT fingerprint FROM servicenow.alert")) == [
+        {"fingerprint": "авария"}
+    ]
     database.close()
 
 
@@ -564,7 +654,9 @@ def test_looking_whether_it_is_ready_makes_nothing(url: str, tmp_path: Path) -> 
     made: list[object] = [*tmp_path.iterdir()]
     if url.startswith("postgresql"):
         with psycopg.connect(url) as connection:
-            made += connection.execute("SELECT nspname FROM pg_namespace WHERE nspname = 'servicenow'").fetchall()
+            made += connection.execute(
+                "SELECT nspname FROM pg_namespace WHERE nspname = 'servicenow'"
+            ).fetchall()
     database.close()
 
     assert made == []
@@ -589,14 +681,20 @@ def test_a_file_whose_folder_is_not_there_is_not_ready(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["a\x00b", "\ud800", "long " * 100_000], ids=["NUL", "half a surrogate pair", "too long for an index"]
+    "value",
+    ["a\x00b", "\ud800", "long " * 100_000],
+    ids=["NUL", "half a surrogate pair", "too long for an index"],
 )
-def test_what_a_database_does_not_take_is_told_from_a_database_that_is_away(url: str, value: str) -> None:
+def test_what_a_database_does_not_take_is_told_from_a_database_that_is_away(
+    url: str, value: str
+) -> None:
     database = Database(url)
     ledger = Ledger(database)
     refused = ""
     try:
-        ledger.alerts.raise_alert(Alert(random_text(20_000) if value.startswith("long") else value, "dead", {}, 0.0))
+        ledger.alerts.raise_alert(
+            Alert(random_text(20_000) if value.startswith("long") else value, "dead", {}, 0.0)
+        )
     except LedgerRefused as error:
         refused = str(error)
     stands = url.startswith("sqlite") and not value.startswith("\ud800")  # SQLite takes the others
@@ -619,35 +717,47 @@ def waiting(ledger: Ledger, begin: Begin, number: int) -> None:
         work.ticket,
         owner=ME,
         event=event(f"e{number}"),
-        outcome=Outcome("r", work.ticket.key, Status.RETRYING, "", Reason.TIMEOUT, retry_at=work.now + 1),
+        outcome=Outcome(
+            "r", work.ticket.key, Status.RETRYING, "", Reason.TIMEOUT, retry_at=work.now + 1
+        ),
         failure=Failure(Kind.TRANSIENT, Reason.TIMEOUT, "a hint"),
         duration_seconds=0.1,
     )
 
 
-def test_deliveries_that_were_told_of_hide_no_new_ones(ledger: Ledger, begin: Begin, clock: Clock) -> None:
+def test_deliveries_that_were_told_of_hide_no_new_ones(
+    ledger: Ledger, begin: Begin, clock: Clock
+) -> None:
     for number in range(6):
         waiting(ledger, begin, number)
     clock.advance(1000)
     first = ledger.deliveries.overdue(seconds=600, given_up_seconds=86400, most=5)
     for delivery in first:
-        ledger.deliveries.mark_overdue(delivery, Alert("waiting r", "waiting", {}, 0.0, episode=True), gave_up=False)
+        ledger.deliveries.mark_overdue(
+            delivery, Alert("waiting r", "waiting", {}, 0.0, episode=True), gave_up=False
+        )
     second = ledger.deliveries.overdue(seconds=600, given_up_seconds=86400, most=5)
     clock.advance(90_000)
     given_up = ledger.deliveries.overdue(seconds=600, given_up_seconds=86400, most=10)
 
-    assert ([d.event for d in first], [d.event for d in second]) == ([f"e{n}" for n in range(5)], ["e5"])
+    assert ([d.event for d in first], [d.event for d in second]) == (
+        [f"e{n}" for n in range(5)],
+        ["e5"],
+    )
     assert len(given_up) == 6
 
 
-def test_the_first_retention_of_many_rows_blocks_nobody_for_long(ledger: Ledger, clock: Clock) -> None:
+def test_the_first_retention_of_many_rows_blocks_nobody_for_long(
+    ledger: Ledger, clock: Clock
+) -> None:
     rows = 20_000
     ledger.database.run(
         lambda transaction: transaction.execute(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :rows) "
             "INSERT INTO servicenow.delivery "
             "(event, rule, key, content, source, status, first_seen, last_at, fingerprint, body) "
-            "SELECT CAST(i AS TEXT), 'r', 'k', 'c', 's', 'dead', 0, 0, CAST(i - i / 50 * 50 AS TEXT), 'body' FROM n",
+            "SELECT CAST(i AS TEXT), 'r', 'k', 'c', 's', 'dead', 0, 0, CAST(i - i / 50 * 50 AS "
+            "TEXT), 'body' FROM n",
             rows=rows,
         )
     )
@@ -693,7 +803,9 @@ def test_connections_that_the_server_cut_are_replaced(postgresql: str) -> None:
     database.close()
 
 
-def test_a_request_whose_time_runs_out_first_does_not_count_as_a_failure_of_the_database(tmp_path: Path) -> None:
+def test_a_request_whose_time_runs_out_first_does_not_count_as_a_failure_of_the_database(
+    tmp_path: Path,
+) -> None:
     file = sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)
     file.execute("BEGIN EXCLUSIVE")
     database = Database(f"sqlite:///{tmp_path}/ledger.db")
@@ -715,8 +827,19 @@ def test_a_sqlite_file_that_was_deleted_is_a_new_ledger(tmp_path: Path) -> None:
     database.close()
 
 
-def test_the_tables_stand_in_the_schema_servicenow_or_in_the_file(postgresql: str, tmp_path: Path) -> None:
-    names = {"ticket", "delivery", "alert", "hold", "instance", "configuration", "trial", "migration"}
+def test_the_tables_stand_in_the_schema_servicenow_or_in_the_file(
+    postgresql: str, tmp_path: Path
+) -> None:
+    names = {
+        "ticket",
+        "delivery",
+        "alert",
+        "hold",
+        "instance",
+        "configuration",
+        "trial",
+        "migration",
+    }
     for url in (postgresql, f"sqlite:///{tmp_path}/ledger.db"):
         database = Database(url)
         database.migrate()

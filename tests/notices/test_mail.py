@@ -1,4 +1,5 @@
-"""What a notice's mail says, and what becomes of it with mail servers of every temper. Real SMTP throughout."""
+"""What a notice's mail says, and what becomes of it with mail servers of every temper. Real SMTP
+throughout."""
 
 import base64
 import contextlib
@@ -14,6 +15,7 @@ from dataclasses import replace
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import trustme
@@ -49,7 +51,10 @@ DEAD = Notice(
 UNMAPPED = replace(
     DEAD,
     reason=Reason.UNKNOWN_VALUE,
-    hint="rules.yaml:17: rules[0].ticket.fields.impact: lookup has no entry for the value and no default",
+    hint=(
+        "rules.yaml:17: rules[0].ticket.fields.impact: lookup has no entry for the "
+        "value and no default"
+    ),
     words="",
     attempts=1,
     count=12,
@@ -85,9 +90,15 @@ FIELD = replace(
     ticket="INC0010001",
     fingerprint="outage/fields",
 )
-UNRULED = replace(HELD, kind="unruled", table="hasura/public.orders", reason=Reason.NO_RULE, hint="", words="")
+UNRULED = replace(
+    HELD, kind="unruled", table="hasura/public.orders", reason=Reason.NO_RULE, hint="", words=""
+)
 UPSTREAM = replace(
-    UNRULED, kind="upstream", table="hasura", reason=Reason.REFUSED, hint="The body has the event under `payload`."
+    UNRULED,
+    kind="upstream",
+    table="hasura",
+    reason=Reason.REFUSED,
+    hint="The body has the event under `payload`.",
 )
 OVER = replace(WAITING, recovered=True, lasted_seconds=4000.0, count=5)
 SAMPLES = {
@@ -118,7 +129,10 @@ def text_of(message: EmailMessage) -> str:
 def test_a_permanent_failure_says_what_happened_and_how_to_send_it_again() -> None:
     message = mail(DEAD)
 
-    assert message["Subject"] == "[shop-prod] gave up on outage/42: a ServiceNow access rule refuses it"
+    assert (
+        message["Subject"]
+        == "[shop-prod] gave up on outage/42: a ServiceNow access rule refuses it"
+    )
     assert text_of(message) == (
         "The function gave up on outage/42: a ServiceNow access rule refuses it. The\n"
         "event is kept as a dead letter; it is not tried again by itself.\n"
@@ -151,7 +165,13 @@ def test_a_permanent_failure_says_what_happened_and_how_to_send_it_again() -> No
 @pytest.mark.parametrize(
     ("sample", "subject"),
     [
-        ("unmapped", "[shop-prod] gave up on outage/42: rules.yaml:17: rules[0].ticket.fields.impact: lookup has"),
+        (
+            "unmapped",
+            (
+                "[shop-prod] gave up on outage/42: rules.yaml:17: "
+                "rules[0].ticket.fields.impact: lookup has"
+            ),
+        ),
         ("waiting", "[shop-prod] outage/42 waiting for 12 minutes: ServiceNow is unavailable"),
         ("held", "[shop-prod] calls to ServiceNow are held: ServiceNow refuses our credentials"),
         ("field", "[shop-prod] ServiceNow did not keep impact, assignment_group of outage/42"),
@@ -228,9 +248,13 @@ def test_what_was_refused_upstream_is_not_put_down_to_servicenow() -> None:
 
 @pytest.mark.parametrize("sample", SAMPLES)
 def test_no_line_but_a_fact_or_a_command_is_longer_than_78_characters(sample: str) -> None:
-    lines = text_of(mail(replace(SAMPLES[sample], hint="a few words " * 40, words="some more " * 20))).splitlines()
+    lines = text_of(
+        mail(replace(SAMPLES[sample], hint="a few words " * 40, words="some more " * 20))
+    ).splitlines()
 
-    assert [line for line in lines if len(line) > 78 and not re.match(r"  (\w+  |python )", line)] == []
+    assert [
+        line for line in lines if len(line) > 78 and not re.match(r"  (\w+  |python )", line)
+    ] == []
 
 
 def test_every_reason_that_can_fail_has_words_for_people() -> None:
@@ -240,7 +264,9 @@ def test_every_reason_that_can_fail_has_words_for_people() -> None:
 
 
 def test_an_unknown_reason_is_still_a_sentence() -> None:
-    assert "refused: not json" in mail(replace(UNRULED, kind="upstream", reason="not_json"))["Subject"]
+    assert (
+        "refused: not json" in mail(replace(UNRULED, kind="upstream", reason="not_json"))["Subject"]
+    )
 
 
 def test_servicenows_words_are_cut_short() -> None:
@@ -257,7 +283,10 @@ def test_a_mail_is_from_a_machine_at_its_senders_domain() -> None:
     assert message["Message-ID"].endswith("@example.com>")
     assert message["Date"] == "Fri, 21 Nov 2025 13:00:00 +0000"
     assert message["From"] == "Shop <function@example.com>"
-    assert mail(DEAD, recipients=("a@example.com", "b@example.com"))["To"] == "a@example.com, b@example.com"
+    assert (
+        mail(DEAD, recipients=("a@example.com", "b@example.com"))["To"]
+        == "a@example.com, b@example.com"
+    )
 
 
 def test_mails_about_one_thing_are_one_thread_and_each_its_own_mail() -> None:
@@ -270,7 +299,9 @@ def test_mails_about_one_thing_are_one_thread_and_each_its_own_mail() -> None:
 
 @pytest.mark.parametrize("domain", ["bücher.example", ""])
 def test_a_message_id_is_ascii_whatever_the_sender(domain: str) -> None:
-    message = compose(DEAD, sender=f"f@{domain}" if domain else "f", recipients=["ops@example.com"], now=NOW)
+    message = compose(
+        DEAD, sender=f"f@{domain}" if domain else "f", recipients=["ops@example.com"], now=NOW
+    )
 
     assert message["Message-ID"].isascii()
     assert re.fullmatch(r"<\w+@[\w.-]+>", message["Message-ID"])
@@ -278,7 +309,14 @@ def test_a_message_id_is_ascii_whatever_the_sender(domain: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(0, "0 seconds"), (1, "1 second"), (89, "89 seconds"), (90, "1 minute"), (5400, "1 hour"), (200_000, "2 days")],
+    [
+        (0, "0 seconds"),
+        (1, "1 second"),
+        (89, "89 seconds"),
+        (90, "1 minute"),
+        (5400, "1 hour"),
+        (200_000, "2 days"),
+    ],
 )
 def test_a_length_of_time_is_said_as_people_say_it(seconds: float, said: str) -> None:
     assert f"over after {said}:" in mail(replace(OVER, lasted_seconds=seconds))["Subject"]
@@ -287,10 +325,15 @@ def test_a_length_of_time_is_said_as_people_say_it(seconds: float, said: str) ->
 # What a row, a rule or ServiceNow may try
 
 
-INJECTION = "x\r\nBcc: thief@example.net\r\n\r\n<script>alert(1)</script>\x00\x1b[31m\u2028\u202egnp.exe\ud800"
+INJECTION = (
+    "x\r\nBcc: thief@example.net\r\n\r\n"
+    "<script>alert(1)</script>\x00\x1b[31m\u2028\u202egnp.exe\ud800"
+)
 
 
-@pytest.mark.parametrize("place", ["key", "rule", "table", "event", "reason", "hint", "words", "source_name", "ticket"])
+@pytest.mark.parametrize(
+    "place", ["key", "rule", "table", "event", "reason", "hint", "words", "source_name", "ticket"]
+)
 def test_no_value_can_add_a_header_or_a_line(place: str) -> None:
     notice = replace(DEAD, **{place: INJECTION})  # type: ignore[arg-type]  # the places are all text
     message = message_from_bytes(bytes(mail(notice)), policy=policy.default)
@@ -328,9 +371,15 @@ def test_a_command_cannot_be_turned_into_another_by_what_it_names() -> None:
         "--",
     ],
 )
-def test_the_command_that_a_mail_gives_is_for_that_event_and_no_other(event: str, tmp_path: Path) -> None:
+def test_the_command_that_a_mail_gives_is_for_that_event_and_no_other(
+    event: str, tmp_path: Path
+) -> None:
     text = text_of(mail(replace(DEAD, event=event)))
-    [command] = [line.strip() for line in text.splitlines() if line.startswith("  python -m function replay ")]
+    [command] = [
+        line.strip()
+        for line in text.splitlines()
+        if line.startswith("  python -m function replay ")
+    ]
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\nshift 3\n[ "$1" = -- ] && shift\nprintf %s "$1"\n[ $# = 1 ]\n')
     python.chmod(0o700)
@@ -358,11 +407,15 @@ def test_a_line_break_in_a_recipient_is_refused() -> None:
         mail(DEAD, recipients=("ops@example.com\r\nBcc: thief@example.net",))
 
 
-texts = st.fixed_dictionaries({name: st.text() for name in ("key", "rule", "words", "reason", "hint")})
+texts = st.fixed_dictionaries(
+    {name: st.text() for name in ("key", "rule", "words", "reason", "hint")}
+)
 
 
 @given(texts, st.integers(1, 10**9), st.sampled_from(sorted(SAMPLES)))
-def test_every_notice_becomes_a_mail_that_can_be_sent_and_read(said: dict[str, str], count: int, sample: str) -> None:
+def test_every_notice_becomes_a_mail_that_can_be_sent_and_read(
+    said: dict[str, str], count: int, sample: str
+) -> None:
     notice = replace(SAMPLES[sample], count=count, **said)  # type: ignore[arg-type]  # these are all text
     message = message_from_bytes(bytes(mail(notice)), policy=policy.default)
 
@@ -420,9 +473,10 @@ def test_a_certificate_nobody_vouches_for_is_refused(tls: str) -> None:
 
 
 @pytest.mark.parametrize("tls", ["starttls", "implicit"])
-def test_a_certificate_for_another_name_is_refused(tls: str) -> None:
+def test_a_certificate_for_another_name_is_refused(tls: Literal["starttls", "implicit"]) -> None:
     authority = trustme.CA()
-    with MailServerFixture(tls, login=LOGIN, certificate=authority.issue_cert("elsewhere.example")) as server:  # type: ignore[arg-type]  # one of the three
+    certificate = authority.issue_cert("elsewhere.example")
+    with MailServerFixture(tls, login=LOGIN, certificate=certificate) as server:
         authority.configure_trust(server.context)
         with pytest.raises(MailNotSent, match="certificate is not valid for"):
             send(mail(DEAD), server.server, timeout_seconds=5, context=server.context)
@@ -442,14 +496,18 @@ def test_a_wrong_password_is_said_without_the_password(caplog: pytest.LogCapture
     caplog.set_level(logging.DEBUG)
     with MailServerFixture("starttls", login=("mailer", "another")) as server:
         wrong = replace(server.server, password=PASSWORD)
-        with pytest.raises(MailNotSent, match=r"mail server 127\.0\.0\.1:\d+, login: refused with 535") as failed:
+        with pytest.raises(
+            MailNotSent, match=r"mail server 127\.0\.0\.1:\d+, login: refused with 535"
+        ) as failed:
             send(mail(DEAD), wrong, timeout_seconds=5, context=server.context)
 
         assert server.messages == []
     assert PASSWORD not in caplog.text + str(failed.value) + repr(wrong)
 
 
-def test_a_server_that_quotes_the_password_it_refuses_is_not_quoted_by_us(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_server_that_quotes_the_password_it_refuses_is_not_quoted_by_us(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     encoded = base64.b64encode(f"\0mailer\0{PASSWORD}".encode())
     refusal = b"535 no such login " + PASSWORD.encode() + b" " + encoded + b"\r\n"
     with scripted(b"220 hello\r\n", b"250-hello\r\n250 AUTH PLAIN\r\n", refusal) as port:
@@ -473,7 +531,9 @@ def test_a_server_that_is_down_is_said_so_by_name() -> None:
     with MailServerFixture() as server:
         down = server.server
 
-    with pytest.raises(MailNotSent, match=rf"mail server 127\.0\.0\.1:{down.port}, connecting: Connection refused"):
+    with pytest.raises(
+        MailNotSent, match=rf"mail server 127\.0\.0\.1:{down.port}, connecting: Connection refused"
+    ):
         send(mail(DEAD), down, timeout_seconds=5)
 
 
@@ -494,21 +554,34 @@ def test_a_server_that_fails_is_quoted_until_it_has_seen_the_mail() -> None:
 
 
 def test_a_server_that_quotes_the_mail_it_refuses_is_not_quoted_by_us() -> None:
-    script = [b"220 hello\r\n", *[b"250 fine\r\n"] * 3, b"354 go on\r\n", b"554 5.7.1 spam: the row's text\r\n"]
-    with scripted(*script) as port, pytest.raises(MailNotSent, match=r"sending: refused with 554 5\.7\.1$") as failed:
+    script = [
+        b"220 hello\r\n",
+        *[b"250 fine\r\n"] * 3,
+        b"354 go on\r\n",
+        b"554 5.7.1 spam: the row's text\r\n",
+    ]
+    with (
+        scripted(*script) as port,
+        pytest.raises(MailNotSent, match=r"sending: refused with 554 5\.7\.1$") as failed,
+    ):
         send(mail(DEAD), MailServer("127.0.0.1", port), timeout_seconds=5)
 
     assert "row" not in "".join(traceback.format_exception(failed.value))
 
 
-def test_one_recipient_refused_of_two_is_a_mail_sent_and_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_one_recipient_refused_of_two_is_a_mail_sent_and_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     message = mail(DEAD, recipients=("gone@example.com", "ops@example.com"))
     with MailServerFixture(refuses=("gone@example.com",)) as server:
         send(message, server.server, timeout_seconds=5)
 
         assert len(server.messages) == 1
     (warning,) = [r.getMessage() for r in caplog.records if r.name == "function.notices.smtp"]
-    assert warning == ("mail server 127.0.0.1 took the mail, but not for gone@example.com: 550 5.1.1 no such mailbox")
+    assert warning == (
+        "mail server 127.0.0.1 took the mail, but not for gone@example.com: 550 "
+        "5.1.1 no such mailbox"
+    )
 
 
 def test_it_is_told_who_was_refused_for_now_and_who_for_good() -> None:
@@ -516,7 +589,10 @@ def test_it_is_told_who_was_refused_for_now_and_who_for_good() -> None:
     with MailServerFixture(refuses=("gone@example.com",)) as server:
         server.replies["full@example.com"] = "451 4.2.2 mailbox full"
 
-        assert send(message, server.server, timeout_seconds=5) == {"gone@example.com": 550, "full@example.com": 451}
+        assert send(message, server.server, timeout_seconds=5) == {
+            "gone@example.com": 550,
+            "full@example.com": 451,
+        }
 
 
 def test_the_server_is_greeted_by_the_senders_domain() -> None:
@@ -531,15 +607,30 @@ def test_the_server_is_greeted_by_the_senders_domain() -> None:
     [
         ([b"421 4.3.2 shutting down\r\n"], "greeting: refused with 421 4.3.2 shutting down"),
         ([b"554 5.7.1 not from there\r\n"], "greeting: refused with 554 5.7.1 not from there"),
-        ([b"220 x\r\n", b"250 x\r\n", b"421 4.7.0 too many\r\n"], "sending: refused with 421 4.7.0 too many"),
-        ([b"220 x\r\n", b"250 x\r\n", b"250 x\r\n", b"421 4.7.0 bye\r\n"], "no recipient accepted, 421 4.7.0 bye"),
         (
-            [b"220 x\r\n", b"250 x\r\n", b"250 x\r\n", b"250 x\r\n", b"354 x\r\n", b"550 5.7.26 spf row text\r\n"],
+            [b"220 x\r\n", b"250 x\r\n", b"421 4.7.0 too many\r\n"],
+            "sending: refused with 421 4.7.0 too many",
+        ),
+        (
+            [b"220 x\r\n", b"250 x\r\n", b"250 x\r\n", b"421 4.7.0 bye\r\n"],
+            "no recipient accepted, 421 4.7.0 bye",
+        ),
+        (
+            [
+                b"220 x\r\n",
+                b"250 x\r\n",
+                b"250 x\r\n",
+                b"250 x\r\n",
+                b"354 x\r\n",
+                b"550 5.7.26 spf row text\r\n",
+            ],
             "sending: refused with 550 5.7.26",
         ),
     ],
 )
-def test_whatever_stage_it_is_refused_at_the_codes_are_told(replies: list[bytes], says: str) -> None:
+def test_whatever_stage_it_is_refused_at_the_codes_are_told(
+    replies: list[bytes], says: str
+) -> None:
     with scripted(*replies) as port, pytest.raises(MailNotSent) as failed:
         send(mail(DEAD), MailServer("127.0.0.1", port), timeout_seconds=5)
 
@@ -549,7 +640,9 @@ def test_whatever_stage_it_is_refused_at_the_codes_are_told(replies: list[bytes]
 
 def test_every_recipient_refused_is_a_mail_not_sent() -> None:
     with MailServerFixture(refuses=("ops@example.com",)) as server:
-        with pytest.raises(MailNotSent, match=r"no recipient accepted, 550 5\.1\.1 no such mailbox"):
+        with pytest.raises(
+            MailNotSent, match=r"no recipient accepted, 550 5\.1\.1 no such mailbox"
+        ):
             send(mail(DEAD), server.server, timeout_seconds=5)
 
         assert server.messages == []
@@ -572,7 +665,11 @@ def test_a_server_that_never_says_a_word_is_left_in_time(tls: str) -> None:
 
 def test_a_server_that_trickles_is_left_in_time() -> None:
     drops = [b"2", b"2", b"0", b"-"] + [b"x"] * 30
-    with scripted(*drops, answers=False) as port, within(1.5), pytest.raises(MailNotSent, match="not finished within"):
+    with (
+        scripted(*drops, answers=False) as port,
+        within(1.5),
+        pytest.raises(MailNotSent, match="not finished within"),
+    ):
         send(mail(DEAD), MailServer("127.0.0.1", port), timeout_seconds=0.5)
 
 
@@ -598,7 +695,8 @@ def within(seconds: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def scripted(*replies: bytes, answers: bool = True) -> Iterator[int]:
-    """A port where one caller is told *replies*: each after it said something, or all, one every 0.1 s.
+    """A port where one caller is told *replies*: each after it said something, or all, one every
+    0.1 s.
 
     After the last it is hung up on.
     """
@@ -610,7 +708,9 @@ def scripted(*replies: bytes, answers: bool = True) -> Iterator[int]:
                 for number, reply in enumerate(replies):
                     if not answers:
                         time.sleep(0.1)
-                    elif number and not _hears(caller, message=replies[number - 1].startswith(b"354")):
+                    elif number and not _hears(
+                        caller, message=replies[number - 1].startswith(b"354")
+                    ):
                         return
                     caller.sendall(reply)
 
@@ -645,7 +745,10 @@ def scripted(*replies: bytes, answers: bool = True) -> Iterator[int]:
         ("smtp://mail.example.com", MailServer("mail.example.com", 25)),
         ("smtp://[::1]:2525/", MailServer("::1", 2525)),
         ("smtps://u:p@mail.example.com", MailServer("mail.example.com", 465, "u", "p", "implicit")),
-        ("smtp://u:p@mail.example.com?starttls=1", MailServer("mail.example.com", 587, "u", "p", "starttls")),
+        (
+            "smtp://u:p@mail.example.com?starttls=1",
+            MailServer("mail.example.com", 587, "u", "p", "starttls"),
+        ),
         (
             "smtps://me%40example.com:p%2Fa%3Fs%23s%25@mail.example.com:2465",
             MailServer("mail.example.com", 2465, "me@example.com", "p/a?s#s%", "implicit"),
@@ -680,7 +783,9 @@ def test_an_address_is_read_as_it_is_written(url: str, server: MailServer) -> No
         ("smtps://user:Pa55wörd@host", "ASCII"),
     ],
 )
-def test_an_address_that_cannot_be_used_is_refused_without_its_password(url: str, says: str) -> None:
+def test_an_address_that_cannot_be_used_is_refused_without_its_password(
+    url: str, says: str
+) -> None:
     with pytest.raises(ValueError, match=re.escape(says)) as refused:
         MailServer.from_url(url)
 
@@ -690,7 +795,12 @@ def test_an_address_that_cannot_be_used_is_refused_without_its_password(url: str
 
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=6))
 def test_no_refusal_of_an_address_quotes_its_password(password: str) -> None:
-    for form in ("smtp://user:{}@host", "smtps://user:{}@host:465", "smtp://host:{}", "smtps://u:p@host?starttls={}"):
+    for form in (
+        "smtp://user:{}@host",
+        "smtps://user:{}@host:465",
+        "smtp://host:{}",
+        "smtps://u:p@host?starttls={}",
+    ):
         try:
             said = repr(MailServer.from_url(form.format(f"planted{password}")))
         except ValueError as refused:
@@ -699,10 +809,20 @@ def test_no_refusal_of_an_address_quotes_its_password(password: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "rule", ["000)¡ 0¡¡¡¡𐀀𐀀𐀀𐀀 ¡", "a, (é) <b> 漢; c: d= ?e é " * 3, "names `title` that the row does not have … at all"]
+    "rule",
+    [
+        "000)¡ 0¡¡¡¡𐀀𐀀𐀀𐀀 ¡",
+        "a, (é) <b> 漢; c: d= ?e é " * 3,
+        "names `title` that the row does not have … at all",
+    ],
 )
 def test_a_subject_is_read_as_it_was_written(rule: str) -> None:
-    message = compose(replace(FIELD, rule=rule), sender="a@example.com", recipients=["b@example.com"], now=FIELD.since)
+    message = compose(
+        replace(FIELD, rule=rule),
+        sender="a@example.com",
+        recipients=["b@example.com"],
+        now=FIELD.since,
+    )
     received = message_from_bytes(message.as_bytes(), policy=policy.default)
 
     assert received["Subject"] == message["Subject"]

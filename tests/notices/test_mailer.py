@@ -1,4 +1,5 @@
-"""Who has had a mail, and who is still owed it, through the whole function and a real mail server."""
+"""Who has had a mail, and who is still owed it, through the whole function and a real
+mail server."""
 
 from collections.abc import Iterator
 
@@ -31,7 +32,11 @@ def server() -> Iterator[MailServerFixture]:
 def site(server: MailServerFixture, request: pytest.FixtureRequest) -> Iterator[World]:
     url = request.getfixturevalue("postgresql") if request.param == "postgresql" else None
     with World(
-        rules=RULES, database_url=url, SMTP_URL=server.url, NOTIFY_TO=f"{OPS},{DUTY},{GONE}", KEEP_DAYS="90"
+        rules=RULES,
+        database_url=url,
+        SMTP_URL=server.url,
+        NOTIFY_TO=f"{OPS},{DUTY},{GONE}",
+        KEEP_DAYS="90",
     ) as world:
         yield world
 
@@ -57,7 +62,9 @@ def test_a_recipient_refused_for_now_has_the_mail_later_and_the_others_have_it_o
     assert len({message["Subject"] for message in server.messages}) == 1
 
 
-def test_who_is_owed_a_mail_is_known_after_a_restart(site: World, server: MailServerFixture) -> None:
+def test_who_is_owed_a_mail_is_known_after_a_restart(
+    site: World, server: MailServerFixture
+) -> None:
     server.replies |= {DUTY: "451 4.7.1 greylisted"}
     site.send(insert("outages", UNKNOWN))
     site.start()
@@ -67,7 +74,9 @@ def test_who_is_owed_a_mail_is_known_after_a_restart(site: World, server: MailSe
     assert server.envelopes == [[OPS, GONE], [DUTY]]
 
 
-def test_who_is_not_to_be_told_any_more_is_owed_nothing(site: World, server: MailServerFixture) -> None:
+def test_who_is_not_to_be_told_any_more_is_owed_nothing(
+    site: World, server: MailServerFixture
+) -> None:
     server.replies |= {DUTY: "451 4.7.1 greylisted"}
     site.send(insert("outages", UNKNOWN))
     site.start(NOTIFY_TO=OPS)
@@ -107,7 +116,9 @@ def test_a_mail_server_that_is_down_meanwhile_loses_nothing_that_is_owed(
 def test_a_mail_names_the_ticket_where_there_is_one(world: World) -> None:
     world.send(insert("outages", outage()))
     world.servicenow.arm("data_policy_403", method="PATCH")
-    world.send(update("outages", outage(), outage(title="Changed"), created_at="2026-03-04T05:06:08"))
+    world.send(
+        update("outages", outage(), outage(title="Changed"), created_at="2026-03-04T05:06:08")
+    )
     [mail] = world.mails
     text = str(mail.get_body(("plain",)))
 

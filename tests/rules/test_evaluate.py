@@ -49,14 +49,17 @@ ITEMS = """\
 
 def rule(body: str, **environ: str) -> Rule:
     (only,) = load(
-        f"version: 1\nenv: [{', '.join(environ)}]\nrules:\n  - name: r\n    from: hasura/public.outages\n{body}",
+        f"version: 1\nenv: [{', '.join(environ)}]\nrules:\n  - name: r\n    from: "
+        f"hasura/public.outages\n{body}",
         environ=environ,
     ).rules
     return only
 
 
 def rule_template(field: str, **environ: str) -> Rule:
-    return rule(f'    ticket: {{key: "{{{{ row.id }}}}", fields: {{description: {field}}}}}\n', **environ)
+    return rule(
+        f'    ticket: {{key: "{{{{ row.id }}}}", fields: {{description: {field}}}}}\n', **environ
+    )
 
 
 def event(op: str, old: Json = None, new: Json = None, **more: Any) -> Event:
@@ -80,9 +83,9 @@ def failure(step: Step) -> Failure:
 
 
 def said(field: str, row: dict[str, Json], **environ: str) -> str:
-    return wants(only(evaluate(rule_template(field, **environ), event("INSERT", new={"id": 1, **row})))).fields[
-        "description"
-    ]
+    return wants(
+        only(evaluate(rule_template(field, **environ), event("INSERT", new={"id": 1, **row})))
+    ).fields["description"]
 
 
 # Where a row was and is
@@ -124,7 +127,12 @@ def test_an_update_says_whether_the_place_left_was_resolved_and_wanted() -> None
 def test_a_delete_leaves_the_old_image_for_good() -> None:
     step = only(evaluate(rule(OUTAGE), event("DELETE", ROW)))
 
-    assert (step.op, step.left, step.entered, step.was_wanted) == (Op.DELETE, place(ROW), GONE, True)
+    assert (step.op, step.left, step.entered, step.was_wanted) == (
+        Op.DELETE,
+        place(ROW),
+        GONE,
+        True,
+    )
     assert (wants(step).gone, wants(step).resolved, wants(step).when) == (True, False, True)
     assert wants(step).fields["short_description"] == "Router down"
 
@@ -146,7 +154,13 @@ def test_a_changed_key_is_a_delete_of_the_old_and_an_insert_of_the_new() -> None
 
     gone, come = evaluate(rule(OUTAGE), event("UPDATE", ROW, moved))
 
-    assert (gone.key, gone.op, gone.left, gone.entered, wants(gone).gone) == ("1", Op.DELETE, place(ROW), GONE, True)
+    assert (gone.key, gone.op, gone.left, gone.entered, wants(gone).gone) == (
+        "1",
+        Op.DELETE,
+        place(ROW),
+        GONE,
+        True,
+    )
     assert (come.key, come.op, come.left, come.entered) == ("2", Op.INSERT, NOT_YET, place(moved))
     assert gone.order == come.order == moved["updated_at"]
 
@@ -216,7 +230,10 @@ ONE_MEANING: list[tuple[str, list[Json]]] = [
     ),
     ("2024-01-02T01:04:05.1234567+00:00", ["2024-01-02T03:04:05.1234567+02:00"]),
     ("10000-01-01T00:00:00+00:00", ["10000-01-01T02:00:00+02:00", "9999-12-31T23:00:00-01:00"]),
-    ("0044-03-15T12:00:00+00:00 BC", ["0044-03-15T13:00:00+01:00 BC", "0044-03-15T11:00:00-01:00 BC"]),
+    (
+        "0044-03-15T12:00:00+00:00 BC",
+        ["0044-03-15T13:00:00+01:00 BC", "0044-03-15T11:00:00-01:00 BC"],
+    ),
     ("0001-12-31T23:30:00+00:00 BC", ["0001-01-01T00:30:00+01:00"]),
     ("7", [7, Decimal("7"), Decimal("7.0"), Decimal("7.00"), Decimal("0.7e1"), 7.0]),
     ("1500", [1500, Decimal("1500.0000"), Decimal("1.5e3")]),
@@ -228,7 +245,9 @@ ONE_MEANING: list[tuple[str, list[Json]]] = [
 ]
 
 
-@pytest.mark.parametrize(("key", "identity"), [(key, identity) for key, spelled in ONE_MEANING for identity in spelled])
+@pytest.mark.parametrize(
+    ("key", "identity"), [(key, identity) for key, spelled in ONE_MEANING for identity in spelled]
+)
 def test_values_of_one_meaning_have_one_spelling_in_a_key(key: str, identity: Json) -> None:
     assert only(evaluate(rule(OUTAGE), event("INSERT", new={**ROW, "id": identity}))).key == key
 
@@ -246,10 +265,17 @@ def test_values_of_one_meaning_have_one_spelling_in_a_key(key: str, identity: Js
     ],
 )
 def test_a_text_composed_of_values_holds_them_as_they_stand_in_a_key(template: str) -> None:
-    ticket = rule(f'    ticket: {{key: "{template}", fields: {{description: "{{{{ row.at }}}} {{{{ row.n }}}}"}}}}\n')
+    ticket = rule(
+        f'    ticket: {{key: "{template}", fields: {{description: "{{{{ row.at }}}} {{{{ row.n '
+        '}}"}}\n'
+    )
 
     def step(at: str, n: str) -> Step:
-        return only(evaluate(ticket, event("INSERT", new={"at": at, "n": Decimal(n), "both": [at, Decimal(n)]})))
+        return only(
+            evaluate(
+                ticket, event("INSERT", new={"at": at, "n": Decimal(n), "both": [at, Decimal(n)]})
+            )
+        )
 
     one, other = step("2024-01-02T03:04:05+02:00", "7.50"), step("2024-01-01T20:04:05-05:00", "7.5")
 
@@ -261,13 +287,19 @@ def test_a_text_composed_of_values_holds_them_as_they_stand_in_a_key(template: s
 def test_a_part_of_a_time_is_one_of_the_instant() -> None:
     ticket = rule('    ticket: {key: "{{ row.at[:10] }}", fields: {description: x}}\n')
 
-    steps = [only(evaluate(ticket, event("INSERT", new={"at": at}))) for at in ("2024-01-02T01:00:00+02:00",) * 2]
+    steps = [
+        only(evaluate(ticket, event("INSERT", new={"at": at})))
+        for at in ("2024-01-02T01:00:00+02:00",) * 2
+    ]
 
     assert {step.key for step in steps} == {"2024-01-01"}
 
 
 def test_an_element_that_is_a_value_is_settled_too() -> None:
-    ticket = rule('    each: row.parts\n    ticket: {key: "{{ item }}", fields: {description: "{{ item }}"}}\n')
+    ticket = rule(
+        '    each: row.parts\n    ticket: {key: "{{ item }}", fields: {description: "{{ item '
+        '}}"}}\n'
+    )
 
     step = only(evaluate(ticket, event("INSERT", new={"parts": [Decimal("7.0")]})))
 
@@ -277,7 +309,11 @@ def test_an_element_that_is_a_value_is_settled_too() -> None:
 def test_a_row_is_where_it_was_whatever_the_session_that_wrote_it() -> None:
     spelled = ["2024-01-02T03:04:05.1234567+02:00", "2024-01-02T01:04:05.1234567Z"]
 
-    assert place({"at": spelled[0]}) == place({"at": spelled[1]}) != place({"at": "2024-01-02T01:04:05.1234568Z"})
+    assert (
+        place({"at": spelled[0]})
+        == place({"at": spelled[1]})
+        != place({"at": "2024-01-02T01:04:05.1234568Z"})
+    )
     assert place({"n": -0.0}) == place({"n": 0})
 
 
@@ -330,14 +366,21 @@ def test_other_parts_are_another_key(one: list[str], other: list[str]) -> None:
     ],
 )
 def test_every_part_of_a_key_is_needed(part: Json, what: str) -> None:
-    step = only(evaluate(rule(PARTS), event("INSERT", new={**ROW, "items": [{"id": part, "n": 1}]})))
+    step = only(
+        evaluate(rule(PARTS), event("INSERT", new={**ROW, "items": [{"id": part, "n": 1}]}))
+    )
 
-    assert failure(step) == Failure(Kind.PERMANENT, Reason.BAD_KEY, f"rules.yaml:8: rules[0].ticket.key[1]: {what}")
+    assert failure(step) == Failure(
+        Kind.PERMANENT, Reason.BAD_KEY, f"rules.yaml:8: rules[0].ticket.key[1]: {what}"
+    )
 
 
 def test_all_parts_together_are_no_longer_than_a_key() -> None:
     step = only(
-        evaluate(rule(PARTS), event("INSERT", new={**ROW, "id": "x" * 250, "items": [{"id": "/" * 3, "n": 1}]}))
+        evaluate(
+            rule(PARTS),
+            event("INSERT", new={**ROW, "id": "x" * 250, "items": [{"id": "/" * 3, "n": 1}]}),
+        )
     )
 
     assert failure(step).hint == "rules.yaml:8: rules[0].ticket.key: the key is over 255 characters"
@@ -349,14 +392,16 @@ TWICE: list[Json] = [{"id": "a", "n": 1}, {"id": "a", "n": 2}]
 
 
 def test_two_elements_with_one_key_are_a_failure_that_names_it() -> None:
-    a, b = evaluate(rule(PARTS), event("INSERT", new={**ROW, "items": [*TWICE, {"id": "b", "n": 3}]}))
+    a, b = evaluate(
+        rule(PARTS), event("INSERT", new={**ROW, "items": [*TWICE, {"id": "b", "n": 3}]})
+    )
 
     assert (a.key, a.op, a.left) == ("1/a", Op.INSERT, NOT_YET)
     assert failure(a) == Failure(
         Kind.PERMANENT,
         Reason.BAD_KEY,
-        "rules.yaml:8: rules[0].ticket.key: two elements of the list have this key, and a ticket is for one; "
-        "name what tells them apart",
+        "rules.yaml:8: rules[0].ticket.key: two elements of the list have this key, and a ticket "
+        "is for one; name what tells them apart",
     )
     assert (b.key, wants(b).fields) == ("1/b", {"short_description": "3 of Router down"})
 
@@ -380,13 +425,16 @@ def test_elements_are_told_apart_again_from_the_place_where_they_were_not() -> N
     assert failure(came).reason is Reason.BAD_KEY
     assert (came.left, came.entered) == (went.entered, went.left)
     assert wants(went).fields == {"short_description": "2 of Router down"}
-    assert (left.op, left.entered, wants(left).gone) == (gone.op, gone.entered, wants(gone).gone) == (
-        Op.DELETE, GONE, True,
-    )  # fmt: skip
+    assert (left.op, left.entered, wants(left).gone) == (Op.DELETE, GONE, True)
+    assert (gone.op, gone.entered, wants(gone).gone) == (Op.DELETE, GONE, True)
 
 
 def test_elements_of_which_none_deserves_a_ticket_may_have_one_key() -> None:
-    step = only(evaluate(rule(f"    when: item.n > 5\n{PARTS}"), event("INSERT", new={**ROW, "items": TWICE})))
+    step = only(
+        evaluate(
+            rule(f"    when: item.n > 5\n{PARTS}"), event("INSERT", new={**ROW, "items": TWICE})
+        )
+    )
 
     assert not wants(step).when
 
@@ -399,7 +447,11 @@ def test_elements_may_share_a_ticket_and_one_that_deserves_it_opens_it() -> None
 """
     step = only(evaluate(rule(shared), event("INSERT", new={**ROW, "items": [TWICE[1], TWICE[0]]})))
 
-    assert (step.key, wants(step).when, wants(step).fields) == ("all", True, {"short_description": "1"})
+    assert (step.key, wants(step).when, wants(step).fields) == (
+        "all",
+        True,
+        {"short_description": "1"},
+    )
 
 
 @pytest.mark.parametrize(
@@ -417,11 +469,15 @@ def test_a_row_without_a_usable_key_is_a_failure(identity: Json, what: str) -> N
     step = only(evaluate(rule(OUTAGE), event("INSERT", new={**ROW, "id": identity})))
 
     assert step.key == ""
-    assert failure(step) == Failure(Kind.PERMANENT, Reason.BAD_KEY, f"rules.yaml:8: rules[0].ticket.key: {what}")
+    assert failure(step) == Failure(
+        Kind.PERMANENT, Reason.BAD_KEY, f"rules.yaml:8: rules[0].ticket.key: {what}"
+    )
 
 
 def test_a_row_that_deserves_no_ticket_needs_no_key() -> None:
-    assert evaluate(rule(OUTAGE), event("INSERT", new={**ROW, "id": None, "severity": "minor"})) == []
+    assert (
+        evaluate(rule(OUTAGE), event("INSERT", new={**ROW, "id": None, "severity": "minor"})) == []
+    )
 
 
 def test_a_row_whose_new_key_cannot_be_said_keeps_its_ticket_open() -> None:
@@ -449,7 +505,11 @@ def test_elements_come_stay_and_leave() -> None:
 
     steps = {step.key: step for step in evaluate(rule(ITEMS), event("UPDATE", ROW, later))}
 
-    assert {key: step.op for key, step in steps.items()} == {"1/a": Op.DELETE, "1/b": Op.UPDATE, "1/c": Op.INSERT}
+    assert {key: step.op for key, step in steps.items()} == {
+        "1/a": Op.DELETE,
+        "1/b": Op.UPDATE,
+        "1/c": Op.INSERT,
+    }
     assert (steps["1/a"].entered, wants(steps["1/a"]).gone) == (GONE, True)
     assert wants(steps["1/b"]).fields == {"short_description": "3 of Router down"}
     inserted = {step.key: step for step in evaluate(rule(ITEMS), event("INSERT", new=ROW))}
@@ -477,7 +537,9 @@ def test_an_element_without_a_key_is_one_failure_beside_the_others_steps() -> No
     assert (bad.key, failure(bad).reason) == ("", Reason.BAD_KEY)
 
 
-@pytest.mark.parametrize("not_a_list", [{"a": 1}, "abc", 3, [{"id": n, "n": 1} for n in range(ELEMENTS_MAX + 1)]])
+@pytest.mark.parametrize(
+    "not_a_list", [{"a": 1}, "abc", 3, [{"id": n, "n": 1} for n in range(ELEMENTS_MAX + 1)]]
+)
 def test_what_is_no_list_or_too_long_a_one_is_a_failure(not_a_list: Json) -> None:
     step = only(evaluate(rule(ITEMS), event("INSERT", new={**ROW, "items": not_a_list})))
 
@@ -489,7 +551,9 @@ def test_the_longest_list_is_rendered_in_time() -> None:
     items: list[Json] = [{"id": n, "n": n, "x": "x" * 100} for n in range(ELEMENTS_MAX)]
 
     started = time.thread_time()
-    steps = evaluate(rule(ITEMS), event("UPDATE", {**ROW, "items": items}, {**ROW, "items": items, "title": "x"}))
+    steps = evaluate(
+        rule(ITEMS), event("UPDATE", {**ROW, "items": items}, {**ROW, "items": items, "title": "x"})
+    )
 
     assert len(steps) == ELEMENTS_MAX
     assert all(isinstance(step.wants, DesiredState) for step in steps)
@@ -511,7 +575,8 @@ def test_an_unknown_value_is_a_failure_that_names_the_place_and_nothing_of_the_r
     assert failure(step) == Failure(
         Kind.PERMANENT,
         Reason.UNKNOWN_VALUE,
-        "rules.yaml:11: rules[0].ticket.fields.impact: lookup does not know this value; add it or give a default",
+        "rules.yaml:11: rules[0].ticket.fields.impact: lookup does not know this value; add it "
+        "or give a default",
     )
 
 
@@ -534,14 +599,20 @@ def test_a_deletion_that_carries_only_the_key_is_heard() -> None:
     step = only(evaluate(rule(OUTAGE), event("DELETE", {"id": 1})))
 
     assert (step.key, wants(step).gone, wants(step).fields) == ("1", True, {"category": "network"})
-    assert wants(step).close == {"close_code": "Solution provided", "close_notes": "The row was deleted in the app"}
+    assert wants(step).close == {
+        "close_code": "Solution provided",
+        "close_notes": "The row was deleted in the app",
+    }
 
 
 @pytest.mark.parametrize(
     ("body", "path"),
     [
         (OUTAGE.replace("row.severity in", "row.nope in"), "rules.yaml:6: rules[0].when"),
-        (OUTAGE.replace("row.status ==", "row.nope =="), "rules.yaml:13: rules[0].ticket.resolve_when"),
+        (
+            OUTAGE.replace("row.status ==", "row.nope =="),
+            "rules.yaml:13: rules[0].ticket.resolve_when",
+        ),
         (OUTAGE.replace("row.updated_at", "row.nope"), "rules.yaml:15: rules[0].ticket.order_by"),
     ],
 )
@@ -555,9 +626,13 @@ def test_a_rule_that_names_no_column_of_the_row_is_a_failure(body: str, path: st
 def test_notes_that_cannot_be_said_fail_only_the_step_that_resolves() -> None:
     broken = rule(OUTAGE.replace("row.resolution or", "row.nope or"))
 
-    assert wants(only(evaluate(broken, event("INSERT", new=ROW)))).close["close_notes"] == "Resolved in the app"
     assert (
-        failure(only(evaluate(broken, event("UPDATE", ROW, {**ROW, "status": "fixed"})))).reason is Reason.BAD_MAPPING
+        wants(only(evaluate(broken, event("INSERT", new=ROW)))).close["close_notes"]
+        == "Resolved in the app"
+    )
+    assert (
+        failure(only(evaluate(broken, event("UPDATE", ROW, {**ROW, "status": "fixed"})))).reason
+        is Reason.BAD_MAPPING
     )
 
 
@@ -570,7 +645,11 @@ def test_what_orders_nothing_is_a_failure(order: Json) -> None:
 
 def test_a_text_too_long_for_its_field_is_cut_with_an_ellipsis() -> None:
     most = FIELD_CHARACTERS_MAX["short_description"]
-    for length, shown in ((most, "x" * most), (most + 1, "x" * (most - 1) + "…"), (8_000_000, "x" * (most - 1) + "…")):
+    for length, shown in (
+        (most, "x" * most),
+        (most + 1, "x" * (most - 1) + "…"),
+        (8_000_000, "x" * (most - 1) + "…"),
+    ):
         step = only(evaluate(rule(OUTAGE), event("INSERT", new={**ROW, "title": "x" * length})))
 
         assert wants(step).fields["short_description"] == shown
@@ -600,18 +679,18 @@ def test_numbers_arrive_digit_by_digit() -> None:
 def test_a_column_known_from_the_other_image_is_null_where_it_is_absent() -> None:
     one = rule_template('"<{{ row.late }}{{ old.early }}{{ new.early }}>"')
 
-    assert wants(only(evaluate(one, event("UPDATE", {"id": 1, "late": 5}, {"id": 1, "early": 6})))).fields == {
-        "description": "<6>"
-    }
+    assert wants(
+        only(evaluate(one, event("UPDATE", {"id": 1, "late": 5}, {"id": 1, "early": 6})))
+    ).fields == {"description": "<6>"}
 
 
 def test_a_missing_column_is_a_failure_but_for_a_source_that_leaves_nulls_out() -> None:
     one = rule_template('"<{{ row.nope }}>"')
 
     assert failure(only(evaluate(one, event("INSERT", new={"id": 1})))).reason is Reason.BAD_MAPPING
-    assert wants(only(evaluate(one, event("INSERT", new={"id": 1}, absent_is_null=True)))).fields == {
-        "description": "<>"
-    }
+    assert wants(
+        only(evaluate(one, event("INSERT", new={"id": 1}, absent_is_null=True)))
+    ).fields == {"description": "<>"}
 
 
 @pytest.mark.parametrize(
@@ -619,7 +698,12 @@ def test_a_missing_column_is_a_failure_but_for_a_source_that_leaves_nulls_out() 
     [
         ("UPDATE", {"id": 1, "a": 1, "b": 2}, {"id": 1, "a": Decimal("1.0"), "b": 3}, "b"),
         ("UPDATE", {"id": 1, "a": None}, {"id": 1, "c": 2}, "c"),
-        ("UPDATE", {"id": 1, "t": "2024-01-01T00:00:00Z"}, {"id": 1, "t": "2024-01-01T02:00:00+02:00"}, ""),
+        (
+            "UPDATE",
+            {"id": 1, "t": "2024-01-01T00:00:00Z"},
+            {"id": 1, "t": "2024-01-01T02:00:00+02:00"},
+            "",
+        ),
         ("UPDATE", None, {"id": 1, "c": 2}, "id,c"),
         ("INSERT", None, {"id": 1, "a": 1}, "id,a"),
         ("MANUAL", None, {"id": 1, "a": 1}, "id,a"),
@@ -678,11 +762,15 @@ JSON = st.recursive(
     | st.decimals()
     | st.text()
     | st.sampled_from(["major", "fixed", "2024-01-01T00:00:00Z"]),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4)
+    ),
     max_leaves=10,
 )
 IMAGES = JSON | st.fixed_dictionaries(
-    {}, optional=dict.fromkeys(ROW, JSON) | {"items": st.lists(st.fixed_dictionaries({"id": JSON, "n": JSON}))}
+    {},
+    optional=dict.fromkeys(ROW, JSON)
+    | {"items": st.lists(st.fixed_dictionaries({"id": JSON, "n": JSON}))},
 )
 RULES = (
     rule(OUTAGE),
@@ -698,19 +786,25 @@ def test_no_event_makes_a_rule_raise(op: Op, old: Json, new: Json, absent_is_nul
             assert isinstance(step.wants, Failure) or step.key.strip()
 
 
-@pytest.mark.parametrize("field", ['"{{ row.x }}"', '"{{ row.x == row.x }}"', '"{{ changed }}"', '"{{ row }}"'])
+@pytest.mark.parametrize(
+    "field", ['"{{ row.x }}"', '"{{ row.x == row.x }}"', '"{{ changed }}"', '"{{ row }}"']
+)
 def test_a_row_nested_without_end_is_a_failure(field: str) -> None:
     deep: Json = []
     for _ in range(50_000):
         deep = {"a": [deep]}
 
-    step = only(evaluate(rule_template(field), event("UPDATE", {"id": 1, "x": []}, {"id": 1, "x": deep})))
+    step = only(
+        evaluate(rule_template(field), event("UPDATE", {"id": 1, "x": []}, {"id": 1, "x": deep}))
+    )
 
     assert failure(step).reason is Reason.BAD_MAPPING
 
 
 def test_a_rule_without_end_is_a_failure_soon() -> None:
-    endless = rule_template('"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"')
+    endless = rule_template(
+        '"{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"'
+    )
 
     started = time.thread_time()
     step = only(evaluate(endless, event("INSERT", new={"id": 1})))

@@ -58,9 +58,23 @@ def event(source: str, trigger: str = "") -> Event:
 def test_the_shipped_rules_are_the_examples_of_the_design() -> None:
     outage, items = load((ROOT / "rules.yaml").read_text(), environ={}).rules
 
-    assert (outage.name, outage.source, outage.ticket.resolves) == ("outage", "hasura/public.outages", True)
-    assert (items.name, items.source, items.ticket.resolves) == ("action-items", "hasura/public.meetings", False)
-    assert outage.ticket.fields == ("short_description", "description", "impact", "urgency", "assignment_group")
+    assert (outage.name, outage.source, outage.ticket.resolves) == (
+        "outage",
+        "hasura/public.outages",
+        True,
+    )
+    assert (items.name, items.source, items.ticket.resolves) == (
+        "action-items",
+        "hasura/public.meetings",
+        False,
+    )
+    assert outage.ticket.fields == (
+        "short_description",
+        "description",
+        "impact",
+        "urgency",
+        "assignment_group",
+    )
 
 
 def test_what_a_rule_does_not_say_has_a_default() -> None:
@@ -69,7 +83,11 @@ def test_what_a_rule_does_not_say_has_a_default() -> None:
     assert (rule.id, rule.trigger, rule.ops, rule.line) == ("outage", "", frozenset(Op), 4)
     ticket = rule.ticket
     assert (ticket.table, ticket.shared, ticket.resolves) == ("incident", False, False)
-    assert (ticket.after_close, ticket.on_delete, ticket.on_missing) == ("reopen", "resolve", "fail")
+    assert (ticket.after_close, ticket.on_delete, ticket.on_missing) == (
+        "reopen",
+        "resolve",
+        "fail",
+    )
     assert ticket.creates == {Op.INSERT, Op.UPDATE, Op.MANUAL}
 
 
@@ -96,12 +114,23 @@ rules:
       order_by: row.n
 """)
 
-    assert (rule.name, rule.id, rule.trigger, rule.source) == ("old-name", "outage_1", "t", "cron/nightly report")
+    assert (rule.name, rule.id, rule.trigger, rule.source) == (
+        "old-name",
+        "outage_1",
+        "t",
+        "cron/nightly report",
+    )
     assert rule.ops == {Op.INSERT, Op.MANUAL}
     ticket = rule.ticket
-    assert (ticket.after_close, ticket.on_delete, ticket.on_missing) == ("new", "cancel", "recreate")
+    assert (ticket.after_close, ticket.on_delete, ticket.on_missing) == (
+        "new",
+        "cancel",
+        "recreate",
+    )
     assert ticket.creates == {Op.MANUAL}
-    row = Event("e", rule.source, Op.MANUAL, None, {"id": 1, "done": True, "code": "c", "n": 1}, "c", "{}")
+    row = Event(
+        "e", rule.source, Op.MANUAL, None, {"id": 1, "done": True, "code": "c", "n": 1}, "c", "{}"
+    )
     wants = evaluate(rule, row)[0].wants
     assert isinstance(wants, DesiredState)
     assert wants.fields == {
@@ -145,7 +174,8 @@ def test_a_rule_concerns_the_events_of_its_source_and_trigger() -> None:
     rules = read(
         FIRST
         + """\
-  - {name: b, from: hasura/public.outages, trigger: t, ticket: {key: "{{ row.id }}", fields: {category: x}}}
+  - {name: b, from: hasura/public.outages, trigger: t,
+     ticket: {key: "{{ row.id }}", fields: {category: x}}}
   - {name: c, from: cron/t, ticket: {key: "{{ event.id }}", fields: {category: x}}}
 """
     )
@@ -191,9 +221,20 @@ def in_fields(line: str) -> str:
     [
         ("", 1, "is empty; it begins with `version: 1`"),
         ("[]", 1, "must be a mapping of names to values"),
-        ("a: [\n", 2, "is not YAML: while parsing a flow node, expected the node content, but found '<stream end>'"),
+        (
+            "a: [\n",
+            2,
+            (
+                "is not YAML: while parsing a flow node, expected the node content, but "
+                "found '<stream end>'"
+            ),
+        ),
         ("version: 1\nrules: *x", 2, "is not YAML: found undefined alias 'x'"),
-        ("a: 1\n---\nb: 1", 2, "is not YAML: expected a single document in the stream, but found another document"),
+        (
+            "a: 1\n---\nb: 1",
+            2,
+            "is not YAML: expected a single document in the stream, but found another document",
+        ),
         ("a: 1\nb: \x01", 2, "is not YAML: a control character in it is not allowed"),
         ("[" * 50_000, 1, "is nested too deeply"),
         ("#" * 1_100_000, 1, "is over 1024 KiB"),
@@ -208,22 +249,34 @@ def in_fields(line: str) -> str:
         ("version: 1\nrules: {}", 2, "rules: must be a list"),
         ("version: 1\nrules: [x]", 2, "rules[0]: must be a mapping of names to values"),
         (
-            "version: 1\nrules: [{<<: 1, name: a, from: cron/a, ticket: {key: '{{ row.a }}', fields: {a: b}}}]",
+            (
+                "version: 1\nrules: [{<<: 1, name: a, from: cron/a, ticket: {key: '{{ row.a }}', "
+                "fields: {a: b}}}]"
+            ),
             2,
             "<<: must be an alias of a mapping",
         ),
         (FIRST.replace("env:", "ebv:"), 2, "ebv: there is no such key; did you mean `env`?"),
         (FIRST.replace("[PORT]", "[P-T]"), 2, "env[0]: is not the name of an environment variable"),
-        (FIRST.replace("[PORT]", "[PORT, PASS]"), 2, "env[1]: the environment has no `PASS`; set it or take it out"),
+        (
+            FIRST.replace("[PORT]", "[PORT, PASS]"),
+            2,
+            "env[1]: the environment has no `PASS`; set it or take it out",
+        ),
         (
             FIRST.replace("name: outage", "name: an outage"),
             4,
             "rules[0].name: must be 1 to 60 letters, digits, hyphens and underscores (A-Z only)",
         ),
         (FIRST.replace("name: outage", "id: outage"), 4, "rules[0].name: is missing"),
-        (FIRST + FIRST.partition("rules:\n")[2], 10, "rules[1].name: `outage` is already used by the rule in line 4"),
         (
-            FIRST + FIRST.partition("rules:\n")[2].replace("name: outage", "name: b\n    id: outage"),
+            FIRST + FIRST.partition("rules:\n")[2],
+            10,
+            "rules[1].name: `outage` is already used by the rule in line 4",
+        ),
+        (
+            FIRST
+            + FIRST.partition("rules:\n")[2].replace("name: outage", "name: b\n    id: outage"),
             11,
             "rules[1].id: `outage` is already used by the rule in line 4",
         ),
@@ -237,25 +290,56 @@ def in_fields(line: str) -> str:
             5,
             "rules[0].from: names no schema; did you mean `hasura/public.outages`?",
         ),
-        (FIRST.replace("hasura/", "servicenow/"), 5, "rules[0].from: this version does not hear servicenow/… yet"),
-        (FIRST.replace("hasura/", "slack/"), 5, "rules[0].from: this version does not hear slack/… yet"),
-        (FIRST.replace("hasura/", "kafka/"), 5, "rules[0].from: must be hasura/SCHEMA.TABLE, cron/NAME or scheduled"),
-        (in_rule("trigger: ''"), 10, "rules[0].trigger: is empty; leave it out to hear any trigger"),
+        (
+            FIRST.replace("hasura/", "servicenow/"),
+            5,
+            "rules[0].from: this version does not hear servicenow/… yet",
+        ),
+        (
+            FIRST.replace("hasura/", "slack/"),
+            5,
+            "rules[0].from: this version does not hear slack/… yet",
+        ),
+        (
+            FIRST.replace("hasura/", "kafka/"),
+            5,
+            "rules[0].from: must be hasura/SCHEMA.TABLE, cron/NAME or scheduled",
+        ),
+        (
+            in_rule("trigger: ''"),
+            10,
+            "rules[0].trigger: is empty; leave it out to hear any trigger",
+        ),
         (in_rule("name: again"), 10, "rules[0].name: stands here twice"),
         (in_rule("ops: INSERT"), 10, "rules[0].ops: must be a list"),
         (in_rule("ops: []"), 10, "rules[0].ops: is empty; leave it out for the default"),
         (
             in_rule("ops: [insert]"),
             10,
-            "rules[0].ops[0]: must be one of INSERT, UPDATE, DELETE, MANUAL; did you mean `INSERT`?",
+            (
+                "rules[0].ops[0]: must be one of INSERT, UPDATE, DELETE, MANUAL; did "
+                "you mean `INSERT`?"
+            ),
         ),
         (in_rule("whem: row.x"), 10, "rules[0].whem: there is no such key; did you mean `when`?"),
         (in_rule("when:"), 10, "rules[0].when: is empty"),
         (in_rule("when: [a]"), 10, "rules[0].when: must be one value, not a list or a mapping"),
-        (in_rule("when: row.x =="), 10, "rules[0].when: is not a template: unexpected 'end of template'"),
+        (
+            in_rule("when: row.x =="),
+            10,
+            "rules[0].when: is not a template: unexpected 'end of template'",
+        ),
         (in_rule('when: "{{ row.x }}"'), 10, "rules[0].when: is an expression; write `row.x`"),
-        (in_rule('when: "{% if row.x %}1{% endif %}"'), 10, "rules[0].when: is an expression; write it without braces"),
-        (in_rule("when: item.x"), 10, "rules[0].when: there is no `item` here: a rule has one beside `each`"),
+        (
+            in_rule('when: "{% if row.x %}1{% endif %}"'),
+            10,
+            "rules[0].when: is an expression; write it without braces",
+        ),
+        (
+            in_rule("when: item.x"),
+            10,
+            "rules[0].when: there is no `item` here: a rule has one beside `each`",
+        ),
         (
             in_rule("each: item.x").replace("row.id", "item.id"),
             10,
@@ -264,10 +348,17 @@ def in_fields(line: str) -> str:
         (
             in_rule("each: row.x"),
             7,
-            "rules[0].ticket.key: is the same for every element; name a part of `item`, or say `shared: true`",
+            (
+                "rules[0].ticket.key: is the same for every element; name a part of `item`, or "
+                "say `shared: true`"
+            ),
         ),
         *(
-            (in_rule(f"{key}: x"), 10, f"rules[0].{key}: this version does not have `{key}` rules yet")
+            (
+                in_rule(f"{key}: x"),
+                10,
+                f"rules[0].{key}: this version does not have `{key}` rules yet",
+            )
             for key in ("note", "post", "mutate", "reply", "data")
         ),
         (
@@ -283,7 +374,10 @@ def in_fields(line: str) -> str:
         (
             "version: 1\nrules:\n  - {name: a, from: cron/a, ticket: {fields: {a: b}}}",
             3,
-            'rules[0].ticket.key: is missing; write what identifies the row, such as "{{ row.id }}"',
+            (
+                'rules[0].ticket.key: is missing; write what identifies the row, such as "{{ '
+                'row.id }}"'
+            ),
         ),
         (
             "version: 1\nrules:\n  - {name: a, from: cron/a, ticket: {key: '{{ row.a }}'}}",
@@ -291,14 +385,20 @@ def in_fields(line: str) -> str:
             "rules[0].ticket.fields: is missing; it says what the ticket should say",
         ),
         (
-            "version: 1\nrules:\n  - {name: a, from: cron/a, ticket: {key: '{{ row.a }}', fields: {}}}",
+            (
+                "version: 1\nrules:\n  - {name: a, from: cron/a, ticket: {key: '{{ row.a }}', "
+                "fields: {}}}"
+            ),
             3,
             "rules[0].ticket.fields: is empty; name a column and what it should say",
         ),
         (
             FIRST.replace('"{{ row.id }}"', "{{ row.id }}"),
             7,
-            'rules[0].ticket.key: must be one value; a template that begins with braces stands in quotes: "{{ … }}"',
+            (
+                "rules[0].ticket.key: must be one value; a template that begins with braces stands "
+                'in quotes: "{{ … }}"'
+            ),
         ),
         (FIRST.replace('"{{ row.id }}"', "''"), 7, "rules[0].ticket.key: is empty"),
         (
@@ -309,8 +409,8 @@ def in_fields(line: str) -> str:
         (
             FIRST.replace('"{{ row.id }}"', "all"),
             7,
-            "rules[0].ticket.key: "
-            "is the same for every row; name a column, or say `shared: true` if all share one ticket",
+            "rules[0].ticket.key: is the same for every row; name a column, or say `shared: "
+            "true` if all share one ticket",
         ),
         (
             in_ticket("number: INC1"),
@@ -322,25 +422,59 @@ def in_fields(line: str) -> str:
             10,
             "rules[0].ticket.onmissing: there is no such key; did you mean `on_missing`?",
         ),
-        (in_ticket("table: Incident"), 10, "rules[0].ticket.table: is not the name of a table (such as incident)"),
+        (
+            in_ticket("table: Incident"),
+            10,
+            "rules[0].ticket.table: is not the name of a table (such as incident)",
+        ),
         (in_ticket("shared: 1"), 10, "rules[0].ticket.shared: must be true or false"),
-        (in_ticket("creates: [DELETE]"), 10, "rules[0].ticket.creates[0]: must be one of INSERT, UPDATE, MANUAL"),
+        (
+            in_ticket("creates: [DELETE]"),
+            10,
+            "rules[0].ticket.creates[0]: must be one of INSERT, UPDATE, MANUAL",
+        ),
         (
             in_ticket("after_close: reopn"),
             10,
-            "rules[0].ticket.after_close: must be one of reopen, new, leave; did you mean `reopen`?",
+            (
+                "rules[0].ticket.after_close: must be one of reopen, new, leave; did "
+                "you mean `reopen`?"
+            ),
         ),
-        (in_ticket("on_delete: [x]"), 10, "rules[0].ticket.on_delete: must be one value, not a list or a mapping"),
-        (in_ticket("on_missing: skip"), 10, "rules[0].ticket.on_missing: must be one of fail, recreate, ignore"),
+        (
+            in_ticket("on_delete: [x]"),
+            10,
+            "rules[0].ticket.on_delete: must be one value, not a list or a mapping",
+        ),
+        (
+            in_ticket("on_missing: skip"),
+            10,
+            "rules[0].ticket.on_missing: must be one of fail, recreate, ignore",
+        ),
         (in_ticket("close_code: ''"), 10, "rules[0].ticket.close_code: is empty"),
-        (in_ticket('resolve_when: "{{ row.x }}"'), 10, "rules[0].ticket.resolve_when: is an expression; write `row.x`"),
+        (
+            in_ticket('resolve_when: "{{ row.x }}"'),
+            10,
+            "rules[0].ticket.resolve_when: is an expression; write `row.x`",
+        ),
         (
             in_fields("Category: x"),
             10,
-            "rules[0].ticket.fields.Category: is not the name of a column (such as short_description)",
+            (
+                "rules[0].ticket.fields.Category: is not the name of a column (such as "
+                "short_description)"
+            ),
         ),
-        (in_fields("category: [x]"), 10, "rules[0].ticket.fields.category: must be one value, not a list or a mapping"),
-        (in_fields("short_description: x"), 10, "rules[0].ticket.fields.short_description: stands here twice"),
+        (
+            in_fields("category: [x]"),
+            10,
+            "rules[0].ticket.fields.category: must be one value, not a list or a mapping",
+        ),
+        (
+            in_fields("short_description: x"),
+            10,
+            "rules[0].ticket.fields.short_description: stands here twice",
+        ),
         (
             in_fields("impact: \"row.x | lookup({'a': 1})\""),
             10,
@@ -350,7 +484,10 @@ def in_fields(line: str) -> str:
         (
             in_fields("impact: item.summary"),
             10,
-            'rules[0].ticket.fields.impact: is a text that looks like an expression; write "{{ item.summary }}"',
+            (
+                'rules[0].ticket.fields.impact: is a text that looks like an expression; write "{{ '
+                'item.summary }}"'
+            ),
         ),
         (
             in_fields('impact: "{{ row.x | lokup({}) }}"'),
@@ -371,7 +508,10 @@ def in_fields(line: str) -> str:
         (
             in_fields('impact: "{{ env.PROT }}"'),
             10,
-            "rules[0].ticket.fields.impact: `env` does not list `PROT`; did you mean `PORT`?; list it at the top",
+            (
+                "rules[0].ticket.fields.impact: `env` does not list `PROT`; did you mean `PORT`?; "
+                "list it at the top"
+            ),
         ),
         (
             in_fields("impact: \"{{ env['PASS'] }}\""),
@@ -386,7 +526,11 @@ def in_fields(line: str) -> str:
             )
             for name in ("ticket", "link", "data")
         ),
-        (in_fields("sys_id: x"), 10, "rules[0].ticket.fields.sys_id: is computed from the rule and the key"),
+        (
+            in_fields("sys_id: x"),
+            10,
+            "rules[0].ticket.fields.sys_id: is computed from the rule and the key",
+        ),
         (in_fields("number: x"), 10, "rules[0].ticket.fields.number: is given by ServiceNow"),
         (
             in_fields("correlation_id: x"),
@@ -402,17 +546,26 @@ def in_fields(line: str) -> str:
         (
             in_fields("close_code: x"),
             10,
-            "rules[0].ticket.fields.close_code: stands beside `fields`, and is sent when the ticket is resolved",
+            (
+                "rules[0].ticket.fields.close_code: stands beside `fields`, and is sent when the "
+                "ticket is resolved"
+            ),
         ),
         (
             in_fields("comments: x"),
             10,
-            "rules[0].ticket.fields.comments: is a journal, which only grows; this version writes no journals",
+            (
+                "rules[0].ticket.fields.comments: is a journal, which only grows; this version "
+                "writes no journals"
+            ),
         ),
         (
             in_fields("work_notes: x"),
             10,
-            "rules[0].ticket.fields.work_notes: is a journal, which only grows; this version writes no journals",
+            (
+                "rules[0].ticket.fields.work_notes: is a journal, which only grows; this version "
+                "writes no journals"
+            ),
         ),
         (
             in_fields("parent_incident: x"),
@@ -442,27 +595,39 @@ def test_a_standard_change_is_made_from_a_template_that_the_rule_names() -> None
 
     [fault] = faults(standard)
     assert fault.endswith(
-        "fields.type: a standard change is made from a template; name it beside `fields`, as `template`"
+        "fields.type: a standard change is made from a template; name it beside "
+        "`fields`, as `template`"
     )
     assert read(text.replace("      fields:\n", "      template: A\n      fields:\n")).rules
 
 
 @pytest.mark.parametrize("value", ["resolve", "cancel"])
 def test_a_ticket_of_another_table_or_a_shared_one_is_not_closed_by_a_deletion(value: str) -> None:
-    other = FIRST.replace("ticket:\n", "ticket:\n      table: problem\n") + f"      on_delete: {value}\n"
-    shared = FIRST.replace("ticket:\n", "ticket:\n      shared: true\n") + f"      on_delete: {value}\n"
+    other = (
+        FIRST.replace("ticket:\n", "ticket:\n      table: problem\n")
+        + f"      on_delete: {value}\n"
+    )
+    shared = (
+        FIRST.replace("ticket:\n", "ticket:\n      shared: true\n") + f"      on_delete: {value}\n"
+    )
 
     assert faults(other) == (
         "rules.yaml:11: rules[0].ticket.on_delete: "
         "the states of this table are not known: declare `states`, write `leave` or take it out",
     )
     assert faults(shared) == (
-        "rules.yaml:11: rules[0].ticket.on_delete: no row closes a ticket that is shared; write `leave` or take it out",
+        (
+            "rules.yaml:11: rules[0].ticket.on_delete: no row closes a ticket that is shared; "
+            "write `leave` or take it out"
+        ),
     )
 
 
 def test_a_shared_ticket_may_say_when_a_row_is_well_for_such_a_row_opens_none() -> None:
-    text = FIRST.replace("ticket:\n", "ticket:\n      shared: true\n") + "      resolve_when: row.status == 'ok'\n"
+    text = (
+        FIRST.replace("ticket:\n", "ticket:\n      shared: true\n")
+        + "      resolve_when: row.status == 'ok'\n"
+    )
 
     assert only(text).ticket.resolves
 
@@ -492,7 +657,9 @@ def test_a_template_writes_its_columns_at_creation_only() -> None:
 
 
 def test_the_states_that_a_rule_declares_are_texts_as_they_are_written() -> None:
-    text = of_table("sc_task", "states: {resolved: '3', reopened: -5, canceled: u_gone, final: [4, 7]}")
+    text = of_table(
+        "sc_task", "states: {resolved: '3', reopened: -5, canceled: u_gone, final: [4, 7]}"
+    )
     states = only(text).ticket.states
 
     assert (states.resolved, states.reopened, states.canceled) == ("3", "-5", "u_gone")
@@ -503,7 +670,9 @@ def test_the_states_that_a_rule_declares_are_texts_as_they_are_written() -> None
     ("states", "after_close", "on_delete"),
     [("{resolved: 3, reopened: 1}", "reopen", "resolve"), ("{resolved: 3}", "new", "resolve")],
 )
-def test_a_table_with_declared_states_lives_as_an_incident_does(states: str, after_close: str, on_delete: str) -> None:
+def test_a_table_with_declared_states_lives_as_an_incident_does(
+    states: str, after_close: str, on_delete: str
+) -> None:
     ticket = only(of_table("sc_task", f"states: {states}", "close_notes: x")).ticket
 
     assert (ticket.after_close, ticket.on_delete) == (after_close, on_delete)
@@ -512,12 +681,17 @@ def test_a_table_with_declared_states_lives_as_an_incident_does(states: str, aft
 
 @pytest.mark.parametrize(
     ("table", "link", "code"),
-    [("incident", "parent_incident", "Solution provided"), ("change_request", "parent", "successful")],
+    [
+        ("incident", "parent_incident", "Solution provided"),
+        ("change_request", "parent", "successful"),
+    ],
 )
 def test_an_instance_may_have_states_of_its_own_for_a_table_that_ships_with_some(
     table: str, link: str, code: str
 ) -> None:
-    ticket = only(of_table(table, "states: {resolved: 60, reopened: 20, canceled: 80, final: [70]}")).ticket
+    ticket = only(
+        of_table(table, "states: {resolved: 60, reopened: 20, canceled: 80, final: [70]}")
+    ).ticket
 
     states = ticket.states
     assert (states.resolved, states.reopened, states.canceled) == ("60", "20", "80")
@@ -528,14 +702,21 @@ def test_an_instance_may_have_states_of_its_own_for_a_table_that_ships_with_some
 
 def test_a_change_that_has_no_canceled_state_is_left_when_its_row_goes() -> None:
     assert only(of_table("change_request", "states: {resolved: 3}")).ticket.on_delete == "leave"
-    assert only(of_table("change_request", "states: {resolved: 3, canceled: 4}")).ticket.on_delete == "cancel"
+    assert (
+        only(of_table("change_request", "states: {resolved: 3, canceled: 4}")).ticket.on_delete
+        == "cancel"
+    )
 
 
 @pytest.mark.parametrize("passed", ["[101, 102, 103]", "['101', 102, 103, 106]"])
 def test_a_declared_path_is_walked_to_resolved_in_order(passed: str) -> None:
     states = only(of_table("problem", f"states: {{resolved: 106, path: {passed}}}")).ticket.states
 
-    assert [states.towards_resolved(state, "") for state in ("101", "102", "103")] == ["102", "103", "106"]
+    assert [states.towards_resolved(state, "") for state in ("101", "102", "103")] == [
+        "102",
+        "103",
+        "106",
+    ]
     # One that is not on it is the instance's own.
     assert states.towards_resolved("104", "") == "106"
     assert not states.by_type
@@ -543,25 +724,29 @@ def test_a_declared_path_is_walked_to_resolved_in_order(passed: str) -> None:
 
 def test_an_instance_may_have_choices_of_its_own() -> None:
     own = of_table(
-        "change_request", "choices: {close_code: [done, undone], risk: [1, 2, 3, 4, 5]}", "close_code: undone"
+        "change_request",
+        "choices: {close_code: [done, undone], risk: [1, 2, 3, 4, 5]}",
+        "close_code: undone",
     ).replace('short_description: "{{ row.title }}"', "risk: 5")
 
     ticket = only(own).ticket
     assert list(ticket.choices["risk"]) == ["1", "2", "3", "4", "5"]
     # What is not declared is as it ships.
     assert list(ticket.choices["type"]) == ["normal", "standard", "emergency"]
-    assert faults(own.replace("risk: 5", "risk: 6"))[0].endswith("fields.risk: must be one of 1, 2, 3, 4, 5")
+    assert faults(own.replace("risk: 5", "risk: 6"))[0].endswith(
+        "fields.risk: must be one of 1, 2, 3, 4, 5"
+    )
 
 
 def test_choices_may_be_declared_of_a_column_that_ships_with_none() -> None:
     text = of_table("incident", "choices: {category: [shop, till]}")
 
-    assert only(text.replace("short_description:", "category: till\n        short_description:")).ticket.choices[
-        "category"
-    ]
-    assert faults(text.replace("short_description:", "category: tll\n        short_description:"))[0].endswith(
-        "fields.category: must be one of shop, till; did you mean `till`?"
-    )
+    assert only(
+        text.replace("short_description:", "category: till\n        short_description:")
+    ).ticket.choices["category"]
+    assert faults(text.replace("short_description:", "category: tll\n        short_description:"))[
+        0
+    ].endswith("fields.category: must be one of shop, till; did you mean `till`?")
 
 
 def test_a_parent_may_be_mapped_where_nothing_else_writes_it() -> None:
@@ -574,20 +759,30 @@ def test_a_parent_may_be_mapped_where_nothing_else_writes_it() -> None:
 @pytest.mark.parametrize(
     ("table", "lines", "line", "fault"),
     [
-        ("incident", ["states: {}"], 11, "states.resolved: is missing: the state of a ticket that is resolved"),
+        (
+            "incident",
+            ["states: {}"],
+            11,
+            "states.resolved: is missing: the state of a ticket that is resolved",
+        ),
         *(
             (
                 "change_request",
                 [f"states: {{resolved: 3, canceled: 4, final: [7], path: {passed}}}"],
                 11,
-                "states.path: names a state twice, or one of tickets that have ended; name those before `resolved`, in"
-                " order",
+                "states.path: names a state twice, or one of tickets that have ended; name those "
+                "before `resolved`, in order",
             )
             for passed in ("[-5, -5]", "[-5, 4]", "[-5, 7, 3]", "[3, -5]")
         ),
         ("incident", ["states: {resolved: 6, path: 1}"], 11, "states.path: must be a list"),
         ("incident", ["choices: {impact: high}"], 11, "choices.impact: must be a list"),
-        ("incident", ["choices: {impact: []}"], 11, "choices.impact: is empty; name the values that the column takes"),
+        (
+            "incident",
+            ["choices: {impact: []}"],
+            11,
+            "choices.impact: is empty; name the values that the column takes",
+        ),
         ("incident", ["choices: [impact]"], 11, "choices: must be a mapping of names to values"),
         ("incident", ["choices: {state: [1]}"], 11, "choices.state: stands under `states`"),
         (
@@ -600,8 +795,8 @@ def test_a_parent_may_be_mapped_where_nothing_else_writes_it() -> None:
             "change_request",
             ["choices: {close_code: [done, undone]}"],
             11,
-            "choices.close_code: the 'successful' that is sent unless a rule gives a `close_code` is none of them; give"
-            " one",
+            "choices.close_code: the 'successful' that is sent unless a rule gives a "
+            "`close_code` is none of them; give one",
         ),
         (
             "change_request",
@@ -610,7 +805,12 @@ def test_a_parent_may_be_mapped_where_nothing_else_writes_it() -> None:
             "close_code: must be one of done, undone",
         ),
         ("sc_task", ["states: 3"], 11, "states: must be a mapping of names to values"),
-        ("sc_task", ["states: {}"], 11, "states.resolved: is missing: the state of a ticket that is resolved"),
+        (
+            "sc_task",
+            ["states: {}"],
+            11,
+            "states.resolved: is missing: the state of a ticket that is resolved",
+        ),
         (
             "sc_task",
             ["states:", "  resolved: 3", "  canceld: 3"],
@@ -629,7 +829,12 @@ def test_a_parent_may_be_mapped_where_nothing_else_writes_it() -> None:
             11,
             "states.resolved: is not the value of a state (such as 3, not its label)",
         ),
-        ("sc_task", ["states: {resolved: [3]}"], 11, "states.resolved: must be one value, not a list or a mapping"),
+        (
+            "sc_task",
+            ["states: {resolved: [3]}"],
+            11,
+            "states.resolved: must be one value, not a list or a mapping",
+        ),
         ("sc_task", ["states: {resolved: 3, final: 3}"], 11, "states.final: must be a list"),
         (
             "sc_task",
@@ -642,7 +847,10 @@ def test_a_parent_may_be_mapped_where_nothing_else_writes_it() -> None:
                 "sc_task",
                 [f"states: {{resolved: 3, canceled: 4, final: [7], reopened: {state}}}"],
                 11,
-                "states.reopened: is a state of tickets that have ended; name the one that they go back to",
+                (
+                    "states.reopened: is a state of tickets that have ended; name the one "
+                    "that they go back to"
+                ),
             )
             for state in (3, 4, 7)
         ),
@@ -668,14 +876,20 @@ def test_a_parent_may_be_mapped_where_nothing_else_writes_it() -> None:
             "incident",
             ["template: Reboot"],
             11,
-            "template: only a change_request is made from a template; say `table: change_request` or take it out",
+            (
+                "template: only a change_request is made from a template; say `table: "
+                "change_request` or take it out"
+            ),
         ),
         ("change_request", ["template: ''"], 11, "template: is empty"),
         (
             "change_request",
             ["close_code: succesful"],
             11,
-            "close_code: must be one of successful, successful_issues, unsuccessful; did you mean `successful`?",
+            (
+                "close_code: must be one of successful, successful_issues, unsuccessful; did you "
+                "mean `successful`?"
+            ),
         ),
         (
             "change_request",
@@ -693,9 +907,17 @@ def test_a_parent_may_be_mapped_where_nothing_else_writes_it() -> None:
             "change_request",
             ["  risk: moderate"],
             11,
-            "fields.risk: must be one of 1 (very high), 2 (high), 3 (moderate), 4 (low); did you mean `3`?",
+            (
+                "fields.risk: must be one of 1 (very high), 2 (high), 3 (moderate), 4 "
+                "(low); did you mean `3`?"
+            ),
         ),
-        ("incident", ["  impact: 4"], 11, "fields.impact: must be one of 1 (high), 2 (medium), 3 (low)"),
+        (
+            "incident",
+            ["  impact: 4"],
+            11,
+            "fields.impact: must be one of 1 (high), 2 (medium), 3 (low)",
+        ),
         (
             "incident",
             ["  urgency: 1 - High"],
@@ -706,7 +928,10 @@ def test_a_parent_may_be_mapped_where_nothing_else_writes_it() -> None:
             "change_request",
             ["  parent: x"],
             11,
-            "fields.parent: is written by `after_close: new`; to write it yourself, say `after_close: leave`",
+            (
+                "fields.parent: is written by `after_close: new`; to write it yourself, say "
+                "`after_close: leave`"
+            ),
         ),
         (
             "change_request",
@@ -743,7 +968,11 @@ def test_a_choice_that_there_is_or_nothing_or_a_template_is_no_fault(said: str) 
     [
         of_table("sc_task", "states: {resolved: 3, reopened: 1, canceled: 4, final: [3, '4', -7]}"),
         of_table("change_request", "template: Reboot a switch", "resolve_when: row.done"),
-        of_table("incident", "states: {resolved: 60, path: [1, '20']}", "choices: {impact: [1, '2'], urgency: [low]}"),
+        of_table(
+            "incident",
+            "states: {resolved: 60, path: [1, '20']}",
+            "choices: {impact: [1, '2'], urgency: [low]}",
+        ),
     ],
 )
 def test_the_schema_accepts_states_and_templates(text: str) -> None:
@@ -751,7 +980,9 @@ def test_the_schema_accepts_states_and_templates(text: str) -> None:
     assert read(text).rules
 
 
-@pytest.mark.parametrize("states", ["{}", "{resolved: [3]}", "{resolved: 3, final: 3}", "{resolved: 3, canceld: 4}"])
+@pytest.mark.parametrize(
+    "states", ["{}", "{resolved: [3]}", "{resolved: 3, final: 3}", "{resolved: 3, canceld: 4}"]
+)
 def test_the_schema_refuses_states_that_the_rules_refuse(states: str) -> None:
     text = of_table("sc_task", f"states: {states}")
 
@@ -775,14 +1006,21 @@ def test_a_key_may_be_a_list_of_parts(key: str) -> None:
     [
         ("[]", "", "is empty; write what identifies the row"),
         ("['{{ row.id }}', '']", "[1]", "is empty"),
-        ("['{{ row.id }}', row.b]", "[1]", 'is a text that looks like an expression; write "{{ row.b }}"'),
+        (
+            "['{{ row.id }}', row.b]",
+            "[1]",
+            'is a text that looks like an expression; write "{{ row.b }}"',
+        ),
         ("['{{ row.id }}', ['{{ row.b }}']]", "[1]", "must be one value, not a list or a mapping"),
         ("['{{ row.id }}', '{{ rwo.id }}']", "[1]", "there is no `rwo` here; did you mean `row`?"),
         (str(["{{ row.id }}"] * 17), "", "has more than 16 parts"),
         (
             "[a, b]",
             "",
-            "is the same for every row; name a column, or say `shared: true` if all share one ticket",
+            (
+                "is the same for every row; name a column, or say `shared: true` if "
+                "all share one ticket"
+            ),
         ),
     ],
 )
@@ -797,7 +1035,10 @@ def test_a_list_of_parts_is_checked_as_one_key_is(key: str, place: str, fault: s
     [
         ("{{ row.id }}/{{ row.part }}", 'key: ["{{ row.id }}", "{{ row.part }}"]'),
         ("{{ row.id }}{{ row.sub.part }}", 'key: ["{{ row.id }}", "{{ row.sub.part }}"]'),
-        ("x-{{ row.id }}-{{ row.a }}:{{ row.b }}", 'key: ["{{ row.id }}", "{{ row.a }}", "{{ row.b }}"]'),
+        (
+            "x-{{ row.id }}-{{ row.a }}:{{ row.b }}",
+            'key: ["{{ row.id }}", "{{ row.a }}", "{{ row.b }}"]',
+        ),
         ("{{ row.id ~ '/' ~ row.part }}", 'key: ["{{ row.id }}", "{{ row.part }}"]'),
         ("{{ row.id + '/' + row.part }}", 'key: ["{{ row.id }}", "{{ row.part }}"]'),
         ("{{ [row.id, row.part] | join('/') }}", 'key: ["{{ row.id }}", "{{ row.part }}"]'),
@@ -805,7 +1046,10 @@ def test_a_list_of_parts_is_checked_as_one_key_is(key: str, place: str, fault: s
         ("{{ '{}/{}'.format(row.id, row.part) }}", 'key: ["{{ row.id }}", "{{ row.part }}"]'),
         ("{{ '/'.join([row.id, row.part]) }}", 'key: ["{{ row.id }}", "{{ row.part }}"]'),
         ("{{ row.tags | join('/') }}", 'a list, such as key: ["{{ row.id }}", "{{ item.id }}"]'),
-        ("{{ row.id | upper }}/{{ row.b }}", 'a list, such as key: ["{{ row.id }}", "{{ item.id }}"]'),
+        (
+            "{{ row.id | upper }}/{{ row.b }}",
+            'a list, such as key: ["{{ row.id }}", "{{ item.id }}"]',
+        ),
         (
             "{% for tag in row.tags %}{{ tag }},{% endfor %}",
             'a list, such as key: ["{{ row.id }}", "{{ item.id }}"]',
@@ -813,7 +1057,10 @@ def test_a_list_of_parts_is_checked_as_one_key_is(key: str, place: str, fault: s
     ],
 )
 def test_a_text_key_that_joins_several_values_is_warned_of(key: str, instead: str) -> None:
-    for text in (FIRST.replace('"{{ row.id }}"', f'"{key}"'), FIRST.replace('"{{ row.id }}"', f'["{key}"]')):
+    for text in (
+        FIRST.replace('"{{ row.id }}"', f'"{key}"'),
+        FIRST.replace('"{{ row.id }}"', f'["{key}"]'),
+    ):
         [warning] = read(text).warnings
 
         assert warning.startswith("rules.yaml:7: rules[0].ticket.key")
@@ -852,10 +1099,19 @@ def test_a_rule_says_which_references_may_be_left_empty() -> None:
 @pytest.mark.parametrize(
     ("on_unknown", "fault"),
     [
-        ("{caler_id: leave_empty}", ".caler_id: is not among the `fields`; did you mean `caller_id`?"),
+        (
+            "{caler_id: leave_empty}",
+            ".caler_id: is not among the `fields`; did you mean `caller_id`?",
+        ),
         ("{assigned_to: leave_empty}", ".assigned_to: is not among the `fields`"),
-        ("{short_description: fail}", ".short_description: is no column whose names are looked up: those are "),
-        ("{caller_id: leave}", ".caller_id: must be one of fail, leave_empty; did you mean `leave_empty`?"),
+        (
+            "{short_description: fail}",
+            ".short_description: is no column whose names are looked up: those are ",
+        ),
+        (
+            "{caller_id: leave}",
+            ".caller_id: must be one of fail, leave_empty; did you mean `leave_empty`?",
+        ),
         ("leave_empty", ": must be a mapping of names to values"),
     ],
 )
@@ -876,7 +1132,9 @@ def test_the_schema_refuses_choices_that_the_rules_refuse(choices: str) -> None:
 
 def test_every_fault_is_told_at_once_in_the_order_of_lines() -> None:
     told = faults(
-        FIRST.replace("version: 1", "version: 3").replace("row.id", "rwo.id").replace("[PORT]", "[PORT, NOPE]")
+        FIRST.replace("version: 1", "version: 3")
+        .replace("row.id", "rwo.id")
+        .replace("[PORT]", "[PORT, NOPE]")
         + "        state: 1\n"
     )
 
@@ -897,7 +1155,8 @@ def test_a_file_of_a_thousand_faults_tells_the_first_hundred() -> None:
 
 def test_a_small_file_that_aliases_make_large_is_refused() -> None:
     merges = "".join(
-        f"x{number}: &m{number} {{<<: [{', '.join([f'*m{number - 1}'] * 9)}]}}\n" for number in range(1, 9)
+        f"x{number}: &m{number} {{<<: [{', '.join([f'*m{number - 1}'] * 9)}]}}\n"
+        for number in range(1, 9)
     )
 
     told = faults("m0: &m0 {a: 1}\n" + merges + "<<: [*m5, *m5, *m5]\n")
@@ -906,7 +1165,9 @@ def test_a_small_file_that_aliases_make_large_is_refused() -> None:
 
 
 def test_a_file_that_contains_itself_is_refused() -> None:
-    assert faults("version: 1\nrules: &r [*r]") == ("rules.yaml:2: rules[0]: must be a mapping of names to values",)
+    assert faults("version: 1\nrules: &r [*r]") == (
+        "rules.yaml:2: rules[0]: must be a mapping of names to values",
+    )
     assert "rules.yaml:1: <<: must be an alias of a mapping" in faults("a: &a {<<: *a}\n<<: *a\n")
 
 
@@ -923,7 +1184,8 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["Router.down", "new in town", "old", "event", "item 3", "row of seats", "row.", "Network"]
+    "text",
+    ["Router.down", "new in town", "old", "event", "item 3", "row of seats", "row.", "Network"],
 )
 def test_a_text_that_is_no_expression_is_a_text(text: str) -> None:
     assert read(in_fields(f"category: {text}")).rules

@@ -1,4 +1,5 @@
-"""The language of rules: what a template gives, what it refuses, and how it is kept from running away."""
+"""The language of rules: what a template gives, what it refuses, and how it is kept from running
+away."""
 
 import json
 import time
@@ -42,13 +43,17 @@ JSON = st.recursive(
     | st.integers()
     | st.decimals(allow_nan=False, allow_infinity=False, places=3)
     | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
 
 def given_by(checked: Template, row: Row) -> Any:
-    return checked.value({"row": RowImage(row, set(row)), "op": "INSERT", "env": {"PORT": "1"}}, RenderBudget())
+    return checked.value(
+        {"row": RowImage(row, set(row)), "op": "INSERT", "env": {"PORT": "1"}}, RenderBudget()
+    )
 
 
 def rendered(source: str, **columns: Json) -> Any:
@@ -97,7 +102,13 @@ def test_a_lone_value_keeps_its_type(source: str, value: Json) -> None:
         ("<{{ row.parts }}>", '<[{"n": 1, "w": 1.5}, {"n": 2, "w": 2.25}]>'),
         ("<{{ 'x' if row.nothing }}>", "<>"),
         ("{{ 'a' ~ row.nothing ~ row.ok ~ 1.50 }}", "atrue1.5"),
-        ("{% for tag in row.tags | sort %}{{ loop.index }}{{ tag }}{{ ',' if not loop.last }}{% endfor %}", "1a,2b"),
+        (
+            (
+                "{% for tag in row.tags | sort %}{{ loop.index }}{{ tag }}{{ ',' if not "
+                "loop.last }}{% endfor %}"
+            ),
+            "1a,2b",
+        ),
         ("{% if row.ok %}yes{% else %}no{% endif %}{% set x = row.id + 1 %} {{ x }}", "yes 8"),
         ("{# a remark #}x", "x"),
     ],
@@ -136,7 +147,10 @@ def test_what_is_not_alone_becomes_text_as_a_ticket_shows_it(source: str, said: 
         ("'%05d|%-4s|%s|%%' % (row.id, 'a', row.nothing)", "00007|a   ||%"),
         ("'%(id)s' % row", "7"),
         ("'%s'|format(row.ok)", "true"),
-        ("'{:,.2f} {} {t}'.format(row.amount, row.nothing, t=row.title)", "12,345,678.90  Router down"),
+        (
+            "'{:,.2f} {} {t}'.format(row.amount, row.nothing, t=row.title)",
+            "12,345,678.90  Router down",
+        ),
     ],
 )
 def test_numbers_are_exact(source: str, value: str) -> None:
@@ -245,7 +259,10 @@ def test_a_part_whose_name_is_of_the_row_is_not_named() -> None:
 
 
 def test_any_absent_column_is_null_where_absent_means_null() -> None:
-    assert expression("row.titel", names=NAMES).value({"row": RowImage({}, None)}, RenderBudget()) is None
+    assert (
+        expression("row.titel", names=NAMES).value({"row": RowImage({}, None)}, RenderBudget())
+        is None
+    )
 
 
 def test_an_image_that_is_not_there_is_none_and_false_and_its_columns_are_null() -> None:
@@ -267,11 +284,20 @@ def test_a_list_that_a_filter_left_empty_is_false() -> None:
 @pytest.mark.parametrize(
     ("source", "sentence"),
     [
-        ("{{ row.title + 1 }}", "does not suit the type of a value (perhaps it is null, or a number that is a text)"),
-        ("{{ row.nothing > 1 }}", "does not suit the type of a value (perhaps it is null, or a number that is a text)"),
+        (
+            "{{ row.title + 1 }}",
+            "does not suit the type of a value (perhaps it is null, or a number that is a text)",
+        ),
+        (
+            "{{ row.nothing > 1 }}",
+            "does not suit the type of a value (perhaps it is null, or a number that is a text)",
+        ),
         ("{{ row.id / 0 }}", "divides by zero"),
         ("{{ row.title.index('zz') }}", "cannot be worked out from these values"),
-        ("{{ row.title | sn_datetime }}", "sn_datetime cannot read this value as a time; give it an ISO 8601 time"),
+        (
+            "{{ row.title | sn_datetime }}",
+            "sn_datetime cannot read this value as a time; give it an ISO 8601 time",
+        ),
         ("{{ row.title.nope }}", "names `nope` that the value does not have"),
         ("{{ row.nothing.x }}", "names `x` that the value does not have"),
         ("{{ row.nope.x }}", "names `nope` that the row does not have"),
@@ -287,7 +313,9 @@ def test_a_list_that_a_filter_left_empty_is_false() -> None:
         ("{{ (1).__class__.__mro__ }}", None),
     ],
 )
-def test_a_failure_says_what_to_do_and_nothing_of_the_row(source: str, sentence: str | None) -> None:
+def test_a_failure_says_what_to_do_and_nothing_of_the_row(
+    source: str, sentence: str | None
+) -> None:
     said = refused(source, title="planted secret")
 
     assert "planted" not in said
@@ -314,7 +342,9 @@ LONG = "x" * 8_000_000
         "{% set a = 'x' %}" + "{% set a = a + a %}" * 60 + "{{ a }}",
         "{% set a = 9 %}" + "{% set a = a * a %}" * 60 + "{{ a }}",
         "{% set a = [1] %}" + "{% set a = [a, a] %}" * 60 + "{{ a }}",
-        "{% set a = [1] %}{% set b = [1] %}" + "{% set a = [a, a] %}{% set b = [b, b] %}" * 60 + "{{ a == b }}",
+        "{% set a = [1] %}{% set b = [1] %}"
+        + "{% set a = [a, a] %}{% set b = [b, b] %}" * 60
+        + "{{ a == b }}",
         "{% set a = {1: 1} %}" + "{% set a = {1: a, 2: a} %}" * 60 + "{{ [a, a] | unique | list }}",
         "{% set a = (1,) %}" + "{% set a = (a, a) %}" * 60 + "{{ {a: 1} }}",
         "{{ row.title | replace('x', row.title) }}",
@@ -379,7 +409,10 @@ def test_a_text_that_would_be_too_long_is_refused_before_it_is_made(source: str)
 
 def test_the_time_that_one_value_took_is_not_there_for_the_next() -> None:
     budget = RenderBudget()
-    endless = template("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", names=NAMES)
+    endless = template(
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        names=NAMES,
+    )
     with pytest.raises(RenderError):
         endless.value({}, budget)
 
@@ -393,7 +426,10 @@ def test_the_time_that_one_value_took_is_not_there_for_the_next() -> None:
 @pytest.mark.parametrize(
     ("source", "what"),
     [
-        ("{{ row.id", "is not a template: unexpected end of template, expected 'end of print statement'."),
+        (
+            "{{ row.id",
+            "is not a template: unexpected end of template, expected 'end of print statement'.",
+        ),
         ("{{ row.id | uper }}", "there is no filter `uper`; did you mean `upper`?"),
         ("{{ row.tags | map('uper') }}", "there is no filter `uper`; did you mean `upper`?"),
         ("{{ row.tags | select('od') }}", "there is no test `od`; did you mean `odd`?"),
@@ -402,7 +438,10 @@ def test_the_time_that_one_value_took_is_not_there_for_the_next() -> None:
         ("{{ rwo.id }}", "there is no `rwo` here; did you mean `row`?"),
         ("{{ row.title.uper() }}", "there is no method `uper`; did you mean `upper`?"),
         ("{{ row.tags.append(1) }}", "there is no method `append`"),
-        ("{{ lipsum() }}", "only `range` and the methods of texts, lists and objects can be called"),
+        (
+            "{{ lipsum() }}",
+            "only `range` and the methods of texts, lists and objects can be called",
+        ),
         ("{{ row.tags | random }}", "there is no filter `random`"),
         ("{{ row | attr('id') }}", "there is no filter `attr`"),
         ("{% macro m() %}{% endmacro %}", "only `if`, `for` and `set` can stand in {% … %} here"),
@@ -410,7 +449,10 @@ def test_the_time_that_one_value_took_is_not_there_for_the_next() -> None:
         ("{% for a in row.tags recursive %}{% endfor %}", "a loop cannot be recursive here"),
         ("{{ row.title.format(*row.tags) }}", "arguments cannot be unpacked with `*` here"),
         ("{{ 1e999 }}", "a number in it is too large"),
-        ("{{ " + "9" * 5000 + " }}", "is not a template: a number in it is too long, or it is nested too deeply"),
+        (
+            "{{ " + "9" * 5000 + " }}",
+            "is not a template: a number in it is too long, or it is nested too deeply",
+        ),
         (
             "{{ " + "(" * 2000 + "1" + ")" * 2000,
             "is not a template: a number in it is too long, or it is nested too deeply",
@@ -494,15 +536,38 @@ def seconds_for(source: str) -> float:
         *(
             f"{one} {operator} {other}"
             for operator in ("+", "-", "*", "/", "//", "%", "**", "<", "==")
-            for one, other in (("row.X", "row.mean"), ("row.X", "0.5"), ("3", "row.X"), ("row.X", "row.whole"))
+            for one, other in (
+                ("row.X", "row.mean"),
+                ("row.X", "0.5"),
+                ("3", "row.X"),
+                ("row.X", "row.whole"),
+            )
         ),
-        "-row.X", "row.X | abs", "row.X | int", "row.X | float", "row.X | round", "row.X | round(3)",
-        "[row.X, row.mean] | sum", "[row.X, 1] | sort", "[row.X, 1] | max", "[row.X] | unique | list",
-        "'%d' % row.X", "'%x' % row.X", "'%.3f' % row.X", "'%g' % row.X", "'{:,.2f}'.format(row.X)", "row.X is odd",
-        "row.X is divisibleby(3)", "row.X in [1, row.mean]", "range(row.X)", "'x' * row.X", "row.X | lookup({1: 2}, 0)",
-        "[row.X] | map('round') | list", "[1] | select('lt', row.X) | list",
+        "-row.X",
+        "row.X | abs",
+        "row.X | int",
+        "row.X | float",
+        "row.X | round",
+        "row.X | round(3)",
+        "[row.X, row.mean] | sum",
+        "[row.X, 1] | sort",
+        "[row.X, 1] | max",
+        "[row.X] | unique | list",
+        "'%d' % row.X",
+        "'%x' % row.X",
+        "'%.3f' % row.X",
+        "'%g' % row.X",
+        "'{:,.2f}'.format(row.X)",
+        "row.X is odd",
+        "row.X is divisibleby(3)",
+        "row.X in [1, row.mean]",
+        "range(row.X)",
+        "'x' * row.X",
+        "row.X | lookup({1: 2}, 0)",
+        "[row.X] | map('round') | list",
+        "[1] | select('lt', row.X) | list",
     ],
-)  # fmt: skip
+)
 def test_whatever_is_done_with_a_huge_number_ends_within_a_second(form: str, number: str) -> None:
     assert seconds_for("{{ " + form.replace("X", number) + " }}") < 1.5
 
@@ -511,12 +576,22 @@ def test_whatever_is_done_with_a_huge_number_ends_within_a_second(form: str, num
 @pytest.mark.parametrize(
     "form",
     [
-        "row.X | int", "row.X | int(base=16)", "row.X | int(base=7)", "row.X | float", "(row.X | int(base=16)) / 3",
-        "(row.X | int(base=16)) > row.mean", "'%d' % (row.X | int(base=16))", "(row.X | float) ** 0.5",
-        "(row.X | float) / 3", "(row.X | float) | round(2)", "range(row.X | int(base=16))",
+        "row.X | int",
+        "row.X | int(base=16)",
+        "row.X | int(base=7)",
+        "row.X | float",
+        "(row.X | int(base=16)) / 3",
+        "(row.X | int(base=16)) > row.mean",
+        "'%d' % (row.X | int(base=16))",
+        "(row.X | float) ** 0.5",
+        "(row.X | float) / 3",
+        "(row.X | float) | round(2)",
+        "range(row.X | int(base=16))",
     ],
-)  # fmt: skip
-def test_whatever_is_done_with_a_long_text_as_a_number_ends_within_a_second(form: str, text_of_digits: str) -> None:
+)
+def test_whatever_is_done_with_a_long_text_as_a_number_ends_within_a_second(
+    form: str, text_of_digits: str
+) -> None:
     assert seconds_for("{{ " + form.replace("X", text_of_digits) + " }}") < 1.5
 
 
@@ -524,13 +599,28 @@ def test_whatever_is_done_with_a_long_text_as_a_number_ends_within_a_second(form
 @pytest.mark.parametrize(
     "form",
     [
-        "row.X", "row.X | tojson", "row.X | sort | first", "row.X | sort(reverse=true) | first", "row.X | max",
-        "row.X | unique | list | length", "row.X | sum", "row.X | join", "row.X | reject('in', row.X) | list",
-        "row.X | select('odd') | list", "row.X | select('lower') | list", "row.X | map('string') | list",
-        "row.X | dictsort | first", "1 in row.X", "row.X == row.X", "1 | lookup(row.columns, 0)", "{1: row.X}",
-        "row.X | urlencode", "row.X.split(',') | length", "row.X.keys() | sort | first",
+        "row.X",
+        "row.X | tojson",
+        "row.X | sort | first",
+        "row.X | sort(reverse=true) | first",
+        "row.X | max",
+        "row.X | unique | list | length",
+        "row.X | sum",
+        "row.X | join",
+        "row.X | reject('in', row.X) | list",
+        "row.X | select('odd') | list",
+        "row.X | select('lower') | list",
+        "row.X | map('string') | list",
+        "row.X | dictsort | first",
+        "1 in row.X",
+        "row.X == row.X",
+        "1 | lookup(row.columns, 0)",
+        "{1: row.X}",
+        "row.X | urlencode",
+        "row.X.split(',') | length",
+        "row.X.keys() | sort | first",
     ],
-)  # fmt: skip
+)
 def test_whatever_is_done_with_a_million_values_ends_within_a_second(form: str, many: str) -> None:
     assert seconds_for("{{ " + form.replace("X", many) + " }}") < 2
 
@@ -572,7 +662,9 @@ def test_a_number_as_long_as_postgresql_has_is_worked_with(source: str, value: s
     "source",
     ["{{ row.hex | int(base=16) }}", "{{ row.digits | int }}", "{{ row.digits | int(base=7) }}"],
 )
-def test_a_text_of_more_digits_than_a_number_may_have_is_refused_not_taken_for_nought(source: str) -> None:
+def test_a_text_of_more_digits_than_a_number_may_have_is_refused_not_taken_for_nought(
+    source: str,
+) -> None:
     assert refused(source, **HUGE) == "makes too large a number, a range or a text"
 
 
@@ -582,7 +674,10 @@ def test_a_long_text_that_is_no_number_is_the_default() -> None:
 
 
 def test_a_width_in_the_digits_of_another_script_is_bounded_too() -> None:
-    assert refused("{{ '{:٩٩٩٩٩٩٩٩٩}'.format(row.title) }}") == "makes too large a number, a range or a text"
+    assert (
+        refused("{{ '{:٩٩٩٩٩٩٩٩٩}'.format(row.title) }}")
+        == "makes too large a number, a range or a text"
+    )
 
 
 @given(JSON)
@@ -623,7 +718,10 @@ def bytes_for(source: str, **columns: Json) -> int:
         ("{{ row.value.format(row.value) }}", "{0}" * 20_000),
         ("{{ row.value % row }}", "%(value)s" * 7_000),
         ("{{ row.value | tojson | tojson | tojson | tojson }}", '"' * 4_000_000),
-        ("{{ [row.value[1:], row.value[2:], row.value[3:]] * 9 | length }}", "a" * 7_000_000 + "😀"),
+        (
+            "{{ [row.value[1:], row.value[2:], row.value[3:]] * 9 | length }}",
+            "a" * 7_000_000 + "😀",
+        ),
         ("{{ row.value | wordwrap(1, wrapstring='-' * 1000) }}", "a " * 1_000_000),
     ],
 )

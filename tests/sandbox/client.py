@@ -21,7 +21,9 @@ class Api:
 
     def ask(self, method: str, path: str, body: Any = None, **more: Any) -> requests.Response:
         more.setdefault("timeout", 5)
-        return self.session.request(method, f"{self.instance.url}{path}", json=body, allow_redirects=False, **more)
+        return self.session.request(
+            method, f"{self.instance.url}{path}", json=body, allow_redirects=False, **more
+        )
 
     def call(self, method: str, path: str, body: Any = None, **more: Any) -> requests.Response:
         return self.ask(method, f"/api/now/{path}", body, **more)
@@ -33,7 +35,9 @@ class Api:
         return made
 
     def patch(self, sys_id: str, /, **fields: object) -> requests.Response:
-        return self.call("PATCH", f"table/incident/{sys_id}?sysparm_exclude_reference_link=true", fields)
+        return self.call(
+            "PATCH", f"table/incident/{sys_id}?sysparm_exclude_reference_link=true", fields
+        )
 
     def found(self, query: str, table: str = "incident", **more: str) -> list[dict[str, Any]]:
         answer = self.call("GET", f"table/{table}", params={"sysparm_query": query, **more})

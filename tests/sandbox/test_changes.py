@@ -1,4 +1,5 @@
-"""Changes by the Table API and by the Change Management API, problems, and the rules that people add."""
+"""Changes by the Table API and by the Change Management API, problems, and the rules that people
+add."""
 
 from typing import Any
 
@@ -20,7 +21,9 @@ def made(api: Api, table: str = "change_request", **fields: object) -> dict[str,
 
 
 def patched(api: Api, sys_id: str, **fields: object) -> Any:
-    return api.call("PATCH", f"table/change_request/{sys_id}?sysparm_exclude_reference_link=true", fields)
+    return api.call(
+        "PATCH", f"table/change_request/{sys_id}?sysparm_exclude_reference_link=true", fields
+    )
 
 
 def template(instance: ServiceNow) -> str:
@@ -47,7 +50,9 @@ class TestStates:
     def test_a_change_goes_its_way_to_the_end(self, api: Api, kind: str, path: list[str]) -> None:
         change = made(api, type=kind)
 
-        statuses = [patched(api, change["sys_id"], state=state, **CLOSE).status_code for state in path]
+        statuses = [
+            patched(api, change["sys_id"], state=state, **CLOSE).status_code for state in path
+        ]
 
         assert set(statuses) == {200}
         closed = api.found("", "change_request")[0]
@@ -76,7 +81,8 @@ class TestStates:
         status, message, detail = error(answer)
         assert (status, message) == (403, "Operation Failed")
         assert detail == (
-            f"Operation against file 'change_request' was aborted by Business Rule '{RULE}^{change['sys_id']}'. "
+            "Operation against file 'change_request' was aborted by Business Rule "
+            f"'{RULE}^{change['sys_id']}'. "
             f"Business Rule Stack:{RULE}"
         )
 
@@ -95,7 +101,9 @@ class TestStates:
             ({"close_notes": "x"}, "Close code"),
         ],
     )
-    def test_closing_needs_a_code_and_notes(self, api: Api, given: dict[str, str], lacking: str) -> None:
+    def test_closing_needs_a_code_and_notes(
+        self, api: Api, given: dict[str, str], lacking: str
+    ) -> None:
         change = made(api, state="0")
 
         answer = patched(api, change["sys_id"], state="3", **given)
@@ -103,7 +111,9 @@ class TestStates:
         words = f"Data Policy Exception: The following fields are mandatory: {lacking}"
         assert error(answer) == (403, "Operation Failed", words)
 
-    def test_a_standard_change_begins_as_its_template_says(self, api: Api, instance: ServiceNow) -> None:
+    def test_a_standard_change_begins_as_its_template_says(
+        self, api: Api, instance: ServiceNow
+    ) -> None:
         change = made(api, type="standard", std_change_producer_version=template(instance))
 
         assert change["description"].startswith("Clear BGP sessions on a Cisco router")
@@ -114,34 +124,54 @@ class TestStates:
 
         again = api.call("POST", "table/change_request", {"sys_id": HEX, "number": "CHG2"})
 
-        assert error(again) == (403, "Operation Failed", "Error during insert of change_request (CHG2)")
+        assert error(again) == (
+            403,
+            "Operation Failed",
+            "Error during insert of change_request (CHG2)",
+        )
 
     def test_a_change_s_priority_can_be_set(self, api: Api) -> None:
         assert made(api, priority="1", impact="3", urgency="3")["priority"] == "1"
 
     def test_a_task_belongs_to_its_change(self, api: Api) -> None:
         change = made(api)
-        task = made(api, "change_task", parent=change["sys_id"], planned_start_date="2021-07-15T08:00:00")
+        task = made(
+            api, "change_task", parent=change["sys_id"], planned_start_date="2021-07-15T08:00:00"
+        )
 
         assert task["number"].startswith("CTASK")
         assert (task["change_request"], task["state"]) == (change["sys_id"], "1")
         assert task["planned_start_date"] == "2021-07-15 08:00:00"
-        closed = api.call("PATCH", f"table/change_task/{task['sys_id']}", {"state": 3}).json()["result"]
+        closed = api.call("PATCH", f"table/change_task/{task['sys_id']}", {"state": 3}).json()[
+            "result"
+        ]
         assert closed["active"] == "false"
 
     def test_a_problem_begins_new_and_mirrors_its_state(self, api: Api) -> None:
-        problem = made(api, "problem", short_description="x", impact=1, urgency=1, assigned_to="0" * 32)
+        problem = made(
+            api, "problem", short_description="x", impact=1, urgency=1, assigned_to="0" * 32
+        )
 
-        assert (problem["state"], problem["problem_state"], problem["priority"]) == ("101", "101", "1")
-        assessed = api.call("PATCH", f"table/problem/{problem['sys_id']}", {"problem_state": "102"}).json()["result"]
+        assert (problem["state"], problem["problem_state"], problem["priority"]) == (
+            "101",
+            "101",
+            "1",
+        )
+        assessed = api.call(
+            "PATCH", f"table/problem/{problem['sys_id']}", {"problem_state": "102"}
+        ).json()["result"]
         assert (assessed["state"], assessed["active"]) == ("102", "true")
 
 
 class TestChangeApi:
     @pytest.mark.parametrize("version", ["", "/v1"])
     @pytest.mark.parametrize("kind", ["normal", "emergency"])
-    def test_a_change_is_made_with_200_and_every_field_in_both_forms(self, api: Api, version: str, kind: str) -> None:
-        answer = api.ask("POST", f"{CHANGES}{version}/change/{kind}", {"short_description": "x", "risk": "2"})
+    def test_a_change_is_made_with_200_and_every_field_in_both_forms(
+        self, api: Api, version: str, kind: str
+    ) -> None:
+        answer = api.ask(
+            "POST", f"{CHANGES}{version}/change/{kind}", {"short_description": "x", "risk": "2"}
+        )
 
         change = answer.json()["result"]
         assert answer.status_code == 200
@@ -151,14 +181,21 @@ class TestChangeApi:
         assert change["__meta"] == {"ignoredFields": []}
 
     def test_what_is_not_taken_is_said(self, api: Api) -> None:
-        sent = {"short_description": "x", "u_colour": "red", "sys_created_by": "mallory", "type": "emergency"}
+        sent = {
+            "short_description": "x",
+            "u_colour": "red",
+            "sys_created_by": "mallory",
+            "type": "emergency",
+        }
         answer = api.ask("POST", f"{CHANGES}/change/normal", sent)
 
         change = answer.json()["result"]
         assert change["__meta"]["ignoredFields"] == ["u_colour", "sys_created_by"]
         assert change["type"]["value"] == "normal"
 
-    def test_a_standard_change_is_made_from_a_template(self, api: Api, instance: ServiceNow) -> None:
+    def test_a_standard_change_is_made_from_a_template(
+        self, api: Api, instance: ServiceNow
+    ) -> None:
         [listed] = api.ask("GET", f"{CHANGES}/change/standard/template").json()["result"]
         answer = api.ask("POST", f"{CHANGES}/change/standard/{listed['sys_id']['value']}", {})
 
@@ -176,7 +213,10 @@ class TestChangeApi:
 
         changed = api.ask("PATCH", where, {"state": "-4", "no_such": 1})
         read = api.ask("GET", where)
-        typed = [api.ask("GET", f"{CHANGES}/change/{kind}/{sys_id}").status_code for kind in ("normal", "emergency")]
+        typed = [
+            api.ask("GET", f"{CHANGES}/change/{kind}/{sys_id}").status_code
+            for kind in ("normal", "emergency")
+        ]
         gone = api.ask("DELETE", where)
 
         assert changed.json()["result"]["__meta"] == {"ignoredFields": ["no_such"]}
@@ -187,10 +227,14 @@ class TestChangeApi:
     def test_a_rule_s_words_are_in_the_message(self, api: Api) -> None:
         sys_id = api.ask("POST", f"{CHANGES}/change/normal", {}).json()["result"]["sys_id"]["value"]
 
-        status, message, detail = error(api.ask("PATCH", f"{CHANGES}/change/{sys_id}", {"state": "0"}))
+        status, message, detail = error(
+            api.ask("PATCH", f"{CHANGES}/change/{sys_id}", {"state": "0"})
+        )
 
         assert (status, detail) == (403, "")
-        assert message.startswith("Change Request record could not be updated. Operation against file 'change_request'")
+        assert message.startswith(
+            "Change Request record could not be updated. Operation against file 'change_request'"
+        )
         assert RULE in message
 
     def test_the_next_states_are_told(self, api: Api) -> None:
@@ -205,7 +249,9 @@ class TestChangeApi:
         sys_id = api.ask("POST", f"{CHANGES}/change/normal", {}).json()["result"]["sys_id"]["value"]
         made(api, "change_task")
 
-        task = api.ask("POST", f"{CHANGES}/change/{sys_id}/task", {"short_description": "pull cable"}).json()["result"]
+        task = api.ask(
+            "POST", f"{CHANGES}/change/{sys_id}/task", {"short_description": "pull cable"}
+        ).json()["result"]
 
         [listed] = api.ask("GET", f"{CHANGES}/change/{sys_id}/task").json()["result"]
         assert listed["sys_id"] == task["sys_id"]
@@ -218,7 +264,10 @@ class TestChangeApi:
         emergencies = api.ask("GET", f"{CHANGES}/change/emergency")
         normals = api.ask("GET", f"{CHANGES}/change?sysparm_query=type=normal")
 
-        assert (emergencies.headers["X-Total-Count"], normals.headers["X-Total-Count"]) == ("2", "1")
+        assert (emergencies.headers["X-Total-Count"], normals.headers["X-Total-Count"]) == (
+            "2",
+            "1",
+        )
 
     def test_a_fault_waits_for_a_change_on_either_way(self, api: Api, instance: ServiceNow) -> None:
         instance.arm("acl_403", table="change_request")
@@ -243,11 +292,14 @@ class TestScripts:
             abort_action=True,
         )
 
-    def test_what_meets_its_condition_is_aborted_by_its_name(self, api: Api, rule: dict[str, Any]) -> None:
+    def test_what_meets_its_condition_is_aborted_by_its_name(
+        self, api: Api, rule: dict[str, Any]
+    ) -> None:
         answer = api.call("POST", "table/incident", {"impact": 1})
 
         words = (
-            f"Operation against file 'incident' was aborted by Business Rule '{rule['name']}^{rule['sys_id']}'. "
+            "Operation against file 'incident' was aborted by Business Rule "
+            f"'{rule['name']}^{rule['sys_id']}'. "
             f"Business Rule Stack:{rule['name']}"
         )
         assert error(answer) == (403, "Operation Failed", words)
@@ -266,15 +318,23 @@ class TestScripts:
         assert made(api, "problem", impact=1)
 
     @pytest.mark.parametrize(
-        "off", [{"active": False}, {"abort_action": False}, {"when": "after"}, {"action_insert": False}]
+        "off",
+        [{"active": False}, {"abort_action": False}, {"when": "after"}, {"action_insert": False}],
     )
-    def test_a_rule_that_is_off_does_nothing(self, api: Api, rule: dict[str, Any], off: dict[str, object]) -> None:
+    def test_a_rule_that_is_off_does_nothing(
+        self, api: Api, rule: dict[str, Any], off: dict[str, object]
+    ) -> None:
         api.call("PATCH", f"table/sys_script/{rule['sys_id']}", off)
 
         assert api.call("POST", "table/incident", {"impact": 1}).status_code == 201
 
     def test_a_condition_can_ask_what_changes(self, api: Api) -> None:
-        fields = {"name": "Frozen", "collection": "incident", "action_update": True, "abort_action": True}
+        fields = {
+            "name": "Frozen",
+            "collection": "incident",
+            "action_update": True,
+            "abort_action": True,
+        }
         made(api, "sys_script", **fields, filter_condition="urgencyVALCHANGES^ORstateCHANGESTO2^EQ")
         incident = api.make()
 

@@ -1,4 +1,5 @@
-"""JSON where nothing is said, XML where it is asked for, and addresses of the version that was asked."""
+"""JSON where nothing is said, XML where it is asked for, and addresses of the version that was
+asked."""
 
 import json
 from typing import Any
@@ -41,7 +42,9 @@ class TestNothingSaid:
         assert len(answer.json()["result"]) == 1
 
     @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
-    def test_a_body_of_no_type_is_read_as_json(self, bare: Api, instance: ServiceNow, method: str) -> None:
+    def test_a_body_of_no_type_is_read_as_json(
+        self, bare: Api, instance: ServiceNow, method: str
+    ) -> None:
         bare.make(sys_id=HEX)
         path = "table/incident" if method == "POST" else f"table/incident/{HEX}"
 
@@ -54,7 +57,9 @@ class TestNothingSaid:
         answer = bare.call("POST", "table/incident")
 
         assert answer.status_code == 201
-        assert [row["sys_id"] for row in instance.rows("incident")] == [answer.json()["result"]["sys_id"]]
+        assert [row["sys_id"] for row in instance.rows("incident")] == [
+            answer.json()["result"]["sys_id"]
+        ]
 
     def test_a_patch_without_a_body_changes_nothing(self, bare: Api, instance: ServiceNow) -> None:
         bare.make(sys_id=HEX)
@@ -75,13 +80,20 @@ class TestNothingSaid:
             ("HEAD", "table/incident", 200),
         ],
     )
-    def test_other_calls_need_no_accept_either(self, bare: Api, method: str, path: str, status: int) -> None:
+    def test_other_calls_need_no_accept_either(
+        self, bare: Api, method: str, path: str, status: int
+    ) -> None:
         bare.make(sys_id=HEX)
 
         assert bare.call(method, path).status_code == status
 
     def test_a_batch_needs_neither(self, bare: Api) -> None:
-        body = json.dumps({"batch_request_id": "1", "rest_requests": [{"id": "a", "url": "/api/now/table/incident"}]})
+        body = json.dumps(
+            {
+                "batch_request_id": "1",
+                "rest_requests": [{"id": "a", "url": "/api/now/table/incident"}],
+            }
+        )
 
         answer = bare.call("POST", "v1/batch", data=body.encode())
 
@@ -115,29 +127,47 @@ class TestAccept:
 
         assert answer.headers["Content-Type"] == f"application/{kind};charset=UTF-8"
 
-    @pytest.mark.parametrize("accept", ["text/html", "image/*", "application/json;q=0", "json", "text/csv"])
+    @pytest.mark.parametrize(
+        "accept", ["text/html", "image/*", "application/json;q=0", "json", "text/csv"]
+    )
     def test_another_format_is_refused(self, api: Api, accept: str) -> None:
         answer = api.call("GET", "table/incident", headers={"Accept": accept})
 
         assert error(answer)[:2] == (406, "Not Acceptable")
 
-    @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
-    def test_a_body_of_another_type_is_refused(self, api: Api, instance: ServiceNow, kind: str) -> None:
+    @pytest.mark.parametrize(
+        "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"]
+    )
+    def test_a_body_of_another_type_is_refused(
+        self, api: Api, instance: ServiceNow, kind: str
+    ) -> None:
         answer = api.call("POST", "table/incident", data=b"{}", headers={"Content-Type": kind})
 
         assert error(answer)[:2] == (415, "Unsupported Media Type")
         assert instance.rows("incident") == []
 
     def test_a_batch_is_json_alone(self, api: Api) -> None:
-        assert api.call("POST", "batch", {}, headers={"Accept": "application/xml"}).status_code == 406
-        assert api.call("POST", "batch", data=b"<request/>", headers={"Content-Type": "text/xml"}).status_code == 415
+        assert (
+            api.call("POST", "batch", {}, headers={"Accept": "application/xml"}).status_code == 406
+        )
+        assert (
+            api.call(
+                "POST", "batch", data=b"<request/>", headers={"Content-Type": "text/xml"}
+            ).status_code
+            == 415
+        )
 
 
 class TestXml:
     def test_a_list_has_a_result_for_each_record(self, api: Api) -> None:
-        first, second = api.make(short_description="a < b & c"), api.make(short_description="\x01 \U0001f525")
+        first, second = (
+            api.make(short_description="a < b & c"),
+            api.make(short_description="\x01 \U0001f525"),
+        )
 
-        answer = api.call("GET", "table/incident?sysparm_fields=sys_id,short_description", headers=XML)
+        answer = api.call(
+            "GET", "table/incident?sysparm_fields=sys_id,short_description", headers=XML
+        )
 
         root = tree(answer)
         assert (root.tag, answer.headers["X-Total-Count"]) == ("response", "2")
@@ -163,9 +193,16 @@ class TestXml:
     @pytest.mark.parametrize(
         "body",
         [
-            "<request><entry><short_description>Ä &lt; B</short_description><urgency>1</urgency></entry></request>",
-            "<request><short_description>Ä &lt; B</short_description><urgency>1</urgency></request>",
-            "<?xml version='1.0'?><request><entry><short_description>Ä &lt; B</short_description><urgency>1</urgency>"
+            (
+                "<request><entry><short_description>Ä &lt; "
+                "B</short_description><urgency>1</urgency></entry></request>"
+            ),
+            (
+                "<request><short_description>Ä &lt; "
+                "B</short_description><urgency>1</urgency></request>"
+            ),
+            "<?xml version='1.0'?><request><entry><short_description>Ä &lt; "
+            "B</short_description><urgency>1</urgency>"
             "<description/></entry><entry><short_description>ignored</short_description></entry></request>",
         ],
     )
@@ -185,7 +222,12 @@ class TestXml:
         made = api.make()
         body = b"<request><entry><urgency>1</urgency></entry></request>"
 
-        answer = api.call("PATCH", f"table/incident/{made['sys_id']}", data=body, headers={"Content-Type": "text/xml"})
+        answer = api.call(
+            "PATCH",
+            f"table/incident/{made['sys_id']}",
+            data=body,
+            headers={"Content-Type": "text/xml"},
+        )
 
         assert answer.json()["result"]["urgency"] == "1"
 
@@ -196,14 +238,24 @@ class TestXml:
             b"{}",
             b"<other/>",
             b"<request><entry>" + b"<a>" * 100 + b"</a>" * 100 + b"</entry></request>",
-            b"<!DOCTYPE request [<!ENTITY a 'aaaa'>]><request><entry><description>&a;</description></entry></request>",
-            "<!DOCTYPE request [<!ENTITY a 'a'>]><request><description>&a;</description></request>".encode("utf-16"),
+            (
+                b"<!DOCTYPE request [<!ENTITY a "
+                b"'aaaa'>]><request><entry><description>&a;</description></entry></request>"
+            ),
+            (
+                "<!DOCTYPE request [<!ENTITY a "
+                "'a'>]><request><description>&a;</description></request>"
+            ).encode("utf-16"),
             b"<?xml version='1.0' encoding='nonsense'?><request/>",
             b"\xff\xfe\x00",
         ],
     )
-    def test_a_body_that_is_no_request_is_400(self, api: Api, instance: ServiceNow, body: bytes) -> None:
-        answer = api.call("POST", "table/incident", data=body, headers={"Content-Type": "application/xml"})
+    def test_a_body_that_is_no_request_is_400(
+        self, api: Api, instance: ServiceNow, body: bytes
+    ) -> None:
+        answer = api.call(
+            "POST", "table/incident", data=body, headers={"Content-Type": "application/xml"}
+        )
 
         assert error(answer)[:2] == (400, "Exception while reading request")
         assert instance.rows("incident") == []
@@ -218,7 +270,10 @@ class TestXml:
     def test_a_login_that_fails_is_told_in_xml_too(self, api: Api) -> None:
         answer = api.call("GET", "table/incident", headers=XML, auth=("nobody", "x"))
 
-        assert (answer.status_code, tree(answer).findtext("error/message")) == (401, "User is not authenticated")
+        assert (answer.status_code, tree(answer).findtext("error/message")) == (
+            401,
+            "User is not authenticated",
+        )
 
     def test_what_is_known_of_a_file_comes_in_xml_and_the_file_as_it_is(self, api: Api) -> None:
         made = api.make()
@@ -227,15 +282,25 @@ class TestXml:
 
         root = tree(api.call("POST", "attachment/file", params=named, headers=kind, data=b"<x/>"))
 
-        kept = api.call("GET", f"attachment/{root.findtext('result/sys_id')}/file", headers={"Accept": "text/plain"})
+        kept = api.call(
+            "GET",
+            f"attachment/{root.findtext('result/sys_id')}/file",
+            headers={"Accept": "text/plain"},
+        )
         assert (kept.content, root.findtext("result/file_name")) == (b"<x/>", "a.txt")
 
     def test_the_states_of_a_change_keep_their_numbers(self, api: Api) -> None:
-        made = api.ask("POST", "/api/sn_chg_rest/change/normal", {}).json()["result"]["sys_id"]["value"]
+        made = api.ask("POST", "/api/sn_chg_rest/change/normal", {}).json()["result"]["sys_id"][
+            "value"
+        ]
 
         root = tree(api.ask("GET", f"/api/sn_chg_rest/change/{made}/nextstates", headers=XML))
 
-        assert [state.text for state in root.findall("result/available_states")] == ["-5", "-4", "4"]
+        assert [state.text for state in root.findall("result/available_states")] == [
+            "-5",
+            "-4",
+            "4",
+        ]
         assert root.findtext("result/state_label/_-5") == "New"
 
     def test_an_item_of_a_batch_is_answered_in_its_own_format(self, api: Api) -> None:
@@ -245,7 +310,9 @@ class TestXml:
             {"id": "j", "method": "GET", "url": "/api/now/table/incident"},
         ]
 
-        served = api.call("POST", "v1/batch", {"batch_request_id": "1", "rest_requests": items}).json()
+        served = api.call(
+            "POST", "v1/batch", {"batch_request_id": "1", "rest_requests": items}
+        ).json()
 
         kinds = [
             header["value"].partition(";")[0]
@@ -258,7 +325,9 @@ class TestXml:
 
 class TestVersions:
     @pytest.mark.parametrize("version", ["", "v1/", "v2/"])
-    def test_addresses_are_of_the_version_that_was_asked(self, api: Api, instance: ServiceNow, version: str) -> None:
+    def test_addresses_are_of_the_version_that_was_asked(
+        self, api: Api, instance: ServiceNow, version: str
+    ) -> None:
         base = f"{instance.url}/api/now/{version}"
 
         answer = api.call("POST", f"{version}table/incident", {})
@@ -275,10 +344,17 @@ class TestVersions:
         made = api.make()
         named = {"table_name": "incident", "table_sys_id": made["sys_id"]}
         if way == "file":
-            answer = api.call("POST", f"{version}attachment/file", params=named | {"file_name": "a"}, data=b"x")
+            answer = api.call(
+                "POST", f"{version}attachment/file", params=named | {"file_name": "a"}, data=b"x"
+            )
         else:
-            answer = api.call("POST", f"{version}attachment/upload", data=named, files={"a": ("a", b"x")})
+            answer = api.call(
+                "POST", f"{version}attachment/upload", data=named, files={"a": ("a", b"x")}
+            )
 
         sys_id = answer.json()["result"]["sys_id"]
-        assert answer.headers["Location"] == f"{instance.url}/api/now/{version}attachment/{sys_id}/file"
+        assert (
+            answer.headers["Location"]
+            == f"{instance.url}/api/now/{version}attachment/{sys_id}/file"
+        )
         assert api.ask("GET", answer.headers["Location"].removeprefix(instance.url)).content == b"x"

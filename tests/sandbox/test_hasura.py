@@ -28,14 +28,24 @@ from sandbox.catalog import InconsistentMetadata, migrate
 from sandbox.cron import Cron
 from sandbox.hasura import Hasura, LoggedEvent, Refused
 from sandbox.loopback import Loopback
-from sandbox.webhook import Answer, Connections, Header, NoAnswer, encode, local_time, parse, retry_after_seconds
+from sandbox.webhook import (
+    Answer,
+    Connections,
+    Header,
+    NoAnswer,
+    encode,
+    local_time,
+    parse,
+    retry_after_seconds,
+)
 
 HERE = Path(__file__).resolve().parent.parent.parent
 WAIT_SECONDS_MAX = 10.0
 UUID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
-# --- the other ends ------------------------------------------------------------------------------------------------
+# --- the other ends
+# ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -119,7 +129,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        received = Received(self.command, self.path, dict(self.headers.items()), body, self.client_address[1])
+        received = Received(
+            self.command, self.path, dict(self.headers.items()), body, self.client_address[1]
+        )
         answer = self.webhook.take(received)
         if isinstance(answer, tuple):
             self.close_connection = not answer[1]
@@ -181,12 +193,19 @@ class Site:
         every = {"columns": "*"}
         usual = {
             "name": f"{table}_to_servicenow",
-            "definition": {"enable_manual": True, "insert": every, "update": every, "delete": every},
+            "definition": {
+                "enable_manual": True,
+                "insert": every,
+                "update": every,
+                "delete": every,
+            },
             "retry_conf": {"num_retries": 3, "interval_sec": 10, "timeout_sec": 5},
             "webhook": "{{WEBHOOK_URL}}/hasura",
         }
         entries = self.tables.setdefault(table, [])
-        entries[:] = [one for one in entries if one["name"] != {**usual, **entry}["name"]] + [{**usual, **entry}]
+        entries[:] = [one for one in entries if one["name"] != {**usual, **entry}["name"]] + [
+            {**usual, **entry}
+        ]
         self.write()
 
     def write(self) -> None:
@@ -200,7 +219,9 @@ class Site:
             '- {name: default, kind: postgres, tables: "!include default/tables/tables.yaml"}\n'
         )
         (tables / "tables.yaml").write_text(
-            yaml.safe_dump([f"!include public_{name}.yaml" for name in self.tables], default_style='"')
+            yaml.safe_dump(
+                [f"!include public_{name}.yaml" for name in self.tables], default_style='"'
+            )
         )
         for name, entries in self.tables.items():
             content = {"table": {"schema": "public", "name": name}, "event_triggers": entries}
@@ -244,7 +265,9 @@ class Site:
 def database(postgresql_server: str) -> Iterator[str]:
     with psycopg.connect(postgresql_server, autocommit=True) as connection:
         connection.execute("CREATE DATABASE hasura")
-        connection.execute("ALTER DATABASE hasura SET synchronous_commit = off")  # no test pulls the plug
+        connection.execute(
+            "ALTER DATABASE hasura SET synchronous_commit = off"
+        )  # no test pulls the plug
     yield postgresql_server.replace("/postgres?", "/hasura?")
     with psycopg.connect(postgresql_server, autocommit=True) as connection:
         connection.execute("DROP DATABASE hasura WITH (FORCE)")
@@ -268,7 +291,8 @@ def site(database: str, tmp_path: Path, webhook: Webhook) -> Iterator[Site]:
     app.close()
 
 
-# --- what is written -----------------------------------------------------------------------------------------------
+# --- what is written
+# -----------------------------------------------------------------------------------------------
 
 
 class TestNumbersAndTexts:
@@ -309,7 +333,10 @@ class TestNumbersAndTexts:
         assert encode(text) == sent
 
     def test_keys_are_in_code_point_order(self) -> None:
-        assert encode({"\U0001f600": 1, "\ufffd": 2, "b": 3, "B": 4}) == '{"B":4,"b":3,"\ufffd":2,"\U0001f600":1}'
+        assert (
+            encode({"\U0001f600": 1, "\ufffd": 2, "b": 3, "B": 4})
+            == '{"B":4,"b":3,"\ufffd":2,"\U0001f600":1}'
+        )
 
     @pytest.mark.parametrize(
         ("microsecond", "sent"),
@@ -368,12 +395,17 @@ def of_every_type(database: str, tmp_path_factory: pytest.TempPathFactory) -> It
     """The body that was posted for a row with a column of each."""
     webhook = Webhook()
     with psycopg.connect(database, autocommit=True) as connection:
-        connection.execute("DROP SCHEMA IF EXISTS hdb_catalog, public CASCADE; CREATE SCHEMA public")
+        connection.execute(
+            "DROP SCHEMA IF EXISTS hdb_catalog, public CASCADE; CREATE SCHEMA public"
+        )
     app = Site(database, tmp_path_factory.mktemp("types"), webhook)
-    app.sql("SET lc_monetary = 'C'; SET TIME ZONE 'UTC'; CREATE TYPE severity AS ENUM ('minor', 'major')")
+    app.sql(
+        "SET lc_monetary = 'C'; SET TIME ZONE 'UTC'; CREATE TYPE severity AS ENUM "
+        "('minor', 'major')"
+    )
     app.table(", ".join(f"c{number} {type_}" for number, (type_, _, _) in enumerate(TYPES)))
     with app.hasura():
-        app.sql("INSERT INTO outages VALUES (" + ", ".join(value for _, value, _ in TYPES) + ")")  # noqa: S608  # our own
+        app.sql(("INSERT INTO outages VALUES (") + ", ".join(value for _, value, _ in TYPES) + ")")  # noqa: S608  # our own
         [received] = app.heard()
     yield received.body.decode()
     app.close()
@@ -381,7 +413,9 @@ def of_every_type(database: str, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 class TestBody:
-    @pytest.mark.parametrize("number", range(len(TYPES)), ids=lambda number: f"{TYPES[number][0]} {TYPES[number][1]}")
+    @pytest.mark.parametrize(
+        "number", range(len(TYPES)), ids=lambda number: f"{TYPES[number][0]} {TYPES[number][1]}"
+    )
     def test_a_column_is_sent_as_its_type_is_written(self, of_every_type: str, number: int) -> None:
         found = re.search(f'"c{number}":(.*?)(?:,"c[0-9]+":|}},"old")', of_every_type)
 
@@ -455,14 +489,18 @@ class TestBody:
         site.table("id int")
         hasura = site.installed()
 
-        site.sql("BEGIN; INSERT INTO outages VALUES (1); SELECT pg_sleep(0.01); INSERT INTO outages VALUES (2); COMMIT")
+        site.sql(
+            "BEGIN; INSERT INTO outages VALUES (1); SELECT pg_sleep(0.01); "
+            "INSERT INTO outages VALUES (2); COMMIT"
+        )
 
         first, second = hasura.events()
         assert first.created_at == second.created_at
 
     def test_payload_restricts_the_columns_that_are_sent(self, site: Site) -> None:
         site.table(
-            "id int, title text, secret text", definition={"insert": {"columns": "*", "payload": ["id", "title"]}}
+            "id int, title text, secret text",
+            definition={"insert": {"columns": "*", "payload": ["id", "title"]}},
         )
         hasura = site.installed()
 
@@ -508,7 +546,9 @@ class TestFiring:
             ("amount = 1500.01", True),
         ],
     )
-    def test_an_update_fires_when_a_listened_column_differs(self, site: Site, change: str, *, fires: bool) -> None:
+    def test_an_update_fires_when_a_listened_column_differs(
+        self, site: Site, change: str, *, fires: bool
+    ) -> None:
         site.table(
             "id int, severity text, amount numeric, details text",
             definition={"update": {"columns": ["severity", "amount"]}},
@@ -574,7 +614,10 @@ class TestFiring:
         hasura = site.installed()
         site.sql("INSERT INTO outages VALUES (1, 'a')")
 
-        site.sql("INSERT INTO outages VALUES (1, 'b') ON CONFLICT (id) DO UPDATE SET title = EXCLUDED.title")
+        site.sql(
+            "INSERT INTO outages VALUES (1, 'b') "
+            "ON CONFLICT (id) DO UPDATE SET title = EXCLUDED.title"
+        )
 
         assert [event.payload["op"] for event in hasura.events()] == ["INSERT", "UPDATE"]
 
@@ -586,15 +629,20 @@ class TestFiring:
 
         site.sql("DELETE FROM accounts")
 
-        assert ("outages", "DELETE") in [(event.table_name, event.payload["op"]) for event in hasura.events()]
+        assert ("outages", "DELETE") in [
+            (event.table_name, event.payload["op"]) for event in hasura.events()
+        ]
 
     @pytest.mark.parametrize("on_replication", [False, True])
-    def test_a_replicated_row_fires_only_where_it_is_asked_for(self, site: Site, *, on_replication: bool) -> None:
+    def test_a_replicated_row_fires_only_where_it_is_asked_for(
+        self, site: Site, *, on_replication: bool
+    ) -> None:
         site.table("id int", trigger_on_replication=on_replication)
         hasura = site.installed()
 
         site.sql(
-            "SET session_replication_role = replica; INSERT INTO outages VALUES (1); RESET session_replication_role"
+            "SET session_replication_role = replica; INSERT INTO outages VALUES (1); "
+            "RESET session_replication_role"
         )
 
         assert len(hasura.events()) == on_replication
@@ -613,7 +661,9 @@ class TestFiring:
         with pytest.raises(psycopg.errors.UntranslatableCharacter):
             site.sql("""INSERT INTO outages VALUES (1, '"\\u0000"')""")
 
-    def test_a_new_column_is_sent_only_after_the_metadata_is_applied_again(self, site: Site) -> None:
+    def test_a_new_column_is_sent_only_after_the_metadata_is_applied_again(
+        self, site: Site
+    ) -> None:
         site.table("id int")
         hasura = site.installed()
         site.sql("ALTER TABLE outages ADD COLUMN title text; INSERT INTO outages VALUES (1, 'a')")
@@ -621,7 +671,10 @@ class TestFiring:
         hasura.apply_metadata()
         site.sql("INSERT INTO outages VALUES (2, 'b')")
 
-        assert [event.payload["data"]["new"] for event in hasura.events()] == [{"id": 1}, {"id": 2, "title": "b"}]
+        assert [event.payload["data"]["new"] for event in hasura.events()] == [
+            {"id": 1},
+            {"id": 2, "title": "b"},
+        ]
 
     def test_a_dropped_column_breaks_every_write_until_then(self, site: Site) -> None:
         site.table("id int, title text")
@@ -632,7 +685,8 @@ class TestFiring:
             site.sql("INSERT INTO outages VALUES (1)")
 
 
-# --- the metadata --------------------------------------------------------------------------------------------------
+# --- the metadata
+# --------------------------------------------------------------------------------------------------
 
 
 class TestMetadata:
@@ -640,34 +694,56 @@ class TestMetadata:
         ("entry", "fault"),
         [
             ({"webhook": "{{NOWHERE}}/hasura"}, "the environment variable NOWHERE is not set"),
-            ({"headers": [{"name": "X", "value": "{{NOWHERE}}"}]}, "the environment variable NOWHERE is not set"),
-            ({"headers": [{"name": "X", "value_from_env": "NOWHERE"}]}, "the environment variable NOWHERE is not set"),
+            (
+                {"headers": [{"name": "X", "value": "{{NOWHERE}}"}]},
+                "the environment variable NOWHERE is not set",
+            ),
+            (
+                {"headers": [{"name": "X", "value_from_env": "NOWHERE"}]},
+                "the environment variable NOWHERE is not set",
+            ),
             (
                 {"headers": [{"name": "X", "value_from_env": "HASURA_GRAPHQL_X"}]},
                 "header X may not be taken from HASURA",
             ),
-            ({"headers": [{"name": "X"}]}, "header X needs exactly one of value and value_from_env"),
-            ({"webhook_from_env": "WEBHOOK_URL"}, "exactly one of webhook and webhook_from_env is needed"),
+            (
+                {"headers": [{"name": "X"}]},
+                "header X needs exactly one of value and value_from_env",
+            ),
+            (
+                {"webhook_from_env": "WEBHOOK_URL"},
+                "exactly one of webhook and webhook_from_env is needed",
+            ),
             ({"retry_conf": None}, "retry_conf.num_retries is missing"),
             ({"retry_conf": {"num_retries": 1}}, "retry_conf.interval_sec is missing"),
             ({"name": "1st"}, "is no name for a trigger"),
             ({"name": "x" * 43}, "is no name for a trigger"),
             ({"definition": {"update": {"columns": ["nowhere"]}}}, "nowhere does not exist"),
-            ({"request_transform": {"version": 2}}, "request_transform is nothing this engine does"),
+            (
+                {"request_transform": {"version": 2}},
+                "request_transform is nothing this engine does",
+            ),
         ],
     )
-    def test_a_trigger_that_cannot_work_is_inconsistent(self, site: Site, entry: dict[str, Any], fault: str) -> None:
+    def test_a_trigger_that_cannot_work_is_inconsistent(
+        self, site: Site, entry: dict[str, Any], fault: str
+    ) -> None:
         site.table("id int", **entry)
 
         with pytest.raises(InconsistentMetadata, match=re.escape(fault)) as raised:
             site.hasura().apply_metadata()
 
-        assert f"event trigger {entry.get('name', 'outages_to_servicenow')} on public.outages" in str(raised.value)
+        assert (
+            f"event trigger {entry.get('name', 'outages_to_servicenow')} on public.outages"
+            in str(raised.value)
+        )
 
     def test_a_trigger_of_a_table_that_is_not_there_is_inconsistent(self, site: Site) -> None:
         site.trigger("nowhere")
 
-        with pytest.raises(InconsistentMetadata, match=r"on public\.nowhere: the table does not exist"):
+        with pytest.raises(
+            InconsistentMetadata, match=r"on public\.nowhere: the table does not exist"
+        ):
             site.hasura().apply_metadata()
 
     def test_the_longest_name_that_is_allowed_works(self, site: Site) -> None:
@@ -689,7 +765,9 @@ class TestMetadata:
 
         assert hasura.events() == []
 
-    def test_the_events_of_a_trigger_that_was_dropped_are_never_sent_though_it_comes_back(self, site: Site) -> None:
+    def test_the_events_of_a_trigger_that_was_dropped_are_never_sent_though_it_comes_back(
+        self, site: Site
+    ) -> None:
         site.table("id int")
         site.installed()
         site.sql("INSERT INTO outages VALUES (1)")
@@ -702,9 +780,14 @@ class TestMetadata:
             site.sql("INSERT INTO outages VALUES (2)")
             eventually(lambda: hasura.events()[1].delivered)
 
-        assert [(event.archived, event.tries) for event in hasura.events()] == [(True, 0), (False, 1)]
+        assert [(event.archived, event.tries) for event in hasura.events()] == [
+            (True, 0),
+            (False, 1),
+        ]
 
-    def test_a_second_engine_leaves_the_triggers_alone_that_are_as_they_should_be(self, site: Site) -> None:
+    def test_a_second_engine_leaves_the_triggers_alone_that_are_as_they_should_be(
+        self, site: Site
+    ) -> None:
         site.table("id int")
         site.installed()
         before = site.sql("SELECT oid FROM pg_trigger ORDER BY oid")
@@ -751,7 +834,9 @@ class TestRequest:
         }
 
     @pytest.mark.parametrize("name", ["Content-Type", "user-agent"])
-    def test_its_own_headers_stand_in_the_place_of_configured_ones(self, site: Site, name: str) -> None:
+    def test_its_own_headers_stand_in_the_place_of_configured_ones(
+        self, site: Site, name: str
+    ) -> None:
         site.table("id int", headers=[{"name": name, "value": "mine"}])
 
         with site.hasura():
@@ -769,10 +854,15 @@ class TestRequest:
 
         assert received.path == "/"
 
-    def test_the_log_keeps_the_name_of_a_variable_and_the_text_of_a_static_value(self, site: Site) -> None:
+    def test_the_log_keeps_the_name_of_a_variable_and_the_text_of_a_static_value(
+        self, site: Site
+    ) -> None:
         site.table(
             "id int",
-            headers=[{"name": "X-A", "value_from_env": "WEBHOOK_SECRET"}, {"name": "X-B", "value": "in clear"}],
+            headers=[
+                {"name": "X-A", "value_from_env": "WEBHOOK_SECRET"},
+                {"name": "X-B", "value": "in clear"},
+            ],
         )
 
         with site.hasura() as hasura:
@@ -792,7 +882,8 @@ class TestRequest:
         }
 
 
-# --- connections ---------------------------------------------------------------------------------------------------
+# --- connections
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -802,8 +893,12 @@ def connections() -> Iterator[Connections]:
     pool.abort()
 
 
-def post(connections: Connections, url: str, *, body: bytes = b"{}", timeout_seconds: float = 5.0) -> Answer:
-    return connections.post(url, [Header("Content-Type", "application/json")], body, timeout_seconds=timeout_seconds)
+def post(
+    connections: Connections, url: str, *, body: bytes = b"{}", timeout_seconds: float = 5.0
+) -> Answer:
+    return connections.post(
+        url, [Header("Content-Type", "application/json")], body, timeout_seconds=timeout_seconds
+    )
 
 
 def raw(status: str = "200 OK", *headers: str, body: bytes = b"", keep: bool = True) -> RAW:
@@ -814,7 +909,9 @@ class TestConnections:
     """As http-client has them."""
 
     @pytest.mark.parametrize("status", [301, 307, 308])
-    def test_these_redirects_keep_the_post(self, connections: Connections, webhook: Webhook, status: int) -> None:
+    def test_these_redirects_keep_the_post(
+        self, connections: Connections, webhook: Webhook, status: int
+    ) -> None:
         webhook.answers(Reply(status, (("Location", "/there?a=b"),)), Reply(204))
 
         answer = post(connections, webhook.url + "/here", body=b"[1]")
@@ -845,7 +942,9 @@ class TestConnections:
 
         assert (answer.status, len(webhook.received)) == (200, 11)
 
-    def test_it_does_not_follow_an_eleventh(self, connections: Connections, webhook: Webhook) -> None:
+    def test_it_does_not_follow_an_eleventh(
+        self, connections: Connections, webhook: Webhook
+    ) -> None:
         webhook.answers(Reply(307, (("Location", "/again"),)))
 
         with pytest.raises(NoAnswer, match="Too many redirects"):
@@ -853,7 +952,9 @@ class TestConnections:
 
         assert len(webhook.received) == 11
 
-    def test_a_redirect_that_says_not_where_to_is_the_answer(self, connections: Connections, webhook: Webhook) -> None:
+    def test_a_redirect_that_says_not_where_to_is_the_answer(
+        self, connections: Connections, webhook: Webhook
+    ) -> None:
         webhook.answers(Reply(302))
 
         assert post(connections, webhook.url).status == 302
@@ -865,7 +966,9 @@ class TestConnections:
         first, second = webhook.received
         assert first.connection == second.connection
 
-    @pytest.mark.parametrize("ending", [HANG_UP, raw("200 OK", "Content-Length: 0", "Connection: close", keep=False)])
+    @pytest.mark.parametrize(
+        "ending", [HANG_UP, raw("200 OK", "Content-Length: 0", "Connection: close", keep=False)]
+    )
     def test_a_connection_that_was_closed_is_not_used_again(
         self, connections: Connections, webhook: Webhook, ending: RAW
     ) -> None:
@@ -911,12 +1014,27 @@ class TestConnections:
         ("answer", "why"),
         [
             ((b"HTTP/1.1 200 OK\r\nContent-Le", False), "Incomplete headers"),
-            (raw("200 OK", "Content-Length: 9", body=b"short", keep=False), "Response body too short"),
-            (raw("200 OK", "Transfer-Encoding: chunked", body=b"5\r\nab", keep=False), "Response body too short"),
-            (raw("200 OK", "Transfer-Encoding: chunked", body=b"2\r\nab\r\n", keep=False), "Incomplete chunk"),
-            (raw("200 OK", "Transfer-Encoding: chunked", body=b"x\r\nab\r\n"), "Invalid chunk headers"),
+            (
+                raw("200 OK", "Content-Length: 9", body=b"short", keep=False),
+                "Response body too short",
+            ),
+            (
+                raw("200 OK", "Transfer-Encoding: chunked", body=b"5\r\nab", keep=False),
+                "Response body too short",
+            ),
+            (
+                raw("200 OK", "Transfer-Encoding: chunked", body=b"2\r\nab\r\n", keep=False),
+                "Incomplete chunk",
+            ),
+            (
+                raw("200 OK", "Transfer-Encoding: chunked", body=b"x\r\nab\r\n"),
+                "Invalid chunk headers",
+            ),
             ((b"SSH-2.0-OpenSSH\r\n\r\n", False), "Invalid status line"),
-            (raw("200 OK", "Content-Encoding: gzip", "Content-Length: 2", body=b"no"), "Invalid gzip"),
+            (
+                raw("200 OK", "Content-Encoding: gzip", "Content-Length: 2", body=b"no"),
+                "Invalid gzip",
+            ),
         ],
     )
     def test_half_an_answer_is_none_and_is_not_asked_for_again(
@@ -934,7 +1052,11 @@ class TestConnections:
         "answer",
         [
             raw("200 OK", "Content-Length: 4", body=b"done"),
-            raw("200 OK", "Transfer-Encoding: chunked", body=b"2;x=y\r\ndo\r\n2\r\nne\r\n0\r\nA: b\r\n\r\n"),
+            raw(
+                "200 OK",
+                "Transfer-Encoding: chunked",
+                body=b"2;x=y\r\ndo\r\n2\r\nne\r\n0\r\nA: b\r\n\r\n",
+            ),
             raw("200 OK", body=b"done", keep=False),
             (raw("100 Continue")[0] + raw("200 OK", "Content-Length: 4", body=b"done")[0], True),
             raw(
@@ -954,7 +1076,9 @@ class TestConnections:
         assert post(connections, webhook.url).body == b"done"
 
     @pytest.mark.parametrize(
-        "answer", [(b"", True), raw("200 OK", "Content-Length: 9", body=b"short")], ids=["nothing", "half a body"]
+        "answer",
+        [(b"", True), raw("200 OK", "Content-Length: 9", body=b"short")],
+        ids=["nothing", "half a body"],
     )
     def test_an_answer_that_does_not_come_is_given_up(
         self, connections: Connections, webhook: Webhook, answer: RAW
@@ -971,7 +1095,9 @@ class TestConnections:
             with pytest.raises(NoAnswer, match="Connection failure"):
                 post(connections, f"http://127.0.0.1:{free.getsockname()[1]}/")
 
-    @pytest.mark.parametrize("url", ["", "/hasura", "ftp://127.0.0.1/", "http://", "http://127.0.0.1:99999/"])
+    @pytest.mark.parametrize(
+        "url", ["", "/hasura", "ftp://127.0.0.1/", "http://", "http://127.0.0.1:99999/"]
+    )
     def test_an_address_that_is_none_is_no_answer(self, connections: Connections, url: str) -> None:
         with pytest.raises(NoAnswer, match="Invalid URL"):
             post(connections, url)
@@ -999,7 +1125,9 @@ class TestRetryAfter:
             ("Wed, 21 Oct 2026 07:28:00 GMT", None),
         ],
     )
-    def test_it_is_whole_seconds_above_zero_or_ignored(self, said: str, seconds: int | None) -> None:
+    def test_it_is_whole_seconds_above_zero_or_ignored(
+        self, said: str, seconds: int | None
+    ) -> None:
         assert retry_after_seconds(Answer(503, (("retry-AFTER", said),), b"")) == seconds
 
     def test_it_counts_with_every_failure(self) -> None:
@@ -1009,7 +1137,8 @@ class TestRetryAfter:
         assert retry_after_seconds(Answer(200, (("Retry-After", "5"),), b"")) is None
 
 
-# --- what follows --------------------------------------------------------------------------------------------------
+# --- what follows
+# --------------------------------------------------------------------------------------------------
 
 BUSY = Reply(503, (("Retry-After", "7"),))
 
@@ -1030,10 +1159,17 @@ class TestOutcome:
             site.sql("INSERT INTO outages VALUES (1)")
             event = site.settled(hasura)
 
-        assert (event.delivered, event.error, event.tries, event.next_retry_at) == (True, False, 1, None)
+        assert (event.delivered, event.error, event.tries, event.next_retry_at) == (
+            True,
+            False,
+            1,
+            None,
+        )
 
     @pytest.mark.parametrize("status", [302, 400, 401, 403, 404, 405, 422, 500])
-    def test_everything_else_is_tried_again_after_the_interval(self, site: Site, status: int) -> None:
+    def test_everything_else_is_tried_again_after_the_interval(
+        self, site: Site, status: int
+    ) -> None:
         site.table("id int", retry_conf={"num_retries": 1, "interval_sec": 30})
         site.webhook.answers(Reply(status))
 
@@ -1053,7 +1189,12 @@ class TestOutcome:
             eventually(lambda: hasura.events()[0].error)
 
         [event] = hasura.events()
-        assert (event.delivered, event.tries, event.locked, event.next_retry_at) == (False, 5, None, None)
+        assert (event.delivered, event.tries, event.locked, event.next_retry_at) == (
+            False,
+            5,
+            None,
+            None,
+        )
         assert [one.json["delivery_info"] for one in site.webhook.received] == [
             {"current_retry": retry, "max_retries": 4} for retry in range(5)
         ]
@@ -1099,7 +1240,10 @@ class TestOutcome:
                 site.ahead_seconds += 8
 
         assert (event.tries, event.error) == (3, False)
-        assert site.webhook.received[2].json["delivery_info"] == {"current_retry": 2, "max_retries": 0}
+        assert site.webhook.received[2].json["delivery_info"] == {
+            "current_retry": 2,
+            "max_retries": 0,
+        }
 
     def test_without_retry_after_an_event_past_its_retries_is_an_error(self, site: Site) -> None:
         site.table("id int", retry_conf={"num_retries": 0, "interval_sec": 0})
@@ -1129,7 +1273,10 @@ class TestOutcome:
             event = site.settled(hasura, tries=5)
 
         assert event.error
-        assert site.webhook.received[-1].json["delivery_info"] == {"current_retry": 4, "max_retries": 1}
+        assert site.webhook.received[-1].json["delivery_info"] == {
+            "current_retry": 4,
+            "max_retries": 1,
+        }
 
     def test_no_answer_has_no_status_and_is_tried_again(self, site: Site) -> None:
         site.table("id int")
@@ -1152,7 +1299,10 @@ class TestOutcome:
             site.settled(hasura)
 
         [invocation] = hasura.invocations()
-        assert (invocation.status, "Response timeout" in invocation.response["data"]["message"]) == (None, True)
+        assert (
+            invocation.status,
+            "Response timeout" in invocation.response["data"]["message"],
+        ) == (None, True)
 
     def test_a_login_page_behind_a_redirect_counts_as_delivered(self, site: Site) -> None:
         site.table("id int")
@@ -1180,15 +1330,21 @@ class TestOutcome:
             "version": "2",
             "data": {
                 "body": '{"a":"ü"}',
-                "headers": [{"name": "X-A", "value": "b"}, {"name": "Content-Length", "value": "10"}],
+                "headers": [
+                    {"name": "X-A", "value": "b"},
+                    {"name": "Content-Length", "value": "10"},
+                ],
                 "status": 201,
             },
         }
 
     @pytest.mark.parametrize(
-        ("body", "message"), [(b"no rule", "no rule"), (b"\xff\x00", ["Base64", "/wA="]), (b"a\x00b", "a\x00b")]
+        ("body", "message"),
+        [(b"no rule", "no rule"), (b"\xff\x00", ["Base64", "/wA="]), (b"a\x00b", "a\x00b")],
     )
-    def test_a_failure_is_logged_with_its_body(self, site: Site, body: bytes, message: str | list[str]) -> None:
+    def test_a_failure_is_logged_with_its_body(
+        self, site: Site, body: bytes, message: str | list[str]
+    ) -> None:
         site.table("id int")
         site.webhook.answers(Reply(422, body=body))
 
@@ -1197,7 +1353,11 @@ class TestOutcome:
             site.settled(hasura)
 
         [invocation] = hasura.invocations()
-        assert invocation.response == {"type": "client_error", "version": "2", "data": {"message": message}}
+        assert invocation.response == {
+            "type": "client_error",
+            "version": "2",
+            "data": {"message": message},
+        }
 
     def test_every_attempt_is_logged(self, site: Site) -> None:
         site.table("id int", retry_conf={"num_retries": 2, "interval_sec": 0})
@@ -1220,21 +1380,37 @@ class TestOutcome:
         assert [invocation.status for invocation in hasura.invocations()] == [500, 200]
         assert len(site.webhook.received) == 3
 
-    def test_an_event_of_an_unknown_table_waits_a_minute_and_counts_no_try(self, site: Site) -> None:
+    def test_an_event_of_an_unknown_table_waits_a_minute_and_counts_no_try(
+        self, site: Site
+    ) -> None:
         site.table("id int")
 
         with site.hasura() as hasura:
-            site.sql("SELECT hdb_catalog.insert_event_log('public', 'others', 'outages_to_servicenow', 'INSERT', '{}')")
-            event = eventually(lambda: next((one for one in hasura.events() if one.next_retry_at), None))
+            site.sql(
+                "SELECT hdb_catalog.insert_event_log("
+                "'public', 'others', 'outages_to_servicenow', 'INSERT', '{}')"
+            )
+            event = eventually(
+                lambda: next((one for one in hasura.events() if one.next_retry_at), None)
+            )
 
-        assert (event.tries, event.locked, hasura.invocations(), site.webhook.received) == (0, None, [], [])
+        assert (event.tries, event.locked, hasura.invocations(), site.webhook.received) == (
+            0,
+            None,
+            [],
+            [],
+        )
         assert 59 < waits_seconds(event) <= 60
 
-    def test_an_event_of_a_trigger_that_this_engine_has_not_heard_of_is_left_alone(self, site: Site) -> None:
+    def test_an_event_of_a_trigger_that_this_engine_has_not_heard_of_is_left_alone(
+        self, site: Site
+    ) -> None:
         site.table("id int")
 
         with site.hasura() as hasura:
-            site.sql("SELECT hdb_catalog.insert_event_log('public', 'outages', 'others', 'INSERT', '{}')")
+            site.sql(
+                "SELECT hdb_catalog.insert_event_log('public', 'outages', 'others', 'INSERT', '{}')"
+            )
             site.sql("INSERT INTO outages VALUES (1)")
             site.heard()
             eventually(hasura.idle)
@@ -1255,7 +1431,8 @@ class TestOutcome:
         assert (event.locked is not None, event.tries, hasura.invocations()) == (True, 0, [])
 
 
-# --- engines -------------------------------------------------------------------------------------------------------
+# --- engines
+# --------------------------------------------------------------------------------------------------
 
 
 class TestEngines:
@@ -1266,10 +1443,14 @@ class TestEngines:
             site.sql("INSERT INTO outages SELECT generate_series(1, 400)")
             eventually(lambda: one.idle() and other.idle() and len(site.webhook.received) >= 400)
 
-        assert Counter(Counter(received.json["id"] for received in site.webhook.received).values()) == {1: 400}
+        assert Counter(
+            Counter(received.json["id"] for received in site.webhook.received).values()
+        ) == {1: 400}
         assert {(event.delivered, event.tries) for event in one.events()} == {(True, 1)}
 
-    def test_at_most_a_pool_is_delivered_at_a_time_and_two_batches_are_locked(self, site: Site) -> None:
+    def test_at_most_a_pool_is_delivered_at_a_time_and_two_batches_are_locked(
+        self, site: Site
+    ) -> None:
         site.table("id int")
         held = site.webhook.hold()
 
@@ -1341,7 +1522,9 @@ class TestEngines:
         [event] = hasura.events()
         assert (event.delivered, event.locked) == (True, None)
 
-    def test_a_shutdown_unlocks_what_takes_longer_and_it_is_delivered_again_byte_for_byte(self, site: Site) -> None:
+    def test_a_shutdown_unlocks_what_takes_longer_and_it_is_delivered_again_byte_for_byte(
+        self, site: Site
+    ) -> None:
         site.table("id int")
         held = site.webhook.hold()
         with site.hasura(shutdown_seconds=0.05) as hasura:
@@ -1371,7 +1554,9 @@ class TestEngines:
         assert [event.locked for event in hasura.events() if event.locked] == []
         assert sum(event.delivered for event in hasura.events()) == len(site.webhook.received) == 1
 
-    def test_an_attempt_is_recorded_though_the_database_has_hung_up_meanwhile(self, site: Site) -> None:
+    def test_an_attempt_is_recorded_though_the_database_has_hung_up_meanwhile(
+        self, site: Site
+    ) -> None:
         site.table("id int")
         site.installed()
         site.sql("INSERT INTO outages VALUES (1)")
@@ -1388,9 +1573,13 @@ class TestEngines:
 
         assert event.delivered
 
-    def test_next_due_at_is_when_the_earliest_waiting_event_may_be_fetched(self, site: Site) -> None:
+    def test_next_due_at_is_when_the_earliest_waiting_event_may_be_fetched(
+        self, site: Site
+    ) -> None:
         site.table("id int")
-        site.webhook.answers(Reply(503, (("Retry-After", "600"),)), Reply(503, (("Retry-After", "300"),)))
+        site.webhook.answers(
+            Reply(503, (("Retry-After", "600"),)), Reply(503, (("Retry-After", "300"),))
+        )
 
         with site.hasura() as hasura:
             site.sql("INSERT INTO outages VALUES (1), (2)")
@@ -1421,7 +1610,9 @@ class TestEngines:
 
 
 class TestConsole:
-    def test_a_delivered_event_can_be_redelivered_and_looks_like_the_first_time(self, site: Site) -> None:
+    def test_a_delivered_event_can_be_redelivered_and_looks_like_the_first_time(
+        self, site: Site
+    ) -> None:
         site.table("id int")
 
         with site.hasura() as hasura:
@@ -1518,7 +1709,8 @@ class TestConsole:
             site.installed().invoke("nowhere", {})
 
 
-# --- the clock -----------------------------------------------------------------------------------------------------
+# --- the clock
+# --------------------------------------------------------------------------------------------------
 
 
 class TestCronExpression:
@@ -1539,13 +1731,25 @@ class TestCronExpression:
             ("0 0 5/10 * *", "2026-03-16T00:00:00", "2026-03-25T00:00:00"),
         ],
     )
-    def test_the_next_time_is_what_the_expression_means(self, expression: str, after: str, due: str) -> None:
+    def test_the_next_time_is_what_the_expression_means(
+        self, expression: str, after: str, due: str
+    ) -> None:
         found = Cron(expression).after(datetime.fromisoformat(after).replace(tzinfo=UTC))
 
         assert found == datetime.fromisoformat(due).replace(tzinfo=UTC)
 
     @pytest.mark.parametrize(
-        "expression", ["", "* * * *", "60 * * * *", "* * 0 * *", "*/0 * * * *", "5-1 * * * *", "a * * * *", "@daily"]
+        "expression",
+        [
+            "",
+            "* * * *",
+            "60 * * * *",
+            "* * 0 * *",
+            "*/0 * * * *",
+            "5-1 * * * *",
+            "a * * * *",
+            "@daily",
+        ],
     )
     def test_what_is_no_expression_is_refused(self, expression: str) -> None:
         with pytest.raises(ValueError, match=r"field|outside|expression"):
@@ -1563,7 +1767,12 @@ HOUSEKEEPING = {
     "include_in_metadata": True,
     "payload": {"b": 1.5, "a": []},
     "headers": [{"name": "X-Webhook-Secret", "value_from_env": "WEBHOOK_SECRET"}],
-    "retry_conf": {"num_retries": 1, "retry_interval_seconds": 30, "timeout_seconds": 5, "tolerance_seconds": 3600},
+    "retry_conf": {
+        "num_retries": 1,
+        "retry_interval_seconds": 30,
+        "timeout_seconds": 5,
+        "tolerance_seconds": 3600,
+    },
 }
 
 
@@ -1578,16 +1787,20 @@ class TestCron:
         return site.hasura()
 
     def tried(self, hasura: Hasura) -> Any:
-        return eventually(lambda: next((e for e in hasura.cron_events() if e.status in {"delivered", "error"}), None))
+        return eventually(
+            lambda: next(
+                (e for e in hasura.cron_events() if e.status in {"delivered", "error"}), None
+            )
+        )
 
     def test_a_hundred_events_are_planned(self, site: Site) -> None:
         hasura = self.due(site)
 
         planned = hasura.cron_events()
         assert {event.status for event in planned} == {"scheduled"}
-        assert [later.scheduled_time - event.scheduled_time for event, later in pairwise(planned)] == [
-            timedelta(minutes=10)
-        ] * 99
+        assert [
+            later.scheduled_time - event.scheduled_time for event, later in pairwise(planned)
+        ] == [timedelta(minutes=10)] * 99
         assert planned[0].scheduled_time > datetime.now(UTC)
 
     def test_the_body_holds_no_table_and_no_counter(self, site: Site) -> None:
@@ -1617,7 +1830,9 @@ class TestCron:
         assert (invocation.event_id, invocation.status) == (event.id, 200)
         assert (invocation.request["version"], invocation.response["version"]) == ("1", "1")
 
-    def test_a_failure_is_tried_again_after_its_interval_and_then_is_an_error(self, site: Site) -> None:
+    def test_a_failure_is_tried_again_after_its_interval_and_then_is_an_error(
+        self, site: Site
+    ) -> None:
         site.webhook.answers(Reply(500))
         with self.due(site) as hasura:
             site.heard()
@@ -1638,7 +1853,9 @@ class TestCron:
         late = hasura.cron_events()[0]
         assert late.id not in [received.json["id"] for received in site.webhook.received]
 
-    def test_an_event_that_a_dead_engine_held_is_sent_again_at_the_next_start(self, site: Site) -> None:
+    def test_an_event_that_a_dead_engine_held_is_sent_again_at_the_next_start(
+        self, site: Site
+    ) -> None:
         held = site.webhook.hold()
         with self.due(site) as dead:
             site.heard()
@@ -1677,7 +1894,8 @@ class TestCron:
             site.installed()
 
 
-# --- the command line ----------------------------------------------------------------------------------------------
+# --- the command line
+# ----------------------------------------------------------------------------------------------
 
 
 def migration(site: Site, version: int, name: str, up: str) -> str:
@@ -1689,7 +1907,9 @@ def migration(site: Site, version: int, name: str, up: str) -> str:
 
 class TestMigrate:
     def test_migrations_are_applied_in_order_and_once(self, site: Site) -> None:
-        second = migration(site, 1700000000001, "a", "ALTER TABLE outages ADD title text; SELECT '50%'")
+        second = migration(
+            site, 1700000000001, "a", "ALTER TABLE outages ADD title text; SELECT '50%'"
+        )
         first = migration(site, 1700000000000, "z", "CREATE TABLE outages (id int);")
 
         applied = migrate(site.database_url, site.project)
@@ -1697,16 +1917,18 @@ class TestMigrate:
 
         assert (applied, again) == ([first, second], [])
 
-    def test_a_migration_that_fails_leaves_nothing_of_itself_and_all_before_it(self, site: Site) -> None:
+    def test_a_migration_that_fails_leaves_nothing_of_itself_and_all_before_it(
+        self, site: Site
+    ) -> None:
         migration(site, 1, "good", "CREATE TABLE outages (id int)")
         migration(site, 2, "bad", "CREATE TABLE accounts (id int); SELECT nonsense")
 
         with pytest.raises(psycopg.errors.UndefinedColumn):
             migrate(site.database_url, site.project)
 
-        assert site.sql("SELECT to_regclass('outages') IS NOT NULL, to_regclass('accounts') IS NOT NULL") == [
-            (True, False)
-        ]
+        assert site.sql(
+            "SELECT to_regclass('outages') IS NOT NULL, to_regclass('accounts') IS NOT NULL"
+        ) == [(True, False)]
 
 
 class TestProcess:
@@ -1773,7 +1995,8 @@ class TestProcess:
 
         assert process.returncode == 1
         assert told == (
-            "event trigger outages_to_servicenow on public.outages: the environment variable NOWHERE is not set\n"
+            "event trigger outages_to_servicenow on public.outages: "
+            "the environment variable NOWHERE is not set\n"
         )
 
     def test_a_database_that_is_not_there_ends_it_with_a_sentence(self, site: Site) -> None:

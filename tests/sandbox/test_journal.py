@@ -67,7 +67,9 @@ class TestJournal:
     def test_the_answer_to_a_write_has_the_new_entry(self, api: Api, instance: ServiceNow) -> None:
         api.make(sys_id=HEX)
 
-        answer = api.call("PATCH", f"table/incident/{HEX}?sysparm_display_value=true", {"comments": "Now"})
+        answer = api.call(
+            "PATCH", f"table/incident/{HEX}?sysparm_display_value=true", {"comments": "Now"}
+        )
 
         assert answer.json()["result"]["comments"].endswith("(Additional comments)\nNow\n\n")
         assert instance.row("incident", HEX) is not None
@@ -77,7 +79,9 @@ class TestJournal:
         for text in ("first", "second"):
             api.patch(HEX, comments=text)
 
-        assert [line for line in got(api, "true")["comments"].split("\n") if "-" not in line and line] == [
+        assert [
+            line for line in got(api, "true")["comments"].split("\n") if "-" not in line and line
+        ] == [
             "second",
             "first",
         ]
@@ -94,13 +98,20 @@ class TestJournal:
         assert shown == [{"parent_incident.comments": COMMENTS, "problem_id.comments": ""}]
 
     def test_the_change_management_api_shows_them(self, api: Api) -> None:
-        made = api.ask("POST", "/api/sn_chg_rest/change/normal", {"work_notes": "Planned"}).json()["result"]
+        made = api.ask("POST", "/api/sn_chg_rest/change/normal", {"work_notes": "Planned"}).json()[
+            "result"
+        ]
 
         assert made["work_notes"]["value"] == ""
-        assert made["work_notes"]["display_value"].endswith(" - svc.hasura (Work notes)\nPlanned\n\n")
+        assert made["work_notes"]["display_value"].endswith(
+            " - svc.hasura (Work notes)\nPlanned\n\n"
+        )
 
     def test_times_are_of_the_time_zone_of_who_reads(self, clock: Time) -> None:
-        with ServiceNow(clock=clock, time_zone="Asia/Tokyo") as instance, Api(instance).session as session:
+        with (
+            ServiceNow(clock=clock, time_zone="Asia/Tokyo") as instance,
+            Api(instance).session as session,
+        ):
             api = Api(instance)
             api.session = session
             api.make(sys_id=HEX, comments="It burns")

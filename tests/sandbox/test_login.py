@@ -37,7 +37,9 @@ def token(instance: ServiceNow, grant: str, **more: str) -> requests.Response:
 
 
 def by_password(instance: ServiceNow, password: str | None = None) -> requests.Response:
-    return token(instance, "password", username=instance.username, password=password or instance.password)
+    return token(
+        instance, "password", username=instance.username, password=password or instance.password
+    )
 
 
 def with_token(instance: ServiceNow, bearer: str) -> requests.Response:
@@ -46,9 +48,17 @@ def with_token(instance: ServiceNow, bearer: str) -> requests.Response:
 
 
 def jwt(instance: ServiceNow, now: float, *, secret: str | None = None, **claims: object) -> str:
-    told = {"iss": instance.oauth.client_id, "sub": instance.username, "aud": "x", "iat": now, "exp": now + 60}
+    told = {
+        "iss": instance.oauth.client_id,
+        "sub": instance.username,
+        "aud": "x",
+        "iat": now,
+        "exp": now + 60,
+    }
     parts = [{"alg": "HS256", "typ": "JWT"}, told | claims]
-    signed = ".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts)
+    signed = ".".join(
+        base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts
+    )
     key = (secret or instance.oauth.client_secret).encode()
     mac = hmac.digest(key, signed.encode(), hashlib.sha256)
     return f"{signed}.{base64.urlsafe_b64encode(mac).rstrip(b'=').decode()}"
@@ -60,15 +70,23 @@ def denied(answer: requests.Response) -> bool:
 
 
 class TestTokens:
-    def test_a_password_buys_a_token_for_half_an_hour(self, instance: ServiceNow, clock: Time) -> None:
+    def test_a_password_buys_a_token_for_half_an_hour(
+        self, instance: ServiceNow, clock: Time
+    ) -> None:
         told = by_password(instance).json()
 
-        assert {"scope": "useraccount", "token_type": "Bearer", "expires_in": 1799}.items() <= told.items()
+        assert {
+            "scope": "useraccount",
+            "token_type": "Bearer",
+            "expires_in": 1799,
+        }.items() <= told.items()
         assert with_token(instance, told["access_token"]).status_code == 200
         clock.now += 1800
         assert error(with_token(instance, told["access_token"])) == UNAUTHENTICATED
 
-    def test_a_repeat_gets_the_same_token_and_what_is_left(self, instance: ServiceNow, clock: Time) -> None:
+    def test_a_repeat_gets_the_same_token_and_what_is_left(
+        self, instance: ServiceNow, clock: Time
+    ) -> None:
         first = by_password(instance).json()
         clock.now += 1000
         second = by_password(instance).json()
@@ -78,7 +96,9 @@ class TestTokens:
         assert (second["access_token"], second["expires_in"]) == (first["access_token"], 799)
         assert (third["access_token"] != first["access_token"], third["expires_in"]) == (True, 1799)
 
-    def test_a_refresh_token_is_good_for_a_hundred_days(self, instance: ServiceNow, clock: Time) -> None:
+    def test_a_refresh_token_is_good_for_a_hundred_days(
+        self, instance: ServiceNow, clock: Time
+    ) -> None:
         first = by_password(instance).json()
         clock.now += 8_639_999
         second = token(instance, "refresh_token", refresh_token=first["refresh_token"])
@@ -90,7 +110,9 @@ class TestTokens:
         assert denied(third)
         assert denied(token(instance, "refresh_token", refresh_token="x"))
 
-    def test_a_client_s_credentials_are_enough_and_give_no_refresh_token(self, instance: ServiceNow) -> None:
+    def test_a_client_s_credentials_are_enough_and_give_no_refresh_token(
+        self, instance: ServiceNow
+    ) -> None:
         told = token(instance, "client_credentials").json()
 
         assert "refresh_token" not in told
@@ -103,9 +125,19 @@ class TestTokens:
 
     @pytest.mark.parametrize(
         "wrong",
-        [{"sub": "mallory"}, {"iss": "x"}, {"exp": 1}, {"aud": ""}, {"exp": None}, {"secret": "x"}, {"iat": 9e12}],
+        [
+            {"sub": "mallory"},
+            {"iss": "x"},
+            {"exp": 1},
+            {"aud": ""},
+            {"exp": None},
+            {"secret": "x"},
+            {"iat": 9e12},
+        ],
     )
-    def test_an_assertion_that_is_wrong_is_not(self, instance: ServiceNow, clock: Time, wrong: dict[str, Any]) -> None:
+    def test_an_assertion_that_is_wrong_is_not(
+        self, instance: ServiceNow, clock: Time, wrong: dict[str, Any]
+    ) -> None:
         assert denied(token(instance, JWT_BEARER, assertion=jwt(instance, clock.now, **wrong)))
         assert denied(token(instance, JWT_BEARER, assertion="x"))
 
@@ -130,15 +162,27 @@ class TestTokens:
         ],
     )
     def test_every_refusal_reads_the_same(self, instance: ServiceNow, form: dict[str, str]) -> None:
-        right = {"username": instance.username, "password": instance.password, "grant_type": "password"}
-        client = {"client_id": instance.oauth.client_id, "client_secret": instance.oauth.client_secret}
+        right = {
+            "username": instance.username,
+            "password": instance.password,
+            "grant_type": "password",
+        }
+        client = {
+            "client_id": instance.oauth.client_id,
+            "client_secret": instance.oauth.client_secret,
+        }
 
-        answer = requests.post(f"{instance.url}/oauth_token.do", data=right | client | form, timeout=5)
+        answer = requests.post(
+            f"{instance.url}/oauth_token.do", data=right | client | form, timeout=5
+        )
 
         assert denied(answer)
 
     def test_json_is_no_form(self, instance: ServiceNow) -> None:
-        client = {"client_id": instance.oauth.client_id, "client_secret": instance.oauth.client_secret}
+        client = {
+            "client_id": instance.oauth.client_id,
+            "client_secret": instance.oauth.client_secret,
+        }
         sent = {"grant_type": "client_credentials", **client}
 
         assert denied(requests.post(f"{instance.url}/oauth_token.do", json=sent, timeout=5))
@@ -149,7 +193,9 @@ class TestTokens:
             assert denied(token(api.instance, "client_credentials"))
             assert by_password(api.instance).status_code == 200
 
-    def test_requests_for_a_token_are_counted_and_are_no_calls(self, instance: ServiceNow, clock: Time) -> None:
+    def test_requests_for_a_token_are_counted_and_are_no_calls(
+        self, instance: ServiceNow, clock: Time
+    ) -> None:
         by_password(instance)
         token(instance, "client_credentials", client_secret="wrong")
 
@@ -159,7 +205,9 @@ class TestTokens:
         shown = requests.get(f"{instance.url}/sandbox/tokens", timeout=5).json()
         assert shown[0] == {"grant": "password", "status": 200, "at": clock.now}
 
-    def test_wrong_passwords_for_tokens_lock_the_account_too(self, api: Api, instance: ServiceNow) -> None:
+    def test_wrong_passwords_for_tokens_lock_the_account_too(
+        self, api: Api, instance: ServiceNow
+    ) -> None:
         for _ in range(5):
             assert denied(by_password(instance, "wrong"))
 
@@ -179,7 +227,9 @@ class TestTokens:
         instance.arm("token_expired_401")
 
         statuses = [with_token(instance, told["access_token"]).status_code for _ in range(2)]
-        fresh = token(instance, "refresh_token", refresh_token=told["refresh_token"]).json()["access_token"]
+        fresh = token(instance, "refresh_token", refresh_token=told["refresh_token"]).json()[
+            "access_token"
+        ]
 
         assert statuses == [401, 401]
         assert with_token(instance, fresh).status_code == 200
@@ -192,7 +242,9 @@ class TestTokens:
         assert api.call("GET", "table/incident").status_code == 500
         assert [fault.name for fault in instance.armed()] == ["token_expired_401"]
 
-    def test_what_stands_at_the_door_stands_there_for_tokens_too(self, instance: ServiceNow) -> None:
+    def test_what_stands_at_the_door_stands_there_for_tokens_too(
+        self, instance: ServiceNow
+    ) -> None:
         instance.arm("adc_502")
 
         assert by_password(instance).status_code == 502
@@ -258,12 +310,18 @@ class TestRights:
             user_id = api.instance.rows("sys_user")[0]["sys_id"]
 
             assert api.call("GET", "table/incident").status_code == 200
-            assert error(api.call("GET", "table/sys_user")) == (403, "Insufficient rights to query records", None)
+            assert error(api.call("GET", "table/sys_user")) == (
+                403,
+                "Insufficient rights to query records",
+                None,
+            )
             assert api.call("GET", f"table/sys_user/{user_id}").status_code == 404
 
 
 class TestLimits:
-    def test_a_rate_limit_is_announced_on_every_answer_and_ends_with_the_hour(self, clock: Time) -> None:
+    def test_a_rate_limit_is_announced_on_every_answer_and_ends_with_the_hour(
+        self, clock: Time
+    ) -> None:
         clock.now = 1_790_002_800.0
         with running(clock, rate_limit_per_hour=2) as api:
             answers = [api.call("GET", f"table/incident/{HEX}") for _ in range(3)]
@@ -275,12 +333,21 @@ class TestLimits:
         assert len({answer.headers["X-RateLimit-Rule"] for answer in answers}) == 1
         resets = [int(answer.headers["X-RateLimit-Reset"]) for answer in answers]
         assert resets == [1_790_006_400] * 3 + [1_790_010_000]
-        assert [answer.headers.get("Retry-After") for answer in answers] == [None, None, "3600", None]
+        assert [answer.headers.get("Retry-After") for answer in answers] == [
+            None,
+            None,
+            "3600",
+            None,
+        ]
         words = "Rate limit of 2 requests per hour for Table API exceeded"
         assert error(answers[2]) == (429, "Rate limit exceeded", words)
 
     def test_no_rule_no_headers(self, api: Api) -> None:
-        assert not [name for name in api.call("GET", "table/incident").headers if name.startswith("X-RateLimit")]
+        assert not [
+            name
+            for name in api.call("GET", "table/incident").headers
+            if name.startswith("X-RateLimit")
+        ]
 
     def test_more_than_the_semaphores_at_once_are_refused_without_a_word(self, clock: Time) -> None:
         with running(clock, semaphores=2) as api:
@@ -290,7 +357,9 @@ class TestLimits:
 
             def ask() -> None:
                 auth = (instance.username, instance.password)
-                answer = requests.get(f"{instance.url}/api/now/table/incident", auth=auth, timeout=60)
+                answer = requests.get(
+                    f"{instance.url}/api/now/table/incident", auth=auth, timeout=60
+                )
                 statuses.append(answer.status_code)
 
             waiting = [threading.Thread(target=ask) for _ in range(2)]

@@ -59,10 +59,16 @@ def test_text_and_html_arrive_as_they_were_written(mailbox: Mailbox) -> None:
     assert html.get_content() == "<p>Grüße <b>✓</b></p>\n"
 
 
-@pytest.mark.parametrize("line", [".", "..", ".hidden", "." + "x" * 70_000, "x" * 65_536 + ".", "x" * 65_537 + "\n."])
+@pytest.mark.parametrize(
+    "line", [".", "..", ".hidden", "." + "x" * 70_000, "x" * 65_536 + ".", "x" * 65_537 + "\n."]
+)
 def test_a_line_with_dots_is_text_and_no_end(mailbox: Mailbox, line: str) -> None:
     with client(mailbox) as smtp:
-        smtp.sendmail("a@example.com", ["b@example.com"], f"Subject: dots\r\n\r\nbefore\r\n{line}\r\nafter\r\n")
+        smtp.sendmail(
+            "a@example.com",
+            ["b@example.com"],
+            f"Subject: dots\r\n\r\nbefore\r\n{line}\r\nafter\r\n",
+        )
 
     (kept,) = mailbox.wait(1, 5)
     assert kept.get_content() == f"before\n{line}\nafter\n"
@@ -188,7 +194,9 @@ def test_a_taken_port_is_one_clear_sentence(mailbox: Mailbox) -> None:
     port = port_of(mailbox)
 
     with (
-        pytest.raises(OSError, match=f"cannot listen on port {port}: Address already in use") as taken,
+        pytest.raises(
+            OSError, match=f"cannot listen on port {port}: Address already in use"
+        ) as taken,
         Mailbox(port=port),
     ):
         pass

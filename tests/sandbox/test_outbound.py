@@ -30,7 +30,9 @@ class _Hear(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"])).decode("ascii")
-        self.server.heard.append(({name.lower(): value for name, value in self.headers.items()}, body))
+        self.server.heard.append(
+            ({name.lower(): value for name, value in self.headers.items()}, body)
+        )
         self.send_response_only(self.server.status)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -60,9 +62,16 @@ def bodies(instance: ServiceNow, listener: Listener) -> list[dict[str, Any]]:
     return [json.loads(body) for _, body in listener.heard]
 
 
-def test_what_a_person_does_is_sent(instance: ServiceNow, listener: Listener, ours: dict[str, Any]) -> None:
+def test_what_a_person_does_is_sent(
+    instance: ServiceNow, listener: Listener, ours: dict[str, Any]
+) -> None:
     instance.change(
-        "incident", ours["sys_id"], state="Resolved", assignment_group="Network", comments="Fixed ü", **CLOSE
+        "incident",
+        ours["sys_id"],
+        state="Resolved",
+        assignment_group="Network",
+        comments="Fixed ü",
+        **CLOSE,
     )
 
     [told] = bodies(instance, listener)
@@ -121,7 +130,9 @@ def test_what_we_did_and_what_is_not_ours_is_not_sent(
     assert bodies(instance, listener) == []
 
 
-def test_work_notes_stay_inside_unless_asked_for(api: Api, instance: ServiceNow, listener: Listener) -> None:
+def test_work_notes_stay_inside_unless_asked_for(
+    api: Api, instance: ServiceNow, listener: Listener
+) -> None:
     url = f"http://127.0.0.1:{listener.port}/hook"
     instance.send_webhooks(url, KEY, journals=("comments", "work_notes"), name="ours")
     made = api.make(correlation_display="ours")
@@ -134,7 +145,9 @@ def test_work_notes_stay_inside_unless_asked_for(api: Api, instance: ServiceNow,
     assert bodies(instance, listener)[1]["journal"] == []
 
 
-def test_what_is_refused_is_not_sent_again(instance: ServiceNow, listener: Listener, ours: dict[str, Any]) -> None:
+def test_what_is_refused_is_not_sent_again(
+    instance: ServiceNow, listener: Listener, ours: dict[str, Any]
+) -> None:
     assert instance.outbound is not None
     listener.status = 500
     instance.change("incident", ours["sys_id"], state="In Progress")
@@ -163,7 +176,11 @@ def test_nobody_listening_holds_nobody_up(api: Api, instance: ServiceNow) -> Non
     ],
 )
 def test_delivery_can_go_wrong(
-    instance: ServiceNow, listener: Listener, ours: dict[str, Any], delivery: Delivery, arrived: list[int]
+    instance: ServiceNow,
+    listener: Listener,
+    ours: dict[str, Any],
+    delivery: Delivery,
+    arrived: list[int],
 ) -> None:
     assert instance.outbound is not None
     instance.outbound.delivery = delivery
@@ -173,10 +190,15 @@ def test_delivery_can_go_wrong(
     assert [told["sys_mod_count"] for told in bodies(instance, listener)] == arrived
 
 
-def test_it_can_be_switched_on_over_http(api: Api, instance: ServiceNow, listener: Listener) -> None:
+def test_it_can_be_switched_on_over_http(
+    api: Api, instance: ServiceNow, listener: Listener
+) -> None:
     control = f"{instance.url}/sandbox/webhook"
     sent = {"url": f"http://127.0.0.1:{listener.port}/hook", "key": "k", "delivery": "duplicate"}
-    wrong = [requests.post(control, json=sent | bad, timeout=5).status_code for bad in ({"url": 1}, {"delivery": "x"})]
+    wrong = [
+        requests.post(control, json=sent | bad, timeout=5).status_code
+        for bad in ({"url": 1}, {"delivery": "x"})
+    ]
     requests.post(control, json=sent, timeout=5)
     made = api.make(correlation_display="hasura")
     instance.change("incident", made["sys_id"], state="In Progress")

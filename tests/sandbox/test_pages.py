@@ -37,13 +37,19 @@ def test_a_button_adds_to_the_journal(api: Api, instance: ServiceNow, kind: str)
 
     assert answer.status_code == 303
     [entry] = instance.rows("sys_journal_field")
-    assert (entry["element"], entry["value"], entry["sys_created_by"]) == (kind, "Grüße & <b>", "admin")
+    assert (entry["element"], entry["value"], entry["sys_created_by"]) == (
+        kind,
+        "Grüße & <b>",
+        "admin",
+    )
 
 
 def test_what_the_platform_refuses_is_said_on_the_page(api: Api, instance: ServiceNow) -> None:
     made = api.make()
 
-    page = requests.post(f"{instance.url}/incidents/{made['number']}/resolve", data={"close_notes": ""}, timeout=5)
+    page = requests.post(
+        f"{instance.url}/incidents/{made['number']}/resolve", data={"close_notes": ""}, timeout=5
+    )
 
     assert "The following fields are mandatory: Resolution code, Resolution notes" in page.text
     assert instance.rows("incident")[0]["state"] == "1"
@@ -56,7 +62,9 @@ def test_faults_are_switched_on_and_off(api: Api, instance: ServiceNow) -> None:
         posted(instance, "/faults/arm", name="mfa_401", times="1"),
     ]
 
-    assert [(answer.status_code, answer.headers["Location"]) for answer in answers] == [(303, "/faults")] * 3
+    assert [(answer.status_code, answer.headers["Location"]) for answer in answers] == [
+        (303, "/faults")
+    ] * 3
     assert [(fault.name, fault.times) for fault in instance.armed()] == [
         ("error_500", 2),
         ("adc_502", None),
@@ -76,7 +84,9 @@ def test_faults_are_switched_on_and_off(api: Api, instance: ServiceNow) -> None:
 @pytest.mark.parametrize(
     "form", [{"name": "flood"}, {"name": "slow", "times": "0"}, {"name": "slow", "times": "x"}, {}]
 )
-def test_a_fault_that_is_none_is_said_on_the_page(instance: ServiceNow, form: dict[str, str]) -> None:
+def test_a_fault_that_is_none_is_said_on_the_page(
+    instance: ServiceNow, form: dict[str, str]
+) -> None:
     page = requests.post(f"{instance.url}/faults/arm", data=form, timeout=5)
 
     assert page.status_code == 200
@@ -89,7 +99,9 @@ def test_a_page_of_another_site_cannot_play(api: Api, instance: ServiceNow) -> N
     path = f"{instance.url}/incidents/{made['number']}/comment"
 
     answers = [
-        requests.post(path, data={"text": "x"}, headers={"Origin": origin}, timeout=5, allow_redirects=False)
+        requests.post(
+            path, data={"text": "x"}, headers={"Origin": origin}, timeout=5, allow_redirects=False
+        )
         for origin in ("https://example.com", "null", instance.url)
     ]
 
@@ -97,7 +109,9 @@ def test_a_page_of_another_site_cannot_play(api: Api, instance: ServiceNow) -> N
     assert len(instance.rows("sys_journal_field")) == 1
 
 
-@pytest.mark.parametrize("path", ["/incidents/INC9/resolve", "/incidents", "/faults", "/faults/x", "/nothing"])
+@pytest.mark.parametrize(
+    "path", ["/incidents/INC9/resolve", "/incidents", "/faults", "/faults/x", "/nothing"]
+)
 def test_a_form_for_nothing_is_refused(instance: ServiceNow, path: str) -> None:
     assert posted(instance, path).status_code in {404, 405}
 

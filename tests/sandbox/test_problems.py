@@ -55,14 +55,19 @@ def tasks(api: Api, instance: ServiceNow) -> Problems:
 
 @pytest.mark.parametrize("after", STATES)
 @pytest.mark.parametrize("before", STATES)
-def test_a_problem_goes_only_where_its_state_model_leads(problems: Problems, before: str, after: str) -> None:
+def test_a_problem_goes_only_where_its_state_model_leads(
+    problems: Problems, before: str, after: str
+) -> None:
     sys_id = problems.make(state=before, **problems.assigned, **FIXED)
 
     answer = problems.put(sys_id, state=after, **FIXED)
 
     if before == after or (before, after) in ALLOWED:
         assert answer.status_code == 200
-        assert (answer.json()["result"]["state"], answer.json()["result"]["problem_state"]) == (after, after)
+        assert (answer.json()["result"]["state"], answer.json()["result"]["problem_state"]) == (
+            after,
+            after,
+        )
     else:
         words = f"Problem state transition from state {before} to {after} is not possible."
         assert error(answer) == (403, "Operation Failed", words)
@@ -70,7 +75,9 @@ def test_a_problem_goes_only_where_its_state_model_leads(problems: Problems, bef
 
 
 @pytest.mark.parametrize("column", ["state", "problem_state"])
-def test_the_mirror_of_a_problem_s_state_obeys_the_same_model(problems: Problems, column: str) -> None:
+def test_the_mirror_of_a_problem_s_state_obeys_the_same_model(
+    problems: Problems, column: str
+) -> None:
     sys_id = problems.make(state="102", **problems.assigned)
 
     assert error(problems.put(sys_id, **{column: "106"}))[0] == 403
@@ -92,7 +99,9 @@ def test_the_mirror_of_a_problem_s_state_obeys_the_same_model(problems: Problems
         ("102", {"state": "107", "close_notes": "x"}, "Resolution code, Cause notes, Fix notes"),
     ],
 )
-def test_a_state_wants_its_fields(problems: Problems, before: str, fields: dict[str, str], lacking: str) -> None:
+def test_a_state_wants_its_fields(
+    problems: Problems, before: str, fields: dict[str, str], lacking: str
+) -> None:
     known = {} if before == "101" else problems.assigned
     sys_id = problems.make(**known, **(CAUSE if before == "104" else {}), state=before)
 
@@ -107,12 +116,22 @@ def test_a_state_wants_its_fields(problems: Problems, before: str, fields: dict[
     [
         ("103", {"state": "104", **CAUSE}),
         ("104", {"state": "106", **FIXED}),
-        ("103", {"state": "106", "resolution_code": "risk_accepted", "cause_notes": "x", "close_notes": "y"}),
+        (
+            "103",
+            {
+                "state": "106",
+                "resolution_code": "risk_accepted",
+                "cause_notes": "x",
+                "close_notes": "y",
+            },
+        ),
         ("102", {"state": "107", "resolution_code": "canceled", "close_notes": "x"}),
         ("103", {"state": "107", "resolution_code": "duplicate", "duplicate_of": "0" * 32}),
     ],
 )
-def test_a_state_that_has_its_fields_is_taken(problems: Problems, before: str, fields: dict[str, str]) -> None:
+def test_a_state_that_has_its_fields_is_taken(
+    problems: Problems, before: str, fields: dict[str, str]
+) -> None:
     sys_id = problems.make(**problems.assigned, **(CAUSE if before == "104" else {}), state=before)
 
     assert problems.put(sys_id, **fields).json()["result"]["state"] == fields["state"]
@@ -121,7 +140,12 @@ def test_a_state_that_has_its_fields_is_taken(problems: Problems, before: str, f
 def test_a_problem_remembers_who_took_each_step(problems: Problems, instance: ServiceNow) -> None:
     me = user(instance, instance.username)
     sys_id = problems.make(**problems.assigned)
-    for fields in ({"state": "103"}, {"state": "104", **CAUSE}, {"state": "106", **FIXED}, {"state": "107"}):
+    for fields in (
+        {"state": "103"},
+        {"state": "104", **CAUSE},
+        {"state": "106", **FIXED},
+        {"state": "107"},
+    ):
         now = problems.put(sys_id, **fields).json()["result"]
 
     steps = ("confirmed", "fix", "resolved", "closed")
@@ -141,7 +165,9 @@ def test_a_closed_problem_may_be_analyzed_again(problems: Problems) -> None:
 
 @pytest.mark.parametrize("after", ["151", "152", "154", "157"])
 @pytest.mark.parametrize("before", ["151", "152", "154", "157"])
-def test_a_problem_s_task_goes_only_where_its_state_model_leads(tasks: Problems, before: str, after: str) -> None:
+def test_a_problem_s_task_goes_only_where_its_state_model_leads(
+    tasks: Problems, before: str, after: str
+) -> None:
     closing = {"close_code": "completed", "close_notes": "x"}
     sys_id = tasks.make(state=before, **tasks.assigned, **closing)
 
@@ -163,13 +189,17 @@ def test_a_problem_s_task_goes_only_where_its_state_model_leads(tasks: Problems,
         ({"state": "157", "close_code": "canceled"}, "Close notes"),
     ],
 )
-def test_a_problem_s_task_wants_its_fields(tasks: Problems, fields: dict[str, str], lacking: str) -> None:
+def test_a_problem_s_task_wants_its_fields(
+    tasks: Problems, fields: dict[str, str], lacking: str
+) -> None:
     said = error(tasks.put(tasks.make(), **fields))
 
     assert said[2] == f"Data Policy Exception: The following fields are mandatory: {lacking}"
 
 
-def test_a_problem_s_task_is_numbered_and_belongs_to_a_problem(problems: Problems, tasks: Problems) -> None:
+def test_a_problem_s_task_is_numbered_and_belongs_to_a_problem(
+    problems: Problems, tasks: Problems
+) -> None:
     problem = problems.make()
     sys_id = tasks.make(problem=problem)
 

@@ -1,4 +1,5 @@
-"""The encoded-query grammar beyond what ServiceNow's own client says, and how a list shows what it found."""
+"""The encoded-query grammar beyond what ServiceNow's own client says, and how a list shows what it
+found."""
 
 import pytest
 
@@ -25,10 +26,17 @@ def four(api: Api, instance: ServiceNow, clock: Time) -> Api:
     )
     clock.now += 3600
     api.make(
-        number="INC3", short_description="Router down", state=6, urgency=2, due_date="2026-09-21 15:13:20", **CLOSE
+        number="INC3",
+        short_description="Router down",
+        state=6,
+        urgency=2,
+        due_date="2026-09-21 15:13:20",
+        **CLOSE,
     )
     clock.now += 3600
-    api.make(number="INC4", short_description="Switch down", assignment_group=group(instance, "Network"))
+    api.make(
+        number="INC4", short_description="Switch down", assignment_group=group(instance, "Network")
+    )
     return api
 
 
@@ -48,8 +56,14 @@ class TestGrammar:
             ("descriptionEMPTYSTRING", "234"),
             ("sys_class_nameINSTANCEOFtask", "1234"),
             ("sys_class_nameINSTANCEOFproblem", ""),
-            ("sys_created_onONToday@javascript:gs.beginningOfToday()@javascript:gs.endOfToday()", "1234"),
-            ("sys_created_onONYesterday@javascript:gs.beginningOfYesterday()@javascript:gs.endOfYesterday()", ""),
+            (
+                "sys_created_onONToday@javascript:gs.beginningOfToday()@javascript:gs.endOfToday()",
+                "1234",
+            ),
+            (
+                "sys_created_onONYesterday@javascript:gs.beginningOfYesterday()@javascript:gs.endOfYesterday()",
+                "",
+            ),
             ("sys_created_onON2026-09-21", "1234"),
             ("sys_created_onNOTON2026-09-21", ""),
             ("sys_created_onRELATIVEGT@hour@ago@2", "234"),
@@ -86,12 +100,28 @@ class TestGrammar:
             ("sys_created_on>=javascript: gs.dateGenerate( '2026-09-21', \"16:00:00\" );", "34"),
             ("sys_created_on>javascript:gs.beginningOfLastMonth()", "1234"),
             ("sys_created_on<javascript:gs.monthsAgo(1)", ""),
-            ("sys_created_onONLast 7 days@javascript:gs.beginningOfLast7Days()@javascript:gs.endOfLast7Days()", "1234"),
-            # Part of a date: the 21st is a Monday in September, and the four are of 14, 15, 16 and 17 o'clock.
-            ("sys_created_onDATEPARTMonday@javascript:gs.datePart('dayofweek','monday','EE')", "1234"),
+            (
+                (
+                    "sys_created_onONLast 7 "
+                    "days@javascript:gs.beginningOfLast7Days()@javascript:gs.endOfLast7Days()"
+                ),
+                "1234",
+            ),
+            # Part of a date: the 21st is a Monday in September, and the four are of 14, 15, 16 and
+            # 17 o'clock.
+            (
+                "sys_created_onDATEPARTMonday@javascript:gs.datePart('dayofweek','monday','EE')",
+                "1234",
+            ),
             ("sys_created_onDATEPARTMonday@javascript:gs.datePart('dayofweek','monday','GT')", ""),
-            ("sys_created_onDATEPARTTuesday@javascript:gs.datePart('dayofweek','tuesday','LT')", "1234"),
-            ("sys_created_onDATEPARTSunday@javascript:gs.datePart('dayofweek','sunday','GE')", "1234"),
+            (
+                "sys_created_onDATEPARTTuesday@javascript:gs.datePart('dayofweek','tuesday','LT')",
+                "1234",
+            ),
+            (
+                "sys_created_onDATEPARTSunday@javascript:gs.datePart('dayofweek','sunday','GE')",
+                "1234",
+            ),
             ("sys_created_onDATEPARTSeptember@javascript:gs.datePart('month','sep','EE')", "1234"),
             ("sys_created_onDATEPARTQuarter 3@javascript:gs.datePart('quarter','3','LE')", "1234"),
             ("sys_created_onDATEPART2025@javascript:gs.datePart('year','2025','GT')", "1234"),
@@ -145,7 +175,10 @@ class TestGrammar:
             ("RLQUERYsys_journal_field.u_none,>0^ENDRLQUERY^number=INC4", "4"),
             ("RLQUERYincident.parent_incident,>=1,priority=1^ENDRLQUERY", ""),
             ("JOINincident.assignment_group=sys_user_group.sys_id!name=Network", "4"),
-            ("number!=INC4^JOINincident.assignment_group=sys_user_group.sys_id!nameISNOTEMPTY^ORDERBYnumber", ""),
+            (
+                "number!=INC4^JOINincident.assignment_group=sys_user_group.sys_id!nameISNOTEMPTY^ORDERBYnumber",
+                "",
+            ),
             ("JOINincident.u_none=sys_user_group.sys_id!name=Network", "1234"),
             ("numberIN" + ",".join(["X"] * 300) + ",INC2", "2"),
         ],
@@ -162,7 +195,10 @@ class TestGrammar:
             ("number=javascript:gs.daysAgo()", "gs.daysAgo()"),
             ("opened_at>javascript:gs.dateGenerate('yesterday','start')", "gs.dateGenerate"),
             ("opened_at>javascript:gs.beginningOfLast5Days()", "beginningOfLast5Days"),
-            ("opened_at>javascript:gs.beginningOfThisSchedulePeriod()", "beginningOfThisSchedulePeriod"),
+            (
+                "opened_at>javascript:gs.beginningOfThisSchedulePeriod()",
+                "beginningOfThisSchedulePeriod",
+            ),
             ("opened_at>javascript:gs.monthsAgo(999999)", "gs.monthsAgo(999999)"),
             ("numberINjavascript:someFunction()", "someFunction"),
             ("opened_atBETWEEN2026-01-01@javascript:gs.tomorrow()", "gs.tomorrow()"),
@@ -174,8 +210,14 @@ class TestGrammar:
             ("state<>1", "<>"),
             ("assigned_toIN_HIERARCHYfdd0fa0f93f5d2505bd0bd886cba1015@x", "IN_HIERARCHY"),
             ("assigned_toIN_HIERARCHY_DYNAMICx@y", "IN_HIERARCHY_DYNAMIC"),
-            ("assigned_toDYNAMIC0123456789abcdef0123456789abcdef", "0123456789abcdef0123456789abcdef"),
-            ("sys_tags.6c361e12471331007f47563dbb9a7135=6c361e12471331007f47563dbb9a7135", "sys_tags"),
+            (
+                "assigned_toDYNAMIC0123456789abcdef0123456789abcdef",
+                "0123456789abcdef0123456789abcdef",
+            ),
+            (
+                "sys_tags.6c361e12471331007f47563dbb9a7135=6c361e12471331007f47563dbb9a7135",
+                "sys_tags",
+            ),
             ("stateVALCHANGES", "VALCHANGES"),
             ("stateCHANGESTO6", "CHANGESTO"),
             ("stateCHANGESFROM6", "CHANGESFROM"),
@@ -185,7 +227,10 @@ class TestGrammar:
             ("opened_atRELATIVEGT@decade@ago@1", "@decade@ago@1"),
             ("opened_atRELATIVEGT", "RELATIVEGT"),
             ("opened_atRELATIVEGT@year@ahead@999999", "999999 years"),
-            ("opened_atRELATIVELT@minute@ago@999999^opened_atRELATIVELE@month@ago@999999", "-999999 months"),
+            (
+                "opened_atRELATIVELT@minute@ago@999999^opened_atRELATIVELE@month@ago@999999",
+                "-999999 months",
+            ),
             ("opened_atDATEPARTMonday", "DATEPART"),
             ("opened_atDATEPARTx@javascript:gs.datePart('decade','1','EE')", "gs.datePart"),
             ("opened_atDATEPARTx@javascript:gs.datePart('dayofweek','someday','EE')", "someday"),
@@ -203,14 +248,25 @@ class TestGrammar:
             ("number=INC1^ORnumberFOO1", "numberFOO1"),
         ],
     )
-    def test_what_is_known_elsewhere_and_not_here_is_501_by_its_name(self, four: Api, query: str, name: str) -> None:
-        status, message, detail = error(four.call("GET", "table/incident", params={"sysparm_query": query}))
+    def test_what_is_known_elsewhere_and_not_here_is_501_by_its_name(
+        self, four: Api, query: str, name: str
+    ) -> None:
+        status, message, detail = error(
+            four.call("GET", "table/incident", params={"sysparm_query": query})
+        )
 
         assert (status, message) == (501, "Not implemented by the sandbox")
         assert name in str(detail)
 
-    def test_a_business_rule_that_cannot_be_tried_refuses_the_writes_that_it_is_about(self, api: Api) -> None:
-        rule = {"name": "Odd", "collection": "incident", "action_insert": "true", "abort_action": "true"}
+    def test_a_business_rule_that_cannot_be_tried_refuses_the_writes_that_it_is_about(
+        self, api: Api
+    ) -> None:
+        rule = {
+            "name": "Odd",
+            "collection": "incident",
+            "action_insert": "true",
+            "abort_action": "true",
+        }
         api.call("POST", "table/sys_script", rule | {"filter_condition": "numberMATCH_RGXINC.*"})
 
         assert error(api.call("POST", "table/incident", {}))[0] == 501
@@ -253,7 +309,9 @@ class TestGrammar:
         abel, beth = user(instance, "abel.tuter"), user(instance, "beth.anglin")
         instance.tables.update("sys_user", abel, {"manager": beth}, by="admin")
 
-        bosses = instance.tables.select("sys_user", "RLQUERYsys_user.manager,>0^active=true^ENDRLQUERY")
+        bosses = instance.tables.select(
+            "sys_user", "RLQUERYsys_user.manager,>0^active=true^ENDRLQUERY"
+        )
 
         assert [boss["sys_id"] for boss in bosses] == [beth]
 
@@ -278,10 +336,17 @@ class TestGrammar:
 
 class TestShown:
     def test_a_dotted_field_comes_back_under_itself(self, four: Api, instance: ServiceNow) -> None:
-        fields = "number,assignment_group.name,assignment_group.manager,assigned_to.name,opened_by.u_none,number.x"
-        [row] = four.found("number=INC4", sysparm_fields=fields, sysparm_exclude_reference_link="true")
+        fields = (
+            "number,assignment_group.name,assignment_group.manager,assigned_to.name,"
+            "opened_by.u_none,number.x"
+        )
+        [row] = four.found(
+            "number=INC4", sysparm_fields=fields, sysparm_exclude_reference_link="true"
+        )
 
-        manager = next(g["manager"] for g in instance.rows("sys_user_group") if g["name"] == "Network")
+        manager = next(
+            g["manager"] for g in instance.rows("sys_user_group") if g["name"] == "Network"
+        )
         assert row == {
             "number": "INC4",
             "assignment_group.name": "Network",
@@ -296,7 +361,10 @@ class TestShown:
         assert row == {"assignment_group.active": {"display_value": "true", "value": "true"}}
 
     def test_times_are_shown_and_taken_in_the_user_s_time_zone(self, clock: Time) -> None:
-        with ServiceNow(clock=clock, time_zone="Europe/Berlin") as instance, Api(instance).session as session:
+        with (
+            ServiceNow(clock=clock, time_zone="Europe/Berlin") as instance,
+            Api(instance).session as session,
+        ):
             api = Api(instance)
             api.session = session
             answer = api.call(
@@ -306,14 +374,24 @@ class TestShown:
             )
             made = answer.json()["result"]
 
-        assert made["due_date"] == {"display_value": "2026-01-01 13:00:00", "value": "2026-01-01 12:00:00"}
-        assert made["opened_at"] == {"display_value": "2026-09-21 16:13:20", "value": "2026-09-21 14:13:20"}
+        assert made["due_date"] == {
+            "display_value": "2026-01-01 13:00:00",
+            "value": "2026-01-01 12:00:00",
+        }
+        assert made["opened_at"] == {
+            "display_value": "2026-09-21 16:13:20",
+            "value": "2026-09-21 14:13:20",
+        }
 
 
 class TestLongAddresses:
     def test_a_long_query_can_be_kept_under_a_short_key(self, four: Api) -> None:
         query = "number=INC9^OR" * 900 + "number=INC2"
-        kept = four.call("POST", "tinyurl", {"url": f"api/now/table/incident?sysparm_query={query}&sysparm_limit=1"})
+        kept = four.call(
+            "POST",
+            "tinyurl",
+            {"url": f"api/now/table/incident?sysparm_query={query}&sysparm_limit=1"},
+        )
         address = kept.json()["result"]
 
         answer = four.ask("GET", f"/{address}&sysparm_fields=number")
@@ -330,14 +408,19 @@ class TestLongAddresses:
     def test_an_address_over_16_kilobytes_is_answered_with_a_page(self, api: Api) -> None:
         answer = api.call("GET", "table/incident?sysparm_query=" + "x" * 16_400)
 
-        assert (answer.status_code, answer.headers["Content-Type"]) == (414, "text/html;charset=UTF-8")
+        assert (answer.status_code, answer.headers["Content-Type"]) == (
+            414,
+            "text/html;charset=UTF-8",
+        )
         assert "<html" in answer.text
 
 
 class TestSeed:
     """What every fresh developer instance has, with its ids."""
 
-    def test_the_administrator_is_in_finance_and_in_another_time_zone(self, instance: ServiceNow) -> None:
+    def test_the_administrator_is_in_finance_and_in_another_time_zone(
+        self, instance: ServiceNow
+    ) -> None:
         admin = instance.row("sys_user", "6816f79cc0a8016401c5a33be04be441")
         finance = instance.row("cmn_department", "a581ab703710200044e0bfc8bcbe5de8")
 
@@ -346,8 +429,14 @@ class TestSeed:
         assert (admin["name"], admin["email"]) == ("System Administrator", "admin@example.com")
         assert admin["time_zone"] not in {"", "UTC", "GMT"}
         assert admin["department"] == finance["sys_id"]
-        assert (finance["name"], finance["dept_head"]) == ("Finance", "46c5bf6ca9fe1981010713e3ac7d3384")
-        assert instance.tables.shown("cmn_department", "dept_head", finance["dept_head"]) == "Natasha Ingram"
+        assert (finance["name"], finance["dept_head"]) == (
+            "Finance",
+            "46c5bf6ca9fe1981010713e3ac7d3384",
+        )
+        assert (
+            instance.tables.shown("cmn_department", "dept_head", finance["dept_head"])
+            == "Natasha Ingram"
+        )
 
     def test_there_are_people_with_and_without_a_mobile_phone(self, instance: ServiceNow) -> None:
         phones = [row["mobile_phone"] for row in instance.rows("sys_user")]

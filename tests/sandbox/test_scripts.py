@@ -1,4 +1,5 @@
-"""What the functions in a query give: dates in the time zone of the user who asks, written in UTC."""
+"""What the functions in a query give: dates in the time zone of the user who asks,
+written in UTC."""
 
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
@@ -146,7 +147,9 @@ def test_a_script_knows_who_asks(script: str, value: object) -> None:
     assert there(script) == value
 
 
-@pytest.mark.parametrize("value", ["", "x", "gs.now()", "a javascript:gs.now()", "JAVASCRIPT:gs.now()"])
+@pytest.mark.parametrize(
+    "value", ["", "x", "gs.now()", "a javascript:gs.now()", "JAVASCRIPT:gs.now()"]
+)
 def test_what_does_not_begin_as_a_script_is_a_text(value: str) -> None:
     assert run_value(value, GREENWICH) == value
 
@@ -186,7 +189,15 @@ def test_another_script_is_501_by_its_text(script: str) -> None:
 
 @pytest.mark.parametrize(
     ("part", "number"),
-    [("dayofweek", 3), ("day", 17), ("month", 3), ("quarter", 1), ("year", 2021), ("week", 11), ("hour", 16)],
+    [
+        ("dayofweek", 3),
+        ("day", 17),
+        ("month", 3),
+        ("quarter", 1),
+        ("year", 2021),
+        ("week", 11),
+        ("hour", 16),
+    ],
 )
 def test_a_time_has_parts(part: str, number: int) -> None:
     assert part_of("2021-03-17 16:20:35", part, "UTC") == number
@@ -195,7 +206,11 @@ def test_a_time_has_parts(part: str, number: int) -> None:
 def test_parts_are_those_of_the_clocks_there() -> None:
     time = "2021-01-01 03:00:00"
 
-    assert [part_of(time, part, "America/Los_Angeles") for part in ("year", "day", "hour")] == [2020, 31, 19]
+    assert [part_of(time, part, "America/Los_Angeles") for part in ("year", "day", "hour")] == [
+        2020,
+        31,
+        19,
+    ]
 
 
 def test_what_is_no_time_has_no_part_and_no_later() -> None:

@@ -1,4 +1,5 @@
-"""The sandbox's ServiceNow answers as ServiceNow's documentation and captures of real instances say."""
+"""The sandbox's ServiceNow answers as ServiceNow's documentation and captures of real instances
+say."""
 
 import base64
 import re
@@ -24,12 +25,16 @@ def port_of(instance: ServiceNow) -> int:
 
 
 class TestVerbs:
-    def test_a_post_makes_a_record_and_says_where_it_is(self, api: Api, instance: ServiceNow) -> None:
+    def test_a_post_makes_a_record_and_says_where_it_is(
+        self, api: Api, instance: ServiceNow
+    ) -> None:
         answer = api.call("POST", "table/incident", {"short_description": "Link down"})
 
         made = answer.json()["result"]
         assert answer.status_code == 201
-        assert answer.headers["Location"] == f"{instance.url}/api/now/table/incident/{made['sys_id']}"
+        assert (
+            answer.headers["Location"] == f"{instance.url}/api/now/table/incident/{made['sys_id']}"
+        )
         assert api.call("GET", f"table/incident/{made['sys_id']}").json()["result"] == made
 
     @pytest.mark.parametrize("version", ["", "v1/", "v2/"])
@@ -40,16 +45,26 @@ class TestVerbs:
         assert len(api.call("GET", f"{version}table/incident").json()["result"]) == 1
 
     @pytest.mark.parametrize("method", ["PUT", "PATCH"])
-    def test_an_update_merges_and_does_not_blank_what_was_not_sent(self, api: Api, method: str) -> None:
+    def test_an_update_merges_and_does_not_blank_what_was_not_sent(
+        self, api: Api, method: str
+    ) -> None:
         made = api.make(short_description="Link down", description="Port 3")
 
-        answer = api.call(method, f"table/incident/{made['sys_id']}", {"short_description": "Link up"})
+        answer = api.call(
+            method, f"table/incident/{made['sys_id']}", {"short_description": "Link up"}
+        )
 
         now = answer.json()["result"]
-        assert (answer.status_code, now["short_description"], now["description"]) == (200, "Link up", "Port 3")
+        assert (answer.status_code, now["short_description"], now["description"]) == (
+            200,
+            "Link up",
+            "Port 3",
+        )
 
     @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
-    def test_a_record_that_is_not_there_is_404_and_not_made(self, api: Api, instance: ServiceNow, method: str) -> None:
+    def test_a_record_that_is_not_there_is_404_and_not_made(
+        self, api: Api, instance: ServiceNow, method: str
+    ) -> None:
         answer = api.call(method, f"table/incident/{HEX}", {})
 
         words = "Record doesn't exist or ACL restricts the record retrieval"
@@ -64,11 +79,15 @@ class TestVerbs:
         assert (answer.status_code, answer.content) == (204, b"")
         assert instance.rows("incident") == []
 
-    def test_the_method_that_is_meant_can_stand_in_a_header(self, api: Api, instance: ServiceNow) -> None:
+    def test_the_method_that_is_meant_can_stand_in_a_header(
+        self, api: Api, instance: ServiceNow
+    ) -> None:
         made = api.make()
         override = {"X-HTTP-Method-Override": "PATCH"}
 
-        answer = api.call("POST", f"table/incident/{made['sys_id']}", {"description": "x"}, headers=override)
+        answer = api.call(
+            "POST", f"table/incident/{made['sys_id']}", {"description": "x"}, headers=override
+        )
 
         assert (answer.status_code, answer.json()["result"]["description"]) == (200, "x")
         assert instance.calls[-1].method == "PATCH"
@@ -78,7 +97,11 @@ class TestVerbs:
 
         answer = api.call("HEAD", "table/incident")
 
-        assert (answer.status_code, answer.headers["X-Total-Count"], answer.content) == (200, "1", b"")
+        assert (answer.status_code, answer.headers["X-Total-Count"], answer.content) == (
+            200,
+            "1",
+            b"",
+        )
 
     def test_a_post_may_ask_for_no_body(self, api: Api) -> None:
         answer = api.call("POST", "table/incident", {}, headers={"X-no-response-body": "true"})
@@ -86,7 +109,9 @@ class TestVerbs:
         assert (answer.status_code, answer.content) == (201, b"")
         assert "/api/now/table/incident/" in answer.headers["Location"]
 
-    def test_only_the_first_of_several_objects_is_taken(self, api: Api, instance: ServiceNow) -> None:
+    def test_only_the_first_of_several_objects_is_taken(
+        self, api: Api, instance: ServiceNow
+    ) -> None:
         api.call("POST", "table/incident", [{"description": "one"}, {"description": "two"}])
 
         assert [row["description"] for row in instance.rows("incident")] == ["one"]
@@ -99,12 +124,15 @@ class TestVerbs:
         assert answer.headers["X-Is-Logged-In"] == "true"
         assert answer.headers["X-Transaction-ID"]
         assert answer.headers["Cache-Control"].startswith("no-cache")
-        assert {"JSESSIONID", "glide_user_route", "glide_session_store"} <= set(answer.cookies.keys())
+        assert {"JSESSIONID", "glide_user_route", "glide_session_store"} <= set(
+            answer.cookies.keys()
+        )
 
     def test_a_connection_serves_more_than_one_request(self, instance: ServiceNow) -> None:
         login = base64.b64encode(f"{instance.username}:{instance.password}".encode()).decode()
         asked = (
-            f"GET /api/now/table/incident HTTP/1.1\r\nHost: x\r\nAccept: */*\r\nAuthorization: Basic {login}\r\n\r\n"
+            "GET /api/now/table/incident HTTP/1.1\r\nHost: x\r\nAccept: */*\r\n"
+            f"Authorization: Basic {login}\r\n\r\n"
         )
         with socket.create_connection(("127.0.0.1", port_of(instance)), timeout=5) as raw:
             for _ in range(2):
@@ -132,13 +160,17 @@ class TestSysId:
         api.make(sys_id=HEX, short_description="first")
 
         again = api.call(
-            "POST", "table/incident", {"sys_id": HEX.upper(), "short_description": "second", "number": "X1"}
+            "POST",
+            "table/incident",
+            {"sys_id": HEX.upper(), "short_description": "second", "number": "X1"},
         )
 
         assert error(again) == (403, "Operation Failed", "Error during insert of incident (X1)")
         assert [row["short_description"] for row in instance.rows("incident")] == ["first"]
 
-    def test_of_many_concurrent_inserts_with_one_sys_id_one_wins(self, api: Api, instance: ServiceNow) -> None:
+    def test_of_many_concurrent_inserts_with_one_sys_id_one_wins(
+        self, api: Api, instance: ServiceNow
+    ) -> None:
         statuses: list[int] = []
 
         def insert() -> None:
@@ -185,7 +217,12 @@ class TestQueries:
     def five(self, api: Api) -> Api:
         for number, impact in enumerate((1, 1, 2, 3, 10), 1):
             words = f"Alpha {number}" if number % 2 else ""
-            api.make(number=f"INC{number}", impact=impact, description=words, correlation_id=f"Key-{number}")
+            api.make(
+                number=f"INC{number}",
+                impact=impact,
+                description=words,
+                correlation_id=f"Key-{number}",
+            )
         return api
 
     @pytest.mark.parametrize(
@@ -239,11 +276,18 @@ class TestQueries:
         assert [row["number"] for row in answer.json()["result"]] == ["INC2"]
 
     def test_pages_come_with_the_whole_count_and_links(self, five: Api) -> None:
-        answer = five.call("GET", "table/incident?sysparm_limit=2&sysparm_offset=2&sysparm_query=ORDERBYnumber")
+        answer = five.call(
+            "GET", "table/incident?sysparm_limit=2&sysparm_offset=2&sysparm_query=ORDERBYnumber"
+        )
 
         assert [row["number"] for row in answer.json()["result"]] == ["INC3", "INC4"]
         assert answer.headers["X-Total-Count"] == "5"
-        assert re.findall('rel="([a-z]+)"', answer.headers["Link"]) == ["first", "prev", "next", "last"]
+        assert re.findall('rel="([a-z]+)"', answer.headers["Link"]) == [
+            "first",
+            "prev",
+            "next",
+            "last",
+        ]
         following = five.session.get(answer.links["next"]["url"], timeout=5)
         assert [row["number"] for row in following.json()["result"]] == ["INC5"]
 
@@ -253,12 +297,21 @@ class TestQueries:
         assert answer.headers["X-Total-Count"] == "2"
 
     def test_the_pagination_header_can_be_suppressed(self, five: Api) -> None:
-        assert "Link" not in five.call("GET", "table/incident?sysparm_suppress_pagination_header=true").headers
+        assert (
+            "Link"
+            not in five.call(
+                "GET", "table/incident?sysparm_suppress_pagination_header=true"
+            ).headers
+        )
 
     def test_no_match_is_an_empty_list_and_in_v1_404(self, five: Api) -> None:
         assert five.found("number=INC9") == []
         words = "Records matching query not found. Check query parameter or offset parameter"
-        assert error(five.call("GET", "v1/table/incident?sysparm_query=number=INC9")) == (404, "No Record found", words)
+        assert error(five.call("GET", "v1/table/incident?sysparm_query=number=INC9")) == (
+            404,
+            "No Record found",
+            words,
+        )
 
     def test_an_update_does_not_move_a_row_in_the_list(self, five: Api) -> None:
         first = five.found("number=INC1")[0]
@@ -278,7 +331,9 @@ class TestPresentation:
     def test_chosen_fields_come_back_and_unknown_ones_do_not(self, api: Api) -> None:
         made = api.make(description="x")
 
-        answer = api.call("GET", f"table/incident/{made['sys_id']}?sysparm_fields=number, description,u_none")
+        answer = api.call(
+            "GET", f"table/incident/{made['sys_id']}?sysparm_fields=number, description,u_none"
+        )
 
         assert answer.json()["result"] == {"number": made["number"], "description": "x"}
 
@@ -289,7 +344,11 @@ class TestPresentation:
             ("&sysparm_exclude_reference_link=true", "ID", "1"),
             ("&sysparm_display_value=true", {"display_value", "link"}, "New"),
             ("&sysparm_display_value=true&sysparm_exclude_reference_link=true", "Network", "New"),
-            ("&sysparm_display_value=all", {"display_value", "link", "value"}, {"display_value": "New", "value": "1"}),
+            (
+                "&sysparm_display_value=all",
+                {"display_value", "link", "value"},
+                {"display_value": "New", "value": "1"},
+            ),
             (
                 "&sysparm_display_value=all&sysparm_exclude_reference_link=true",
                 {"display_value", "value"},
@@ -319,15 +378,25 @@ class TestPresentation:
     def test_an_empty_reference_is_an_empty_text(self, api: Api) -> None:
         made = api.make()
 
-        assert api.call("GET", f"table/incident/{made['sys_id']}").json()["result"]["assigned_to"] == ""
+        assert (
+            api.call("GET", f"table/incident/{made['sys_id']}").json()["result"]["assigned_to"]
+            == ""
+        )
 
     def test_the_seed_has_people_groups_and_things(self, api: Api) -> None:
         assert {row["user_name"] for row in api.found("", "sys_user")} >= {"admin", "svc.hasura"}
-        assert {row["name"] for row in api.found("", "sys_user_group")} >= {"Database", "Hardware", "Network"}
+        assert {row["name"] for row in api.found("", "sys_user_group")} >= {
+            "Database",
+            "Hardware",
+            "Network",
+        }
         assert api.found("name=core-switch-1", "cmdb_ci")
         codes = api.found("name=incident^element=close_code^inactive=false", "sys_choice")
         assert "Solution provided" in {row["value"] for row in codes}
-        assert api.found("user_name=admin", "sys_user")[0]["sys_id"] == "6816f79cc0a8016401c5a33be04be441"
+        assert (
+            api.found("user_name=admin", "sys_user")[0]["sys_id"]
+            == "6816f79cc0a8016401c5a33be04be441"
+        )
 
 
 class TestRefusals:
@@ -336,18 +405,28 @@ class TestRefusals:
 
         answer = api.call("GET", "table/incident")
 
-        assert error(answer) == (401, "User is not authenticated", "Required to provide Auth information")
+        assert error(answer) == (
+            401,
+            "User is not authenticated",
+            "Required to provide Auth information",
+        )
         assert answer.headers["WWW-Authenticate"] == 'BASIC realm="Service-now"'
         assert instance.refused_logins == [clock.now]
 
-    def test_no_credentials_are_401_and_nobody_s_failure(self, api: Api, instance: ServiceNow) -> None:
+    def test_no_credentials_are_401_and_nobody_s_failure(
+        self, api: Api, instance: ServiceNow
+    ) -> None:
         assert requests.get(f"{instance.url}/api/now/table/incident", timeout=5).status_code == 401
         assert instance.refused_logins == []
 
-    @pytest.mark.parametrize("given", ["Basic", "Basic ü", "Basic AA=A", "Bearer c3ZjLmhhc3VyYTpzYW5kYm94", "x y z"])
+    @pytest.mark.parametrize(
+        "given", ["Basic", "Basic ü", "Basic AA=A", "Bearer c3ZjLmhhc3VyYTpzYW5kYm94", "x y z"]
+    )
     def test_credentials_that_are_none_are_401(self, api: Api, given: str) -> None:
         headers = {"Authorization": given.encode()}
-        answer = requests.get(f"{api.instance.url}/api/now/table/incident", headers=headers, timeout=5)
+        answer = requests.get(
+            f"{api.instance.url}/api/now/table/incident", headers=headers, timeout=5
+        )
 
         assert answer.status_code == 401
 
@@ -374,7 +453,9 @@ class TestRefusals:
 
         assert api.call("GET", "table/incident").status_code == 200
 
-    def test_four_wrong_passwords_and_a_right_one_lock_nothing(self, api: Api, instance: ServiceNow) -> None:
+    def test_four_wrong_passwords_and_a_right_one_lock_nothing(
+        self, api: Api, instance: ServiceNow
+    ) -> None:
         for _ in range(3):
             api.session.auth = (instance.username, "wrong")
             for _ in range(4):
@@ -382,42 +463,70 @@ class TestRefusals:
             api.session.auth = (instance.username, instance.password)
             assert api.call("GET", "table/incident").status_code == 200
 
-    def test_the_password_can_be_changed_while_it_runs(self, api: Api, instance: ServiceNow) -> None:
+    def test_the_password_can_be_changed_while_it_runs(
+        self, api: Api, instance: ServiceNow
+    ) -> None:
         instance.password = "ärger"
 
         assert api.call("GET", "table/incident").status_code == 401
         login = b"Basic " + base64.b64encode(f"{instance.username}:ärger".encode())
         api.session.auth = None
-        assert api.call("GET", "table/incident", headers={"Authorization": login}).status_code == 200
+        assert (
+            api.call("GET", "table/incident", headers={"Authorization": login}).status_code == 200
+        )
 
     def test_an_unknown_table_is_400(self, api: Api) -> None:
-        assert error(api.call("GET", "table/bad_table_name")) == (400, "Invalid table bad_table_name", None)
+        assert error(api.call("GET", "table/bad_table_name")) == (
+            400,
+            "Invalid table bad_table_name",
+            None,
+        )
 
     def test_an_unknown_path_is_400(self, api: Api) -> None:
         message = "Requested URI does not represent any resource"
-        assert error(api.call("GET", "tables/incident")) == (400, message, "/api/now/tables/incident")
+        assert error(api.call("GET", "tables/incident")) == (
+            400,
+            message,
+            "/api/now/tables/incident",
+        )
 
     @pytest.mark.parametrize("body", [b"{", b"[]", b'"x"', b"\xff", b"[" * 100_000])
     def test_a_body_that_is_no_object_is_400(self, api: Api, body: bytes) -> None:
-        answer = api.call("POST", "table/incident", headers={"Content-Type": "application/json"}, data=body)
+        answer = api.call(
+            "POST", "table/incident", headers={"Content-Type": "application/json"}, data=body
+        )
 
         assert error(answer)[:2] == (400, "Exception while reading request")
 
     def test_a_body_over_ten_megabytes_is_400(self, api: Api, instance: ServiceNow) -> None:
         body = b'{"description": "' + b"x" * 10_485_760 + b'"}'
-        answer = api.call("POST", "table/incident", headers={"Content-Type": "application/json"}, data=body)
+        answer = api.call(
+            "POST", "table/incident", headers={"Content-Type": "application/json"}, data=body
+        )
 
-        words = f"Rejected large REST payload with content-length = {len(body)} bytes. Max allowed: 10485760 bytes."
+        words = (
+            f"Rejected large REST payload with content-length = {len(body)} bytes. Max "
+            "allowed: 10485760 bytes."
+        )
         assert error(answer) == (400, words, None)
         assert instance.rows("incident") == []
 
     def test_a_format_that_it_does_not_have_is_406_or_415(self, api: Api) -> None:
         assert api.call("GET", "table/incident", headers={"Accept": "text/html"}).status_code == 406
         assert api.call("GET", "table/incident", headers={"Accept": "*/*"}).status_code == 200
-        assert api.call("POST", "table/incident", headers={"Content-Type": "text/plain"}, data=b"{}").status_code == 415
+        assert (
+            api.call(
+                "POST", "table/incident", headers={"Content-Type": "text/plain"}, data=b"{}"
+            ).status_code
+            == 415
+        )
 
-    @pytest.mark.parametrize(("method", "path"), [("PATCH", ""), ("DELETE", ""), ("POST", f"/{HEX}")])
-    def test_a_method_that_a_path_does_not_have_is_405(self, api: Api, method: str, path: str) -> None:
+    @pytest.mark.parametrize(
+        ("method", "path"), [("PATCH", ""), ("DELETE", ""), ("POST", f"/{HEX}")]
+    )
+    def test_a_method_that_a_path_does_not_have_is_405(
+        self, api: Api, method: str, path: str
+    ) -> None:
         assert api.call(method, f"table/incident{path}", {}).status_code == 405
 
     def test_a_url_that_is_far_too_long_is_answered_with_a_page(self, api: Api) -> None:
@@ -427,18 +536,30 @@ class TestRefusals:
         assert "<html" in answer.text.lower()
 
     def test_a_request_without_a_length_is_411(self, api: Api, instance: ServiceNow) -> None:
-        answer = api.call("POST", "table/incident", data=iter([b"{}"]), headers={"Content-Type": "application/json"})
+        answer = api.call(
+            "POST",
+            "table/incident",
+            data=iter([b"{}"]),
+            headers={"Content-Type": "application/json"},
+        )
 
         assert answer.status_code == 411
         assert instance.rows("incident") == []
 
 
 class TestIncident:
-    def test_a_new_incident_has_what_the_platform_gives_it(self, api: Api, instance: ServiceNow) -> None:
+    def test_a_new_incident_has_what_the_platform_gives_it(
+        self, api: Api, instance: ServiceNow
+    ) -> None:
         made = api.make(short_description="Link down")
 
         assert re.fullmatch(r"INC\d{7}", made["number"])
-        assert made["opened_at"] == made["sys_created_on"] == made["sys_updated_on"] == "2026-09-21 14:13:20"
+        assert (
+            made["opened_at"]
+            == made["sys_created_on"]
+            == made["sys_updated_on"]
+            == "2026-09-21 14:13:20"
+        )
         assert made["opened_by"] == user(instance, "svc.hasura")
         assert (made["state"], made["incident_state"], made["active"]) == ("1", "1", "true")
         assert (made["impact"], made["urgency"], made["priority"]) == ("3", "3", "5")
@@ -455,7 +576,17 @@ class TestIncident:
 
     @pytest.mark.parametrize(
         ("impact", "urgency", "priority"),
-        [(1, 1, 1), (1, 2, 2), (2, 1, 2), (1, 3, 3), (2, 2, 3), (3, 1, 3), (2, 3, 4), (3, 2, 4), (3, 3, 5)],
+        [
+            (1, 1, 1),
+            (1, 2, 2),
+            (2, 1, 2),
+            (1, 3, 3),
+            (2, 2, 3),
+            (3, 1, 3),
+            (2, 3, 4),
+            (3, 2, 4),
+            (3, 3, 5),
+        ],
     )
     def test_priority_follows_impact_and_urgency_and_is_read_only(
         self, api: Api, impact: int, urgency: int, priority: int
@@ -493,7 +624,9 @@ class TestIncident:
         assert api.found("")[0]["description"] == ""
         assert api.call("POST", "table/incident", {"state": state, **given}).status_code == 403
 
-    def test_a_resolved_incident_says_who_and_when(self, api: Api, instance: ServiceNow, clock: Time) -> None:
+    def test_a_resolved_incident_says_who_and_when(
+        self, api: Api, instance: ServiceNow, clock: Time
+    ) -> None:
         made = api.make()
         clock.now += 5
 
@@ -509,7 +642,11 @@ class TestIncident:
     def test_an_incident_can_be_inserted_resolved(self, api: Api) -> None:
         made = api.make(state=6, **CLOSE)
 
-        assert (made["state"], made["incident_state"], made["close_notes"]) == ("6", "6", "Cable replaced")
+        assert (made["state"], made["incident_state"], made["close_notes"]) == (
+            "6",
+            "6",
+            "Cable replaced",
+        )
         assert made["resolved_at"]
 
     def test_reopening_is_counted(self, api: Api) -> None:
@@ -517,11 +654,17 @@ class TestIncident:
 
         reopened = api.patch(made["sys_id"], state=2).json()["result"]
 
-        assert (reopened["state"], reopened["reopen_count"], reopened["resolved_at"]) == ("2", "1", "")
+        assert (reopened["state"], reopened["reopen_count"], reopened["resolved_at"]) == (
+            "2",
+            "1",
+            "",
+        )
         assert reopened["reopened_time"]
 
     @pytest.mark.parametrize(("final", "fields"), [("7", CLOSE), ("8", {})])
-    def test_closed_and_canceled_are_final(self, api: Api, final: str, fields: dict[str, str]) -> None:
+    def test_closed_and_canceled_are_final(
+        self, api: Api, final: str, fields: dict[str, str]
+    ) -> None:
         made = api.make(state=final, **fields)
         assert made["active"] == "false"
 
@@ -531,7 +674,8 @@ class TestIncident:
         assert (status, message) == (403, "Operation Failed")
         assert detail is not None
         assert re.fullmatch(
-            r"Operation against file 'incident' was aborted by Business Rule '([\w ]+)\^[0-9a-f]{32}'\. "
+            r"Operation against file 'incident' was aborted by Business Rule '([\w "
+            r"]+)\^[0-9a-f]{32}'\. "
             r"Business Rule Stack:\1",
             detail,
         )
@@ -541,16 +685,24 @@ class TestIncident:
     def test_closing_says_who_and_when(self, api: Api, instance: ServiceNow) -> None:
         closed = api.make(state=7, **CLOSE)
 
-        assert (closed["closed_at"], closed["closed_by"]) == (closed["sys_created_on"], user(instance, "svc.hasura"))
+        assert (closed["closed_at"], closed["closed_by"]) == (
+            closed["sys_created_on"],
+            user(instance, "svc.hasura"),
+        )
 
     def test_on_hold_needs_a_reason_and_for_the_caller_a_comment(self, api: Api) -> None:
         made = api.make()
 
         assert "On hold reason" in api.patch(made["sys_id"], state=3).text
         assert "Additional comments" in api.patch(made["sys_id"], state=3, hold_reason=1).text
-        assert api.patch(made["sys_id"], state=3, hold_reason=1, comments="please call").status_code == 200
+        assert (
+            api.patch(made["sys_id"], state=3, hold_reason=1, comments="please call").status_code
+            == 200
+        )
 
-    def test_a_new_group_clears_the_assignee_unless_one_is_given(self, api: Api, instance: ServiceNow) -> None:
+    def test_a_new_group_clears_the_assignee_unless_one_is_given(
+        self, api: Api, instance: ServiceNow
+    ) -> None:
         abel = user(instance, "abel.tuter")
         network, hardware = group(instance, "Network"), group(instance, "Hardware")
         made = api.make(assignment_group=network, assigned_to=abel)
@@ -558,14 +710,22 @@ class TestIncident:
 
         same = api.patch(made["sys_id"], assignment_group=network).json()["result"]
         moved = api.patch(made["sys_id"], assignment_group=hardware).json()["result"]
-        both = api.patch(made["sys_id"], assignment_group=network, assigned_to=abel).json()["result"]
+        both = api.patch(made["sys_id"], assignment_group=network, assigned_to=abel).json()[
+            "result"
+        ]
 
         assert (same["assigned_to"], moved["assigned_to"], both["assigned_to"]) == (abel, "", abel)
 
     def test_a_text_that_is_too_long_is_cut_without_a_word(self, api: Api) -> None:
-        made = api.make(short_description="x" * 161, description="ü" * 4001, correlation_id="k" * 101)
+        made = api.make(
+            short_description="x" * 161, description="ü" * 4001, correlation_id="k" * 101
+        )
 
-        lengths = (len(made["short_description"]), len(made["description"]), len(made["correlation_id"]))
+        lengths = (
+            len(made["short_description"]),
+            len(made["description"]),
+            len(made["correlation_id"]),
+        )
         assert lengths == (160, 4000, 100)
 
     def test_unknown_and_system_fields_are_ignored_without_a_word(self, api: Api) -> None:
@@ -580,7 +740,9 @@ class TestIncident:
         by_name = {"assignment_group": "network", "caller_id": "Nobody"}
 
         plain = api.make(**by_name)
-        shown = api.call("POST", "table/incident?sysparm_input_display_value=true", by_name).json()["result"]
+        shown = api.call("POST", "table/incident?sysparm_input_display_value=true", by_name).json()[
+            "result"
+        ]
 
         assert (plain["assignment_group"], plain["caller_id"]) == ("", "")
         assert shown["assignment_group"]["value"] == group(instance, "Network")
@@ -591,12 +753,18 @@ class TestIncident:
 
     @pytest.mark.parametrize(
         ("given", "kept"),
-        [("2021-07-15T08:00:00", "2021-07-15 08:00:00"), ("2021-07-15 08:00:00", "2021-07-15 08:00:00"), ("soon", "")],
+        [
+            ("2021-07-15T08:00:00", "2021-07-15 08:00:00"),
+            ("2021-07-15 08:00:00", "2021-07-15 08:00:00"),
+            ("soon", ""),
+        ],
     )
     def test_a_time_is_kept_with_a_space(self, api: Api, given: str, kept: str) -> None:
         assert api.make(due_date=given)["due_date"] == kept
 
-    def test_a_journal_reads_back_empty_and_every_write_is_an_entry(self, api: Api, instance: ServiceNow) -> None:
+    def test_a_journal_reads_back_empty_and_every_write_is_an_entry(
+        self, api: Api, instance: ServiceNow
+    ) -> None:
         made = api.make(comments="first")
         for _ in range(2):
             again = api.patch(made["sys_id"], work_notes="same words").json()["result"]
@@ -614,7 +782,10 @@ class TestIncident:
         api.make(sys_id=HEX)
 
         assert api.patch(HEX, state=6, comments="lost").status_code == 403
-        assert api.call("POST", "table/incident", {"sys_id": HEX, "comments": "lost"}).status_code == 403
+        assert (
+            api.call("POST", "table/incident", {"sys_id": HEX, "comments": "lost"}).status_code
+            == 403
+        )
         assert instance.rows("sys_journal_field") == []
 
     def test_a_write_is_counted_and_one_that_changes_nothing_is_not(
@@ -630,23 +801,30 @@ class TestIncident:
         assert (changed["sys_mod_count"], changed["sys_updated_on"]) == ("1", "2026-09-21 14:13:21")
 
     @pytest.mark.parametrize(
-        "words", ["{{ 7*7 }}", "[code]<b>x</b>[/code]", "a^b^NQc", "line\nline\r\n", "'; --", "東京 🎉"]
+        "words",
+        ["{{ 7*7 }}", "[code]<b>x</b>[/code]", "a^b^NQc", "line\nline\r\n", "'; --", "東京 🎉"],
     )
     def test_a_text_is_kept_as_it_is(self, api: Api, words: str) -> None:
         assert api.make(description=words)["description"] == words
 
     def test_half_a_surrogate_pair_breaks_nothing(self, api: Api) -> None:
         body = b'{"description": "\\ud83d"}'
-        answer = api.call("POST", "table/incident", headers={"Content-Type": "application/json"}, data=body)
+        answer = api.call(
+            "POST", "table/incident", headers={"Content-Type": "application/json"}, data=body
+        )
 
         assert answer.json()["result"]["description"] == "?"
 
 
 class TestPeople:
-    def test_a_person_changes_a_record_by_names_and_labels(self, api: Api, instance: ServiceNow) -> None:
+    def test_a_person_changes_a_record_by_names_and_labels(
+        self, api: Api, instance: ServiceNow
+    ) -> None:
         made = api.make()
 
-        changed = instance.change("incident", made["sys_id"], state="In Progress", assignment_group="Hardware")
+        changed = instance.change(
+            "incident", made["sys_id"], state="In Progress", assignment_group="Hardware"
+        )
 
         assert (changed["state"], changed["assignment_group"]) == ("2", group(instance, "Hardware"))
         assert (changed["sys_updated_by"], changed["sys_mod_count"]) == ("admin", "1")
@@ -667,7 +845,9 @@ class TestPeople:
 
 
 class TestCalls:
-    def test_every_call_is_kept_as_it_was_answered(self, api: Api, instance: ServiceNow, clock: Time) -> None:
+    def test_every_call_is_kept_as_it_was_answered(
+        self, api: Api, instance: ServiceNow, clock: Time
+    ) -> None:
         api.call("GET", f"table/incident/{HEX}?sysparm_fields=number")
         made = api.make(sys_id=HEX)
 
@@ -677,7 +857,12 @@ class TestCalls:
             f"/api/now/table/incident/{HEX}",
             "sysparm_fields=number",
         )
-        assert (looked.table, looked.sys_id, looked.status, looked.body) == ("incident", HEX, 404, None)
+        assert (looked.table, looked.sys_id, looked.status, looked.body) == (
+            "incident",
+            HEX,
+            404,
+            None,
+        )
         assert (posted.method, posted.status, posted.at, posted.body) == (
             "POST",
             201,
@@ -703,7 +888,8 @@ def raw_answer(instance: ServiceNow, method: str = "GET") -> bytes:
     body = b"{}"
     login = base64.b64encode(f"{instance.username}:{instance.password}".encode()).decode()
     head = (
-        f"{method} /api/now/table/incident HTTP/1.1\r\nHost: x\r\nAccept: */*\r\nContent-Type: application/json\r\n"
+        f"{method} /api/now/table/incident HTTP/1.1\r\nHost: x\r\nAccept: */*\r\nContent-Type: "
+        "application/json\r\n"
         f"Content-Length: {len(body)}\r\nAuthorization: Basic {login}\r\n\r\n"
     )
     with socket.create_connection(("127.0.0.1", port_of(instance)), timeout=5) as raw:
@@ -712,8 +898,12 @@ def raw_answer(instance: ServiceNow, method: str = "GET") -> bytes:
 
 
 class TestFaults:
-    def test_a_fault_that_is_none_is_refused_with_the_names_there_are(self, instance: ServiceNow) -> None:
-        with pytest.raises(ValueError, match="there is no fault 'flood'; there are acl_403, acl_flap_403"):
+    def test_a_fault_that_is_none_is_refused_with_the_names_there_are(
+        self, instance: ServiceNow
+    ) -> None:
+        with pytest.raises(
+            ValueError, match="there is no fault 'flood'; there are acl_403, acl_flap_403"
+        ):
             instance.arm("flood")
 
     @pytest.mark.parametrize(
@@ -735,7 +925,9 @@ class TestFaults:
         assert instance.row("incident", HEX) is not None
         assert instance.calls[-1].status == status
 
-    @pytest.mark.parametrize(("fault", "rows"), [("commit_then_reset", 1), ("reset", 0), ("down", 0)])
+    @pytest.mark.parametrize(
+        ("fault", "rows"), [("commit_then_reset", 1), ("reset", 0), ("down", 0)]
+    )
     def test_a_connection_can_be_reset_after_or_before_the_commit(
         self, instance: ServiceNow, fault: str, rows: int
     ) -> None:
@@ -746,7 +938,9 @@ class TestFaults:
         assert len(instance.rows("incident")) == rows
         assert [call.status for call in instance.calls] == [0]
 
-    def test_a_refused_write_is_lost_with_its_answer_too(self, api: Api, instance: ServiceNow) -> None:
+    def test_a_refused_write_is_lost_with_its_answer_too(
+        self, api: Api, instance: ServiceNow
+    ) -> None:
         api.make(sys_id=HEX)
         instance.arm("commit_then_reset")
 
@@ -767,7 +961,9 @@ class TestFaults:
         with pytest.raises(ConnectionResetError):
             raw_answer(instance, "POST")
 
-    def test_a_write_can_be_committed_after_its_caller_gave_up(self, api: Api, instance: ServiceNow) -> None:
+    def test_a_write_can_be_committed_after_its_caller_gave_up(
+        self, api: Api, instance: ServiceNow
+    ) -> None:
         made = api.make(description="old")
         instance.arm("commit_late", method="PATCH", seconds=0.4)
 
@@ -777,7 +973,9 @@ class TestFaults:
 
         assert meanwhile == "old"
         deadline = time.monotonic() + 5
-        while (now := instance.rows("incident")[0])["description"] == "old" and time.monotonic() < deadline:
+        while (now := instance.rows("incident")[0])[
+            "description"
+        ] == "old" and time.monotonic() < deadline:
             time.sleep(0.02)
         assert (now["description"], now["urgency"]) == ("late", "1")
 
@@ -807,7 +1005,9 @@ class TestFaults:
             ahead[0] = 3601.0
 
             deadline = time.monotonic() + 5
-            while (now := instance.rows("incident")[0])["description"] == "old" and time.monotonic() < deadline:
+            while (now := instance.rows("incident")[0])[
+                "description"
+            ] == "old" and time.monotonic() < deadline:
                 time.sleep(0.02)
             assert now["description"] == "late"
 
@@ -826,7 +1026,10 @@ class TestFaults:
             instance.arm("commit_then_hang", seconds=60)
             with pytest.raises(requests.ReadTimeout):
                 session.post(
-                    f"{instance.url}/api/now/table/incident", json={}, auth=("svc.hasura", "sandbox"), timeout=0.2
+                    f"{instance.url}/api/now/table/incident",
+                    json={},
+                    auth=("svc.hasura", "sandbox"),
+                    timeout=0.2,
                 )
 
         assert time.monotonic() - began < 5
@@ -837,7 +1040,11 @@ class TestFaults:
         answer = api.call("POST", "table/incident", {"sys_id": HEX})
 
         told = answer.json()
-        assert (answer.status_code, told["result"]["sys_id"], told["status"]) == (200, HEX, "failure")
+        assert (answer.status_code, told["result"]["sys_id"], told["status"]) == (
+            200,
+            HEX,
+            "failure",
+        )
         assert told["error"]["message"] == "Transaction cancelled: maximum execution time exceeded"
         assert instance.row("incident", HEX) is not None
 
@@ -872,9 +1079,17 @@ class TestFaults:
             ("adc_502", "text/html", "snow_adc"),
             ("unavailable_503", "text/html", "Unavailable"),
             ("error_500", "application/json", "maximum execution time exceeded"),
-            ("acl_403", "application/json", "ACL Exception Insert Failed due to security constraints"),
+            (
+                "acl_403",
+                "application/json",
+                "ACL Exception Insert Failed due to security constraints",
+            ),
             ("acl_flap_403", "application/json", "Failed API level ACL Validation"),
-            ("business_rule_403", "application/json", "was aborted by Business Rule 'Check with change board^"),
+            (
+                "business_rule_403",
+                "application/json",
+                "was aborted by Business Rule 'Check with change board^",
+            ),
             (
                 "data_policy_403",
                 "application/json",
@@ -889,13 +1104,18 @@ class TestFaults:
 
         answer = api.call("POST", "table/incident", {"sys_id": HEX})
 
-        assert (answer.status_code, answer.headers["Content-Type"].partition(";")[0]) == (int(fault[-3:]), kind)
+        assert (answer.status_code, answer.headers["Content-Type"].partition(";")[0]) == (
+            int(fault[-3:]),
+            kind,
+        )
         assert words in answer.text
         assert "X-RateLimit-Limit" not in answer.headers
         assert instance.rows("incident") == []
         assert api.make(sys_id=HEX)["sys_id"] == HEX
 
-    def test_a_rate_limit_says_when_it_ends(self, api: Api, instance: ServiceNow, clock: Time) -> None:
+    def test_a_rate_limit_says_when_it_ends(
+        self, api: Api, instance: ServiceNow, clock: Time
+    ) -> None:
         instance.arm("rate_limit_429", seconds=7)
 
         answer = api.call("POST", "table/incident", {})
@@ -906,7 +1126,9 @@ class TestFaults:
         assert re.fullmatch("[0-9a-f]{32}", answer.headers["X-RateLimit-Rule"])
         assert instance.rows("incident") == []
 
-    def test_a_hibernating_instance_redirects_elsewhere(self, api: Api, instance: ServiceNow) -> None:
+    def test_a_hibernating_instance_redirects_elsewhere(
+        self, api: Api, instance: ServiceNow
+    ) -> None:
         instance.arm("hibernating_redirect_302")
 
         answer = api.call("GET", "table/incident")
@@ -917,7 +1139,11 @@ class TestFaults:
     def test_a_list_can_be_refused_by_an_acl(self, api: Api, instance: ServiceNow) -> None:
         instance.arm("acl_403")
 
-        assert error(api.call("GET", "table/incident")) == (403, "Insufficient rights to query records", None)
+        assert error(api.call("GET", "table/incident")) == (
+            403,
+            "Insufficient rights to query records",
+            None,
+        )
 
     def test_slow_is_late_and_right(self, api: Api, instance: ServiceNow) -> None:
         instance.arm("slow", seconds=0.3)
@@ -926,7 +1152,9 @@ class TestFaults:
         assert api.make(sys_id=HEX)["sys_id"] == HEX
         assert time.monotonic() - began >= 0.3
 
-    def test_down_lasts_until_it_is_disarmed_and_holds_for_the_pages(self, api: Api, instance: ServiceNow) -> None:
+    def test_down_lasts_until_it_is_disarmed_and_holds_for_the_pages(
+        self, api: Api, instance: ServiceNow
+    ) -> None:
         instance.arm("down", times=None)
 
         for _ in range(3):
@@ -937,11 +1165,18 @@ class TestFaults:
         instance.disarm()
         assert api.call("GET", "table/incident").status_code == 200
 
-    def test_a_fault_happens_as_often_as_it_was_armed_for(self, api: Api, instance: ServiceNow) -> None:
+    def test_a_fault_happens_as_often_as_it_was_armed_for(
+        self, api: Api, instance: ServiceNow
+    ) -> None:
         instance.arm("error_500", times=2)
         instance.arm("adc_502")
 
-        assert [api.call("GET", "table/incident").status_code for _ in range(4)] == [500, 500, 502, 200]
+        assert [api.call("GET", "table/incident").status_code for _ in range(4)] == [
+            500,
+            500,
+            502,
+            200,
+        ]
 
     def test_a_fault_waits_for_its_method_and_table(self, api: Api, instance: ServiceNow) -> None:
         instance.arm("error_500", method="POST", table="incident")
@@ -970,9 +1205,14 @@ class TestFaults:
 
         assert (got["description"], got["sys_mod_count"]) == ("old", "0")
         assert [row["sys_id"] for row in found] == [made["sys_id"]]
-        assert api.call("GET", f"table/incident/{made['sys_id']}").json()["result"]["description"] == "new"
+        assert (
+            api.call("GET", f"table/incident/{made['sys_id']}").json()["result"]["description"]
+            == "new"
+        )
 
-    def test_a_record_just_made_is_not_there_for_a_read_that_lags(self, api: Api, instance: ServiceNow) -> None:
+    def test_a_record_just_made_is_not_there_for_a_read_that_lags(
+        self, api: Api, instance: ServiceNow
+    ) -> None:
         made = api.make(correlation_id="shop:outage:1")
         instance.arm("stale_read", times=2)
 
@@ -980,7 +1220,9 @@ class TestFaults:
         assert api.found("correlation_id=shop:outage:1") == []
         assert len(api.found("correlation_id=shop:outage:1")) == 1
 
-    def test_a_record_just_deleted_is_still_there_for_a_read_that_lags(self, api: Api, instance: ServiceNow) -> None:
+    def test_a_record_just_deleted_is_still_there_for_a_read_that_lags(
+        self, api: Api, instance: ServiceNow
+    ) -> None:
         made = api.make()
         instance.remove("incident", made["sys_id"])
         instance.arm("stale_read")
@@ -1049,13 +1291,17 @@ class TestOtherProcesses:
         assert answer.status_code == 400
         assert answer.json()["error"]
 
-    def test_it_can_be_told_to_come_up_again_while_it_is_down(self, api: Api, instance: ServiceNow) -> None:
+    def test_it_can_be_told_to_come_up_again_while_it_is_down(
+        self, api: Api, instance: ServiceNow
+    ) -> None:
         instance.arm("down", times=None)
         requests.delete(f"{instance.url}/sandbox/faults", timeout=5)
 
         assert api.call("GET", "table/incident").status_code == 200
 
-    def test_calls_are_read_and_forgotten_over_http(self, api: Api, instance: ServiceNow, clock: Time) -> None:
+    def test_calls_are_read_and_forgotten_over_http(
+        self, api: Api, instance: ServiceNow, clock: Time
+    ) -> None:
         api.make(sys_id=HEX)
         control = f"{instance.url}/sandbox/calls"
 
@@ -1103,24 +1349,41 @@ class TestPages:
 
         assert page.url.endswith("/incidents")
         assert page.headers["Content-Type"] == "text/html;charset=UTF-8"
-        for shown in (made["number"], "New", "Link &lt;down&gt; &amp; out", "1 - Critical", "Network", "shop:outage:1"):
+        for shown in (
+            made["number"],
+            "New",
+            "Link &lt;down&gt; &amp; out",
+            "1 - Critical",
+            "Network",
+            "shop:outage:1",
+        ):
             assert shown in page.text
         assert '<meta http-equiv="refresh"' in page.text
 
     def test_a_page_shows_one_record_and_its_journal(self, api: Api, instance: ServiceNow) -> None:
-        made = api.make(description="<script>alert(1)</script>", state=6, **CLOSE, comments="We <b>look</b>")
+        made = api.make(
+            description="<script>alert(1)</script>", state=6, **CLOSE, comments="We <b>look</b>"
+        )
         other = api.make(work_notes="not here")
 
         page = requests.get(f"{instance.url}/incidents/{made['number']}", timeout=5).text
 
-        for shown in (made["number"], "Resolved", "Cable replaced", made["sys_id"], "We &lt;b&gt;look&lt;/b&gt;"):
+        for shown in (
+            made["number"],
+            "Resolved",
+            "Cable replaced",
+            made["sys_id"],
+            "We &lt;b&gt;look&lt;/b&gt;",
+        ):
             assert shown in page
         assert "&lt;script&gt;" in page
         assert "<script>" not in page
         assert "not here" not in page
         assert other["number"] not in page
 
-    @pytest.mark.parametrize("path", ["/incidents/INC9", "/incidents/", "/incidents/a^b", "/nothing"])
+    @pytest.mark.parametrize(
+        "path", ["/incidents/INC9", "/incidents/", "/incidents/a^b", "/nothing"]
+    )
     def test_a_page_that_is_not_there_is_404(self, instance: ServiceNow, path: str) -> None:
         assert requests.get(f"{instance.url}{path}", timeout=5).status_code == 404
 
@@ -1155,7 +1418,9 @@ class TestStarting:
     @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
     def test_it_runs_alone_until_it_is_told_to_stop(self, sign: signal.Signals) -> None:
         command = [sys.executable, "-m", "sandbox.servicenow", "--port", "0"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
             assert process.stdout is not None
             line = process.stdout.readline()
             url = re.findall(r"http://\S+", line)[0]
@@ -1192,7 +1457,9 @@ def test_a_request_whose_sender_dies_before_its_end_has_no_effect() -> None:
             f"Authorization: Basic {base64.b64encode(b'svc.hasura:sandbox').decode()}\r\n"
             "Content-Type: application/json\r\nContent-Length: 20\r\n\r\n"
         )
-        with socket.create_connection(("127.0.0.1", int(servicenow.url.rpartition(":")[2]))) as connection:
+        with socket.create_connection(
+            ("127.0.0.1", int(servicenow.url.rpartition(":")[2]))
+        ) as connection:
             connection.sendall(head.encode())
             connection.shutdown(socket.SHUT_WR)
             with pytest.raises(ConnectionResetError):
@@ -1203,7 +1470,9 @@ def test_a_request_whose_sender_dies_before_its_end_has_no_effect() -> None:
 
 def test_a_request_counts_as_in_flight_from_when_it_is_sent_though_its_sender_is_gone() -> None:
     with ServiceNow() as servicenow:
-        with socket.create_connection(("127.0.0.1", int(servicenow.url.rpartition(":")[2]))) as caller:
+        with socket.create_connection(
+            ("127.0.0.1", int(servicenow.url.rpartition(":")[2]))
+        ) as caller:
             until = time.monotonic() + 5
             while servicenow.in_flight and time.monotonic() < until:
                 time.sleep(0.01)

@@ -10,7 +10,8 @@ from tests.sandbox.client import CLOSE, Api, Time, error, group
 
 @pytest.fixture
 def six(api: Api, instance: ServiceNow, clock: Time) -> Api:
-    """Six incidents, a minute apart: two of the Network, one resolved, three with an impact of 1."""
+    """Six incidents, a minute apart: two of the Network, one resolved, three with an
+    impact of 1."""
     network = group(instance, "Network")
     rows: list[dict[str, Any]] = [
         {"impact": 1, "urgency": 1},
@@ -28,7 +29,9 @@ def six(api: Api, instance: ServiceNow, clock: Time) -> Api:
 
 def told(api: Api, table: str = "incident", version: str = "", **asked: str) -> Any:
     answer = api.call(
-        "GET", f"{version}stats/{table}", params={f"sysparm_{name}": value for name, value in asked.items()}
+        "GET",
+        f"{version}stats/{table}",
+        params={f"sysparm_{name}": value for name, value in asked.items()},
     )
     assert answer.status_code == 200, answer.text
     return answer.json()["result"]
@@ -37,7 +40,10 @@ def told(api: Api, table: str = "incident", version: str = "", **asked: str) -> 
 def counts(api: Api, **asked: str) -> list[tuple[str, ...]]:
     """The values of each group and how many are in it."""
     groups = told(api, count="true", **asked)
-    return [(*(field["value"] for field in one["groupby_fields"]), one["stats"]["count"]) for one in groups]
+    return [
+        (*(field["value"] for field in one["groupby_fields"]), one["stats"]["count"])
+        for one in groups
+    ]
 
 
 class TestAll:
@@ -54,7 +60,11 @@ class TestAll:
         assert answer.json()["result"] == {"stats": {"count": "1"}}
 
     def test_figures_are_of_the_columns_that_are_named(self, six: Api) -> None:
-        asked = {"sum_fields": "impact,urgency", "avg_fields": "impact", "min_fields": "opened_at,impact"}
+        asked = {
+            "sum_fields": "impact,urgency",
+            "avg_fields": "impact",
+            "min_fields": "opened_at,impact",
+        }
 
         assert told(six, count="true", max_fields="opened_at,number", **asked) == {
             "stats": {
@@ -71,7 +81,9 @@ class TestAll:
         assert told(six, count="false") == {"stats": {}}
 
     def test_of_no_records_there_is_a_count_alone(self, six: Api) -> None:
-        stats = told(six, count="true", query="number=X", avg_fields="impact", max_fields="opened_at")
+        stats = told(
+            six, count="true", query="number=X", avg_fields="impact", max_fields="opened_at"
+        )
 
         assert stats == {"stats": {"count": "0", "avg": {"impact": ""}, "max": {"opened_at": ""}}}
 
@@ -84,7 +96,9 @@ class TestAll:
         }
 
     def test_a_column_that_there_is_not_is_ignored(self, six: Api) -> None:
-        assert told(six, count="true", sum_fields="u_none,impact.x", group_by="u_none") == {"stats": {"count": "6"}}
+        assert told(six, count="true", sum_fields="u_none,impact.x", group_by="u_none") == {
+            "stats": {"count": "6"}
+        }
 
     @pytest.mark.parametrize("function", ["sum", "avg"])
     def test_a_sum_of_what_is_no_number_is_501(self, six: Api, function: str) -> None:
@@ -120,12 +134,22 @@ class TestGroups:
         ]
 
     @pytest.mark.parametrize("display", ["true", "all"])
-    def test_groups_are_shown_as_people_see_them(self, six: Api, instance: ServiceNow, display: str) -> None:
-        groups = told(six, count="true", group_by="assignment_group", display_value=display, order_by="COUNT")
+    def test_groups_are_shown_as_people_see_them(
+        self, six: Api, instance: ServiceNow, display: str
+    ) -> None:
+        groups = told(
+            six, count="true", group_by="assignment_group", display_value=display, order_by="COUNT"
+        )
         states = told(six, count="true", group_by="state", display_value=display)
 
         assert [one["groupby_fields"] for one in groups] == [
-            [{"display_value": "Network", "value": group(instance, "Network"), "field": "assignment_group"}],
+            [
+                {
+                    "display_value": "Network",
+                    "value": group(instance, "Network"),
+                    "field": "assignment_group",
+                }
+            ],
             [{"display_value": "", "value": "", "field": "assignment_group"}],
         ]
         assert [one["groupby_fields"][0]["display_value"] for one in states] == ["New", "Resolved"]
@@ -154,15 +178,21 @@ class TestGroups:
         ],
     )
     def test_having_chooses_groups(self, six: Api, having: str, impacts: str) -> None:
-        assert "".join(value for value, _ in counts(six, group_by="impact", having=having)) == impacts
+        assert (
+            "".join(value for value, _ in counts(six, group_by="impact", having=having)) == impacts
+        )
 
     def test_having_holds_for_all_as_for_a_group(self, six: Api) -> None:
         assert told(six, count="true", having="count^impact^>^5") == {"stats": {"count": "6"}}
         assert told(six, count="true", having="count^impact^>^6") == {"stats": {}}
 
-    @pytest.mark.parametrize("having", ["count", "count^impact^>", "median^impact^>^1", "count^impact^LIKE^1", "^^^"])
+    @pytest.mark.parametrize(
+        "having", ["count", "count^impact^>", "median^impact^>^1", "count^impact^LIKE^1", "^^^"]
+    )
     def test_having_that_is_none_is_400(self, six: Api, having: str) -> None:
-        answer = six.call("GET", "stats/incident", params={"sysparm_group_by": "impact", "sysparm_having": having})
+        answer = six.call(
+            "GET", "stats/incident", params={"sysparm_group_by": "impact", "sysparm_having": having}
+        )
 
         assert error(answer)[:2] == (400, "Invalid having clause")
 
@@ -181,11 +211,18 @@ class TestGroups:
             ("number", "123"),
         ],
     )
-    def test_groups_come_in_the_order_that_is_asked(self, six: Api, order: str, impacts: str) -> None:
-        assert "".join(value for value, _ in counts(six, group_by="impact", order_by=order)) == impacts
+    def test_groups_come_in_the_order_that_is_asked(
+        self, six: Api, order: str, impacts: str
+    ) -> None:
+        assert (
+            "".join(value for value, _ in counts(six, group_by="impact", order_by=order)) == impacts
+        )
 
     def test_numbers_come_in_the_order_of_numbers(self, api: Api) -> None:
-        made = [api.call("POST", "table/change_request", {}).json()["result"]["sys_id"] for _ in range(2)]
+        made = [
+            api.call("POST", "table/change_request", {}).json()["result"]["sys_id"]
+            for _ in range(2)
+        ]
         api.call("PATCH", f"table/change_request/{made[0]}", {"state": "-4"})
 
         groups = told(api, "change_request", count="true", group_by="state")
@@ -217,14 +254,11 @@ class TestRefused:
 
     def test_it_answers_in_xml_too(self, six: Api) -> None:
         answer = six.call(
-            "GET", "stats/incident?sysparm_count=true&sysparm_group_by=state", headers={"Accept": "application/xml"}
+            "GET",
+            "stats/incident?sysparm_count=true&sysparm_group_by=state",
+            headers={"Accept": "application/xml"},
         )
 
         assert answer.text.partition("\n")[2] == (
-            "<response>"
-            "<result><stats><count>5</count></stats>"
-            "<groupby_fields><value>1</value><field>state</field></groupby_fields></result>"
-            "<result><stats><count>1</count></stats>"
-            "<groupby_fields><value>6</value><field>state</field></groupby_fields></result>"
-            "</response>"
+            "<response><result><stats><count>5</count></stats><groupby_fields><value>1</value><field>state</field></groupby_fields></result><result><stats><count>1</count></stats><groupby_fields><value>6</value><field>state</field></groupby_fields></result></response>"
         )

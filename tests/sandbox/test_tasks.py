@@ -1,4 +1,5 @@
-"""Table task, which incidents, problems, changes and their tasks extend: they are read and written there too."""
+"""Table task, which incidents, problems, changes and their tasks extend: they are read and written
+there too."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,13 +16,18 @@ KINDS = ("incident", "problem", "problem_task", "change_request", "change_task")
 def tasks(api: Api) -> dict[str, dict[str, Any]]:
     """One of each kind."""
     return {
-        kind: api.call("POST", f"table/{kind}", {"short_description": f"a {kind}", "comments": kind}).json()["result"]
+        kind: api.call(
+            "POST", f"table/{kind}", {"short_description": f"a {kind}", "comments": kind}
+        ).json()["result"]
         for kind in KINDS
     }
 
 
 def classes(api: Api, query: str, **more: str) -> set[str]:
-    return {row["sys_class_name"] for row in api.found(f"sys_created_by=svc.hasura^{query}", "task", **more)}
+    return {
+        row["sys_class_name"]
+        for row in api.found(f"sys_created_by=svc.hasura^{query}", "task", **more)
+    }
 
 
 class TestRead:
@@ -38,14 +44,22 @@ class TestRead:
             ("u_none=1", KINDS),
         ],
     )
-    def test_a_query_finds_every_kind(self, api: Api, tasks: object, query: str, kinds: list[str]) -> None:
+    def test_a_query_finds_every_kind(
+        self, api: Api, tasks: object, query: str, kinds: list[str]
+    ) -> None:
         assert classes(api, query) == set(kinds)
 
-    def test_a_task_has_the_columns_of_table_task(self, api: Api, tasks: dict[str, dict[str, Any]]) -> None:
+    def test_a_task_has_the_columns_of_table_task(
+        self, api: Api, tasks: dict[str, dict[str, Any]]
+    ) -> None:
         [row] = api.found("sys_class_name=incident", "task")
 
         assert row["sys_id"] == tasks["incident"]["sys_id"]
-        assert {"number", "sys_class_name", "opened_at", "work_notes"} <= row.keys() < tasks["incident"].keys()
+        assert (
+            {"number", "sys_class_name", "opened_at", "work_notes"}
+            <= row.keys()
+            < tasks["incident"].keys()
+        )
 
     def test_one_is_got_by_its_id(self, api: Api, tasks: dict[str, dict[str, Any]]) -> None:
         answer = api.call("GET", f"table/task/{tasks['change_task']['sys_id']}")
@@ -70,17 +84,25 @@ class TestRead:
         kinds = {row["sys_class_name"] for row in answer.json()["result"]}
         assert kinds == {"incident", "problem", "problem_task", "change_request"}
 
-    def test_what_was_noted_is_shown_there_too(self, api: Api, tasks: dict[str, dict[str, Any]]) -> None:
+    def test_what_was_noted_is_shown_there_too(
+        self, api: Api, tasks: dict[str, dict[str, Any]]
+    ) -> None:
         path = f"table/task/{tasks['problem']['sys_id']}?sysparm_display_value=true"
 
-        assert api.call("GET", path).json()["result"]["comments"].endswith("(Additional comments)\nproblem\n\n")
+        assert (
+            api.call("GET", path)
+            .json()["result"]["comments"]
+            .endswith("(Additional comments)\nproblem\n\n")
+        )
 
     def test_both_journals_are_shown_together(self, api: Api, clock: Time) -> None:
         sys_id = api.make(comments="first")["sys_id"]
         clock.now += 60
         api.patch(sys_id, work_notes="second")
 
-        shown = api.call("GET", f"table/incident/{sys_id}?sysparm_display_value=true").json()["result"]
+        shown = api.call("GET", f"table/incident/{sys_id}?sysparm_display_value=true").json()[
+            "result"
+        ]
 
         assert shown["comments_and_work_notes"] == (
             "2026-09-21 14:14:20 - svc.hasura (Work notes)\nsecond\n\n"
@@ -89,16 +111,27 @@ class TestRead:
 
     def test_they_are_counted_by_their_kind(self, api: Api, tasks: object) -> None:
         query = {"sysparm_query": "sys_created_by=svc.hasura", "sysparm_count": "true"}
-        answer = api.call("GET", "stats/task", params=query | {"sysparm_group_by": "sys_class_name"})
+        answer = api.call(
+            "GET", "stats/task", params=query | {"sysparm_group_by": "sys_class_name"}
+        )
 
-        counted = {one["groupby_fields"][0]["value"]: one["stats"]["count"] for one in answer.json()["result"]}
+        counted = {
+            one["groupby_fields"][0]["value"]: one["stats"]["count"]
+            for one in answer.json()["result"]
+        }
         assert counted == dict.fromkeys(KINDS, "1")
 
     def test_pages_have_each_of_them_once(self, api: Api, tasks: object) -> None:
         numbers: list[str] = []
         for offset in range(0, 6, 2):
-            page = {"sysparm_query": "sys_created_by=svc.hasura", "sysparm_limit": "2", "sysparm_offset": str(offset)}
-            numbers += [row["number"] for row in api.call("GET", "table/task", params=page).json()["result"]]
+            page = {
+                "sysparm_query": "sys_created_by=svc.hasura",
+                "sysparm_limit": "2",
+                "sysparm_offset": str(offset),
+            }
+            numbers += [
+                row["number"] for row in api.call("GET", "table/task", params=page).json()["result"]
+            ]
 
         assert len(numbers) == len(set(numbers)) == 5
 
@@ -109,7 +142,9 @@ class TestWritten:
     ) -> None:
         sys_id = tasks["incident"]["sys_id"]
 
-        answer = api.call("PATCH", f"table/task/{sys_id}", {"short_description": "changed", "work_notes": "why"})
+        answer = api.call(
+            "PATCH", f"table/task/{sys_id}", {"short_description": "changed", "work_notes": "why"}
+        )
 
         row = instance.row("incident", sys_id)
         assert row is not None
@@ -117,14 +152,25 @@ class TestWritten:
         assert row["sys_mod_count"] == "1"
         assert [entry["name"] for entry in instance.rows("sys_journal_field")][-1] == "incident"
 
-    def test_the_rules_are_those_of_the_record_s_own_table(self, api: Api, tasks: dict[str, dict[str, Any]]) -> None:
+    def test_the_rules_are_those_of_the_record_s_own_table(
+        self, api: Api, tasks: dict[str, dict[str, Any]]
+    ) -> None:
         sys_id = tasks["incident"]["sys_id"]
 
         assert error(api.call("PATCH", f"table/task/{sys_id}", {"state": "6"}))[0] == 403
-        assert api.call("PUT", f"table/task/{sys_id}", {"state": "6", **CLOSE}).json()["result"]["state"] == "6"
+        assert (
+            api.call("PUT", f"table/task/{sys_id}", {"state": "6", **CLOSE}).json()["result"][
+                "state"
+            ]
+            == "6"
+        )
 
-    def test_a_task_is_deleted(self, api: Api, instance: ServiceNow, tasks: dict[str, dict[str, Any]]) -> None:
-        assert api.call("DELETE", f"table/task/{tasks['change_request']['sys_id']}").status_code == 204
+    def test_a_task_is_deleted(
+        self, api: Api, instance: ServiceNow, tasks: dict[str, dict[str, Any]]
+    ) -> None:
+        assert (
+            api.call("DELETE", f"table/task/{tasks['change_request']['sys_id']}").status_code == 204
+        )
 
         assert instance.rows("change_request") == []
         assert error(api.call("DELETE", f"table/task/{HEX}"))[0] == 404
@@ -136,7 +182,11 @@ class TestWritten:
 class TestRights:
     @pytest.fixture
     def instance(self, clock: Time) -> Iterator[ServiceNow]:
-        held: dict[str, tuple[str, ...]] = {"reader": ("sn_incident_read",), "agent": ("itil",), "nobody": ()}
+        held: dict[str, tuple[str, ...]] = {
+            "reader": ("sn_incident_read",),
+            "agent": ("itil",),
+            "nobody": (),
+        }
         users = [UserAccount(name, "x", roles) for name, roles in held.items()]
         with ServiceNow(clock=clock, users=users) as running:
             yield running
@@ -144,11 +194,15 @@ class TestRights:
     def as_user(self, api: Api, name: str, method: str, path: str, body: object = None) -> Any:
         return api.call(method, path, body, auth=(name, "x"))
 
-    def test_one_sees_what_may_be_read_in_its_own_table(self, api: Api, tasks: dict[str, dict[str, Any]]) -> None:
+    def test_one_sees_what_may_be_read_in_its_own_table(
+        self, api: Api, tasks: dict[str, dict[str, Any]]
+    ) -> None:
         seen = {
             name: {
                 row["sys_class_name"]
-                for row in self.as_user(api, name, "GET", "table/task?sys_created_by=svc.hasura").json()["result"]
+                for row in self.as_user(
+                    api, name, "GET", "table/task?sys_created_by=svc.hasura"
+                ).json()["result"]
             }
             for name in ("reader", "agent", "nobody")
         }
@@ -157,7 +211,9 @@ class TestRights:
         path = f"table/task/{tasks['problem']['sys_id']}"
         assert self.as_user(api, "reader", "GET", path).status_code == 404
 
-    def test_one_writes_what_may_be_written_in_its_own_table(self, api: Api, tasks: dict[str, dict[str, Any]]) -> None:
+    def test_one_writes_what_may_be_written_in_its_own_table(
+        self, api: Api, tasks: dict[str, dict[str, Any]]
+    ) -> None:
         path = f"table/task/{tasks['incident']['sys_id']}"
 
         assert self.as_user(api, "reader", "PATCH", path, {"impact": "1"}).status_code == 403
@@ -165,7 +221,8 @@ class TestRights:
 
     def test_all_are_counted_by_who_may_read_all(self, api: Api) -> None:
         codes = [
-            self.as_user(api, name, "GET", "stats/task?sysparm_count=true").status_code for name in ("reader", "agent")
+            self.as_user(api, name, "GET", "stats/task?sysparm_count=true").status_code
+            for name in ("reader", "agent")
         ]
 
         assert codes == [403, 200]

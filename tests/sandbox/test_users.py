@@ -1,4 +1,5 @@
-"""Several users sign in, each with rights that follow the roles; and how they are named on the command line."""
+"""Several users sign in, each with rights that follow the roles; and how they are named on the
+command line."""
 
 import json
 import re
@@ -58,11 +59,19 @@ def status(api: Api, method: str, table: str) -> int:
 
 
 class TestSignIn:
-    def test_everybody_is_who_they_sign_in_as(self, people: dict[str, Api], instance: ServiceNow) -> None:
-        made = {name: api.make() for name, api in people.items() if name in {"admin", "itil", "writer"}}
+    def test_everybody_is_who_they_sign_in_as(
+        self, people: dict[str, Api], instance: ServiceNow
+    ) -> None:
+        made = {
+            name: api.make() for name, api in people.items() if name in {"admin", "itil", "writer"}
+        }
 
-        assert {name: row["sys_created_by"] for name, row in made.items()} == {name: name for name in made}
-        assert {row["opened_by"] for row in made.values()} == {user(instance, name) for name in made}
+        assert {name: row["sys_created_by"] for name, row in made.items()} == {
+            name: name for name in made
+        }
+        assert {row["opened_by"] for row in made.values()} == {
+            user(instance, name) for name in made
+        }
 
     def test_one_s_password_is_not_another_s(self, people: dict[str, Api]) -> None:
         people["itil"].session.auth = ("itil", PASSWORDS["admin"])
@@ -77,7 +86,9 @@ class TestSignIn:
 
         assert [row["short_description"] for row in mine] == ["itil"]
 
-    def test_a_query_speaks_of_the_groups_of_who_asks(self, people: dict[str, Api], instance: ServiceNow) -> None:
+    def test_a_query_speaks_of_the_groups_of_who_asks(
+        self, people: dict[str, Api], instance: ServiceNow
+    ) -> None:
         database = group(instance, "Database")
         members = {"group": database, "user": user(instance, "itil")}
         people["admin"].call("POST", "table/sys_user_grmember", members)
@@ -88,9 +99,13 @@ class TestSignIn:
             "assignment_groupDYNAMICd6435e965f510100a9ad2572f2b47744",
             "assignment_groupINjavascript:gs.getUser().getMyGroups()",
         ):
-            assert [row["assignment_group"]["value"] for row in people["itil"].found(query)] == [database]
+            assert [row["assignment_group"]["value"] for row in people["itil"].found(query)] == [
+                database
+            ]
 
-    def test_failures_lock_the_one_who_failed(self, people: dict[str, Api], instance: ServiceNow) -> None:
+    def test_failures_lock_the_one_who_failed(
+        self, people: dict[str, Api], instance: ServiceNow
+    ) -> None:
         people["itil"].session.auth = ("itil", "wrong")
         for _ in range(5):
             people["itil"].call("GET", "table/incident")
@@ -112,7 +127,9 @@ class TestSignIn:
         assert with_token(instance, bought).status_code == 401
 
     @pytest.mark.parametrize("grant", ["password", JWT_BEARER])
-    def test_a_token_is_for_the_user_who_bought_it(self, instance: ServiceNow, clock: Time, grant: str) -> None:
+    def test_a_token_is_for_the_user_who_bought_it(
+        self, instance: ServiceNow, clock: Time, grant: str
+    ) -> None:
         asked: dict[str, str] = (
             {"username": "writer", "password": "4"}
             if grant == "password"
@@ -127,11 +144,16 @@ class TestSignIn:
             assert as_bearer(instance, again["access_token"])["sys_created_by"] == "writer"
 
     def test_two_users_have_two_tokens(self, instance: ServiceNow) -> None:
-        tokens = [token(instance, "password", username=n, password=PASSWORDS[n]).json() for n in ("itil", "writer")]
+        tokens = [
+            token(instance, "password", username=n, password=PASSWORDS[n]).json()
+            for n in ("itil", "writer")
+        ]
 
         assert len({told["access_token"] for told in tokens}) == 2
 
-    def test_nobody_gets_a_token_for_one_who_may_not_sign_in(self, instance: ServiceNow, clock: Time) -> None:
+    def test_nobody_gets_a_token_for_one_who_may_not_sign_in(
+        self, instance: ServiceNow, clock: Time
+    ) -> None:
         answer = token(instance, JWT_BEARER, assertion=jwt(instance, clock.now, sub="beth.anglin"))
 
         assert answer.status_code == 401
@@ -141,7 +163,9 @@ class TestSignIn:
             with pytest.raises(ValueError, match="one name"):
                 ServiceNow(users=[UserAccount("a", "x"), UserAccount(name, "y")])
 
-    def test_an_item_of_a_batch_is_of_who_sent_the_batch(self, people: dict[str, Api], instance: ServiceNow) -> None:
+    def test_an_item_of_a_batch_is_of_who_sent_the_batch(
+        self, people: dict[str, Api], instance: ServiceNow
+    ) -> None:
         item = {"id": "a", "method": "POST", "url": "/api/now/table/incident", "body": ""}
         people["writer"].call("POST", "batch", {"batch_request_id": "1", "rest_requests": [item]})
 
@@ -186,17 +210,27 @@ class TestRoles:
 
         assert allowed == who.split()
 
-    def test_what_a_role_does_not_allow_is_said_as_an_acl_does(self, people: dict[str, Api]) -> None:
+    def test_what_a_role_does_not_allow_is_said_as_an_acl_does(
+        self, people: dict[str, Api]
+    ) -> None:
         sys_id = people["admin"].make()["sys_id"]
 
         reader = people["reader"]
         refused = (403, "Operation Failed", FORBIDDEN.format("Update"))
         assert error(reader.call("PATCH", f"table/incident/{sys_id}", {})) == refused
-        assert error(reader.call("DELETE", f"table/incident/{sys_id}"))[2] == FORBIDDEN.format("Delete")
-        assert error(reader.call("GET", "table/problem")) == (403, "Insufficient rights to query records", None)
+        assert error(reader.call("DELETE", f"table/incident/{sys_id}"))[2] == FORBIDDEN.format(
+            "Delete"
+        )
+        assert error(reader.call("GET", "table/problem")) == (
+            403,
+            "Insufficient rights to query records",
+            None,
+        )
         assert error(reader.call("GET", f"table/problem/{HEX}"))[:2] == (404, "No Record found")
 
-    def test_who_has_no_role_sees_the_own_incidents_alone(self, people: dict[str, Api], instance: ServiceNow) -> None:
+    def test_who_has_no_role_sees_the_own_incidents_alone(
+        self, people: dict[str, Api], instance: ServiceNow
+    ) -> None:
         employee = people["employee"]
         opened = employee.make(short_description="opened")["sys_id"]
         called = people["itil"].make(caller_id=user(instance, "employee"))["sys_id"]
@@ -219,9 +253,18 @@ class TestRoles:
             for name, api in people.items()
         }
 
-        assert [name for name, code in made.items() if code == 201] == ["admin", "itil", "writer", "manager", "agent"]
+        assert [name for name, code in made.items() if code == 201] == [
+            "admin",
+            "itil",
+            "writer",
+            "manager",
+            "agent",
+        ]
         kept = people["admin"].call("GET", "attachment").json()["result"]
-        listed = {name: len(api.call("GET", "attachment").json()["result"]) for name, api in people.items()}
+        listed = {
+            name: len(api.call("GET", "attachment").json()["result"])
+            for name, api in people.items()
+        }
         assert listed == {name: 0 if name == "employee" else 5 for name in people}
         path = f"attachment/{kept[0]['sys_id']}"
         assert people["reader"].call("GET", f"{path}/file").content == b"x"
@@ -229,7 +272,9 @@ class TestRoles:
         assert people["reader"].call("DELETE", path).status_code == 403
         assert people["writer"].call("DELETE", path).status_code == 204
 
-    def test_rights_change_with_the_roles(self, people: dict[str, Api], instance: ServiceNow) -> None:
+    def test_rights_change_with_the_roles(
+        self, people: dict[str, Api], instance: ServiceNow
+    ) -> None:
         employee, admin = people["employee"], people["admin"]
         [role] = admin.found("name=itil", "sys_user_role")
         assert employee.call("GET", "table/problem").status_code == 403
@@ -248,19 +293,35 @@ class TestRoles:
         # The demo data gives Network the role of an administrator.
         assert people["reader"].call("GET", "table/sys_script").status_code == 200
 
-    def test_the_change_management_api_asks_for_the_roles_on_its_page(self, people: dict[str, Api]) -> None:
-        made = people["itil"].ask("POST", "/api/sn_chg_rest/change/normal", {}).json()["result"]["sys_id"]["value"]
+    def test_the_change_management_api_asks_for_the_roles_on_its_page(
+        self, people: dict[str, Api]
+    ) -> None:
+        made = (
+            people["itil"]
+            .ask("POST", "/api/sn_chg_rest/change/normal", {})
+            .json()["result"]["sys_id"]["value"]
+        )
 
         assert people["reader"].ask("POST", "/api/sn_chg_rest/change/normal", {}).status_code == 403
         assert people["itil"].ask("DELETE", f"/api/sn_chg_rest/change/{made}").status_code == 403
         assert people["manager"].ask("DELETE", f"/api/sn_chg_rest/change/{made}").status_code == 204
 
-    def test_the_integration_user_has_the_rights_that_it_was_given(self, api: Api, instance: ServiceNow) -> None:
+    def test_the_integration_user_has_the_rights_that_it_was_given(
+        self, api: Api, instance: ServiceNow
+    ) -> None:
         assert api.call("GET", "table/sys_script").status_code == 200
 
     def test_roles_bring_others_with_them(self) -> None:
-        assert held_roles(["sn_service_desk_agent"]) >= {"sn_incident_read", "sn_problem_write", "sn_change_read"}
-        assert held_roles(["sn_incident_admin"]) == {"sn_incident_admin", "incident_manager", "itil"}
+        assert held_roles(["sn_service_desk_agent"]) >= {
+            "sn_incident_read",
+            "sn_problem_write",
+            "sn_change_read",
+        }
+        assert held_roles(["sn_incident_admin"]) == {
+            "sn_incident_admin",
+            "incident_manager",
+            "itil",
+        }
 
 
 class TestTimeZones:
@@ -272,7 +333,9 @@ class TestTimeZones:
                 api = Api(instance)
                 api.session.auth = (name, "x")
                 with api.session:
-                    made = api.call("POST", "table/incident?sysparm_display_value=true", {}).json()["result"]
+                    made = api.call("POST", "table/incident?sysparm_display_value=true", {}).json()[
+                        "result"
+                    ]
                 shown[name] = made["opened_at"]
 
         # The administrator of the demo data is in Los Angeles.
@@ -311,7 +374,9 @@ class TestCommandLine:
                 [url] = re.findall(r"http://127\.0\.0\.1:\d+", said[0])
                 answers = {
                     name: requests.post(
-                        f"{url}/api/now/table/incident?sysparm_display_value=all", auth=(name, password), timeout=5
+                        f"{url}/api/now/table/incident?sysparm_display_value=all",
+                        auth=(name, password),
+                        timeout=5,
                     ).json()["result"]
                     for name, password in (("admin", "sandbox"), ("ida", "s3cret"), ("ess", "x"))
                 }
@@ -340,7 +405,10 @@ class TestCommandLine:
                 with requests.Session() as session:
                     session.trust_env = False
                     answer = session.get(
-                        f"{url}/api/now/table/incident", auth=("svc.hasura", "sandbox"), verify=str(trusted), timeout=5
+                        f"{url}/api/now/table/incident",
+                        auth=("svc.hasura", "sandbox"),
+                        verify=str(trusted),
+                        timeout=5,
                     )
             finally:
                 process.send_signal(signal.SIGTERM)

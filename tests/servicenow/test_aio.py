@@ -14,7 +14,15 @@ from typing import Any, TypeVar
 import psutil
 import pytest
 
-from function.servicenow import Basic, InDoubt, InvalidArgument, NotFound, Record, Refused, Unavailable
+from function.servicenow import (
+    Basic,
+    InDoubt,
+    InvalidArgument,
+    NotFound,
+    Record,
+    Refused,
+    Unavailable,
+)
 from function.servicenow import ServiceNowClient as Waiting
 from function.servicenow.aio import ServiceNowClient
 from function.servicenow.search import PAGE_ROWS
@@ -75,8 +83,14 @@ class TestAlike:
             assert [*inspect.signature(other).parameters.values()] == [*parameters.values()], name
 
     def test_every_method_is_a_coroutine_but_the_search(self) -> None:
-        methods = {name: member for name, member in public(ServiceNowClient).items() if inspect.isfunction(member)}
-        waited_for = {name for name, method in methods.items() if inspect.iscoroutinefunction(method)}
+        methods = {
+            name: member
+            for name, member in public(ServiceNowClient).items()
+            if inspect.isfunction(member)
+        }
+        waited_for = {
+            name for name, method in methods.items() if inspect.iscoroutinefunction(method)
+        }
 
         assert set(methods) - waited_for == {"search_incidents"}
 
@@ -85,8 +99,12 @@ class TestAlike:
 
     def test_an_incident_goes_its_way(self) -> None:
         async def work(instance: ServiceNow, client: ServiceNowClient) -> list[Any]:
-            made = await client.create_incident(short_description="Checkout is down", urgency="High")
-            assert await client.add_work_note(table="incident", sys_id=made["sys_id"], work_note="Restarted.")
+            made = await client.create_incident(
+                short_description="Checkout is down", urgency="High"
+            )
+            assert await client.add_work_note(
+                table="incident", sys_id=made["sys_id"], work_note="Restarted."
+            )
             assert await client.add_comment(made["number"], "Restarted.", key="1")
             assert not await client.add_comment(made["number"], "Restarted.", key="1")
             changed = await client.update_incident(sys_id=made["sys_id"], state="In Progress")
@@ -106,7 +124,9 @@ class TestAlike:
         async def work(_: ServiceNow, client: ServiceNowClient) -> str:
             made = await client.create_change_request("Upgrade", type_="emergency")
             moved = await client.update_change_request(made["number"], state="Authorize")
-            assert (await client.get_change_request(number=made["number"]))["sys_id"] == made["sys_id"]
+            assert (await client.get_change_request(number=made["number"]))["sys_id"] == made[
+                "sys_id"
+            ]
             return moved["state"]
 
         assert run(work) == "-3"
@@ -181,7 +201,9 @@ class TestSearch:
         async def work(instance: ServiceNow, client: ServiceNowClient) -> None:
             there = [opened(instance)["number"] for _ in range(PAGE_ROWS + 7)]
 
-            assert [row["number"] async for row in client.search_incidents(fields=["number"])] == there
+            assert [
+                row["number"] async for row in client.search_incidents(fields=["number"])
+            ] == there
 
         run(work)
 
@@ -287,7 +309,10 @@ class TestCancel:
         async def work() -> None:
             async with calling(server.url, timeout_seconds=30) as client:
                 others = [asyncio.create_task(client.get_incident(ID)) for _ in range(3)]
-                await cancelled(client.update_incident(ID, description="hang"), when=partial(has_seen, server, 4))
+                await cancelled(
+                    client.update_incident(ID, description="hang"),
+                    when=partial(has_seen, server, 4),
+                )
                 assert [row["sys_id"] for row in await asyncio.gather(*others)] == [ID] * 3
 
         with Server(answer) as server:
@@ -317,7 +342,9 @@ class TestCancel:
 
         async def work(instance: ServiceNow, client: ServiceNowClient) -> None:
             instance.arm("commit_then_hang", method="POST", seconds=5)
-            await cancelled(client.create_incident("x"), when=lambda: bool(instance.rows("incident")))
+            await cancelled(
+                client.create_incident("x"), when=lambda: bool(instance.rows("incident"))
+            )
             await asyncio.sleep(0.3)
             assert {call.method for call in instance.calls} <= {"POST"}
             assert (await client.create_incident("y"))["number"]
@@ -327,7 +354,9 @@ class TestCancel:
     def test_a_cancelled_create_may_have_arrived_and_is_repeated_by_its_sys_id(self) -> None:
         async def work(instance: ServiceNow, client: ServiceNowClient) -> None:
             instance.arm("commit_then_hang", method="POST", seconds=5)
-            await cancelled(client.create_incident("x", sys_id=ID), when=lambda: bool(instance.rows("incident")))
+            await cancelled(
+                client.create_incident("x", sys_id=ID), when=lambda: bool(instance.rows("incident"))
+            )
             again = await client.create_incident("x", sys_id=ID)
 
             assert [row["sys_id"] for row in instance.rows("incident")] == [again["sys_id"]]
@@ -413,4 +442,9 @@ class TestBounds:
 def test_who_does_not_await_does_not_load_it(name: str) -> None:
     code = f"import sys, {name}; sys.exit('function.servicenow.aio' in sys.modules)"
 
-    assert subprocess.run([sys.executable, "-c", code], cwd=HERE, env={}, timeout=60, check=False).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=HERE, env={}, timeout=60, check=False
+        ).returncode
+        == 0
+    )

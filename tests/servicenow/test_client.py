@@ -1,4 +1,5 @@
-"""What ServiceNow's answers mean (pure), and that the client keeps its bounds and its secrets (on real sockets)."""
+"""What ServiceNow's answers mean (pure), and that the client keeps its bounds and its secrets (on
+real sockets)."""
 
 import base64
 import json
@@ -49,9 +50,15 @@ def said(message: str, detail: str | None = None) -> str:
     return json.dumps({"error": {"message": message, "detail": detail}, "status": "failure"})
 
 
-def reply(status: int, body: str | bytes = b"", content_type: str = "application/json", **headers: str) -> Reply:
+def reply(
+    status: int, body: str | bytes = b"", content_type: str = "application/json", **headers: str
+) -> Reply:
     named = {name.replace("_", "-").lower(): value for name, value in headers.items()}
-    return Reply(status, {"content-type": content_type} | named, body.encode() if isinstance(body, str) else body)
+    return Reply(
+        status,
+        {"content-type": content_type} | named,
+        body.encode() if isinstance(body, str) else body,
+    )
 
 
 def page(status: int, body: str = "<html><body>Hello</body></html>", **headers: str) -> Reply:
@@ -76,11 +83,23 @@ CREATED = reply(201, ROW)
 
 class TestAnswers:
     def test_a_record_is_returned_as_text(self) -> None:
-        row = {"sys_id": ID, "state": "2", "caller_id": {"link": "https://x/1", "value": "abc"}, "closed_at": None}
+        row = {
+            "sys_id": ID,
+            "state": "2",
+            "caller_id": {"link": "https://x/1", "value": "abc"},
+            "closed_at": None,
+        }
         more = {"active": True, "reopen_count": 3}
 
         assert records(GET, reply(200, json.dumps({"result": row | more}))) == [
-            {"sys_id": ID, "state": "2", "caller_id": "abc", "closed_at": "", "active": "true", "reopen_count": "3"}
+            {
+                "sys_id": ID,
+                "state": "2",
+                "caller_id": "abc",
+                "closed_at": "",
+                "active": "true",
+                "reopen_count": "3",
+            }
         ]
 
     def test_a_query_returns_what_it_found(self) -> None:
@@ -93,13 +112,18 @@ class TestAnswers:
         assert records(FIND, reply(200, '{"result":[]}')) == []
 
     def test_a_query_that_finds_nothing_in_version_1_is_an_empty_list(self) -> None:
-        assert records(FIND, reply(404, said("No Record found", "Records matching query not found."))) == []
+        assert (
+            records(FIND, reply(404, said("No Record found", "Records matching query not found.")))
+            == []
+        )
 
     def test_a_created_record_is_returned(self) -> None:
         assert records(POST, CREATED)[0]["number"] == "INC0010001"
 
     def test_a_row_that_talks_of_hibernating_is_a_row(self) -> None:
-        row = json.dumps({"result": {"sys_id": ID, "short_description": "<html>Your instance is hibernating"}})
+        row = json.dumps(
+            {"result": {"sys_id": ID, "short_description": "<html>Your instance is hibernating"}}
+        )
 
         assert len(records(GET, reply(200, row))) == 1
 
@@ -107,16 +131,24 @@ class TestAnswers:
         st.sampled_from([GET, FIND, POST, PATCH]),
         st.integers(100, 700),
         st.dictionaries(
-            st.sampled_from(["content-type", "retry-after", "location", "x-ratelimit-reset", "x-mfa_token"]),
-            st.text() | st.sampled_from(["application/json", "http://[", "Thu, 99 Foo 2026", "9" * 5000]),
+            st.sampled_from(
+                ["content-type", "retry-after", "location", "x-ratelimit-reset", "x-mfa_token"]
+            ),
+            st.text()
+            | st.sampled_from(["application/json", "http://[", "Thu, 99 Foo 2026", "9" * 5000]),
         ),
         st.binary()
-        | st.sampled_from([b'{"result":' + b'{"a":' * 500 + b"1" + b"}" * 500 + b"}", b"[" * 100_000])
+        | st.sampled_from(
+            [b'{"result":' + b'{"a":' * 500 + b"1" + b"}" * 500 + b"}", b"[" * 100_000]
+        )
         | st.recursive(
             st.none() | st.booleans() | st.floats() | st.text(),
             lambda inner: (
                 st.lists(inner)
-                | st.dictionaries(st.sampled_from(["result", "error", "message", "detail", "sys_id", "value"]), inner)
+                | st.dictionaries(
+                    st.sampled_from(["result", "error", "message", "detail", "sys_id", "value"]),
+                    inner,
+                )
             ),
         ).map(lambda value: json.dumps(value).encode()),
     )
@@ -134,17 +166,45 @@ class TestAnswers:
             assert all(isinstance(value, str) for record in verdict for value in record.values())
 
 
-BR = "Operation against file 'incident' was aborted by Business Rule 'No ACL Exception^{}'. Business Rule Stack:No"
+BR = (
+    "Operation against file 'incident' was aborted by Business Rule 'No ACL Exception^{}'. "
+    "Business Rule Stack:No"
+)
 
 # facts, 1.5: status, message, detail → what it is for a GET, and for a write.
 ERRORS: list[tuple[int, str, str | None, tuple[Kind, Reason, str]]] = [
     (400, "Invalid table bad_table_name", None, (P, Reason.REFUSED, "rule's table")),
-    (400, "Requested URI does not represent any resource", "/x", (P, Reason.REFUSED, "SERVICENOW_INSTANCE_URL")),
-    (404, "Requested URI does not represent any resource", "/x", (P, Reason.REFUSED, "SERVICENOW_INSTANCE_URL")),
+    (
+        400,
+        "Requested URI does not represent any resource",
+        "/x",
+        (P, Reason.REFUSED, "SERVICENOW_INSTANCE_URL"),
+    ),
+    (
+        404,
+        "Requested URI does not represent any resource",
+        "/x",
+        (P, Reason.REFUSED, "SERVICENOW_INSTANCE_URL"),
+    ),
     (400, "Exception while reading request", "Unexpected token", (P, Reason.REFUSED, "JSON")),
-    (400, "Rejected large REST payload with content-length = 99999999 bytes.", None, (P, Reason.REFUSED, "10 MB")),
-    (401, "User Not Authenticated", "Required to provide Auth information", (T, Reason.UNAUTHORIZED, "locked out")),
-    (401, "User is not authenticated", "Required to provide Auth information", (T, Reason.UNAUTHORIZED, "PASSWORD")),
+    (
+        400,
+        "Rejected large REST payload with content-length = 99999999 bytes.",
+        None,
+        (P, Reason.REFUSED, "10 MB"),
+    ),
+    (
+        401,
+        "User Not Authenticated",
+        "Required to provide Auth information",
+        (T, Reason.UNAUTHORIZED, "locked out"),
+    ),
+    (
+        401,
+        "User is not authenticated",
+        "Required to provide Auth information",
+        (T, Reason.UNAUTHORIZED, "PASSWORD"),
+    ),
     (
         403,
         "Operation Failed",
@@ -158,7 +218,12 @@ ERRORS: list[tuple[int, str, str | None, tuple[Kind, Reason, str]]] = [
         "Data Policy Exception: The following fields are mandatory: Resolution code",
         (P, Reason.DATA_POLICY, "mandatory"),
     ),
-    (403, "Operation Failed", "Error during insert of incident (INC1)", (D, Reason.INSERT_FAILED, "system log")),
+    (
+        403,
+        "Operation Failed",
+        "Error during insert of incident (INC1)",
+        (D, Reason.INSERT_FAILED, "system log"),
+    ),
     (403, "User Not Authorized", "Failed API level ACL Validation", (T, Reason.ACL, "KB2466644")),
     (403, "Insufficient rights to query records", None, (P, Reason.ACL, "role itil")),
     (403, "Something nobody has seen", "yet", (P, Reason.REFUSED, "own words")),
@@ -179,7 +244,11 @@ ERRORS: list[tuple[int, str, str | None, tuple[Kind, Reason, str]]] = [
 @pytest.mark.parametrize("request_", [GET, PATCH], ids=["GET", "PATCH"])
 @pytest.mark.parametrize(("status", "message", "detail", "expected"), ERRORS)
 def test_an_error_is_known_by_its_words(
-    request_: Request, status: int, message: str, detail: str | None, expected: tuple[Kind, Reason, str]
+    request_: Request,
+    status: int,
+    message: str,
+    detail: str | None,
+    expected: tuple[Kind, Reason, str],
 ) -> None:
     found = failure(request_, reply(status, said(message, detail)))
 
@@ -201,13 +270,21 @@ def test_a_refused_insert_is_known_by_the_same_words_and_keeps_its_status(
 
 
 def test_a_business_rule_is_named_in_the_words() -> None:
-    assert "No ACL Exception" in failure(POST, reply(403, said("Operation Failed", BR.format(ID)))).words
+    assert (
+        "No ACL Exception"
+        in failure(POST, reply(403, said("Operation Failed", BR.format(ID)))).words
+    )
 
 
 def test_a_quoted_value_cannot_pass_for_what_servicenow_says() -> None:
-    detail = "Error during insert of incident (was aborted by Business Rule, ACL Exception, Data Policy Exception)"
+    detail = (
+        "Error during insert of incident (was aborted by Business Rule, ACL Exception, Data "
+        "Policy Exception)"
+    )
 
-    assert failure(POST, reply(403, said("Operation Failed", detail))).reason is Reason.INSERT_FAILED
+    assert (
+        failure(POST, reply(403, said("Operation Failed", detail))).reason is Reason.INSERT_FAILED
+    )
 
 
 def test_a_user_with_a_second_factor_gets_a_hint_of_their_own() -> None:
@@ -226,16 +303,30 @@ def test_words_are_cut_and_hold_no_control_characters() -> None:
 
 
 class TestNotAnAnswer:
-    """Facts, 2.4, and what else looks like an answer and is none. *kinds* are for a GET and for a write."""
+    """Facts, 2.4, and what else looks like an answer and is none. *kinds* are for a GET and for a
+    write."""
 
     @pytest.mark.parametrize(
         ("answer", "kinds", "reason"),
         [
-            pytest.param(page(200, "<h1>Your instance is hibernating"), (T, T), Reason.HIBERNATING, id="hibernating"),
             pytest.param(
-                page(200, "<b id=instance-hibernating-page>"), (T, T), Reason.HIBERNATING, id="hibernating id"
+                page(200, "<h1>Your instance is hibernating"),
+                (T, T),
+                Reason.HIBERNATING,
+                id="hibernating",
             ),
-            pytest.param(page(503, "<h1>Hibernating Instance"), (T, T), Reason.HIBERNATING, id="hibernating 503"),
+            pytest.param(
+                page(200, "<b id=instance-hibernating-page>"),
+                (T, T),
+                Reason.HIBERNATING,
+                id="hibernating id",
+            ),
+            pytest.param(
+                page(503, "<h1>Hibernating Instance"),
+                (T, T),
+                Reason.HIBERNATING,
+                id="hibernating 503",
+            ),
             pytest.param(
                 page(302, "", Location="https://developer.servicenow.com/dev.do#!/wake"),
                 (T, T),
@@ -243,25 +334,61 @@ class TestNotAnAnswer:
                 id="redirect to the developer site",
             ),
             pytest.param(
-                page(302, "", Location="https://login.example.com/saml?RelayState=developer.servicenow.com"),
+                page(
+                    302,
+                    "",
+                    Location="https://login.example.com/saml?RelayState=developer.servicenow.com",
+                ),
                 (T, T),
                 Reason.NOT_SERVICENOW,
                 id="redirect to an identity provider",
             ),
-            pytest.param(page(307, "", Location="/login.do"), (T, T), Reason.NOT_SERVICENOW, id="redirect to a login"),
-            pytest.param(page(301, "", Location="http://["), (T, T), Reason.NOT_SERVICENOW, id="redirect to nowhere"),
+            pytest.param(
+                page(307, "", Location="/login.do"),
+                (T, T),
+                Reason.NOT_SERVICENOW,
+                id="redirect to a login",
+            ),
+            pytest.param(
+                page(301, "", Location="http://["),
+                (T, T),
+                Reason.NOT_SERVICENOW,
+                id="redirect to nowhere",
+            ),
             pytest.param(reply(304), (T, T), Reason.NOT_SERVICENOW, id="redirect without a place"),
             pytest.param(
-                page(200, "<form><input type='password'>"), (T, T), Reason.NOT_SERVICENOW, id="login page with 200"
+                page(200, "<form><input type='password'>"),
+                (T, T),
+                Reason.NOT_SERVICENOW,
+                id="login page with 200",
             ),
-            pytest.param(page(200, "<title>Log in | Acme</title>"), (T, T), Reason.NOT_SERVICENOW, id="login by title"),
+            pytest.param(
+                page(200, "<title>Log in | Acme</title>"),
+                (T, T),
+                Reason.NOT_SERVICENOW,
+                id="login by title",
+            ),
             pytest.param(page(200), (T, D), Reason.NOT_SERVICENOW, id="some page with 200"),
-            pytest.param(page(201, "<title>Log in</title>"), (T, D), Reason.NOT_SERVICENOW, id="some page with 201"),
+            pytest.param(
+                page(201, "<title>Log in</title>"),
+                (T, D),
+                Reason.NOT_SERVICENOW,
+                id="some page with 201",
+            ),
             pytest.param(page(403), (T, D), Reason.NOT_SERVICENOW, id="a firewall's page"),
             pytest.param(page(404), (T, D), Reason.NOT_SERVICENOW, id="another host's 404"),
-            pytest.param(reply(404, '{"error":"no route"}'), (T, D), Reason.NOT_SERVICENOW, id="a gateway's 404"),
-            pytest.param(page(400), (P, P), Reason.REFUSED, id="page with 400 for a URL that is too long"),
-            pytest.param(page(414), (P, P), Reason.REFUSED, id="page with 414 for a URL that is too long"),
+            pytest.param(
+                reply(404, '{"error":"no route"}'),
+                (T, D),
+                Reason.NOT_SERVICENOW,
+                id="a gateway's 404",
+            ),
+            pytest.param(
+                page(400), (P, P), Reason.REFUSED, id="page with 400 for a URL that is too long"
+            ),
+            pytest.param(
+                page(414), (P, P), Reason.REFUSED, id="page with 414 for a URL that is too long"
+            ),
             pytest.param(reply(413), (P, P), Reason.REFUSED, id="too large for a proxy"),
             pytest.param(reply(202), (T, T), Reason.OVERLOADED, id="session sync"),
             pytest.param(reply(202, ROW), (T, T), Reason.OVERLOADED, id="session sync with a body"),
@@ -283,7 +410,12 @@ class TestNotAnAnswer:
                 id="an error beside the result",
             ),
             pytest.param(reply(200, said("Oh")), (T, D), Reason.BAD_ANSWER, id="an error with 200"),
-            pytest.param(reply(200, '{"error":null}'), (T, D), Reason.BAD_ANSWER, id="an empty error with 200"),
+            pytest.param(
+                reply(200, '{"error":null}'),
+                (T, D),
+                Reason.BAD_ANSWER,
+                id="an empty error with 200",
+            ),
             pytest.param(reply(200, ROW[:-3]), (T, D), Reason.BAD_ANSWER, id="truncated JSON"),
             pytest.param(
                 reply(200, '{"result":{"x":"Hibernating Instance <title>Log in</title>'),
@@ -291,25 +423,58 @@ class TestNotAnAnswer:
                 Reason.BAD_ANSWER,
                 id="truncated JSON of a row that says so",
             ),
-            pytest.param(reply(200, ROW + said("late")), (T, D), Reason.BAD_ANSWER, id="an error behind the JSON"),
+            pytest.param(
+                reply(200, ROW + said("late")),
+                (T, D),
+                Reason.BAD_ANSWER,
+                id="an error behind the JSON",
+            ),
             pytest.param(reply(200, ""), (T, D), Reason.BAD_ANSWER, id="nothing"),
             pytest.param(reply(204, ""), (T, D), Reason.BAD_ANSWER, id="204"),
-            pytest.param(reply(200, ROW, "text/plain"), (T, D), Reason.BAD_ANSWER, id="JSON that says it is text"),
-            pytest.param(reply(200, b'{"result":"\xff"}'), (T, D), Reason.BAD_ANSWER, id="not UTF-8"),
+            pytest.param(
+                reply(200, ROW, "text/plain"),
+                (T, D),
+                Reason.BAD_ANSWER,
+                id="JSON that says it is text",
+            ),
+            pytest.param(
+                reply(200, b'{"result":"\xff"}'), (T, D), Reason.BAD_ANSWER, id="not UTF-8"
+            ),
             pytest.param(reply(200, '{"result":{"a":NaN}}'), (T, D), Reason.BAD_ANSWER, id="NaN"),
             pytest.param(reply(200, "[" * 100_000), (T, D), Reason.BAD_ANSWER, id="deep"),
             pytest.param(reply(200, "[]"), (T, D), Reason.BAD_ANSWER, id="not an object"),
             pytest.param(reply(200, "{}"), (T, D), Reason.BAD_ANSWER, id="no result"),
-            pytest.param(reply(200, '{"result":"x"}'), (T, D), Reason.BAD_ANSWER, id="a result that is no record"),
-            pytest.param(reply(200, '{"result":[1]}'), (T, D), Reason.BAD_ANSWER, id="a list of no records"),
-            pytest.param(reply(200, '{"result":{"a":[1]}}'), (T, D), Reason.BAD_ANSWER, id="a field that is a list"),
+            pytest.param(
+                reply(200, '{"result":"x"}'),
+                (T, D),
+                Reason.BAD_ANSWER,
+                id="a result that is no record",
+            ),
+            pytest.param(
+                reply(200, '{"result":[1]}'), (T, D), Reason.BAD_ANSWER, id="a list of no records"
+            ),
+            pytest.param(
+                reply(200, '{"result":{"a":[1]}}'),
+                (T, D),
+                Reason.BAD_ANSWER,
+                id="a field that is a list",
+            ),
         ],
     )
-    def test_it_is_recognised(self, answer: Reply, kinds: tuple[Kind, Kind], reason: Reason) -> None:
-        for request, kind in ((GET, kinds[0]), (FIND, kinds[0]), (POST, kinds[1]), (PATCH, kinds[1])):
+    def test_it_is_recognised(
+        self, answer: Reply, kinds: tuple[Kind, Kind], reason: Reason
+    ) -> None:
+        for request, kind in (
+            (GET, kinds[0]),
+            (FIND, kinds[0]),
+            (POST, kinds[1]),
+            (PATCH, kinds[1]),
+        ):
             found = failure(request, answer)
 
-            assert (found.kind, found.reason, found.status) == (kind, reason, answer.status), request
+            assert (found.kind, found.reason, found.status) == (kind, reason, answer.status), (
+                request
+            )
 
     @pytest.mark.parametrize(
         "answer",
@@ -353,7 +518,11 @@ class TestWaits:
     def test_a_rate_limit_says_when(self, headers: dict[str, str], seconds: float) -> None:
         found = failure(POST, reply(429, said("Rate limit exceeded"), **headers))
 
-        assert (found.kind, found.reason, found.retry_after_seconds) == (T, Reason.RATE_LIMITED, seconds)
+        assert (found.kind, found.reason, found.retry_after_seconds) == (
+            T,
+            Reason.RATE_LIMITED,
+            seconds,
+        )
 
     @pytest.mark.parametrize("headers", [{}, {"Retry_After": "soon"}, {"X_RateLimit_Limit": "100"}])
     def test_a_429_without_a_time_is_a_full_queue(self, headers: dict[str, str]) -> None:
@@ -365,15 +534,22 @@ class TestWaits:
         assert failure(PATCH, page(503, Retry_After="120")).retry_after_seconds == 120
 
     def test_a_rate_limit_that_is_not_reached_asks_for_no_wait(self) -> None:
-        assert failure(GET, page(500, X_RateLimit_Reset=str(int(NOW) + 90))).retry_after_seconds is None
+        assert (
+            failure(GET, page(500, X_RateLimit_Reset=str(int(NOW) + 90))).retry_after_seconds
+            is None
+        )
 
     def test_a_refusal_asks_for_no_wait(self) -> None:
-        assert failure(GET, reply(400, said("Invalid table x"), Retry_After="9")).retry_after_seconds is None
+        assert (
+            failure(GET, reply(400, said("Invalid table x"), Retry_After="9")).retry_after_seconds
+            is None
+        )
 
 
 class TestWhatIsAsked:
     @pytest.mark.parametrize(
-        "table", ["", "Incident", "incident/x", "incident?x=1", "..", "inci dent", "incident\n", "é"]
+        "table",
+        ["", "Incident", "incident/x", "incident?x=1", "..", "inci dent", "incident\n", "é"],
     )
     def test_only_a_table_becomes_part_of_an_address(self, table: str) -> None:
         with pytest.raises(ValueError, match="table"):
@@ -388,7 +564,8 @@ class TestWhatIsAsked:
         assert equals("correlation_id", "shop:outage:1=2") == "correlation_id=shop:outage:1=2"
 
     @pytest.mark.parametrize(
-        "value", ["a^b", "a\nb", "a\rb", "", "=a", " =a", "javascript:x", " JavaScript:x", "a\u2028b"]
+        "value",
+        ["a^b", "a\nb", "a\rb", "", "=a", " =a", "javascript:x", " JavaScript:x", "a\u2028b"],
     )
     def test_a_value_that_could_mean_more_is_refused_and_not_quoted(self, value: str) -> None:
         with pytest.raises(ValueError, match="a query for name") as refused:
@@ -420,7 +597,8 @@ class TestCredential:
         assert "hunter2" not in repr(Basic("u", "hunter2"))
 
 
-# --- On real sockets --------------------------------------------------------------------------------------------------
+# --- On real sockets
+# --------------------------------------------------------------------------------------------------
 
 FIELDS = ("number", "state")
 FOUND = result({"sys_id": ID, "number": "INC0010001", "state": "1"})
@@ -459,7 +637,9 @@ def create(client: ServiceNowClient, timeout_seconds: float = 10) -> Record:
 
 
 def update(client: ServiceNowClient, timeout_seconds: float = 10) -> Record:
-    return client.update("incident", ID, {"description": PLANTED}, fields=FIELDS, timeout_seconds=timeout_seconds)
+    return client.update(
+        "incident", ID, {"description": PLANTED}, fields=FIELDS, timeout_seconds=timeout_seconds
+    )
 
 
 def find(client: ServiceNowClient, timeout_seconds: float = 10) -> list[Record]:
@@ -474,7 +654,9 @@ def fails(call: Call, client: ServiceNowClient, timeout_seconds: float = 10) -> 
 
 
 EVERY_CALL = pytest.mark.parametrize(
-    ("call", "kind"), [(get, T), (find, T), (create, D), (update, D)], ids=["get", "find", "create", "update"]
+    ("call", "kind"),
+    [(get, T), (find, T), (create, D), (update, D)],
+    ids=["get", "find", "create", "update"],
 )
 
 
@@ -523,7 +705,10 @@ class TestRequests:
             assert update(client)["state"] == "1"
 
             [seen] = server.seen
-            assert (seen.method, urlsplit(seen.target).path) == ("PATCH", f"/api/now/table/incident/{ID}")
+            assert (seen.method, urlsplit(seen.target).path) == (
+                "PATCH",
+                f"/api/now/table/incident/{ID}",
+            )
             assert json.loads(seen.body) == {"description": PLANTED}
 
     def test_text_of_any_kind_arrives_as_it_is(self) -> None:
@@ -538,7 +723,10 @@ class TestRequests:
             get(client)
 
             scheme, _, encoded = server.seen[0].headers["authorization"].partition(" ")
-            assert (scheme, base64.b64decode(encoded).decode()) == ("Basic", f"svc.häsura:{PASSWORD}")
+            assert (scheme, base64.b64decode(encoded).decode()) == (
+                "Basic",
+                f"svc.häsura:{PASSWORD}",
+            )
 
     def test_a_new_password_is_used_from_the_next_call_on(self) -> None:
         passwords = iter(["old", "new"])
@@ -553,7 +741,9 @@ class TestRequests:
             get(client)
             client.close()
 
-            sent = [base64.b64decode(seen.headers["authorization"].split()[1]) for seen in server.seen]
+            sent = [
+                base64.b64decode(seen.headers["authorization"].split()[1]) for seen in server.seen
+            ]
             assert sent == [b"u:old", b"u:new"]
 
     def test_a_netrc_is_not_asked_nor_is_a_proxy_for_what_stays_on_this_machine(
@@ -566,18 +756,31 @@ class TestRequests:
         with Server(always(FOUND)) as server, calling(server.url) as client:
             get(client)
 
-            assert PASSWORD.encode() in base64.b64decode(server.seen[0].headers["authorization"].split()[1])
+            assert PASSWORD.encode() in base64.b64decode(
+                server.seen[0].headers["authorization"].split()[1]
+            )
 
     def test_cookies_are_not_sent_back(self) -> None:
-        cookies = "JSESSIONID=abc; Path=/\r\nSet-Cookie: glide_user_route=glide.node1; Path=/; HttpOnly"
-        with Server(always(result({"sys_id": ID}, Set_Cookie=cookies))) as server, calling(server.url) as client:
+        cookies = (
+            "JSESSIONID=abc; Path=/\r\nSet-Cookie: glide_user_route=glide.node1; Path=/; HttpOnly"
+        )
+        with (
+            Server(always(result({"sys_id": ID}, Set_Cookie=cookies))) as server,
+            calling(server.url) as client,
+        ):
             get(client)
             get(client)
 
-            assert [("cookie" in seen.headers, seen.connection) for seen in server.seen] == [(False, 1), (False, 1)]
+            assert [("cookie" in seen.headers, seen.connection) for seen in server.seen] == [
+                (False, 1),
+                (False, 1),
+            ]
 
     def test_a_redirect_is_not_followed(self) -> None:
-        with Server(always(FOUND)) as other, Server(always(http(302, Location=other.url + "/login.do"))) as server:
+        with (
+            Server(always(FOUND)) as other,
+            Server(always(http(302, Location=other.url + "/login.do"))) as server,
+        ):
             with calling(server.url) as client:
                 found = fails(create, client)
 
@@ -666,7 +869,10 @@ class TestBounds:
 
     def test_a_dripping_chunked_answer_ends_at_the_bound(self) -> None:
         def answer(sock: socket.socket, seen: Seen) -> bool:
-            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
+            sock.sendall(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: "
+                b"chunked\r\n\r\n"
+            )
             drip(sock, b"1\r\n \r\n" * 1000, server)
             return False
 
@@ -698,7 +904,10 @@ class TestBounds:
             get(client, 0.3)
             values = {"description": "x" * 20_000_000}  # more than the sockets' buffers hold
 
-            assert client.update("incident", ID, values, fields=FIELDS, timeout_seconds=8)["sys_id"] == ID
+            assert (
+                client.update("incident", ID, values, fields=FIELDS, timeout_seconds=8)["sys_id"]
+                == ID
+            )
             assert server.seen[1].connection == 1
 
     def test_a_401_whose_body_never_comes_is_still_a_401(self) -> None:
@@ -797,18 +1006,25 @@ class TestBrokenConnections:
 
     @pytest.mark.parametrize("host", LINK_LOCAL)
     def test_a_host_whose_address_is_link_local_is_not_called(self, host: str) -> None:
-        """Numbers are resolved by the C library as names are, so what a name resolves to is looked at."""
+        """Numbers are resolved by the C library as names are, so what a name resolves to is looked
+        at."""
         transport = Transport(f"https://{host}", concurrency_max=1)
         deadline = time.monotonic() + 4
-        found = transport.send(POST, {}, {}, headers=lambda: {"Authorization": "planted"}, deadline=deadline)
+        found = transport.send(
+            POST, {}, {}, headers=lambda: {"Authorization": "planted"}, deadline=deadline
+        )
 
         assert isinstance(found, Failure)
         assert (found.kind, found.reason, transport.calls) == (T, Reason.UNREACHABLE, 0)
         assert "link-local" in found.hint
         assert time.monotonic() < deadline - 3
 
-    @pytest.mark.parametrize("host", ["169.254.169.254", "2852039166", "[::ffff:a9fe:a9fe]", "[fe80::1%lo]"])
-    def test_the_connection_test_does_not_connect_to_a_link_local_address_either(self, host: str) -> None:
+    @pytest.mark.parametrize(
+        "host", ["169.254.169.254", "2852039166", "[::ffff:a9fe:a9fe]", "[fe80::1%lo]"]
+    )
+    def test_the_connection_test_does_not_connect_to_a_link_local_address_either(
+        self, host: str
+    ) -> None:
         assert "link-local" in reach(f"https://{host}", timeout_seconds=5)
 
     def test_an_unknown_host_was_certainly_not_called(self) -> None:
@@ -837,7 +1053,9 @@ class TestBrokenConnections:
             assert waited_seconds < 1  # so that several addresses, and TLS, fit into the bound
 
     @EVERY_CALL
-    def test_a_reset_after_the_request_leaves_a_write_in_doubt(self, call: Call, kind: Kind) -> None:
+    def test_a_reset_after_the_request_leaves_a_write_in_doubt(
+        self, call: Call, kind: Kind
+    ) -> None:
         def answer(sock: socket.socket, seen: Seen) -> bool:
             reset(sock)
             return False
@@ -849,7 +1067,9 @@ class TestBrokenConnections:
             assert len(server.seen) == client.calls == 1  # and nothing was sent twice
 
     @EVERY_CALL
-    def test_a_reset_within_the_answer_leaves_a_write_in_doubt(self, call: Call, kind: Kind) -> None:
+    def test_a_reset_within_the_answer_leaves_a_write_in_doubt(
+        self, call: Call, kind: Kind
+    ) -> None:
         def answer(sock: socket.socket, seen: Seen) -> bool:
             sock.sendall(MADE[:-10])
             time.sleep(0.05)
@@ -862,7 +1082,9 @@ class TestBrokenConnections:
             assert (found.kind, found.reason, found.status) == (kind, Reason.BAD_ANSWER, 201)
 
     @EVERY_CALL
-    def test_an_answer_that_ends_too_early_leaves_a_write_in_doubt(self, call: Call, kind: Kind) -> None:
+    def test_an_answer_that_ends_too_early_leaves_a_write_in_doubt(
+        self, call: Call, kind: Kind
+    ) -> None:
         def answer(sock: socket.socket, seen: Seen) -> bool:
             sock.sendall(FOUND.replace(b"Content-Length: ", b"Content-Length: 9"))
             return False
@@ -915,7 +1137,9 @@ class TestBrokenConnections:
             b"",
         ],
     )
-    def test_rubbish_leaves_a_write_in_doubt(self, rubbish: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    def test_rubbish_leaves_a_write_in_doubt(
+        self, rubbish: bytes, caplog: pytest.LogCaptureFixture
+    ) -> None:
         def answer(sock: socket.socket, seen: Seen) -> bool:
             sock.sendall(rubbish)
             return False
@@ -938,7 +1162,10 @@ class TestTls:
             assert server.seen == []
 
     def test_a_server_that_speaks_no_tls_was_certainly_sent_nothing(self) -> None:
-        with Server(always(FOUND)) as server, calling(server.url.replace("http:", "https:")) as client:
+        with (
+            Server(always(FOUND)) as server,
+            calling(server.url.replace("http:", "https:")) as client,
+        ):
             assert fails(create, client, 1).kind is T
             assert client.calls == 0
 
@@ -954,7 +1181,10 @@ class TestTls:
         authority = trustme.CA()
         authority.cert_pem.write_to_path(tmp_path / "ca.pem")
         trusted = str(tmp_path / "ca.pem")
-        with Server(answer, _tls(authority)) as server, calling(server.url, ca_file=trusted) as client:
+        with (
+            Server(answer, _tls(authority)) as server,
+            calling(server.url, ca_file=trusted) as client,
+        ):
             assert get(client)["sys_id"] == ID
             assert fails(create, client, 0.4).reason is Reason.TIMEOUT
             assert fails(create, client).kind is D
@@ -973,10 +1203,18 @@ class TestSecrets:
             always(FOUND),
             always(MADE),
             always(http(401, said("User is not authenticated", PLANTED))),
-            always(http(403, said("Operation Failed", f"Error during insert of incident ({PLANTED})"))),
+            always(
+                http(403, said("Operation Failed", f"Error during insert of incident ({PLANTED})"))
+            ),
             always(http(500, PLANTED)),
             always(http(302, PLANTED, Location=f"/{PLANTED}")),
-            always(b"HTTP/1.1 200 " + PLANTED.encode() + b"\r\nno header " + PLANTED.encode() + b"\r\n\r\n"),
+            always(
+                b"HTTP/1.1 200 "
+                + PLANTED.encode()
+                + b"\r\nno header "
+                + PLANTED.encode()
+                + b"\r\n\r\n"
+            ),
             always(PLANTED.encode() + b"\r\n\r\n"),
             lambda sock, seen: sock.close() or False,
         ],
@@ -987,7 +1225,10 @@ class TestSecrets:
     ) -> None:
         caplog.set_level(logging.DEBUG)
         texts = []
-        with Server(lambda sock, seen: answer(sock, seen) and False) as server, calling(server.url) as client:
+        with (
+            Server(lambda sock, seen: answer(sock, seen) and False) as server,
+            calling(server.url) as client,
+        ):
             for call in (create, update, get):
                 try:
                     call(client, 1)
@@ -996,14 +1237,22 @@ class TestSecrets:
                     texts += [error.failure.hint]
 
         encoded = base64.b64encode(f"svc.häsura:{PASSWORD}".encode()).decode()
-        texts += [record.getMessage() + str(record.__dict__) + caplog.text for record in caplog.records]
+        texts += [
+            record.getMessage() + str(record.__dict__) + caplog.text for record in caplog.records
+        ]
         assert len(texts) > 3
-        assert not [text for text in texts if PLANTED in text or "hunter2" in text or encoded in text]
+        assert not [
+            text for text in texts if PLANTED in text or "hunter2" in text or encoded in text
+        ]
 
     def test_an_error_drags_no_other_exception_along(self) -> None:
         """Those of requests and urllib3 hold addresses, headers and what was received."""
         closing: Answer = lambda sock, seen: False  # noqa: E731  # an answer that is none
-        with Server(closing) as server, calling(server.url) as cut, calling("http://127.0.0.1:1") as refused:
+        with (
+            Server(closing) as server,
+            calling(server.url) as cut,
+            calling("http://127.0.0.1:1") as refused,
+        ):
             for client in (cut, refused):
                 with pytest.raises(ServiceNowError) as raised:
                     create(client)

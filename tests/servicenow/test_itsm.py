@@ -1,4 +1,5 @@
-"""ServiceNowClient by itself: incidents, notes, change requests and searches, without rules and without a ledger."""
+"""ServiceNowClient by itself: incidents, notes, change requests and searches, without rules and
+without a ledger."""
 
 import json
 import random
@@ -47,7 +48,9 @@ def instance() -> Iterator[ServiceNow]:
 
 @contextmanager
 def calling(url: str, *, timeout_seconds: float = 10) -> Iterator[ServiceNowClient]:
-    with ServiceNowClient(url, Basic("svc.hasura", "sandbox"), timeout_seconds=timeout_seconds) as client:
+    with ServiceNowClient(
+        url, Basic("svc.hasura", "sandbox"), timeout_seconds=timeout_seconds
+    ) as client:
         yield client
 
 
@@ -74,7 +77,9 @@ def ended(instance: ServiceNow, *states: str) -> Record:
 
 
 def sys_id(instance: ServiceNow, table: str, name: str) -> str:
-    return next(row["sys_id"] for row in instance.rows(table) if name in {row.get("user_name"), row["name"]})
+    return next(
+        row["sys_id"] for row in instance.rows(table) if name in {row.get("user_name"), row["name"]}
+    )
 
 
 class TestAddress:
@@ -93,8 +98,12 @@ class TestAddress:
 
 
 class TestCreate:
-    def test_an_incident_is_opened_with_what_was_said(self, instance: ServiceNow, client: ServiceNowClient) -> None:
-        made = client.create_incident("Checkout is down", description="Since 08:02", category="software")
+    def test_an_incident_is_opened_with_what_was_said(
+        self, instance: ServiceNow, client: ServiceNowClient
+    ) -> None:
+        made = client.create_incident(
+            "Checkout is down", description="Since 08:02", category="software"
+        )
 
         row = instance.row("incident", made["sys_id"])
         assert row is not None
@@ -110,34 +119,51 @@ class TestCreate:
         assert call.body is not None
         assert (call.body["impact"], call.body["urgency"]) == ("3", "3")
 
-    def test_what_is_empty_is_not_sent(self, instance: ServiceNow, client: ServiceNowClient) -> None:
+    def test_what_is_empty_is_not_sent(
+        self, instance: ServiceNow, client: ServiceNowClient
+    ) -> None:
         client.create_incident("x", description="", category=None, assigned_to="", contact_type="")
 
         [call] = instance.take_calls()
         assert set(call.body or {}) == {"sys_id", "short_description", "impact", "urgency"}
 
-    def test_other_fields_go_by_their_names(self, instance: ServiceNow, client: ServiceNowClient) -> None:
+    def test_other_fields_go_by_their_names(
+        self, instance: ServiceNow, client: ServiceNowClient
+    ) -> None:
         made = client.create_incident("x", contact_type="monitoring", correlation_display="shop")
 
         assert (made["contact_type"], made["correlation_display"]) == ("monitoring", "shop")
 
-    def test_a_time_with_a_zone_is_sent_in_utc(self, instance: ServiceNow, client: ServiceNowClient) -> None:
+    def test_a_time_with_a_zone_is_sent_in_utc(
+        self, instance: ServiceNow, client: ServiceNowClient
+    ) -> None:
         due = datetime(2026, 8, 19, 10, 7, 6, tzinfo=timezone(timedelta(hours=2)))
 
         assert client.create_incident("x", due_date=due)["due_date"] == "2026-08-19 08:07:06"
-        assert client.create_incident("x", due_date="2026-08-19T10:07:06+02:00")["due_date"] == "2026-08-19 08:07:06"
+        assert (
+            client.create_incident("x", due_date="2026-08-19T10:07:06+02:00")["due_date"]
+            == "2026-08-19 08:07:06"
+        )
 
     def test_a_text_too_long_is_cut_visibly(self, client: ServiceNowClient) -> None:
         assert client.create_incident("x" * 200)["short_description"] == "x" * 159 + "…"
 
-    @pytest.mark.parametrize("who", ["beth.anglin", "beth.anglin@example.com", "Beth Anglin", "BETH.ANGLIN"])
-    def test_a_user_is_named_by_name_or_address(self, instance: ServiceNow, client: ServiceNowClient, who: str) -> None:
+    @pytest.mark.parametrize(
+        "who", ["beth.anglin", "beth.anglin@example.com", "Beth Anglin", "BETH.ANGLIN"]
+    )
+    def test_a_user_is_named_by_name_or_address(
+        self, instance: ServiceNow, client: ServiceNowClient, who: str
+    ) -> None:
         made = client.create_incident("x", caller_id=who)
 
         assert made["caller_id"] == sys_id(instance, "sys_user", "beth.anglin")
 
-    def test_a_group_and_an_item_are_named(self, instance: ServiceNow, client: ServiceNowClient) -> None:
-        made = client.create_incident("x", assignment_group="Network", cmdb_ci="web-01", business_service="shop")
+    def test_a_group_and_an_item_are_named(
+        self, instance: ServiceNow, client: ServiceNowClient
+    ) -> None:
+        made = client.create_incident(
+            "x", assignment_group="Network", cmdb_ci="web-01", business_service="shop"
+        )
 
         assert made["assignment_group"] == sys_id(instance, "sys_user_group", "Network")
         assert made["cmdb_ci"] == sys_id(instance, "cmdb_ci", "web-01")
@@ -149,12 +175,19 @@ class TestCreate:
 
         assert called(instance) == ["GET sys_user_group", *["POST incident"] * 3]
 
-    def test_a_parent_is_named_by_its_number(self, instance: ServiceNow, client: ServiceNowClient) -> None:
+    def test_a_parent_is_named_by_its_number(
+        self, instance: ServiceNow, client: ServiceNowClient
+    ) -> None:
         parent = opened(instance)
 
-        assert client.create_incident("x", parent_incident=parent["number"])["parent_incident"] == parent["sys_id"]
+        assert (
+            client.create_incident("x", parent_incident=parent["number"])["parent_incident"]
+            == parent["sys_id"]
+        )
 
-    @pytest.mark.parametrize("field", ["assignment_group", "assigned_to", "caller_id", "cmdb_ci", "business_service"])
+    @pytest.mark.parametrize(
+        "field", ["assignment_group", "assigned_to", "caller_id", "cmdb_ci", "business_service"]
+    )
     def test_an_unknown_name_is_an_error_before_anything_is_written(
         self, instance: ServiceNow, client: ServiceNowClient, field: str
     ) -> None:
@@ -173,7 +206,9 @@ class TestCreate:
 
         assert called(instance) == ["GET sys_user_group"]
 
-    @pytest.mark.parametrize("fault", ["commit_then_500", "commit_then_reset", "commit_then_403", "partial_200"])
+    @pytest.mark.parametrize(
+        "fault", ["commit_then_500", "commit_then_reset", "commit_then_403", "partial_200"]
+    )
     def test_one_that_was_made_without_a_good_answer_is_found(
         self, instance: ServiceNow, client: ServiceNowClient, fault: str
     ) -> None:
@@ -206,7 +241,9 @@ class TestCreate:
 
         assert refused.value.failure.reason is Reason.CONFLICT
 
-    def test_an_instance_that_chooses_its_own_sys_ids_is_said_so(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_an_instance_that_chooses_its_own_sys_ids_is_said_so(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
         with ServiceNow(honours_sys_id=False) as instance, calling(instance.url) as client:
             made = client.create_incident("x")
 
@@ -216,7 +253,9 @@ class TestCreate:
 
 class TestSignIn:
     def test_a_user_and_a_password_are_named(self, instance: ServiceNow) -> None:
-        with ServiceNowClient(instance_url=instance.url, username="svc.hasura", password="sandbox") as client:
+        with ServiceNowClient(
+            instance_url=instance.url, username="svc.hasura", password="sandbox"
+        ) as client:
             assert client.create_incident(short_description="x")["number"] == "INC0010001"
 
     def test_a_user_and_a_password_stand_behind_the_address(self, instance: ServiceNow) -> None:
@@ -231,7 +270,10 @@ class TestSignIn:
             ({"password": "planted"}, "username and password must both"),
             ({"username": "svc.hasura", "password": ""}, "username and password must both"),
             ({"credential": Basic("u", "p"), "username": "u", "password": "planted"}, "not both"),
-            ({"credential": "u", "username": "u", "password": "planted"}, "username is given twice"),
+            (
+                {"credential": "u", "username": "u", "password": "planted"},
+                "username is given twice",
+            ),
         ],
     )
     def test_who_signs_in_is_said_once_and_whole(self, given: dict[str, Any], hint: str) -> None:
@@ -246,7 +288,11 @@ class TestWaysOfSpelling:
         self, instance: ServiceNow, client: ServiceNowClient
     ) -> None:
         row = opened(instance)
-        for name in ({"sys_id": row["sys_id"]}, {"number": row["number"]}, {"number_or_sys_id": row["number"]}):
+        for name in (
+            {"sys_id": row["sys_id"]},
+            {"number": row["number"]},
+            {"number_or_sys_id": row["number"]},
+        ):
             assert client.get_incident(**name)["sys_id"] == row["sys_id"]
             assert client.update_incident(**name, description=str(name))["sys_id"] == row["sys_id"]
             assert client.resolve_incident(**name, **CLOSING)["state"] == "6"
@@ -255,22 +301,41 @@ class TestWaysOfSpelling:
         assert client.close_incident(sys_id=row["sys_id"], **CLOSING)["state"] == "7"
 
     def test_so_is_a_change_request(self, client: ServiceNowClient) -> None:
-        made = client.create_change_request(short_description="Upgrade", description="To 3.2", type_="emergency")
+        made = client.create_change_request(
+            short_description="Upgrade", description="To 3.2", type_="emergency"
+        )
 
         assert made["type"] == "emergency"
         assert client.get_change_request(number=made["number"])["sys_id"] == made["sys_id"]
-        assert client.update_change_request(sys_id=made["sys_id"], type_="normal")["type"] == "normal"
+        assert (
+            client.update_change_request(sys_id=made["sys_id"], type_="normal")["type"] == "normal"
+        )
 
-    def test_a_description_close_code_and_close_notes_need_no_name(self, client: ServiceNowClient) -> None:
+    def test_a_description_close_code_and_close_notes_need_no_name(
+        self, client: ServiceNowClient
+    ) -> None:
         made = client.create_incident("Checkout is down", "Since 08:02")
         resolved = client.resolve_incident(made["number"], "Solution provided", "Restarted.")
 
-        assert client.get_incident(made["sys_id"], fields=["description"])["description"] == "Since 08:02"
-        assert (resolved["close_code"], resolved["close_notes"]) == ("Solution provided", "Restarted.")
+        assert (
+            client.get_incident(made["sys_id"], fields=["description"])["description"]
+            == "Since 08:02"
+        )
+        assert (resolved["close_code"], resolved["close_notes"]) == (
+            "Solution provided",
+            "Restarted.",
+        )
 
-    @pytest.mark.parametrize("name", [{}, {"sys_id": ID, "number": "INC1"}, {"number_or_sys_id": ID, "sys_id": ID}])
+    @pytest.mark.parametrize(
+        "name", [{}, {"sys_id": ID, "number": "INC1"}, {"number_or_sys_id": ID, "sys_id": ID}]
+    )
     def test_a_record_is_named_once(self, client: ServiceNowClient, name: dict[str, str]) -> None:
-        for call in (client.get_incident, client.update_incident, client.reopen_incident, client.get_change_request):
+        for call in (
+            client.get_incident,
+            client.update_incident,
+            client.reopen_incident,
+            client.get_change_request,
+        ):
             with pytest.raises(InvalidArgument, match="name the record once"):
                 call(**name)
         with pytest.raises(InvalidArgument, match="name the record once"):
@@ -279,7 +344,10 @@ class TestWaysOfSpelling:
         assert client.calls == 0
 
     def test_a_number_is_no_sys_id(self, client: ServiceNowClient) -> None:
-        with pytest.raises(InvalidArgument, match="sys_id must be 32 hexadecimal digits; a number is given as number="):
+        with pytest.raises(
+            InvalidArgument,
+            match="sys_id must be 32 hexadecimal digits; a number is given as number=",
+        ):
             client.get_incident(sys_id="INC0010001")
 
     @pytest.mark.parametrize(
@@ -308,21 +376,30 @@ class TestWaysOfSpelling:
 
         assert f"sysparm_query={column}%3D{value}%5E" in instance.take_calls()[0].query
 
-    def test_several_labels_are_any_of_them(self, instance: ServiceNow, client: ServiceNowClient) -> None:
+    def test_several_labels_are_any_of_them(
+        self, instance: ServiceNow, client: ServiceNowClient
+    ) -> None:
         one, _, three = opened(instance), opened(instance, state="2"), ended(instance, "6")
 
         found = [row["number"] for row in client.search_incidents(state=["New", 6])]
 
         assert found == [one["number"], three["number"]]
 
-    def test_a_choice_is_written_by_its_label(self, instance: ServiceNow, client: ServiceNowClient) -> None:
+    def test_a_choice_is_written_by_its_label(
+        self, instance: ServiceNow, client: ServiceNowClient
+    ) -> None:
         made = client.create_incident("x", impact="High", urgency="2 - Medium")
         changed = client.update_incident(made["number"], state="In Progress")
         change = client.create_change_request("x", type_="Normal", risk="Moderate", impact="low")
         moved = client.update_change_request(change["number"], state="Assess")
 
         assert (made["impact"], made["urgency"], changed["state"]) == ("1", "2", "2")
-        assert (change["type"], change["risk"], change["impact"], moved["state"]) == ("normal", "3", "3", "-4")
+        assert (change["type"], change["risk"], change["impact"], moved["state"]) == (
+            "normal",
+            "3",
+            "3",
+            "-4",
+        )
 
     def test_a_type_is_said_once(self, client: ServiceNowClient) -> None:
         with pytest.raises(InvalidArgument, match="type is given twice"):
@@ -333,7 +410,10 @@ class TestWaysOfSpelling:
 
 # What each column refers to, and the column of the name there.
 REFERRING = [
-    *((column, "sys_user", "user_name") for column in ("assigned_to", "caller_id", "opened_by", "closed_by")),
+    *(
+        (column, "sys_user", "user_name")
+        for column in ("assigned_to", "caller_id", "opened_by", "closed_by")
+    ),
     *((column, "sys_user", "user_name") for column in ("resolved_by", "reopened_by")),
     ("assignment_group", "sys_user_group", "name"),
     ("company", "core_company", "name"),
@@ -345,7 +425,10 @@ REFERRING = [
     ("parent", "task", "number"),
     ("parent_incident", "incident", "number"),
     ("problem_id", "problem", "number"),
-    *((column, "sys_user", "user_name") for column in ("watch_list", "work_notes_list", "additional_assignee_list")),
+    *(
+        (column, "sys_user", "user_name")
+        for column in ("watch_list", "work_notes_list", "additional_assignee_list")
+    ),
     ("group_list", "sys_user_group", "name"),
     ("skills", "cmn_skill", "name"),
 ]
@@ -354,7 +437,14 @@ OF_CHANGES = [
     ("chg_model", "chg_model", "name"),
     ("on_hold_task", "change_task", "number"),
 ]
-WITHOUT_NAMES = ["delivery_plan", "delivery_task", "origin_id", "rejection_goto", "universal_request", "wf_activity"]
+WITHOUT_NAMES = [
+    "delivery_plan",
+    "delivery_task",
+    "origin_id",
+    "rejection_goto",
+    "universal_request",
+    "wf_activity",
+]
 OTHER_ID = "f" * 32
 
 
@@ -363,8 +453,14 @@ def referring(table: str, column: str, name: str) -> Callable[[Any, Seen], bool]
 
     def answer(sock: Any, seen: Seen) -> bool:
         if seen.method != "GET":
-            return always(result({"sys_id": ID, "number": "X1"}, 201 if seen.method == "POST" else 200))(sock, seen)
-        found = [{"sys_id": OTHER_ID, column: name}] if urlsplit(seen.target).path.endswith(f"/{table}") else []
+            return always(
+                result({"sys_id": ID, "number": "X1"}, 201 if seen.method == "POST" else 200)
+            )(sock, seen)
+        found = (
+            [{"sys_id": OTHER_ID, column: name}]
+            if urlsplit(seen.target).path.endswith(f"/{table}")
+            else []
+        )
         return always(result(found))(sock, seen)
 
     return answer
@@ -372,7 +468,9 @@ def referring(table: str, column: str, name: str) -> Callable[[Any, Seen], bool]
 
 class TestReferences:
     @pytest.mark.parametrize(("column", "table", "name"), REFERRING + OF_CHANGES)
-    def test_a_name_is_looked_up_whatever_the_column(self, column: str, table: str, name: str) -> None:
+    def test_a_name_is_looked_up_whatever_the_column(
+        self, column: str, table: str, name: str
+    ) -> None:
         with Server(referring(table, name, "ACME 1")) as server, calling(server.url) as client:
             if (column, table, name) in OF_CHANGES:
                 client.create_change_request("x", **{column: "ACME 1"})
@@ -380,7 +478,11 @@ class TestReferences:
                 client.create_incident("x", **{column: "ACME 1"})
                 client.update_incident(ID, **{column: "ACME 1"})
 
-            assert all(json.loads(seen.body)[column] == OTHER_ID for seen in server.seen if seen.method != "GET")
+            assert all(
+                json.loads(seen.body)[column] == OTHER_ID
+                for seen in server.seen
+                if seen.method != "GET"
+            )
 
     @pytest.mark.parametrize(("column", "table", "name"), REFERRING)
     def test_a_name_that_nobody_goes_by_is_an_error_before_anything_is_written(
@@ -398,7 +500,9 @@ class TestReferences:
     @pytest.mark.parametrize("column", WITHOUT_NAMES)
     def test_what_is_not_looked_up_takes_a_sys_id_and_no_name(self, column: str) -> None:
         with Server(referring("", "", "")) as server, calling(server.url) as client:
-            with pytest.raises(UnknownReference, match=f"{column} is a reference .* give the record's sys_id"):
+            with pytest.raises(
+                UnknownReference, match=f"{column} is a reference .* give the record's sys_id"
+            ):
                 client.update_incident(ID, **{column: "ACME 1"})
             assert client.calls == 0
             client.update_incident(ID, **{column: OTHER_ID})
@@ -406,14 +510,21 @@ class TestReferences:
             assert json.loads(server.seen[-1].body) == {column: OTHER_ID}
 
     def test_every_column_that_refers_is_among_these(self) -> None:
-        named = {column for column, _, _ in REFERRING + OF_CHANGES} | {"std_change_producer_version"}
+        named = {column for column, _, _ in REFERRING + OF_CHANGES} | {
+            "std_change_producer_version"
+        }
 
         assert named == set(NAMED)
         assert set(WITHOUT_NAMES) == UNNAMED
 
-    def test_each_element_of_a_list_is_looked_up(self, instance: ServiceNow, client: ServiceNowClient) -> None:
+    def test_each_element_of_a_list_is_looked_up(
+        self, instance: ServiceNow, client: ServiceNowClient
+    ) -> None:
         made = client.create_incident("x", watch_list="abel.tuter, Beth Anglin,nobody@example.com")
-        abel, beth = sys_id(instance, "sys_user", "abel.tuter"), sys_id(instance, "sys_user", "beth.anglin")
+        abel, beth = (
+            sys_id(instance, "sys_user", "abel.tuter"),
+            sys_id(instance, "sys_user", "beth.anglin"),
+        )
 
         row = instance.row("incident", made["sys_id"]) or {}
         assert row["watch_list"] == f"{abel},{beth},nobody@example.com"
@@ -426,7 +537,9 @@ class TestReferences:
 
             assert [json.loads(seen.body)["chg_model"] for seen in server.seen] == ["standard"]
 
-    def test_what_servicenow_did_not_keep_is_said_without_its_value(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_what_servicenow_did_not_keep_is_said_without_its_value(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
         row = {"sys_id": ID, "u_shop": "", "u_owner": ""}
 
         def answer(sock: Any, seen: Seen) -> bool:
@@ -441,23 +554,79 @@ class TestReferences:
 
 INVALID: list[tuple[str, Callable[[ServiceNowClient], object], str]] = [
     ("no words", lambda c: c.create_incident(" "), "short_description must say something"),
-    ("urgency 4", lambda c: c.create_incident("x", urgency=4), "urgency of an incident must be one of 1 (high)"),
-    ("impact 0", lambda c: c.create_incident("x", impact="0"), "impact of an incident must be one of"),
-    ("impact True", lambda c: c.create_incident("x", impact=True), "impact of an incident must be one of"),
-    ("state 4", lambda c: c.update_incident("INC1", state=4), "state of an incident must be one of 1 (New)"),
-    ("hold_reason 2", lambda c: c.update_incident("INC1", state=3, hold_reason=2), "hold_reason of an incident"),
-    ("risk 5", lambda c: c.create_change_request("x", risk=5), "risk of a change request must be one of 1 (very high)"),
-    ("impact 4", lambda c: c.create_change_request("x", impact=4), "impact of a change request must be one of"),
-    ("type", lambda c: c.create_change_request("x", type="urgent"), "type of a change request must be one of normal"),
-    ("change state", lambda c: c.update_change_request("CHG1", state=6), "state of a change request must be one of -5"),
-    ("no template", lambda c: c.create_change_request("x", type="standard"), "a standard change needs a template"),
-    ("a template", lambda c: c.create_change_request("x", template="Reboot"), "no other change takes one"),
-    ("misspelt", lambda c: c.create_incident("x", assigment_group="N"), "did you mean assignment_group?"),
-    ("misspelt update", lambda c: c.update_incident("INC1", shortdescription="N"), "did you mean short_description?"),
+    (
+        "urgency 4",
+        lambda c: c.create_incident("x", urgency=4),
+        "urgency of an incident must be one of 1 (high)",
+    ),
+    (
+        "impact 0",
+        lambda c: c.create_incident("x", impact="0"),
+        "impact of an incident must be one of",
+    ),
+    (
+        "impact True",
+        lambda c: c.create_incident("x", impact=True),
+        "impact of an incident must be one of",
+    ),
+    (
+        "state 4",
+        lambda c: c.update_incident("INC1", state=4),
+        "state of an incident must be one of 1 (New)",
+    ),
+    (
+        "hold_reason 2",
+        lambda c: c.update_incident("INC1", state=3, hold_reason=2),
+        "hold_reason of an incident",
+    ),
+    (
+        "risk 5",
+        lambda c: c.create_change_request("x", risk=5),
+        "risk of a change request must be one of 1 (very high)",
+    ),
+    (
+        "impact 4",
+        lambda c: c.create_change_request("x", impact=4),
+        "impact of a change request must be one of",
+    ),
+    (
+        "type",
+        lambda c: c.create_change_request("x", type="urgent"),
+        "type of a change request must be one of normal",
+    ),
+    (
+        "change state",
+        lambda c: c.update_change_request("CHG1", state=6),
+        "state of a change request must be one of -5",
+    ),
+    (
+        "no template",
+        lambda c: c.create_change_request("x", type="standard"),
+        "a standard change needs a template",
+    ),
+    (
+        "a template",
+        lambda c: c.create_change_request("x", template="Reboot"),
+        "no other change takes one",
+    ),
+    (
+        "misspelt",
+        lambda c: c.create_incident("x", assigment_group="N"),
+        "did you mean assignment_group?",
+    ),
+    (
+        "misspelt update",
+        lambda c: c.update_incident("INC1", shortdescription="N"),
+        "did you mean short_description?",
+    ),
     ("misspelt search", lambda c: c.search_incidents(asigned_to="x"), "did you mean assigned_to?"),
     ("misspelt fields", lambda c: c.get_incident("INC1", fields=["numbr"]), "did you mean number?"),
     ("misspelt result", lambda c: c.search_incidents(fields=["numbr"]), "did you mean number?"),
-    ("a field's own words", lambda c: c.create_incident("x", **{"a^b": "c"}), "that is not a field of an incident"),
+    (
+        "a field's own words",
+        lambda c: c.create_incident("x", **{"a^b": "c"}),
+        "that is not a field of an incident",
+    ),
     (
         "computed",
         lambda c: c.create_incident("x", priority=1),
@@ -469,15 +638,43 @@ INVALID: list[tuple[str, Callable[[ServiceNowClient], object], str]] = [
         "set by ServiceNow itself",
     ),
     ("a note as a field", lambda c: c.update_incident("INC1", work_notes="x"), "use add_work_note"),
-    ("a comment as a field", lambda c: c.create_incident("x", comments="x"), "use add_work_note or add_comment"),
-    ("a comment on no hold", lambda c: c.update_incident("INC1", state=2, comments="x"), "use add_work_note"),
-    ("a naive time", lambda c: c.create_incident("x", due_date=datetime(2026, 8, 19)), "needs a time zone"),  # noqa: DTZ001
-    ("no time", lambda c: c.create_incident("x", due_date="tomorrow"), "due_date must be a datetime"),
-    ("a number for a time", lambda c: c.search_incidents(opened_after=0), "opened_at must be a datetime"),
+    (
+        "a comment as a field",
+        lambda c: c.create_incident("x", comments="x"),
+        "use add_work_note or add_comment",
+    ),
+    (
+        "a comment on no hold",
+        lambda c: c.update_incident("INC1", state=2, comments="x"),
+        "use add_work_note",
+    ),
+    (
+        "a naive time",
+        lambda c: c.create_incident("x", due_date=datetime(2026, 8, 19)),  # noqa: DTZ001
+        "needs a time zone",
+    ),
+    (
+        "no time",
+        lambda c: c.create_incident("x", due_date="tomorrow"),
+        "due_date must be a datetime",
+    ),
+    (
+        "a number for a time",
+        lambda c: c.search_incidents(opened_after=0),
+        "opened_at must be a datetime",
+    ),
     ("an empty time", lambda c: c.search_incidents(updated_after=""), "updated_after needs a time"),
-    ("a long identity", lambda c: c.create_incident("x", correlation_id="x" * 101), "100 characters at most"),
+    (
+        "a long identity",
+        lambda c: c.create_incident("x", correlation_id="x" * 101),
+        "100 characters at most",
+    ),
     ("a sys_id that is none", lambda c: c.create_incident("x", sys_id="abc"), "sys_id must be 32"),
-    ("nothing to change", lambda c: c.update_incident("INC1", description=None), "nothing to change"),
+    (
+        "nothing to change",
+        lambda c: c.update_incident("INC1", description=None),
+        "nothing to change",
+    ),
     (
         "no close code",
         lambda c: c.resolve_incident("INC1", close_code="", close_notes="x"),
@@ -491,21 +688,42 @@ INVALID: list[tuple[str, Callable[[ServiceNowClient], object], str]] = [
     ("an empty note", lambda c: c.add_work_note("INC1", "\n"), "text must say something"),
     ("an empty key", lambda c: c.add_comment("INC1", "x", key=""), "key must say"),
     ("no note", lambda c: c.add_work_note("INC1"), "name it text, or work_note, and once"),
-    ("two comments", lambda c: c.add_comment("INC1", "x", comment="y"), "name it text, or comment, and once"),
-    ("a strange label", lambda c: c.search_incidents(state="Fresh"), "state of an incident must be one of 1 (New)"),
-    ("a strange table", lambda c: c.add_comment("INC1", "x", table="sys_user"), "table must be one of"),
+    (
+        "two comments",
+        lambda c: c.add_comment("INC1", "x", comment="y"),
+        "name it text, or comment, and once",
+    ),
+    (
+        "a strange label",
+        lambda c: c.search_incidents(state="Fresh"),
+        "state of an incident must be one of 1 (New)",
+    ),
+    (
+        "a strange table",
+        lambda c: c.add_comment("INC1", "x", table="sys_user"),
+        "table must be one of",
+    ),
     ("an empty number", lambda c: c.get_incident(""), "a query for number needs a value"),
     ("limit 0", lambda c: c.search_incidents(limit=0), "limit must be 1 or more"),
     ("order", lambda c: c.search_incidents(order_by="caller_id"), "order_by must be one of number"),
     ("no alternatives", lambda c: c.search_incidents(state=[]), "state is given no value"),
-    ("an unknown alternative", lambda c: c.search_incidents(state=[1, 9]), "state of an incident must be one of"),
+    (
+        "an unknown alternative",
+        lambda c: c.search_incidents(state=[1, 9]),
+        "state of an incident must be one of",
+    ),
     ("a journal", lambda c: c.search_incidents(comments="x"), "search sys_journal_field instead"),
 ]
 
 
-@pytest.mark.parametrize(("call", "hint"), [row[1:] for row in INVALID], ids=[row[0] for row in INVALID])
+@pytest.mark.parametrize(
+    ("call", "hint"), [row[1:] for row in INVALID], ids=[row[0] for row in INVALID]
+)
 def test_what_cannot_be_right_is_refused_before_any_call(
-    instance: ServiceNow, client: ServiceNowClient, call: Callable[[ServiceNowClient], object], hint: str
+    instance: ServiceNow,
+    client: ServiceNowClient,
+    call: Callable[[ServiceNowClient], object],
+    hint: str,
 ) -> None:
     with pytest.raises(InvalidArgument) as refused:
         call(client)
@@ -515,7 +733,14 @@ def test_what_cannot_be_right_is_refused_before_any_call(
     assert client.calls == 0
 
 
-INJECTIONS = ["x^ORstate=1", "x\nORstate=1", "=x", "javascript:gs.getUserID()", "x^NQnumberISNOTEMPTY", "x\u2028y"]
+INJECTIONS = [
+    "x^ORstate=1",
+    "x\nORstate=1",
+    "=x",
+    "javascript:gs.getUserID()",
+    "x^NQnumberISNOTEMPTY",
+    "x\u2028y",
+]
 
 
 @pytest.mark.parametrize("value", INJECTIONS)
@@ -533,10 +758,24 @@ INJECTIONS = ["x^ORstate=1", "x\nORstate=1", "=x", "javascript:gs.getUserID()", 
         lambda c, v: c.add_work_note(v, "x"),
         lambda c, v: c.close_incident(v, **CLOSING),
     ],
-    ids=["category", "correlation", "group", "one of two", "custom", "create", "update", "get", "note", "close"],
+    ids=[
+        "category",
+        "correlation",
+        "group",
+        "one of two",
+        "custom",
+        "create",
+        "update",
+        "get",
+        "note",
+        "close",
+    ],
 )
 def test_a_value_that_could_mean_more_finds_nothing_extra(
-    instance: ServiceNow, client: ServiceNowClient, call: Callable[[ServiceNowClient, str], object], value: str
+    instance: ServiceNow,
+    client: ServiceNowClient,
+    call: Callable[[ServiceNowClient, str], object],
+    value: str,
 ) -> None:
     opened(instance)
 
@@ -554,7 +793,9 @@ def test_what_could_mean_more_in_a_query_is_only_text_in_a_field(client: Service
 
 
 class TestGetAndUpdate:
-    def test_it_is_known_by_number_and_by_sys_id(self, instance: ServiceNow, client: ServiceNowClient) -> None:
+    def test_it_is_known_by_number_and_by_sys_id(
+        self, instance: ServiceNow, client: ServiceNowClient
+    ) -> None:
         row = opened(instance)
 
         assert client.get_incident(row["number"])["sys_id"] == row["sys_id"]
@@ -562,7 +803,9 @@ class TestGetAndUpdate:
         assert client.get_incident(row["sys_id"])["number"] == row["number"]
         assert client.calls == 3
 
-    def test_other_fields_can_be_asked_for(self, instance: ServiceNow, client: ServiceNowClient) -> None:
+    def test_other_fields_can_be_asked_for(
+        self, instance: ServiceNow, client: ServiceNowClient
+    ) -> None:
         row = opened(instance, description="long")
 
         assert client.get_incident(row["sys_id"], fields=["description"]) == {
@@ -581,23 +824,31 @@ class TestGetAndUpdate:
             with pytest.raises(NotFound, match="ticket_not_found"):
                 call()
 
-    def test_a_number_that_two_have_is_an_error(self, instance: ServiceNow, client: ServiceNowClient) -> None:
+    def test_a_number_that_two_have_is_an_error(
+        self, instance: ServiceNow, client: ServiceNowClient
+    ) -> None:
         opened(instance, number="INC7")
         opened(instance, number="INC7")
 
         with pytest.raises(Refused, match="More than one"):
             client.update_incident("INC7", description="x")
 
-    def test_only_what_is_given_changes(self, instance: ServiceNow, client: ServiceNowClient) -> None:
+    def test_only_what_is_given_changes(
+        self, instance: ServiceNow, client: ServiceNowClient
+    ) -> None:
         row = opened(instance, description="kept")
 
-        changed = client.update_incident(row["number"], urgency=1, assigned_to="abel.tuter", category=None)
+        changed = client.update_incident(
+            row["number"], urgency=1, assigned_to="abel.tuter", category=None
+        )
 
         assert changed["assigned_to"] == sys_id(instance, "sys_user", "abel.tuter")
         assert called(instance) == ["GET sys_user", "GET incident", "PATCH incident"]
         assert (instance.row("incident", row["sys_id"]) or {})["description"] == "kept"
 
-    def test_an_empty_value_empties_the_field(self, instance: ServiceNow, client: ServiceNowClient) -> None:
+    def test_an_empty_value_empties_the_field(
+        self, instance: ServiceNow, client: ServiceNowClient
+    ) -> None:
         row = opened(instance, assigned_to=sys_id(instance, "sys_user", "abel.tuter"))
 
         assert client.update_incident(row["sys_id"], assigned_to="")["assigned_to"] == ""
@@ -607,8 +858,15 @@ class TestGetAndUpdate:
     ) -> None:
         row = opened(instance)
 
-        assert client.update_incident(row["sys_id"], state=3, hold_reason=1, comments="Which browser?")["state"] == "3"
-        assert [entry["value"] for entry in instance.rows("sys_journal_field")] == ["Which browser?"]
+        assert (
+            client.update_incident(
+                row["sys_id"], state=3, hold_reason=1, comments="Which browser?"
+            )["state"]
+            == "3"
+        )
+        assert [entry["value"] for entry in instance.rows("sys_journal_field")] == [
+            "Which browser?"
+        ]
 
     def test_a_field_of_ones_own_that_is_not_there_is_an_error_before_anything_is_written(
         self, instance: ServiceNow, client: ServiceNowClient
@@ -620,9 +878,16 @@ class TestGetAndUpdate:
         assert called(instance) == ["GET incident"]
 
     def test_a_field_of_ones_own_is_looked_at_once_and_sent(self) -> None:
-        with Server(always(result({"sys_id": ID, "u_shop": "north"}))) as server, calling(server.url) as client:
+        with (
+            Server(always(result({"sys_id": ID, "u_shop": "north"}))) as server,
+            calling(server.url) as client,
+        ):
             server.answer = lambda sock, seen: always(
-                result([{"sys_id": ID, "u_shop": ""}] if "sysparm_query" in seen.target else {"sys_id": ID})
+                result(
+                    [{"sys_id": ID, "u_shop": ""}]
+                    if "sysparm_query" in seen.target
+                    else {"sys_id": ID}
+                )
             )(sock, seen)
             client.update_incident(ID, u_shop="north")
             client.update_incident(ID, u_shop="south")
@@ -633,15 +898,23 @@ class TestGetAndUpdate:
 
 class TestNotes:
     @pytest.mark.parametrize("journal", ["work_notes", "comments"])
-    def test_a_note_is_appended(self, instance: ServiceNow, client: ServiceNowClient, journal: str) -> None:
+    def test_a_note_is_appended(
+        self, instance: ServiceNow, client: ServiceNowClient, journal: str
+    ) -> None:
         row = opened(instance)
         add = client.add_comment if journal == "comments" else client.add_work_note
 
         assert add(row["number"], "Restarted.")
         [entry] = instance.rows("sys_journal_field")
-        assert (entry["element_id"], entry["element"], entry["value"]) == (row["sys_id"], journal, "Restarted.")
+        assert (entry["element_id"], entry["element"], entry["value"]) == (
+            row["sys_id"],
+            journal,
+            "Restarted.",
+        )
 
-    def test_table_sys_id_and_note_go_by_their_names(self, instance: ServiceNow, client: ServiceNowClient) -> None:
+    def test_table_sys_id_and_note_go_by_their_names(
+        self, instance: ServiceNow, client: ServiceNowClient
+    ) -> None:
         row = opened(instance)
 
         assert client.add_work_note(table="incident", sys_id=row["sys_id"], work_note="One")
@@ -651,7 +924,9 @@ class TestNotes:
         assert client.add_comment("incident", row["number"], "Five")
         assert client.add_work_note(row["number"], work_notes="Six")
         assert client.add_comment(sys_id=row["sys_id"], comments="Seven")
-        entries = [(entry["element"], entry["value"]) for entry in instance.rows("sys_journal_field")]
+        entries = [
+            (entry["element"], entry["value"]) for entry in instance.rows("sys_journal_field")
+        ]
         assert sorted(entries) == [
             ("comments", "Five"),
             ("comments", "Four"),
@@ -700,15 +975,21 @@ class TestNotes:
 
             assert urlsplit(server.seen[0].target).path == f"/api/now/table/{table}/{ID}"
 
-    def test_without_a_key_it_is_one_call(self, instance: ServiceNow, client: ServiceNowClient) -> None:
+    def test_without_a_key_it_is_one_call(
+        self, instance: ServiceNow, client: ServiceNowClient
+    ) -> None:
         client.add_work_note(opened(instance)["sys_id"], "Restarted.")
 
         assert called(instance) == ["PATCH incident"]
 
-    def test_with_a_key_it_is_appended_once(self, instance: ServiceNow, client: ServiceNowClient) -> None:
+    def test_with_a_key_it_is_appended_once(
+        self, instance: ServiceNow, client: ServiceNowClient
+    ) -> None:
         row = opened(instance)
 
-        assert [client.add_work_note(row["sys_id"], "Restarted.", key="restart-1") for _ in range(3)] == [
+        assert [
+            client.add_work_note(row["sys_id"], "Restarted.", key="restart-1") for _ in range(3)
+        ] == [
             True,
             False,
             False,
@@ -726,7 +1007,9 @@ class TestNotes:
         assert client.add_work_note(two["sys_id"], "x", key="1")
         assert client.add_comment(one["sys_id"], "x", key="1")
 
-    @pytest.mark.parametrize("fault", ["commit_then_500", "commit_then_reset", "commit_then_403", "partial_200"])
+    @pytest.mark.parametrize(
+        "fault", ["commit_then_500", "commit_then_reset", "commit_then_403", "partial_200"]
+    )
     def test_a_lost_answer_is_settled_by_the_journal(
         self, instance: ServiceNow, client: ServiceNowClient, fault: str
     ) -> None:
@@ -746,7 +1029,11 @@ class TestNotes:
         with pytest.raises(InDoubt):
             client.add_work_note(row["sys_id"], "Restarted.", key="restart-1")
 
-        assert called(instance) == ["GET sys_journal_field", "PATCH incident", "GET sys_journal_field"]
+        assert called(instance) == [
+            "GET sys_journal_field",
+            "PATCH incident",
+            "GET sys_journal_field",
+        ]
         assert client.add_work_note(row["sys_id"], "Restarted.", key="restart-1")
         assert len(instance.rows("sys_journal_field")) == 1
 
@@ -762,7 +1049,9 @@ class TestNotes:
         assert not client.add_work_note(row["sys_id"], "Restarted.", key="restart-1")
         assert len(instance.rows("sys_journal_field")) == 1
 
-    def test_without_a_key_a_lost_answer_is_a_doubt(self, instance: ServiceNow, client: ServiceNowClient) -> None:
+    def test_without_a_key_a_lost_answer_is_a_doubt(
+        self, instance: ServiceNow, client: ServiceNowClient
+    ) -> None:
         row = opened(instance)
         instance.arm("commit_then_500", method="PATCH")
 
@@ -814,7 +1103,9 @@ class TestEnds:
         assert client.close_incident(row["number"], **CLOSING)["state"] == "7"
         assert called(instance) == ["GET incident", "PATCH incident"]
 
-    def test_one_that_is_closed_is_not_closed_again(self, instance: ServiceNow, client: ServiceNowClient) -> None:
+    def test_one_that_is_closed_is_not_closed_again(
+        self, instance: ServiceNow, client: ServiceNowClient
+    ) -> None:
         row = ended(instance, "6", "7")
 
         assert client.close_incident(row["sys_id"], **CLOSING)["state"] == "7"
@@ -828,7 +1119,12 @@ class TestEnds:
         instance.arm(fault, method="PATCH")
 
         assert client.close_incident(row["number"], **CLOSING)["state"] == "7"
-        assert [(call.body or {}).get("state") for call in instance.take_calls()] == [None, "7", "6", "7"]
+        assert [(call.body or {}).get("state") for call in instance.take_calls()] == [
+            None,
+            "7",
+            "6",
+            "7",
+        ]
 
     def test_it_is_resolved_first_where_the_caller_wants_it(
         self, instance: ServiceNow, client: ServiceNowClient
@@ -836,9 +1132,15 @@ class TestEnds:
         row = opened(instance)
 
         assert client.close_incident(row["number"], **CLOSING, resolve_first=True)["resolved_at"]
-        assert [(call.body or {}).get("state") for call in instance.take_calls()] == [None, "6", "7"]
+        assert [(call.body or {}).get("state") for call in instance.take_calls()] == [
+            None,
+            "6",
+            "7",
+        ]
 
-    def test_one_that_is_resolved_is_only_closed(self, instance: ServiceNow, client: ServiceNowClient) -> None:
+    def test_one_that_is_resolved_is_only_closed(
+        self, instance: ServiceNow, client: ServiceNowClient
+    ) -> None:
         row = ended(instance, "6")
 
         client.close_incident(row["number"], **CLOSING, resolve_first=True)
@@ -857,7 +1159,9 @@ class TestEnds:
         assert called(instance) == ["GET incident", "PATCH incident", "PATCH incident"]
         assert "mandatory: Caller, Business service" in refused.value.words
 
-    def test_a_user_who_may_not_close_is_told_which_role(self, instance: ServiceNow, client: ServiceNowClient) -> None:
+    def test_a_user_who_may_not_close_is_told_which_role(
+        self, instance: ServiceNow, client: ServiceNowClient
+    ) -> None:
         row = opened(instance)
         instance.arm("acl_403", method="PATCH", times=None)
 
@@ -866,7 +1170,9 @@ class TestEnds:
 
         assert called(instance) == ["GET incident", "PATCH incident"]
 
-    def test_one_that_is_canceled_stays_so(self, instance: ServiceNow, client: ServiceNowClient) -> None:
+    def test_one_that_is_canceled_stays_so(
+        self, instance: ServiceNow, client: ServiceNowClient
+    ) -> None:
         row = ended(instance, "8")
 
         with pytest.raises(Refused, match="canceled"):
@@ -877,14 +1183,20 @@ class TestEnds:
             client.reopen_incident(row["number"])
         assert called(instance) == ["GET incident"] * 3
 
-    def test_a_resolved_one_is_reopened(self, instance: ServiceNow, client: ServiceNowClient) -> None:
+    def test_a_resolved_one_is_reopened(
+        self, instance: ServiceNow, client: ServiceNowClient
+    ) -> None:
         assert client.reopen_incident(ended(instance, "6")["number"])["state"] == "2"
 
-    def test_an_open_one_is_not_reopened(self, instance: ServiceNow, client: ServiceNowClient) -> None:
+    def test_an_open_one_is_not_reopened(
+        self, instance: ServiceNow, client: ServiceNowClient
+    ) -> None:
         assert client.reopen_incident(opened(instance)["number"])["state"] == "1"
         assert called(instance) == ["GET incident"]
 
-    def test_a_closed_one_is_not_reopened(self, instance: ServiceNow, client: ServiceNowClient) -> None:
+    def test_a_closed_one_is_not_reopened(
+        self, instance: ServiceNow, client: ServiceNowClient
+    ) -> None:
         with pytest.raises(Refused, match="parent_incident"):
             client.reopen_incident(ended(instance, "6", "7")["number"])
 
@@ -896,8 +1208,13 @@ MEMORY_BYTES_MAX = 25_000_000
 
 
 class TestSearch:
-    def test_it_finds_what_is_all_of_this(self, instance: ServiceNow, client: ServiceNowClient) -> None:
-        beth, group = sys_id(instance, "sys_user", "beth.anglin"), sys_id(instance, "sys_user_group", "Network")
+    def test_it_finds_what_is_all_of_this(
+        self, instance: ServiceNow, client: ServiceNowClient
+    ) -> None:
+        beth, group = (
+            sys_id(instance, "sys_user", "beth.anglin"),
+            sys_id(instance, "sys_user_group", "Network"),
+        )
         opened(instance, category="software")
         wanted = opened(
             instance,
@@ -923,15 +1240,26 @@ class TestSearch:
         assert [row["number"] for row in found] == [wanted["number"]]
 
     def test_a_list_is_any_of_them(self, instance: ServiceNow, client: ServiceNowClient) -> None:
-        one, _, three = opened(instance, state="1"), opened(instance, state="2"), ended(instance, "6")
+        one, _, three = (
+            opened(instance, state="1"),
+            opened(instance, state="2"),
+            ended(instance, "6"),
+        )
 
-        assert [row["number"] for row in client.search_incidents(state=[1, 6])] == [one["number"], three["number"]]
+        assert [row["number"] for row in client.search_incidents(state=[1, 6])] == [
+            one["number"],
+            three["number"],
+        ]
 
-    def test_nothing_given_is_an_empty_field(self, instance: ServiceNow, client: ServiceNowClient) -> None:
+    def test_nothing_given_is_an_empty_field(
+        self, instance: ServiceNow, client: ServiceNowClient
+    ) -> None:
         opened(instance, assigned_to=sys_id(instance, "sys_user", "abel.tuter"))
         nobody = opened(instance)
 
-        assert [row["number"] for row in client.search_incidents(assigned_to="")] == [nobody["number"]]
+        assert [row["number"] for row in client.search_incidents(assigned_to="")] == [
+            nobody["number"]
+        ]
 
     def test_it_finds_by_time(self, instance: ServiceNow, client: ServiceNowClient) -> None:
         for day in (1, 2, 3):
@@ -948,7 +1276,9 @@ class TestSearch:
         assert numbers(updated_after=later) == []
         assert numbers(updated_before=later) == ["INC1", "INC2", "INC3"]
 
-    def test_an_unknown_name_is_an_error(self, instance: ServiceNow, client: ServiceNowClient) -> None:
+    def test_an_unknown_name_is_an_error(
+        self, instance: ServiceNow, client: ServiceNowClient
+    ) -> None:
         opened(instance)
 
         with pytest.raises(UnknownReference):
@@ -964,7 +1294,10 @@ class TestSearch:
             client.search_incidents(**asked)
 
     def test_a_field_that_the_instance_hides_is_an_error_and_not_every_row(self) -> None:
-        with Server(always(result([{"sys_id": ID, "number": "INC1"}]))) as server, calling(server.url) as client:
+        with (
+            Server(always(result([{"sys_id": ID, "number": "INC1"}]))) as server,
+            calling(server.url) as client,
+        ):
             with pytest.raises(InvalidArgument, match="no field category"):
                 list(client.search_incidents(category="network"))
 
@@ -1008,7 +1341,9 @@ class TestSearch:
         assert len(found) == 3
         assert client.calls == 2
 
-    def test_it_is_false_where_nothing_was_found(self, instance: ServiceNow, client: ServiceNowClient) -> None:
+    def test_it_is_false_where_nothing_was_found(
+        self, instance: ServiceNow, client: ServiceNowClient
+    ) -> None:
         number = opened(instance)["number"]
         found = client.search_incidents()
 
@@ -1023,7 +1358,11 @@ class TestSearch:
         numbers = [opened(instance)["number"] for _ in range(3)]
         found = client.search_incidents()
 
-        assert [found[0]["number"], found[-1]["number"], found[1]["number"]] == [numbers[0], numbers[2], numbers[1]]
+        assert [found[0]["number"], found[-1]["number"], found[1]["number"]] == [
+            numbers[0],
+            numbers[2],
+            numbers[1],
+        ]
         with pytest.raises(IndexError):
             found[3]
         assert [row["number"] for row in found] == numbers
@@ -1031,7 +1370,9 @@ class TestSearch:
             found[0]
 
     @pytest.mark.parametrize("limit", [1, 3, 5, 7])
-    def test_a_limit_is_kept(self, instance: ServiceNow, client: ServiceNowClient, limit: int) -> None:
+    def test_a_limit_is_kept(
+        self, instance: ServiceNow, client: ServiceNowClient, limit: int
+    ) -> None:
         numbers = [opened(instance)["number"] for _ in range(5)]
 
         assert [row["number"] for row in client.search_incidents(limit=limit)] == numbers[:limit]
@@ -1053,9 +1394,14 @@ class TestSearch:
         for n in range(PAGE_ROWS * 2 + 7):
             row = opened(instance, number=f"INC{n % 400:07}", urgency=draw.choice("123"))
             if n % 5 == 0:  # some have nothing where the order looks
-                instance.tables.update("incident", row["sys_id"], {"number": "", "opened_at": ""}, by="admin")
+                instance.tables.update(
+                    "incident", row["sys_id"], {"number": "", "opened_at": ""}, by="admin"
+                )
 
-        found = [row["sys_id"] for row in client.search_incidents(order_by=sign + column, fields=["sys_id"])]
+        found = [
+            row["sys_id"]
+            for row in client.search_incidents(order_by=sign + column, fields=["sys_id"])
+        ]
 
         assert len(found) == len(set(found)) == PAGE_ROWS * 2 + 7
 
@@ -1071,7 +1417,9 @@ class TestSearch:
             while not stop.wait(0.02):  # before, between and behind what is being read
                 writes += 1
                 opened(instance, number=f"INC{random.choice([1, 5_010_000, 7_000_000])}-{writes}")
-                instance.tables.update("incident", random.choice(there), {"category": f"c{writes}"}, by="admin")
+                instance.tables.update(
+                    "incident", random.choice(there), {"category": f"c{writes}"}, by="admin"
+                )
 
         writer = threading.Thread(target=write)
         found: dict[str, int] = {}
@@ -1109,10 +1457,16 @@ class TestHiddenRecords:
         tables.close()
 
     @contextmanager
-    def hiding(self, tables: Tables, hidden: Callable[[Record], bool]) -> Iterator[ServiceNowClient]:
+    def hiding(
+        self, tables: Tables, hidden: Callable[[Record], bool]
+    ) -> Iterator[ServiceNowClient]:
         def answer(sock: Any, seen: Seen) -> bool:
-            asked = {name: values[0] for name, values in parse_qs(urlsplit(seen.target).query).items()}
-            rows = tables.select("incident", asked["sysparm_query"], limit=int(asked["sysparm_limit"]))
+            asked = {
+                name: values[0] for name, values in parse_qs(urlsplit(seen.target).query).items()
+            }
+            rows = tables.select(
+                "incident", asked["sysparm_query"], limit=int(asked["sysparm_limit"])
+            )
             fields = asked["sysparm_fields"].split(",")
             shown = [{name: row[name] for name in fields} for row in rows if not hidden(row)]
             return always(result(shown))(sock, seen)
@@ -1122,7 +1476,13 @@ class TestHiddenRecords:
 
     @pytest.mark.parametrize(
         "hidden",
-        [range(0), range(10), range(PAGE_ROWS - 1, PAGE_ROWS + 1), range(100, PAGE_ROWS * 2 + 100), range(0, 1600, 2)],
+        [
+            range(0),
+            range(10),
+            range(PAGE_ROWS - 1, PAGE_ROWS + 1),
+            range(100, PAGE_ROWS * 2 + 100),
+            range(0, 1600, 2),
+        ],
         ids=["none", "the first", "at the edge", "whole pages", "every other"],
     )
     def test_what_may_be_seen_is_found(self, tables: Tables, hidden: range) -> None:
@@ -1175,12 +1535,17 @@ class TestChanges:
         with Server(always(self.MADE)) as server, calling(server.url) as client:
             client.create_change_request("Patch", type="emergency", impact=1)
 
-            assert (self.sent(server)["type"], self.sent(server)["chg_model"]) == ("emergency", "emergency")
+            assert (self.sent(server)["type"], self.sent(server)["chg_model"]) == (
+                "emergency",
+                "emergency",
+            )
 
     def test_times_are_sent_in_utc(self) -> None:
         start = datetime(2026, 8, 19, 10, tzinfo=timezone(timedelta(hours=2)))
         with Server(always(self.MADE)) as server, calling(server.url) as client:
-            client.create_change_request("Upgrade", start_date=start, end_date="2026-08-19T12:00:00+02:00")
+            client.create_change_request(
+                "Upgrade", start_date=start, end_date="2026-08-19T12:00:00+02:00"
+            )
 
             assert (self.sent(server)["start_date"], self.sent(server)["end_date"]) == (
                 "2026-08-19 08:00:00",
@@ -1197,7 +1562,9 @@ class TestChanges:
         with Server(answer) as server, calling(server.url) as client:
             client.create_change_request("Clear", type="standard", template=template)
 
-            assert urlsplit(server.seen[0].target).path == "/api/now/table/std_change_producer_version"
+            assert (
+                urlsplit(server.seen[0].target).path == "/api/now/table/std_change_producer_version"
+            )
             assert self.sent(server)["std_change_producer_version"] == "f" * 32
             assert self.sent(server)["type"] == "standard"
 
@@ -1230,15 +1597,22 @@ class TestChanges:
     def test_a_transition_that_the_instance_refuses_is_told_in_its_words(self) -> None:
         words = (
             "Operation against file 'change_request' was aborted by Business Rule "
-            f"'Change Model: Check State Transition^{ID}'. Business Rule Stack:Change Model: Check State Transition"
+            f"'Change Model: Check State Transition^{ID}'. Business Rule Stack:Change Model: "
+            "Check State Transition"
         )
-        with Server(always(said(403, "Operation Failed", words))) as server, calling(server.url) as client:
+        with (
+            Server(always(said(403, "Operation Failed", words))) as server,
+            calling(server.url) as client,
+        ):
             with pytest.raises(Refused) as refused:
-                client.update_change_request(ID, state=3, close_code="successful", close_notes="Done")
+                client.update_change_request(
+                    ID, state=3, close_code="successful", close_notes="Done"
+                )
 
             assert "Change Model: Check State Transition" in refused.value.words
             assert refused.value.message.startswith(
-                'updating a change request (PATCH change_request): ServiceNow said "Operation Failed: Operation against'
+                'updating a change request (PATCH change_request): ServiceNow said "Operation '
+                "Failed: Operation against"
             )
             assert len(server.seen) == 1
 
@@ -1248,13 +1622,19 @@ class TestChangesOnTheSandbox:
 
     @pytest.mark.parametrize(
         ("kind", "way"),
-        [("normal", [-4, -3, -2, -1, 0]), ("emergency", [-3, -2, -1, 0]), ("standard", [-2, -1, 0])],
+        [
+            ("normal", [-4, -3, -2, -1, 0]),
+            ("emergency", [-3, -2, -1, 0]),
+            ("standard", [-2, -1, 0]),
+        ],
     )
     def test_each_type_goes_its_way_to_its_end(
         self, instance: ServiceNow, client: ServiceNowClient, kind: str, way: list[int]
     ) -> None:
         template = self.BGP if kind == "standard" else None
-        made = client.create_change_request("Upgrade", type=kind, template=template, requested_by="abel.tuter", risk=3)
+        made = client.create_change_request(
+            "Upgrade", type=kind, template=template, requested_by="abel.tuter", risk=3
+        )
         for state in way:
             client.update_change_request(made["number"], state=state)
         closed = client.update_change_request(
@@ -1263,7 +1643,11 @@ class TestChangesOnTheSandbox:
 
         assert (made["type"], made["state"]) == (kind, "-5")
         assert made["requested_by"] == sys_id(instance, "sys_user", "abel.tuter")
-        assert (closed["state"], closed["close_code"], closed["active"]) == ("3", "successful", "false")
+        assert (closed["state"], closed["close_code"], closed["active"]) == (
+            "3",
+            "successful",
+            "false",
+        )
 
     def test_a_template_gives_a_standard_change_its_description(
         self, instance: ServiceNow, client: ServiceNowClient
@@ -1280,16 +1664,24 @@ class TestChangesOnTheSandbox:
         made = client.create_change_request("Upgrade")
 
         with pytest.raises(Refused) as refused:
-            client.update_change_request(made["number"], state=3, close_code="successful", close_notes="Done")
+            client.update_change_request(
+                made["number"], state=3, close_code="successful", close_notes="Done"
+            )
 
         assert "Check State Transition" in refused.value.words
         assert client.get_change_request(made["number"])["state"] == "-5"
 
-    def test_a_note_on_a_change_is_written_once(self, instance: ServiceNow, client: ServiceNowClient) -> None:
+    def test_a_note_on_a_change_is_written_once(
+        self, instance: ServiceNow, client: ServiceNowClient
+    ) -> None:
         made = client.create_change_request("Upgrade")
 
-        first = client.add_work_note(made["number"], "Approved by phone.", key="approval", table="change_request")
-        again = client.add_work_note(made["number"], "Approved by phone.", key="approval", table="change_request")
+        first = client.add_work_note(
+            made["number"], "Approved by phone.", key="approval", table="change_request"
+        )
+        again = client.add_work_note(
+            made["number"], "Approved by phone.", key="approval", table="change_request"
+        )
 
         assert (first, again) == (True, False)
         assert len(instance.tables.select("sys_journal_field", f"element_id={made['sys_id']}")) == 1
@@ -1304,7 +1696,10 @@ def page(status: int, body: str, **headers: str) -> bytes:
     return http(status, f"<html><body>{body}</body></html>", "text/html;charset=UTF-8", **headers)
 
 
-BR = f"Operation against file 'incident' was aborted by Business Rule 'Check^{ID}'. Business Rule Stack:Check"
+BR = (
+    f"Operation against file 'incident' was aborted by Business Rule 'Check^{ID}'. Business "
+    "Rule Stack:Check"
+)
 POLICY = "Data Policy Exception: The following fields are mandatory: Resolution code"
 ACL = "ACL Exception Insert Failed due to security constraints"
 DUPLICATE = "Error during insert of incident (INC1)"
@@ -1316,20 +1711,63 @@ CUT = json.dumps({"result": {"sys_id": ID, "number": "INC1"}})[:-3]
 MFA = said(401, "User is not authenticated", X_MFA="invalid").replace(b"X-MFA:", b"X-MFA_TOKEN:")
 BOTH = json.dumps({"result": {"sys_id": ID}, "error": {"message": "Transaction cancelled"}})
 
-# What is known to go wrong: what is raised for a get and then for a create, what the hint says to check, and how many
-# calls the create makes: one more where it is not certain that nothing was made, and none after a refused password.
+# What is known to go wrong: what is raised for a get and then for a create, what the hint says to
+# check, and how many calls the create makes: one more where it is not certain that nothing was
+# made, and none after a refused password.
 HAZARDS: dict[str, tuple[bytes, type[ServiceNowError], type[ServiceNowError], str, int]] = {
     "invalid table": (said(400, "Invalid table incident"), Refused, Refused, "no such table", 1),
-    "no resource": (said(400, "Requested URI does not represent any resource", "/x"), Refused, Refused, "address", 1),
-    "unreadable": (said(400, "Exception while reading request", "token"), Refused, Refused, "JSON", 1),
-    "too large": (said(400, "Rejected large REST payload with content-length = 9"), Refused, Refused, "10 MB", 1),
+    "no resource": (
+        said(400, "Requested URI does not represent any resource", "/x"),
+        Refused,
+        Refused,
+        "address",
+        1,
+    ),
+    "unreadable": (
+        said(400, "Exception while reading request", "token"),
+        Refused,
+        Refused,
+        "JSON",
+        1,
+    ),
+    "too large": (
+        said(400, "Rejected large REST payload with content-length = 9"),
+        Refused,
+        Refused,
+        "10 MB",
+        1,
+    ),
     "URL too long": (page(414, "Too long"), Refused, Refused, "too long", 1),
-    "401": (said(401, "User is not authenticated", "Required"), NotAuthorized, NotAuthorized, "locked out", 0),
-    "401 older": (said(401, "User Not Authenticated", "Required"), NotAuthorized, NotAuthorized, "snc_basic_auth", 0),
+    "401": (
+        said(401, "User is not authenticated", "Required"),
+        NotAuthorized,
+        NotAuthorized,
+        "locked out",
+        0,
+    ),
+    "401 older": (
+        said(401, "User Not Authenticated", "Required"),
+        NotAuthorized,
+        NotAuthorized,
+        "snc_basic_auth",
+        0,
+    ),
     "MFA": (MFA, NotAuthorized, NotAuthorized, "Multi-factor", 0),
     "ACL": (said(403, "Operation Failed", ACL), NotAuthorized, NotAuthorized, "role itil", 2),
-    "rights": (said(403, "Insufficient rights to query records"), NotAuthorized, NotAuthorized, "role itil", 2),
-    "API": (said(403, "User Not Authorized", "Failed API level"), NotAuthorized, NotAuthorized, "KB2466644", 2),
+    "rights": (
+        said(403, "Insufficient rights to query records"),
+        NotAuthorized,
+        NotAuthorized,
+        "role itil",
+        2,
+    ),
+    "API": (
+        said(403, "User Not Authorized", "Failed API level"),
+        NotAuthorized,
+        NotAuthorized,
+        "KB2466644",
+        2,
+    ),
     "business rule": (said(403, "Operation Failed", BR), Refused, Refused, "business rule", 2),
     "data policy": (said(403, "Operation Failed", POLICY), Refused, Refused, "mandatory", 2),
     "duplicate": (said(403, "Operation Failed", DUPLICATE), InDoubt, InDoubt, "unique index", 2),
@@ -1337,20 +1775,38 @@ HAZARDS: dict[str, tuple[bytes, type[ServiceNowError], type[ServiceNowError], st
     "405": (said(405, "Method not allowed"), Refused, Refused, "method", 1),
     "406": (said(406, "Not acceptable"), Refused, Refused, "JSON", 1),
     "415": (said(415, "Unsupported media type"), Refused, Refused, "JSON", 1),
-    "rate limit": (said(429, "Rate limit exceeded", Retry_After="120"), Unavailable, Unavailable, "rate limit rule", 1),
+    "rate limit": (
+        said(429, "Rate limit exceeded", Retry_After="120"),
+        Unavailable,
+        Unavailable,
+        "rate limit rule",
+        1,
+    ),
     "semaphore": (page(429, "Too many requests"), Unavailable, Unavailable, "MAX_CONCURRENCY", 1),
     "cancelled 500": (said(500, CANCELLED), Unavailable, InDoubt, "60-second", 2),
     "cancelled 200": (http(200, BOTH), Unavailable, InDoubt, "slow business rules", 2),
     "truncated 200": (http(200, CUT), Unavailable, InDoubt, "cut off", 2),
     "session sync": (http(202), Unavailable, Unavailable, "KB0564204", 1),
-    "hibernating": (page(200, "Your instance is hibernating"), Unavailable, Unavailable, "wake it", 1),
+    "hibernating": (
+        page(200, "Your instance is hibernating"),
+        Unavailable,
+        Unavailable,
+        "wake it",
+        1,
+    ),
     "hibernating 302": (page(302, "", Location=DEVELOPER), Unavailable, Unavailable, "wake it", 1),
     "502": (page(502, "snow_adc"), Unavailable, InDoubt, "status page", 2),
     "503": (page(503, "Unavailable"), Unavailable, InDoubt, "status page", 2),
-    "SSO": (page(200, "<form><input type='password'></form>"), Unavailable, Unavailable, "single sign-on", 1),
+    "SSO": (
+        page(200, "<form><input type='password'></form>"),
+        Unavailable,
+        Unavailable,
+        "single sign-on",
+        1,
+    ),
     "SSO 302": (page(302, "", Location=LOGIN), Unavailable, Unavailable, "single sign-on", 1),
     "499": (http(499), Unavailable, InDoubt, "gave up waiting", 2),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("hazard", HAZARDS)
@@ -1370,7 +1826,9 @@ def test_an_error_says_whose_fault_it_is_and_what_to_check(hazard: str) -> None:
         assert (gets, len(server.seen) - gets) == (1, creating)
 
 
-@pytest.mark.parametrize("kind", [InvalidArgument, NotFound, Refused, NotAuthorized, Unavailable, InDoubt])
+@pytest.mark.parametrize(
+    "kind", [InvalidArgument, NotFound, Refused, NotAuthorized, Unavailable, InDoubt]
+)
 def test_every_error_is_one_of_servicenow(kind: type[Exception]) -> None:
     assert issubclass(kind, ServiceNowError)
 
@@ -1393,7 +1851,10 @@ def test_a_reset_is_a_doubt_and_nobody_there_is_none() -> None:
         with pytest.raises(InDoubt):
             client.update_incident(ID, description="x")
         assert len(server.seen) == 1
-    with calling("http://127.0.0.1:1") as client, pytest.raises(Unavailable, match="could not be reached"):
+    with (
+        calling("http://127.0.0.1:1") as client,
+        pytest.raises(Unavailable, match="could not be reached"),
+    ):
         client.update_incident(ID, description="x")
 
 
@@ -1420,14 +1881,19 @@ def test_servicenows_words_are_in_the_message_and_not_in_the_text() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [Basic("svc.hasura", "wrong"), OAuth("sandbox-client", "sandbox-client-secret", "svc.hasura", "wrong")],
+    [
+        Basic("svc.hasura", "wrong"),
+        OAuth("sandbox-client", "sandbox-client-secret", "svc.hasura", "wrong"),
+    ],
     ids=["basic", "oauth"],
 )
 def test_a_wrong_password_is_sent_once(instance: ServiceNow, wrong: Credential) -> None:
     with ServiceNowClient(instance.url, wrong) as client:
         with pytest.raises(NotAuthorized):
             client.create_incident("x", assignment_group="Network")
-        with pytest.raises(NotAuthorized, match=r"It is not sent again before \d+ s have passed") as again:
+        with pytest.raises(
+            NotAuthorized, match=r"It is not sent again before \d+ s have passed"
+        ) as again:
             client.get_incident("INC0010001")
 
     assert len(instance.refused_logins) == 1
@@ -1445,7 +1911,9 @@ def test_a_password_that_is_another_one_is_sent_at_once(instance: ServiceNow) ->
 
 
 def test_a_password_is_sent_again_once_its_pause_is_over(instance: ServiceNow) -> None:
-    with ServiceNowClient(instance.url, Basic("svc.hasura", "sandbox"), auth_pause_seconds=0.2) as client:
+    with ServiceNowClient(
+        instance.url, Basic("svc.hasura", "sandbox"), auth_pause_seconds=0.2
+    ) as client:
         instance.password = "changed"
         with pytest.raises(NotAuthorized):
             client.create_incident("x")
@@ -1459,7 +1927,10 @@ def test_a_failure_keeps_what_the_function_goes_by(client: ServiceNowClient) -> 
     with pytest.raises(InvalidArgument) as refused:
         client.create_incident("x", urgency=7)
 
-    assert (refused.value.failure.kind, refused.value.failure.reason) == (Kind.PERMANENT, Reason.UNKNOWN_VALUE)
+    assert (refused.value.failure.kind, refused.value.failure.reason) == (
+        Kind.PERMANENT,
+        Reason.UNKNOWN_VALUE,
+    )
 
 
 @pytest.mark.parametrize("table", [INCIDENT, CHANGE], ids=lambda table: table.name)

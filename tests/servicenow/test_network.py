@@ -1,4 +1,5 @@
-"""The way out as the environment names it: proxies, those that are passed by, and the certificates to trust."""
+"""The way out as the environment names it: proxies, those that are passed by, and the certificates
+to trust."""
 
 import asyncio
 import json
@@ -95,7 +96,8 @@ def port_of(url: str) -> int:
     return int(url.rpartition(":")[2])
 
 
-# --- What the environment says ------------------------------------------------------------------------------------
+# --- What the environment says
+# ------------------------------------------------------------------------------------
 
 
 class TestReading:
@@ -109,9 +111,15 @@ class TestReading:
             ({"HTTPS_PROXY": " proxy.example.com:3128 "}, Proxy("proxy.example.com", 3128)),
             ({"HTTPS_PROXY": "http://proxy.example.com"}, Proxy("proxy.example.com", 80)),
             ({"HTTPS_PROXY": "http://[::1]:3128"}, Proxy("::1", 3128)),
-            ({"HTTPS_PROXY": "http://u%40x:p%3A%25@10.0.0.1:8080"}, Proxy("10.0.0.1", 8080, "u@x", "p:%")),
+            (
+                {"HTTPS_PROXY": "http://u%40x:p%3A%25@10.0.0.1:8080"},
+                Proxy("10.0.0.1", 8080, "u@x", "p:%"),
+            ),
             ({"ALL_PROXY": "http://all.example.com:1"}, Proxy("all.example.com", 1)),
-            ({"ALL_PROXY": "socks5://all.example.com:1", "HTTPS_PROXY": "http://p:1"}, Proxy("p", 1)),
+            (
+                {"ALL_PROXY": "socks5://all.example.com:1", "HTTPS_PROXY": "http://p:1"},
+                Proxy("p", 1),
+            ),
             ({"HTTPS_PROXY": "http://upper:1", "https_proxy": "http://lower:2"}, Proxy("lower", 2)),
             ({"HTTPS_PROXY": "http://upper:1", "https_proxy": ""}, None),
             # It is for http://, which is spoken on this machine only.
@@ -188,14 +196,20 @@ class TestReading:
         ],
     )
     @pytest.mark.parametrize("name", ["NO_PROXY", "no_proxy"])
-    def test_those_that_are_passed_by(self, name: str, no_proxy: str, url: str, is_direct: bool) -> None:
+    def test_those_that_are_passed_by(
+        self, name: str, no_proxy: str, url: str, is_direct: bool
+    ) -> None:
         network = read_network({"HTTPS_PROXY": "http://proxy:1", name: no_proxy})
 
         assert (network.proxy_for(url) is None) is is_direct
 
-    @pytest.mark.parametrize("url", ["http://127.0.0.1:8091", "http://localhost:8091", "http://[::1]:8091"])
+    @pytest.mark.parametrize(
+        "url", ["http://127.0.0.1:8091", "http://localhost:8091", "http://[::1]:8091"]
+    )
     def test_what_is_not_encrypted_stays_on_this_machine(self, url: str) -> None:
-        environ = dict.fromkeys(("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "http_proxy"), "http://proxy:1")
+        environ = dict.fromkeys(
+            ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "http_proxy"), "http://proxy:1"
+        )
 
         assert read_network(environ).proxy_for(url) is None
 
@@ -204,32 +218,45 @@ class TestReading:
         other.write_bytes(Path(trusted).read_bytes())
         named = {"SSL_CERT_DIR": str(tmp_path)}
         assert read_network(named).ca_path == str(tmp_path)
-        for name, file in [("SSL_CERT_FILE", trusted), ("CURL_CA_BUNDLE", str(other)), ("REQUESTS_CA_BUNDLE", trusted)]:
+        for name, file in [
+            ("SSL_CERT_FILE", trusted),
+            ("CURL_CA_BUNDLE", str(other)),
+            ("REQUESTS_CA_BUNDLE", trusted),
+        ]:
             named[name] = file
             assert read_network(named).ca_path == file
         assert read_network({"REQUESTS_CA_BUNDLE": str(tmp_path)}).ca_path == str(tmp_path)
 
     @pytest.mark.parametrize("name", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
-    def test_a_file_of_certificates_that_is_none_is_a_sentence(self, name: str, tmp_path: Path, trusted: str) -> None:
+    def test_a_file_of_certificates_that_is_none_is_a_sentence(
+        self, name: str, tmp_path: Path, trusted: str
+    ) -> None:
         (tmp_path / "empty.pem").touch()
         (tmp_path / "text.pem").write_text("planted")
         said = {}
         for file in ("missing.pem", "empty.pem", "text.pem"):
             # Also where another one is there.
-            environ = {"REQUESTS_CA_BUNDLE": trusted, "SSL_CERT_FILE": trusted, name: str(tmp_path / file)}
+            environ = {
+                "REQUESTS_CA_BUNDLE": trusted,
+                "SSL_CERT_FILE": trusted,
+                name: str(tmp_path / file),
+            }
             with pytest.raises(BrokenNetwork) as broken:
                 read_network(environ)
             [said[file]] = broken.value.faults
 
         assert said == {
-            "missing.pem": f"{name} names {tmp_path}/missing.pem, and there is no such file: name one with "
+            "missing.pem": f"{name} names {tmp_path}/missing.pem, and there is no such file: "
+            "name one with "
             "certificates (PEM), or unset it.",
             "empty.pem": f"{name} names {tmp_path}/empty.pem, which holds no certificates (PEM).",
             "text.pem": f"{name} names {tmp_path}/text.pem, which holds no certificates (PEM).",
         }
 
     def test_a_folder_of_certificates_that_is_none_is_a_sentence(self, tmp_path: Path) -> None:
-        with pytest.raises(BrokenNetwork, match=r"SSL_CERT_DIR names .*nowhere, which is no folder"):
+        with pytest.raises(
+            BrokenNetwork, match=r"SSL_CERT_DIR names .*nowhere, which is no folder"
+        ):
             read_network({"SSL_CERT_DIR": str(tmp_path / "nowhere")})
         with pytest.raises(BrokenNetwork, match=r"SSL_CERT_FILE names .*, which cannot be read"):
             read_network({"SSL_CERT_FILE": str(tmp_path)})
@@ -240,7 +267,8 @@ class TestReading:
         assert "planted" not in f"{network!r}{network.proxy}{network.proxy and network.proxy.url}"
 
 
-# --- The client ---------------------------------------------------------------------------------------------------
+# --- The client
+# --------------------------------------------------------------------------------------------------
 
 
 class TestClient:
@@ -271,14 +299,21 @@ class TestClient:
     def test_it_trusts_whom_the_environment_names(
         self, instance: ServiceNow, trusted: str, monkeypatch: pytest.MonkeyPatch, name: str
     ) -> None:
-        with ServiceNowClient(instance.url, BASIC) as client, pytest.raises(Unavailable, match="certificate"):
+        with (
+            ServiceNowClient(instance.url, BASIC) as client,
+            pytest.raises(Unavailable, match="certificate"),
+        ):
             client.create_incident("x")
         monkeypatch.setenv(name, trusted)
         with ServiceNowClient(instance.url, BASIC) as client:
             assert client.create_incident("x")["number"]
 
     def test_a_folder_of_certificates_will_do(
-        self, instance: ServiceNow, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        instance: ServiceNow,
+        authority: trustme.CA,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         authority.cert_pem.write_to_path(tmp_path / "ca.pem")
         subprocess.run(["openssl", "rehash", str(tmp_path)], check=True, capture_output=True)
@@ -324,13 +359,19 @@ class TestClient:
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "other.pem"))
         monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
 
-        with ServiceNowClient(instance.url, BASIC, ca_file=trusted, network=NetworkSettings()) as client:
+        with ServiceNowClient(
+            instance.url, BASIC, ca_file=trusted, network=NetworkSettings()
+        ) as client:
             assert client.create_incident("x")["number"]
 
-    def test_a_file_that_is_not_there_is_an_error_before_any_call(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_file_that_is_not_there_is_an_error_before_any_call(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("SSL_CERT_FILE", "/nowhere.pem")
 
-        with pytest.raises(InvalidArgument, match=r"SSL_CERT_FILE names /nowhere\.pem, and there is no such file"):
+        with pytest.raises(
+            InvalidArgument, match=r"SSL_CERT_FILE names /nowhere\.pem, and there is no such file"
+        ):
             ServiceNowClient("dev12345", BASIC)
 
     def test_the_awaited_client_goes_the_same_way(
@@ -355,7 +396,9 @@ class TestClient:
     ) -> None:
         caplog.set_level(logging.DEBUG)
         with ProxyServer({HOST: port_of(instance.url)}, login="me@home:planted-pässword") as proxy:
-            monkeypatch.setenv("HTTPS_PROXY", f"http://me%40home:planted-p%C3%A4ssword@127.0.0.1:{proxy.port}")
+            monkeypatch.setenv(
+                "HTTPS_PROXY", f"http://me%40home:planted-p%C3%A4ssword@127.0.0.1:{proxy.port}"
+            )
             monkeypatch.setenv("SSL_CERT_FILE", trusted)
             with ServiceNowClient(f"https://{HOST}", BASIC) as client:
                 assert client.create_incident("x")["number"]
@@ -368,7 +411,10 @@ class TestClient:
     @pytest.mark.parametrize(
         ("proxy", "hint"),
         [
-            ({"login": "u:planted-other"}, "The proxy does not accept the user and password that HTTPS_PROXY has"),
+            (
+                {"login": "u:planted-other"},
+                "The proxy does not accept the user and password that HTTPS_PROXY has",
+            ),
             ({"refusing": 403}, r"does not connect us to ServiceNow \(it answers HTTP 403\)"),
             ({"refusing": 502}, r"does not connect us to ServiceNow \(it answers HTTP 502\)"),
             ({"refusing": 302}, r"does not connect us to ServiceNow \(it answers HTTP 302\)"),
@@ -393,14 +439,26 @@ class TestClient:
             assert "planted" not in caplog.text + refused.value.message
             assert client.calls == 0
 
-    def test_a_proxy_that_is_not_there_is_said_to_be_the_trouble(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_proxy_that_is_not_there_is_said_to_be_the_trouble(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
         client = ServiceNowClient(f"https://{HOST}", BASIC)
-        with client, pytest.raises(Unavailable, match="could not be reached through the proxy: check HTTPS_PROXY"):
+        with (
+            client,
+            pytest.raises(
+                Unavailable, match="could not be reached through the proxy: check HTTPS_PROXY"
+            ),
+        ):
             client.create_incident("x")
         monkeypatch.setenv("HTTPS_PROXY", "http://no-such-host.invalid:1")
         client = ServiceNowClient(f"https://{HOST}", BASIC)
-        with client, pytest.raises(Unavailable, match="The host name of the proxy is not known: check HTTPS_PROXY"):
+        with (
+            client,
+            pytest.raises(
+                Unavailable, match="The host name of the proxy is not known: check HTTPS_PROXY"
+            ),
+        ):
             client.create_incident("x")
 
     def test_a_certificate_that_is_not_trusted_is_refused_through_a_proxy_too(
@@ -409,7 +467,12 @@ class TestClient:
         with ProxyServer({HOST: port_of(instance.url)}) as proxy:
             monkeypatch.setenv("HTTPS_PROXY", proxy.url)
             client = ServiceNowClient(f"https://{HOST}", BASIC)
-            with client, pytest.raises(Unavailable, match=r"No secure connection .* SSL_CERT_FILE has its certificate"):
+            with (
+                client,
+                pytest.raises(
+                    Unavailable, match=r"No secure connection .* SSL_CERT_FILE has its certificate"
+                ),
+            ):
                 client.create_incident("x")
 
         assert instance.calls == []
@@ -431,7 +494,9 @@ class TestClient:
 
         assert 2.5 < took < 3.4
 
-    def test_a_proxy_that_drips_its_answer_is_not_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_proxy_that_drips_its_answer_is_not_waited_for(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         with DrippingProxy() as proxy:
             monkeypatch.setenv("HTTPS_PROXY", proxy.url)
             client = ServiceNowClient(f"https://{HOST}", BASIC, timeout_seconds=2)
@@ -453,7 +518,9 @@ class TestClient:
             return always(result({"sys_id": ID}))(sock, seen)
 
         async def work() -> None:
-            async with aio.ServiceNowClient(f"https://{HOST}", BASIC, timeout_seconds=30, concurrency_max=1) as client:
+            async with aio.ServiceNowClient(
+                f"https://{HOST}", BASIC, timeout_seconds=30, concurrency_max=1
+            ) as client:
                 for _ in range(3):
                     with pytest.raises(TimeoutError):
                         await asyncio.wait_for(client.update_incident(ID, description="x"), 0.5)
@@ -485,13 +552,16 @@ class DrippingProxy(ProxyServer):
             time.sleep(0.05)
 
 
-# --- The connection test ------------------------------------------------------------------------------------------
+# --- The connection test
+# ------------------------------------------------------------------------------------------
 
 
 class TestReach:
     def test_it_goes_through_the_proxy(self, instance: ServiceNow, trusted: str) -> None:
         with ProxyServer({HOST: port_of(instance.url)}, login="u:p") as proxy:
-            network = read_network({"HTTPS_PROXY": f"http://u:p@127.0.0.1:{proxy.port}", "SSL_CERT_FILE": trusted})
+            network = read_network(
+                {"HTTPS_PROXY": f"http://u:p@127.0.0.1:{proxy.port}", "SSL_CERT_FILE": trusted}
+            )
             assert reach(f"https://{HOST}", timeout_seconds=5, network=network) == ""
 
             assert proxy.asked == [f"{HOST}:443"]
@@ -499,13 +569,24 @@ class TestReach:
     @pytest.mark.parametrize(
         ("made", "sentence"),
         [
-            (lambda: ProxyServer(login="u:other"), "The proxy does not accept the user and password"),
-            (lambda: ProxyServer(refusing=503), "does not connect us to ServiceNow (it answers HTTP 503)"),
-            (lambda: ProxyServer(silent=True), "The proxy 127.0.0.1 that HTTPS_PROXY names does not answer on port"),
+            (
+                lambda: ProxyServer(login="u:other"),
+                "The proxy does not accept the user and password",
+            ),
+            (
+                lambda: ProxyServer(refusing=503),
+                "does not connect us to ServiceNow (it answers HTTP 503)",
+            ),
+            (
+                lambda: ProxyServer(silent=True),
+                "The proxy 127.0.0.1 that HTTPS_PROXY names does not answer on port",
+            ),
         ],
         ids=["login", "503", "silent"],
     )
-    def test_what_the_proxy_refuses_is_a_sentence(self, made: Callable[[], ProxyServer], sentence: str) -> None:
+    def test_what_the_proxy_refuses_is_a_sentence(
+        self, made: Callable[[], ProxyServer], sentence: str
+    ) -> None:
         with made() as proxy:
             network = read_network({"HTTPS_PROXY": f"http://u:planted@127.0.0.1:{proxy.port}"})
             said = reach(f"https://{HOST}", timeout_seconds=1, network=network)
@@ -521,22 +602,35 @@ class TestReach:
         ],
     )
     def test_a_proxy_that_is_not_there_is_a_sentence(self, url: str, sentence: str) -> None:
-        assert sentence in reach(f"https://{HOST}", timeout_seconds=5, network=read_network({"HTTPS_PROXY": url}))
+        assert sentence in reach(
+            f"https://{HOST}", timeout_seconds=5, network=read_network({"HTTPS_PROXY": url})
+        )
 
     def test_a_server_that_is_no_proxy_is_a_sentence(self) -> None:
         with Server(always(b"SSH-2.0-x\r\n\r\n")) as server:
-            said = reach(f"https://{HOST}", timeout_seconds=2, network=read_network({"HTTPS_PROXY": server.url}))
+            said = reach(
+                f"https://{HOST}",
+                timeout_seconds=2,
+                network=read_network({"HTTPS_PROXY": server.url}),
+            )
 
         assert "that it is an HTTP proxy" in said
 
     def test_a_certificate_of_nobody_is_the_instances(self, instance: ServiceNow) -> None:
         with ProxyServer({HOST: port_of(instance.url)}) as proxy:
-            said = reach(f"https://{HOST}", timeout_seconds=5, network=read_network({"HTTPS_PROXY": proxy.url}))
+            said = reach(
+                f"https://{HOST}",
+                timeout_seconds=5,
+                network=read_network({"HTTPS_PROXY": proxy.url}),
+            )
 
-        assert said.startswith(f"The certificate of {HOST} is signed by nobody whom this function trusts")
+        assert said.startswith(
+            f"The certificate of {HOST} is signed by nobody whom this function trusts"
+        )
 
 
-# --- Mail, and secrets --------------------------------------------------------------------------------------------
+# --- Mail, and secrets
+# --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tls", ["starttls", "implicit"])
@@ -559,10 +653,22 @@ def test_secrets_are_read_through_the_proxy(tmp_path: Path, trusted: str, name: 
     key = rsa.generate_private_key(65537, 2048).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    account = {"type": "service_account", "project_id": "p", "private_key_id": "1", "private_key": key.decode()}
-    account |= {"client_email": "f@p.example.com", "client_id": "1", "token_uri": "https://oauth2.googleapis.com/token"}
+    account = {
+        "type": "service_account",
+        "project_id": "p",
+        "private_key_id": "1",
+        "private_key": key.decode(),
+    }
+    account |= {
+        "client_email": "f@p.example.com",
+        "client_id": "1",
+        "token_uri": "https://oauth2.googleapis.com/token",
+    }
     (tmp_path / "account.json").write_text(json.dumps(account))
-    code = "from function.secretmanager import read; read('projects/p/secrets/s/versions/1', seconds=3)"
+    code = (
+        "from function.secretmanager import read; "
+        "read('projects/p/secrets/s/versions/1', seconds=3)"
+    )
     with ProxyServer(refusing=403) as proxy:
         environ = {
             name: proxy.url,
@@ -571,7 +677,13 @@ def test_secrets_are_read_through_the_proxy(tmp_path: Path, trusted: str, name: 
             "PATH": os.environ["PATH"],
         }
         run = subprocess.run(
-            [sys.executable, "-c", code], cwd=HERE, env=environ, capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, "-c", code],
+            cwd=HERE,
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
 
     assert "SecretUnreadable" in run.stderr
@@ -582,7 +694,10 @@ def test_secrets_are_read_through_the_proxy(tmp_path: Path, trusted: str, name: 
     ("environ", "said"),
     [
         ({}, {}),
-        ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "x"}, {"https_proxy": "http://p:1", "no_proxy": "x"}),
+        (
+            {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "x"},
+            {"https_proxy": "http://p:1", "no_proxy": "x"},
+        ),
         (
             {"SSL_CERT_FILE": "/ca.pem"},
             {"GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": "/ca.pem", "REQUESTS_CA_BUNDLE": "/ca.pem"},
@@ -599,11 +714,14 @@ def test_googles_libraries_are_told_of_the_way_out_by_their_own_names(
     assert way_out(environ) == said
 
 
-# --- The function -------------------------------------------------------------------------------------------------
+# --- The function
+# -------------------------------------------------------------------------------------------------
 
 
 class TestFunction:
-    def test_a_file_that_is_not_there_ends_the_start_with_one_sentence(self, world: World, tmp_path: Path) -> None:
+    def test_a_file_that_is_not_there_ends_the_start_with_one_sentence(
+        self, world: World, tmp_path: Path
+    ) -> None:
         function = served(world, tmp_path, REQUESTS_CA_BUNDLE="/nowhere.pem")
         function.start(wait=False)
 
@@ -613,16 +731,29 @@ class TestFunction:
 
     def test_all_that_is_wrong_is_said_at_once(self) -> None:
         with pytest.raises(SettingsError) as wrong:
-            load({"SSL_CERT_FILE": "/nowhere.pem", "HTTPS_PROXY": "socks5://u:planted@x", "DEADLINE_SECONDS": "soon"})
+            load(
+                {
+                    "SSL_CERT_FILE": "/nowhere.pem",
+                    "HTTPS_PROXY": "socks5://u:planted@x",
+                    "DEADLINE_SECONDS": "soon",
+                }
+            )
 
         said = "\n".join(wrong.value.faults)
-        assert all(name in said for name in ("SSL_CERT_FILE", "HTTPS_PROXY", "DEADLINE_SECONDS", "SOURCE_NAME"))
+        assert all(
+            name in said
+            for name in ("SSL_CERT_FILE", "HTTPS_PROXY", "DEADLINE_SECONDS", "SOURCE_NAME")
+        )
         assert "planted" not in said
 
-    def test_its_tickets_go_through_the_proxy_and_so_does_its_test(self, instance: ServiceNow, trusted: str) -> None:
+    def test_its_tickets_go_through_the_proxy_and_so_does_its_test(
+        self, instance: ServiceNow, trusted: str
+    ) -> None:
         with ProxyServer({HOST: port_of(instance.url)}, login="u:planted-password") as proxy:
             url = f"http://u:planted-password@127.0.0.1:{proxy.port}"
-            with World(SERVICENOW_INSTANCE_URL=f"https://{HOST}", HTTPS_PROXY=url, SSL_CERT_FILE=trusted) as world:
+            with World(
+                SERVICENOW_INSTANCE_URL=f"https://{HOST}", HTTPS_PROXY=url, SSL_CERT_FILE=trusted
+            ) as world:
                 answer = world.send(insert("outages", outage()))
                 tested = world.operate("POST", "test")
 
@@ -651,17 +782,33 @@ class TestFunction:
             tested = world.operate("POST", "test")
 
         assert (answer.status, answer.said) == (503, "retrying servicenow_unreachable")
-        assert "The proxy that HTTPS_PROXY names does not connect us to ServiceNow" in tested.body["message"]
+        assert (
+            "The proxy that HTTPS_PROXY names does not connect us to ServiceNow"
+            in tested.body["message"]
+        )
 
 
 def test_the_sandbox_starts_behind_a_proxy_that_knows_nothing_of_it() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "sandbox", "--once", f"--port={port}", "--servicenow-port=0", "--mail-port=0"]
-    environ = {**os.environ, **dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:1")}
+    command = [
+        sys.executable,
+        "-m",
+        "sandbox",
+        "--once",
+        f"--port={port}",
+        "--servicenow-port=0",
+        "--mail-port=0",
+    ]
+    environ = {
+        **os.environ,
+        **dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:1"),
+    }
 
-    run = subprocess.run(command, cwd=HERE, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    run = subprocess.run(
+        command, cwd=HERE, env=environ, capture_output=True, text=True, timeout=60, check=False
+    )
 
     assert run.returncode == 0, run.stderr
     assert "-> 200 created" in run.stdout

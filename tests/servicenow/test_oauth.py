@@ -1,4 +1,5 @@
-"""OAuth and API keys: what the token endpoint's answers mean (pure), and one token for all threads (real sockets)."""
+"""OAuth and API keys: what the token endpoint's answers mean (pure), and one token for all threads
+(real sockets)."""
 
 import json
 import logging
@@ -22,7 +23,16 @@ from function.core.outcome import Failure, Kind, Reason
 from function.deadline import Deadline
 from function.ledger.database import Database
 from function.ledger.ledger import Ledger
-from function.servicenow import ApiKey, Basic, Credential, OAuth, Record, Reply, ServiceNowClient, ServiceNowError
+from function.servicenow import (
+    ApiKey,
+    Basic,
+    Credential,
+    OAuth,
+    Record,
+    Reply,
+    ServiceNowClient,
+    ServiceNowError,
+)
 from function.servicenow.oauth import PAUSE_SECONDS, TokenResponse, granted
 from function.settings import VARIABLES
 from sandbox.servicenow import ServiceNow
@@ -54,32 +64,54 @@ class TestCredentials:
             OAuth("a", "bd", "c", ""),
             OAuth("a", "b", "", "d"),
         ]
-        digests = {credential.digest(url) for credential in credentials for url in (URL, "https://dev2.example.com")}
+        digests = {
+            credential.digest(url)
+            for credential in credentials
+            for url in (URL, "https://dev2.example.com")
+        }
 
         assert len(digests) == 2 * len(credentials)
         assert all(len(digest) == 32 and int(digest, 16) >= 0 for digest in digests)
         assert OAuth("a", "b").digest(URL) == OAuth("a", "b").digest(URL + "/")
 
-    @pytest.mark.parametrize("credential", [OAuth("a", "hunter2", "c", "hunter2"), ApiKey("hunter2")])
+    @pytest.mark.parametrize(
+        "credential", [OAuth("a", "hunter2", "c", "hunter2"), ApiKey("hunter2")]
+    )
     def test_a_repr_hides_the_secrets(self, credential: Credential) -> None:
         assert "hunter2" not in repr(credential)
 
     def test_hints_name_settings_that_there_are(self) -> None:
-        hints = " ".join([CLIENT.refused, PERSON.refused, CLIENT.token_refused, PERSON.token_refused])
+        hints = " ".join(
+            [CLIENT.refused, PERSON.refused, CLIENT.token_refused, PERSON.token_refused]
+        )
         named = {word.strip(",.:") for word in hints.split() if word.startswith("SERVICENOW_")}
 
         assert named == {variable.name for variable in VARIABLES if variable.name in named}
         assert named >= {"SERVICENOW_CLIENT_ID", "SERVICENOW_CLIENT_SECRET", "SERVICENOW_PASSWORD"}
 
 
-def reply(status: int, body: str | bytes = b"", content_type: str = "application/json", **headers: str) -> Reply:
+def reply(
+    status: int, body: str | bytes = b"", content_type: str = "application/json", **headers: str
+) -> Reply:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Reply(status, {"content-type": content_type} | named, body if isinstance(body, bytes) else body.encode())
+    return Reply(
+        status,
+        {"content-type": content_type} | named,
+        body if isinstance(body, bytes) else body.encode(),
+    )
 
 
 def grant(**changed: object) -> str:
-    token = {"access_token": "t", "refresh_token": "r", "token_type": "Bearer", "expires_in": 1799, "scope": "x"}
-    return json.dumps({name: value for name, value in (token | changed).items() if value is not None})
+    token = {
+        "access_token": "t",
+        "refresh_token": "r",
+        "token_type": "Bearer",
+        "expires_in": 1799,
+        "scope": "x",
+    }
+    return json.dumps(
+        {name: value for name, value in (token | changed).items() if value is not None}
+    )
 
 
 def failure(answer: Reply) -> Failure:
@@ -126,10 +158,17 @@ class TestAnswers:
             (reply(401, "<html>", "text/html"), ""),
             (reply(401, ""), ""),
             (reply(400, '{"error":"invalid_grant"}'), "invalid_grant"),
-            (reply(403, '{"error":"invalid_client","error_description":"client_secret=hunter2"}'), "invalid_client"),
+            (
+                reply(
+                    403, '{"error":"invalid_client","error_description":"client_secret=hunter2"}'
+                ),
+                "invalid_client",
+            ),
         ],
     )
-    def test_a_refusal_is_a_refused_credential_in_servicenows_codes(self, answer: Reply, words: str) -> None:
+    def test_a_refusal_is_a_refused_credential_in_servicenows_codes(
+        self, answer: Reply, words: str
+    ) -> None:
         found = failure(answer)
 
         assert (found.kind, found.reason) == (Kind.TRANSIENT, Reason.UNAUTHORIZED)
@@ -154,7 +193,9 @@ class TestAnswers:
             (reply(503, said("hunter2")), Reason.UNAVAILABLE),
         ],
     )
-    def test_any_other_answer_means_what_it_means_of_the_table_api(self, answer: Reply, reason: Reason) -> None:
+    def test_any_other_answer_means_what_it_means_of_the_table_api(
+        self, answer: Reply, reason: Reason
+    ) -> None:
         found = failure(answer)
 
         assert (found.kind, found.reason, found.status) == (Kind.TRANSIENT, reason, answer.status)
@@ -166,21 +207,27 @@ class TestAnswers:
         st.sampled_from(["application/json", "text/html", ""]),
         st.binary()
         | st.dictionaries(
-            st.sampled_from(["access_token", "token_type", "expires_in", "refresh_token", "error", "result"]),
+            st.sampled_from(
+                ["access_token", "token_type", "expires_in", "refresh_token", "error", "result"]
+            ),
             st.recursive(st.none() | st.floats() | st.integers() | st.text(), st.lists),
         ).map(lambda value: json.dumps(value).encode()),
     )
     def test_no_answer_is_too_strange(self, status: int, content_type: str, body: bytes) -> None:
         verdict = granted(reply(status, body, content_type), "hint", now=NOW)
 
-        assert isinstance(verdict, TokenResponse) or (verdict.kind is Kind.TRANSIENT and verdict.hint)
+        assert isinstance(verdict, TokenResponse) or (
+            verdict.kind is Kind.TRANSIENT and verdict.hint
+        )
 
 
-# --- On real sockets --------------------------------------------------------------------------------------------------
+# --- On real sockets
+# --------------------------------------------------------------------------------------------------
 
 
 class Instance:
-    """A small ServiceNow: a token endpoint, and a Table API that takes the tokens which that gave."""
+    """A small ServiceNow: a token endpoint, and a Table API that takes the tokens which
+    that gave."""
 
     def __init__(self, credential: OAuth = CLIENT) -> None:
         self.credential = credential
@@ -188,7 +235,9 @@ class Instance:
         self.calls: list[Seen] = []  # what came for the Table API
         self.life_seconds = 1799.0
         self.delay_seconds = 0.0
-        self.grants_again = True  # a new token each time; ServiceNow itself repeats the one that lives
+        self.grants_again = (
+            True  # a new token each time; ServiceNow itself repeats the one that lives
+        )
         self.endpoint: Answer | None = None  # answers in the token endpoint's place
         self.good: set[str] = set()
         self.refresh: set[str] = set()
@@ -207,10 +256,14 @@ class Instance:
                 self.calls.append(seen)
                 good = seen.headers.get("authorization", "").removeprefix("Bearer ") in self.good
                 self.refused += not good
-            sock.sendall(_FOUND[seen.method] if good else http(401, said("User is not authenticated")))
+            sock.sendall(
+                _FOUND[seen.method] if good else http(401, said("User is not authenticated"))
+            )
             return True
         with self._lock:
-            self.asked.append(dict(parse_qsl(seen.body.decode(), keep_blank_values=True, strict_parsing=True)))
+            self.asked.append(
+                dict(parse_qsl(seen.body.decode(), keep_blank_values=True, strict_parsing=True))
+            )
         time.sleep(self.delay_seconds)
         if self.endpoint is not None:
             return self.endpoint(sock, seen)
@@ -223,11 +276,18 @@ class Instance:
         ours = self.credential
         expected = {"client_id": ours.client_id, "client_secret": ours.client_secret}
         if form["grant_type"] == "refresh_token":
-            expected |= {"grant_type": "refresh_token", "refresh_token": form.get("refresh_token", "")}
+            expected |= {
+                "grant_type": "refresh_token",
+                "refresh_token": form.get("refresh_token", ""),
+            }
             if form.get("refresh_token") not in self.refresh:
                 return http(401, REFUSED)
         elif ours.username:
-            expected |= {"grant_type": "password", "username": ours.username, "password": ours.password}
+            expected |= {
+                "grant_type": "password",
+                "username": ours.username,
+                "password": ours.password,
+            }
         else:
             expected |= {"grant_type": "client_credentials"}
         if form != expected:
@@ -296,11 +356,15 @@ def get(client: ServiceNowClient, timeout_seconds: float = 60) -> Record:
 
 
 def create(client: ServiceNowClient, timeout_seconds: float = 60) -> Record:
-    return client.create("incident", {"sys_id": ID}, fields=["number"], timeout_seconds=timeout_seconds)
+    return client.create(
+        "incident", {"sys_id": ID}, fields=["number"], timeout_seconds=timeout_seconds
+    )
 
 
 def fails(
-    client: ServiceNowClient, call: Callable[[ServiceNowClient, float], Record] = create, timeout_seconds: float = 60
+    client: ServiceNowClient,
+    call: Callable[[ServiceNowClient, float], Record] = create,
+    timeout_seconds: float = 60,
 ) -> Failure:
     with pytest.raises(ServiceNowError) as raised:
         call(client, timeout_seconds)
@@ -336,7 +400,9 @@ class TestGrants:
                 "client_secret": CLIENT.client_secret,
             }
         ]
-        assert [call.headers["authorization"] for call in instance.calls] == [f"Bearer {PASSWORD}-token-1"] * 2
+        assert [call.headers["authorization"] for call in instance.calls] == [
+            f"Bearer {PASSWORD}-token-1"
+        ] * 2
 
     def test_with_a_user_it_is_the_password_grant(self) -> None:
         instance = Instance(PERSON)
@@ -354,7 +420,9 @@ class TestGrants:
     def test_a_token_is_asked_for_with_a_form_and_without_cookies(self) -> None:
         instance = Instance()
         instance.good = {"t"}
-        instance.endpoint = always(http(200, grant(expires_in=0), Set_Cookie="JSESSIONID=abc; Path=/"))
+        instance.endpoint = always(
+            http(200, grant(expires_in=0), Set_Cookie="JSESSIONID=abc; Path=/")
+        )
         with Server(instance) as server:
             client = ServiceNowClient(server.url, CLIENT)
             get(client)
@@ -407,7 +475,10 @@ class TestGrants:
             get(client)
             get(client)
 
-        assert [form.get("refresh_token") for form in instance.asked] == [None, *[f"{PASSWORD}-refresh-1"] * 2]
+        assert [form.get("refresh_token") for form in instance.asked] == [
+            None,
+            *[f"{PASSWORD}-refresh-1"] * 2,
+        ]
 
     def test_without_a_refresh_token_it_is_asked_for_anew(self) -> None:
         instance = Instance()
@@ -460,7 +531,9 @@ class TestOneForAll:
         assert instance.grants == ["password", "refresh_token"]
         assert (len(instance.calls), instance.refused) == (1001, 0)
 
-    def test_a_thousand_calls_with_a_token_that_servicenow_forgot_make_one_token_request(self) -> None:
+    def test_a_thousand_calls_with_a_token_that_servicenow_forgot_make_one_token_request(
+        self,
+    ) -> None:
         instance = Instance()
         with calling(instance, timeout_seconds=60, concurrency_max=50) as client:
             get(client)
@@ -475,10 +548,17 @@ class TestOneForAll:
     def test_a_thousand_calls_share_one_refusal(self) -> None:
         instance = Instance()
         instance.delay_seconds = 0.5
-        with calling(instance, OAuth("client-id", f"{PASSWORD}-wrong"), timeout_seconds=60, concurrency_max=1000) as it:
+        with calling(
+            instance,
+            OAuth("client-id", f"{PASSWORD}-wrong"),
+            timeout_seconds=60,
+            concurrency_max=1000,
+        ) as it:
             answers = all_at_once(1000, lambda: get(it))
 
-        assert {answer.reason for answer in answers if isinstance(answer, Failure)} == {Reason.UNAUTHORIZED}
+        assert {answer.reason for answer in answers if isinstance(answer, Failure)} == {
+            Reason.UNAUTHORIZED
+        }
         assert (len(answers), len(instance.asked), instance.calls) == (1000, 1, [])
 
     def test_calls_that_come_one_by_one_after_a_refusal_share_it_for_a_moment(self) -> None:
@@ -530,7 +610,9 @@ class TestOneForAll:
         assert asked == 2
         assert (found.kind, found.reason) == (Kind.TRANSIENT, Reason.UNAVAILABLE)
 
-    def test_a_refused_early_fetch_is_not_tried_again_by_each_call_until_the_token_expires(self) -> None:
+    def test_a_refused_early_fetch_is_not_tried_again_by_each_call_until_the_token_expires(
+        self,
+    ) -> None:
         instance = Instance(PERSON)
         instance.life_seconds = 3
         with calling(instance, PERSON) as client:
@@ -586,7 +668,11 @@ class TestRefusedTokens:
             found = fails(client)
 
         assert refusing == [f"Bearer {PASSWORD}-token-1", f"Bearer {PASSWORD}-token-2"]
-        assert (found.kind, found.reason, found.status) == (Kind.TRANSIENT, Reason.UNAUTHORIZED, 401)
+        assert (found.kind, found.reason, found.status) == (
+            Kind.TRANSIENT,
+            Reason.UNAUTHORIZED,
+            401,
+        )
         assert found.hint == CLIENT.token_refused
 
     def test_where_servicenow_repeats_the_token_the_call_is_not_repeated(self) -> None:
@@ -609,7 +695,9 @@ class TestRefusedTokens:
             answers = all_at_once(200, lambda: get(client))
             took_seconds = time.monotonic() - started
 
-        assert {answer.reason for answer in answers if isinstance(answer, Failure)} == {Reason.UNAUTHORIZED}
+        assert {answer.reason for answer in answers if isinstance(answer, Failure)} == {
+            Reason.UNAUTHORIZED
+        }
         assert len(answers) == 200
         assert len(instance.asked) <= 2 + 2 * took_seconds / PAUSE_SECONDS
 
@@ -707,7 +795,11 @@ class TestTheEndpointUnwell:
             instance.endpoint = always(http(307, Location=other.url + "/oauth_token.do"))
             found = fails(client)
 
-            assert (found.kind, found.reason, found.status) == (Kind.TRANSIENT, Reason.NOT_SERVICENOW, 307)
+            assert (found.kind, found.reason, found.status) == (
+                Kind.TRANSIENT,
+                Reason.NOT_SERVICENOW,
+                307,
+            )
             assert other.seen == []
 
     @pytest.mark.parametrize("drips", [True, False], ids=["a byte at a time", "silent"])
@@ -775,7 +867,17 @@ class TestSecrecy:
             telling(lambda seen: b"HTTP/1.1 200 OK\r\n" + seen.body + b"\r\n\r\n"),
             always(http(200, grant(access_token=f"{PASSWORD} {PASSWORD}"))),
         ],
-        ids=["good", "refused", "echo 401", "echo 400", "echo 500", "echo 200", "redirect", "bad headers", "bad token"],
+        ids=[
+            "good",
+            "refused",
+            "echo 401",
+            "echo 400",
+            "echo 500",
+            "echo 200",
+            "redirect",
+            "bad headers",
+            "bad token",
+        ],
     )
     def test_no_log_line_and_no_error_holds_a_secret(
         self, endpoint: Answer | None, credential: OAuth, caplog: pytest.LogCaptureFixture
@@ -798,30 +900,43 @@ class TestSecrecy:
         assert len(caplog.records) >= 2
         assert not [text for text in texts if PASSWORD in text]
 
-    def test_a_token_request_is_a_line_in_the_log_that_names_the_grant(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_token_request_is_a_line_in_the_log_that_names_the_grant(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
         caplog.set_level(logging.INFO)
         instance = Instance(PERSON)
         with calling(instance, PERSON) as client:
             get(client)
 
-        [token, call] = [record.getMessage() for record in caplog.records if record.name == "function.servicenow"]
+        [token, call] = [
+            record.getMessage() for record in caplog.records if record.name == "function.servicenow"
+        ]
         assert token.startswith("ServiceNow token by password: HTTP 200 in ")
         assert call.startswith("ServiceNow GET incident: HTTP 200 in ")
 
 
-# --- Against the sandbox ----------------------------------------------------------------------------------------------
+# --- Against the sandbox
+# ----------------------------------------------------------------------------------------------
 
 
 class TestTheSandbox:
     @pytest.mark.parametrize("username", ["", "svc.hasura"], ids=["client credentials", "password"])
-    def test_a_thousand_calls_with_an_expired_token_make_one_token_request(self, username: str) -> None:
+    def test_a_thousand_calls_with_an_expired_token_make_one_token_request(
+        self, username: str
+    ) -> None:
         with ServiceNow(password=PASSWORD, client_secret=CLIENT.client_secret) as instance:
             row = instance.tables.insert("incident", {"short_description": "Slow"}, by="admin")
-            credential = OAuth(instance.oauth.client_id, CLIENT.client_secret, username, username and PASSWORD)
-            with ServiceNowClient(instance.url, credential, timeout_seconds=60, concurrency_max=50) as client:
+            credential = OAuth(
+                instance.oauth.client_id, CLIENT.client_secret, username, username and PASSWORD
+            )
+            with ServiceNowClient(
+                instance.url, credential, timeout_seconds=60, concurrency_max=50
+            ) as client:
 
                 def call() -> Record:
-                    return client.get("incident", row["sys_id"], fields=["number"], timeout_seconds=60)
+                    return client.get(
+                        "incident", row["sys_id"], fields=["number"], timeout_seconds=60
+                    )
 
                 call()
                 instance.oauth.expire()
@@ -837,7 +952,9 @@ class TestTheSandbox:
 
 
 class TestTheFunction:
-    def test_a_crowd_of_events_makes_one_token_request_each_time_the_token_expires_and_none_waits(self) -> None:
+    def test_a_crowd_of_events_makes_one_token_request_each_time_the_token_expires_and_none_waits(
+        self,
+    ) -> None:
         with World(
             SERVICENOW_USERNAME="",
             SERVICENOW_PASSWORD="",
@@ -860,7 +977,8 @@ class TestTheFunction:
             assert world.mails == []
 
 
-# --- Behind the line --------------------------------------------------------------------------------------------------
+# --- Behind the line
+# --------------------------------------------------------------------------------------------------
 
 
 class Kept:
@@ -884,7 +1002,9 @@ def lined(instance: Answer, known: Credential, kept: Kept, folder: Path) -> Iter
         credentials = CredentialProvider(known, kept, server.url)
         client = ServiceNowClient(server.url, credentials.current, concurrency_max=8)
         try:
-            yield GuardedClient(client, Ledger(database), credentials, auth_hold_seconds=600, concurrency_max=8)
+            yield GuardedClient(
+                client, Ledger(database), credentials, auth_hold_seconds=600, concurrency_max=8
+            )
         finally:
             client.close()
             database.close()
@@ -913,7 +1033,9 @@ class TestLine:
             wrong.refused,
             "access_denied: server_error",
         )
-        assert {other.reason for other in others if isinstance(other, Failure)} == {Reason.UNAUTHORIZED}
+        assert {other.reason for other in others if isinstance(other, Failure)} == {
+            Reason.UNAUTHORIZED
+        }
         assert (len(others), len(instance.asked), instance.calls) == (30, 1, [])
 
     def test_a_rotated_client_secret_heals_within_the_call(self, tmp_path: Path) -> None:
@@ -939,13 +1061,18 @@ class TestLine:
         with lined(instance, ApiKey(f"{PASSWORD}-key"), kept, tmp_path) as line:
             through(line)
 
-        assert [("x-sn-apikey" in call.headers, "authorization" in call.headers) for call in instance.calls] == [
+        assert [
+            ("x-sn-apikey" in call.headers, "authorization" in call.headers)
+            for call in instance.calls
+        ] == [
             (True, False),
             (False, True),
         ]
 
     @pytest.mark.parametrize("readable", [True, False])
-    def test_an_api_key_that_is_still_the_same_is_not_tried_again(self, tmp_path: Path, *, readable: bool) -> None:
+    def test_an_api_key_that_is_still_the_same_is_not_tried_again(
+        self, tmp_path: Path, *, readable: bool
+    ) -> None:
         instance, key = Instance(), ApiKey(f"{PASSWORD}-key")
         kept = Kept(key)
         if not readable:
@@ -977,7 +1104,9 @@ class TestLine:
             assert all(other.result() for other in others)
         assert kept.reads == 1
 
-    def test_a_hibernating_token_endpoint_holds_calls_as_a_hibernating_instance_does(self, tmp_path: Path) -> None:
+    def test_a_hibernating_token_endpoint_holds_calls_as_a_hibernating_instance_does(
+        self, tmp_path: Path
+    ) -> None:
         instance = Instance()
         instance.endpoint = always(http(200, HIBERNATING, "text/html"))
         with lined(instance, CLIENT, Kept(CLIENT), tmp_path) as line:

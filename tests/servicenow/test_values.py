@@ -158,14 +158,28 @@ rules:
 
 
 def release(**columns: object) -> dict[str, object]:
-    return {"id": 1, "title": "x", "hold": 1, "at": "2026-01-01T08:00:00", "text": "one\r\ntwo \n"} | columns
+    return {
+        "id": 1,
+        "title": "x",
+        "hold": 1,
+        "at": "2026-01-01T08:00:00",
+        "text": "one\r\ntwo \n",
+    } | columns
 
 
 def test_values_that_their_columns_spell_otherwise_are_no_alert() -> None:
     with World(rules=CHANGE) as world:
         world.send(insert("releases", release()))
-        world.send(update("releases", release(), release(title="y", hold=0, at="2026-01-02T09:00:00")))
-        world.send(update("releases", release(title="y", hold=0, at="2026-01-02T09:00:00"), release(title="z", hold=0)))
+        world.send(
+            update("releases", release(), release(title="y", hold=0, at="2026-01-02T09:00:00"))
+        )
+        world.send(
+            update(
+                "releases",
+                release(title="y", hold=0, at="2026-01-02T09:00:00"),
+                release(title="z", hold=0),
+            )
+        )
 
         [change] = world.servicenow.rows("change_request")
         assert (change["short_description"], change["on_hold"], change["start_date"]) == (
@@ -199,7 +213,9 @@ def test_a_write_behind_a_403_is_found_though_its_column_spells_it_otherwise() -
     with World(rules=CHANGE) as world:
         world.send(insert("releases", release()))
         world.servicenow.arm("commit_then_403", method="PATCH", times=1)
-        answer = world.send(update("releases", release(), release(hold=0, at="2026-01-02T00:00:00")))
+        answer = world.send(
+            update("releases", release(), release(hold=0, at="2026-01-02T00:00:00"))
+        )
 
         assert answer.said == "updated"
 

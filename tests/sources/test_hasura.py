@@ -1,4 +1,5 @@
-"""Hasura's requests: who may send them, what is read from them, what is refused and in which words."""
+"""Hasura's requests: who may send them, what is read from them, what is refused and in
+which words."""
 
 import json
 import re
@@ -40,7 +41,9 @@ class TestWhoMaySend:
     def test_either_of_two_secrets_is_accepted_while_rotating(self, given: str) -> None:
         assert verify_secret(given, ["first", "second"])
 
-    @pytest.mark.parametrize("given", [None, "", "firs", "first ", "First", "first,second", "ﬁrst", "\udcff"])
+    @pytest.mark.parametrize(
+        "given", [None, "", "firs", "first ", "First", "first,second", "ﬁrst", "\udcff"]
+    )
     def test_anything_else_is_not(self, given: str | None) -> None:
         assert not verify_secret(given, ["first", "second"])
 
@@ -60,11 +63,18 @@ class TestWhoMaySend:
 
 class TestWhatIsRead:
     def test_an_insert_is_an_event_of_its_table(self) -> None:
-        body = payloads.insert("shop.outages", ROW, id="e-1", trigger="outage", current_retry=2, max_retries=5)
+        body = payloads.insert(
+            "shop.outages", ROW, id="e-1", trigger="outage", current_retry=2, max_retries=5
+        )
 
         event = parse(body)
 
-        assert (event.id, event.source, event.op, event.trigger) == ("e-1", "hasura/shop.outages", Op.INSERT, "outage")
+        assert (event.id, event.source, event.op, event.trigger) == (
+            "e-1",
+            "hasura/shop.outages",
+            Op.INSERT,
+            "outage",
+        )
         assert (event.old, event.new) == (None, ROW)
         assert event.current_retry == 2
         assert event.created_at == datetime(2026, 3, 4, 5, 6, 7, 123456, UTC)
@@ -119,7 +129,9 @@ class TestWhatIsRead:
             ({}, None),
         ],
     )
-    def test_created_at_is_read_in_every_form_and_never_a_reason_to_refuse(self, written: Any, read: Any) -> None:
+    def test_created_at_is_read_in_every_form_and_never_a_reason_to_refuse(
+        self, written: Any, read: Any
+    ) -> None:
         body = payloads.envelope("outages", "INSERT", None, ROW)
         body["created_at"] = written
 
@@ -136,10 +148,14 @@ class TestWhatIsRead:
         assert not event.absent_is_null
 
     @pytest.mark.parametrize(
-        ("trace_id", "read"), [(7784212484189668000, "7784212484189668000"), ("ab12", "ab12"), (True, ""), ([], "")]
+        ("trace_id", "read"),
+        [(7784212484189668000, "7784212484189668000"), ("ab12", "ab12"), (True, ""), ([], "")],
     )
     def test_trace_ids_were_numbers_once(self, trace_id: Any, read: str) -> None:
-        assert parse(payloads.insert("outages", ROW, trace_context={"trace_id": trace_id})).trace_id == read
+        assert (
+            parse(payloads.insert("outages", ROW, trace_context={"trace_id": trace_id})).trace_id
+            == read
+        )
 
     def test_session_variables_that_are_no_text_are_left_out(self) -> None:
         body = payloads.envelope("outages", "INSERT", None, ROW)
@@ -188,7 +204,12 @@ class TestMSSQL:
     def test_a_manual_event_has_neither_op_nor_data(self) -> None:
         event = parse(payloads.mssql_manual("outages", ROW))
 
-        assert (event.op, event.old, event.new, event.absent_is_null) == (Op.MANUAL, None, ROW, True)
+        assert (event.op, event.old, event.new, event.absent_is_null) == (
+            Op.MANUAL,
+            None,
+            ROW,
+            True,
+        )
 
     def test_inserts_and_deletes_are_read_like_any_other(self) -> None:
         assert parse(payloads.mssql_insert("shop.outages", ROW)).source == "hasura/shop.outages"
@@ -199,7 +220,12 @@ class TestScheduledEvents:
     def test_a_cron_event_is_named_by_its_trigger(self) -> None:
         event = parse(payloads.cron("nightly", {"a": 1}, id="c-1", comment="every night"))
 
-        assert (event.id, event.source, event.trigger, event.op) == ("c-1", "cron/nightly", "nightly", Op.MANUAL)
+        assert (event.id, event.source, event.trigger, event.op) == (
+            "c-1",
+            "cron/nightly",
+            "nightly",
+            Op.MANUAL,
+        )
         assert (event.old, event.new) == (None, {"a": 1})
         assert event.created_at == datetime(2026, 3, 4, 5, tzinfo=UTC)
         assert not event.absent_is_null
@@ -235,7 +261,9 @@ class TestNumbers:
             ("1e-16383", "0." + "0" * 16_382 + "1"),
         ],
     )
-    def test_a_number_keeps_its_value_and_is_spelled_as_people_do(self, spelled: str, shown: str) -> None:
+    def test_a_number_keeps_its_value_and_is_spelled_as_people_do(
+        self, spelled: str, shown: str
+    ) -> None:
         assert text(number(spelled)) == shown
 
     def test_a_number_is_exact_however_it_was_written(self) -> None:
@@ -244,7 +272,15 @@ class TestNumbers:
         assert isinstance(number("9223372036854775807"), int)
 
     @pytest.mark.parametrize(
-        "spelled", ["1e131072", "1e-16384", "1.5e-16383", "1e999999999999", "1e" + "9" * 5_000, "1e-999999999"]
+        "spelled",
+        [
+            "1e131072",
+            "1e-16384",
+            "1.5e-16383",
+            "1e999999999999",
+            "1e" + "9" * 5_000,
+            "1e-999999999",
+        ],
     )
     def test_a_number_beyond_what_postgresql_holds_is_refused(self, spelled: str) -> None:
         assert "numeric" in refusal(body_with_number(spelled))
@@ -258,11 +294,13 @@ class TestNumbers:
         assert spelled in refusal(body_with_number(spelled))
 
     @given(
-        st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**30), max_value=10**30, places=12).map(
-            lambda value: f"{value:e}"
-        )
+        st.decimals(
+            allow_nan=False, allow_infinity=False, min_value=-(10**30), max_value=10**30, places=12
+        ).map(lambda value: f"{value:e}")
     )
-    def test_every_exponent_form_has_the_same_value_in_ordinary_spelling(self, spelled: str) -> None:
+    def test_every_exponent_form_has_the_same_value_in_ordinary_spelling(
+        self, spelled: str
+    ) -> None:
         read = number(spelled)
 
         assert read == Decimal(spelled)
@@ -272,7 +310,9 @@ class TestNumbers:
 class TestContent:
     def test_a_redelivery_has_the_content_of_the_first(self) -> None:
         first = parse(payloads.insert("outages", ROW, id="e-1"))
-        again = parse(payloads.insert("outages", ROW, id="e-1", current_retry=3, trace_context=None))
+        again = parse(
+            payloads.insert("outages", ROW, id="e-1", current_retry=3, trace_context=None)
+        )
 
         assert first.content == again.content
 
@@ -318,11 +358,15 @@ class TestWhatIsRefused:
     def test_an_empty_body(self, body: bytes) -> None:
         assert "empty" in refusal(body)
 
-    @pytest.mark.parametrize("body", [b"{", b"hello", b"<html>", b'{"a": 1,}', b"{'a': 1}", b'{"a":"\x01"}', b"{} {}"])
+    @pytest.mark.parametrize(
+        "body", [b"{", b"hello", b"<html>", b'{"a": 1,}', b"{'a': 1}", b'{"a":"\x01"}', b"{} {}"]
+    )
     def test_what_is_not_json(self, body: bytes) -> None:
         assert "not JSON (line 1, column" in refusal(body)
 
-    @pytest.mark.parametrize("body", [b"\xff\xfe{\x00}\x00", b'{"a":"\xe9"}', b'{"a":"\xed\xa0\x80"}'])
+    @pytest.mark.parametrize(
+        "body", [b"\xff\xfe{\x00}\x00", b'{"a":"\xe9"}', b'{"a":"\xed\xa0\x80"}']
+    )
     def test_what_is_not_utf_8(self, body: bytes) -> None:
         assert "UTF-8" in refusal(body)
 
@@ -341,7 +385,9 @@ class TestWhatIsRefused:
         assert "one event at a time" in refusal([WHOLE, WHOLE])
 
     @pytest.mark.parametrize("extra", [{}, {"headers": [], "version": "2"}])
-    def test_the_form_that_the_console_and_the_documentation_show(self, extra: dict[str, Any]) -> None:
+    def test_the_form_that_the_console_and_the_documentation_show(
+        self, extra: dict[str, Any]
+    ) -> None:
         said = refusal({"payload": WHOLE} | extra)
 
         assert "console" in said
@@ -402,7 +448,9 @@ class TestWhatIsRefused:
             (("delivery_info", "max_retries"), 2**63),
         ],
     )
-    def test_an_ill_typed_field_is_named_by_its_path(self, path: tuple[str, ...], value: Any) -> None:
+    def test_an_ill_typed_field_is_named_by_its_path(
+        self, path: tuple[str, ...], value: Any
+    ) -> None:
         assert f"`{'.'.join(path)}`" in refusal(having(value, *path))
 
     def test_a_delete_without_the_row_that_was(self) -> None:
@@ -414,7 +462,9 @@ class TestWhatIsRefused:
     def test_a_character_that_postgresql_cannot_hold(self, escape: str) -> None:
         body = payloads.insert("outages", {"title": "ESCAPE", "ESCAPE": 1}).decode()
 
-        assert "surrogate" in refusal(body.replace('"title":"ESCAPE"', f'"title":"{escape}"').encode())
+        assert "surrogate" in refusal(
+            body.replace('"title":"ESCAPE"', f'"title":"{escape}"').encode()
+        )
         assert "surrogate" in refusal(body.replace('"ESCAPE":1', f'"{escape}":1').encode())
 
     def test_a_whole_surrogate_pair_is_one_character(self) -> None:
@@ -427,7 +477,9 @@ class TestWhatIsRefused:
         deepest = DEPTH_MAX - above
 
         assert parse(body_with_number("[" * deepest + "1" + "]" * deepest))
-        assert "200 levels" in refusal(body_with_number("[" * (deepest + 1) + "1" + "]" * (deepest + 1)))
+        assert "200 levels" in refusal(
+            body_with_number("[" * (deepest + 1) + "1" + "]" * (deepest + 1))
+        )
 
     @pytest.mark.parametrize("opening", [b"[", b'{"a":'])
     def test_ten_thousand_levels_are_refused_and_do_no_harm(self, opening: bytes) -> None:
@@ -455,14 +507,18 @@ class TestWhatIsRefused:
 
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters()), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters()), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 event_like = st.fixed_dictionaries(
     {},
     optional={
         name: st.just(value) | anything
-        for name, value in (WHOLE | {"payload": WHOLE, "op": "INSERT", "scheduled_time": "now", "name": "n"}).items()
+        for name, value in (
+            WHOLE | {"payload": WHOLE, "op": "INSERT", "scheduled_time": "now", "name": "n"}
+        ).items()
     },
 )
 
@@ -470,7 +526,10 @@ event_like = st.fixed_dictionaries(
 def paths(value: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     if not isinstance(value, dict):
         return [path]
-    return [path, *(deeper for name, inner in value.items() for deeper in paths(inner, (*path, name)))]
+    return [
+        path,
+        *(deeper for name, inner in value.items() for deeper in paths(inner, (*path, name))),
+    ]
 
 
 def is_event_or_refusal(body: bytes) -> None:
@@ -501,7 +560,9 @@ class TestWhateverIsSent:
         is_event_or_refusal(json.dumps(value).encode())
 
     @given(st.sampled_from([path for path in paths(WHOLE) if path]), anything)
-    def test_a_body_with_anything_in_any_place_is_an_event_or_refused(self, path: tuple[str, ...], value: Any) -> None:
+    def test_a_body_with_anything_in_any_place_is_an_event_or_refused(
+        self, path: tuple[str, ...], value: Any
+    ) -> None:
         is_event_or_refusal(json.dumps(having(value, *path)).encode())
 
     @given(st.data())

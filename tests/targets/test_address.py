@@ -18,7 +18,10 @@ KEYS = st.one_of(
     st.sampled_from("0123456789abcdef:/ ^\n").map(lambda letter: letter * 90),
 )
 PARTS = st.tuples(
-    st.sampled_from(["incident", "incident0", "task"]), st.sampled_from(["a", "a-b"]), KEYS, st.integers(0, 200)
+    st.sampled_from(["incident", "incident0", "task"]),
+    st.sampled_from(["a", "a-b"]),
+    KEYS,
+    st.integers(0, 200),
 )
 
 
@@ -30,7 +33,9 @@ def examples() -> Iterator[tuple[str, str, str, int, str, str]]:
         yield table, rule, key, int(generation), correlation, sys_id
 
 
-@pytest.mark.parametrize(("table", "rule", "key", "generation", "correlation", "sys_id"), [*examples()])
+@pytest.mark.parametrize(
+    ("table", "rule", "key", "generation", "correlation", "sys_id"), [*examples()]
+)
 def test_the_addresses_that_docs_give_are_those_that_are_computed(
     table: str, rule: str, key: str, generation: int, correlation: str, sys_id: str
 ) -> None:
@@ -44,7 +49,9 @@ def test_docs_give_an_address_of_each_kind() -> None:
 
 
 @given(PARTS, PARTS)
-def test_no_two_tickets_share_an_address(one: tuple[str, str, str, int], other: tuple[str, str, str, int]) -> None:
+def test_no_two_tickets_share_an_address(
+    one: tuple[str, str, str, int], other: tuple[str, str, str, int]
+) -> None:
     assume(one != other)
 
     def at(table: str, rule: str, key: str, generation: int) -> str:
@@ -64,7 +71,9 @@ def test_a_correlation_id_fits_its_column_and_can_stand_in_a_query(key: str) -> 
 
 
 @given(KEYS)
-def test_a_key_that_spells_the_shortened_form_of_another_has_an_address_of_its_own(key: str) -> None:
+def test_a_key_that_spells_the_shortened_form_of_another_has_an_address_of_its_own(
+    key: str,
+) -> None:
     shortened = correlation_id("shop", "outage", key + "x" * 100)
     spelled = shortened.removeprefix("shop:outage:")
 

@@ -13,22 +13,43 @@ from function.ledger.records import Ticket
 from function.rules.loader import RulesError, load
 from function.rules.model import TicketRule
 from function.rules.schema import AFTER_CLOSE, ON_DELETE
-from function.targets.ticket.decide import Create, Decision, NoChange, OpenSuccessor, Refresh, Update, decide
+from function.targets.ticket.decide import (
+    Create,
+    Decision,
+    NoChange,
+    OpenSuccessor,
+    Refresh,
+    Update,
+    decide,
+)
 
 TABLES = {
     "incident": "table: incident",
     "change_request": "table: change_request",
     "without states": "table: problem",
-    "a task": "table: sc_task\n      states: {resolved: 3, reopened: 1, canceled: 4, final: [4, 7]}",
-    "a task that ends": "table: sc_task\n      states: {resolved: 3, canceled: 4, final: [3, 4, 7]}",
+    "a task": (
+        "table: sc_task\n      states: {resolved: 3, reopened: 1, canceled: 4, final: [4, 7]}"
+    ),
+    "a task that ends": (
+        "table: sc_task\n      states: {resolved: 3, canceled: 4, final: [3, 4, 7]}"
+    ),
     "a task that is only resolved": "table: sc_task\n      states: {resolved: 3}",
-    "an incident of its own": "table: incident\n      states: {resolved: 3, reopened: 2, canceled: 4, final: [8]}",
-    "a change of its own": "table: change_request\n      states: {resolved: 3, canceled: 4, path: [-5, -1, 0]}",
-    "a path": "table: sc_task\n      states: {resolved: 3, reopened: 2, canceled: 4, final: [7], path: [1, 2, 6]}",
+    (
+        "an incident of its own"
+    ): "table: incident\n      states: {resolved: 3, reopened: 2, canceled: 4, final: [8]}",
+    (
+        "a change of its own"
+    ): "table: change_request\n      states: {resolved: 3, canceled: 4, path: [-5, -1, 0]}",
+    "a path": (
+        "table: sc_task\n      states: {resolved: 3, reopened: 2, canceled: 4, final: [7], "
+        "path: [1, 2, 6]}"
+    ),
 }
 STATES = ("", "-5", "-4", "-3", "-2", "-1", "0", "1", "2", "3", "4", "6", "7", "8", "900")
 WANTS = tuple(
-    DesiredState(when, resolved, gone, {"short_description": "x"}, {"close_code": "c", "close_notes": "n"})
+    DesiredState(
+        when, resolved, gone, {"short_description": "x"}, {"close_code": "c", "close_notes": "n"}
+    )
     for when, resolved, gone in product((True, False), repeat=3)
     if not (resolved and gone)
 )
@@ -36,7 +57,9 @@ WANTS = tuple(
 
 def rules(about: str) -> Iterator[TicketRule]:
     """Every rule about a table that loads."""
-    for after_close, on_delete, shared in product(("", *AFTER_CLOSE), ("", *ON_DELETE), ("true", "false")):
+    for after_close, on_delete, shared in product(
+        ("", *AFTER_CLOSE), ("", *ON_DELETE), ("true", "false")
+    ):
         chosen = f"      after_close: {after_close}\n" if after_close else ""
         chosen += f"      on_delete: {on_delete}\n" if on_delete else ""
         text = (
@@ -64,9 +87,21 @@ def cases(rule: TicketRule) -> Iterator[tuple[Ticket, bool, Decision]]:
             for state, row_resolved, kind in product(STATES, (True, False), ("standard", "own")):
                 if kind == "own" and not rule.states.paths:
                     continue
-                there = Ticket("i", "r", "1", sys_id="s", state=state, row_resolved=row_resolved, known={"type": kind})
+                there = Ticket(
+                    "i",
+                    "r",
+                    "1",
+                    sys_id="s",
+                    state=state,
+                    row_resolved=row_resolved,
+                    known={"type": kind},
+                )
                 for looked, differs in product((True, False), repeat=2):
-                    yield there, looked, decide(rule, wants, step, there, looked=looked, differs=differs)
+                    yield (
+                        there,
+                        looked,
+                        decide(rule, wants, step, there, looked=looked, differs=differs),
+                    )
             for generation, number in product((0, 1), ("", "INC1")):
                 none = Ticket("i", "r", "1", generation=generation, number=number)
                 yield none, False, decide(rule, wants, step, none, looked=False, differs=True)
@@ -99,7 +134,9 @@ def test_in_every_case_there_is_a_decision_and_none_leaves_a_final_state(about: 
 
 @pytest.mark.parametrize("kind", ["normal", "standard", "emergency", "", "own"])
 @pytest.mark.parametrize("state", STATES)
-def test_every_state_of_a_change_leads_to_closed_in_steps_that_only_go_on(state: str, kind: str) -> None:
+def test_every_state_of_a_change_leads_to_closed_in_steps_that_only_go_on(
+    state: str, kind: str
+) -> None:
     passed = [state]
     while passed[-1] not in CHANGE_REQUEST.final:
         following = CHANGE_REQUEST.towards_resolved(passed[-1], kind)
@@ -121,7 +158,9 @@ def test_a_change_sends_what_differs_before_it_moves() -> None:
     wants = DesiredState(when=True, resolved=True, gone=False, fields={}, close={})
     rule = next(rule for rule in rules(TABLES["change_request"]) if not rule.shared)
 
-    assert decide(rule, wants, None, ticket, looked=True, differs=True) == Update(Status.UPDATED, row_resolved=False)
+    assert decide(rule, wants, None, ticket, looked=True, differs=True) == Update(
+        Status.UPDATED, row_resolved=False
+    )
     assert decide(rule, wants, None, ticket, looked=True, differs=False) == Update(
         Status.RESOLVED, row_resolved=False, state="-2"
     )

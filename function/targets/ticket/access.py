@@ -27,7 +27,8 @@ from function.targets.ticket.decide import KIND
 log = logging.getLogger(__name__)
 # A replica that is read is behind the database that is written by less than that, as a rule.
 LAG_SECONDS: Final = 0.5
-# The instance may know a change's model by another name than the one it is given, and answers with that.
+# The instance may know a change's model by another name than the one it is given, and answers with
+# that.
 _RENAMED: Final = frozenset({"chg_model"})
 # A count of more digits is none that a record reaches; the ledger's column holds nine.
 _COUNT: Final = re.compile(r"\d{1,9}", re.ASCII)
@@ -42,9 +43,12 @@ def count_of(record: Record) -> int | None:
 
 
 class TicketAccess:
-    """One ticket in one attempt, under the key's lease: what is known of it, read, and written down."""
+    """One ticket in one attempt, under the key's lease: what is known of it, read, and written
+    down."""
 
-    def __init__(self, task: Task, *, connection: Connection, ledger: Ledger, source_name: str) -> None:
+    def __init__(
+        self, task: Task, *, connection: Connection, ledger: Ledger, source_name: str
+    ) -> None:
         self.task = task
         self.rule = task.rule.ticket
         self.ticket = replace(task.record, table=self.rule.table)
@@ -72,7 +76,8 @@ class TicketAccess:
         return self._ahead + time.monotonic()
 
     def sent(self, field: str, value: str) -> str | None:
-        """What to send for *value*; None where nobody goes by that name and the rule says to leave the field empty."""
+        """What to send for *value*; None where nobody goes by that name and the rule says to leave
+        the field empty."""
         if self._is_unnamed(field, value):
             return None
         try:
@@ -88,20 +93,34 @@ class TicketAccess:
         return field in self._unnamed and self._unnamed[field][0] == value
 
     def remember_asked(self, fields: Mapping[str, str]) -> None:
-        """The ticket says what the row gives for *fields*; of a name that nobody goes by, nothing."""
+        """The ticket says what the row gives for *fields*; of a name that nobody goes
+        by, nothing."""
         unnamed = {field for field, value in fields.items() if self._is_unnamed(field, value)}
         for field in unnamed:
             if self.ticket.left_empty.get(field) != fields[field]:
                 self.task.left_empty[field] = self._unnamed[field][1]
-                log.warning("left %s empty: %s", field, self._unnamed[field][1], extra={"rule": self.ticket.rule})
+                log.warning(
+                    "left %s empty: %s",
+                    field,
+                    self._unnamed[field][1],
+                    extra={"rule": self.ticket.rule},
+                )
         self.ticket = replace(
             self.ticket,
             last_sent={
-                **{field: value for field, value in self.ticket.last_sent.items() if field not in unnamed},
+                **{
+                    field: value
+                    for field, value in self.ticket.last_sent.items()
+                    if field not in unnamed
+                },
                 **{field: value for field, value in fields.items() if field not in unnamed},
             },
             left_empty={
-                **{field: value for field, value in self.ticket.left_empty.items() if field not in fields},
+                **{
+                    field: value
+                    for field, value in self.ticket.left_empty.items()
+                    if field not in fields
+                },
                 **{field: fields[field] for field in unnamed},
             },
         )
@@ -135,7 +154,8 @@ class TicketAccess:
             yield
 
     def get_known(self) -> Record:
-        """Get a ticket that we know of; one that is missing, or older than what we know, is asked for again.
+        """Get a ticket that we know of; one that is missing, or older than what we know, is asked
+        for again.
 
         Raises ServiceNowError, transient where it is older still.
         """
@@ -155,15 +175,18 @@ class TicketAccess:
             Failure(
                 Kind.TRANSIENT,
                 Reason.BAD_ANSWER,
-                "ServiceNow tells of the ticket as it was before our last change: its reads lag behind",
+                "ServiceNow tells of the ticket as it was before our last change: "
+                "its reads lag behind",
                 retry_after_seconds=LAG_SECONDS * 10,
             )
         )
 
     def get(self, sys_id: str, fields: Sequence[str]) -> Record:
-        """Get the record *sys_id* and no other: an answer with another one is asked for again, once.
+        """Get the record *sys_id* and no other: an answer with another one is asked for again,
+        once.
 
-        An instance that keeps the sys_id from us must tell the correlation_id. Raises ServiceNowError.
+        An instance that keeps the sys_id from us must tell the correlation_id. Raises
+        ServiceNowError.
         """
         try:
             return self._get_once(sys_id, fields)
@@ -180,32 +203,46 @@ class TicketAccess:
 
     def wrong_record(self, asked: str, given: Record, *, writes: bool) -> ServiceNowError:
         method: Literal["GET", "PATCH"] = "PATCH" if writes else "GET"
-        return ServiceNowError(wrong_record(Request(method, self.rule.table, asked), asked=asked, given=given))
+        return ServiceNowError(
+            wrong_record(Request(method, self.rule.table, asked), asked=asked, given=given)
+        )
 
     def _is_older(self, record: Record) -> bool:
-        """Whether *record* is from before what we know. A count that went back long ago is a restored instance's."""
+        """Whether *record* is from before what we know. A count that went back long ago is a
+        restored instance's."""
         count = count_of(record)
         recent = self.clock() - self.ticket.updated_at < IN_DOUBT_SECONDS
         return recent and count is not None and count < self.ticket.mod_count
 
     def mark(self, sending: PendingWrite) -> None:
-        """Before a call: what is being sent is unknown from now on, so that a crash cannot leave a lie behind."""
+        """Before a call: what is being sent is unknown from now on, so that a crash cannot leave a
+        lie behind."""
         before = self.ticket.sending
         if before is not None and before.in_doubt:
-            sending = replace(before, at=sending.at, fields=tuple(sorted({*before.fields, *sending.fields})))
+            sending = replace(
+                before, at=sending.at, fields=tuple(sorted({*before.fields, *sending.fields}))
+            )
         unknown = {*sending.fields}
         self.ticket = replace(
             self.ticket,
             sending=sending,
             written_fields=self.ticket.written_fields | unknown,
-            known={field: value for field, value in self.ticket.known.items() if field not in unknown},
-            last_sent={field: value for field, value in self.ticket.last_sent.items() if field not in unknown},
+            known={
+                field: value for field, value in self.ticket.known.items() if field not in unknown
+            },
+            last_sent={
+                field: value
+                for field, value in self.ticket.last_sent.items()
+                if field not in unknown
+            },
         )
         self.task.save(self.ticket)
 
     def take(self, record: Record) -> None:
         """Remember what ServiceNow returned: that is what is known."""
-        told = {field: value for field, value in record.items() if field in {*self.fields, *self.link}}
+        told = {
+            field: value for field, value in record.items() if field in {*self.fields, *self.link}
+        }
         for name in ("sys_id", "number", "correlation_id", "sys_mod_count", "state"):
             told.pop(name, None)
         self.ticket = replace(

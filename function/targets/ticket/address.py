@@ -1,4 +1,5 @@
-"""Where a ticket stands: its correlation_id and its sys_id, pure functions of what it stands for."""
+"""Where a ticket stands: its correlation_id and its sys_id, pure functions of what it
+stands for."""
 
 import hashlib
 import re
@@ -14,8 +15,9 @@ _HASHED: Final = re.compile(r":[0-9a-f]{64}\Z", re.ASCII | re.IGNORECASE)
 
 
 def correlation_id(source_name: str, rule: str, key: str) -> str:
-    """``SOURCE_NAME:rule:key``; where that is too long, could not stand in a query, or reads like the other form, its
-    beginning and its SHA-256. Neither *source_name* nor *rule* holds a colon, so no two keys have the same."""
+    """``SOURCE_NAME:rule:key``; where that is too long, could not stand in a query, or reads like
+    the other form, its beginning and its SHA-256. Neither *source_name* nor *rule* holds a colon,
+    so no two keys have the same."""
     plain = f"{source_name}:{rule}:{key}"
     fits = len(plain) <= CORRELATION_CHARACTERS_MAX and plain.isprintable() and "^" not in plain
     if fits and plain == plain.strip() and not _HASHED.search(plain):
@@ -26,8 +28,10 @@ def correlation_id(source_name: str, rule: str, key: str) -> str:
 
 
 def address(table: str, correlation: str, generation: int) -> str:
-    """The ticket's sys_id: a pure function of what it stands for, so that ServiceNow's primary key is the arbiter.
+    """The ticket's sys_id: a pure function of what it stands for, so that ServiceNow's primary key
+    is the arbiter.
 
-    No part holds a line feed, so what is hashed tells them apart. docs/servicenow.md has the scheme and examples.
+    No part holds a line feed, so what is hashed tells them apart. docs/servicenow.md has the scheme
+    and examples.
     """
     return uuid.uuid5(NAMESPACE, f"{table}\n{correlation}\n{generation}").hex

@@ -10,7 +10,14 @@ from function.core.outcome import Failure, Kind, Reason
 from function.core.step import DesiredState
 from function.core.values import instant
 from function.failpoints import failpoint
-from function.ledger.records import IN_DOUBT_SECONDS, KeptMark, PendingWrite, TableTraits, Ticket, kept_mark
+from function.ledger.records import (
+    IN_DOUBT_SECONDS,
+    KeptMark,
+    PendingWrite,
+    TableTraits,
+    Ticket,
+    kept_mark,
+)
 from function.rules.model import TicketRule
 from function.servicenow import (
     Record,
@@ -27,9 +34,11 @@ log = logging.getLogger(__name__)
 CORRELATION_DISPLAY: Final = "hasura"
 # A ticket that is followed by a new one more often than this is not followed by us.
 GENERATIONS_MAX: Final = 1000
-# Refusals of the platform's own, before it writes: one look is enough. (A failed insert is looked for again anyway.)
+# Refusals of the platform's own, before it writes: one look is enough. (A failed insert is looked
+# for again anyway.)
 NEVER_WRITTEN: Final = frozenset({Reason.BUSINESS_RULE, Reason.DATA_POLICY, Reason.INSERT_FAILED})
-# Of the newest records so many are looked at for one that looks like a ticket whose create was not answered.
+# Of the newest records so many are looked at for one that looks like a ticket whose create was not
+# answered.
 LOOK_ALIKES_MAX: Final = 200
 # The instance's clock and the ledger's are less than that apart.
 CLOCKS_APART_SECONDS: Final = 600.0
@@ -69,20 +78,25 @@ class TicketCreation:
         before = self._ticket.sending
         in_doubt = before is not None and before.in_doubt
         traits = self._access.task.traits
-        if (traits.honours_sys_id is False or (traits.honours_sys_id is None and in_doubt)) and self._found_by_looking(
-            sys_id, before, traits, wants
-        ):
+        if (
+            traits.honours_sys_id is False or (traits.honours_sys_id is None and in_doubt)
+        ) and self._found_by_looking(sys_id, before, traits, wants):
             return
         # An adopted ticket of an earlier attempt is told from an unknown one by this.
         recorded = before is not None or generation > 0
         named = {field: self._access.sent(field, value) for field, value in wants.fields.items()}
         sent = {field: value for field, value in named.items() if value is not None}
-        marks = {"correlation_id": self._access.correlation, "correlation_display": self._display(traits)}
+        marks = {
+            "correlation_id": self._access.correlation,
+            "correlation_display": self._display(traits),
+        }
         values = {**sent, **marks, "sys_id": sys_id}
         if self._access.follows:
             values[self._states.link] = self._access.follows
         close = {**wants.close, "state": self._states.resolved} if resolved else {}
-        self._access.mark(PendingWrite("create", tuple(sorted({*sent, *close})), self._access.clock()))
+        self._access.mark(
+            PendingWrite("create", tuple(sorted({*sent, *close})), self._access.clock())
+        )
         failpoint("before_call")
         try:
             record = self._access.line.create(
@@ -103,20 +117,30 @@ class TicketCreation:
         self._access.take({**record, "sys_id": sys_id} if honoured else record)
         self._access.looked = True
         # The primary key has decided: nothing that was sent before can commit any more.
-        self._access.ticket = self._ticket.made(row_resolved=resolved and self._ticket.state in self._states.ended)
+        self._access.ticket = self._ticket.made(
+            row_resolved=resolved and self._ticket.state in self._states.ended
+        )
         self._access.remember_asked({**wants.fields, **(wants.close if resolved else {})})
         # A state that did not follow is written again, by itself.
-        self._access.compare(record, {field: value for field, value in {**sent, **close}.items() if field != "state"})
+        self._access.compare(
+            record, {field: value for field, value in {**sent, **close}.items() if field != "state"}
+        )
 
     def _display(self, traits: TableTraits) -> str:
-        """The ``correlation_display``: where an instance keeps that alone, it stands for the correlation_id."""
-        return self._access.correlation if traits.kept_mark is KeptMark.CORRELATION_DISPLAY else CORRELATION_DISPLAY
+        """The ``correlation_display``: where an instance keeps that alone, it stands for the
+        correlation_id."""
+        return (
+            self._access.correlation
+            if traits.kept_mark is KeptMark.CORRELATION_DISPLAY
+            else CORRELATION_DISPLAY
+        )
 
     def _is_made(self, record: Record, sys_id: str, sent: Mapping[str, str]) -> bool:
-        """Whether *record* is what a POST of *sent* made, be it under another sys_id than we chose, or without a mark.
+        """Whether *record* is what a POST of *sent* made, be it under another sys_id than we chose,
+        or without a mark.
 
-        A stranger's has marks of its own, or none, and says something else. Of ours the instance may have changed
-        some fields, but not all that tell it from others.
+        A stranger's has marks of its own, or none, and says something else. Of ours the instance
+        may have changed some fields, but not all that tell it from others.
         """
         if record["sys_id"].lower() == sys_id:
             return True
@@ -129,13 +153,18 @@ class TicketCreation:
         display = record.get("correlation_display", "")
         if display:
             return display == sent["correlation_display"]
-        mapped = {field: value for field, value in sent.items() if value and field in self._rule.fields}
+        mapped = {
+            field: value for field, value in sent.items() if value and field in self._rule.fields
+        }
         if all(is_kept(record.get(field, ""), value) for field, value in mapped.items()):
             return True
         return not count_of(record) and _resembles(record, mapped)
 
-    def _judge_create(self, error: ServiceNowError, sys_id: str, traits: TableTraits, *, recorded: bool) -> None:
-        """A POST was not answered by its record. Any 403 may hide a ticket that was made: look at its address first."""
+    def _judge_create(
+        self, error: ServiceNowError, sys_id: str, traits: TableTraits, *, recorded: bool
+    ) -> None:
+        """A POST was not answered by its record. Any 403 may hide a ticket that was made: look at
+        its address first."""
         failure = error.failure
         before = self._ticket
         marked = before.sending
@@ -150,7 +179,10 @@ class TicketCreation:
             if traits.honours_sys_id is not True:
                 if self._adopt_by_mark(sys_id, traits):
                     return
-                if failure.reason is Reason.WRONG_RECORD and traits.kept_mark in (KeptMark.UNKNOWN, KeptMark.NONE):
+                if failure.reason is Reason.WRONG_RECORD and traits.kept_mark in (
+                    KeptMark.UNKNOWN,
+                    KeptMark.NONE,
+                ):
                     # What was answered may be our ticket, with nothing left of what was sent.
                     marked = replace(marked, unmarked=True)
             if failure.reason is Reason.INSERT_FAILED:
@@ -167,14 +199,15 @@ class TicketCreation:
         self._access.ticket = self._ticket.create_in_doubt(replace(marked, at=self._access.clock()))
 
     def _is_ours(self, record: Record, traits: TableTraits) -> bool:
-        """Whether the record at an address that is computed of our key alone is our ticket: only somebody else's mark
-        says that it is not, and only where the instance keeps ours."""
+        """Whether the record at an address that is computed of our key alone is our ticket: only
+        somebody else's mark says that it is not, and only where the instance keeps ours."""
         mark = record.get("correlation_id", "")
         dropped = traits.kept_mark in (KeptMark.CORRELATION_DISPLAY, KeptMark.NONE)
         return mark in ("", self._access.correlation) or dropped
 
     def _adopt_at(self, sys_id: str, traits: TableTraits, *, recorded: bool) -> bool:
-        """Adopt the ticket at *sys_id* if it is ours; False when there is none. Raises on a stranger's."""
+        """Adopt the ticket at *sys_id* if it is ours; False when there is none. Raises on a
+        stranger's."""
         record = self._get_or_none(sys_id)
         if record is None:
             return False
@@ -191,9 +224,12 @@ class TicketCreation:
             )
         first = generation = self._ticket.generation
         if generation == 0 and not self._ticket.number:
-            # We remember no ticket of this row, be it that the ledger was lost: the last of its generations is the one.
+            # We remember no ticket of this row, be it that the ledger was lost: the last of its
+            # generations is the one.
             while generation < GENERATIONS_MAX:
-                following = self._get_or_none(address(self._rule.table, self._access.correlation, generation + 1))
+                following = self._get_or_none(
+                    address(self._rule.table, self._access.correlation, generation + 1)
+                )
                 if following is None or not self._is_ours(following, traits):
                     break
                 record, generation = following, generation + 1
@@ -205,12 +241,17 @@ class TicketCreation:
         return True
 
     def _found_by_looking(
-        self, sys_id: str, before: PendingWrite | None, traits: TableTraits, wants: DesiredState | None
+        self,
+        sys_id: str,
+        before: PendingWrite | None,
+        traits: TableTraits,
+        wants: DesiredState | None,
     ) -> bool:
-        """Before a POST is repeated whose address the instance may not honour: look by address, then by our mark.
+        """Before a POST is repeated whose address the instance may not honour: look by address,
+        then by our mark.
 
-        *wants* is what the row wants by now (None where that cannot be said). Raises IN_DOUBT while the first POST may
-        still commit, and PERMANENT where it left nothing to be known by.
+        *wants* is what the row wants by now (None where that cannot be said). Raises IN_DOUBT while
+        the first POST may still commit, and PERMANENT where it left nothing to be known by.
         """
         if traits.honours_sys_id is None and self._adopt_at(sys_id, traits, recorded=True):
             return True
@@ -223,7 +264,8 @@ class TicketCreation:
                     Failure(
                         Kind.IN_DOUBT,
                         Reason.IN_DOUBT,
-                        "an earlier create may still commit; it is looked for again before anything else",
+                        "an earlier create may still commit; it is looked for again "
+                        "before anything else",
                         retry_after_seconds=wait,
                     )
                 )
@@ -232,15 +274,19 @@ class TicketCreation:
                     Failure(
                         Kind.PERMANENT,
                         Reason.IN_DOUBT,
-                        "the answer to a create was lost, and the instance keeps neither the sys_id nor the "
-                        "correlation_id that it is given: see whether the ticket was made; if not, replay. Let the "
-                        "integration user write sys_id or correlation_id at creation, and it is found by itself",
+                        "the answer to a create was lost, and the instance keeps neither the "
+                        "sys_id nor the correlation_id that it is given: see whether the ticket "
+                        "was made; if not, replay. Let the integration user write sys_id or "
+                        "correlation_id at creation, and it is found by itself",
                     )
                 )
         return False
 
-    def _is_unmarked(self, before: PendingWrite, traits: TableTraits, wants: DesiredState | None) -> bool:
-        """Whether the create *before*, which was not found, may have made a ticket without a mark of ours."""
+    def _is_unmarked(
+        self, before: PendingWrite, traits: TableTraits, wants: DesiredState | None
+    ) -> bool:
+        """Whether the create *before*, which was not found, may have made a ticket without a mark
+        of ours."""
         if before.unmarked or traits.honours_sys_id is True:
             return before.unmarked
         if traits.kept_mark is not KeptMark.UNKNOWN:
@@ -254,7 +300,11 @@ class TicketCreation:
             deadline=self._access.deadline,
         )
         since = before.at - CLOCKS_APART_SECONDS
-        recent = [row for row in rows if (made := instant(row.get("sys_created_on", ""))) and made.timestamp() >= since]
+        recent = [
+            row
+            for row in rows
+            if (made := instant(row.get("sys_created_on", ""))) and made.timestamp() >= since
+        ]
         mapped = wants.fields if wants is not None else {}
         return any(
             not row.get("correlation_id")
@@ -264,13 +314,17 @@ class TicketCreation:
 
     @property
     def is_in_doubt(self) -> bool:
-        return not self._ticket.sys_id and self._ticket.sending is not None and self._ticket.sending.in_doubt
+        return (
+            not self._ticket.sys_id
+            and self._ticket.sending is not None
+            and self._ticket.sending.in_doubt
+        )
 
     def settle(self, wants: DesiredState | None = None) -> None:
         """Find out what became of a create in doubt, though the row wants no ticket any more.
 
-        *wants* is as in _found_by_looking. Afterwards the ticket is adopted, or known not to be. Raises IN_DOUBT while
-        it may still commit.
+        *wants* is as in _found_by_looking. Afterwards the ticket is adopted, or known not to be.
+        Raises IN_DOUBT while it may still commit.
         """
         sys_id = address(self._rule.table, self._access.correlation, self._ticket.generation)
         traits = self._access.task.traits
@@ -280,13 +334,18 @@ class TicketCreation:
             self._access.ticket = self._ticket.without_doubt()
 
     def _adopt_by_mark(self, sys_id: str, traits: TableTraits) -> bool:
-        """Adopt the newest ticket that carries this row's mark, other than the one that this one follows.
+        """Adopt the newest ticket that carries this row's mark, other than the one that this one
+        follows.
 
         False when there is none. Raises in doubt where one is found that cannot be asked for.
         """
         if traits.kept_mark is KeptMark.NONE:
             return False
-        mark = "correlation_display" if traits.kept_mark is KeptMark.CORRELATION_DISPLAY else "correlation_id"
+        mark = (
+            "correlation_display"
+            if traits.kept_mark is KeptMark.CORRELATION_DISPLAY
+            else "correlation_id"
+        )
         rows = self._access.line.find(
             self._rule.table,
             f"{equals(mark, self._access.correlation)}^ORDERBYDESCsys_created_on",
@@ -302,7 +361,10 @@ class TicketCreation:
             return False
         if not is_sys_id(ours[0].get("sys_id", "")):
             failure = self._access.wrong_record(sys_id, ours[0], writes=True).failure
-            hint = "ServiceNow does not tell the sys_id of our own ticket: let the integration user read sys_id"
+            hint = (
+                "ServiceNow does not tell the sys_id of our own ticket: let the integration "
+                "user read sys_id"
+            )
             raise ServiceNowError(replace(failure, hint=hint))
         if traits.honours_sys_id is None:
             self._learn(traits, TableTraits(ours[0]["sys_id"].lower() == sys_id))
@@ -313,12 +375,22 @@ class TicketCreation:
         """Of this row's tickets, newest first, those that follow the ticket *previous*."""
         if any(self._states.link in row for row in ours):
             # Stamps are whole seconds: which one follows which is told by the link.
-            return [row for row in ours if row.get("sys_id") != previous and row.get(self._states.link) == previous]
+            return [
+                row
+                for row in ours
+                if row.get("sys_id") != previous and row.get(self._states.link) == previous
+            ]
         # The table has no such column: what follows is not older.
-        since = next((row.get("sys_created_on", "") for row in ours if row.get("sys_id") == previous), None)
+        since = next(
+            (row.get("sys_created_on", "") for row in ours if row.get("sys_id") == previous), None
+        )
         if since is None:
             return []
-        return [row for row in ours if row.get("sys_id") != previous and row.get("sys_created_on", "") >= since]
+        return [
+            row
+            for row in ours
+            if row.get("sys_id") != previous and row.get("sys_created_on", "") >= since
+        ]
 
     def _get_or_none(self, sys_id: str) -> Record | None:
         try:
@@ -334,21 +406,25 @@ class TicketCreation:
 
     def _adopt(self, record: Record, *, recorded: bool) -> None:
         """Take *record* for this key's ticket. *recorded*: our own record says that we sent it."""
-        log.info("adopted a ticket that was made before", extra={"ticket": record.get("number", "")})
+        log.info(
+            "adopted a ticket that was made before", extra={"ticket": record.get("number", "")}
+        )
         sent = self._ticket.sending
         self._access.take(record)
         self._access.looked = True
-        # Sent resolved by us: then the row said so, and may be open again since. Without a record of that, nothing is
-        # reopened on the word of one event.
+        # Sent resolved by us: then the row said so, and may be open again since. Without a record
+        # of that, nothing is reopened on the word of one event.
         resolved_by_us = recorded and sent is not None and "state" in sent.fields
         ended = self._ticket.state in self._states.ended
         ours = frozenset(sent.fields) if recorded and sent is not None else frozenset()
         self._access.ticket = self._ticket.made(
-            left_empty=dict.fromkeys(self._rule.leave_empty - ours, ""), row_resolved=resolved_by_us and ended
+            left_empty=dict.fromkeys(self._rule.leave_empty - ours, ""),
+            row_resolved=resolved_by_us and ended,
         )
 
     def _learn(self, known: TableTraits, shown: TableTraits) -> None:
-        """Remember what a call has *shown* of the instance, where it is news to *known*; people hear of it once."""
+        """Remember what a call has *shown* of the instance, where it is news to *known*; people
+        hear of it once."""
         if shown.kept_mark is KeptMark.UNKNOWN:
             shown = replace(shown, kept_mark=known.kept_mark)
         if shown == known:
@@ -359,12 +435,21 @@ class TicketCreation:
             if shown == known:
                 return
         self._access.task.traits = shown
-        self._access.ledger.tickets.learn_traits(self._access.line.instance, self._rule.table, shown)
+        self._access.ledger.tickets.learn_traits(
+            self._access.line.instance, self._rule.table, shown
+        )
         if shown.honours_sys_id is False and known.honours_sys_id is not False:
             log.warning(
-                "the ServiceNow instance does not honour the sys_id it is given (an ACL on sys_id?): tickets are found "
+                "the ServiceNow instance does not honour the sys_id it is given (an ACL on "
+                "sys_id?): tickets are found "
                 "by correlation_id instead, and a create in doubt is not repeated for 60 s"
             )
-        if shown.kept_mark in (KeptMark.CORRELATION_DISPLAY, KeptMark.NONE) and shown.kept_mark is not known.kept_mark:
-            log.warning("the ServiceNow instance does not keep the correlation_id it is given (an ACL, a rule?)")
+        if (
+            shown.kept_mark in (KeptMark.CORRELATION_DISPLAY, KeptMark.NONE)
+            and shown.kept_mark is not known.kept_mark
+        ):
+            log.warning(
+                "the ServiceNow instance does not keep the correlation_id it is "
+                "given (an ACL, a rule?)"
+            )
             self._access.task.mismatched_fields |= {"correlation_id"}

@@ -29,7 +29,8 @@ class Refresh:
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """Open the ticket; resolved at once where the row is, and the table's states may be jumped to."""
+    """Open the ticket; resolved at once where the row is, and the table's states may be
+    jumped to."""
 
     resolved: bool
 
@@ -56,12 +57,18 @@ Decision: TypeAlias = NoChange | Refresh | Create | OpenSuccessor | Update
 
 
 def decide(
-    rule: TicketRule, wants: DesiredState, step: Step | None, ticket: Ticket, *, looked: bool, differs: bool
+    rule: TicketRule,
+    wants: DesiredState,
+    step: Step | None,
+    ticket: Ticket,
+    *,
+    looked: bool,
+    differs: bool,
 ) -> Decision:
     """Say what follows for a ticket whose row wants *wants* at the end of its trail.
 
-    *step* is what this event did (None when only a look is due). *looked*: the ticket's state is known as of now.
-    *differs*: some mapped field is to be sent.
+    *step* is what this event did (None when only a look is due). *looked*: the ticket's state is
+    known as of now. *differs*: some mapped field is to be sent.
     """
     states = rule.states
     if not ticket.sys_id:
@@ -93,8 +100,11 @@ def decide(
     return NoChange(Status.UNCHANGED, None, row_resolved=resolved)
 
 
-def _decide_end(rule: TicketRule, wants: DesiredState, ticket: Ticket, *, differs: bool) -> Decision:
-    """Resolve or cancel a ticket that has not ended: at once, or by the next of the states that lie between."""
+def _decide_end(
+    rule: TicketRule, wants: DesiredState, ticket: Ticket, *, differs: bool
+) -> Decision:
+    """Resolve or cancel a ticket that has not ended: at once, or by the next of the states that lie
+    between."""
     states = rule.states
     if states.paths and differs:
         # A transition may be refused; that must not cost what the row says.
@@ -107,11 +117,14 @@ def _decide_end(rule: TicketRule, wants: DesiredState, ticket: Ticket, *, differ
 
 
 def _is_followed(rule: TicketRule) -> bool:
-    """Whether a ticket that has ended, but is not final, is followed by a new one rather than reopened."""
+    """Whether a ticket that has ended, but is not final, is followed by a new one rather than
+    reopened."""
     return rule.after_close == "new" or not rule.states.reopened
 
 
-def _decide_create(rule: TicketRule, wants: DesiredState, step: Step | None, ticket: Ticket) -> Decision:
+def _decide_create(
+    rule: TicketRule, wants: DesiredState, step: Step | None, ticket: Ticket
+) -> Decision:
     if step is None or (wants.gone and step.op is not Op.INSERT):
         return NoChange(Status.SKIPPED, Reason.ROW_GONE if wants.gone else None, row_resolved=False)
     if wants.gone or not wants.when:
@@ -120,7 +133,9 @@ def _decide_create(rule: TicketRule, wants: DesiredState, step: Step | None, tic
     existed = ticket.generation > 0 or bool(ticket.number)
     if step.op not in rule.creates and not existed:
         return NoChange(Status.SKIPPED, Reason.NOT_CREATED, row_resolved=False)
-    still_resolved = isinstance(step.wants, DesiredState) and step.wants.resolved and step.was_resolved
+    still_resolved = (
+        isinstance(step.wants, DesiredState) and step.wants.resolved and step.was_resolved
+    )
     if wants.resolved and (still_resolved or ticket.generation > 0):
         return NoChange(Status.SKIPPED, Reason.ALREADY_RESOLVED, row_resolved=False)
     return Create(resolved=wants.resolved and not rule.states.paths)
@@ -129,7 +144,8 @@ def _decide_create(rule: TicketRule, wants: DesiredState, step: Step | None, tic
 def _decide_shared(
     rule: TicketRule, wants: DesiredState, step: Step | None, ticket: Ticket, *, looked: bool
 ) -> Decision:
-    """Many rows share the ticket: a row that newly asks for it finds it open and leaves it, and no row closes it."""
+    """Many rows share the ticket: a row that newly asks for it finds it open and leaves it, and no
+    row closes it."""
     states = rule.states
     asks = (
         step is not None

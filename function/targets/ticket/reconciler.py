@@ -1,7 +1,8 @@
 """One ticket per key, brought to say what the row last said.
 
-`decide` is the life of a ticket as a table of cases, pure. `TicketReconciler` carries its decisions out: it looks,
-creates at the computed address, subtracts the known from the desired, and writes down what ServiceNow returned.
+`decide` is the life of a ticket as a table of cases, pure. `TicketReconciler` carries its decisions
+out: it looks, creates at the computed address, subtracts the known from the desired, and writes
+down what ServiceNow returned.
 """
 
 from collections.abc import Mapping
@@ -25,7 +26,8 @@ from function.targets.ticket.access import TicketAccess
 from function.targets.ticket.creation import GENERATIONS_MAX, NEVER_WRITTEN, TicketCreation
 from function.targets.ticket.decide import Create, NoChange, OpenSuccessor, Refresh, Update, decide
 
-# Less than this is not enough for the next of several transitions: it would be cut off, and in doubt for a minute.
+# Less than this is not enough for the next of several transitions: it would be cut off, and in
+# doubt for a minute.
 TRANSITION_SECONDS_MIN: Final = 2.0
 # Decisions about one ticket in one attempt; a good one needs four (look, create, look, resolve).
 DECISIONS_MAX: Final = 10
@@ -45,7 +47,8 @@ def _holds(record: Record, values: Mapping[str, str], before: Mapping[str, str])
     What its column spells in its own way counts where something else stood there *before*.
     """
     return all(
-        is_same_text(found := record.get(field, ""), value) or (is_kept(found, value) and found != before.get(field))
+        is_same_text(found := record.get(field, ""), value)
+        or (is_kept(found, value) and found != before.get(field))
         for field, value in values.items()
     )
 
@@ -74,7 +77,8 @@ class TicketReconciler:
     def reconcile(self, wants: DesiredState, step: Step | None) -> Result:
         """Bring the ticket to say *wants*.
 
-        Raises ServiceNowError when it could not be done (its failure says whether to try again), LeaseLost.
+        Raises ServiceNowError when it could not be done (its failure says whether to try again),
+        LeaseLost.
         """
         status, reason = Status.UNCHANGED, None
         for _ in range(DECISIONS_MAX):
@@ -84,7 +88,14 @@ class TicketReconciler:
                 continue
             self._wanted = self._wanted_fields(wants)
             changes = self._changes()
-            decision = decide(self._rule, wants, step, self._ticket, looked=self._access.looked, differs=bool(changes))
+            decision = decide(
+                self._rule,
+                wants,
+                step,
+                self._ticket,
+                looked=self._access.looked,
+                differs=bool(changes),
+            )
             match decision:
                 case NoChange() if self._creation.is_in_doubt:
                     self._creation.settle(wants)
@@ -95,7 +106,9 @@ class TicketReconciler:
                         self._access.ticket = self._ticket.without_suspicion()
                     if status is Status.UNCHANGED:
                         status, reason = decision.status, decision.reason
-                    reason = reason or (Reason.UNKNOWN_REFERENCE if self._access.task.left_empty else None)
+                    reason = reason or (
+                        Reason.UNKNOWN_REFERENCE if self._access.task.left_empty else None
+                    )
                     return Result(status, reason)
                 case Refresh():
                     if not self._look():
@@ -111,13 +124,18 @@ class TicketReconciler:
                     written = self._write(wants, decision, changes)
                     if written is Written.MISSING:
                         return self._missing_ignored()
-                    if written is Written.DONE and self._ticket.sys_id and status is not Status.CREATED:
+                    if (
+                        written is Written.DONE
+                        and self._ticket.sys_id
+                        and status is not Status.CREATED
+                    ):
                         status = decision.status
         raise ServiceNowError(
             Failure(
                 Kind.PERMANENT,
                 Reason.REFUSED,
-                "the ticket does not take the state it is given: a business rule of the instance may set it back",
+                "the ticket does not take the state it is given: a business rule of the "
+                "instance may set it back",
             )
         )
 
@@ -126,16 +144,25 @@ class TicketReconciler:
             return {}
         wanted = dict(wants.fields)
         if self._ticket.sys_id:
-            wanted = {field: value for field, value in wanted.items() if field not in self._rule.create_only}
+            wanted = {
+                field: value
+                for field, value in wanted.items()
+                if field not in self._rule.create_only
+            }
         # The first of them tells that it was we who resolved the ticket.
-        if self._ticket.row_resolved and wants.resolved and next(iter(wants.close), "") in self._ticket.last_sent:
+        if (
+            self._ticket.row_resolved
+            and wants.resolved
+            and next(iter(wants.close), "") in self._ticket.last_sent
+        ):
             wanted |= wants.close
         return wanted
 
     def _changes(self) -> dict[str, str]:
         """The wanted less the known: what to send, references by sys_id.
 
-        A field that was asked for before is not sent again, whatever became of it: only what the row changed is sent.
+        A field that was asked for before is not sent again, whatever became of it: only what the
+        row changed is sent.
         """
         changes: dict[str, str] = {}
         for field, value in self._wanted.items():
@@ -175,7 +202,11 @@ class TicketReconciler:
         self._access.take(record)
         self._access.looked = True
         if due:
-            asked = {field: value for field, value in self._ticket.last_sent.items() if field not in suspect}
+            asked = {
+                field: value
+                for field, value in self._ticket.last_sent.items()
+                if field not in suspect
+            }
             ended = self._ticket.state in self._states.ended
             self._access.ticket = replace(
                 self._ticket,
@@ -188,7 +219,8 @@ class TicketReconciler:
         return True
 
     def _missing(self, error: ServiceNowError) -> bool:
-        """The ticket is not there: by the rule's word it is made anew (True), ignored (False), or an error."""
+        """The ticket is not there: by the rule's word it is made anew (True), ignored (False), or
+        an error."""
         if error.failure.reason is not Reason.MISSING:
             raise error
         match self._rule.on_missing:
@@ -200,10 +232,13 @@ class TicketReconciler:
                 return False
             case _:
                 hint = (
-                    "the ticket was deleted in ServiceNow or is hidden from the integration user; somebody must "
+                    "the ticket was deleted in ServiceNow or is hidden from the integration "
+                    "user; somebody must "
                     "decide: restore it, or set on_missing to recreate or ignore, then replay"
                 )
-                raise ServiceNowError(replace(error.failure, kind=Kind.PERMANENT, hint=hint)) from error
+                raise ServiceNowError(
+                    replace(error.failure, kind=Kind.PERMANENT, hint=hint)
+                ) from error
 
     def _missing_ignored(self) -> Result:
         self._access.ticket = self._ticket.without_doubt()
@@ -212,7 +247,11 @@ class TicketReconciler:
     def _succeed(self) -> None:
         if self._ticket.generation >= GENERATIONS_MAX:
             raise ServiceNowError(
-                Failure(Kind.PERMANENT, Reason.REFUSED, "this row's ticket was followed by a new one a thousand times")
+                Failure(
+                    Kind.PERMANENT,
+                    Reason.REFUSED,
+                    "this row's ticket was followed by a new one a thousand times",
+                )
             )
         self._access.ticket = self._ticket.successor(self._access.link)
 
@@ -222,7 +261,11 @@ class TicketReconciler:
         assignee = self._wanted.get("assigned_to")
         if "assignment_group" in values and assignee and "assigned_to" not in values:
             # The platform clears the assignee when the group changes.
-            values |= {"assigned_to": sent} if (sent := self._access.sent("assigned_to", assignee)) is not None else {}
+            values |= (
+                {"assigned_to": sent}
+                if (sent := self._access.sent("assigned_to", assignee)) is not None
+                else {}
+            )
         if decision.state:
             values["state"] = decision.state
             if self._states.paths:
@@ -272,35 +315,40 @@ class TicketReconciler:
         return bool(found.get("state")) and found["state"] != self._ticket.state
 
     def _check_time(self) -> None:
-        """Between two transitions: raise ServiceNowError where this delivery has no time for the next."""
+        """Between two transitions: raise ServiceNowError where this delivery has no time for the
+        next."""
         if self._transitions and self._access.deadline.left() < TRANSITION_SECONDS_MIN:
             raise ServiceNowError(
                 Failure(
                     Kind.TRANSIENT,
                     Reason.DEADLINE,
-                    "this delivery's time was used up between two states of the ticket; it goes on from there",
+                    "this delivery's time was used up between two states of the ticket; it "
+                    "goes on from there",
                 )
             )
         self._transitions += 1
 
     def _refused_transition(self, failure: Failure, state: str) -> Failure:
-        """*failure* with what to do about it, where the instance does not let the ticket go on to *state*."""
+        """*failure* with what to do about it, where the instance does not let the ticket go on to
+        *state*."""
         if failure.status != 403 or failure.reason not in {Reason.BUSINESS_RULE, Reason.REFUSED}:
             return failure
         hint = (
-            f"ServiceNow does not let the {self._rule.table} go from {self._states.named(self._ticket.state)} to "
-            f"{self._states.named(state)}: an approval has to be given first, or its state model has no such "
-            "transition; ServiceNow's own words say more. Approve it or move it on there, then replay"
+            f"ServiceNow does not let the {self._rule.table} go from "
+            f"{self._states.named(self._ticket.state)} to {self._states.named(state)}: an "
+            "approval has to be given first, or its state model has no such transition; "
+            "ServiceNow's own words say more. Approve it or move it on there, then replay"
         )
         return replace(failure, hint=hint)
 
     def _look_after_refusal(
         self, error: ServiceNowError, values: Mapping[str, str], before: Mapping[str, str]
     ) -> Record | None:
-        """The ticket as it is after a refusal, or after an answer with another record: the write may have been made.
+        """The ticket as it is after a refusal, or after an answer with another record: the write
+        may have been made.
 
-        None where the look fails; *error* is in doubt then, where looking later may tell. What was sent stays unknown,
-        for reads may lag for longer.
+        None where the look fails; *error* is in doubt then, where looking later may tell. What was
+        sent stays unknown, for reads may lag for longer.
         """
         record: Record | None = None
         for _ in self._access.looks():
@@ -314,16 +362,23 @@ class TicketReconciler:
                 break
         return record
 
-    def _written(self, record: Record, values: Mapping[str, str], wants: DesiredState, decision: Update) -> Written:
+    def _written(
+        self, record: Record, values: Mapping[str, str], wants: DesiredState, decision: Update
+    ) -> Written:
         """Remember that *values* stand in the ticket, as *record* has them."""
         before = self._ticket.state
         self._access.take(record)
         self._access.looked = True
-        said = {field: self._wanted.get(field, wants.close.get(field, "")) for field in values if field != "state"}
+        said = {
+            field: self._wanted.get(field, wants.close.get(field, ""))
+            for field in values
+            if field != "state"
+        }
         stuck = bool(decision.state) and not self._went_on(before, decision)
         row_resolved = self._ticket.row_resolved if stuck else decision.row_resolved
         self._access.ticket = replace(
-            self._ticket.answered(suspect_until=self._ticket.suspect_until), row_resolved=row_resolved
+            self._ticket.answered(suspect_until=self._ticket.suspect_until),
+            row_resolved=row_resolved,
         )
         self._access.remember_asked(said)
         if stuck:
@@ -331,19 +386,23 @@ class TicketReconciler:
                 Failure(
                     Kind.PERMANENT,
                     Reason.REFUSED,
-                    f"ServiceNow took {self._states.named(decision.state)} for the {self._rule.table}'s next state, "
-                    f"and left it in {self._states.named(self._ticket.state)}: an access control on state, a "
-                    "business rule or a workflow of the instance is against it. Let the integration user write state, "
-                    "or move the ticket on there, then replay",
+                    f"ServiceNow took {self._states.named(decision.state)} for the "
+                    f"{self._rule.table}'s next state, and left it in "
+                    f"{self._states.named(self._ticket.state)}: an access control on state, a "
+                    "business rule or a workflow of the instance is against it. Let the "
+                    "integration user write state, or move the ticket on there, then replay",
                 )
             )
         # A workflow may have taken it further than asked.
         passing = {"state"} if self._states.paths else set()
-        self._access.compare(record, {field: value for field, value in values.items() if field not in passing})
+        self._access.compare(
+            record, {field: value for field, value in values.items() if field not in passing}
+        )
         return Written.DONE
 
     def _went_on(self, before: str, decision: Update) -> bool:
-        """Whether the ticket is where *decision* was to take it, or further; a state that we may not read counts."""
+        """Whether the ticket is where *decision* was to take it, or further; a state that we may
+        not read counts."""
         state = self._ticket.state
         if decision.status is Status.REOPENED:
             return state not in self._states.ended

@@ -13,14 +13,18 @@ class TicketTarget:
 
     kind = "ticket"
 
-    def __init__(self, connections: ConnectionProvider, ledger: Ledger, *, source_name: str) -> None:
+    def __init__(
+        self, connections: ConnectionProvider, ledger: Ledger, *, source_name: str
+    ) -> None:
         self._connections = connections
         self._ledger = ledger
         self._source_name = source_name
 
     def connect(self, *, at_once: bool = False) -> "TicketSession":
         """Raises LedgerUnavailable."""
-        return TicketSession(self._connections.current(at_once=at_once), self._ledger, source_name=self._source_name)
+        return TicketSession(
+            self._connections.current(at_once=at_once), self._ledger, source_name=self._source_name
+        )
 
 
 class TicketSession:
@@ -57,8 +61,11 @@ class TicketSession:
         elif task.record.sending is not None:
             TicketCreation(self._access(task)).settle(None)
         else:
-            # The row shares its ticket, or what it wants cannot be said: there is nothing to put right.
+            # The row shares its ticket, or what it wants cannot be said: there is nothing to put
+            # right.
             task.record = task.record.without_suspicion()
 
     def _access(self, task: Task) -> TicketAccess:
-        return TicketAccess(task, connection=self._connection, ledger=self._ledger, source_name=self._source_name)
+        return TicketAccess(
+            task, connection=self._connection, ledger=self._ledger, source_name=self._source_name
+        )

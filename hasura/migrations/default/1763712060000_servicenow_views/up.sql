@@ -1,10 +1,13 @@
--- Printed by `python -m function setup hasura`. The indexes are the ledger's: this needs a role that owns its tables.
+-- Printed by `python -m function setup hasura`. The indexes are the ledger's:
+-- this needs a role that owns its tables.
 -- A ledger that has served several instances of ServiceNow has a record of each: the newest counts.
 DO $$
 BEGIN
     IF to_regclass('servicenow.ticket') IS NULL THEN
-        RAISE EXCEPTION 'the ledger''s tables are not in this database: its own migration comes before this one'
-            USING HINT = 'Run `python -m function migrate` with DATABASE_URL set to this database, then this again.';
+        RAISE EXCEPTION
+            'the ledger''s tables are not in this database: its own migration comes before this one'
+            USING HINT = 'Run `python -m function migrate` with DATABASE_URL set to this database, '
+                'then this again.';
     END IF;
 END
 $$;
