@@ -16,6 +16,7 @@ from function.ledger.ledger import Ledger
 from function.notices.mailer import AlertMailer
 from function.rules import loader as rules_file
 from function.rules.model import Rules
+from function.rules.ticket import rules_with_tickets, ticket_of
 from function.servicenow import Credential
 from function.servicenow.network import read_network
 from function.settings import Settings, SettingsError, credential, load
@@ -87,7 +88,7 @@ def create_app(
         environment=_credentials(settings, environ, read_secret),
         network=network,
     )
-    tables = dict.fromkeys(rule.ticket.table for rule in rules.rules)
+    tables = dict.fromkeys(ticket_of(rule).table for rule in rules_with_tickets(rules))
     tester = ConnectionTester(
         settings, ledger, configurations, tables=list(tables) or ["incident"], network=network
     )

@@ -172,7 +172,7 @@ EXAMPLES = [
 
 
 def states(world: World, rule: Rule) -> list[str]:
-    rows = world.servicenow.rows(rule.ticket.table)
+    rows = world.servicenow.rows(rule.target.table)
     return [row["state"] for row in rows if row["correlation_id"]]
 
 

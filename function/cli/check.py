@@ -23,6 +23,7 @@ from function.notices.message import compose_trial
 from function.notices.smtp import MailNotSent, send
 from function.rules.loader import RulesError
 from function.rules.model import Rules
+from function.rules.ticket import rules_with_tickets
 from function.servicenow import ServiceNowError
 from function.settings import Settings, SettingsError, load
 from function.wiring import create_app, read_rules
@@ -94,7 +95,7 @@ def check(
     )
     report.say(f"{rules_file}: in order, {counted(len(rules.rules), 'rule')}")
     for rule in rules.rules:
-        report.say(f"  {rule.id}: {rule.source} -> {rule.ticket.table}")
+        report.say(f"  {rule.id}: {rule.source} -> {rule.target.table}")
     if found is not None and found.faults:
         pass  # told already
     elif found is None:
@@ -220,7 +221,7 @@ def _instance(settings: Settings, rules: Rules, *, write_probe: bool) -> Iterato
             return
         examined = examine(
             client,
-            rules.rules,
+            rules_with_tickets(rules),
             traits=lambda table: app.ledger.tickets.traits(instance_url, table),
             write_probe=write_probe,
             progress=_asking(instance_url),
@@ -260,10 +261,12 @@ def _signed_in(
         elif not tried.success and (
             tried.failure is None or tried.failure.reason is not Reason.REFUSED
         ):
-            rule = next((rule for rule in rules.rules if rule.ticket.table == table), None)
+            rule = next(
+                (rule for rule in rules_with_tickets(rules) if rule.target.table == table), None
+            )
             yield Finding(
                 Level.FAULT,
-                rule.ticket.locations["table"] if rule else where,
+                rule.target.locations["table"] if rule else where,
                 tried.message.rstrip("."),
             )
 

@@ -12,6 +12,7 @@ from function.core.outcome import Failure
 from function.rules.evaluate import evaluate
 from function.rules.loader import RulesError
 from function.rules.model import Rule
+from function.rules.ticket import TicketRule
 from function.sources import hasura
 from function.targets.ticket.address import address, correlation_id
 from function.wiring import read_rules
@@ -55,7 +56,10 @@ def _explain_rule(rule: Rule, event: Event, source_name: str) -> None:
             of_key = f"key {step.key}: " if step.key else ""
             click.echo(f"  {of_key}dead letter ({step.wants.reason.value}): {step.wants.hint}")
             continue
-        wants, ticket = step.wants, rule.ticket
+        wants, ticket = step.wants, rule.target
+        if not isinstance(ticket, TicketRule):
+            click.echo(f"  key {step.key}: {step.op.value}, {ticket.kind} {ticket.table}")
+            continue
         correlation = correlation_id(source_name or "SOURCE_NAME", rule.id, step.key)
         click.echo(f"  key {step.key}: {step.op.value}, {ticket.table} {correlation}")
         if source_name:

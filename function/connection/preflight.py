@@ -17,8 +17,9 @@ from typing import Final
 from function.core.lifecycle import lifecycle_of, shipped_choices
 from function.core.outcome import Failure, Kind, Reason
 from function.ledger.records import KeptMark, TableTraits, kept_mark
-from function.rules.model import TEMPLATE, Rule, RuleTemplate, TicketRule
+from function.rules.model import Rule, RuleTemplate
 from function.rules.schema import FIELDS_REFUSED
+from function.rules.ticket import TEMPLATE, TicketRule, ticket_of
 from function.servicenow import Record, ServiceNowError, TableClient, UnknownReference
 from function.servicenow.references import REFERENCES, References
 from function.servicenow.schema import Column, Policy, TableSchema, describe
@@ -123,7 +124,8 @@ def examine(
     write_probe: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Examined:
-    """Compare the instance with the *rules*; whoever signs in was let in already.
+    """Compare the instance with the *rules*, which have tickets; whoever signs in was let in
+    already.
 
     *traits* gives what is known of a table so far. With *write_probe* a record is written into each
     table, and canceled where the rule knows how. *progress* is told of each step. Raises
@@ -132,7 +134,7 @@ def examine(
     examination = Preflight(client, progress)
     by_table: dict[str, list[Rule]] = {}
     for rule in rules:
-        by_table.setdefault(rule.ticket.table, []).append(rule)
+        by_table.setdefault(ticket_of(rule).table, []).append(rule)
     findings = [*examination.user()]
     for table, concerned in by_table.items():
         progress(table)
@@ -198,9 +200,9 @@ class Preflight:
     def table(self, table: str, rules: Sequence[Rule]) -> Iterator[Finding]:
         """All that is found of the *rules* that make tickets in *table*."""
         wanted = {*_OURS, "sys_id", "number", "state"}
-        for rule in rules:
-            wanted |= {*rule.ticket.fields, *rule.ticket.closing_fields, *rule.ticket.choices}
-            wanted |= {rule.ticket.states.link} if rule.ticket.states.link else set()
+        for ticket in map(ticket_of, rules):
+            wanted |= {*ticket.fields, *ticket.closing_fields, *ticket.choices}
+            wanted |= {ticket.states.link} if ticket.states.link else set()
         try:
             described = describe(table, wanted, self._find)
         except ServiceNowError as error:
@@ -210,7 +212,7 @@ class Preflight:
             for rule in rules:
                 yield Finding(
                     Level.FAULT,
-                    rule.ticket.locations["table"],
+                    ticket_of(rule).locations["table"],
                     f"{table} cannot be read",
                     _sentence(error),
                 )
@@ -250,20 +252,20 @@ class Preflight:
             yield from self._rule(rule, described)
 
     def _rule(self, rule: Rule, described: TableSchema) -> Iterator[Finding]:
-        link = rule.ticket.states.link
-        if link and rule.ticket.after_close != "leave" and described.lacks(link):
+        ticket = ticket_of(rule)
+        link = ticket.states.link
+        if link and ticket.after_close != "leave" and described.lacks(link):
             what = (
-                f"{rule.ticket.table} has no {link}, so a ticket that follows another one "
+                f"{ticket.table} has no {link}, so a ticket that follows another one "
                 "does not name it"
             )
-            yield Finding(Level.WARNING, rule.ticket.locations["after_close"], what)
+            yield Finding(Level.WARNING, ticket.locations["after_close"], what)
         for column in _OURS:
             if described.lacks(column):
                 yield Finding(
                     Level.FAULT,
-                    rule.ticket.locations["table"],
-                    f"{rule.ticket.table} has no {column}, or hides it, and a "
-                    "ticket is found by that",
+                    ticket.locations["table"],
+                    f"{ticket.table} has no {column}, or hides it, and a ticket is found by that",
                     "Choose a table that extends task, or let the integration user read the field",
                 )
         for column, rule_template in _sayings(rule).items():
@@ -271,7 +273,7 @@ class Preflight:
             if missing is not None:
                 yield missing
                 continue
-            yield from self._column(column, rule_template, described, rule.ticket)
+            yield from self._column(column, rule_template, described, ticket)
         yield from _states(rule, described)
         yield from _declared_choices(rule, described)
         yield from _closing_default(rule, described)
@@ -326,7 +328,8 @@ class Preflight:
     def probe(self, rule: Rule) -> tuple[Finding, TableTraits | None]:
         """Write a record as plain as the instance takes it, and cancel it; which of our marks it
         kept."""
-        table, where = rule.ticket.table, rule.ticket.locations["table"]
+        ticket = ticket_of(rule)
+        table, where = ticket.table, ticket.locations["table"]
         asked = uuid.uuid4().hex
         try:
             made = self._written(
@@ -358,6 +361,7 @@ class Preflight:
     def _written(self, rule: Rule, values: Mapping[str, str]) -> Record:
         """The record of *values*; with what the rule says of every row, where the instance wants
         more."""
+        ticket = ticket_of(rule)
         said = self._constants(rule)
         kind = {
             column: value
@@ -365,12 +369,12 @@ class Preflight:
             if column in {"type", "chg_model", TEMPLATE}
         }
         try:
-            return self._create(rule.ticket.table, {**kind, **values})
+            return self._create(ticket.table, {**kind, **values})
         except ServiceNowError as error:
             if error.failure.reason not in _WANTS_MORE:
                 raise
         # Nobody is to be called at night for it.
-        return self._create(rule.ticket.table, {**said, "impact": "3", "urgency": "3", **values})
+        return self._create(ticket.table, {**said, "impact": "3", "urgency": "3", **values})
 
     def _create(self, table: str, values: Mapping[str, str]) -> Record:
         return self.client.create(
@@ -379,16 +383,15 @@ class Preflight:
 
     def _constants(self, rule: Rule) -> dict[str, str]:
         """What the rule says of every row, or of some, with names as sys_ids."""
+        ticket = ticket_of(rule)
         values = (
-            {"type": "normal", "chg_model": "normal"}
-            if rule.ticket.table == "change_request"
-            else {}
+            {"type": "normal", "chg_model": "normal"} if ticket.table == "change_request" else {}
         )
         for column, rule_template in _sayings(rule).items():
             said = next(
                 (value for value in sorted(rule_template.template.literals()) if value.strip()), ""
             )
-            if said and column not in rule.ticket.closing_fields:
+            if said and column not in ticket.closing_fields:
                 with suppress(UnknownReference):  # told already
                     values[column] = self.references.sys_id(
                         column, said, find=self._find, left_seconds=lambda: CALL_SECONDS_MAX
@@ -399,12 +402,13 @@ class Preflight:
 
     def _canceled(self, rule: Rule, sys_id: str) -> str:
         """Cancel the record that was written for the probe, and say what is left to do."""
-        canceled = rule.ticket.states.canceled
+        ticket = ticket_of(rule)
+        canceled = ticket.states.canceled
         if not canceled:
             return "it is open: delete it"
         try:
             self.client.update(
-                rule.ticket.table,
+                ticket.table,
                 sys_id,
                 {"state": canceled},
                 fields=["state"],
@@ -452,9 +456,10 @@ class Preflight:
 
 def _sayings(rule: Rule) -> dict[str, RuleTemplate]:
     """What the rule writes, by column."""
-    templates = dict(rule.templates.fields)
-    others = {"close_code": rule.templates.close_code, "close_notes": rule.templates.close_notes}
-    others[TEMPLATE] = rule.templates.template
+    own = ticket_of(rule).templates
+    templates = dict(own.fields)
+    others = {"close_code": own.close_code, "close_notes": own.close_notes}
+    others[TEMPLATE] = own.template
     return templates | {
         column: rule_template
         for column, rule_template in others.items()
@@ -527,33 +532,33 @@ def _typed(
 
 def _states(rule: Rule, described: TableSchema) -> Iterator[Finding]:
     """The states that the rule's tickets are given, against those that the instance has."""
+    ticket = ticket_of(rule)
     choices = (described.choices or {}).get("state")
     if not choices:
         return
     there = ", ".join(f"{value} ({label})" for value, label in choices.items())
-    for state, what in _written_states(rule.ticket).items():
+    for state, what in _written_states(ticket).items():
         if state and state not in choices:
             do = f"Declare the states of this instance under `states`. There are {there}"
-            found = f"{rule.ticket.table} has no state {state} ({what})"
-            yield Finding(Level.FAULT, rule.ticket.locations["states"], found, do)
-    if rule.ticket.states is not lifecycle_of(rule.ticket.table):
-        for state in sorted(rule.ticket.states.final - choices.keys()):
-            found = f"{rule.ticket.table} has no state {state} (final)"
-            yield Finding(
-                Level.WARNING, rule.ticket.locations["states"], found, f"There are {there}"
-            )
+            found = f"{ticket.table} has no state {state} ({what})"
+            yield Finding(Level.FAULT, ticket.locations["states"], found, do)
+    if ticket.states is not lifecycle_of(ticket.table):
+        for state in sorted(ticket.states.final - choices.keys()):
+            found = f"{ticket.table} has no state {state} (final)"
+            yield Finding(Level.WARNING, ticket.locations["states"], found, f"There are {there}")
 
 
 def _declared_choices(rule: Rule, described: TableSchema) -> Iterator[Finding]:
     """The choices that the rule declares, against those that the instance has."""
-    declared = rule.ticket.choices
+    ticket = ticket_of(rule)
+    declared = ticket.choices
     for column in declared:
         choices = (described.choices or {}).get(column)
-        if declared[column] is shipped_choices(rule.ticket.table).get(column) or not choices:
+        if declared[column] is shipped_choices(ticket.table).get(column) or not choices:
             continue
         for value in declared[column]:
             if value not in choices:
-                found = _no_choice(column, value, rule.ticket.locations["choices"], choices)
+                found = _no_choice(column, value, ticket.locations["choices"], choices)
                 yield Finding(
                     found.level,
                     found.where,
@@ -591,11 +596,18 @@ def _ends(ticket: TicketRule) -> tuple[bool, bool]:
 
 def _closing_default(rule: Rule, described: TableSchema) -> Iterator[Finding]:
     """The resolution code that is sent where the rule gives none."""
-    code = rule.ticket.states.close_code
+    ticket = ticket_of(rule)
+    code = ticket.states.close_code
     choices = (described.choices or {}).get("close_code")
-    resolves, _ = _ends(rule.ticket)
-    if rule.templates.close_code is None and code and choices and code not in choices and resolves:
-        found = _no_choice("close_code", code, rule.ticket.locations["close_code"], choices)
+    resolves, _ = _ends(ticket)
+    if (
+        ticket.templates.close_code is None
+        and code
+        and choices
+        and code not in choices
+        and resolves
+    ):
+        found = _no_choice("close_code", code, ticket.locations["close_code"], choices)
         yield Finding(
             found.level,
             found.where,
@@ -606,7 +618,7 @@ def _closing_default(rule: Rule, described: TableSchema) -> Iterator[Finding]:
 
 def _policy(policy: Policy, rule: Rule, described: TableSchema) -> Iterator[Finding]:
     """What a data policy demands that the rule does not send and the platform does not fill in."""
-    ticket = rule.ticket
+    ticket = ticket_of(rule)
     filled = {
         name for name, column in (described.columns or {}).items() if column.has_default
     } | _FILLED_IN

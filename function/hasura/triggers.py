@@ -367,8 +367,8 @@ class _Checking:
         ]
         definition = _fields(_fields(trigger.node).get("definition"))
         for op, templates in (
-            ("insert", rule.templates.all()),
-            ("update", rule.templates.all()),
+            ("insert", rule.all_templates()),
+            ("update", rule.all_templates()),
             ("delete", iter(identity)),
         ):
             if Op(op.upper()) not in rule.ops or op not in definition:

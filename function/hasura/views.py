@@ -21,6 +21,7 @@ import yaml
 from function.core.values import digest
 from function.rules.evaluate import KEY_SEPARATOR
 from function.rules.model import Rule
+from function.rules.ticket import has_ticket, ticket_of
 
 # Columns of a table, each with its type (of a domain: what it is over), by the names of schema and
 # table.
@@ -186,7 +187,9 @@ def _view(
     """*taken* are the names that a schema or a table has given away; those of this view
     are added."""
     schema, table = row
-    if rule.ticket.shared:
+    if not has_ticket(rule):
+        return Missing(rule.id, "it makes no tickets")
+    if ticket_of(rule).shared:
         return Missing(rule.id, "its rows share a ticket, so that its key is no row's")
     found = _identity(rule, row, tables)
     if isinstance(found, Missing):

@@ -12,17 +12,10 @@ from typing import Any, Final
 
 from function.core import trail
 from function.core.event import Event, Op
-from function.core.lifecycle import invalid_choice
 from function.core.outcome import Failure, Kind, Reason
 from function.core.step import DesiredState, Step
-from function.core.values import Json, Row, canonical, settle_value, truncate_field
-from function.rules.model import (
-    CLOSE_NOTES_GONE,
-    CLOSE_NOTES_RESOLVED,
-    TEMPLATE,
-    Rule,
-    RuleTemplate,
-)
+from function.core.values import Json, Row, canonical, settle_value
+from function.rules.model import Rule, RuleTemplate, evaluate_condition
 from function.rules.templates import RenderBudget, RenderError, RowImage
 
 # A key stands in the ledger's primary key, in answers and in mails.
@@ -116,7 +109,9 @@ class _Evaluation:
         return image
 
     def _asks(self, name: str) -> bool:
-        return any(name in rule_template.template.names for rule_template in self.templates.all())
+        return any(
+            name in rule_template.template.names for rule_template in self.rule.all_templates()
+        )
 
     def _scope(self, image: Row, item: Json) -> dict[str, Any]:
         return {
@@ -148,9 +143,7 @@ class _Evaluation:
                 found.setdefault(self._key(names), []).append(item)
             except RenderError as unsaid:
                 # A row that is to have no ticket needs no key.
-                if failure is None and self._evaluate_condition(
-                    self.templates.when, names, without=True, unsaid=True
-                ):
+                if failure is None and self._is_wanted(names):
                     failure = unsaid.failure
         return found, failure
 
@@ -180,7 +173,7 @@ class _Evaluation:
             raise RenderError(
                 f"the key is over {KEY_CHARACTERS_MAX} characters",
                 Reason.BAD_KEY,
-                where=self.rule.ticket.locations["key"],
+                where=self.rule.target.locations["key"],
             )
         return key
 
@@ -205,24 +198,30 @@ class _Evaluation:
         """The names for each of the elements under one key; of a ticket that they share, first
         those for one that is to have it."""
         scopes = [self._scope(image, item) for item in items]
-        if self.rule.ticket.shared and len(scopes) > 1:
+        if not self.rule.target.follows and len(scopes) > 1:
             scopes.sort(key=lambda names: not self._is_wanted(names))
         return scopes
 
-    def _is_wanted(self, names: Mapping[str, Any]) -> bool:
-        return self._evaluate_condition(self.templates.when, names, without=True, unsaid=True)
+    def _is_wanted(self, names: Mapping[str, Any], *, unsaid: bool = True) -> bool:
+        return evaluate_condition(
+            self.templates.when, names, self.budget, without=True, unsaid=unsaid
+        )
 
     def _one_key_twice(self, scopes: Sequence[Mapping[str, Any]]) -> Failure | None:
         """Why no ticket can be for all of the elements under one key, where one of them is to have
         it."""
-        if len(scopes) == 1 or self.rule.ticket.shared or not any(map(self._is_wanted, scopes)):
+        if (
+            len(scopes) == 1
+            or not self.rule.target.follows
+            or not any(map(self._is_wanted, scopes))
+        ):
             return None
         what = (
             "two elements of the list have this key, and a ticket is for one; name "
             "what tells them apart"
         )
         return Failure(
-            Kind.PERMANENT, Reason.BAD_KEY, f"{self.rule.ticket.locations['key']}: {what}"
+            Kind.PERMANENT, Reason.BAD_KEY, f"{self.rule.target.locations['key']}: {what}"
         )
 
     def _entered(
@@ -277,127 +276,26 @@ class _Evaluation:
             left,
             entered,
             wants,
-            was_resolved=was is not None
-            and self._evaluate_condition(
-                self.templates.resolve_when, was, without=False, unsaid=False
-            ),
-            was_wanted=was is not None
-            and self._evaluate_condition(self.templates.when, was, without=True, unsaid=False),
+            was_resolved=was is not None and self.rule.target.is_resolved(was, self.budget),
+            was_wanted=was is not None and self._is_wanted(was, unsaid=False),
             order=order,
         )
 
     def _wants(self, names: Mapping[str, Any], *, gone: bool) -> DesiredState | Failure:
-        """What the rule wants said of the row.
-
-        A field that cannot be rendered is a failure only where the row is to have a ticket. Of a
-        row that is to have none any more, or is gone (Hasura may send but its key then), the ticket
-        keeps what it says there.
-        """
-        templates = self.templates
-        strict = not gone
+        """What the rule wants where the row is."""
         try:
-            when = self._evaluate_condition(
-                templates.when, names, without=True, unsaid=None if strict else False
+            when = evaluate_condition(
+                self.templates.when,
+                names,
+                self.budget,
+                without=True,
+                unsaid=False if gone else None,
             )
-            strict = strict and when
-            unsaid = None if when or self.event.op is not Op.INSERT else False
-            resolved = not gone and self._evaluate_condition(
-                templates.resolve_when, names, without=False, unsaid=unsaid
+            return self.rule.target.desired(
+                names, self.budget, op=self.event.op, when=when, gone=gone
             )
-            fields = self._fields(names, strict=strict)
-            close = self._close(names, strict=strict and resolved, gone=gone)
         except RenderError as why:
             return why.failure
-        return DesiredState(when=when, resolved=resolved, gone=gone, fields=fields, close=close)
-
-    def _fields(self, names: Mapping[str, Any], *, strict: bool) -> dict[str, str]:
-        fields = {}
-        for column, rule_template in self.templates.fields.items():
-            said = self._text(column, rule_template, names, strict=strict)
-            if said is not None:
-                fields[column] = truncate_field(column, said)
-        template = self._text(TEMPLATE, self.templates.template, names, strict=strict)
-        if template is not None:
-            if not template.strip() and strict and self.templates.template is not None:
-                raise RenderError(
-                    "names no template for this row",
-                    Reason.UNKNOWN_VALUE,
-                    where=self.templates.template.where,
-                )
-            # The instance copies the template's own values into what the rule leaves empty.
-            fields |= {"type": "standard", TEMPLATE: template}
-        if (
-            self.rule.ticket.table == "change_request"
-            and "chg_model" not in self.templates.fields
-            and "type" in fields
-        ):
-            # The models that ship are called as the types are (change-management-api).
-            fields["chg_model"] = fields["type"]
-        return fields
-
-    def _close(self, names: Mapping[str, Any], *, strict: bool, gone: bool) -> dict[str, str]:
-        """What goes with the state of a ticket that ends, of what its table has."""
-        templates, ticket = self.templates, self.rule.ticket
-        notes = CLOSE_NOTES_GONE if gone else CLOSE_NOTES_RESOLVED
-        said = {
-            "close_code": self._text("close_code", templates.close_code, names, strict=strict)
-            or ticket.states.close_code,
-            "close_notes": self._text("close_notes", templates.close_notes, names, strict=strict)
-            or notes,
-        }
-        return {
-            column: truncate_field(column, said[column])
-            for column in ticket.closing_fields
-            if said[column]
-        }
-
-    def _text(
-        self,
-        column: str,
-        rule_template: RuleTemplate | None,
-        names: Mapping[str, Any],
-        *,
-        strict: bool,
-    ) -> str | None:
-        """What *rule_template* gives for *column*; None where it gives nothing, or nothing that the
-        column takes."""
-        if rule_template is None:
-            return None
-        try:
-            said = rule_template.text(names, self.budget)
-            if wrong := invalid_choice(self.rule.ticket.choices.get(column), said):
-                raise RenderError(
-                    f"for this row it is none of ServiceNow's choices; it {wrong}",
-                    Reason.UNKNOWN_VALUE,
-                    where=rule_template.where,
-                )
-        except RenderError:
-            if strict:
-                raise
-            return None
-        return said
-
-    def _evaluate_condition(
-        self,
-        rule_template: RuleTemplate | None,
-        names: Mapping[str, Any],
-        *,
-        without: bool,
-        unsaid: bool | None,
-    ) -> bool:
-        """Whether *rule_template* holds. *without* is the answer where there is none, *unsaid*
-        where it cannot be said.
-
-        Raises RenderError where *unsaid* is None.
-        """
-        if rule_template is None:
-            return without
-        try:
-            return bool(rule_template.value(names, self.budget))
-        except RenderError:
-            if unsaid is None:
-                raise
-            return unsaid
 
     def _order(self, names: Mapping[str, Any]) -> Json:
         rule_template = self.templates.order_by

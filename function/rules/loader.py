@@ -15,7 +15,7 @@ from function.core.values import digest
 from function.rules.model import Rule, Rules
 from function.rules.schema import NAME, RULE_KEYS, SOURCE, TOP_KEYS, VARIABLE
 from function.rules.template_nodes import TemplateReader
-from function.rules.ticket_rule import TicketRuleParser
+from function.rules.ticket_parser import TicketRuleParser
 from function.rules.yaml_nodes import ENTRIES_MAX, NodeReader, TooManyEntries, line_of
 
 FAULTS_MAX: Final = 100
@@ -174,7 +174,7 @@ class RulesParser:
             ops=ops,
             line=line,
             where=self._nodes.where(line, path),
-            ticket=ticket[0],
+            target=ticket[0],
             templates=ticket[1],
             env=self.env,
         )

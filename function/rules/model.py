@@ -2,16 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from function.core.event import Event, Op
-from function.core.lifecycle import Lifecycle
+from function.core.step import DesiredState
 from function.rules.templates import RenderBudget, RenderError, Template
-
-# The column that names the template of a standard change.
-TEMPLATE: Final = "std_change_producer_version"
-CLOSE_NOTES_RESOLVED: Final = "Resolved in the app"
-CLOSE_NOTES_GONE: Final = "The row was deleted in the app"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +29,36 @@ class RuleTemplate:
             raise RenderError(why.sentence, why.reason, where=self.where) from None
 
 
+def evaluate_condition(
+    rule_template: RuleTemplate | None,
+    names: Mapping[str, Any],
+    budget: RenderBudget,
+    *,
+    without: bool,
+    unsaid: bool | None,
+) -> bool:
+    """Whether *rule_template* holds. *without* is the answer where there is none, *unsaid* where it
+    cannot be said.
+
+    Raises RenderError where *unsaid* is None.
+    """
+    if rule_template is None:
+        return without
+    try:
+        return bool(rule_template.value(names, budget))
+    except RenderError:
+        if unsaid is None:
+            raise
+        return unsaid
+
+
 class TargetRule(Protocol):
-    """The pure half of a target, as far as the engine asks. *kind* is its key in the rules file;
-    *table* is where what it makes stands; *follows*: it keeps one thing in step with a row, so that
-    the row's trail decides what is wanted."""
+    """What a rule says of its target, and what it wants there: the pure half of a target.
+
+    *kind* is its key in the rules file; *table* is where what it makes stands; *follows*: it keeps
+    one thing in step with a row, so that the row's trail decides what is wanted. *locations* is the
+    place of each of its keys in the rules file; of one that is left out, its own.
+    """
 
     @property
     def kind(self) -> str: ...
@@ -48,68 +69,35 @@ class TargetRule(Protocol):
     @property
     def follows(self) -> bool: ...
 
-
-@dataclass(frozen=True, slots=True)
-class TicketRule:
-    """How a rule's tickets live. *resolves*: the rule says when a ticket is resolved.
-
-    *fields* are the columns that the rule writes, *create_only* those among them that are written
-    at creation only. *closing_fields* are the columns that go with the state of a ticket that ends.
-    *leave_empty* are those that are left empty where the row names nobody whom ServiceNow knows.
-    *choices* are the values, with labels, that a column takes; of other columns they are not known.
-    *locations* is the place of each of its keys in the rules file, as ``rules.yaml:17:
-    rules[0].ticket.table``; of one that is left out, and of "", the ticket's own.
-    """
-
-    table: str
-    states: Lifecycle
-    shared: bool
-    creates: frozenset[Op]
-    after_close: str
-    on_delete: str
-    on_missing: str
-    fields: tuple[str, ...]
-    create_only: frozenset[str]
-    leave_empty: frozenset[str]
-    closing_fields: tuple[str, ...]
-    choices: Mapping[str, Mapping[str, str]]
-    resolves: bool
-    locations: Mapping[str, str] = field(repr=False)
-
     @property
-    def kind(self) -> str:
-        return "ticket"
+    def locations(self) -> Mapping[str, str]: ...
 
-    @property
-    def follows(self) -> bool:
-        """Whether it has one row; a ticket that many rows share follows none of them."""
-        return not self.shared
+    def all_templates(self) -> Iterator[RuleTemplate]: ...
+
+    def is_resolved(self, names: Mapping[str, Any], budget: RenderBudget) -> bool:
+        """Whether what it keeps in step was over at the place that the row left."""
+
+    def desired(
+        self, names: Mapping[str, Any], budget: RenderBudget, *, op: Op, when: bool, gone: bool
+    ) -> DesiredState:
+        """What is wanted where the row is. *gone*: there is no row any more. Raises
+        RenderError."""
 
 
 @dataclass(frozen=True, slots=True)
 class RuleTemplates:
-    """What a rule gives for a row. *key* has one part, or several where the rule gives a list."""
+    """What a rule asks of a row, whatever its target. *key* has one part, or several where the rule
+    gives a list."""
 
     key: tuple[RuleTemplate, ...]
-    fields: Mapping[str, RuleTemplate]
     when: RuleTemplate | None
     each: RuleTemplate | None
-    resolve_when: RuleTemplate | None
-    close_code: RuleTemplate | None
-    close_notes: RuleTemplate | None
     order_by: RuleTemplate | None
-    template: RuleTemplate | None
-
-    def all(self) -> Iterator[RuleTemplate]:
-        closing = (self.resolve_when, self.close_code, self.close_notes)
-        others = (self.when, self.each, *closing, self.order_by, self.template)
-        yield from (*self.key, *self.fields.values())
-        yield from (rule_template for rule_template in others if rule_template is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Which rows become which tickets. *line* is where it stands, *where* says so in words."""
+    """Which rows become what. *line* is where it stands, *where* says so in words."""
 
     name: str
     id: str
@@ -118,14 +106,18 @@ class Rule:
     ops: frozenset[Op]
     line: int
     where: str
-    ticket: TicketRule
+    target: TargetRule
     templates: RuleTemplates = field(repr=False)
     env: Mapping[str, str] = field(repr=False)  # may hold secrets
 
-    @property
-    def target(self) -> TargetRule:
-        """What the engine asks of it, whatever its kind."""
-        return self.ticket
+    def all_templates(self) -> Iterator[RuleTemplate]:
+        """Its own and its target's."""
+        own = self.templates
+        yield from own.key
+        yield from self.target.all_templates()
+        for rule_template in (own.when, own.each, own.order_by):
+            if rule_template is not None:
+                yield rule_template
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from function.core.lifecycle import (
     COLUMN_REFERENCES,
     INCIDENT,
 )
-from function.rules.model import CLOSE_NOTES_RESOLVED, TEMPLATE
+from function.rules.ticket import CLOSE_NOTES_RESOLVED, TEMPLATE
 
 DEFAULT_TABLE: Final = "incident"
 CHANGE_TABLE: Final = "change_request"

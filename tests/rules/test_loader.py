@@ -17,6 +17,7 @@ from function.rules.evaluate import evaluate
 from function.rules.loader import FAULTS_MAX, RulesError, load
 from function.rules.model import Rule, Rules
 from function.rules.schema import schema
+from function.rules.ticket import ticket_of
 
 ROOT = Path(__file__).parents[2]
 FIRST = """\
@@ -58,17 +59,17 @@ def event(source: str, trigger: str = "") -> Event:
 def test_the_shipped_rules_are_the_examples_of_the_design() -> None:
     outage, items = load((ROOT / "rules.yaml").read_text(), environ={}).rules
 
-    assert (outage.name, outage.source, outage.ticket.resolves) == (
+    assert (outage.name, outage.source, ticket_of(outage).resolves) == (
         "outage",
         "hasura/public.outages",
         True,
     )
-    assert (items.name, items.source, items.ticket.resolves) == (
+    assert (items.name, items.source, ticket_of(items).resolves) == (
         "action-items",
         "hasura/public.meetings",
         False,
     )
-    assert outage.ticket.fields == (
+    assert ticket_of(outage).fields == (
         "short_description",
         "description",
         "impact",
@@ -81,7 +82,7 @@ def test_what_a_rule_does_not_say_has_a_default() -> None:
     rule = only(FIRST)
 
     assert (rule.id, rule.trigger, rule.ops, rule.line) == ("outage", "", frozenset(Op), 4)
-    ticket = rule.ticket
+    ticket = ticket_of(rule)
     assert (ticket.table, ticket.shared, ticket.resolves) == ("incident", False, False)
     assert (ticket.after_close, ticket.on_delete, ticket.on_missing) == (
         "reopen",
@@ -121,7 +122,7 @@ rules:
         "cron/nightly report",
     )
     assert rule.ops == {Op.INSERT, Op.MANUAL}
-    ticket = rule.ticket
+    ticket = ticket_of(rule)
     assert (ticket.after_close, ticket.on_delete, ticket.on_missing) == (
         "new",
         "cancel",
@@ -144,8 +145,8 @@ rules:
 
 
 def test_another_table_has_no_states_and_a_shared_ticket_is_left() -> None:
-    other = only(FIRST.replace("ticket:\n", "ticket:\n      table: problem\n")).ticket
-    shared = only(FIRST.replace("ticket:\n", "ticket:\n      shared: true\n")).ticket
+    other = ticket_of(only(FIRST.replace("ticket:\n", "ticket:\n      table: problem\n")))
+    shared = ticket_of(only(FIRST.replace("ticket:\n", "ticket:\n      shared: true\n")))
 
     assert (other.table, other.after_close, other.on_delete) == ("problem", "leave", "leave")
     assert (shared.shared, shared.on_delete) == (True, "leave")
@@ -164,7 +165,7 @@ rules:
     ticket: {<<: *ticket, on_delete: leave}
 """).rules
 
-    assert [(rule.name, rule.source, rule.ticket.on_delete) for rule in rules] == [
+    assert [(rule.name, rule.source, ticket_of(rule).on_delete) for rule in rules] == [
         ("a", "hasura/public.a", "resolve"),
         ("b", "hasura/public.a", "leave"),
     ]
@@ -629,7 +630,7 @@ def test_a_shared_ticket_may_say_when_a_row_is_well_for_such_a_row_opens_none() 
         + "      resolve_when: row.status == 'ok'\n"
     )
 
-    assert only(text).ticket.resolves
+    assert ticket_of(only(text)).resolves
 
 
 # Change requests, and the states of other tables
@@ -642,7 +643,7 @@ def of_table(table: str, *lines: str) -> str:
 
 
 def test_what_a_change_does_not_say_has_a_default_of_its_own() -> None:
-    ticket = only(of_table("change_request", "resolve_when: row.done")).ticket
+    ticket = ticket_of(only(of_table("change_request", "resolve_when: row.done")))
 
     assert (ticket.after_close, ticket.on_delete, ticket.on_missing) == ("new", "cancel", "fail")
     assert (ticket.fields, ticket.create_only) == (("short_description",), frozenset())
@@ -650,7 +651,7 @@ def test_what_a_change_does_not_say_has_a_default_of_its_own() -> None:
 
 
 def test_a_template_writes_its_columns_at_creation_only() -> None:
-    ticket = only(of_table("change_request", "template: Reboot a switch")).ticket
+    ticket = ticket_of(only(of_table("change_request", "template: Reboot a switch")))
 
     assert ticket.create_only == {"type", "chg_model", "std_change_producer_version"}
     assert set(ticket.fields) == {"short_description", *ticket.create_only}
@@ -660,7 +661,7 @@ def test_the_states_that_a_rule_declares_are_texts_as_they_are_written() -> None
     text = of_table(
         "sc_task", "states: {resolved: '3', reopened: -5, canceled: u_gone, final: [4, 7]}"
     )
-    states = only(text).ticket.states
+    states = ticket_of(only(text)).states
 
     assert (states.resolved, states.reopened, states.canceled) == ("3", "-5", "u_gone")
     assert states.final == {"4", "7"}
@@ -673,7 +674,7 @@ def test_the_states_that_a_rule_declares_are_texts_as_they_are_written() -> None
 def test_a_table_with_declared_states_lives_as_an_incident_does(
     states: str, after_close: str, on_delete: str
 ) -> None:
-    ticket = only(of_table("sc_task", f"states: {states}", "close_notes: x")).ticket
+    ticket = ticket_of(only(of_table("sc_task", f"states: {states}", "close_notes: x")))
 
     assert (ticket.after_close, ticket.on_delete) == (after_close, on_delete)
     assert ticket.closing_fields == ("close_notes",)
@@ -689,9 +690,9 @@ def test_a_table_with_declared_states_lives_as_an_incident_does(
 def test_an_instance_may_have_states_of_its_own_for_a_table_that_ships_with_some(
     table: str, link: str, code: str
 ) -> None:
-    ticket = only(
-        of_table(table, "states: {resolved: 60, reopened: 20, canceled: 80, final: [70]}")
-    ).ticket
+    ticket = ticket_of(
+        only(of_table(table, "states: {resolved: 60, reopened: 20, canceled: 80, final: [70]}"))
+    )
 
     states = ticket.states
     assert (states.resolved, states.reopened, states.canceled) == ("60", "20", "80")
@@ -701,16 +702,18 @@ def test_an_instance_may_have_states_of_its_own_for_a_table_that_ships_with_some
 
 
 def test_a_change_that_has_no_canceled_state_is_left_when_its_row_goes() -> None:
-    assert only(of_table("change_request", "states: {resolved: 3}")).ticket.on_delete == "leave"
+    assert ticket_of(only(of_table("change_request", "states: {resolved: 3}"))).on_delete == "leave"
     assert (
-        only(of_table("change_request", "states: {resolved: 3, canceled: 4}")).ticket.on_delete
+        ticket_of(only(of_table("change_request", "states: {resolved: 3, canceled: 4}"))).on_delete
         == "cancel"
     )
 
 
 @pytest.mark.parametrize("passed", ["[101, 102, 103]", "['101', 102, 103, 106]"])
 def test_a_declared_path_is_walked_to_resolved_in_order(passed: str) -> None:
-    states = only(of_table("problem", f"states: {{resolved: 106, path: {passed}}}")).ticket.states
+    states = ticket_of(
+        only(of_table("problem", f"states: {{resolved: 106, path: {passed}}}"))
+    ).states
 
     assert [states.towards_resolved(state, "") for state in ("101", "102", "103")] == [
         "102",
@@ -729,7 +732,7 @@ def test_an_instance_may_have_choices_of_its_own() -> None:
         "close_code: undone",
     ).replace('short_description: "{{ row.title }}"', "risk: 5")
 
-    ticket = only(own).ticket
+    ticket = ticket_of(only(own))
     assert list(ticket.choices["risk"]) == ["1", "2", "3", "4", "5"]
     # What is not declared is as it ships.
     assert list(ticket.choices["type"]) == ["normal", "standard", "emergency"]
@@ -741,9 +744,9 @@ def test_an_instance_may_have_choices_of_its_own() -> None:
 def test_choices_may_be_declared_of_a_column_that_ships_with_none() -> None:
     text = of_table("incident", "choices: {category: [shop, till]}")
 
-    assert only(
-        text.replace("short_description:", "category: till\n        short_description:")
-    ).ticket.choices["category"]
+    assert ticket_of(
+        only(text.replace("short_description:", "category: till\n        short_description:"))
+    ).choices["category"]
     assert faults(text.replace("short_description:", "category: tll\n        short_description:"))[
         0
     ].endswith("fields.category: must be one of shop, till; did you mean `till`?")
@@ -753,7 +756,7 @@ def test_a_parent_may_be_mapped_where_nothing_else_writes_it() -> None:
     other = of_table("problem").replace("short_description", "parent")
     left = of_table("change_request", "after_close: leave").replace("short_description", "parent")
 
-    assert only(other).ticket.fields == only(left).ticket.fields == ("parent",)
+    assert ticket_of(only(other)).fields == ticket_of(only(left)).fields == ("parent",)
 
 
 @pytest.mark.parametrize(
@@ -1092,8 +1095,8 @@ def test_a_rule_says_which_references_may_be_left_empty() -> None:
     text += "      on_unknown: {caller_id: leave_empty, assigned_to: fail}\n"
 
     jsonschema.validate(yaml.safe_load(text), schema())
-    assert only(text).ticket.leave_empty == {"caller_id"}
-    assert only(FIRST).ticket.leave_empty == frozenset()
+    assert ticket_of(only(text)).leave_empty == {"caller_id"}
+    assert ticket_of(only(FIRST)).leave_empty == frozenset()
 
 
 @pytest.mark.parametrize(

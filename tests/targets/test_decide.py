@@ -11,8 +11,8 @@ from function.core.outcome import Reason, Status
 from function.core.step import DesiredState, Step
 from function.ledger.records import Ticket
 from function.rules.loader import RulesError, load
-from function.rules.model import TicketRule
 from function.rules.schema import AFTER_CLOSE, ON_DELETE
+from function.rules.ticket import TicketRule, ticket_of
 from function.targets.ticket.decide import (
     Create,
     Decision,
@@ -71,7 +71,7 @@ def rules(about: str) -> Iterator[TicketRule]:
             [rule] = load(text, environ={}).rules
         except RulesError:
             continue
-        yield rule.ticket
+        yield ticket_of(rule)
 
 
 def steps(wants: DesiredState) -> Iterator[Step | None]:

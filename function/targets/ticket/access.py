@@ -12,6 +12,7 @@ from function.core.lifecycle import Lifecycle
 from function.core.outcome import Failure, Kind, Reason
 from function.ledger.ledger import Ledger
 from function.ledger.records import IN_DOUBT_SECONDS, PendingWrite, Ticket
+from function.rules.ticket import ticket_of
 from function.servicenow import (
     Record,
     Request,
@@ -50,7 +51,7 @@ class TicketAccess:
         self, task: Task, *, connection: Connection, ledger: Ledger, source_name: str
     ) -> None:
         self.task = task
-        self.rule = task.rule.ticket
+        self.rule = ticket_of(task.rule)
         self.ticket = replace(task.record, table=self.rule.table)
         self.line = connection.line
         self.ledger = ledger

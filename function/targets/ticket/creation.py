@@ -18,7 +18,7 @@ from function.ledger.records import (
     Ticket,
     kept_mark,
 )
-from function.rules.model import TicketRule
+from function.rules.ticket import TicketRule
 from function.servicenow import (
     Record,
     ServiceNowError,

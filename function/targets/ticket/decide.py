@@ -7,7 +7,7 @@ from function.core.event import Op
 from function.core.outcome import Reason, Status
 from function.core.step import DesiredState, Step
 from function.ledger.records import Ticket
-from function.rules.model import TicketRule
+from function.rules.ticket import TicketRule
 
 # What tells the ways to resolved apart, of a table whose states must be passed through.
 KIND: Final = "type"

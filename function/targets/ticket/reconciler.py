@@ -15,7 +15,7 @@ from function.core.outcome import Failure, Kind, Reason, Status
 from function.core.step import DesiredState, Step
 from function.failpoints import failpoint
 from function.ledger.records import IN_DOUBT_SECONDS, PendingWrite, Ticket
-from function.rules.model import TicketRule
+from function.rules.ticket import TicketRule
 from function.servicenow import (
     Record,
     ServiceNowError,

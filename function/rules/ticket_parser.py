@@ -17,7 +17,7 @@ from function.core.lifecycle import (
     suggest_choice,
 )
 from function.core.values import did_you_mean
-from function.rules.model import TEMPLATE, RuleTemplate, RuleTemplates, TicketRule
+from function.rules.model import RuleTemplate, RuleTemplates
 from function.rules.schema import (
     AFTER_CLOSE,
     CHANGE_TABLE,
@@ -35,6 +35,7 @@ from function.rules.schema import (
     TICKET_KEYS,
 )
 from function.rules.template_nodes import NO_TEMPLATE, TemplateReader
+from function.rules.ticket import TEMPLATE, TicketRule, TicketTemplates
 from function.rules.yaml_nodes import NodeReader, is_true, line_of
 
 _STATE_KEYS = ("resolve_when", "close_code", "close_notes", "after_close")
@@ -87,13 +88,15 @@ class TicketRuleParser:
         fields = self._fields(entries, path, names, line_of(node), refused)
         templates = RuleTemplates(
             key=self._key(entries, path, names, line_of(node), shared=shared),
-            fields=fields,
             when=when,
             each=each,
+            order_by=self._templates.expression(entries, "order_by", path, names),
+        )
+        own = TicketTemplates(
+            fields=fields,
             resolve_when=self._templates.expression(entries, "resolve_when", path, names),
             close_code=self._closing(entries, "close_code", path, names),
             close_notes=self._closing(entries, "close_notes", path, names),
-            order_by=self._templates.expression(entries, "order_by", path, names),
             template=self._templates.template(entries["template"], f"{path}.template", names)
             if "template" in entries
             else None,
@@ -118,6 +121,7 @@ class TicketRuleParser:
             ),
             choices=self.choices,
             resolves="resolve_when" in entries,
+            templates=own,
             locations=dict.fromkeys(("", *TICKET_KEYS), self._nodes.where(line_of(node), path))
             | {
                 key: self._nodes.where(line_of(value), f"{path}.{key}")
