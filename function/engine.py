@@ -29,6 +29,7 @@ from function.ledger.records import (
     AlreadyDone,
     BeginResult,
     ConnectionChanged,
+    DeliveryId,
     InstanceStatus,
     KeyBusy,
     PermitReturn,
@@ -212,8 +213,8 @@ class _EventDelivery:
         self._fresh = fresh
         self._deadline = deadline
         self._sessions: dict[str, TargetSession] = {}
-        # What has a record: rule and key.
-        self.kept: list[tuple[str, str]] = []
+        # What has a record.
+        self.kept: list[DeliveryId] = []
         # Whether the event has records besides, and whether mails are due: so until the ledger has
         # said otherwise.
         self.has_others = True
@@ -232,8 +233,9 @@ class _EventDelivery:
             if isinstance(step.wants, DesiredState) and _wants_nothing(event, step, step.wants):
                 outcomes.append(self._record_nothing_wanted(rule, step))
                 continue
-            self.kept.append((rule.id, step.key))
-            if waiting := not_due.get((rule.id, step.key)):
+            delivery = self._delivery_id(rule, step)
+            self.kept.append(delivery)
+            if waiting := not_due.get(delivery):
                 outcomes.append(_retrying(rule, step, *waiting))
             elif len(self.kept) > 1 and self._deadline.left() < self._engine.work_seconds_min:
                 # Hasura comes back for the rest.
@@ -246,7 +248,7 @@ class _EventDelivery:
 
     def _not_due_yet(
         self, steps: Collection[tuple[Rule, Step]]
-    ) -> Mapping[tuple[str, str], tuple[Reason, float]]:
+    ) -> Mapping[DeliveryId, tuple[Reason, float]]:
         """Of an event that came again for what is due: why the rest waits, and until when (UNIX
         seconds).
 
@@ -254,8 +256,12 @@ class _EventDelivery:
         """
         if len(steps) < 2 or self._fresh:
             return {}
-        keys = [(rule.id, step.key) for rule, step in steps]
-        return self._ledger.deliveries.not_due_yet(self._event, keys)
+        deliveries = [self._delivery_id(rule, step) for rule, step in steps]
+        return self._ledger.deliveries.not_due_yet(self._event, deliveries)
+
+    def _delivery_id(self, rule: Rule, step: Step) -> DeliveryId:
+        event = self._event
+        return DeliveryId(event.id, event.content, rule.id, rule.target.kind, step.key)
 
     def _session(self, rule: Rule, *, at_once: bool = False) -> TargetSession:
         kind = rule.target.kind
@@ -277,15 +283,15 @@ class _EventDelivery:
                     self._event,
                     step,
                     wanted_to_json(step.wants),
+                    delivery=self._delivery_id(rule, step),
                     instance=session.instance,
-                    rule=rule.id,
                     digest=self._engine.digest(session),
                     mail_every_seconds=self._settings.notify_every_seconds,
                 )
                 self._note_others(others=others)
                 self.mail_due = self.mail_due or mail_due
             except LedgerRefused as error:
-                self.kept.append((rule.id, step.key))
+                self.kept.append(self._delivery_id(rule, step))
                 return self._not_begun(rule, step, error)
         return Outcome(rule.id, step.key, Status.SKIPPED, reason=Reason.WHEN_FALSE)
 
@@ -328,8 +334,8 @@ class _EventDelivery:
                 self._event,
                 step,
                 wanted_to_json(step.wants),
+                delivery=self._delivery_id(rule, step),
                 instance=session.instance,
-                rule=rule.id,
                 owner=owner,
                 lease_seconds=self._settings.lease_seconds,
                 digest=self._engine.digest(session),
@@ -358,6 +364,7 @@ class _EventDelivery:
         self._note_others(others=begun.status.others)
         task = Task(
             rule,
+            self._event,
             step,
             wants if isinstance(wants, DesiredState) else None,
             begun.ticket,
@@ -400,6 +407,7 @@ class _EventDelivery:
                 failure,
                 alerts,
                 fingerprint,
+                delivery=begun.delivery.id,
                 owner=owner,
                 started=started,
                 instance=begun.ticket.instance,
@@ -447,6 +455,7 @@ class _EventDelivery:
         alerts: Sequence[Alert],
         fingerprint: str,
         *,
+        delivery: DeliveryId,
         owner: str,
         started: float,
         abandoned: Ticket | None = None,
@@ -457,7 +466,7 @@ class _EventDelivery:
         finished = self._ledger.deliveries.finish(
             record,
             owner=owner,
-            event=self._event,
+            delivery=delivery,
             outcome=outcome,
             failure=failure,
             duration_seconds=time.monotonic() - started,
@@ -492,13 +501,12 @@ class _EventDelivery:
         session = self._session(rule)
         delivery, now = self._ledger.deliveries.count_attempt(
             self._event,
-            rule=rule.id,
-            key=step.key,
+            delivery=self._delivery_id(rule, step),
             digest=self._engine.digest(session),
             fresh=self._fresh,
         )
         ticket = Ticket(session.instance, rule.id, step.key)
-        status = InstanceStatus(session.version, traits=TableTraits(), others=True)
+        status = InstanceStatus(session.version or "", traits=TableTraits(), others=True)
         acquired = Acquired(ticket, delivery, now, status)
         return self._not_recorded(rule, step, acquired, error, owner="", started=started)
 
@@ -534,6 +542,7 @@ class _EventDelivery:
             failure,
             alerts,
             fingerprint,
+            delivery=begun.delivery.id,
             owner=owner,
             started=started,
             abandoned=begun.ticket,
@@ -630,6 +639,7 @@ class _EventDelivery:
             self._event,
             outcome,
             failure,
+            delivery=DeliveryId(self._event.id, self._event.content, rule.id, rule.target.kind, ""),
             digest=self._engine.digest(session),
             fresh=self._fresh,
             alert=self._engine.alerts.alert("dead", failure, subject, instance=session.instance),
@@ -648,6 +658,7 @@ class _EventDelivery:
             self._event,
             outcome,
             failure,
+            delivery=DeliveryId(self._event.id, self._event.content, "", "", ""),
             digest=self._engine.digest(session),
             fresh=self._fresh,
             alert=alert,

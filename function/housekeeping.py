@@ -2,6 +2,7 @@
 
 import logging
 import uuid
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -32,10 +33,7 @@ class Housekeeping:
     def run(self) -> dict[str, int]:
         """Do all of it, as far as the time for one answer goes; gives how many of each."""
         deadline = self._engine.deadline()
-        settled = sum(
-            self._settle_suspects(target.connect(), deadline)
-            for target in self._engine.targets.values()
-        )
+        settled = self._settle_suspects(deadline)
         told = self._tell_of_overdue(deadline)
         # What is old can wait, and mails cannot: they are left half of the time.
         keep_seconds = self._settings.keep_days * 86400.0
@@ -45,15 +43,28 @@ class Housekeeping:
         mailed = self._engine.notices.flush(timeout_seconds=max(0.0, deadline.left()))
         return {"settled": settled, "told": told, "forgotten": forgotten, "mailed": mailed}
 
-    def _settle_suspects(self, session: TargetSession, deadline: Deadline) -> int:
+    def _settle_suspects(self, deadline: Deadline) -> int:
+        """Look again at what was left in doubt, of every target: two may stand on one instance."""
+        sessions = {kind: target.connect() for kind, target in self._engine.targets.items()}
+        instances = dict.fromkeys(session.instance for session in sessions.values())
+        return sum(self._settle_instance(instance, sessions, deadline) for instance in instances)
+
+    def _settle_instance(
+        self, instance: str, sessions: Mapping[str, TargetSession], deadline: Deadline
+    ) -> int:
         settled = 0
         rules = {rule.id: rule for rule in self._engine.rules.rules}
-        for rule_id, key in self._ledger.tickets.suspects(session.instance, most=SETTLE_MAX):
+        for rule_id, key in self._ledger.tickets.suspects(instance, most=SETTLE_MAX):
             if deadline.left() < self._engine.work_seconds_min:
                 break
             try:
-                done = rule_id in rules and self._settle(
-                    session, rules[rule_id], key, deadline=deadline
+                rule = rules.get(rule_id)
+                session = sessions[rule.target.kind] if rule is not None else None
+                done = (
+                    rule is not None
+                    and session is not None
+                    and session.instance == instance
+                    and self._settle(session, rule, key, deadline=deadline)
                 )
             except LedgerUnavailable:
                 raise
@@ -63,7 +74,7 @@ class Housekeeping:
             if done:
                 settled += 1
             else:
-                self._ledger.tickets.defer(session.instance, rule_id, key)
+                self._ledger.tickets.defer(instance, rule_id, key)
         return settled
 
     def _settle(self, session: TargetSession, rule: Rule, key: str, *, deadline: Deadline) -> bool:
@@ -85,6 +96,7 @@ class Housekeeping:
         traits = self._ledger.tickets.traits(session.instance, rule.target.table)
         task = Task(
             rule,
+            None,
             None,
             desired,
             ticket,

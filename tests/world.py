@@ -177,9 +177,9 @@ class World:
                 "delivery",
                 "alert",
                 "hold",
-                "instance",
+                "table_traits",
                 "configuration",
-                "trial",
+                "login_attempt",
             ):
                 self.query(f"DELETE FROM servicenow.{table}")  # noqa: S608  # our own names
 

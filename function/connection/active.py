@@ -91,13 +91,13 @@ class ConnectionProvider:
         ):
             return connection
         checked_at = time.monotonic()
-        if connection is not None and connection.version == self._configurations.stamp():
+        if connection is not None and connection.version == self._configurations.version():
             self._checked_at = checked_at
             return connection
         with self._switching:
             stored = self._configurations.read()
             before = self._connection
-            if before is None or before.version != (stored.stamp if stored else ""):
+            if before is None or before.version != (stored.version if stored else ""):
                 self._connection = self._connect(stored)
                 log.info("events go to %s", self._connection.instance_url or "nowhere")
                 if before is not None and before.client is not None:
@@ -124,7 +124,7 @@ class ConnectionProvider:
         try:
             known = self._credential(stored)
         except PasswordUnreadable as error:
-            return self._closed(stored.stamp, stored.instance_url, stored.username, str(error))
+            return self._closed(stored.version, stored.instance_url, stored.username, str(error))
 
         def read_again() -> Credential:
             fresh = self._configurations.read()
@@ -138,7 +138,7 @@ class ConnectionProvider:
                 raise CredentialUnreadable(str(error)) from error
 
         credentials = CredentialProvider(known, read_again, stored.instance_url)
-        return self._open(stored.stamp, stored.instance_url, stored.username, credentials)
+        return self._open(stored.version, stored.instance_url, stored.username, credentials)
 
     def _credential(self, stored: StoredConnection) -> Credential:
         return Basic(stored.username, self._configurations.password(stored))

@@ -395,7 +395,7 @@ class GuardedClient:
                 self.instance,
                 digest,
                 probe_seconds=PROBE_SECONDS,
-                proven_after=asked_at,
+                verified_after=asked_at,
                 failed_before=deadline.alone,
             )
             if admission.wait_seconds <= 0:

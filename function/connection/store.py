@@ -1,6 +1,6 @@
 """The connection to ServiceNow that operators store over HTTP, with its password encrypted.
 
-There is one, or none: then the environment's is in force. Every change gives it another stamp, by
+There is one, or none: then the environment's is in force. Every change gives it another version, by
 which each instance of the function notices.
 
     ConfigurationError       the operator's request was not done; .status is the answer's
@@ -100,7 +100,7 @@ class StoredConnection:
     UNIX seconds."""
 
     id: str
-    stamp: str
+    version: str
     instance_url: str
     username: str
     secret: str = field(repr=False)
@@ -169,18 +169,18 @@ PASSWORD_OF_ANOTHER: Final = (
 
 _INSERT = """
 INSERT INTO servicenow.configuration AS c
-    (one, id, stamp, instance_url, username, password, created_at, updated_at)
-VALUES (1, :id, :stamp, :instance_url, :username, :password, {now}, {now})
+    (one, id, version, instance_url, username, password, created_at, updated_at)
+VALUES (1, :id, :version, :instance_url, :username, :password, {now}, {now})
 ON CONFLICT (one) DO UPDATE SET id = :id WHERE c.id = :id
 RETURNING *
 """
 
-# The new stamp is there already where the transaction is repeated after a lost connection.
+# The new version is there already where the transaction is repeated after a lost connection.
 _UPDATE = """
 UPDATE servicenow.configuration SET
-    stamp = :stamp, instance_url = :instance_url, username = :username, password = :password,
+    version = :version, instance_url = :instance_url, username = :username, password = :password,
     updated_at = {now}
-WHERE stamp = :seen OR stamp = :stamp
+WHERE version = :seen OR version = :version
 RETURNING *
 """
 
@@ -192,14 +192,14 @@ class ConnectionStore:
         self._database = database
         self._keys = tuple(keys)
 
-    def stamp(self) -> str:
+    def version(self) -> str:
         """What stands for the stored configuration as it is now; "" for none."""
         rows = self._database.run(
             lambda transaction: transaction.execute(
-                "SELECT stamp FROM servicenow.configuration WHERE one = 1"
+                "SELECT version FROM servicenow.configuration WHERE one = 1"
             )
         )
-        return str(rows[0]["stamp"]) if rows else ""
+        return str(rows[0]["version"]) if rows else ""
 
     def read(self) -> StoredConnection | None:
         rows = self._database.run(
@@ -268,7 +268,7 @@ class ConnectionStore:
             ConnectionInput(asked.instance_url, asked.username, self.completed(asked, before))
         )
         rows = self._database.run(
-            lambda transaction: transaction.execute(_UPDATE, **values, seen=before.stamp)
+            lambda transaction: transaction.execute(_UPDATE, **values, seen=before.version)
         )
         if not rows:
             raise ChangedMeanwhile
@@ -304,7 +304,7 @@ class ConnectionStore:
     def _values(self, asked: ConnectionInput) -> dict[str, object]:
         secret = json.dumps([asked.instance_url, asked.password])
         return {
-            "stamp": uuid.uuid4().hex,
+            "version": uuid.uuid4().hex,
             "instance_url": asked.instance_url,
             "username": asked.username,
             "password": self._fernet().encrypt(secret.encode()).decode(),
@@ -319,7 +319,7 @@ class ConnectionStore:
 def _stored(row: Record) -> StoredConnection:
     return StoredConnection(
         row["id"],
-        row["stamp"],
+        row["version"],
         row["instance_url"],
         row["username"],
         row["password"],

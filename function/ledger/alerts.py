@@ -18,26 +18,26 @@ MAIL_CLAIM_SECONDS: Final = 30.0
 _RAISE_ALERT = """
 INSERT INTO servicenow.alert AS a
     (fingerprint, kind, facts, since, last_at, due_at, unsent, episode)
-VALUES (:fingerprint, :kind, :facts, :since, {now}, :since + :wait, 1, 'quiet')
+VALUES (:fingerprint, :kind, :facts, :since, {now}, :since + :wait, 1, 'pending')
 ON CONFLICT (fingerprint) DO UPDATE SET
     facts = :facts, last_at = {now},
-    since = CASE WHEN a.episode IN ('closed', 'over') THEN :since ELSE a.since END,
-    due_at = CASE WHEN a.episode IN ('closed', 'over') THEN :since + :wait ELSE a.due_at END,
-    unsent = CASE WHEN a.episode = 'told' AND :lasts THEN 0 ELSE a.unsent + 1 END,
-    episode = CASE WHEN a.episode IN ('closed', 'over') THEN 'quiet' ELSE a.episode END
+    since = CASE WHEN a.episode IN ('closed', 'recovered') THEN :since ELSE a.since END,
+    due_at = CASE WHEN a.episode IN ('closed', 'recovered') THEN :since + :wait ELSE a.due_at END,
+    unsent = CASE WHEN a.episode = 'notified' AND :lasts THEN 0 ELSE a.unsent + 1 END,
+    episode = CASE WHEN a.episode IN ('closed', 'recovered') THEN 'pending' ELSE a.episode END
 """
 
 END_ALERT = """
 UPDATE servicenow.alert SET
-    episode = CASE WHEN episode = 'told' AND NOT :silently THEN 'over' ELSE 'closed' END,
+    episode = CASE WHEN episode = 'notified' AND NOT :silently THEN 'recovered' ELSE 'closed' END,
     unsent = 0, last_at = {now}
-WHERE fingerprint = :fingerprint AND episode IN ('quiet', 'told')
+WHERE fingerprint = :fingerprint AND episode IN ('pending', 'notified')
 """
 
 _IS_DUE = """claimed_until <= {now} AND (
-        episode = 'over'
+        episode = 'recovered'
         OR (unsent > 0 AND due_at <= {now} AND (mailed_at IS NULL OR mailed_at + :every <= {now})
-            AND episode IN ('quiet', 'told'))
+            AND episode IN ('pending', 'notified'))
         OR owed_at <= {now})"""
 
 MAIL_IS_DUE = f"SELECT 1 FROM servicenow.alert WHERE {_IS_DUE} LIMIT 1"  # noqa: S608  # our own words
@@ -56,8 +56,8 @@ _MAIL_SENT = """
 UPDATE servicenow.alert SET
     claimed_until = 0, mailed_at = {now},
     unsent = CASE WHEN unsent > :count THEN unsent - :count ELSE 0 END,
-    episode = CASE WHEN :recovered AND episode = 'over' THEN 'closed'
-                   WHEN episode = 'quiet' AND NOT :recovered THEN 'told' ELSE episode END
+    episode = CASE WHEN :recovered AND episode = 'recovered' THEN 'closed'
+                   WHEN episode = 'pending' AND NOT :recovered THEN 'notified' ELSE episode END
 WHERE fingerprint = :fingerprint
 """
 
@@ -95,7 +95,7 @@ class AlertRepository:
                 row["since"],
                 row["last_at"],
                 row["unsent"],
-                row["episode"] == "over",
+                row["episode"] == "recovered",
                 row["now"],
             )
             if row["owed_at"] is None or row["owed_at"] > row["now"]:

@@ -201,12 +201,13 @@ def _spelled(sql: str, dialect: str, ahead: float) -> str:
     return re.sub(r"(?<![:\w]):([a-z_]+)", r"%(\1)s", sql.replace("{for_update}", "FOR UPDATE"))
 
 
-def _migrations() -> list[tuple[int, str]]:
+def _migrations(dialect: str) -> list[tuple[int, str]]:
+    """By number: ``0001_name.sql`` for every database, ``0001_name.sqlite.sql`` for that one."""
     folder = resources.files("function") / "migrations"
     return sorted(
         (int(file.name[:4]), file.read_text("utf-8"))
         for file in folder.iterdir()
-        if file.name.endswith(".sql")
+        if file.name.endswith(".sql") and file.name.split(".")[1:-1] in ([], [dialect])
     )
 
 
@@ -216,7 +217,7 @@ def _missing(transaction: Transaction, backend: DatabaseBackend) -> list[tuple[i
         applied = {
             row["number"] for row in transaction.execute("SELECT number FROM servicenow.migration")
         }
-    return [(number, sql) for number, sql in _migrations() if number not in applied]
+    return [(number, sql) for number, sql in _migrations(backend.dialect) if number not in applied]
 
 
 def _migrate(transaction: Transaction, backend: DatabaseBackend) -> list[int]:

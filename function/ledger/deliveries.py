@@ -19,6 +19,8 @@ from function.ledger.records import (
     BeginResult,
     ConnectionChanged,
     Delivery,
+    DeliveryId,
+    DeliveryStatus,
     FinishResult,
     InstanceStatus,
     KeptMark,
@@ -38,27 +40,28 @@ UNRULED_SAMPLES_MAX: Final = 10
 # Hasura counts whole seconds: an event that comes so much early is in time.
 EARLY_SECONDS: Final = 1.0
 # The outcome of a delivery that the rules do not want any more.
-WITHDRAWN: Final = "forgiven"
+WITHDRAWN: Final = "withdrawn"
 
 # What is asked of the instance at the beginning of each delivery, in one statement.
 _INSTANCE_STATUS = """
-SELECT COALESCE((SELECT stamp FROM servicenow.configuration WHERE one = 1), '') AS version,
-    (SELECT honours_sys_id FROM servicenow.instance
+SELECT COALESCE((SELECT version FROM servicenow.configuration WHERE one = 1), '') AS version,
+    (SELECT honours_sys_id FROM servicenow.table_traits
         WHERE instance = :instance AND "table" = :table) AS honours_sys_id,
-    (SELECT kept_mark FROM servicenow.instance
+    (SELECT kept_mark FROM servicenow.table_traits
         WHERE instance = :instance AND "table" = :table) AS kept_mark,
     EXISTS (
         SELECT 1 FROM servicenow.delivery
         WHERE event = :event AND content = :content AND status <> 'done'
-            AND NOT (rule = :rule AND key = :key)
+            AND NOT (rule = :rule AND target = :target AND key = :key)
     ) AS others
 """
 _FIND_OPEN = """
 SELECT 1 FROM servicenow.delivery
 WHERE event = :event AND content = :content AND status <> 'done' LIMIT 1
 """
-# An event is known by its id and its content: an id that is used again is another event.
-_THIS_DELIVERY = "event = :event AND rule = :rule AND key = :key AND content = :content"
+_THIS_DELIVERY = (
+    "event = :event AND content = :content AND rule = :rule AND target = :target AND key = :key"
+)
 
 _FIND_DELIVERY = f"SELECT * FROM servicenow.delivery WHERE {_THIS_DELIVERY}"  # noqa: S608  # our own words
 
@@ -69,18 +72,18 @@ WHERE instance = :instance AND rule = :rule AND key = :key AND lease_owner <> ''
 
 _COUNT_ATTEMPT = """
 INSERT INTO servicenow.delivery
-    (event, rule, key, content, source, status, attempts, first_seen, last_at, digest,
+    (event, rule, target, key, content, source, status, attempts, first_seen, last_at, digest,
     counted, body)
-VALUES (:event, :rule, :key, :content, :source, 'waiting', 1, {now}, {now}, :digest,
+VALUES (:event, :rule, :target, :key, :content, :source, 'waiting', 1, {now}, {now}, :digest,
     :counted, :body)
-ON CONFLICT (event, rule, key, content) DO UPDATE SET
+ON CONFLICT (event, rule, target, key, content) DO UPDATE SET
     source = :source, status = 'waiting', digest = :digest, body = :body,
     counted = servicenow.delivery.counted OR :counted,
     attempts = CASE WHEN :fresh THEN 1 ELSE servicenow.delivery.attempts + 1 END,
     first_seen = CASE WHEN :fresh THEN {now} ELSE servicenow.delivery.first_seen END,
     last_at = {now}
-RETURNING event, rule, key, content, source, status, attempts, first_seen, reason, hint, words,
-    ticket, fingerprint, '' AS body, last_at
+RETURNING event, rule, target, key, content, source, status, attempts, first_seen, reason, hint,
+    remote_message, ticket, fingerprint, '' AS body, last_at
 """
 
 _SET_TRAIL = (
@@ -95,14 +98,14 @@ RETURNING trail, sys_id, row_resolved
 """
 
 _SUSPECT = """
-UPDATE servicenow.ticket SET late_writes = late_writes + 1
+UPDATE servicenow.ticket SET stale_writes = stale_writes + 1
 WHERE instance = :instance AND rule = :rule AND key = :key
 """
 
 _SAVE_DELIVERY = f"""
 UPDATE servicenow.delivery SET
     status = :status, outcome = :outcome, retry_at = :retry_at, reason = :reason,
-    hint = :hint, words = :words, ticket = :ticket, duration = :duration,
+    hint = :hint, remote_message = :remote_message, ticket = :ticket, duration = :duration,
     fingerprint = :fingerprint, last_at = {{now}},
     body = CASE WHEN :status = 'done' THEN '' ELSE body END
 WHERE {_THIS_DELIVERY}
@@ -120,16 +123,16 @@ class DeliveryRepository:
         self,
         event: Event,
         step: Step,
-        said: str,
+        wanted: str,
         *,
+        delivery: DeliveryId,
         instance: str,
-        rule: str,
         owner: str,
         lease_seconds: float,
         digest: str,
         fresh: bool,
         table: str,
-        version: str,
+        version: str | None,
         permit_for: str | None = None,
         probe_seconds: float = 0.0,
         with_trail: bool = True,
@@ -137,23 +140,23 @@ class DeliveryRepository:
         """Take the key's lease, count the attempt, and count the event's step into the trail if it
         was not yet.
 
-        *said* is what the step desires, as JSON text. *fresh*: a dead letter is tried again with a
-        new clock; otherwise, under the same *digest*, it stays dead. *version* is that of the
-        connection to *instance*; where another is in force, nothing is begun. *table* is the one
-        whose traits are asked for. *permit_for*: the digest of the credential for which leave to
-        make the first call is asked, good for *probe_seconds*.
+        *wanted* is what the step desires, as JSON text. *fresh*: a dead letter is tried again with
+        a new clock; otherwise, under the same *digest*, it stays dead. *version* is that of the
+        stored connection that the work goes by (None: by none); where another is in force, nothing
+        is begun. *table* is the one whose traits are asked for. *permit_for*: the digest of the
+        credential for which leave to make the first call is asked, good for *probe_seconds*.
         """
-        names = {"event": event.id, "rule": rule, "key": step.key, "content": event.content}
+        names = delivery.parameters()
 
         def work(transaction: Transaction) -> BeginResult:
             status = _instance_status(transaction, instance=instance, table=table, names=names)
-            if status.version != version:
+            if version is not None and status.version != version:
                 return ConnectionChanged()
             before = one_row(transaction.execute(_FIND_DELIVERY, **names))
             ended = _ended(before, digest, fresh=fresh)
             if ended is not None:
                 return ended
-            keyed = {"instance": instance, "rule": rule, "key": step.key}
+            keyed = {"instance": instance, "rule": delivery.rule, "key": delivery.key}
             leased = one_row(
                 transaction.execute(TAKE_LEASE, **keyed, owner=owner, seconds=lease_seconds)
             )
@@ -174,18 +177,18 @@ class DeliveryRepository:
             trail = from_json(leased["trail"])
             if with_trail:
                 if before and before["counted"]:
-                    trail = replace_desired(trail, step.entered, said)
+                    trail = replace_desired(trail, step.entered, wanted)
                 else:
-                    trail = record_step(trail, step, said, sent_at=event.created_at)
+                    trail = record_step(trail, step, wanted, sent_at=event.created_at)
                 transaction.execute(_SET_TRAIL, **keyed, trail=to_json(trail))
-            delivery = transaction.execute(
+            counted = transaction.execute(
                 _COUNT_ATTEMPT,
                 **names,
                 source=event.source,
                 digest=digest,
                 counted=with_trail,
                 body=event.body,
-                fresh=before is None or before["status"] != "waiting",
+                fresh=before is None or before["status"] != DeliveryStatus.WAITING,
             )[0]
             permit = None
             if permit_for is not None:
@@ -194,7 +197,7 @@ class DeliveryRepository:
                     instance,
                     permit_for,
                     probe_seconds=probe_seconds,
-                    proven_after=None,
+                    verified_after=None,
                     failed_before=bool(leased["call_failed"]),
                 )
             if permit is not None and permit.wait_seconds > 0:
@@ -202,7 +205,7 @@ class DeliveryRepository:
                 permit = None
             return Acquired(
                 read_ticket(leased, trail),
-                read_delivery(delivery),
+                read_delivery(counted),
                 leased["now"],
                 status,
                 permit,
@@ -215,10 +218,10 @@ class DeliveryRepository:
         self,
         event: Event,
         step: Step,
-        said: str,
+        wanted: str,
         *,
+        delivery: DeliveryId,
         instance: str,
-        rule: str,
         digest: str,
         mail_every_seconds: float,
     ) -> tuple[bool, bool]:
@@ -231,8 +234,8 @@ class DeliveryRepository:
         that the row of a ticket is gone, the ticket is suspect from now on, and brought in step
         when it is looked at.
         """
-        names = {"event": event.id, "rule": rule, "key": step.key, "content": event.content}
-        keyed = {"instance": instance, "rule": rule, "key": step.key}
+        names = delivery.parameters()
+        keyed = {"instance": instance, "rule": delivery.rule, "key": delivery.key}
 
         def work(transaction: Transaction) -> tuple[bool, bool]:
             opened = transaction.execute(_FIND_OPEN, event=event.id, content=event.content)
@@ -240,7 +243,7 @@ class DeliveryRepository:
             ticket = one_row(transaction.execute(_LOCK_TICKET, **keyed))
             if ticket is None or transaction.execute(_FIND_DELIVERY, **names):
                 return told
-            trail = record_step(from_json(ticket["trail"]), step, said, sent_at=event.created_at)
+            trail = record_step(from_json(ticket["trail"]), step, wanted, sent_at=event.created_at)
             transaction.execute(_SET_TRAIL, **keyed, trail=to_json(trail))
             place = current_place(trail)
             if (
@@ -276,7 +279,7 @@ class DeliveryRepository:
         ticket: Ticket | None,
         *,
         owner: str,
-        event: Event,
+        delivery: DeliveryId,
         outcome: Outcome,
         failure: Failure | None,
         duration_seconds: float,
@@ -297,12 +300,10 @@ class DeliveryRepository:
         the other.
         """
         done = outcome.status not in (Status.RETRYING, Status.DEAD)
-        names = {
-            "event": event.id,
-            "rule": outcome.rule,
-            "key": outcome.key,
-            "content": event.content,
-        }
+        names = delivery.parameters()
+        status = DeliveryStatus.DONE if done else DeliveryStatus.WAITING
+        if outcome.status is Status.DEAD:
+            status = DeliveryStatus.DEAD
 
         def work(transaction: Transaction) -> FinishResult:
             before = one_row(transaction.execute(_FIND_DELIVERY, **names))
@@ -329,12 +330,12 @@ class DeliveryRepository:
             transaction.execute(
                 _SAVE_DELIVERY,
                 **names,
-                status="done" if done else "dead" if outcome.status is Status.DEAD else "waiting",
+                status=status.value,
                 outcome=outcome.status.value,
                 retry_at=outcome.retry_at,
                 reason=outcome.reason.value if outcome.reason else "",
                 hint=failure.hint if failure else "",
-                words=failure.words if failure else "",
+                remote_message=failure.words if failure else "",
                 ticket=outcome.ticket,
                 duration=duration_seconds,
                 fingerprint=fingerprint,
@@ -349,13 +350,13 @@ class DeliveryRepository:
         return self._database.run(work)
 
     def count_attempt(
-        self, event: Event, *, rule: str, key: str, digest: str, fresh: bool
+        self, event: Event, *, delivery: DeliveryId, digest: str, fresh: bool
     ) -> tuple[Delivery, float]:
         """Count an attempt that cannot begin, and give the ledger's time. The event is not counted
         into a trail."""
 
         def work(transaction: Transaction) -> tuple[Delivery, float]:
-            names = {"event": event.id, "rule": rule, "key": key, "content": event.content}
+            names = delivery.parameters()
             before = one_row(transaction.execute(_FIND_DELIVERY, **names))
             row = transaction.execute(
                 _COUNT_ATTEMPT,
@@ -364,35 +365,39 @@ class DeliveryRepository:
                 digest=digest,
                 counted=False,
                 body=event.body,
-                fresh=before is None or (fresh and before["status"] == "dead"),
+                fresh=before is None or (fresh and before["status"] == DeliveryStatus.DEAD),
             )[0]
             return read_delivery(row), row["last_at"]
 
         return self._database.run(work)
 
     def not_due_yet(
-        self, event: Event, keys: Collection[tuple[str, str]]
-    ) -> Mapping[tuple[str, str], tuple[Reason, float]]:
-        """Of *keys* (rule and key), those that wait for later: why, and until when. Empty where
+        self, event: Event, deliveries: Collection[DeliveryId]
+    ) -> Mapping[DeliveryId, tuple[Reason, float]]:
+        """Of *deliveries* of the event, those that wait for later: why, and until when. Empty where
         none of them is due."""
         rows = self._database.run(
             lambda transaction: transaction.execute(
-                "SELECT rule, key, status, reason, retry_at, {now} AS now FROM servicenow.delivery "
-                "WHERE event = :event AND content = :content",
+                "SELECT event, content, rule, target, key, status, reason, retry_at, {now} AS now "
+                "FROM servicenow.delivery WHERE event = :event AND content = :content",
                 event=event.id,
                 content=event.content,
             )
         )
-        known = {(row["rule"], row["key"]): row for row in rows}
+        known = {
+            DeliveryId(row["event"], row["content"], row["rule"], row["target"], row["key"]): row
+            for row in rows
+        }
+        waiting = {name for name, row in known.items() if row["status"] == DeliveryStatus.WAITING}
         later = {
             name: (Reason(row["reason"]) if row["reason"] else Reason.IN_DOUBT, row["retry_at"])
             for name, row in known.items()
-            if row["status"] == "waiting" and (row["retry_at"] or 0.0) > row["now"] + EARLY_SECONDS
+            if name in waiting and (row["retry_at"] or 0.0) > row["now"] + EARLY_SECONDS
         }
         due = [
             name
-            for name in keys
-            if name not in later and (name not in known or known[name]["status"] == "waiting")
+            for name in deliveries
+            if name not in later and (name not in known or name in waiting)
         ]
         return later if due else {}
 
@@ -402,6 +407,7 @@ class DeliveryRepository:
         outcome: Outcome,
         failure: Failure,
         *,
+        delivery: DeliveryId,
         digest: str,
         fresh: bool,
         alert: Alert,
@@ -411,12 +417,7 @@ class DeliveryRepository:
 
         *samples_max*: no more than so many are kept of this event's source and rule.
         """
-        names = {
-            "event": event.id,
-            "rule": outcome.rule,
-            "key": outcome.key,
-            "content": event.content,
-        }
+        names = delivery.parameters()
 
         def work(transaction: Transaction) -> Outcome:
             before = one_row(transaction.execute(_FIND_DELIVERY, **names))
@@ -427,7 +428,7 @@ class DeliveryRepository:
                     "SELECT count(*) AS n FROM servicenow.delivery "
                     "WHERE source = :source AND rule = :rule AND status = 'dead'",
                     source=event.source,
-                    rule=outcome.rule,
+                    rule=delivery.rule,
                 )
                 if kept[0]["n"] >= samples_max:
                     raise_alert(transaction, alert)
@@ -439,17 +440,17 @@ class DeliveryRepository:
                 digest=digest,
                 counted=False,
                 body=event.body,
-                fresh=before is None or before["status"] != "waiting",
+                fresh=before is None or before["status"] != DeliveryStatus.WAITING,
             )
             transaction.execute(
                 _SAVE_DELIVERY,
                 **names,
-                status="dead",
+                status=DeliveryStatus.DEAD.value,
                 outcome=outcome.status.value,
                 retry_at=None,
                 reason=failure.reason.value,
                 hint=failure.hint,
-                words=failure.words,
+                remote_message=failure.words,
                 ticket="",
                 duration=0.0,
                 fingerprint=alert.fingerprint,
@@ -460,34 +461,31 @@ class DeliveryRepository:
         return self._database.run(work)
 
     def withdraw(
-        self, event: Event, *, rules: Sequence[str], but: Sequence[tuple[str, str]]
+        self, event: Event, *, rules: Collection[str], but: Collection[DeliveryId]
     ) -> None:
-        """What is kept of *event* as dead or waiting under *rules*, but for *but* (rule and key),
-        is over: they do not want it now. It is not done, though: should they want it again, it
-        begins again.
+        """What is kept of *event* as dead or waiting under *rules*, but for *but*, is over: they do
+        not want it now. It is not done, though: should they want it again, it begins again.
         """
 
         def work(transaction: Transaction) -> None:
             rows = transaction.execute(
-                "SELECT rule, key, fingerprint FROM servicenow.delivery "
+                "SELECT event, content, rule, target, key, fingerprint FROM servicenow.delivery "
                 "WHERE event = :event AND content = :content AND status <> 'done'",
                 event=event.id,
                 content=event.content,
             )
             for row in rows:
-                if (row["rule"], row["key"]) in but or row["rule"] not in rules:
+                fingerprint = row.pop("fingerprint")
+                if row["rule"] not in rules or DeliveryId(**row) in but:
                     continue
                 transaction.execute(
                     "UPDATE servicenow.delivery "  # noqa: S608  # our own words
-                    "SET status = 'done', outcome = :forgiven, body = '', last_at = {now} "
+                    "SET status = 'done', outcome = :withdrawn, body = '', last_at = {now} "
                     f"WHERE {_THIS_DELIVERY}",
-                    event=event.id,
-                    content=event.content,
-                    rule=row["rule"],
-                    key=row["key"],
-                    forgiven=WITHDRAWN,
+                    **row,
+                    withdrawn=WITHDRAWN,
                 )
-                end_alert_if_none_left(transaction, row["fingerprint"])
+                end_alert_if_none_left(transaction, fingerprint)
 
         self._database.run(work)
 
@@ -559,10 +557,7 @@ class DeliveryRepository:
                 "status = CASE WHEN :gave_up THEN 'dead' ELSE status END, "
                 "reason = CASE WHEN :gave_up THEN 'gave_up' ELSE reason END "
                 f"WHERE {_THIS_DELIVERY} AND status = 'waiting' RETURNING event",
-                event=delivery.event,
-                content=delivery.content,
-                rule=delivery.rule,
-                key=delivery.key,
+                **delivery.id.parameters(),
                 fingerprint=alert.fingerprint,
                 gave_up=gave_up,
             )
@@ -579,9 +574,13 @@ def _ended(before: Record | None, digest: str, *, fresh: bool) -> AlreadyDone | 
         return None
     # What the rules did not want is wanted again by others, perhaps.
     belongs_to_predecessor = before["reason"] == Reason.WHEN_FALSE and before["digest"] != digest
-    if before["status"] == "done" and before["outcome"] != WITHDRAWN and not belongs_to_predecessor:
+    if (
+        before["status"] == DeliveryStatus.DONE
+        and before["outcome"] != WITHDRAWN
+        and not belongs_to_predecessor
+    ):
         return AlreadyDone(before["ticket"])
-    if before["status"] == "dead" and not fresh and before["digest"] == digest:
+    if before["status"] == DeliveryStatus.DEAD and not fresh and before["digest"] == digest:
         return AlreadyDead(before["ticket"], before["reason"], before["hint"])
     return None
 

@@ -13,8 +13,8 @@ from function.ledger.records import PermitReturn
 # So many holds, each for several rows that failed, were ended by a probe without one write since.
 IN_VAIN_MANY: Final = 3
 
-_CLAIM_TRIAL = """
-INSERT INTO servicenow.trial AS t (instance, account, tries, last_at)
+_CLAIM_LOGIN_ATTEMPT = """
+INSERT INTO servicenow.login_attempt AS t (instance, account, tries, last_at)
     VALUES (:instance, :account, 1, {now})
 ON CONFLICT (instance, account) DO UPDATE SET
     tries = CASE WHEN t.last_at + :within <= {now} THEN 1 ELSE t.tries + 1 END,
@@ -36,14 +36,14 @@ WHERE instance = :instance AND credential IN ('', :credential)
 """
 
 _CONFIRM_CREDENTIAL = """
-UPDATE servicenow.hold SET proven_at = {now}, probe_until = 0, until = 0, failures = 0,
-    doublings = 0, reason = '', words = ''
+UPDATE servicenow.hold SET verified_at = {now}, probe_until = 0, until = 0, failures = 0,
+    doublings = 0, reason = '', remote_message = ''
 WHERE instance = :instance AND kind = 'auth' AND credential = :credential
 """
 
 # What was let in a moment ago ends no hold: another call may have been refused since.
 _CONFIRM_UNHELD = """
-UPDATE servicenow.hold SET proven_at = {now}, probe_until = 0
+UPDATE servicenow.hold SET verified_at = {now}, probe_until = 0
 WHERE instance = :instance AND kind = 'auth' AND credential = :credential AND until = 0
 """
 
@@ -65,13 +65,14 @@ _HOLD_SECONDS = """(
 )"""
 
 _COUNT_FAILURE = f"""
-INSERT INTO servicenow.hold AS h (instance, kind, credential, reason, words, failures, since, until)
-VALUES (:instance, :kind, :credential, :reason, :words, 1, {{now}},
+INSERT INTO servicenow.hold AS h
+    (instance, kind, credential, reason, remote_message, failures, since, until)
+VALUES (:instance, :kind, :credential, :reason, :remote_message, 1, {{now}},
     CASE WHEN :at_once OR CAST(:page_seconds AS DOUBLE PRECISION) IS NOT NULL
         THEN {{now}} + :seconds ELSE 0 END)
 ON CONFLICT (instance, kind, credential) DO UPDATE SET
-    reason = :reason, words = :words, failures = h.failures + 1,
-    proven_at = CASE WHEN :kind = 'auth' THEN 0 ELSE h.proven_at END,
+    reason = :reason, remote_message = :remote_message, failures = h.failures + 1,
+    verified_at = CASE WHEN :kind = 'auth' THEN 0 ELSE h.verified_at END,
     since = CASE WHEN h.failures = 0 THEN {{now}} ELSE h.since END,
     doublings = CASE WHEN h.until = 0 OR h.until > {{now}}
         THEN h.doublings ELSE h.doublings + 1 END,
@@ -80,7 +81,7 @@ ON CONFLICT (instance, kind, credential) DO UPDATE SET
         WHEN h.until > {{now}} THEN h.until
         WHEN h.until = 0 AND h.failures + 1 < :in_a_row AND NOT :at_once
             AND NOT COALESCE(
-                h.proven_at + CAST(:page_seconds AS DOUBLE PRECISION) <= {{now}}, FALSE) THEN 0
+                h.verified_at + CAST(:page_seconds AS DOUBLE PRECISION) <= {{now}}, FALSE) THEN 0
         ELSE {{now}} + {_HOLD_SECONDS}
     END
 RETURNING since, until, {{now}} AS now
@@ -99,14 +100,14 @@ class HoldRepository:
         credential: str,
         *,
         probe_seconds: float,
-        proven_after: float | None,
+        verified_after: float | None,
         failed_before: bool = False,
     ) -> CallPermit:
         """Ask whether the first of some calls may be made now.
 
         Under a hold nobody calls until it ends; then one probes and the others wait. Without one,
         it is the same with a credential: one call finds out whether it is still good, so that many
-        waiting rows cannot lock the account. *proven_after*: since then the caller has waited for
+        waiting rows cannot lock the account. *verified_after*: since then the caller has waited for
         another's probe, which will do for its own if it passed. *failed_before*: it asks for a row
         whose last call failed. Where many rows failed and not one write has passed since, such rows
         are tried one at a time, now and then; others need not wait for them.
@@ -118,7 +119,7 @@ class HoldRepository:
                 instance,
                 credential,
                 probe_seconds=probe_seconds,
-                proven_after=proven_after,
+                verified_after=verified_after,
                 failed_before=failed_before,
             )
         )
@@ -200,7 +201,7 @@ class HoldRepository:
                 kind=kind,
                 credential=credential if kind == "auth" else "",
                 reason=failure.reason.value,
-                words=failure.words,
+                remote_message=failure.words,
                 seconds=seconds,
                 seconds_max=seconds_max,
                 in_a_row=in_a_row,
@@ -226,10 +227,10 @@ class HoldRepository:
         names = {"instance": instance, "account": account}
 
         def work(transaction: Transaction) -> float:
-            if transaction.execute(_CLAIM_TRIAL, **names, most=most, within=within_seconds):
+            if transaction.execute(_CLAIM_LOGIN_ATTEMPT, **names, most=most, within=within_seconds):
                 return 0.0
             left = transaction.execute(
-                "SELECT last_at + :within - {now} AS seconds FROM servicenow.trial "
+                "SELECT last_at + :within - {now} AS seconds FROM servicenow.login_attempt "
                 "WHERE instance = :instance AND account = :account",
                 **names,
                 within=within_seconds,
@@ -246,13 +247,13 @@ class HoldRepository:
         def work(transaction: Transaction) -> None:
             if signed_in:
                 transaction.execute(
-                    "DELETE FROM servicenow.trial WHERE instance = :instance AND "
+                    "DELETE FROM servicenow.login_attempt WHERE instance = :instance AND "
                     "account = :account",
                     **names,
                 )
             elif signed_in is None:
                 transaction.execute(
-                    "UPDATE servicenow.trial SET tries = tries - 1 "
+                    "UPDATE servicenow.login_attempt SET tries = tries - 1 "
                     "WHERE instance = :instance AND account = :account AND tries > 0",
                     **names,
                 )
@@ -293,9 +294,10 @@ def _end_holds(
         by_probe=by_probe,
     )
     transaction.execute(
-        "UPDATE servicenow.hold SET proven_at = CASE WHEN until > 0 THEN {now} ELSE proven_at END, "
+        "UPDATE servicenow.hold SET "
+        "verified_at = CASE WHEN until > 0 THEN {now} ELSE verified_at END, "
         "failures = CASE WHEN :by_probe AND until = 0 THEN failures ELSE 0 END, "
-        "probe_until = 0, until = 0, reason = '', words = '', "
+        "probe_until = 0, until = 0, reason = '', remote_message = '', "
         "doublings = 0, in_vain = CASE WHEN NOT :by_probe THEN 0 WHEN until > 0 THEN in_vain + 1 "
         "ELSE in_vain END "
         "WHERE instance = :instance AND kind = 'down'",
@@ -319,7 +321,7 @@ def _refused_permit(row: Record, wait_seconds: float, *, waiting_for_probe: bool
         wait_seconds,
         kind=row["kind"],
         reason=row["reason"],
-        words=row["words"],
+        words=row["remote_message"],
         since=row["since"],
         waiting_for_probe=waiting_for_probe,
         now=row["now"],
@@ -332,7 +334,7 @@ def request_permit(
     credential: str,
     *,
     probe_seconds: float,
-    proven_after: float | None,
+    verified_after: float | None,
     failed_before: bool,
 ) -> CallPermit:
     """See HoldRepository.request_permit."""
@@ -352,8 +354,8 @@ def request_permit(
     needed = [
         row for row in rows if row["kind"] != "row" and (row["until"] > 0 or row["kind"] == "auth")
     ]
-    if proven_after is not None and all(
-        row["kind"] == "auth" and row["until"] == 0 and row["proven_at"] >= proven_after
+    if verified_after is not None and all(
+        row["kind"] == "auth" and row["until"] == 0 and row["verified_at"] >= verified_after
         for row in needed
     ):
         return CallPermit()

@@ -20,22 +20,21 @@ from function.ledger.tickets import TicketRepository
 FORGET_MAX: Final = 500
 
 _OLD: Final = (
-    "DELETE FROM servicenow.delivery "
-    "WHERE (event, rule, key, content) IN (SELECT event, rule, key, content FROM "
-    "servicenow.delivery "
+    "DELETE FROM servicenow.delivery WHERE (event, rule, target, key, content) IN "
+    "(SELECT event, rule, target, key, content FROM servicenow.delivery "
     "WHERE last_at < {now} - :seconds ORDER BY last_at LIMIT :most) RETURNING event, fingerprint",
     "DELETE FROM servicenow.ticket WHERE (instance, rule, key) IN (SELECT instance, rule, key "
     "FROM servicenow.ticket WHERE sys_id = '' AND lease_owner = '' AND updated_at < {now} - "
-    ":seconds AND sending = '' LIMIT :most) AND lease_owner = '' AND updated_at < {now} - "
+    ":seconds AND pending_write = '' LIMIT :most) AND lease_owner = '' AND updated_at < {now} - "
     ":seconds RETURNING key",
     "DELETE FROM servicenow.alert WHERE fingerprint IN (SELECT fingerprint FROM servicenow.alert "
     "WHERE episode = 'closed' AND last_at < {now} - :seconds LIMIT :most) AND episode = "
     "'closed' RETURNING kind",
     "DELETE FROM servicenow.hold WHERE (instance, kind, credential) IN (SELECT instance, kind, "
     "credential FROM servicenow.hold WHERE kind IN ('auth', 'down', 'row') AND since < {now} - "
-    ":seconds AND proven_at < {now} - :seconds AND until < {now} LIMIT :most) RETURNING kind",
-    "DELETE FROM servicenow.trial WHERE (instance, account) IN (SELECT instance, account FROM "
-    "servicenow.trial "
+    ":seconds AND verified_at < {now} - :seconds AND until < {now} LIMIT :most) RETURNING kind",
+    "DELETE FROM servicenow.login_attempt WHERE (instance, account) IN "
+    "(SELECT instance, account FROM servicenow.login_attempt "
     "WHERE last_at < {now} - :seconds LIMIT :most) RETURNING account",
 )
 

@@ -73,11 +73,11 @@ class Ticket:
     left_empty: Mapping[str, str] = field(default_factory=dict)
     row_resolved: bool = False
     trail: Trail = field(default_factory=Trail)
-    sending: PendingWrite | None = None
+    pending_write: PendingWrite | None = None
     suspect_until: float | None = None
     suspect_fields: frozenset[str] = frozenset()
-    late_writes: int = 0
-    late_seen: int = 0
+    stale_writes: int = 0
+    stale_writes_seen: int = 0
     # What ServiceNow counted when it last told of the ticket, and when that was written down (UNIX
     # seconds).
     mod_count: int = 0
@@ -93,12 +93,12 @@ class Ticket:
 
     def without_doubt(self) -> "Ticket":
         """Nothing that was sent can change it any more."""
-        return replace(self.without_suspicion(), sending=None)
+        return replace(self.without_suspicion(), pending_write=None)
 
     def answered(self, *, suspect_until: float | None) -> "Ticket":
         """The write that was begun was answered; *suspect_until*: what was sent before may still
         commit until then."""
-        return replace(self, sending=None, suspect_until=suspect_until)
+        return replace(self, pending_write=None, suspect_until=suspect_until)
 
     def made(self, *, row_resolved: bool, left_empty: Mapping[str, str] | None = None) -> "Ticket":
         """It was created, or found where nobody knew of it: what it was last sent is not known."""
@@ -112,7 +112,7 @@ class Ticket:
     def create_in_doubt(self, pending: PendingWrite) -> "Ticket":
         """No answer told what became of the create *pending*."""
         doubt = replace(pending, in_doubt=True)
-        return replace(self, sending=doubt, suspect_until=pending.at + IN_DOUBT_SECONDS)
+        return replace(self, pending_write=doubt, suspect_until=pending.at + IN_DOUBT_SECONDS)
 
     def update_in_doubt(self, fields: Collection[str], *, until: float) -> "Ticket":
         """No answer told what became of an update of *fields*; it may commit until *until*."""
@@ -142,16 +142,41 @@ class Ticket:
         return replace(following, known=known)
 
 
+class DeliveryStatus(StrEnum):
+    """Where a delivery is."""
+
+    WAITING = "waiting"  # it is tried again
+    DONE = "done"
+    DEAD = "dead"  # given up on
+
+
 @dataclass(frozen=True, slots=True)
-class Delivery:
-    """One event's fate under one rule for one key."""
+class DeliveryId:
+    """Which delivery: one event's, by one rule's target, for one key.
+
+    An event is known by its id and its content: an id that is used again is another event. *rule*
+    and *target* (its kind) are empty where no rule wants the event, *key* where it could not be
+    told.
+    """
 
     event: str
-    rule: str
-    key: str
     content: str
+    rule: str
+    target: str
+    key: str
+
+    def parameters(self) -> dict[str, str]:
+        """Its columns."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One event's fate under one rule's target for one key."""
+
+    id: DeliveryId
     source: str
-    status: str
+    status: DeliveryStatus
     attempts: int
     first_seen: float
     reason: str
@@ -160,6 +185,22 @@ class Delivery:
     ticket: str
     fingerprint: str
     body: str
+
+    @property
+    def event(self) -> str:
+        return self.id.event
+
+    @property
+    def rule(self) -> str:
+        return self.id.rule
+
+    @property
+    def key(self) -> str:
+        return self.id.key
+
+    @property
+    def content(self) -> str:
+        return self.id.content
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,41 +316,49 @@ class KeyBusy:
 BeginResult: TypeAlias = "Acquired | ConnectionChanged | AlreadyDone | AlreadyDead | KeyBusy"
 
 
-def sending_to_json(sending: PendingWrite | None) -> str:
-    if sending is None:
+def pending_write_to_json(pending_write: PendingWrite | None) -> str:
+    if pending_write is None:
         return ""
-    return json.dumps(asdict(sending))
+    return json.dumps(asdict(pending_write))
 
 
 def read_ticket(row: Record, trail: Trail) -> Ticket:
-    sending = None
-    if row["sending"]:
-        read = json.loads(row["sending"])
+    pending_write = None
+    if row["pending_write"]:
+        read = json.loads(row["pending_write"])
         # A ledger of before has other names, and no mark.
         in_doubt, unmarked = (
             read.get("in_doubt", read.get("doubtful", False)),
             read.get("unmarked", False),
         )
-        sending = PendingWrite(read["kind"], tuple(read["fields"]), read["at"], in_doubt, unmarked)
+        pending_write = PendingWrite(
+            read["kind"], tuple(read["fields"]), read["at"], in_doubt, unmarked
+        )
     suspect_until: float | None = row["suspect_until"]
     suspect_fields = frozenset(json.loads(row["suspect_fields"]))
-    if sending is not None and row["vanished_until"] is not None and not sending.in_doubt:
+    if (
+        pending_write is not None
+        and row["abandoned_lease_until"] is not None
+        and not pending_write.in_doubt
+    ):
         # The holder vanished with a write under way, which it may have sent until its lease ended.
-        sending = replace(sending, at=row["vanished_until"], in_doubt=True)
-    if sending is not None and sending.kind == "create" and sending.in_doubt:
-        suspect_until = max(suspect_until or 0.0, sending.at + IN_DOUBT_SECONDS)
-    if sending is not None and sending.kind == "update":
-        suspect_until = max(suspect_until or 0.0, sending.at + IN_DOUBT_SECONDS)
-        suspect_fields |= frozenset(sending.fields)
-        sending = None
-    if row["late_writes"] > row["late_seen"]:
+        pending_write = replace(pending_write, at=row["abandoned_lease_until"], in_doubt=True)
+    if pending_write is not None and pending_write.kind == "create" and pending_write.in_doubt:
+        suspect_until = max(suspect_until or 0.0, pending_write.at + IN_DOUBT_SECONDS)
+    if pending_write is not None and pending_write.kind == "update":
+        suspect_until = max(suspect_until or 0.0, pending_write.at + IN_DOUBT_SECONDS)
+        suspect_fields |= frozenset(pending_write.fields)
+        pending_write = None
+    if row["stale_writes"] > row["stale_writes_seen"]:
         # What a holder without its lease wrote has been written by now: it is to be found by
         # looking, at once.
         suspect_until = suspect_until or 0.0
-        suspect_fields |= frozenset(json.loads(row["late_fields"]))
-        if sending is None and not row["sys_id"]:
+        suspect_fields |= frozenset(json.loads(row["stale_fields"]))
+        if pending_write is None and not row["sys_id"]:
             # No ticket is known, so what it wrote was one: whoever settles this looks for it.
-            sending = PendingWrite("create", tuple(sorted(suspect_fields)), 0.0, in_doubt=True)
+            pending_write = PendingWrite(
+                "create", tuple(sorted(suspect_fields)), 0.0, in_doubt=True
+            )
     return Ticket(
         instance=row["instance"],
         rule=row["rule"],
@@ -320,34 +369,31 @@ def read_ticket(row: Record, trail: Trail) -> Ticket:
         number=row["number"],
         state=row["state"],
         known=json.loads(row["known"]),
-        last_sent=json.loads(row["asked"]),
+        last_sent=json.loads(row["last_sent"]),
         left_empty=json.loads(row["left_empty"]),
         row_resolved=bool(row["row_resolved"]),
         trail=trail,
-        sending=sending,
+        pending_write=pending_write,
         suspect_until=suspect_until,
         suspect_fields=suspect_fields,
-        late_writes=row["late_writes"],
+        stale_writes=row["stale_writes"],
         mod_count=row["mod_count"],
         call_failed=bool(row["call_failed"]),
         updated_at=row["updated_at"],
-        late_seen=row["late_seen"],
+        stale_writes_seen=row["stale_writes_seen"],
     )
 
 
 def read_delivery(row: Record) -> Delivery:
     return Delivery(
-        row["event"],
-        row["rule"],
-        row["key"],
-        row["content"],
+        DeliveryId(row["event"], row["content"], row["rule"], row["target"], row["key"]),
         row["source"],
-        row["status"],
+        DeliveryStatus(row["status"]),
         row["attempts"],
         row["first_seen"],
         row["reason"],
         row["hint"],
-        row["words"],
+        row["remote_message"],
         row["ticket"],
         row["fingerprint"],
         row["body"],

@@ -12,8 +12,8 @@ from function.ledger.records import (
     TableTraits,
     Ticket,
     one_row,
+    pending_write_to_json,
     read_ticket,
-    sending_to_json,
 )
 
 # A ticket that could not be looked at is left alone so long by the housekeeping, for others wait
@@ -27,8 +27,10 @@ INSERT INTO servicenow.ticket AS t
     (instance, rule, key, lease_owner, lease_until, created_at, updated_at)
 VALUES (:instance, :rule, :key, :owner, {now} + :seconds, {now}, {now})
 ON CONFLICT (instance, rule, key) DO UPDATE SET
-    vanished_until = CASE WHEN t.lease_owner = '' THEN NULL
-                          WHEN t.lease_owner = :owner THEN t.vanished_until ELSE t.lease_until END,
+    abandoned_lease_until = CASE
+        WHEN t.lease_owner = '' THEN NULL
+        WHEN t.lease_owner = :owner THEN t.abandoned_lease_until
+        ELSE t.lease_until END,
     lease_owner = :owner,
     lease_until = {now} + :seconds
 WHERE t.lease_owner = '' OR t.lease_owner = :owner OR t.lease_until <= {now}
@@ -38,21 +40,21 @@ RETURNING *, {now} AS now
 _SAVE_TICKET = """
 UPDATE servicenow.ticket SET
     "table" = :table, generation = :generation, sys_id = :sys_id, number = :number,
-    state = :state, known = :known, asked = :asked, left_empty = :left_empty,
+    state = :state, known = :known, last_sent = :last_sent, left_empty = :left_empty,
     row_resolved = :row_resolved, mod_count = :mod_count, call_failed = :call_failed,
-    sending = :sending, suspect_until = :suspect_until,
-    suspect_fields = :suspect_fields, late_seen = :late_seen,
-    late_fields = CASE WHEN late_writes = :late_seen THEN '[]' ELSE late_fields END,
+    pending_write = :pending_write, suspect_until = :suspect_until,
+    suspect_fields = :suspect_fields, stale_writes_seen = :stale_writes_seen,
+    stale_fields = CASE WHEN stale_writes = :stale_writes_seen THEN '[]' ELSE stale_fields END,
     updated_at = {now},
     lease_owner = CASE WHEN :release THEN '' ELSE lease_owner END,
-    vanished_until = CASE WHEN :release THEN NULL ELSE vanished_until END
+    abandoned_lease_until = CASE WHEN :release THEN NULL ELSE abandoned_lease_until END
 WHERE instance = :instance AND rule = :rule AND key = :key AND lease_owner = :owner
 RETURNING key, {now} AS now
 """
 
 # Beside the lease: whoever holds it now cannot overwrite this by what it does not know of.
 _ONLY_SUSPECT = """
-UPDATE servicenow.ticket SET late_writes = late_writes + 1, late_fields = :fields
+UPDATE servicenow.ticket SET stale_writes = stale_writes + 1, stale_fields = :fields
 WHERE instance = :instance AND rule = :rule AND key = :key
 """
 
@@ -63,8 +65,8 @@ SELECT rule, key FROM servicenow.ticket
 WHERE instance = :instance AND (lease_owner = '' OR lease_until <= {now})
 AND COALESCE(suspect_until, 0) <= {now} AND (
     suspect_until IS NOT NULL
-    OR late_writes > late_seen
-    OR (sending <> '' AND lease_owner <> '' AND lease_until + :doubt <= {now})
+    OR stale_writes > stale_writes_seen
+    OR (pending_write <> '' AND lease_owner <> '' AND lease_until + :doubt <= {now})
 )
 ORDER BY suspect_until, rule, key LIMIT :most
 """
@@ -114,7 +116,7 @@ class TicketRepository:
         """What is known of *table* so far: an access control is a table's."""
         rows = self._database.run(
             lambda transaction: transaction.execute(
-                "SELECT honours_sys_id, kept_mark FROM servicenow.instance "
+                "SELECT honours_sys_id, kept_mark FROM servicenow.table_traits "
                 'WHERE instance = :instance AND "table" = :table',
                 instance=instance,
                 table=table,
@@ -128,7 +130,7 @@ class TicketRepository:
         """Remember what a clean create showed; what it did not show (UNKNOWN) stays as it was."""
         self._database.run(
             lambda transaction: transaction.execute(
-                'INSERT INTO servicenow.instance AS i (instance, "table", honours_sys_id, '
+                'INSERT INTO servicenow.table_traits AS i (instance, "table", honours_sys_id, '
                 "kept_mark) "
                 'VALUES (:instance, :table, :honoured, :mark) ON CONFLICT (instance, "table") DO '
                 "UPDATE SET "
@@ -183,15 +185,17 @@ def save_ticket(transaction: Transaction, ticket: Ticket, owner: str, *, release
         number=ticket.number,
         state=ticket.state,
         known=json.dumps(dict(ticket.known)),
-        asked=json.dumps(dict(ticket.last_sent)),
+        last_sent=json.dumps(dict(ticket.last_sent)),
         left_empty=json.dumps(dict(ticket.left_empty)),
         row_resolved=ticket.row_resolved,
         mod_count=ticket.mod_count,
         call_failed=ticket.call_failed,
-        sending=sending_to_json(ticket.sending),
+        pending_write=pending_write_to_json(ticket.pending_write),
         suspect_until=ticket.suspect_until,
         suspect_fields=json.dumps(sorted(ticket.suspect_fields)),
-        late_seen=ticket.late_writes if ticket.suspect_until is None else ticket.late_seen,
+        stale_writes_seen=ticket.stale_writes
+        if ticket.suspect_until is None
+        else ticket.stale_writes_seen,
     )
     if saved:
         return True
@@ -200,10 +204,10 @@ def save_ticket(transaction: Transaction, ticket: Ticket, owner: str, *, release
     if ticket.written_fields:
         keyed = {"instance": ticket.instance, "rule": ticket.rule, "key": ticket.key}
         late = transaction.execute(
-            "SELECT late_fields FROM servicenow.ticket WHERE instance = :instance AND rule = "
+            "SELECT stale_fields FROM servicenow.ticket WHERE instance = :instance AND rule = "
             ":rule AND key = :key",
             **keyed,
         )
-        fields = ticket.written_fields.union(*(json.loads(row["late_fields"]) for row in late))
+        fields = ticket.written_fields.union(*(json.loads(row["stale_fields"]) for row in late))
         transaction.execute(_ONLY_SUSPECT, **keyed, fields=json.dumps(sorted(fields)))
     return False

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from function.core.event import Event
 from function.core.outcome import Reason, Status
 from function.core.step import DesiredState, Step
 from function.deadline import Deadline
@@ -23,18 +24,19 @@ class LeaseLost(Exception):  # noqa: N818  # a state, not a mistake
 class Task:
     """One rule's work for one key, under its lease.
 
-    *desired* is what the rule wants where the row is (None: that cannot be said). *step* is what
-    this event did, None where only a look is due. *record* is always what is known by now, also
-    after NotDone: the engine writes it down. *now* is the ledger's clock when the work began, in
-    UNIX seconds. *save* writes the record down before a call, and raises LeaseLost. *traits*: what
-    is known of its table. *replayed*: somebody has looked for what a dead letter in doubt may have
-    made, and sent it again.
+    *event* is the one that came, *step* what it did; both are None where only a look is due.
+    *desired* is what the rule wants where the row is (None: that cannot be said). *record* is
+    always what is known by now, also after NotDone: the engine writes it down. *now* is the
+    ledger's clock when the work began, in UNIX seconds. *save* writes the record down before a
+    call, and raises LeaseLost. *traits*: what is known of its table. *replayed*: somebody has
+    looked for what a dead letter in doubt may have made, and sent it again.
 
     The target adds *mismatched_fields*, which came back different or empty, and *left_empty*, by
     field, why.
     """
 
     rule: Rule
+    event: Event | None
     step: Step | None
     desired: DesiredState | None
     record: Ticket
@@ -59,7 +61,8 @@ class TargetSession(Protocol):
     """A target on the connection that one delivery began with, and ends on.
 
     *instance* is where what it makes stands: part of a record's key. *version* is that of the
-    stored connection, "" where none is stored. *settings_digest* stands for the settings that
+    stored connection to ServiceNow, "" where none is stored; None where the target does not use
+    it. *settings_digest* stands for the settings that
     decide what becomes of an event: under others, a dead letter may live.
     """
 
@@ -67,7 +70,7 @@ class TargetSession(Protocol):
     def instance(self) -> str: ...
 
     @property
-    def version(self) -> str: ...
+    def version(self) -> str | None: ...
 
     @property
     def settings_digest(self) -> str: ...

@@ -635,12 +635,8 @@ rules:
     from: hasura/public.defects
     ticket:
       table: problem
-      states:
-        path: [101, 102, 103, 104]
-        resolved: 106
-        reopened: 103
-        canceled: 107
-        final: [107]
+      states: {path: [101, 102, 103, 104], resolved: 106, reopened: 103,
+        canceled: 107, final: [107]}
       key: "{{ row.id }}"
       fields:
         short_description: "{{ row.title }}"

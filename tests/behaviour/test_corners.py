@@ -320,7 +320,7 @@ def test_what_a_mistaken_rule_did_not_want_is_wanted_again_by_a_better_one(world
 def test_a_persons_resolve_stays_when_a_late_writer_wrote_only_the_title(world: World) -> None:
     world.send(insert("outages", OPEN))
     world.query(
-        """UPDATE servicenow.ticket SET late_writes = 1, late_fields = '["short_description"]'"""
+        """UPDATE servicenow.ticket SET stale_writes = 1, stale_fields = '["short_description"]'"""
     )
     world.servicenow.change(
         "incident",
@@ -404,7 +404,7 @@ def test_a_suspect_that_cannot_be_read_stops_no_housekeeping(world: World) -> No
 
 def test_a_suspicion_without_a_ticket_costs_no_event(world: World) -> None:
     world.send(update("outages", MINOR, outage(severity="minor", title="x")))
-    world.query("UPDATE servicenow.ticket SET late_writes = 1")
+    world.query("UPDATE servicenow.ticket SET stale_writes = 1")
     answers = heal(
         world, update("outages", outage(severity="minor", title="x"), MINOR, created_at=LATER)
     )

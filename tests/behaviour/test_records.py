@@ -93,10 +93,10 @@ def test_another_record_in_every_answer_ends_as_a_failure_that_names_it(world: W
 
     assert (first.status, first.said) == (503, "retrying servicenow_wrong_record")
     assert (last.status, last.said) == (422, "dead gave_up")
-    [kept] = world.query("SELECT hint, words FROM servicenow.delivery WHERE event = 'e'")
+    [kept] = world.query("SELECT hint, remote_message FROM servicenow.delivery WHERE event = 'e'")
     assert "another record" in kept["hint"]
-    assert AT in kept["words"]
-    assert other in kept["words"]
+    assert AT in kept["remote_message"]
+    assert other in kept["remote_message"]
     assert linked(world) == [AT]
     assert untouched(world, other)
 

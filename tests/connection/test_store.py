@@ -283,7 +283,7 @@ class TestThePassword:
     ) -> None:
         world.operate("POST", "config", asked(NEVER_SENT))
         world.query(
-            "UPDATE servicenow.configuration SET instance_url = :url, stamp = 'x'", url=other.url
+            "UPDATE servicenow.configuration SET instance_url = :url, version = 'x'", url=other.url
         )
         answer = world.send(insert("outages", outage()))
 
@@ -452,21 +452,21 @@ class TestTheStore:
 
     def test_every_change_has_another_stamp(self, database: Database) -> None:
         store = ConnectionStore(database, [CONFIG_KEY])
-        stamps = [store.stamp()]
+        versions = [store.version()]
         store.create(ConnectionInput("https://a.example", "u", "p"))
-        stamps.append(store.stamp())
+        versions.append(store.version())
         store.replace(ConnectionInput("https://a.example", "u", "p"))
-        stamps.append(store.stamp())
+        versions.append(store.version())
         store.delete()
-        assert store.stamp() == stamps[0] == ""
+        assert store.version() == versions[0] == ""
         store.create(ConnectionInput("https://a.example", "u", "p"))
-        stamps.append(store.stamp())
+        versions.append(store.version())
 
-        assert len(set(stamps)) == 4
+        assert len(set(versions)) == 4
 
     def test_of_two_at_once_one_is_stored(self, database: Database) -> None:
         store = ConnectionStore(database, [CONFIG_KEY])
-        store.stamp()
+        store.version()
         outcomes = []
 
         def create(n: int) -> None:

@@ -506,16 +506,16 @@ class Life(RuleBasedStateMachine):
             if expected == "dead":
                 alert = alerts.get(letter["fingerprint"])
                 assert alert is not None, f"NO ALERT tells of a dead letter: {letter}"
-                assert (alert["episode"], alert["unsent"]) == ("told", 0), (
+                assert (alert["episode"], alert["unsent"]) == ("notified", 0), (
                     f"NO MAIL tells of a dead letter: {alert}"
                 )
 
     def _check_ledger(self) -> None:
         left = self.world.query(
-            "SELECT key, lease_owner, sending, suspect_until, late_writes, late_seen FROM "
-            "servicenow.ticket "
-            "WHERE lease_owner <> '' OR sending <> '' OR suspect_until IS NOT NULL OR "
-            "late_writes > late_seen"
+            "SELECT key, lease_owner, pending_write, suspect_until, stale_writes, "
+            "stale_writes_seen FROM servicenow.ticket "
+            "WHERE lease_owner <> '' OR pending_write <> '' OR suspect_until IS NOT NULL OR "
+            "stale_writes > stale_writes_seen"
         )
         assert not left, f"IN DOUBT FOR EVER: {left}"
 

@@ -30,7 +30,7 @@ ORDER_BY_CREATED_AT = (
 )
 NOT_UNKNOWN_WHILE_SENT = (
     "function/targets/ticket/access.py",
-    "unknown = {*sending.fields}",
+    "unknown = {*pending_write.fields}",
     "unknown: set[str] = set()",
 )
 DOUBT_NOT_LOOKED_AT_AGAIN = (

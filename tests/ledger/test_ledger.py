@@ -32,6 +32,7 @@ from function.ledger.records import (
     AlreadyDead,
     AlreadyDone,
     BeginResult,
+    DeliveryId,
     KeyBusy,
     PendingWrite,
     TableTraits,
@@ -41,7 +42,7 @@ from tests.world import Clock
 
 WANTS = DesiredState(when=True, resolved=False, gone=False, fields={}, close={})
 MIGRATIONS = Path(__file__).parents[2] / "function" / "migrations"
-NUMBERS = [int(file.name[:4]) for file in sorted(MIGRATIONS.glob("*.sql"))]
+NUMBERS = sorted({int(file.name[:4]) for file in MIGRATIONS.glob("*.sql")})
 ME, OTHER = "me", "another instance"
 LEASE = 80.0
 
@@ -52,6 +53,10 @@ def event(id: str = "e", content: str = "c") -> Event:
 
 def step(key: str = "1", left: str | None = NOT_YET, entered: str = "a") -> Step:
     return Step(key, Op.INSERT, left, entered, WANTS)
+
+
+def delivery_id(one: Event, key: str = "1", rule: str = "r") -> DeliveryId:
+    return DeliveryId(one.id, one.content, rule, "ticket", key)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -90,8 +95,8 @@ def begin(ledger: Ledger) -> Begin:
             one or event(),
             what or step(),
             "{}",
+            delivery=delivery_id(one or event(), (what or step()).key),
             instance="sn",
-            rule="r",
             owner=owner,
             lease_seconds=LEASE,
             digest=digest,
@@ -115,7 +120,6 @@ def finish(
     *,
     owner: str = ME,
     alert: Alert | None = None,
-    id: str = "e",
 ) -> bool:
     failure = (
         Failure(Kind.PERMANENT, Reason.BAD_MAPPING, "a hint") if status is Status.DEAD else None
@@ -123,7 +127,7 @@ def finish(
     return ledger.deliveries.finish(
         work.ticket,
         owner=owner,
-        event=event(id),
+        delivery=work.delivery.id,
         outcome=Outcome(
             "r", work.ticket.key, status, "INC1", Reason.BAD_MAPPING if failure else None
         ),
@@ -150,13 +154,15 @@ def test_a_doubt_outlives_a_transaction_that_is_repeated(
     """Its commit was answered by a cut connection: it takes the same lease again, for the same
     holder."""
     work = begun(begin(event(), owner=OTHER))
-    ledger.tickets.save(replace(work.ticket, sending=PendingWrite("create", (), 0.0)), owner=OTHER)
+    ledger.tickets.save(
+        replace(work.ticket, pending_write=PendingWrite("create", (), 0.0)), owner=OTHER
+    )
     clock.advance(LEASE + 1)
     begin(event(), owner=ME)
     again = begun(begin(event(), owner=ME))
 
-    assert again.ticket.sending is not None
-    assert again.ticket.sending.in_doubt
+    assert again.ticket.pending_write is not None
+    assert again.ticket.pending_write.in_doubt
 
 
 def test_what_the_housekeeping_leaves_for_later_keeps_its_holder(
@@ -194,7 +200,7 @@ def test_a_holder_that_wakes_up_without_its_lease_writes_down_nothing_but_suspec
         slept.status,
     )
     stands = finish(ledger, written_fields, Status.CREATED)
-    finish(ledger, now, Status.CREATED, owner=OTHER, id="f")
+    finish(ledger, now, Status.CREATED, owner=OTHER)
     [kept] = ledger.database.run(
         lambda t: t.execute("SELECT status FROM servicenow.delivery WHERE event = 'e'")
     )
@@ -209,7 +215,7 @@ def test_a_done_event_is_done_and_a_dead_one_stays_dead_under_the_same_digest(
     ledger: Ledger, begin: Begin
 ) -> None:
     finish(ledger, begun(begin()), Status.CREATED)
-    finish(ledger, begun(begin(event("f"))), Status.DEAD, id="f")
+    finish(ledger, begun(begin(event("f"))), Status.DEAD)
 
     assert isinstance(begin(), AlreadyDone)
     assert isinstance(begin(event("f")), AlreadyDead)
@@ -253,11 +259,11 @@ def test_a_dead_letter_outlives_another_event_under_its_id(
     finish(ledger, begun(begin()), Status.DEAD)
     other = event("e", "other")
     work = begun(begin(other, step(key, left="a", entered="b")))
-    ledger.deliveries.withdraw(other, rules=["", "r"], but=[("r", key)])
+    ledger.deliveries.withdraw(other, rules=["", "r"], but=[delivery_id(other, key)])
     ledger.deliveries.finish(
         work.ticket,
         owner=ME,
-        event=other,
+        delivery=delivery_id(other, key),
         outcome=Outcome("r", key, Status.CREATED),
         failure=None,
         duration_seconds=0.1,
@@ -275,7 +281,12 @@ def test_two_events_under_one_id_may_both_be_dead(ledger: Ledger, begin: Begin) 
         work = begun(begin(one))
         dead = Outcome("r", "1", Status.DEAD)
         ledger.deliveries.finish(
-            work.ticket, owner=ME, event=one, outcome=dead, failure=None, duration_seconds=0.1
+            work.ticket,
+            owner=ME,
+            delivery=delivery_id(one),
+            outcome=dead,
+            failure=None,
+            duration_seconds=0.1,
         )
 
     assert [letter.content for letter in ledger.deliveries.dead_letters(events=["e"])] == [
@@ -418,6 +429,7 @@ def test_only_a_sample_of_a_table_no_rule_wants_is_kept(ledger: Ledger) -> None:
             event(f"e{number}"),
             Outcome("", "", Status.DEAD, reason=Reason.NO_RULE),
             failure,
+            delivery=DeliveryId(f"e{number}", "c", "", "", ""),
             digest="d",
             fresh=False,
             alert=alert(episode=True),
@@ -435,7 +447,7 @@ def test_what_is_old_is_forgotten_but_not_a_ticket(
     finish(
         ledger, Acquired(_with_ticket(work), work.delivery, work.now, work.status), Status.CREATED
     )
-    finish(ledger, begun(begin(event("f"), step("2"))), Status.UNCHANGED, id="f")
+    finish(ledger, begun(begin(event("f"), step("2"))), Status.UNCHANGED)
     clock.advance(91 * 86400)
     ledger.forget_older_than(90 * 86400)
 
@@ -716,7 +728,7 @@ def waiting(ledger: Ledger, begin: Begin, number: int) -> None:
     ledger.deliveries.finish(
         work.ticket,
         owner=ME,
-        event=event(f"e{number}"),
+        delivery=work.delivery.id,
         outcome=Outcome(
             "r", work.ticket.key, Status.RETRYING, "", Reason.TIMEOUT, retry_at=work.now + 1
         ),
@@ -835,9 +847,9 @@ def test_the_tables_stand_in_the_schema_servicenow_or_in_the_file(
         "delivery",
         "alert",
         "hold",
-        "instance",
+        "table_traits",
         "configuration",
-        "trial",
+        "login_attempt",
         "migration",
     }
     for url in (postgresql, f"sqlite:///{tmp_path}/ledger.db"):

@@ -215,18 +215,20 @@ class TicketAccess:
         recent = self.clock() - self.ticket.updated_at < IN_DOUBT_SECONDS
         return recent and count is not None and count < self.ticket.mod_count
 
-    def mark(self, sending: PendingWrite) -> None:
+    def mark(self, pending_write: PendingWrite) -> None:
         """Before a call: what is being sent is unknown from now on, so that a crash cannot leave a
         lie behind."""
-        before = self.ticket.sending
+        before = self.ticket.pending_write
         if before is not None and before.in_doubt:
-            sending = replace(
-                before, at=sending.at, fields=tuple(sorted({*before.fields, *sending.fields}))
+            pending_write = replace(
+                before,
+                at=pending_write.at,
+                fields=tuple(sorted({*before.fields, *pending_write.fields})),
             )
-        unknown = {*sending.fields}
+        unknown = {*pending_write.fields}
         self.ticket = replace(
             self.ticket,
-            sending=sending,
+            pending_write=pending_write,
             written_fields=self.ticket.written_fields | unknown,
             known={
                 field: value for field, value in self.ticket.known.items() if field not in unknown

@@ -75,7 +75,7 @@ class TicketCreation:
     def create(self, wants: DesiredState, *, resolved: bool) -> None:
         table, generation = self._rule.table, self._ticket.generation
         sys_id = address(table, self._access.correlation, generation)
-        before = self._ticket.sending
+        before = self._ticket.pending_write
         in_doubt = before is not None and before.in_doubt
         traits = self._access.task.traits
         if (
@@ -167,7 +167,7 @@ class TicketCreation:
         its address first."""
         failure = error.failure
         before = self._ticket
-        marked = before.sending
+        marked = before.pending_write
         if (failure.status == 403 or failure.reason is Reason.WRONG_RECORD) and marked is not None:
             # In doubt until the look has told; the look may fail too.
             self._doubt_create(marked)
@@ -316,8 +316,8 @@ class TicketCreation:
     def is_in_doubt(self) -> bool:
         return (
             not self._ticket.sys_id
-            and self._ticket.sending is not None
-            and self._ticket.sending.in_doubt
+            and self._ticket.pending_write is not None
+            and self._ticket.pending_write.in_doubt
         )
 
     def settle(self, wants: DesiredState | None = None) -> None:
@@ -330,7 +330,7 @@ class TicketCreation:
         traits = self._access.task.traits
         if traits.honours_sys_id is True and self._adopt_at(sys_id, traits, recorded=True):
             return
-        if not self._found_by_looking(sys_id, self._ticket.sending, traits, wants):
+        if not self._found_by_looking(sys_id, self._ticket.pending_write, traits, wants):
             self._access.ticket = self._ticket.without_doubt()
 
     def _adopt_by_mark(self, sys_id: str, traits: TableTraits) -> bool:
@@ -368,7 +368,7 @@ class TicketCreation:
             raise ServiceNowError(replace(failure, hint=hint))
         if traits.honours_sys_id is None:
             self._learn(traits, TableTraits(ours[0]["sys_id"].lower() == sys_id))
-        self._adopt(ours[0], recorded=self._ticket.sending is not None)
+        self._adopt(ours[0], recorded=self._ticket.pending_write is not None)
         return True
 
     def _following(self, previous: str, ours: Sequence[Record]) -> list[Record]:
@@ -409,7 +409,7 @@ class TicketCreation:
         log.info(
             "adopted a ticket that was made before", extra={"ticket": record.get("number", "")}
         )
-        sent = self._ticket.sending
+        sent = self._ticket.pending_write
         self._access.take(record)
         self._access.looked = True
         # Sent resolved by us: then the row said so, and may be open again since. Without a record

@@ -289,7 +289,7 @@ class TicketReconciler:
             failpoint("after_call")
         except ServiceNowError as error:
             failpoint("after_call")
-            marked = self._ticket.sending
+            marked = self._ticket.pending_write
             self._access.ticket = self._ticket.answered(suspect_until=self._ticket.suspect_until)
             if error.failure.status == 403 or error.failure.reason is Reason.WRONG_RECORD:
                 found = self._look_after_refusal(error, values, before)

@@ -58,7 +58,7 @@ class TicketSession:
     def settle(self, task: Task) -> None:
         if task.desired is not None:
             self.apply(task)
-        elif task.record.sending is not None:
+        elif task.record.pending_write is not None:
             TicketCreation(self._access(task)).settle(None)
         else:
             # The row shares its ticket, or what it wants cannot be said: there is nothing to put
