@@ -1,7 +1,6 @@
 """Reference fields by name: looked up first, because ServiceNow stores a name it does not know as
 nothing."""
 
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ from function.core.outcome import Failure, Kind
 from function.servicenow.errors import ServiceNowError, UnknownReference
 from function.servicenow.responses import Record, equals
 from function.servicenow.single_flight import NotFetched, SingleFlight
+from function.servicenow.values import SYS_ID
 
 # A group that is renamed or deleted is noticed within ten minutes.
 CACHE_SECONDS: Final = 600.0
@@ -36,8 +36,6 @@ REFERENCES: Final = {
 # Their records are kept for what they did once, and are no longer to be referred to once they are
 # inactive.
 _WITH_ACTIVE: Final = frozenset({"sys_user", "sys_user_group", "std_change_producer_version"})
-
-_SYS_ID = re.compile(r"[0-9a-fA-F]{32}", re.ASCII)
 
 Find: TypeAlias = Callable[[str, str, Sequence[str], int], list[Record]]
 """Asks ServiceNow: table, query, fields, limit."""
@@ -102,7 +100,7 @@ class References:
 
 
 def _look_up(referred: Referred, field: str, name: str, find: Find) -> str:
-    by_id = _SYS_ID.fullmatch(name)
+    by_id = SYS_ID.fullmatch(name)
     fields = ["sys_id", *referred.names]
     try:
         query = "^OR".join(
@@ -131,7 +129,7 @@ def chosen(referred: Referred, field: str, name: str, rows: Sequence[Record]) ->
     What matched is checked here: ServiceNow drops an invalid term and returns everything. A record
     that does not tell whether it is active counts as one that is. Raises UnknownReference.
     """
-    columns = ("sys_id",) if _SYS_ID.fullmatch(name) else referred.names
+    columns = ("sys_id",) if SYS_ID.fullmatch(name) else referred.names
     named = name.strip().casefold()
     for active in (True, False):
         for column in columns:
