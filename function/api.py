@@ -10,7 +10,7 @@ from werkzeug.routing import Rule as Route
 from function.answers import BROKEN_OFF, JSON_TYPE, BodyTooLarge, answer_json, read_body
 from function.connection.active import ConnectionProvider
 from function.connection.probe import ConnectionTester
-from function.connection.store import ConfigurationError, ConnectionStore, parse
+from function.connection.store import ApiError, ConnectionStore, parse
 from function.core.retry import retry_after
 from function.settings import Settings
 from function.sources import hasura
@@ -69,7 +69,7 @@ class OperatorApi:
                 return refused
             try:
                 answered = answer(request)
-            except ConfigurationError as error:
+            except ApiError as error:
                 answered = answer_json(error.status, {"error": str(error)})
             answered.headers["Cache-Control"] = "no-store"
             return answered

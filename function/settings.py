@@ -8,8 +8,8 @@ elements.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Final, TypeVar
 
 from function import secretmanager
 from function.core.values import digest
@@ -30,532 +30,16 @@ class SettingsError(Exception):
         self.faults = faults
 
 
-@dataclass(frozen=True, slots=True)
-class Variable:
-    """One line of the table in docs/settings.md. Without a default (None) it must be set; "" stands
-    for unset."""
-
-    name: str
-    default: str | None
-    meaning: str
-    secret: bool = False
-
-
-VARIABLES: Final = (
-    Variable(
-        "SOURCE_NAME",
-        None,
-        "Which app the rows are of. It is in every ticket's address: `shop-prod` and "
-        "`shop-staging` must differ, and "
-        "under another name every row is a new ticket.",
-    ),
-    Variable(
-        "SERVICENOW_INSTANCE_URL",
-        None,
-        "The instance, `https://dev12345.service-now.com` or just `dev12345`; `http://` only on "
-        "this machine. With `CONSOLE_TOKEN` and `CONFIG_KEY` set, this and what signs in may be "
-        "left out together, and be stored over HTTP.",
-    ),
-    Variable(
-        "SERVICENOW_USERNAME",
-        "",
-        "The user that signs in to ServiceNow: by Basic auth, or beside `SERVICENOW_CLIENT_ID` "
-        "by OAuth's password "
-        "grant. Required without `SERVICENOW_CLIENT_ID` and `SERVICENOW_API_KEY`.",
-    ),
-    Variable(
-        "SERVICENOW_PASSWORD",
-        "",
-        "The password of `SERVICENOW_USERNAME`. Required with it.",
-        secret=True,
-    ),
-    Variable(
-        "SERVICENOW_CLIENT_ID",
-        "",
-        "The client of ServiceNow's OAuth that signs in: for itself (the client credentials "
-        "grant), or for `SERVICENOW_USERNAME` where that is set too.",
-    ),
-    Variable(
-        "SERVICENOW_CLIENT_SECRET",
-        "",
-        "The secret of `SERVICENOW_CLIENT_ID`. Required with it.",
-        secret=True,
-    ),
-    Variable(
-        "SERVICENOW_API_KEY",
-        "",
-        "An API key of ServiceNow's, sent as `x-sn-apikey`. Instead of the four above.",
-        secret=True,
-    ),
-    Variable(
-        "SERVICENOW_MAX_CONCURRENCY",
-        "8",
-        "Calls to ServiceNow at a time, per instance of the function. A node of ServiceNow "
-        "serves 4 and queues 50.",
-    ),
-    Variable("SERVICENOW_TIMEOUT_SECONDS", "20", "How long one call to ServiceNow may take."),
-    Variable(
-        "HASURA_EVENT_SECRETS",
-        "",
-        "What the header `X-Webhook-Secret` may say: 16 characters at least, without a comma. "
-        "Several, separated by "
-        "commas, while one is replaced. Unset, every event is answered 401.",
-        secret=True,
-    ),
-    Variable(
-        "DATABASE_URL",
-        "sqlite:///ledger.db",
-        "The ledger: `postgresql://user:password@host/name` or `sqlite:///path`. Must be set on "
-        "Cloud Run and Cloud "
-        "Functions, where a local disk is gone with the instance.",
-        secret=True,
-    ),
-    # Transactions are short and none is held across a call to ServiceNow, so 8 serve more events
-    # than 8 calls bring; and twelve instances stay below PostgreSQL's usual 100.
-    Variable("DATABASE_POOL_SIZE", "8", "Connections to PostgreSQL, per instance of the function."),
-    Variable(
-        "LEDGER_MIGRATE",
-        "on",
-        "`on`: the ledger's tables are brought up to date at first use. `off`: only `python -m "
-        "function migrate` does.",
-    ),
-    Variable("RULES_FILE", "rules.yaml", "Which rows become which tickets."),
-    Variable(
-        "SMTP_URL",
-        "",
-        "The mail server: `smtp://user:password@host:port?starttls=1` or `smtps://…`, with user "
-        "and password percent-encoded. Unset, no mail is sent.",
-        secret=True,
-    ),
-    Variable(
-        "NOTIFY_FROM",
-        "",
-        "The address that mails come from. Its domain is the name by which the mail server is "
-        "greeted. Required with `SMTP_URL`.",
-    ),
-    Variable("NOTIFY_TO", "", "Who is told, separated by commas. Required with `SMTP_URL`."),
-    Variable("NOTIFY_EVERY_SECONDS", "900", "At most one mail about the same thing in this time."),
-    Variable(
-        "NOTIFY_AFTER_SECONDS",
-        "600",
-        "What may pass by itself is mailed once it has lasted this long.",
-    ),
-    Variable(
-        "CONSOLE_TOKEN",
-        "",
-        "What operators send as `Authorization: Bearer …` to `/api/servicenow/…`: 16 characters "
-        "at least. Unset, they "
-        "are answered 401.",
-        secret=True,
-    ),
-    Variable(
-        "CONFIG_KEY",
-        "",
-        "Encrypts the password of a configuration that is stored over HTTP. Several, separated "
-        "by commas, while one is "
-        "replaced: the newest first. Unset, none is taken.",
-        secret=True,
-    ),
-    Variable(
-        "DEADLINE_SECONDS",
-        "50",
-        "Every event is answered within this time, 3600 at most. Keep it below `timeout_sec` of "
-        "the trigger's `retry_conf` (60).",
-    ),
-    Variable(
-        "RETRY_FOR_SECONDS",
-        "86400",
-        "How long an event is tried again before it becomes a dead letter.",
-    ),
-    # Accounts lock after about five failures in fifteen minutes.
-    Variable(
-        "AUTH_HOLD_SECONDS",
-        "600",
-        "After ServiceNow refused the password, the OAuth client or the API key, it is tried "
-        "once in this time, not more.",
-    ),
-    Variable("MAX_BODY_BYTES", "8388608", "A larger request is answered 413. 1024 to 268435456."),
-    Variable("KEEP_DAYS", "90", "How long the ledger remembers what is done, 3650 at most."),
-    Variable("LOG_LEVEL", "INFO", "`DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`."),
-)
-
 _DAY_SECONDS: Final = 86_400
 _LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """All that the environment decides; the names are the variables', in lower case."""
-
-    source_name: str
-    servicenow_instance_url: str  # https://host[:port], without a slash at the end
-    servicenow_username: str = ""
-    servicenow_password: str = field(default="", repr=False)
-    servicenow_client_id: str = ""
-    servicenow_client_secret: str = field(default="", repr=False)
-    servicenow_api_key: str = field(default="", repr=False)
-    hasura_event_secrets: tuple[str, ...] = field(default=(), repr=False)
-    database_url: str = field(default="sqlite:///ledger.db", repr=False)
-    servicenow_max_concurrency: int = 8
-    servicenow_timeout_seconds: float = 20
-    database_pool_size: int = 8
-    ledger_migrate: bool = True
-    rules_file: str = "rules.yaml"
-    smtp_url: MailServer | None = field(default=None, repr=False)
-    notify_from: str = ""
-    notify_to: tuple[str, ...] = ()
-    notify_every_seconds: float = 900
-    notify_after_seconds: float = 600
-    console_token: str = field(default="", repr=False)
-    config_key: tuple[str, ...] = field(default=(), repr=False)
-    deadline_seconds: float = 50
-    retry_for_seconds: float = 86_400
-    auth_hold_seconds: float = 600
-    max_body_bytes: int = 8 * 1024 * 1024
-    keep_days: int = 90
-
-    @property
-    def lease_seconds(self) -> float:
-        """How long the lease on a key lasts: longer than one attempt can take, however it goes.
-
-        An attempt makes no call after its deadline, and each call's time-outs are cut to what is
-        left of it. The last call can still outlast it by connecting and then waiting, each for that
-        long: one time-out more. Ten seconds are for what the ledger takes to write it down (its
-        statements' own limit). A lease shorter than a POST makes two tickets.
-        """
-        return self.deadline_seconds + self.servicenow_timeout_seconds + 10
-
-    @property
-    def credential(self) -> Credential:
-        """Who the function is to ServiceNow."""
-        return _Login(
-            self.servicenow_username,
-            self.servicenow_password,
-            self.servicenow_client_id,
-            self.servicenow_client_secret,
-            self.servicenow_api_key,
-        ).credential
-
-    @property
-    def digest(self) -> str:
-        """Stands for the settings that decide what becomes of an event; when they change, a dead
-        letter may live.
-
-        No secret is part of it: it is written into the ledger.
-        """
-        return digest(
-            self.source_name,
-            self.servicenow_instance_url,
-            self.servicenow_username,
-            self.servicenow_client_id,
-            f"{self.servicenow_timeout_seconds:.15g}",
-            f"{self.deadline_seconds:.15g}",
-            f"{self.retry_for_seconds:.15g}",
-        )
-
-
-def table() -> str:
-    """The table of settings in docs/settings.md."""
-    lines = ["| Variable | Default | Secret | Meaning |", "|---|---|---|---|"]
-    for variable in VARIABLES:
-        default = {None: "required", "": ""}.get(variable.default, f"`{variable.default}`")
-        lines.append(
-            f"| `{variable.name}` | {default} | {'yes' if variable.secret else ''} | "
-            f"{variable.meaning} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def load(
-    environ: Mapping[str, str], *, read_secret: Callable[[str], str] = secretmanager.read
-) -> Settings:
-    """Read Settings from *environ*, or raise SettingsError with everything that is wrong, also with
-    the way out.
-
-    *read_secret* is given the full name of a version, ``projects/P/secrets/S/versions/V``, and
-    raises SecretUnreadable.
-    """
-    reader = _Reader(environ, read_secret)
-    if environ.get("K_SERVICE") and not environ.get("DATABASE_URL", "").strip():
-        reader.fault(
-            "DATABASE_URL",
-            "must be set on Cloud Run and Cloud Functions, to "
-            "postgresql://user:password@host/name: a local disk there "
-            "is gone with the instance, and the ledger with it",
-        )
-    needed = not _left_to_http(environ)
-    source_name = reader.read("SOURCE_NAME", _source_name, "")
-    servicenow_instance_url = reader.read(
-        "SERVICENOW_INSTANCE_URL", instance_url, "", needed=needed
-    )
-    login = _login(reader, needed=needed)
-    settings = Settings(
-        source_name=source_name,
-        servicenow_instance_url=servicenow_instance_url,
-        servicenow_username=login.username,
-        servicenow_password=login.password,
-        servicenow_client_id=login.client_id,
-        servicenow_client_secret=login.client_secret,
-        servicenow_api_key=login.api_key,
-        servicenow_max_concurrency=reader.whole("SERVICENOW_MAX_CONCURRENCY", 1, 1000),
-        servicenow_timeout_seconds=reader.seconds("SERVICENOW_TIMEOUT_SECONDS", 3600, least=0.2),
-        hasura_event_secrets=reader.read("HASURA_EVENT_SECRETS", _secrets, ()),
-        database_url=reader.read("DATABASE_URL", _database_url, ""),
-        database_pool_size=reader.whole("DATABASE_POOL_SIZE", 1, 1000),
-        ledger_migrate=reader.read("LEDGER_MIGRATE", _on_or_off, True),  # noqa: FBT003  # a value like the others
-        rules_file=reader.read("RULES_FILE", str.strip, ""),
-        smtp_url=reader.read("SMTP_URL", _mail_server, None),
-        notify_from=reader.read("NOTIFY_FROM", _address, ""),
-        notify_to=reader.read("NOTIFY_TO", _addresses, ()),
-        notify_every_seconds=reader.seconds("NOTIFY_EVERY_SECONDS", 30 * _DAY_SECONDS),
-        notify_after_seconds=reader.seconds("NOTIFY_AFTER_SECONDS", 30 * _DAY_SECONDS),
-        console_token=reader.read("CONSOLE_TOKEN", _token, ""),
-        config_key=reader.read("CONFIG_KEY", _config_keys, ()),
-        # 3600: what Cloud Functions gives a request at most.
-        deadline_seconds=reader.seconds("DEADLINE_SECONDS", 3600, least=1),
-        retry_for_seconds=reader.seconds("RETRY_FOR_SECONDS", 365 * _DAY_SECONDS),
-        auth_hold_seconds=reader.seconds("AUTH_HOLD_SECONDS", _DAY_SECONDS),
-        max_body_bytes=reader.whole("MAX_BODY_BYTES", 1024, 256 * 1024 * 1024),
-        keep_days=reader.whole("KEEP_DAYS", 1, 3650),
-    )
-    # The log is set up before there are settings, so that what is wrong with them can be logged.
-    reader.read("LOG_LEVEL", _log_level, "")
-    try:
-        read_network(environ)
-    except BrokenNetwork as error:
-        reader.faults.extend(error.faults)
-    _relate(settings, reader)
-    if reader.faults:
-        raise SettingsError(tuple(reader.faults))
-    return settings
-
-
-def _left_to_http(environ: Mapping[str, str]) -> bool:
-    """Whether the connection to ServiceNow is nowhere in *environ*, and may be stored over HTTP
-    instead."""
-    login = ("USERNAME", "PASSWORD", "CLIENT_ID", "CLIENT_SECRET", "API_KEY")
-    return all(
-        environ.get(name, "").strip() for name in ("CONSOLE_TOKEN", "CONFIG_KEY")
-    ) and not any(
-        environ.get(f"SERVICENOW_{name}", "").strip() for name in ("INSTANCE_URL", *login)
-    )
-
-
-def _relate(settings: Settings, reader: "_Reader") -> None:
-    """What must hold between settings that are right by themselves."""
-    timeout, deadline = settings.servicenow_timeout_seconds, settings.deadline_seconds
-    retry_for = settings.retry_for_seconds
-    reader.relate(
-        "NOTIFY_FROM",
-        "SMTP_URL",
-        holds=bool(settings.notify_from) or not settings.smtp_url,
-        what="must be set when SMTP_URL is: the address that mails come from",
-    )
-    reader.relate(
-        "NOTIFY_TO",
-        "SMTP_URL",
-        holds=bool(settings.notify_to) or not settings.smtp_url,
-        what="must be set when SMTP_URL is: who is told, separated by commas",
-    )
-    reader.relate(
-        "SMTP_URL",
-        "NOTIFY_TO",
-        holds=bool(settings.smtp_url) or not settings.notify_to,
-        what="must be set when NOTIFY_TO is: without a mail server nobody is told",
-    )
-    reader.relate(
-        "SERVICENOW_TIMEOUT_SECONDS",
-        "DEADLINE_SECONDS",
-        holds=timeout <= deadline,
-        what=f"({timeout:.15g}) must not be more than DEADLINE_SECONDS ({deadline:.15g}): "
-        "every event is answered by then",
-    )
-    reader.relate(
-        "RETRY_FOR_SECONDS",
-        "DEADLINE_SECONDS",
-        holds=retry_for > deadline,
-        what=f"({retry_for:.15g}) must be more than DEADLINE_SECONDS ({deadline:.15g}): an event "
-        "would be given up "
-        "during its first attempt",
-    )
-    reader.relate(
-        "KEEP_DAYS",
-        "RETRY_FOR_SECONDS",
-        holds=settings.keep_days * _DAY_SECONDS > retry_for,
-        what=f"({settings.keep_days}) must be longer than RETRY_FOR_SECONDS ({retry_for:.15g}): "
-        "an event would be "
-        "forgotten while it is still tried",
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Login:
-    """What ServiceNow is told about who we are; "" for what is not set."""
-
-    username: str
-    password: str = field(repr=False)
-    client_id: str
-    client_secret: str = field(repr=False)
-    api_key: str = field(repr=False)
-
-    @property
-    def credential(self) -> Credential:
-        if self.api_key:
-            return ApiKey(self.api_key)
-        if self.client_id:
-            return OAuth(self.client_id, self.client_secret, self.username, self.password)
-        return Basic(self.username, self.password)
-
-
-def _login(reader: "_Reader", *, needed: bool = True) -> _Login:
-    """Read the five variables, of which one of four combinations is set; or none, where it is not
-    *needed*."""
-    login = _Login(
-        username=reader.read("SERVICENOW_USERNAME", _username, ""),
-        password=reader.read("SERVICENOW_PASSWORD", _printable, ""),
-        client_id=reader.read("SERVICENOW_CLIENT_ID", _client_id, ""),
-        client_secret=reader.read("SERVICENOW_CLIENT_SECRET", _printable, ""),
-        api_key=reader.read("SERVICENOW_API_KEY", _api_key, ""),
-    )
-    others = {
-        "SERVICENOW_USERNAME": login.username,
-        "SERVICENOW_PASSWORD": login.password,
-        "SERVICENOW_CLIENT_ID": login.client_id,
-        "SERVICENOW_CLIENT_SECRET": login.client_secret,
-    }
-    if reader.is_faulty("SERVICENOW_API_KEY", *others):
-        return login
-    beside = [name for name, written in others.items() if written]
-    if login.api_key and beside:
-        reader.fault(
-            "SERVICENOW_API_KEY",
-            f"must be unset, or {_listed(beside)}: an API key signs in by itself",
-        )
-    elif needed and not login.api_key and not beside:
-        reader.fault(
-            "SERVICENOW_USERNAME",
-            "and SERVICENOW_PASSWORD must be set, or SERVICENOW_CLIENT_ID and "
-            "SERVICENOW_CLIENT_SECRET, or "
-            "SERVICENOW_API_KEY: with one of these the function signs in to ServiceNow",
-        )
-    elif not login.api_key:
-        for name, other in (
-            ("SERVICENOW_USERNAME", "SERVICENOW_PASSWORD"),
-            ("SERVICENOW_PASSWORD", "SERVICENOW_USERNAME"),
-            ("SERVICENOW_CLIENT_ID", "SERVICENOW_CLIENT_SECRET"),
-            ("SERVICENOW_CLIENT_SECRET", "SERVICENOW_CLIENT_ID"),
-        ):
-            if others[other] and not others[name]:
-                reader.fault(name, f"must be set when {other} is: they go together")
-    return login
-
-
-def _listed(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def credential(
-    environ: Mapping[str, str], *, read_secret: Callable[[str], str] = secretmanager.read
-) -> Credential:
-    """Read anew who the function is to ServiceNow, and nothing else. Raises SettingsError."""
-    reader = _Reader(environ, read_secret)
-    login = _login(reader)
-    if reader.faults:
-        raise SettingsError(tuple(reader.faults))
-    return login.credential
-
-
-class _Reader:
-    """Reads variables one by one, and goes on after a fault so that all are found."""
-
-    def __init__(self, environ: Mapping[str, str], read_secret: Callable[[str], str]) -> None:
-        self.faults: list[str] = []
-        self._faulty: set[str] = set()
-        self._environ = environ
-        self._read_secret = read_secret
-        self._variables = {variable.name: variable for variable in VARIABLES}
-
-    def fault(self, name: str, what: str) -> None:
-        self.faults.append(f"{name} {what}.")
-        self._faulty.add(name)
-
-    def is_faulty(self, *names: str) -> bool:
-        """Whether one of *names* is wrong by itself."""
-        return not self._faulty.isdisjoint(names)
-
-    def relate(self, name: str, other: str, *, holds: bool, what: str) -> None:
-        """A fault of *name*, unless the relation *holds* or one of the two is wrong by itself."""
-        if not holds and not self.is_faulty(name, other):
-            self.fault(name, what)
-
-    def read(self, name: str, parse: Callable[[str], T], unset: T, *, needed: bool = True) -> T:
-        """What *parse* makes of the variable or its default; *unset* without either, and after a
-        fault.
-
-        Without either it is a fault, unless it is not *needed*.
-        """
-        variable = self._variables[name]
-        try:
-            written = self._resolved(self._environ.get(name, "")) or variable.default
-            if written:
-                return parse(written)
-        except ValueError as error:
-            self.fault(name, str(error))
-        else:
-            if written is None and needed:
-                self.fault(
-                    name,
-                    f"must be set: {variable.meaning[0].lower()}{variable.meaning[1:].rstrip('.')}",
-                )
-        return unset
-
-    def whole(self, name: str, least: int, most: int) -> int:
-        def parse(written: str) -> int:
-            if (
-                re.fullmatch(r"\d{1,12}", written.strip(), re.ASCII)
-                and least <= int(written) <= most
-            ):
-                return int(written)
-            raise ValueError(f"must be a whole number from {least} to {most}")
-
-        return self.read(name, parse, least)
-
-    def seconds(self, name: str, most: int, *, least: float = 0.0) -> float:
-        def parse(written: str) -> float:
-            if (
-                re.fullmatch(r"\d{1,12}(\.\d{1,6})?", written.strip(), re.ASCII)
-                and least <= float(written) <= most
-                and float(written) > 0
-            ):
-                return float(written)
-            raise ValueError(
-                "must be a number of seconds "
-                f"{f'from {least:g}' if least else 'above 0'}, {most} at most"
-            )
-
-        return self.read(name, parse, 1.0)
-
-    def _resolved(self, written: str) -> str:
-        if not written.strip().startswith("secret://"):
-            return written if written.strip() else ""
-        return ",".join(self._secret(reference.strip()) for reference in written.split(","))
-
-    def _secret(self, reference: str) -> str:
-        name = secretmanager.resource(reference)
-        if name is None:
-            raise ValueError(
-                "must be secret://projects/PROJECT/secrets/SECRET, with "
-                "/versions/VERSION if not the latest"
-            )
-        try:
-            return self._read_secret(name)
-        except secretmanager.SecretUnreadable as error:
-            raise ValueError(
-                f"could not be read from {name} ({error}): check that it exists and that the "
-                "function's service "
-                "account has the role Secret Manager Secret Accessor"
-            ) from None
-
+# CONSOLE_TOKEN's too. Shorter ones can be guessed, and are mostly the halves of one that holds a
+# comma.
+SECRET_CHARACTERS_MIN: Final = 16
+MAKE_SECRET: Final = 'python -c "import secrets; print(secrets.token_urlsafe(32))"'  # noqa: S105  # makes one
+# Fernet's form: 32 bytes in URL-safe base64.
+MAKE_CONFIG_KEY: Final = (
+    'python -c "import base64, os; print(base64.urlsafe_b64encode(os.urandom(32)).decode())"'
+)
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -596,22 +80,16 @@ def _api_key(written: str) -> str:
 def _token(written: str) -> str:
     written = written.strip()
     # RFC 6750: what a bearer token may look like.
-    if not re.fullmatch(r"[A-Za-z0-9._~+/-]{16,}=*", written):
+    if not re.fullmatch(rf"[A-Za-z0-9._~+/-]{{{SECRET_CHARACTERS_MIN},}}=*", written):
         raise ValueError(
-            "must be 16 or more letters (A to Z), digits and -._~+/, such as what this prints: "
-            'python -c "import secrets; print(secrets.token_urlsafe(32))"'
+            f"must be {SECRET_CHARACTERS_MIN} or more letters (A to Z), digits and -._~+/, such as "
+            f"what this prints: {MAKE_SECRET}"
         )
     return written
 
 
-# Fernet's form: 32 bytes in URL-safe base64.
-MAKE_CONFIG_KEY: Final = (
-    'python -c "import base64, os; print(base64.urlsafe_b64encode(os.urandom(32)).decode())"'
-)
-
-
 def _config_keys(written: str) -> tuple[str, ...]:
-    keys = tuple(_list(written))
+    keys = _list(written)
     if not all(re.fullmatch(r"[A-Za-z0-9_-]{43}=", key) for key in keys):
         raise ValueError(
             "must be a key, or several separated by commas with the newest first; this prints a "
@@ -620,19 +98,13 @@ def _config_keys(written: str) -> tuple[str, ...]:
     return keys
 
 
-# CONSOLE_TOKEN's too. Shorter ones can be guessed, and are mostly the halves of one that holds a
-# comma.
-SECRET_CHARACTERS_MIN: Final = 16
-
-
 def _secrets(written: str) -> tuple[str, ...]:
     secrets = tuple(_printable(secret) for secret in _list(written))
     if any(len(secret) < SECRET_CHARACTERS_MIN for secret in secrets):
         raise ValueError(
             f"must be a secret of {SECRET_CHARACTERS_MIN} or more characters, or several "
-            "separated by commas; none may "
-            "hold a comma, which would make two of it. This prints a good one: "
-            'python -c "import secrets; print(secrets.token_urlsafe(32))"'
+            "separated by commas; none may hold a comma, which would make two of it. "
+            f"This prints a good one: {MAKE_SECRET}"
         )
     return secrets
 
@@ -702,10 +174,513 @@ def _log_level(written: str) -> str:
     return written.strip().upper()
 
 
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def read(written: str) -> int:
+        if re.fullmatch(r"\d{1,12}", written.strip(), re.ASCII) and least <= int(written) <= most:
+            return int(written)
+        raise ValueError(f"must be a whole number from {least} to {most}")
+
+    return read
+
+
+def _seconds(most: int, *, least: float = 0.0) -> Callable[[str], float]:
+    def read(written: str) -> float:
+        if (
+            re.fullmatch(r"\d{1,12}(\.\d{1,6})?", written.strip(), re.ASCII)
+            and least <= float(written) <= most
+            and float(written) > 0
+        ):
+            return float(written)
+        raise ValueError(
+            f"must be a number of seconds {f'from {least:g}' if least else 'above 0'}, "
+            f"{most} at most"
+        )
+
+    return read
+
+
+def _declare(
+    meaning: str, read: Callable[[str], object], *, secret: bool = False
+) -> Mapping[str, object]:
+    """The metadata of a setting that has no default."""
+    return {"meaning": meaning, "read": read, "secret": secret}
+
+
+def _setting(meaning: str, read: Callable[[str], T], *, default: T, secret: bool = False) -> T:
+    """A setting: what docs/settings.md says of it, what reads its text, and its value unset."""
+    setting: T = field(
+        default=default, repr=not secret, metadata=_declare(meaning, read, secret=secret)
+    )
+    return setting
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All that the environment decides; the names are the variables', in lower case."""
+
+    source_name: str = field(
+        metadata=_declare(
+            "Which app the rows are of. It is in every ticket's address: `shop-prod` and "
+            "`shop-staging` must differ, and under another name every row is a new ticket.",
+            _source_name,
+        )
+    )
+    # https://host[:port], without a slash at the end.
+    servicenow_instance_url: str = field(
+        metadata=_declare(
+            "The instance, `https://dev12345.service-now.com` or just `dev12345`; `http://` only "
+            "on this machine. With `CONSOLE_TOKEN` and `CONFIG_KEY` set, this and what signs in "
+            "may be left out together, and be stored over HTTP.",
+            instance_url,
+        )
+    )
+    servicenow_username: str = _setting(
+        "The user that signs in to ServiceNow: by Basic auth, or beside `SERVICENOW_CLIENT_ID` by "
+        "OAuth's password grant. Required without `SERVICENOW_CLIENT_ID` and "
+        "`SERVICENOW_API_KEY`.",
+        _username,
+        default="",
+    )
+    servicenow_password: str = _setting(
+        "The password of `SERVICENOW_USERNAME`. Required with it.",
+        _printable,
+        default="",
+        secret=True,
+    )
+    servicenow_client_id: str = _setting(
+        "The client of ServiceNow's OAuth that signs in: for itself (the client credentials "
+        "grant), or for `SERVICENOW_USERNAME` where that is set too.",
+        _client_id,
+        default="",
+    )
+    servicenow_client_secret: str = _setting(
+        "The secret of `SERVICENOW_CLIENT_ID`. Required with it.",
+        _printable,
+        default="",
+        secret=True,
+    )
+    servicenow_api_key: str = _setting(
+        "An API key of ServiceNow's, sent as `x-sn-apikey`. Instead of the four above.",
+        _api_key,
+        default="",
+        secret=True,
+    )
+    servicenow_max_concurrency: int = _setting(
+        "Calls to ServiceNow at a time, per instance of the function. A node of ServiceNow serves "
+        "4 and queues 50.",
+        _whole(1, 1000),
+        default=8,
+    )
+    servicenow_timeout_seconds: float = _setting(
+        "How long one call to ServiceNow may take.", _seconds(3600, least=0.2), default=20.0
+    )
+    hasura_event_secrets: tuple[str, ...] = _setting(
+        "What the header `X-Webhook-Secret` may say: 16 characters at least, without a comma. "
+        "Several, separated by commas, while one is replaced. Unset, every event is answered 401.",
+        _secrets,
+        default=(),
+        secret=True,
+    )
+    database_url: str = _setting(
+        "The ledger: `postgresql://user:password@host/name` or `sqlite:///path`. Must be set on "
+        "Cloud Run and Cloud Functions, where a local disk is gone with the instance.",
+        _database_url,
+        default="sqlite:///ledger.db",
+        secret=True,
+    )
+    # Transactions are short and none is held across a call to ServiceNow, so 8 serve more events
+    # than 8 calls bring; and twelve instances stay below PostgreSQL's usual 100.
+    database_pool_size: int = _setting(
+        "Connections to PostgreSQL, per instance of the function.", _whole(1, 1000), default=8
+    )
+    ledger_migrate: bool = _setting(
+        "`on`: the ledger's tables are brought up to date at first use. `off`: only `python -m "
+        "function migrate` does.",
+        _on_or_off,
+        default=True,
+    )
+    rules_file: str = _setting("Which rows become which tickets.", str.strip, default="rules.yaml")
+    smtp_url: MailServer | None = _setting(  # noqa: RUF009  # a field
+        "The mail server: `smtp://user:password@host:port?starttls=1` or `smtps://…`, with user "
+        "and password percent-encoded. Unset, no mail is sent.",
+        _mail_server,
+        default=None,
+        secret=True,
+    )
+    notify_from: str = _setting(
+        "The address that mails come from. Its domain is the name by which the mail server is "
+        "greeted. Required with `SMTP_URL`.",
+        _address,
+        default="",
+    )
+    notify_to: tuple[str, ...] = _setting(
+        "Who is told, separated by commas. Required with `SMTP_URL`.", _addresses, default=()
+    )
+    notify_every_seconds: float = _setting(
+        "At most one mail about the same thing in this time.",
+        _seconds(30 * _DAY_SECONDS),
+        default=900.0,
+    )
+    notify_after_seconds: float = _setting(
+        "What may pass by itself is mailed once it has lasted this long.",
+        _seconds(30 * _DAY_SECONDS),
+        default=600.0,
+    )
+    console_token: str = _setting(
+        "What operators send as `Authorization: Bearer …` to `/api/servicenow/…`: 16 characters "
+        "at least. Unset, they are answered 401.",
+        _token,
+        default="",
+        secret=True,
+    )
+    config_key: tuple[str, ...] = _setting(
+        "Encrypts the password of a configuration that is stored over HTTP. Several, separated by "
+        "commas, while one is replaced: the newest first. Unset, none is taken.",
+        _config_keys,
+        default=(),
+        secret=True,
+    )
+    # 3600: what Cloud Functions gives a request at most.
+    deadline_seconds: float = _setting(
+        "Every event is answered within this time, 3600 at most. Keep it below `timeout_sec` of "
+        "the trigger's `retry_conf` (60).",
+        _seconds(3600, least=1),
+        default=50.0,
+    )
+    retry_for_seconds: float = _setting(
+        "How long an event is tried again before it becomes a dead letter.",
+        _seconds(365 * _DAY_SECONDS),
+        default=86_400.0,
+    )
+    # Accounts lock after about five failures in fifteen minutes.
+    auth_hold_seconds: float = _setting(
+        "After ServiceNow refused the password, the OAuth client or the API key, it is tried once "
+        "in this time, not more.",
+        _seconds(_DAY_SECONDS),
+        default=600.0,
+    )
+    max_body_bytes: int = _setting(
+        "A larger request is answered 413. 1024 to 268435456.",
+        _whole(1024, 256 * 1024 * 1024),
+        default=8 * 1024 * 1024,
+    )
+    keep_days: int = _setting(
+        "How long the ledger remembers what is done, 3650 at most.", _whole(1, 3650), default=90
+    )
+
+    @property
+    def lease_seconds(self) -> float:
+        """How long the lease on a key lasts: longer than one attempt can take, however it goes.
+
+        An attempt makes no call after its deadline, and each call's time-outs are cut to what is
+        left of it. The last call can still outlast it by connecting and then waiting, each for that
+        long: one time-out more. Ten seconds are for what the ledger takes to write it down (its
+        statements' own limit). A lease shorter than a POST makes two tickets.
+        """
+        return self.deadline_seconds + self.servicenow_timeout_seconds + 10
+
+    @property
+    def credential(self) -> Credential:
+        """Who the function is to ServiceNow."""
+        return _credential(
+            self.servicenow_username,
+            self.servicenow_password,
+            self.servicenow_client_id,
+            self.servicenow_client_secret,
+            self.servicenow_api_key,
+        )
+
+    @property
+    def digest(self) -> str:
+        """Stands for the settings that decide what becomes of an event; when they change, a dead
+        letter may live.
+
+        No secret is part of it: it is written into the ledger.
+        """
+        return digest(
+            self.source_name,
+            self.servicenow_instance_url,
+            self.servicenow_username,
+            self.servicenow_client_id,
+            f"{self.servicenow_timeout_seconds:.15g}",
+            f"{self.deadline_seconds:.15g}",
+            f"{self.retry_for_seconds:.15g}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """A variable of the environment: a line of the table in docs/settings.md.
+
+    *read* makes a value of what is written, or raises ValueError with what must be. *unset* is the
+    value without it; MISSING where it must be set.
+    """
+
+    name: str
+    unset: Any
+    meaning: str
+    read: Callable[[str], Any]
+    secret: bool = False
+
+    @property
+    def default(self) -> str | None:
+        """*unset* as it would be written: "" for nothing, None where it must be set."""
+        match self.unset:
+            case bool(on):
+                return "on" if on else "off"
+            case float(number):
+                return f"{number:.15g}"
+            case int() | str():
+                return str(self.unset)
+        return None if self.unset is MISSING else ""
+
+
+VARIABLES: Final = (
+    *(Variable(item.name.upper(), item.default, **item.metadata) for item in fields(Settings)),
+    # The log is set up before there are settings, so that what is wrong with them can be logged.
+    Variable("LOG_LEVEL", "INFO", "`DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`.", _log_level),
+)
+_VARIABLES: Final = {variable.name: variable for variable in VARIABLES}
+_INSTANCE_URL: Final = "SERVICENOW_INSTANCE_URL"
+# In the order of what _credential takes.
+_LOGIN: Final = (
+    "SERVICENOW_USERNAME",
+    "SERVICENOW_PASSWORD",
+    "SERVICENOW_CLIENT_ID",
+    "SERVICENOW_CLIENT_SECRET",
+    "SERVICENOW_API_KEY",
+)
+
+
+def table() -> str:
+    """The table of settings in docs/settings.md."""
+    lines = ["| Variable | Default | Secret | Meaning |", "|---|---|---|---|"]
+    for variable in VARIABLES:
+        default = {None: "required", "": ""}.get(variable.default, f"`{variable.default}`")
+        lines.append(
+            f"| `{variable.name}` | {default} | {'yes' if variable.secret else ''} | "
+            f"{variable.meaning} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def load(
+    environ: Mapping[str, str], *, read_secret: Callable[[str], str] = secretmanager.read
+) -> Settings:
+    """Read Settings from *environ*, or raise SettingsError with everything that is wrong, also with
+    the way out.
+
+    *read_secret* is given the full name of a version, ``projects/P/secrets/S/versions/V``, and
+    raises SecretUnreadable.
+    """
+    reader = _Reader(environ, read_secret)
+    if environ.get("K_SERVICE") and not environ.get("DATABASE_URL", "").strip():
+        reader.fault(
+            "DATABASE_URL",
+            "must be set on Cloud Run and Cloud Functions, to "
+            "postgresql://user:password@host/name: a local disk there is gone with the instance, "
+            "and the ledger with it",
+        )
+    left_to_http = _is_left_to_http(environ)
+    for variable in VARIABLES:
+        reader.read(variable, needed=not (left_to_http and variable.name == _INSTANCE_URL))
+        if variable.name == _LOGIN[-1]:
+            _check_login(reader, needed=not left_to_http)
+    settings = Settings(
+        **{item.name: reader.values[item.name.upper()] for item in fields(Settings)}
+    )
+    try:
+        read_network(environ)
+    except BrokenNetwork as error:
+        reader.faults.extend(error.faults)
+    _relate(settings, reader)
+    if reader.faults:
+        raise SettingsError(tuple(reader.faults))
+    return settings
+
+
+def _is_left_to_http(environ: Mapping[str, str]) -> bool:
+    """Whether the connection to ServiceNow is nowhere in *environ*, and may be stored over HTTP
+    instead."""
+
+    def is_set(name: str) -> bool:
+        return bool(environ.get(name, "").strip())
+
+    return all(map(is_set, ("CONSOLE_TOKEN", "CONFIG_KEY"))) and not any(
+        map(is_set, (_INSTANCE_URL, *_LOGIN))
+    )
+
+
+def _relate(settings: Settings, reader: "_Reader") -> None:
+    """What must hold between settings that are right by themselves."""
+    timeout, deadline = settings.servicenow_timeout_seconds, settings.deadline_seconds
+    retry_for = settings.retry_for_seconds
+    reader.relate(
+        "NOTIFY_FROM",
+        "SMTP_URL",
+        holds=bool(settings.notify_from) or not settings.smtp_url,
+        what="must be set when SMTP_URL is: the address that mails come from",
+    )
+    reader.relate(
+        "NOTIFY_TO",
+        "SMTP_URL",
+        holds=bool(settings.notify_to) or not settings.smtp_url,
+        what="must be set when SMTP_URL is: who is told, separated by commas",
+    )
+    reader.relate(
+        "SMTP_URL",
+        "NOTIFY_TO",
+        holds=bool(settings.smtp_url) or not settings.notify_to,
+        what="must be set when NOTIFY_TO is: without a mail server nobody is told",
+    )
+    reader.relate(
+        "SERVICENOW_TIMEOUT_SECONDS",
+        "DEADLINE_SECONDS",
+        holds=timeout <= deadline,
+        what=f"({timeout:.15g}) must not be more than DEADLINE_SECONDS ({deadline:.15g}): "
+        "every event is answered by then",
+    )
+    reader.relate(
+        "RETRY_FOR_SECONDS",
+        "DEADLINE_SECONDS",
+        holds=retry_for > deadline,
+        what=f"({retry_for:.15g}) must be more than DEADLINE_SECONDS ({deadline:.15g}): an event "
+        "would be given up during its first attempt",
+    )
+    reader.relate(
+        "KEEP_DAYS",
+        "RETRY_FOR_SECONDS",
+        holds=settings.keep_days * _DAY_SECONDS > retry_for,
+        what=f"({settings.keep_days}) must be longer than RETRY_FOR_SECONDS ({retry_for:.15g}): "
+        "an event would be forgotten while it is still tried",
+    )
+
+
+def _credential(
+    username: str, password: str, client_id: str, client_secret: str, api_key: str
+) -> Credential:
+    """Who the function is to ServiceNow by these; "" for what is not set."""
+    if api_key:
+        return ApiKey(api_key)
+    if client_id:
+        return OAuth(client_id, client_secret, username, password)
+    return Basic(username, password)
+
+
+def _check_login(reader: "_Reader", *, needed: bool = True) -> None:
+    """Of the five variables one of four combinations must be set; or none, where it is not
+    *needed*."""
+    if reader.is_faulty(*_LOGIN):
+        return
+    api_key = reader.values["SERVICENOW_API_KEY"]
+    beside = [name for name in _LOGIN[:-1] if reader.values[name]]
+    if api_key and beside:
+        reader.fault(
+            "SERVICENOW_API_KEY",
+            f"must be unset, or {_listed(beside)}: an API key signs in by itself",
+        )
+    elif needed and not api_key and not beside:
+        reader.fault(
+            "SERVICENOW_USERNAME",
+            "and SERVICENOW_PASSWORD must be set, or SERVICENOW_CLIENT_ID and "
+            "SERVICENOW_CLIENT_SECRET, or SERVICENOW_API_KEY: with one of these the function signs "
+            "in to ServiceNow",
+        )
+    elif not api_key:
+        for name, other in (
+            ("SERVICENOW_USERNAME", "SERVICENOW_PASSWORD"),
+            ("SERVICENOW_PASSWORD", "SERVICENOW_USERNAME"),
+            ("SERVICENOW_CLIENT_ID", "SERVICENOW_CLIENT_SECRET"),
+            ("SERVICENOW_CLIENT_SECRET", "SERVICENOW_CLIENT_ID"),
+        ):
+            if other in beside and name not in beside:
+                reader.fault(name, f"must be set when {other} is: they go together")
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def credential(
+    environ: Mapping[str, str], *, read_secret: Callable[[str], str] = secretmanager.read
+) -> Credential:
+    """Read anew who the function is to ServiceNow, and nothing else. Raises SettingsError."""
+    reader = _Reader(environ, read_secret)
+    for name in _LOGIN:
+        reader.read(_VARIABLES[name])
+    _check_login(reader)
+    if reader.faults:
+        raise SettingsError(tuple(reader.faults))
+    return _credential(*(reader.values[name] for name in _LOGIN))
+
+
+class _Reader:
+    """Reads variables one by one, and goes on after a fault so that all are found."""
+
+    def __init__(self, environ: Mapping[str, str], read_secret: Callable[[str], str]) -> None:
+        self.values: dict[str, Any] = {}
+        self.faults: list[str] = []
+        self._faulty: set[str] = set()
+        self._environ = environ
+        self._read_secret = read_secret
+
+    def fault(self, name: str, what: str) -> None:
+        self.faults.append(f"{name} {what}.")
+        self._faulty.add(name)
+
+    def is_faulty(self, *names: str) -> bool:
+        """Whether one of *names* is wrong by itself."""
+        return not self._faulty.isdisjoint(names)
+
+    def relate(self, name: str, other: str, *, holds: bool, what: str) -> None:
+        """A fault of *name*, unless the relation *holds* or one of the two is wrong by itself."""
+        if not holds and not self.is_faulty(name, other):
+            self.fault(name, what)
+
+    def read(self, variable: Variable, *, needed: bool = True) -> None:
+        """Read *variable* into *values*; where it is unset, and after a fault, what it is unset.
+
+        Where it has no default it is a fault to be unset, unless it is not *needed*.
+        """
+        name = variable.name
+        self.values[name] = "" if variable.unset is MISSING else variable.unset
+        try:
+            written = self._resolved(self._environ.get(name, ""))
+            if written:
+                self.values[name] = variable.read(written)
+        except ValueError as error:
+            self.fault(name, str(error))
+        else:
+            if not written and variable.unset is MISSING and needed:
+                self.fault(
+                    name,
+                    f"must be set: {variable.meaning[0].lower()}{variable.meaning[1:].rstrip('.')}",
+                )
+
+    def _resolved(self, written: str) -> str:
+        if not written.strip().startswith("secret://"):
+            return written if written.strip() else ""
+        return ",".join(self._secret(reference.strip()) for reference in written.split(","))
+
+    def _secret(self, reference: str) -> str:
+        name = secretmanager.resource(reference)
+        if name is None:
+            raise ValueError(
+                "must be secret://projects/PROJECT/secrets/SECRET, with "
+                "/versions/VERSION if not the latest"
+            )
+        try:
+            return self._read_secret(name)
+        except secretmanager.SecretUnreadable as error:
+            raise ValueError(
+                f"could not be read from {name} ({error}): check that it exists and that the "
+                "function's service account has the role Secret Manager Secret Accessor"
+            ) from None
+
+
 # How the parts of a connection are read, wherever they are written; each raises ValueError with
 # what must be.
 CONNECTION_PARTS: Final[Mapping[str, Callable[[str], str]]] = {
-    "instance_url": instance_url,
-    "username": _username,
-    "password": _printable,
+    part: _VARIABLES[f"SERVICENOW_{part.upper()}"].read
+    for part in ("instance_url", "username", "password")
 }

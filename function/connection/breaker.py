@@ -20,6 +20,7 @@ from function.deadline import Deadline, answer_within, seconds_left
 from function.ledger.backend import LedgerUnavailable
 from function.ledger.ledger import Ledger
 from function.servicenow import Credential, Record, ServiceNowClient, ServiceNowError
+from function.servicenow.single_flight import NotFetched, SingleFlight
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -119,8 +120,7 @@ class CredentialProvider:
         self._read = read
         self._instance_url = instance_url
         self._lock = threading.Lock()
-        self._reading = threading.Lock()
-        self._reads = 0
+        self._flights = SingleFlight[str, None]()
         self._current = known
         self._digest = ""
 
@@ -139,24 +139,27 @@ class CredentialProvider:
         """Read the secrets again; True when they are others now. Of several who ask at once, one
         reads; it does so, and the others wait for it, no longer than the answer that is due may
         take."""
-        known, reads = self._current, self._reads
-        if not self._reading.acquire(timeout=max(0.0, min(TURN_SECONDS, seconds_left()))):
-            return self._current != known
-        try:
-            if reads == self._reads:
-                try:
-                    fresh = self._read()
-                except CredentialUnreadable as error:
-                    log.warning("the credential could not be read again: %s", error)
-                    return False
-                finally:
-                    self._reads += 1
-                with self._lock:
-                    if fresh != self._current:
-                        self._current, self._digest = fresh, ""
-        finally:
-            self._reading.release()
+        known = self._current
+        # Where another thread's reading failed or takes too long, this one is no wiser.
+        with suppress(NotFetched):
+            self._flights.run(
+                "credential",
+                lambda: self._read_again(known),
+                wait_seconds=min(TURN_SECONDS, seconds_left()),
+            )
         return self._current != known
+
+    def _read_again(self, known: Credential) -> None:
+        if self._current != known:
+            return  # another thread has read it since
+        try:
+            fresh = self._read()
+        except CredentialUnreadable as error:
+            log.warning("the credential could not be read again: %s", error)
+            return
+        with self._lock:
+            if fresh != self._current:
+                self._current, self._digest = fresh, ""
 
 
 class GuardedClient:

@@ -420,7 +420,7 @@ class ConnectionTester:
         self._tables = tuple(tables)
 
     def test(self, asked: ConnectionInput | None, in_force: Connection) -> TestReport:
-        """Test what is *asked*, or the connection *in_force*. Raises BadRequest where a password is
+        """Test what is *asked*, or the connection *in_force*. Raises ApiError where a password is
         needed."""
         if asked is not None:
             password = self._configurations.completed(asked, self._configurations.read())

@@ -3,12 +3,7 @@
 There is one, or none: then the environment's is in force. Every change gives it another version, by
 which each instance of the function notices.
 
-    ConfigurationError       the operator's request was not done; .status is the answer's
-      BadRequest             400: what was sent cannot be taken; every fault is named
-      NotStored              404: there is none
-      AlreadyStored          409: there is one already
-      ChangedMeanwhile       409: somebody else changed it just now
-      NoKey                  503: without CONFIG_KEY none is taken
+    ApiError                 the operator's request was not done; .status is the answer's
     PasswordUnreadable       the stored password cannot be decrypted
 """
 
@@ -18,7 +13,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -30,55 +25,13 @@ if TYPE_CHECKING:
     from cryptography.fernet import MultiFernet
 
 
-class ConfigurationError(Exception):
-    """An operator's request was not done; the text says why, and what to do."""
+class ApiError(Exception):
+    """An operator's request was not done; *message* says why, and what to do."""
 
-    status: ClassVar[int]
-
-
-class BadRequest(ConfigurationError):  # noqa: N818  # HTTP's name
-    """What was sent cannot be taken. *faults* are all that is wrong with it, a sentence each."""
-
-    status = 400
-
-    def __init__(self, *faults: str) -> None:
-        super().__init__(" ".join(faults))
-
-
-class NotStored(ConfigurationError):  # noqa: N818  # what is the case
-    status = 404
-
-    def __init__(self) -> None:
-        super().__init__(
-            "No configuration is stored, so the environment's is in force. POST stores one."
-        )
-
-
-class AlreadyStored(ConfigurationError):  # noqa: N818  # what is the case
-    status = 409
-
-    def __init__(self) -> None:
-        super().__init__("A configuration is stored already. PUT replaces it, DELETE removes it.")
-
-
-class ChangedMeanwhile(ConfigurationError):  # noqa: N818  # what happened
-    status = 409
-
-    def __init__(self) -> None:
-        super().__init__(
-            "Somebody else changed the configuration just now. GET it, and send yours again."
-        )
-
-
-class NoKey(ConfigurationError):  # noqa: N818  # what is the case
-    status = 503
-
-    def __init__(self) -> None:
-        super().__init__(
-            "CONFIG_KEY is not set, and a password is not stored unencrypted. Set it to what "
-            "this prints, deploy, and "
-            f"send this again: {MAKE_CONFIG_KEY}"
-        )
+    def __init__(self, status: int, message: str) -> None:
+        """*status* is the answer's: 400 for what cannot be taken, 404, 409 or 503."""
+        super().__init__(message)
+        self.status = status
 
 
 class PasswordUnreadable(Exception):  # noqa: N818  # what is the case
@@ -125,14 +78,16 @@ UNKNOWN_MAX: Final = 10
 def parse(body: bytes) -> ConnectionInput:
     """Read what an operator sent: a JSON object of *instance_url*, *username* and *password*.
 
-    Raises BadRequest. A password that is left out is the caller's to judge.
+    Raises ApiError with all that is wrong, a sentence each. A password that is left out is the
+    caller's to judge.
     """
     try:
         sent = msgspec.json.decode(body, type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise BadRequest(
+        raise ApiError(
+            400,
             'The body must be a JSON object: {"instance_url": "…", "username": "…", "password": '
-            '"…"}.'
+            '"…"}.',
         ) from None
     known = ", ".join(CONNECTION_PARTS)
     faults = [
@@ -157,10 +112,19 @@ def parse(body: bytes) -> ConnectionInput:
             except ValueError as error:
                 faults.append(f"{name} {error}.")
     if faults:
-        raise BadRequest(*faults)
+        raise ApiError(400, " ".join(faults))
     return ConnectionInput(**read)
 
 
+NOT_STORED: Final = "No configuration is stored, so the environment's is in force. POST stores one."
+ALREADY_STORED: Final = "A configuration is stored already. PUT replaces it, DELETE removes it."
+CHANGED_MEANWHILE: Final = (
+    "Somebody else changed the configuration just now. GET it, and send yours again."
+)
+NO_KEY: Final = (
+    "CONFIG_KEY is not set, and a password is not stored unencrypted. Set it to what this prints, "
+    f"deploy, and send this again: {MAKE_CONFIG_KEY}"
+)
 PASSWORD_MISSING: Final = "password must be given."  # noqa: S105  # no password
 PASSWORD_OF_ANOTHER: Final = (
     "password must be given again: the instance_url is another one, and "  # noqa: S105
@@ -210,10 +174,10 @@ class ConnectionStore:
         return _stored(rows[0]) if rows else None
 
     def show(self) -> StoredConnection:
-        """The stored configuration. Raises NotStored."""
+        """The stored configuration. Raises ApiError where there is none."""
         stored = self.read()
         if stored is None:
-            raise NotStored
+            raise ApiError(404, NOT_STORED)
         return stored
 
     def password(self, stored: StoredConnection) -> str:
@@ -246,21 +210,20 @@ class ConnectionStore:
         return str(password)
 
     def create(self, asked: ConnectionInput) -> StoredConnection:
-        """Store *asked* where there is none. Raises ConfigurationError."""
+        """Store *asked* where there is none. Raises ApiError."""
         self._need_key()
         if not asked.password:
-            raise BadRequest(PASSWORD_MISSING)
+            raise ApiError(400, PASSWORD_MISSING)
         values = self._values(asked) | {"id": uuid.uuid4().hex}
         rows = self._database.run(lambda transaction: transaction.execute(_INSERT, **values))
         if not rows:
-            raise AlreadyStored
+            raise ApiError(409, ALREADY_STORED)
         return _stored(rows[0])
 
     def replace(self, asked: ConnectionInput) -> StoredConnection:
-        """Store *asked* in the place of what there is, encrypted with the newest key. Raises
-        ConfigurationError.
+        """Store *asked* in the place of what there is, encrypted with the newest key.
 
-        A password that was left out is kept, unless the instance is another one.
+        A password that was left out is kept, unless the instance is another one. Raises ApiError.
         """
         self._need_key()
         before = self.show()
@@ -271,35 +234,35 @@ class ConnectionStore:
             lambda transaction: transaction.execute(_UPDATE, **values, seen=before.version)
         )
         if not rows:
-            raise ChangedMeanwhile
+            raise ApiError(409, CHANGED_MEANWHILE)
         return _stored(rows[0])
 
     def completed(self, asked: ConnectionInput, stored: StoredConnection | None) -> str:
         """The password of *asked*, or the one in *stored* where it may stand in for it. Raises
-        BadRequest."""
+        ApiError."""
         if asked.password:
             return asked.password
         if stored is None:
-            raise BadRequest(PASSWORD_MISSING)
+            raise ApiError(400, PASSWORD_MISSING)
         if asked.instance_url != stored.instance_url:
-            raise BadRequest(PASSWORD_OF_ANOTHER)
+            raise ApiError(400, PASSWORD_OF_ANOTHER)
         try:
             return self.password(stored)
         except PasswordUnreadable as error:
-            raise BadRequest(f"{PASSWORD_MISSING} {error}") from None
+            raise ApiError(400, f"{PASSWORD_MISSING} {error}") from None
 
     def delete(self) -> None:
-        """Remove the configuration. Raises NotStored."""
+        """Remove the configuration. Raises ApiError where there is none."""
 
         def work(transaction: Transaction) -> list[Record]:
             return transaction.execute("DELETE FROM servicenow.configuration RETURNING id")
 
         if not self._database.run(work):
-            raise NotStored
+            raise ApiError(404, NOT_STORED)
 
     def _need_key(self) -> None:
         if not self._keys:
-            raise NoKey
+            raise ApiError(503, NO_KEY)
 
     def _values(self, asked: ConnectionInput) -> dict[str, object]:
         secret = json.dumps([asked.instance_url, asked.password])

@@ -57,10 +57,10 @@ from function.servicenow.fields import (
 from function.servicenow.references import References
 from function.servicenow.responses import Record, equals
 from function.servicenow.search import FoundRecords, Search, records
+from function.servicenow.values import SYS_ID
 
 log = logging.getLogger("function.servicenow")
 
-_SYS_ID = re.compile(r"[0-9a-fA-F]{32}", re.ASCII)
 # A journal entry may be cut at its end, where the marker stands if there is room.
 JOURNAL_CHARACTERS_MAX: Final = 4000
 _JOURNAL_ROWS: Final = 10
@@ -460,7 +460,7 @@ class ServiceNowClient(TableClient):
             sent = written(table, by_column(table, values))
             if not sent.get("short_description", "").strip():
                 raise InvalidArgument("short_description must say something")
-            if sys_id is not None and not _SYS_ID.fullmatch(sys_id):
+            if sys_id is not None and not SYS_ID.fullmatch(sys_id):
                 raise InvalidArgument("sys_id must be 32 hexadecimal digits")
             sent = self._prepared(table, sent)
             asked = (sys_id or uuid.uuid4().hex).lower()
@@ -570,7 +570,7 @@ class ServiceNowClient(TableClient):
         UnknownReference."""
         if not said:
             return said
-        if field in UNNAMED and not _SYS_ID.fullmatch(said):
+        if field in UNNAMED and not SYS_ID.fullmatch(said):
             raise UnknownReference(
                 f"{field} is a reference that is not looked up by a name: give the record's sys_id"
             )
@@ -716,7 +716,7 @@ def _only(number_or_sys_id: str | None, number: str | None, sys_id: str | None) 
         raise InvalidArgument(
             "name the record once: number=… or sys_id=…, or either as the first argument"
         )
-    if sys_id is not None and not _SYS_ID.fullmatch(sys_id.strip()):
+    if sys_id is not None and not SYS_ID.fullmatch(sys_id.strip()):
         raise InvalidArgument("sys_id must be 32 hexadecimal digits; a number is given as number=…")
     return given[0]
 
@@ -736,7 +736,7 @@ def _tell_lost(table: TicketTable, sent: Mapping[str, str], record: Record) -> N
 def _named(number_or_sys_id: str) -> str:
     """The query for a number; "" for a sys_id. Raises InvalidArgument."""
     given = number_or_sys_id.strip()
-    if _SYS_ID.fullmatch(given):
+    if SYS_ID.fullmatch(given):
         return ""
     try:
         return equals("number", given)

@@ -22,6 +22,7 @@ import msgspec
 from function.core.outcome import Failure, Kind, Reason
 from function.servicenow.credentials import REFUSED_KEY, ApiKey, Credential, OAuth
 from function.servicenow.responses import UNAUTHORIZED, Record, Reply, Request, interpret
+from function.servicenow.single_flight import NotFetched, SingleFlight
 
 log = logging.getLogger("function.servicenow")
 T = TypeVar("T")
@@ -137,31 +138,23 @@ class Token:
     expires_at: float
 
 
-class SingleFlight:
-    """A request for a token that is under way, for all who wait for it."""
-
-    def __init__(self) -> None:
-        self._over = threading.Event()
-        self._outcome: str | Failure | None = None
-
-    def end(self, outcome: str | Failure | None) -> None:
-        self._outcome = outcome
-        self._over.set()
-
-    def wait(self, deadline: float) -> str | Failure | None:
-        """What it brought: for all a token or a failure; None if that was its leader's own, or not
-        there in time."""
-        self._over.wait(max(0.0, deadline - time.monotonic()))
-        return self._outcome
-
-
 @dataclass(slots=True)
 class _Kept:
     token: Token | None = None
     refresh: str = ""
-    flight: SingleFlight | None = None
     failure: Failure | None = None
     quiet_until: float = 0.0
+
+    def good_token(self, now: float) -> str:
+        """The token, until it expires; "" without one."""
+        return self.token.access if self.token and now < self.token.expires_at else ""
+
+    def answer(self, now: float) -> str | Failure | None:
+        """What is answered without a request; None where one is due."""
+        good = self.good_token(now)
+        if self.token and good and (now < self.token.renew_at or now < self.quiet_until):
+            return good
+        return self.failure if now < self.quiet_until else None
 
 
 class TokenCache:
@@ -172,37 +165,30 @@ class TokenCache:
         self._post = post
         self._lock = threading.Lock()
         self._kept: dict[OAuth, _Kept] = {}
+        self._flights = SingleFlight[OAuth, str | Failure]()
 
     def token(self, credential: OAuth, *, deadline: float) -> str | Failure:
         """A token to send, by *deadline* on the monotonic clock; however many ask for one, one
         request is made."""
+
+        def fetch() -> str | Failure:
+            return self._renew(credential, deadline)
+
         while True:
             with self._lock:
-                kept = self._of(credential)
-                now = time.monotonic()
-                good = kept.token is not None and now < kept.token.expires_at
-                if (
-                    kept.token
-                    and good
-                    and (now < kept.token.renew_at or kept.flight or now < kept.quiet_until)
-                ):
-                    return kept.token.access
-                if kept.failure and now < kept.quiet_until:
-                    return kept.failure
-                flight, leading = kept.flight, kept.flight is None
-                if flight is None:
-                    flight = kept.flight = SingleFlight()
-            if leading:
-                # Early, a call must be left time enough to be sent with the token that it has.
-                return self._lead(
-                    credential,
-                    kept,
-                    flight,
-                    deadline=now + (deadline - now) / 2 if good else deadline,
-                )
-            outcome = flight.wait(deadline)
-            if outcome is not None:
-                return outcome
+                kept, now = self._of(credential), time.monotonic()
+                answer, good = kept.answer(now), kept.good_token(now)
+            if answer is not None:
+                return answer
+            # While a token is good yet, nobody waits for another thread that fetches the next.
+            wait_seconds = 0.0 if good else deadline - now
+            try:
+                return self._flights.run(credential, fetch, wait_seconds=wait_seconds)
+            except _NoTokenError as error:
+                return error.failure
+            except NotFetched:
+                if good:
+                    return good
             if time.monotonic() >= deadline:
                 return _SLOW
 
@@ -232,22 +218,20 @@ class TokenCache:
             self._kept[credential] = _Kept()
         return self._kept[credential]
 
-    def _lead(
-        self, credential: OAuth, kept: _Kept, flight: SingleFlight, *, deadline: float
-    ) -> str | Failure:
-        answer: Token | Failure | None = None
-        shared: str | Failure | None = None
-        try:
-            answer = self._fetch(credential, kept.refresh, deadline)
-        finally:
-            with self._lock:
-                kept.flight = None
-                if answer is not None:
-                    shared = _put_down(kept, answer, ours_alone=time.monotonic() >= deadline)
-            flight.end(shared)
-        if shared is not None:
-            return shared
-        return answer if isinstance(answer, Failure) else _SLOW
+    def _renew(self, credential: OAuth, deadline: float) -> str | Failure:
+        """Fetch the next token: what all who wait are told. Raises _NoTokenError with what concerns
+        nobody else."""
+        with self._lock:
+            kept, now = self._of(credential), time.monotonic()
+            answer = kept.answer(now)
+            if answer is not None:
+                return answer
+            if kept.good_token(now):
+                # A call must be left time enough to be sent with the token that it has.
+                deadline = now + (deadline - now) / 2
+        fetched = self._fetch(credential, kept.refresh, deadline)
+        with self._lock:
+            return _put_down(kept, fetched, ours_alone=time.monotonic() >= deadline)
 
     def _fetch(self, credential: OAuth, refresh: str, deadline: float) -> Token | Failure:
         if refresh:
@@ -296,9 +280,9 @@ class TokenCache:
         )
 
 
-def _put_down(kept: _Kept, answer: Token | Failure, *, ours_alone: bool) -> str | Failure | None:
-    """Remember *answer* and give what all who wait are told; None for what is its leader's own: its
-    time was over."""
+def _put_down(kept: _Kept, answer: Token | Failure, *, ours_alone: bool) -> str | Failure:
+    """Remember *answer* and give what all who wait are told. Raises _NoTokenError with what is its
+    asker's own: its time was over."""
     now = time.monotonic()
     if isinstance(answer, Token):
         kept.token, kept.refresh, kept.failure, kept.quiet_until = answer, answer.refresh, None, 0.0
@@ -307,11 +291,11 @@ def _put_down(kept: _Kept, answer: Token | Failure, *, ours_alone: bool) -> str 
         # Even if the token is good for a minute yet: a password must not be tried again by every
         # call in it.
         kept.token, kept.refresh = None, ""
-    elif kept.token and now < kept.token.expires_at:
+    elif good := kept.good_token(now):
         kept.quiet_until = now + EARLY_PAUSE_SECONDS
-        return kept.token.access
+        return good
     elif ours_alone or answer.reason is Reason.DEADLINE:
-        return None
+        raise _NoTokenError(answer)
     kept.failure, kept.quiet_until = answer, now + PAUSE_SECONDS
     return answer
 

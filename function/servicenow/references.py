@@ -1,20 +1,18 @@
 """Reference fields by name: looked up first, because ServiceNow stores a name it does not know as
 nothing."""
 
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from function.core.lifecycle import COLUMN_REFERENCES
-from function.core.outcome import Kind
+from function.core.outcome import Failure, Kind
 from function.servicenow.errors import ServiceNowError, UnknownReference
 from function.servicenow.responses import Record, equals
+from function.servicenow.single_flight import NotFetched, SingleFlight
+from function.servicenow.values import SYS_ID
 
 # A group that is renamed or deleted is noticed within ten minutes.
 CACHE_SECONDS: Final = 600.0
@@ -39,8 +37,6 @@ REFERENCES: Final = {
 # inactive.
 _WITH_ACTIVE: Final = frozenset({"sys_user", "sys_user_group", "std_change_producer_version"})
 
-_SYS_ID = re.compile(r"[0-9a-fA-F]{32}", re.ASCII)
-
 Find: TypeAlias = Callable[[str, str, Sequence[str], int], list[Record]]
 """Asks ServiceNow: table, query, fields, limit."""
 
@@ -52,7 +48,7 @@ class References:
         """*columns*: what each refers to; others are sent as they are."""
         self._columns = columns
         self._known: dict[tuple[str, str], tuple[str, float]] = {}
-        self._asked: dict[tuple[str, str], Future[str]] = {}
+        self._flights = SingleFlight[tuple[str, str], str]()
         self._lock = threading.Lock()
 
     def sys_id(
@@ -72,45 +68,39 @@ class References:
         if not name:
             return ""
         key = (referred.table, name)
-        known, until = self._known.get(key, ("", 0.0))
-        if until > time.monotonic():
+        known = self._remembered(key)
+        if known:
             return known
-        # Many tickets name one group: one asks, and the others take what it was told.
-        with self._lock:
-            asked = self._asked.get(key)
-            mine = asked is None
-            asked = asked or self._asked.setdefault(key, Future())
-        if not mine:
-            with suppress(FutureTimeout):
-                failure = asked.exception(timeout=max(0.0, left_seconds()))
-                if failure is None:
-                    return asked.result()
-                if isinstance(failure, UnknownReference):
-                    raise UnknownReference(
-                        failure.hint, is_ambiguous=failure.is_ambiguous
-                    ) from failure
-                if isinstance(failure, ServiceNowError) and failure.failure.kind is Kind.PERMANENT:
-                    raise ServiceNowError(failure.failure, call=failure.call) from failure
-            return _look_up(referred, field, name, find)
-        try:
+
+        def look_up() -> str:
+            known = self._remembered(key)  # by another thread, since
+            if known:
+                return known
             found = _look_up(referred, field, name, find)
-        except BaseException as error:
-            asked.set_exception(error)
-            raise
-        else:
-            asked.set_result(found)
             with self._lock:
                 if len(self._known) >= CACHE_ENTRIES_MAX:
                     self._known.clear()
                 self._known[key] = (found, time.monotonic() + CACHE_SECONDS)
             return found
-        finally:
-            with self._lock:
-                del self._asked[key]
+
+        # Many tickets name one group: one asks, and the others take what it was told.
+        try:
+            return self._flights.run(key, look_up, wait_seconds=left_seconds())
+        except NotFetched as other:
+            match other.error:
+                case UnknownReference() as error:
+                    raise UnknownReference(error.hint, is_ambiguous=error.is_ambiguous) from error
+                case ServiceNowError(failure=Failure(kind=Kind.PERMANENT)) as error:
+                    raise ServiceNowError(error.failure, call=error.call) from error
+        return _look_up(referred, field, name, find)
+
+    def _remembered(self, key: tuple[str, str]) -> str:
+        known, until = self._known.get(key, ("", 0.0))
+        return known if until > time.monotonic() else ""
 
 
 def _look_up(referred: Referred, field: str, name: str, find: Find) -> str:
-    by_id = _SYS_ID.fullmatch(name)
+    by_id = SYS_ID.fullmatch(name)
     fields = ["sys_id", *referred.names]
     try:
         query = "^OR".join(
@@ -139,7 +129,7 @@ def chosen(referred: Referred, field: str, name: str, rows: Sequence[Record]) ->
     What matched is checked here: ServiceNow drops an invalid term and returns everything. A record
     that does not tell whether it is active counts as one that is. Raises UnknownReference.
     """
-    columns = ("sys_id",) if _SYS_ID.fullmatch(name) else referred.names
+    columns = ("sys_id",) if SYS_ID.fullmatch(name) else referred.names
     named = name.strip().casefold()
     for active in (True, False):
         for column in columns:

@@ -171,14 +171,15 @@ def _duration(written: str) -> timedelta | None:
     return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
 
 
-_SYS_IDS: Final = re.compile(r"[0-9a-fA-F]{32}(?:\s*,\s*[0-9a-fA-F]{32})*,?", re.ASCII)
+SYS_ID: Final = re.compile(r"[0-9a-fA-F]{32}", re.ASCII)
+_SYS_IDS: Final = re.compile(rf"{SYS_ID.pattern}(?:\s*,\s*{SYS_ID.pattern})*,?", re.ASCII)
 
 
 def _same_sys_ids(returned: str, sent: str) -> bool:
     """Of a reference or a list of them."""
     if not _SYS_IDS.fullmatch(returned) or not _SYS_IDS.fullmatch(sent):
         return False
-    ours, theirs = (re.findall(r"[0-9a-f]{32}", value.lower()) for value in (sent, returned))
+    ours, theirs = (SYS_ID.findall(value.lower()) for value in (sent, returned))
     return ours == theirs
 
 

@@ -14,7 +14,13 @@ from typing import Any
 
 import pytest
 
-from function.connection.store import ConnectionInput, ConnectionStore, PasswordUnreadable, parse
+from function.connection.store import (
+    ALREADY_STORED,
+    ConnectionInput,
+    ConnectionStore,
+    PasswordUnreadable,
+    parse,
+)
 from function.ledger.database import Database
 from function.servicenow import Basic
 from function.settings import MAKE_CONFIG_KEY
@@ -475,7 +481,7 @@ class TestTheStore:
                     store.create(ConnectionInput("https://a.example", f"u{n}", "p")).username
                 )
             except Exception as error:  # noqa: BLE001  # looked at below
-                outcomes.append(type(error).__name__)
+                outcomes.append(str(error))
 
         threads = [threading.Thread(target=create, args=(n,)) for n in range(4)]
         for thread in threads:
@@ -483,7 +489,7 @@ class TestTheStore:
         for thread in threads:
             thread.join()
 
-        assert outcomes.count("AlreadyStored") == 3
+        assert outcomes.count(ALREADY_STORED) == 3
         assert store.show().username in outcomes
 
     def test_the_secret_is_bound_to_its_instance(self, database: Database) -> None:
