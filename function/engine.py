@@ -3,6 +3,7 @@
 import logging
 import math
 import random
+import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -46,6 +47,7 @@ from function.notices.alerts import (
     unruled_fingerprint,
 )
 from function.notices.mailer import AlertMailer
+from function.parallel import WorkThreads
 from function.rules.evaluate import evaluate
 from function.rules.model import Rule, Rules
 from function.settings import Settings
@@ -112,6 +114,7 @@ class Engine:
             source_name=settings.source_name, notify_after_seconds=settings.notify_after_seconds
         )
         self._cleared_no_rule = False
+        self.threads = WorkThreads(settings.rules_at_once)
         self._flushed_at = -math.inf
 
     def deliver(
@@ -206,127 +209,203 @@ class _EventDelivery:
     """One event, delivered once."""
 
     def __init__(self, engine: Engine, event: Event, *, fresh: bool, deadline: Deadline) -> None:
-        self._engine = engine
-        self._ledger = engine.ledger
-        self._settings = engine.settings
-        self._event = event
-        self._fresh = fresh
+        self.engine = engine
+        self.event = event
+        self.fresh = fresh
         self._deadline = deadline
         self._sessions: dict[str, TargetSession] = {}
+        self._connecting = threading.Lock()
         # What has a record.
         self.kept: list[DeliveryId] = []
         # Whether the event has records besides, and whether mails are due: so until the ledger has
         # said otherwise.
         self.has_others = True
-        self._asked_for_others = False
         self.mail_due = False
 
+    def session(self, kind: str) -> TargetSession:
+        """The session that all rules with this kind of target begin with."""
+        with self._connecting:
+            if kind not in self._sessions:
+                self._sessions[kind] = self.engine.targets[kind].connect()
+            return self._sessions[kind]
+
     def apply(self, rules: Collection[Rule]) -> list[Outcome]:
-        """Have each of *rules* applied; gives what followed for each of its keys."""
-        event = self._event
-        steps = [
-            (rule, step) for rule in rules if event.op in rule.ops for step in evaluate(rule, event)
-        ]
+        """Have each of *rules* applied, several at a time; gives what followed for each of its
+        keys, in the order of the rules."""
+        event = self.event
+        steps = [(rule, evaluate(rule, event)) for rule in rules if event.op in rule.ops]
         not_due = self._not_due_yet(steps)
-        outcomes = []
-        for rule, step in steps:
-            if isinstance(step.wants, DesiredState) and _wants_nothing(event, step, step.wants):
-                outcomes.append(self._record_nothing_wanted(rule, step))
-                continue
-            delivery = self._delivery_id(rule, step)
-            self.kept.append(delivery)
-            if waiting := not_due.get(delivery):
-                outcomes.append(_retrying(rule, step, *waiting))
-            elif len(self.kept) > 1 and self._deadline.left() < self._engine.work_seconds_min:
-                # Hasura comes back for the rest.
-                outcomes.append(
-                    _retrying(rule, step, Reason.DEADLINE, self._ledger.now() + SOON_SECONDS)
-                )
-            else:
-                outcomes.append(self._deliver_step(rule, step))
-        return outcomes
+        works = [
+            _RuleDelivery(
+                self,
+                rule,
+                steps_of_rule,
+                not_due,
+                # What a call finds out of its row is this rule's alone.
+                deadline=replace(self._deadline),
+                is_first=number == 0,
+            )
+            for number, (rule, steps_of_rule) in enumerate(steps)
+        ]
+        outcomes = self.engine.threads.run([work.apply for work in works])
+        reports = [others for work in works for others in work.others]
+        self.kept = [delivery for work in works for delivery in work.kept]
+        self.has_others = any(reports) or not reports
+        self.mail_due = any(work.mail_due for work in works)
+        return [outcome for of_rule in outcomes for outcome in of_rule]
 
     def _not_due_yet(
-        self, steps: Collection[tuple[Rule, Step]]
+        self, steps: Collection[tuple[Rule, Sequence[Step]]]
     ) -> Mapping[DeliveryId, tuple[Reason, float]]:
         """Of an event that came again for what is due: why the rest waits, and until when (UNIX
         seconds).
 
         Where nothing is due it came early, and all is tried.
         """
-        if len(steps) < 2 or self._fresh:
+        deliveries = [
+            delivery_id(self.event, rule, step) for rule, of_rule in steps for step in of_rule
+        ]
+        if len(deliveries) < 2 or self.fresh:
             return {}
-        deliveries = [self._delivery_id(rule, step) for rule, step in steps]
-        return self._ledger.deliveries.not_due_yet(self._event, deliveries)
+        return self.engine.ledger.deliveries.not_due_yet(self.event, deliveries)
 
-    def _delivery_id(self, rule: Rule, step: Step) -> DeliveryId:
-        event = self._event
-        return DeliveryId(event.id, event.content, rule.id, rule.target.kind, step.key)
+    def dead_letter_no_rule(self) -> Outcome:
+        """No rule wants the event: that is a dead letter, for somebody sends it."""
+        self.mail_due = True
+        failure = no_rule(self.event, self.engine.settings.rules_file)
+        session = self.engine.any_session()
+        alert = self.engine.alerts.unruled(
+            failure, self.event, instance=session.instance, now=self.engine.ledger.now()
+        )
+        outcome = Outcome("", "", Status.DEAD, reason=Reason.NO_RULE, hint=failure.hint)
+        return self.engine.ledger.deliveries.record_without_ticket(
+            self.event,
+            outcome,
+            failure,
+            delivery=DeliveryId(self.event.id, self.event.content, "", "", ""),
+            digest=self.engine.digest(session),
+            fresh=self.fresh,
+            alert=alert,
+            samples_max=UNRULED_SAMPLES_MAX,
+        )
 
-    def _session(self, rule: Rule, *, at_once: bool = False) -> TargetSession:
-        kind = rule.target.kind
-        if kind not in self._sessions or at_once:
-            self._sessions[kind] = self._engine.targets[kind].connect(at_once=at_once)
-        return self._sessions[kind]
 
-    def _note_others(self, *, others: bool) -> None:
-        self.has_others = others or (self._asked_for_others and self.has_others)
-        self._asked_for_others = True
+class _RuleDelivery:
+    """One event under one rule; a thread of its own may do it."""
 
-    def _record_nothing_wanted(self, rule: Rule, step: Step) -> Outcome:
+    def __init__(
+        self,
+        delivery: _EventDelivery,
+        rule: Rule,
+        steps: Sequence[Step],
+        not_due: Mapping[DeliveryId, tuple[Reason, float]],
+        *,
+        deadline: Deadline,
+        is_first: bool,
+    ) -> None:
+        self._delivery = delivery
+        self._engine = delivery.engine
+        self._ledger = delivery.engine.ledger
+        self._settings = delivery.engine.settings
+        self._event = delivery.event
+        self._fresh = delivery.fresh
+        self._rule = rule
+        self._steps = steps
+        self._not_due = not_due
+        self._deadline = deadline
+        self._is_first = is_first
+        self._own_session: TargetSession | None = None
+        # What has a record.
+        self.kept: list[DeliveryId] = []
+        # Whether the event has records besides, each time that the ledger said so.
+        self.others: list[bool] = []
+        self.mail_due = False
+
+    def apply(self) -> list[Outcome]:
+        """Give what followed for each key."""
+        return [self._apply_step(step) for step in self._steps]
+
+    def _apply_step(self, step: Step) -> Outcome:
+        if isinstance(step.wants, DesiredState) and _wants_nothing(self._event, step, step.wants):
+            return self._record_nothing_wanted(step)
+        delivery = self._delivery_id(step)
+        must_try = self._is_first and not self.kept
+        self.kept.append(delivery)
+        if waiting := self._not_due.get(delivery):
+            return _retrying(self._rule, step, *waiting)
+        if not must_try and self._deadline.left() < self._engine.work_seconds_min:
+            # Hasura comes back for the rest.
+            return _retrying(self._rule, step, Reason.DEADLINE, self._ledger.now() + SOON_SECONDS)
+        return self._deliver_step(step)
+
+    def _delivery_id(self, step: Step) -> DeliveryId:
+        return delivery_id(self._event, self._rule, step)
+
+    def _session(self, *, at_once: bool = False) -> TargetSession:
+        kind = self._rule.target.kind
+        if at_once:
+            self._own_session = self._engine.targets[kind].connect(at_once=True)
+        elif self._own_session is None:
+            self._own_session = self._delivery.session(kind)
+        return self._own_session
+
+    def _record_nothing_wanted(self, step: Step) -> Outcome:
         """The common case of a row below `when` costs no record, not even evidence; but where its
         key had a row before, that one's end would be taken for this one's."""
-        if rule.target.follows:
-            session = self._session(rule)
+        if self._rule.target.follows:
+            session = self._session()
             try:
                 others, mail_due = self._ledger.deliveries.record_step(
                     self._event,
                     step,
                     wanted_to_json(step.wants),
-                    delivery=self._delivery_id(rule, step),
+                    delivery=self._delivery_id(step),
                     instance=session.instance,
                     digest=self._engine.digest(session),
                     mail_every_seconds=self._settings.notify_every_seconds,
                 )
-                self._note_others(others=others)
+                self.others.append(others)
                 self.mail_due = self.mail_due or mail_due
             except LedgerRefused as error:
-                self.kept.append(self._delivery_id(rule, step))
-                return self._not_begun(rule, step, error)
-        return Outcome(rule.id, step.key, Status.SKIPPED, reason=Reason.WHEN_FALSE)
+                self.kept.append(self._delivery_id(step))
+                return self._not_begun(step, error)
+        return Outcome(self._rule.id, step.key, Status.SKIPPED, reason=Reason.WHEN_FALSE)
 
-    # One rule and key
-
-    def _deliver_step(self, rule: Rule, step: Step) -> Outcome:
+    def _deliver_step(self, step: Step) -> Outcome:
         if isinstance(step.wants, Failure) and not step.key:
-            return self._dead_letter_no_key(rule, step.wants)
+            return self._dead_letter_no_key(step, step.wants)
         owner = uuid.uuid4().hex
         started = time.monotonic()
         try:
-            beginning = self._begin(rule, step, owner=owner)
+            beginning = self._begin(step, owner=owner)
         except LedgerRefused as error:
-            return self._not_begun(rule, step, error)
+            return self._not_begun(step, error)
         match beginning:
             case AlreadyDone():
-                return Outcome(rule.id, step.key, Status.UNCHANGED, beginning.ticket)
+                return Outcome(self._rule.id, step.key, Status.UNCHANGED, beginning.ticket)
             case AlreadyDead():
                 reason = Reason(beginning.reason) if beginning.reason else Reason.GAVE_UP
                 return Outcome(
-                    rule.id, step.key, Status.DEAD, beginning.ticket, reason, hint=beginning.hint
+                    self._rule.id,
+                    step.key,
+                    Status.DEAD,
+                    beginning.ticket,
+                    reason,
+                    hint=beginning.hint,
                 )
             case ConnectionChanged():
                 return _retrying(
-                    rule, step, Reason.NOT_CONFIGURED, self._ledger.now() + SOON_SECONDS
+                    self._rule, step, Reason.NOT_CONFIGURED, self._ledger.now() + SOON_SECONDS
                 )
             case KeyBusy():
                 wait = max(1.0, min(beginning.seconds, BUSY_SECONDS_MAX) * self._engine.draw())
-                return _retrying(rule, step, Reason.BUSY, self._ledger.now() + wait)
+                return _retrying(self._rule, step, Reason.BUSY, self._ledger.now() + wait)
             case Acquired():
                 failpoint("leased")
-                return self._attempt(rule, step, beginning, owner=owner, started=started)
+                return self._attempt(step, beginning, owner=owner, started=started)
 
-    def _begin(self, rule: Rule, step: Step, *, owner: str) -> BeginResult:
-        session = self._session(rule)
+    def _begin(self, step: Step, *, owner: str) -> BeginResult:
+        session = self._session()
         changes_left = CHANGES_MAX
         patience = Deadline.after(min(LEASE_PATIENCE_SECONDS, max(0.0, self._deadline.left())))
         while True:
@@ -334,36 +413,34 @@ class _EventDelivery:
                 self._event,
                 step,
                 wanted_to_json(step.wants),
-                delivery=self._delivery_id(rule, step),
+                delivery=self._delivery_id(step),
                 instance=session.instance,
                 owner=owner,
                 lease_seconds=self._settings.lease_seconds,
                 digest=self._engine.digest(session),
                 fresh=self._fresh,
-                table=rule.target.table,
+                table=self._rule.target.table,
                 version=session.version,
                 permit_for=session.unverified,
                 probe_seconds=PROBE_SECONDS,
-                with_trail=rule.target.follows,
+                with_trail=self._rule.target.follows,
             )
             if isinstance(beginning, ConnectionChanged) and changes_left:
-                session = self._session(rule, at_once=True)
+                session = self._session(at_once=True)
                 changes_left -= 1
                 continue
             if not isinstance(beginning, KeyBusy) or patience.left() <= 0:
                 return beginning
             time.sleep(min(0.02 + 0.1 * random.random(), max(0.0, patience.left())))  # noqa: S311  # jitter
 
-    def _attempt(
-        self, rule: Rule, step: Step, begun: Acquired, *, owner: str, started: float
-    ) -> Outcome:
+    def _attempt(self, step: Step, begun: Acquired, *, owner: str, started: float) -> Outcome:
         place = current_place(begun.ticket.trail)
         moved = place is None or place.digest == step.entered
         wants = wanted_at(place, step.wants if moved else None) if place is not None else step.wants
         self._deadline.begin_row(failed_before=begun.ticket.call_failed, permit=begun.permit)
-        self._note_others(others=begun.status.others)
+        self.others.append(begun.status.others)
         task = Task(
-            rule,
+            self._rule,
             self._event,
             step,
             wants if isinstance(wants, DesiredState) else None,
@@ -378,8 +455,10 @@ class _EventDelivery:
         try:
             result, failure, held = self._apply(task, wants, moved=moved)
         except LeaseLost:
-            self._release_permit(rule, begun)
-            return _retrying(rule, step, Reason.BUSY, begun.now + self._settings.lease_seconds)
+            self._release_permit(begun)
+            return _retrying(
+                self._rule, step, Reason.BUSY, begun.now + self._settings.lease_seconds
+            )
         if (
             failure is None
             and task.record.suspect_until is not None
@@ -395,10 +474,12 @@ class _EventDelivery:
         if failure is None:
             if result.status in (Status.UNCHANGED, Status.SKIPPED) and not moved:
                 result = Result(Status.SUPERSEDED, None)
-            outcome = Outcome(rule.id, step.key, result.status, task.record.number, result.reason)
+            outcome = Outcome(
+                self._rule.id, step.key, result.status, task.record.number, result.reason
+            )
         else:
-            outcome = self._failed(rule, step, begun, failure, task.record.number, started=started)
-        alerts, fingerprint = self._alerts(rule, begun, outcome, failure, held, task)
+            outcome = self._failed(step, begun, failure, task.record.number, started=started)
+        alerts, fingerprint = self._alerts(begun, outcome, failure, held, task)
         record = replace(task.record, call_failed=self._deadline.failed_now(done=failure is None))
         try:
             stands = self._finish(
@@ -416,12 +497,12 @@ class _EventDelivery:
         except LedgerUnavailable:
             raise
         except Exception as error:  # noqa: BLE001  # what the ledger does not take must not cost the event
-            self._release_permit(rule, begun)
-            return self._not_recorded(rule, step, begun, error, owner=owner, started=started)
+            self._release_permit(begun)
+            return self._not_recorded(step, begun, error, owner=owner, started=started)
         if not stands:
-            self._release_permit(rule, begun)
+            self._release_permit(begun)
             retry_at = begun.now + 1.0 + self._settings.lease_seconds * self._engine.draw()
-            return _retrying(rule, step, Reason.BUSY, retry_at)
+            return _retrying(self._rule, step, Reason.BUSY, retry_at)
         return outcome
 
     def _apply(
@@ -438,7 +519,7 @@ class _EventDelivery:
             if self._deadline.left() < self._engine.work_seconds_min:
                 what = "this delivery's time was used up; the rest follows"
                 return nothing, Failure(Kind.TRANSIENT, Reason.DEADLINE, what), None
-            return self._session(task.rule).apply(task), None, None
+            return self._session().apply(task), None, None
         except NotDone as error:
             return nothing, error.failure, error if isinstance(error, CircuitOpen) else None
         except (LeaseLost, LedgerUnavailable):
@@ -488,31 +569,30 @@ class _EventDelivery:
             return None
         return PermitReturn(begun.permit_for, self._deadline.passed)
 
-    def _release_permit(self, rule: Rule, begun: Acquired) -> None:
+    def _release_permit(self, begun: Acquired) -> None:
         """Give the permit back by itself, where what came of the work does not stand."""
         if self._permit_return(begun) is not None:
             with suppress(LedgerUnavailable):
-                self._ledger.holds.release_probe(self._session(rule).instance, begun.permit_for)
+                self._ledger.holds.release_probe(self._session().instance, begun.permit_for)
 
-    def _not_begun(self, rule: Rule, step: Step, error: Exception) -> Outcome:
+    def _not_begun(self, step: Step, error: Exception) -> Outcome:
         """The outcome where the ledger does not take the beginning of the work; nothing
         was called."""
         started = time.monotonic()
-        session = self._session(rule)
+        session = self._session()
         delivery, now = self._ledger.deliveries.count_attempt(
             self._event,
-            delivery=self._delivery_id(rule, step),
+            delivery=self._delivery_id(step),
             digest=self._engine.digest(session),
             fresh=self._fresh,
         )
-        ticket = Ticket(session.instance, rule.id, step.key)
+        ticket = Ticket(session.instance, self._rule.id, step.key)
         status = InstanceStatus(session.version or "", traits=TableTraits(), others=True)
         acquired = Acquired(ticket, delivery, now, status)
-        return self._not_recorded(rule, step, acquired, error, owner="", started=started)
+        return self._not_recorded(step, acquired, error, owner="", started=started)
 
     def _not_recorded(
         self,
-        rule: Rule,
         step: Step,
         begun: Acquired,
         error: Exception,
@@ -534,8 +614,8 @@ class _EventDelivery:
             Reason.FAULT,
             f"a fault of ours: the ledger does not take what came of it ({why}); the log has more",
         )
-        outcome = self._failed(rule, step, begun, failure, "", started=started)
-        alerts, fingerprint = self._alerts(rule, begun, outcome, failure, None, None)
+        outcome = self._failed(step, begun, failure, "", started=started)
+        alerts, fingerprint = self._alerts(begun, outcome, failure, None, None)
         self._finish(
             None,
             outcome,
@@ -551,7 +631,6 @@ class _EventDelivery:
 
     def _failed(
         self,
-        rule: Rule,
         step: Step,
         begun: Acquired,
         failure: Failure,
@@ -562,12 +641,12 @@ class _EventDelivery:
         """The outcome of a failure: to be tried again, or given up on."""
         if failure.kind is Kind.PERMANENT:
             return Outcome(
-                rule.id, step.key, Status.DEAD, number, failure.reason, hint=failure.hint
+                self._rule.id, step.key, Status.DEAD, number, failure.reason, hint=failure.hint
             )
         now = begun.now + time.monotonic() - started
         if now - begun.delivery.first_seen > self._settings.retry_for_seconds:
             return Outcome(
-                rule.id, step.key, Status.DEAD, number, Reason.GAVE_UP, hint=failure.hint
+                self._rule.id, step.key, Status.DEAD, number, Reason.GAVE_UP, hint=failure.hint
             )
         # Time that ran out is nobody's outage: the rest is done soon.
         attempt = 1 if failure.reason is Reason.DEADLINE else begun.delivery.attempts
@@ -575,12 +654,11 @@ class _EventDelivery:
             attempt, self._engine.draw(), at_least=failure.retry_after_seconds or 0.0
         )
         return Outcome(
-            rule.id, step.key, Status.RETRYING, number, failure.reason, now + max(1.0, wait)
+            self._rule.id, step.key, Status.RETRYING, number, failure.reason, now + max(1.0, wait)
         )
 
     def _alerts(
         self,
-        rule: Rule,
         begun: Acquired,
         outcome: Outcome,
         failure: Failure | None,
@@ -591,7 +669,7 @@ class _EventDelivery:
         delivery's own."""
         builder, instance, delivery = (
             self._engine.alerts,
-            self._session(rule).instance,
+            self._session().instance,
             begun.delivery,
         )
         subject = subject_of(delivery, ticket=outcome.ticket)
@@ -628,42 +706,27 @@ class _EventDelivery:
 
     # Without a key
 
-    def _dead_letter_no_key(self, rule: Rule, failure: Failure) -> Outcome:
-        self.mail_due = self.has_others = self._asked_for_others = True
-        session = self._session(rule)
+    def _dead_letter_no_key(self, step: Step, failure: Failure) -> Outcome:
+        self.mail_due = True
+        self.others.append(True)
+        session = self._session()
         subject = AlertSubject(
-            rule.id, table_of(self._event.source), "", self._event.id, 1, self._ledger.now()
+            self._rule.id, table_of(self._event.source), "", self._event.id, 1, self._ledger.now()
         )
-        outcome = Outcome(rule.id, "", Status.DEAD, reason=failure.reason, hint=failure.hint)
+        outcome = Outcome(self._rule.id, "", Status.DEAD, reason=failure.reason, hint=failure.hint)
         return self._ledger.deliveries.record_without_ticket(
             self._event,
             outcome,
             failure,
-            delivery=DeliveryId(self._event.id, self._event.content, rule.id, rule.target.kind, ""),
+            delivery=self._delivery_id(step),
             digest=self._engine.digest(session),
             fresh=self._fresh,
             alert=self._engine.alerts.alert("dead", failure, subject, instance=session.instance),
         )
 
-    def dead_letter_no_rule(self) -> Outcome:
-        """No rule wants the event: that is a dead letter, for somebody sends it."""
-        self.mail_due = True
-        failure = no_rule(self._event, self._settings.rules_file)
-        session = self._engine.any_session()
-        alert = self._engine.alerts.unruled(
-            failure, self._event, instance=session.instance, now=self._ledger.now()
-        )
-        outcome = Outcome("", "", Status.DEAD, reason=Reason.NO_RULE, hint=failure.hint)
-        return self._ledger.deliveries.record_without_ticket(
-            self._event,
-            outcome,
-            failure,
-            delivery=DeliveryId(self._event.id, self._event.content, "", "", ""),
-            digest=self._engine.digest(session),
-            fresh=self._fresh,
-            alert=alert,
-            samples_max=UNRULED_SAMPLES_MAX,
-        )
+
+def delivery_id(event: Event, rule: Rule, step: Step) -> DeliveryId:
+    return DeliveryId(event.id, event.content, rule.id, rule.target.kind, step.key)
 
 
 def save_under_lease(ledger: Ledger, owner: str) -> Callable[[Ticket], None]:

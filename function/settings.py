@@ -347,6 +347,11 @@ class Settings:
         _seconds(3600, least=1),
         default=50.0,
     )
+    rules_at_once: int = _setting(
+        "How many rules of one event are worked on at a time. `1`: one after the other.",
+        _whole(1, 16),
+        default=4,
+    )
     retry_for_seconds: float = _setting(
         "How long an event is tried again before it becomes a dead letter.",
         _seconds(365 * _DAY_SECONDS),

@@ -14,7 +14,7 @@ FUNCTION = HERE / "function"
 # Packages, and files that stand beside them; each may import those on the floors below its own.
 FLOORS = (
     ("core",),
-    ("deadline", "failpoints", "log"),
+    ("deadline", "failpoints", "log", "parallel"),
     ("rules", "sources", "servicenow", "ledger"),
     ("secretmanager", "notices", "hasura"),
     ("settings",),

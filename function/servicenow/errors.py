@@ -1,13 +1,13 @@
 """What is raised when ServiceNow did not do what was asked. The name says whose fault it is.
 
-ServiceNowError             ServiceNow did not do it, or perhaps did; .failure says which, and what
-to check ├─ InvalidArgument          ours, found before anything was written; also a ValueError │
-└─ UnknownReference      no group, user, … goes by that name, or more than one does ├─ NotFound
-the record is not there, or is hidden from the integration user ├─ Refused                  the
-instance said no: a business rule, a data policy, a state that is final ├─ NotAuthorized
-the integration user: wrong password, locked, a second factor, a role that is missing ├─ Unavailable
-asleep, down, overloaded, over its rate limit, not reached: not done, try later └─ InDoubt
-sent, and perhaps done: look before sending it again
+ServiceNowError          it did not do it, or perhaps did; .failure says which, and what to check
+├─ InvalidArgument       ours, found before anything was written; also a ValueError
+│  └─ UnknownReference   no group, user, … goes by that name, or more than one does
+├─ NotFound              the record is not there, or is hidden from the integration user
+├─ Refused               the instance said no: a business rule, a data policy, a final state
+├─ NotAuthorized         the integration user: wrong password, locked, a role that is missing
+├─ Unavailable           asleep, down, overloaded, over its rate limit, not reached: try later
+└─ InDoubt               sent, and perhaps done: look before sending it again
 """
 
 from collections.abc import Iterator

@@ -235,13 +235,13 @@ class TokenCache:
 
     def _fetch(self, credential: OAuth, refresh: str, deadline: float) -> Token | Failure:
         if refresh:
-            answer = self._await_permit(credential, refresh, deadline)
+            answer = self._request_token(credential, refresh, deadline)
             if not isinstance(answer, Failure) or answer.reason is not Reason.UNAUTHORIZED:
                 return answer
             log.info("ServiceNow does not refresh the token any more: asking for one anew")
-        return self._await_permit(credential, "", deadline)
+        return self._request_token(credential, "", deadline)
 
-    def _await_permit(self, credential: OAuth, refresh: str, deadline: float) -> Token | Failure:
+    def _request_token(self, credential: OAuth, refresh: str, deadline: float) -> Token | Failure:
         # Here, because few need it.
         from authlib.oauth2.client import OAuth2Client  # noqa: PLC0415
 
@@ -355,7 +355,7 @@ class RequestAuth:
     def __init__(
         self, credential: Callable[[], Credential], tokens: TokenCache, *, deadline: float
     ) -> None:
-        self._await_permit = credential
+        self._read_credential = credential
         self._tokens = tokens
         self._deadline = deadline
         self._credential: Credential | None = None
@@ -369,7 +369,7 @@ class RequestAuth:
 
     def headers(self) -> Mapping[str, str] | Failure:
         """The headers to send, or why there is no token."""
-        credential = self._credential = self._await_permit()
+        credential = self._credential = self._read_credential()
         if not isinstance(credential, OAuth):
             self._token = ""
             return credential.headers()

@@ -1,5 +1,7 @@
 """One event for several rules: each has its own fate, and what is not due yet is not called."""
 
+import time
+
 from tests.payloads import insert, update
 from tests.world import RULES, World, outage
 
@@ -67,3 +69,56 @@ def test_an_event_that_comes_before_anything_is_due_is_tried_whole() -> None:
             world.query("SELECT attempts FROM servicenow.delivery WHERE event = 'e'")
             == [{"attempts": 2}] * 2
         )
+
+
+FOUR = RULES + "".join(
+    f"""
+  - name: {name}
+    from: hasura/public.outages
+    ticket:
+      table: problem
+      key: "{{{{ row.id }}}}"
+      fields: {{short_description: "{{{{ row.title }}}}"}}
+"""
+    for name in ("second", "third", "fourth")
+)
+
+
+def seconds_for_four_creates(world: World) -> float:
+    """How long an event takes whose four calls take a second each."""
+    world.send(insert("outages", outage(id=9)))  # whose calls find out what the instance keeps
+    world.servicenow.arm("slow", times=4, seconds=1.0, method="POST")
+    began = time.monotonic()
+    answer = world.send(insert("outages", outage(), id="e"))
+    seconds = time.monotonic() - began
+    assert (answer.status, statuses(answer.body)) == (200, ["created"] * 4)
+    rules = [outcome["rule"] for outcome in answer.body["outcomes"]]
+    assert rules == ["outage", "second", "third", "fourth"]
+    rows = [*world.servicenow.rows("incident"), *world.servicenow.rows("problem")]
+    assert len([row for row in rows if row["correlation_id"]]) == 8
+    return seconds
+
+
+def test_the_rules_of_one_event_do_not_wait_for_each_others_calls() -> None:
+    with World(rules=FOUR) as world:
+        assert seconds_for_four_creates(world) < 3
+
+
+def test_the_rules_of_one_event_are_worked_on_one_after_the_other_where_that_is_set() -> None:
+    with World(rules=FOUR, RULES_AT_ONCE="1") as world:
+        assert seconds_for_four_creates(world) > 4
+
+
+def test_a_rule_that_fails_keeps_no_other_from_being_done() -> None:
+    with World(rules=FOUR) as world:
+        world.send(insert("outages", outage(id=9)))
+        world.servicenow.arm("error_500", method="POST", table="incident")
+        answer = world.send(insert("outages", outage(), id="e"))
+
+        assert (answer.status, sorted(statuses(answer.body))) == (
+            503,
+            ["created", "created", "created", "retrying"],
+        )
+        world.clock.advance((answer.retry_after or 0) + 1)
+        again = world.send(insert("outages", outage(), id="e", current_retry=1))
+        assert sorted(statuses(again.body)) == ["created", "unchanged", "unchanged", "unchanged"]
