@@ -16,6 +16,7 @@ from function.core.lifecycle import invalid_choice
 from function.core.outcome import Failure, Kind, Reason
 from function.core.step import DesiredState, Step
 from function.core.values import Json, Row, canonical, settle_value, truncate_field
+from function.rules.budget import RenderBudget, RenderError
 from function.rules.model import (
     CLOSE_NOTES_GONE,
     CLOSE_NOTES_RESOLVED,
@@ -23,7 +24,7 @@ from function.rules.model import (
     Rule,
     RuleTemplate,
 )
-from function.rules.templates import RenderBudget, RenderError, RowImage
+from function.rules.templates import RowImage
 
 # A key stands in the ledger's primary key, in answers and in mails.
 KEY_CHARACTERS_MAX: Final = 255
@@ -168,7 +169,7 @@ class _Evaluation:
                 f"has more than {ELEMENTS_MAX} elements, too many tickets for one event",
                 where=each.where,
             )
-        self.budget.seconds += len(elements) * ELEMENT_SECONDS
+        self.budget.seconds_left += len(elements) * ELEMENT_SECONDS
         return elements
 
     def _key(self, names: Mapping[str, Any]) -> str:

@@ -6,7 +6,8 @@ from typing import Any, Final, Protocol
 
 from function.core.event import Event, Op
 from function.core.lifecycle import Lifecycle
-from function.rules.templates import RenderBudget, RenderError, Template
+from function.rules.budget import RenderBudget, RenderError
+from function.rules.templates import Template
 
 # The column that names the template of a standard change.
 TEMPLATE: Final = "std_change_producer_version"

@@ -3,25 +3,19 @@ numbers.
 
 A template sees JSON values, never a Python object: no attribute is looked up but the columns of a
 row, no method called but the few listed here. What it gives depends on what it is given and on
-nothing else: no clock, no randomness. Rules are written by the operator, rows by anybody: the
-bounds are for what a row can hold.
+nothing else: no clock, no randomness.
 
     InvalidTemplate   a template that cannot be used, found when the rules are loaded
-    RenderError       a template that gave nothing for this row; its sentence holds nothing of the
-    row
 """
 
 import decimal
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from decimal import Context, Decimal, InvalidOperation
 from functools import cached_property, partial, wraps
 from io import StringIO
 from itertools import islice
-from sys import getsizeof
-from time import thread_time
 from typing import Any, Final, TypeVar, cast
 
 from jinja2 import (
@@ -38,37 +32,26 @@ from jinja2.filters import FILTERS, make_attrgetter
 from jinja2.parser import Parser
 from jinja2.runtime import Context as Names
 from jinja2.runtime import LoopContext
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter, safe_range
 from jinja2.tests import TESTS
 from jinja2.visitor import NodeTransformer
 from markupsafe import Markup
 
-from function.core.outcome import Failure, Kind, Reason
+from function.core.outcome import Reason
 from function.core.values import Json, Row, did_you_mean, instant, settle_value, text
-
-# The processor time, not the clock's: a throttled instance is slow without a template being at
-# fault.
-SECONDS_MAX: Final = 1.0
-# An event is 8 MiB at most, so any column fits twice into one text; a template may make a few of
-# that size.
-TEXT_CHARACTERS_MAX: Final = 16 * 1024 * 1024
-MADE_BYTES_MAX: Final = 64 * 1024 * 1024
-# What one filter, test, method or operator is given: characters, and so many for each element.
-# Nothing looks at the time while half a million elements are sorted, which takes half a second.
-WEIGHT_MAX: Final = 2 * TEXT_CHARACTERS_MAX
-ELEMENT_WEIGHT: Final = 64
-# For filters that take long over long texts. No field of a ticket holds a tenth of it: they read
-# this much and no more.
-SLOW_CHARACTERS_MAX: Final = 64 * 1024
-RANGE_MAX: Final = 100_000
-ELEMENTS_MAX: Final = 500_000
-# Searching can take a step for each pair of characters.
-STEPS_MAX: Final = 128 * 1024 * 1024
-PADDING_MAX: Final = 1000
-# Python spells no whole number of more than 4300 digits (14284 bits), and nobody reads a shorter
-# one either.
-NUMBER_BITS_MAX: Final = 14_000
-NUMBER_DIGITS_MAX: Final = 4300
+from function.rules.budget import (
+    ELEMENTS_MAX,
+    NUMBER_BITS_MAX,
+    NUMBER_DIGITS_MAX,
+    PADDING_MAX,
+    SLOW_CHARACTERS_MAX,
+    STEPS_MAX,
+    TEXT_CHARACTERS_MAX,
+    RenderBudget,
+    RenderError,
+    current_budget,
+    require_at_most,
+)
 
 _EXACT = Context(
     prec=NUMBER_DIGITS_MAX,
@@ -89,7 +72,6 @@ _ROUNDINGS = {
     "floor": decimal.ROUND_FLOOR,
 }
 
-_TOO_LONG: Final = "makes too long a text; cut its parts with `truncate`"
 _NULL: Final = "a part of the key is null; a row without a key can have no ticket"
 
 
@@ -102,79 +84,6 @@ class InvalidTemplate(Exception):  # noqa: N818  # what is wrong, not whose erro
         self.what = what
         self.line = line
         self.unknown = unknown
-
-
-class RenderError(Exception):
-    """A part of a rule gave nothing for this row. *sentence* says what to do and holds nothing of
-    the row.
-
-    *where* is the place of that part in the rules file, "" where only the template is known.
-    """
-
-    def __init__(
-        self, sentence: str, reason: Reason = Reason.BAD_MAPPING, *, where: str = ""
-    ) -> None:
-        super().__init__(sentence)
-        self.sentence = sentence
-        self.reason = reason
-        self.where = where
-
-    @property
-    def failure(self) -> Failure:
-        return Failure(Kind.PERMANENT, self.reason, f"{self.where}: {self.sentence}")
-
-
-class RenderBudget:
-    """What one event may take from one rule: processor time for all templates together, memory for
-    each of them."""
-
-    def __init__(self) -> None:
-        self.seconds = SECONDS_MAX
-        self.bytes = MADE_BYTES_MAX
-        self.ends = 0.0
-        self.in_key = False
-
-    def check_time(self) -> None:
-        if thread_time() > self.ends:
-            raise RenderError("takes too long")
-
-    def check_length(self, characters: int) -> None:
-        """For a text before it is made."""
-        if characters > TEXT_CHARACTERS_MAX:
-            raise RenderError(_TOO_LONG)
-
-    def charge(self, made: Any) -> Any:
-        """Give back *made*, a new value, after paying for its memory."""
-        self.check_length(len(made) if isinstance(made, str) else 0)
-        self.bytes -= getsizeof(made)
-        if self.bytes < 0:
-            raise RenderError(_TOO_LONG)
-        self.check_time()
-        return made
-
-    def weigh(self, values: Iterable[Any]) -> int:
-        """The weight of *values*, which may be few and yet wide: a list of two lists of two lists.
-        Bounded."""
-        self.check_time()
-        weight = 0
-        for value in values:
-            if isinstance(value, str):
-                weight += len(value)
-            elif isinstance(value, dict | list | tuple):
-                inner = [*value, *value.values()] if isinstance(value, dict) else value
-                weight += ELEMENT_WEIGHT * len(inner) + self.weigh(inner)
-            elif isinstance(value, Decimal):
-                weight += abs(value.adjusted())  # 1e4000 has few characters, until it is written
-        return _within(weight, WEIGHT_MAX)
-
-
-_budget: ContextVar[RenderBudget] = ContextVar("budget")
-
-
-def _within(number: int, most: int) -> int:
-    if number > most:
-        raise OverflowError
-    return number
 
 
 class RowImage(dict[str, Json]):
@@ -215,7 +124,7 @@ class Template:
         a settled one (see settle_value). Raises RenderError.
         """
         compiled = self._compiled  # before the time of this row begins
-        with _spending(budget, in_key=in_key):
+        with _charged_to(budget, in_key=in_key):
             context = compiled.new_context(dict(names))
             pieces = compiled.root_render_func(context)
             if self._lone is None:
@@ -229,7 +138,7 @@ class Template:
         value = self.value(names, budget, in_key=in_key)
         if value is None and in_key:
             raise RenderError(_NULL, Reason.BAD_KEY)
-        with _spending(budget, in_key=in_key):
+        with _charged_to(budget, in_key=in_key):
             return _to_text(value)
 
     def parts_of(self, name: str) -> set[str]:
@@ -581,9 +490,9 @@ class SandboxTransformer(NodeTransformer):
 
     def visit_Compare(self, node: nodes.Compare) -> nodes.Compare:  # noqa: N802
         self.generic_visit(node)
-        node.expr = _filter(node, "internal: weigh", node.expr)
+        node.expr = _filter(node, "internal: check size", node.expr)
         for operand in node.ops:
-            operand.expr = _filter(node, "internal: weigh", operand.expr)
+            operand.expr = _filter(node, "internal: check size", operand.expr)
         return node
 
 
@@ -616,15 +525,15 @@ class _Environment(ImmutableSandboxedEnvironment):
         try:
             if isinstance(_defined(obj), dict | list | tuple | str):
                 found = _settle_in_key(obj[part])
-                return _budget.get().charge(found) if isinstance(part, slice) else found
+                return current_budget.get().charge(found) if isinstance(part, slice) else found
         except (TypeError, LookupError):
             pass
         whose = "the row" if isinstance(obj, RowImage) and not obj.missing else "the value"
         return self.undefined(f"names {spoken} that {whose} does not have")
 
     def call_binop(self, context: Names, operator: str, left: Any, right: Any) -> Any:
-        budget = _budget.get()
-        budget.weigh([_defined(left), _defined(right)])
+        budget = current_budget.get()
+        budget.measure_input([_defined(left), _defined(right)])
         match operator, left, right:
             case _, int() | float() | Decimal(), int() | float() | Decimal():
                 return _calculate(operator, left, right)
@@ -638,7 +547,7 @@ class _Environment(ImmutableSandboxedEnvironment):
                 budget.check_length(len(left) * right)
                 made = left * right
             case "*", list(), int():
-                made = left * _within(right, ELEMENTS_MAX // (len(left) or 1))
+                made = left * require_at_most(right, ELEMENTS_MAX // (len(left) or 1))
             case "*", int(), str() | list():
                 return self.call_binop(context, operator, right, left)
             case _:
@@ -655,7 +564,7 @@ _LOOP = frozenset(["first", "index", "index0", "last", "length", "revindex", "re
 
 @pass_context  # or Jinja2 would call it when it compiles, where nothing is bounded
 def _finalize(_: Names, value: Any) -> str:
-    if value is None and _budget.get().in_key:
+    if value is None and current_budget.get().in_key:
         raise RenderError(_NULL, Reason.BAD_KEY)
     return _to_text(value)
 
@@ -689,25 +598,16 @@ def _describe(error: Exception) -> str:
 
 
 @contextmanager
-def _spending(budget: RenderBudget, *, in_key: bool) -> Iterator[None]:
+def _charged_to(budget: RenderBudget, *, in_key: bool) -> Iterator[None]:
     """What is done herein is paid for by *budget*, exact, and what breaks is a RenderError."""
-    token = _budget.set(budget)
-    budget.ends, budget.bytes, budget.in_key = (
-        thread_time() + budget.seconds,
-        MADE_BYTES_MAX,
-        in_key,
-    )
     try:
-        with decimal.localcontext(_EXACT):
+        with budget.measured(in_key=in_key), decimal.localcontext(_EXACT):
             yield
     except UndefinedError as error:
         # Written by us or by Jinja2: it names what the template names, never a value.
         raise RenderError(error.message or "uses a value that is not there") from None
     except _BREAKS as error:
         raise RenderError(_describe(error)) from None
-    finally:
-        _budget.reset(token)
-        budget.seconds = budget.ends - thread_time()
 
 
 # Numbers
@@ -725,7 +625,7 @@ def _number(value: Any) -> Any:
 
 def _decimal(value: Any) -> Decimal:
     number = Decimal(value)
-    _within(
+    require_at_most(
         abs(number.adjusted()), NUMBER_DIGITS_MAX
     )  # 1e999999999 is ten characters that become a gigabyte
     return number
@@ -751,7 +651,7 @@ def _calculate(operator: str, left: Any, right: Any) -> Any:
             if operator == "**"
             else left.bit_length() + right.bit_length()
         )
-        _within(bits, NUMBER_BITS_MAX)
+        require_at_most(bits, NUMBER_BITS_MAX)
     return _ENVIRONMENT.binop_table[operator](left, right)
 
 
@@ -780,7 +680,7 @@ def _int(value: Any, default: Any = 0, base: int = 10) -> Any:
 
 
 def _round(value: Any, precision: int = 0, method: str = "common") -> Decimal:
-    unit = Decimal(1).scaleb(-_within(precision, PADDING_MAX))
+    unit = Decimal(1).scaleb(-require_at_most(precision, PADDING_MAX))
     return Decimal(_number(value)).quantize(unit, _ROUNDINGS[method], _ROUNDING)
 
 
@@ -789,12 +689,6 @@ def _sum(value: Any, attribute: str | int | None = None, start: Any = 0) -> Any:
     for inner in _iterate(value, attribute):
         total = _calculate("+", total, inner)
     return total
-
-
-def _range(*bounds: int) -> range:
-    numbers = range(*bounds)
-    _within(len(numbers), RANGE_MAX)
-    return numbers
 
 
 # Values and texts
@@ -829,8 +723,8 @@ def _to_text(value: Any) -> str:
 
 
 def _to_json(value: Any) -> str:
-    budget = _budget.get()
-    budget.check_length(budget.weigh([value]))
+    budget = current_budget.get()
+    budget.check_length(budget.measure_input([value]))
     return cast(str, budget.charge(text([_plain(value)])[1:-1]))
 
 
@@ -840,7 +734,7 @@ def _plain(value: Any) -> Any:
     value = _to_value(value)
     match value:
         case dict():
-            names = sorted(value, key=str) if _budget.get().in_key else value
+            names = sorted(value, key=str) if current_budget.get().in_key else value
             return {text(_plain(name)): _plain(value[name]) for name in names}
         case list():
             return [_plain(inner) for inner in value]
@@ -849,7 +743,7 @@ def _plain(value: Any) -> Any:
 
 
 def _concatenate(pieces: Iterable[str]) -> str:
-    budget = _budget.get()
+    budget = current_budget.get()
     written = StringIO(newline="")
     for piece in pieces:
         budget.check_length(written.tell() + len(piece))
@@ -859,21 +753,21 @@ def _concatenate(pieces: Iterable[str]) -> str:
 
 
 def _settle_in_key(value: Any) -> Any:
-    return settle_value(value) if _budget.get().in_key else value
+    return settle_value(value) if current_budget.get().in_key else value
 
 
 def _iterate(values: Any, attribute: str | int | None = None) -> Iterator[Any]:
     """The elements of *values*, or their *attribute*, with a look at the time before each."""
-    budget = _budget.get()
+    budget = current_budget.get()
     each = values if attribute is None else map(make_attrgetter(_ENVIRONMENT, attribute), values)
     for count, value in enumerate(each):
-        _within(count, ELEMENTS_MAX)
+        require_at_most(count, ELEMENTS_MAX)
         budget.check_time()
         yield _settle_in_key(value)
 
 
-def _weighed(value: Any) -> Any:
-    _budget.get().weigh([value])
+def _check_size(value: Any) -> Any:
+    current_budget.get().measure_input([value])
     return value
 
 
@@ -886,14 +780,14 @@ def _guarded(act: Callable[..., Any], *, of_list: bool = False) -> Callable[...,
 
     @wraps(act)  # so that Jinja2 passes what it asks for
     def acting(*args: Any, **kwargs: Any) -> Any:
-        budget = _budget.get()
+        budget = current_budget.get()
         lazy = (Iterator, range, list) if budget.in_key else (Iterator, range)
         given = [
             list(_iterate(value)) if isinstance(value, lazy) else value for value in args[passed:]
         ]
         if of_list and isinstance(given[0], str):
             given[0] = list(_iterate(given[0]))
-        budget.weigh([*given, *kwargs.values()])
+        budget.measure_input([*given, *kwargs.values()])
         made = act(*args[:passed], *given, **kwargs)
         return made if any(made is value for value in given) else budget.charge(made)
 
@@ -917,7 +811,7 @@ def _slow(act: Callable[..., Any]) -> Callable[..., Any]:
         value = value[:SLOW_CHARACTERS_MAX]
         for argument in (*args, *kwargs.values()):
             size = len(argument) if isinstance(argument, str) else argument or 0
-            _within((len(value) + 1) * size, TEXT_CHARACTERS_MAX)
+            require_at_most((len(value) + 1) * size, TEXT_CHARACTERS_MAX)
         return act(value, *args, **kwargs)
 
     return acting
@@ -941,24 +835,24 @@ def _checked(act: Callable[..., Any], check: Callable[..., object]) -> Callable[
 
 def _check_search(value: str, *args: Any) -> None:
     for argument in args:
-        _within(len(value) * len(argument) if isinstance(argument, str) else 0, STEPS_MAX)
+        require_at_most(len(value) * len(argument) if isinstance(argument, str) else 0, STEPS_MAX)
 
 
 def _check_split(value: str, *args: Any) -> None:
     _check_search(value, *args)
-    _within(
+    require_at_most(
         value.count(args[0]) if args and isinstance(args[0], str) else len(value) // 2, ELEMENTS_MAX
     )
 
 
 def _check_width(*args: Any) -> None:
-    _within(args[1] if len(args) > 1 else 0, PADDING_MAX)
+    require_at_most(args[1] if len(args) > 1 else 0, PADDING_MAX)
 
 
 def _replace(value: str, old: Any, new: Any, count: int = -1) -> str:
     old, new = _to_text(old), _to_text(new)
     times = value.count(old) if count is None or count < 0 else min(count, value.count(old))
-    _budget.get().check_length(len(value) + times * (len(new) - len(old)))
+    current_budget.get().check_length(len(value) + times * (len(new) - len(old)))
     return value.replace(old, new, times)
 
 
@@ -1017,7 +911,7 @@ _PERCENT = re.compile(
 
 def _format_percent(form: str, given: Any) -> str:
     """``%`` formatting, with the same bounds and the same exact numbers as `format`."""
-    _within(len(form), SLOW_CHARACTERS_MAX)
+    require_at_most(len(form), SLOW_CHARACTERS_MAX)
     in_order = iter(given if isinstance(given, list | tuple) else [given])
 
     def written(found: re.Match[str]) -> str:
@@ -1052,21 +946,21 @@ def _format_percent(form: str, given: Any) -> str:
 def _format_value(value: Any, spec: str) -> str:
     """*value* in Python's format *spec*: widths bounded, all but numbers as a ticket shows it."""
     for number in re.findall(r"\d+", spec):  # Python reads the digits of every script
-        _within(int(number), PADDING_MAX)
+        require_at_most(int(number), PADDING_MAX)
     if not spec or isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         shown: Any = _to_text(value)
     else:
         shown = _number(value)
         if spec[-1] not in "bcdnoxX":
             shown = Decimal(shown)
-    return cast(str, _budget.get().charge(format(shown, spec)))
+    return cast(str, current_budget.get().charge(format(shown, spec)))
 
 
 class _Formatter(SandboxedFormatter):
     """``'{:,.2f}'.format(row.amount)``"""
 
     def vformat(self, format_string: str, args: Any, kwargs: Any) -> str:
-        _within(len(format_string), SLOW_CHARACTERS_MAX)
+        require_at_most(len(format_string), SLOW_CHARACTERS_MAX)
         return super().vformat(format_string, args, kwargs)
 
     def format_field(self, value: Any, format_spec: str) -> str:
@@ -1132,7 +1026,7 @@ _FILTERS: dict[str, Callable[..., Any]] = {
     **{name: FILTERS[name] for name in (*_OF_LISTS, *_OF_ANY)},
     "abs": lambda value: abs(_number(value)),
     "capitalize": _of_text(_slow(str.capitalize)),
-    "center": _of_text(lambda value, width=80: value.center(_within(width, PADDING_MAX))),
+    "center": _of_text(lambda value, width=80: value.center(require_at_most(width, PADDING_MAX))),
     "float": _float,
     "format": lambda form, *args, **kwargs: _format_percent(_to_text(form), kwargs or list(args)),
     "indent": _of_text(_slow(FILTERS["indent"])),
@@ -1168,13 +1062,13 @@ _TESTS: dict[str, Any] = {
 }
 TESTS_OFFERED: Final = frozenset(_TESTS)
 
-_ENVIRONMENT.globals = {"range": _range}
+_ENVIRONMENT.globals = {"range": safe_range}
 _ENVIRONMENT.filters = {
     **{name: _guarded(act, of_list=name in _OF_LISTS) for name, act in _FILTERS.items()},
     "internal: decimal": Decimal,
     "internal: join": _guarded(_join),
     "internal: loop": _iterate,
     "internal: method": _guarded(_call_method),
-    "internal: weigh": _weighed,
+    "internal: check size": _check_size,
 }
 _ENVIRONMENT.tests = {name: _guarded(test) for name, test in _TESTS.items()}

@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 
 from function.core.outcome import Reason
 from function.core.values import Json, Row, text
+from function.rules.budget import RenderBudget, RenderError
 from function.rules.templates import (
     InvalidTemplate,
-    RenderBudget,
-    RenderError,
     RowImage,
     Template,
     expression,
