@@ -15,8 +15,8 @@ import yaml
 from function.cli.main import commands
 from function.core.outcome import Reason
 from function.rules import loader as rules
+from function.rules.filters import FILTERS_OFFERED
 from function.rules.schema import RULE_KEYS, TICKET_KEYS, TOP_KEYS, schema
-from function.rules.templates import FILTERS_OFFERED
 from function.servicenow import ServiceNowClient, ServiceNowError
 from function.settings import load, table
 from sandbox.__main__ import PORTS

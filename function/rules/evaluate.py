@@ -24,7 +24,7 @@ from function.rules.model import (
     Rule,
     RuleTemplate,
 )
-from function.rules.templates import RowImage
+from function.rules.template_values import RowImage
 
 # A key stands in the ledger's primary key, in answers and in mails.
 KEY_CHARACTERS_MAX: Final = 255

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from function.core.outcome import Reason
 from function.core.values import Json, Row, text
 from function.rules.budget import RenderBudget, RenderError
+from function.rules.template_values import RowImage
 from function.rules.templates import (
     InvalidTemplate,
-    RowImage,
     Template,
     expression,
     template,
