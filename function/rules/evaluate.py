@@ -117,7 +117,7 @@ class _Evaluation:
         return image
 
     def _asks(self, name: str) -> bool:
-        return any(name in rule_template.template.names for rule_template in self.templates.all())
+        return any(name in rule_template.syntax.names for rule_template in self.templates.all())
 
     def _scope(self, image: Row, item: Json) -> dict[str, Any]:
         return {

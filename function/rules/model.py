@@ -7,6 +7,7 @@ from typing import Any, Final, Protocol
 from function.core.event import Event, Op
 from function.core.lifecycle import Lifecycle
 from function.rules.budget import RenderBudget, RenderError
+from function.rules.syntax import TemplateSyntax
 from function.rules.templates import Template
 
 # The column that names the template of a standard change.
@@ -21,6 +22,10 @@ class RuleTemplate:
 
     template: Template
     where: str
+
+    @property
+    def syntax(self) -> TemplateSyntax:
+        return self.template.syntax
 
     def value(self, names: Mapping[str, Any], budget: RenderBudget) -> Any:
         try:

@@ -7,14 +7,14 @@ import yaml
 
 from function.core.values import did_you_mean
 from function.rules.model import RuleTemplate
-from function.rules.templates import InvalidTemplate, Template, expression, is_expression
-from function.rules.templates import template as checked_template
+from function.rules.syntax import InvalidTemplate, is_expression
+from function.rules.templates import Template, parse_expression, parse_template
 from function.rules.yaml_nodes import NodeReader, is_true, line_of
 
 _LATER_NAMES = ("ticket", "link", "data")
 # What begins like this and is an expression was meant to have braces.
 _BARE = re.compile(r"(?:row|old|new|item|event|env|op|changed)\s*(?:[.\[|]|[=!]=)")
-NO_TEMPLATE = checked_template("", names=())
+NO_TEMPLATE = parse_template("", names=())
 
 
 class TemplateReader:
@@ -45,7 +45,7 @@ class TemplateReader:
             self._nodes.fault(line_of(node), path, f"is an expression; write {hint}")
         else:
             return RuleTemplate(
-                self._checked(node, path, lambda: expression(source, names=names)),
+                self._checked(node, path, lambda: parse_expression(source, names=names)),
                 rule_template.where,
             )
         return rule_template
@@ -77,7 +77,7 @@ class TemplateReader:
             )
             return RuleTemplate(NO_TEMPLATE, where)
         return RuleTemplate(
-            self._checked(node, path, lambda: checked_template(source, names=names)), where
+            self._checked(node, path, lambda: parse_template(source, names=names)), where
         )
 
     def _checked(self, node: yaml.Node, path: str, check: Callable[[], Template]) -> Template:
@@ -96,7 +96,7 @@ class TemplateReader:
                 what = "there is no `item` here: a rule has one beside `each`"
             self._nodes.fault(line, path, what)
             return NO_TEMPLATE
-        for variable in sorted(checked.parts_of("env") - self.env.keys()):
+        for variable in sorted(checked.syntax.find_parts("env") - self.env.keys()):
             what = (
                 f"`env` does not list `{variable}`{did_you_mean(variable, self.env)}; "
                 "list it at the top"

@@ -2,59 +2,31 @@
 numbers.
 
 What a template gives depends on what it is given and on nothing else: no clock, no randomness.
-
-    InvalidTemplate   a template that cannot be used, found when the rules are loaded
 """
 
 import decimal
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final
 
 from jinja2 import Template as JinjaTemplate
-from jinja2 import (
-    TemplateError,
-    TemplateSyntaxError,
-    UndefinedError,
-    nodes,
-)
-from jinja2.parser import Parser
-from jinja2.visitor import NodeTransformer
+from jinja2 import TemplateError, UndefinedError, nodes
 
 from function.core.outcome import Reason
-from function.core.values import did_you_mean, text
 from function.rules.arithmetic import EXACT
-from function.rules.budget import (
-    RenderBudget,
-    RenderError,
-)
-from function.rules.filters import FILTERS_OFFERED, METHODS_OFFERED, TESTS_OFFERED
+from function.rules.budget import RenderBudget, RenderError
 from function.rules.sandbox import ENVIRONMENT, NULL_IN_KEY, SandboxTransformer
+from function.rules.syntax import TemplateSyntax, check_expression, check_template
 from function.rules.template_values import concatenate, to_text, to_value
-
-
-class InvalidTemplate(Exception):  # noqa: N818  # what is wrong, not whose error it is
-    """A template that cannot be used. *line* counts from 1 within it; *unknown* is the name that it
-    lacks, if any."""
-
-    def __init__(self, what: str, line: int = 1, *, unknown: str = "") -> None:
-        super().__init__(what)
-        self.what = what
-        self.line = line
-        self.unknown = unknown
 
 
 class Template:
     """A template or an expression, checked; compiled when first used, because a cold
     start counts."""
 
-    def __init__(self, tree: nodes.Template, *, lone: nodes.Expr | None) -> None:
-        self.names = frozenset(
-            name.name for name in tree.find_all(nodes.Name) if name.ctx == "load"
-        )
-        self._tree = tree
-        self._lone = lone
+    def __init__(self, syntax: TemplateSyntax) -> None:
+        self.syntax = syntax
 
     def value(self, names: Mapping[str, Any], budget: RenderBudget, *, in_key: bool = False) -> Any:
         """What it gives for *names*: one lone ``{{ … }}`` and an expression keep their type, all
@@ -67,7 +39,7 @@ class Template:
         with _charged_to(budget, in_key=in_key):
             context = compiled.new_context(dict(names))
             pieces = compiled.root_render_func(context)
-            if self._lone is None:
+            if self.syntax.lone is None:
                 return concatenate(pieces)
             for _ in pieces:
                 pass
@@ -81,81 +53,13 @@ class Template:
         with _charged_to(budget, in_key=in_key):
             return to_text(value)
 
-    def parts_of(self, name: str) -> set[str]:
-        """The parts of *name* that it names, such as ``PORT`` in ``env.PORT`` and
-        ``env['PORT']``."""
-        return {
-            node.attr for node in self._tree.find_all(nodes.Getattr) if _is_name(node.node, name)
-        }
-
-    def wholes_of(self, name: str) -> set[str]:
-        """The parts of *name* that it reads whole: of ``row.id`` and ``row.at.day``, ``id``."""
-        attributes = list(self._tree.find_all(nodes.Getattr))
-        inner = {id(node.node) for node in attributes} | {
-            id(node.node) for node in self._tree.find_all(nodes.Getitem)
-        }
-        return {
-            node.attr for node in attributes if _is_name(node.node, name) and id(node) not in inner
-        }
-
-    def literals(self) -> frozenset[str]:
-        """The values that it can give, of those that stand in its text whole; a row may give it
-        others."""
-        match self._tree.body:
-            case []:
-                return frozenset({""})
-            case [nodes.Output(nodes=[nodes.TemplateData(data=text_alone)])]:
-                return frozenset({text_alone})
-            case _:
-                return frozenset(_literals(self._lone)) if self._lone is not None else frozenset()
-
-    def applies(self, filter_name: str) -> bool:
-        """Whether the filter of that name is anywhere in it."""
-        return any(node.name == filter_name for node in self._tree.find_all(nodes.Filter))
-
-    def beginning(self) -> tuple[str, str] | None:
-        """The column of `row` that it begins with and the text right after it; None where it begins
-        otherwise.
-
-        ``("id", "/")`` for ``{{ row.id }}/{{ item.id }}``; ``("id", "")`` for a lone ``{{ row.id
-        }}``.
-        """
-        match self._tree.body:
-            case [
-                nodes.Output(
-                    nodes=[nodes.Getattr(node=nodes.Name(name="row"), attr=column), *rest]
-                ),
-                *others,
-            ]:
-                if rest and isinstance(rest[0], nodes.TemplateData):
-                    return column, rest[0].data
-                return None if rest or others else (column, "")
-        return None
-
-    def joined(self) -> tuple[str, ...] | None:
-        """The values that it joins in one text, as they stand between braces; None where it joins
-        none.
-
-        Empty where they are more than columns, so that they cannot be told apart from what is done
-        with them.
-        """
-        values = list(_joined_values(self._tree.body))
-        for node in self._tree.find_all(
-            (nodes.Concat, nodes.Add, nodes.Mod, nodes.Filter, nodes.Call)
-        ):
-            of_node = [operand for operand in _operands(node) if _is_of_row(operand)]
-            if len(of_node) > 1 and len(values) < 2:
-                values = of_node
-        if len(values) < 2:
-            return None
-        paths = [_path(value) for value in values]
-        return tuple(paths) if all(paths) and len(set(paths)) == len(paths) else ()
-
     @cached_property
     def _compiled(self) -> JinjaTemplate:
-        body: list[nodes.Node] = self._tree.body
-        if self._lone is not None:
-            body = [nodes.Assign(nodes.Name("result", "store", lineno=1), self._lone, lineno=1)]
+        body: list[nodes.Node] = self.syntax.tree.body
+        if self.syntax.lone is not None:
+            body = [
+                nodes.Assign(nodes.Name("result", "store", lineno=1), self.syntax.lone, lineno=1)
+            ]
         try:
             bounded: nodes.Template = SandboxTransformer().visit(nodes.Template(body, lineno=1))
             bounded.set_environment(ENVIRONMENT)
@@ -164,237 +68,16 @@ class Template:
             raise RenderError(_explain_error(error)) from None
 
 
-# What can be said of a template without a row
-
-
-def _is_name(node: nodes.Node, name: str) -> bool:
-    return isinstance(node, nodes.Name) and node.name == name
-
-
-def _joined_values(body: Iterable[nodes.Node]) -> Iterator[nodes.Node]:
-    """What of a row's a template's *body* writes side by side."""
-    for node in body:
-        match node:
-            case nodes.Output(nodes=written):
-                yield from (value for value in written if _is_of_row(value))
-            case nodes.If(body=then, elif_=others, else_=otherwise):
-                branches = [then, otherwise, *(other.body for other in others)]
-                yield from max((list(_joined_values(branch)) for branch in branches), key=len)
-            case nodes.For(body=repeated):
-                yield from 2 * list(_joined_values(repeated))
-
-
-def _operands(node: nodes.Node) -> list[nodes.Node]:
-    match node:
-        case nodes.Concat(nodes=operands):
-            return list(operands)
-        case nodes.Add(left=left, right=right):
-            return [inner for side in (left, right) for inner in (_operands(side) or [side])]
-        case nodes.Mod(right=nodes.Tuple(items=given) | nodes.List(items=given)):
-            return list(given)
-        case nodes.Filter(name="join" | "format", node=joined, args=args):
-            return [
-                *(
-                    joined.items
-                    if isinstance(joined, nodes.List | nodes.Tuple)
-                    else [joined, joined]
-                ),
-                *args,
-            ]
-        case nodes.Call(node=nodes.Getattr(attr="format" | "join"), args=args):
-            several = (
-                args[0].items if args and isinstance(args[0], nodes.List | nodes.Tuple) else args
-            )
-            return list(several)
-        case _:
-            return []
-
-
-def _is_of_row(node: nodes.Node) -> bool:
-    return isinstance(node, nodes.Name) or next(node.find_all(nodes.Name), None) is not None
-
-
-def _path(node: nodes.Node) -> str:
-    """``row.id`` of a column or a part of one; empty of all else."""
-    match node:
-        case nodes.Name(name="row" | "old" | "new" | "item" | "event" as name):
-            return str(name)
-        case nodes.Getattr(node=whose, attr=part) if path := _path(whose):
-            return f"{path}.{part}"
-        case _:
-            return ""
-
-
-def _literals(node: nodes.Node | None) -> Iterator[str]:
-    """The constants among what the expression *node* can give."""
-    match node:
-        case nodes.Const(value=value):
-            yield text(value)
-        case nodes.Filter(name="lookup", args=[mapping, *default], kwargs=named):
-            for other in (*_values_of(mapping), *default, *(keyword.value for keyword in named)):
-                yield from _literals(other)
-        case nodes.Filter(name="default" | "d", node=inner, args=args, kwargs=named):
-            given = [keyword.value for keyword in named if keyword.key == "default_value"]
-            for either in (inner, *args[:1], *given):
-                yield from _literals(either)
-        case (
-            nodes.Getitem(node=nodes.Dict() as mapping)
-            | nodes.Getattr(node=nodes.Dict() as mapping)
-        ):
-            for value in _values_of(mapping):
-                yield from _literals(value)
-        case nodes.CondExpr(expr1=first, expr2=second) | nodes.Or(left=first, right=second):
-            yield from _literals(first)
-            yield from _literals(second)
-        case nodes.And(right=second):
-            yield from _literals(second)
-
-
-def _values_of(mapping: nodes.Node) -> list[nodes.Expr]:
-    return [pair.value for pair in mapping.items] if isinstance(mapping, nodes.Dict) else []
-
-
-# Reading a template
-
-
-def template(source: str, *, names: Collection[str]) -> Template:
+def parse_template(source: str, *, names: Collection[str]) -> Template:
     """Check *source*, a text with ``{{ … }}`` in it, which may use *names*. Raises
     InvalidTemplate."""
-    tree = _parsed(lambda: ENVIRONMENT.parse(source))
-    _check(tree, names)
-    lone = None
-    match tree.body:
-        case [nodes.Output(nodes=[only])] if not isinstance(only, nodes.TemplateData):
-            lone = only
-    return Template(tree, lone=lone)
+    return Template(check_template(source, names=names))
 
 
-def expression(source: str, *, names: Collection[str]) -> Template:
+def parse_expression(source: str, *, names: Collection[str]) -> Template:
     """Check *source*, what stands between braces in a template, which may use *names*. Raises
     InvalidTemplate."""
-
-    lone = _parsed(lambda: _parsed_expression(source))
-    tree = nodes.Template([nodes.Output([lone], lineno=1)], lineno=1)
-    _check(tree, names)
-    return Template(tree, lone=lone)
-
-
-def is_expression(source: str) -> bool:
-    """Whether *source* could stand between braces, whatever it names."""
-    try:
-        _parsed(lambda: _parsed_expression(source))
-    except InvalidTemplate:
-        return False
-    return True
-
-
-def _parsed_expression(source: str) -> nodes.Expr:
-    parser = Parser(ENVIRONMENT, source, state="variable")
-    found = parser.parse_expression()
-    if not parser.stream.eos:
-        raise TemplateSyntaxError(
-            "there is more after the expression", parser.stream.current.lineno
-        )
-    return found
-
-
-class _Subscripts(NodeTransformer):
-    """Makes ``row['id']`` what ``row.id`` is."""
-
-    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Expr:  # noqa: N802 (the visitor's naming)
-        self.generic_visit(node)
-        if isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str):
-            return nodes.Getattr(node.node, node.arg.value, node.ctx, lineno=node.lineno)
-        return node
-
-
-_Parsed = TypeVar("_Parsed", bound=nodes.Node)
-
-
-def _parsed(parse: Callable[[], _Parsed]) -> _Parsed:
-    try:
-        return cast(_Parsed, _Subscripts().visit(parse()))
-    except TemplateSyntaxError as error:
-        raise InvalidTemplate(f"is not a template: {error.message}", error.lineno) from error
-    except (RecursionError, ValueError, ArithmeticError) as error:
-        raise InvalidTemplate(
-            "is not a template: a number in it is too long, or it is nested too deeply"
-        ) from error
-
-
-_ALLOWED = (
-    nodes.Template, nodes.Output, nodes.TemplateData, nodes.If, nodes.For, nodes.Assign, nodes.Name,
-    nodes.Const,
-    nodes.List, nodes.Tuple, nodes.Dict, nodes.Pair, nodes.Keyword, nodes.CondExpr, nodes.Filter,
-    nodes.Test,
-    nodes.Call, nodes.Getitem, nodes.Getattr, nodes.Slice, nodes.Concat, nodes.Compare,
-    nodes.Operand, nodes.Not,
-    nodes.Neg, nodes.Pos, nodes.BinExpr,
-)  # fmt: skip
-
-
-def _check(tree: nodes.Template, names: Collection[str]) -> None:
-    """Refuse what no row could make work, and what the sandbox does not know."""
-    try:
-        found = list(tree.find_all(nodes.Node))
-    except RecursionError as error:
-        raise InvalidTemplate("is nested too deeply") from error
-    stored = {node.name for node in found if isinstance(node, nodes.Name) and node.ctx == "store"}
-    loop = {"loop"} if any(isinstance(node, nodes.For) for node in found) else set()
-    for node in found:
-        if not isinstance(node, _ALLOWED):
-            raise InvalidTemplate(
-                "only `if`, `for` and `set` can stand in {% … %} here", node.lineno
-            )
-        for kind, name, offered in _uses(node):
-            if name not in offered:
-                raise InvalidTemplate(
-                    f"there is no {kind} `{name}`{did_you_mean(name, offered)}", node.lineno
-                )
-        match node:
-            case nodes.Name(ctx="load") if (
-                node.name not in stored | loop | {"range"} and node.name not in names
-            ):
-                what = f"there is no `{node.name}` here{did_you_mean(node.name, names)}"
-                raise InvalidTemplate(what, node.lineno, unknown=node.name)
-            case nodes.Filter() | nodes.Test() | nodes.Call() if (
-                node.dyn_args,
-                node.dyn_kwargs,
-            ) != (None, None):
-                raise InvalidTemplate("arguments cannot be unpacked with `*` here", node.lineno)
-            case nodes.Call(node=called) if not isinstance(called, nodes.Getattr) and not _is_name(
-                called, "range"
-            ):
-                what = "only `range` and the methods of texts, lists and objects can be called"
-                raise InvalidTemplate(what, node.lineno)
-            case nodes.Const(value=float() as value) if value in (float("inf"), float("-inf")):
-                raise InvalidTemplate("a number in it is too large", node.lineno)
-            case nodes.For(recursive=True):
-                raise InvalidTemplate("a loop cannot be recursive here", node.lineno)
-
-
-def _uses(node: nodes.Node) -> Iterator[tuple[str, str, Collection[str]]]:
-    """What *node* uses by name: the kind, the name, and what is offered of that kind."""
-    match node:
-        case nodes.Filter(name=name):
-            yield "filter", name, FILTERS_OFFERED
-        case nodes.Test(name=name):
-            yield "test", name, TESTS_OFFERED
-        case nodes.Call(node=nodes.Getattr(attr=name)):
-            yield "method", name, METHODS_OFFERED
-    match node:
-        case nodes.Filter(name="map", args=[nodes.Const(value=str() as name), *_]):
-            yield "filter", name, FILTERS_OFFERED
-        case (
-            nodes.Filter(name="select" | "reject", args=[nodes.Const(value=str() as name), *_])
-            | nodes.Filter(
-                name="selectattr" | "rejectattr", args=[_, nodes.Const(value=str() as name), *_]
-            )
-        ):
-            yield "test", name, TESTS_OFFERED
-
-
-# Working it out
+    return Template(check_expression(source, names=names))
 
 
 # What Python and Jinja2 raise when a template asks for what cannot be had of these values, and a

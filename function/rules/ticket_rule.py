@@ -263,7 +263,7 @@ class TicketRuleParser:
                 "none of them; give one"
             )
             self._nodes.fault(line_of(entries["choices"]), f"{path}.choices.close_code", what)
-        said = kind.template.literals() if kind else frozenset()
+        said = kind.syntax.find_literals() if kind else frozenset()
         if ticket.table not in STATES and "states" not in entries:
             for key in _STATE_KEYS:
                 if key in entries:
@@ -355,7 +355,7 @@ class TicketRuleParser:
             return parts or (RuleTemplate(NO_TEMPLATE, path),)
         for part in parts:
             self._separated(part)
-        used = frozenset[str]().union(*(part.template.names for part in parts))
+        used = frozenset[str]().union(*(part.syntax.names for part in parts))
         if shared:
             return parts
         if not used & {"row", "new", "old", "item", "event"}:
@@ -372,7 +372,7 @@ class TicketRuleParser:
     def _separated(self, part: RuleTemplate) -> None:
         """Warn of a text that joins several values: what stands between them may stand in one of
         them too."""
-        joined = part.template.joined()
+        joined = part.syntax.find_joined_values()
         if joined is None:
             return
         instead = ", ".join(f'"{{{{ {value} }}}}"' for value in joined)
