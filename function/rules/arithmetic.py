@@ -14,7 +14,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from function.rules.budget import (
     NUMBER_BITS_MAX,
     NUMBER_DIGITS_MAX,
-    PADDING_MAX,
+    PADDING_CHARACTERS_MAX,
     require_at_most,
 )
 
@@ -107,5 +107,5 @@ def to_int(value: Any, default: Any = 0, base: int = 10) -> Any:
 
 def round_number(value: Any, precision: int = 0, method: str = "common") -> Decimal:
     """The filter `round`."""
-    unit = Decimal(1).scaleb(-require_at_most(precision, PADDING_MAX))
+    unit = Decimal(1).scaleb(-require_at_most(precision, PADDING_CHARACTERS_MAX))
     return Decimal(to_number(value)).quantize(unit, _ROUNDINGS[method], _ROUNDING)

@@ -29,10 +29,10 @@ ELEMENT_SIZE: Final = 64
 # For filters that take long over long texts. No field of a ticket holds a tenth of it: they read
 # this much and no more.
 SLOW_CHARACTERS_MAX: Final = 64 * 1024
-ELEMENTS_MAX: Final = 500_000
+LIST_ELEMENTS_MAX: Final = 500_000
 # Searching can take a step for each pair of characters.
 STEPS_MAX: Final = 128 * 1024 * 1024
-PADDING_MAX: Final = 1000
+PADDING_CHARACTERS_MAX: Final = 1000
 # Python spells no whole number of more than 4300 digits (14284 bits), and nobody reads a shorter
 # one either.
 NUMBER_BITS_MAX: Final = 14_000

@@ -14,14 +14,13 @@ from typing import Any, Final
 from jinja2.filters import FILTERS, make_attrgetter
 from jinja2.sandbox import SandboxedFormatter
 from jinja2.tests import TESTS
-from markupsafe import Markup
 
 from function.core.outcome import Reason
 from function.core.values import instant
 from function.rules.arithmetic import calculate, round_number, to_float, to_int, to_number
 from function.rules.budget import (
-    ELEMENTS_MAX,
-    PADDING_MAX,
+    LIST_ELEMENTS_MAX,
+    PADDING_CHARACTERS_MAX,
     SLOW_CHARACTERS_MAX,
     STEPS_MAX,
     TEXT_CHARACTERS_MAX,
@@ -113,12 +112,13 @@ def _check_search(value: str, *args: Any) -> None:
 def _check_split(value: str, *args: Any) -> None:
     _check_search(value, *args)
     require_at_most(
-        value.count(args[0]) if args and isinstance(args[0], str) else len(value) // 2, ELEMENTS_MAX
+        value.count(args[0]) if args and isinstance(args[0], str) else len(value) // 2,
+        LIST_ELEMENTS_MAX,
     )
 
 
-def _check_width(*args: Any) -> None:
-    require_at_most(args[1] if len(args) > 1 else 0, PADDING_MAX)
+def _check_width(_: str, width: int = 0, *_others: Any) -> None:
+    require_at_most(width, PADDING_CHARACTERS_MAX)
 
 
 def _replace_text(value: str, old: Any, new: Any, count: int = -1) -> str:
@@ -204,35 +204,35 @@ class ValueFormatter(SandboxedFormatter):
         return value
 
 
-_TEXT_METHODS = (
+# Those that look for another text in a text, or ask what it is made of.
+_SEARCHING_METHODS = (
     "count", "endswith", "find", "index", "isalnum", "isalpha", "isdecimal", "isdigit", "islower",
-    "isnumeric",
-    "isspace", "istitle", "isupper", "lstrip", "partition", "removeprefix", "removesuffix", "rfind",
-    "rindex",
-    "rpartition", "rstrip", "startswith", "strip",
+    "isnumeric", "isspace", "istitle", "isupper", "lstrip", "partition", "removeprefix",
+    "removesuffix", "rfind", "rindex", "rpartition", "rstrip", "startswith", "strip",
 )  # fmt: skip
-_METHODS: dict[type, dict[str, Callable[..., Any]]] = {
-    str: {
-        **{name: _check_first(getattr(str, name), _check_search) for name in _TEXT_METHODS},
-        **{
-            name: _check_first(getattr(str, name), _check_split)
-            for name in ("rsplit", "split", "splitlines")
-        },
-        **{
-            name: _check_first(getattr(str, name), _check_width)
-            for name in ("center", "ljust", "rjust", "zfill")
-        },
-        **{
-            name: _apply_in_pieces(getattr(str, name))
-            for name in ("casefold", "lower", "swapcase", "upper")
-        },
-        **{name: _shorten(getattr(str, name)) for name in ("capitalize", "title")},
-        "format": lambda value, *args, **kwargs: ValueFormatter(ENVIRONMENT).vformat(
-            value, args, kwargs
-        ),
-        "join": lambda value, values: _join_texts(values, value),
-        "replace": _replace_text,
+_METHODS_OF_TEXTS: dict[str, Callable[..., Any]] = {
+    **{name: _check_first(getattr(str, name), _check_search) for name in _SEARCHING_METHODS},
+    **{
+        name: _check_first(getattr(str, name), _check_split)
+        for name in ("rsplit", "split", "splitlines")
     },
+    **{
+        name: _check_first(getattr(str, name), _check_width)
+        for name in ("center", "ljust", "rjust", "zfill")
+    },
+    **{
+        name: _apply_in_pieces(getattr(str, name))
+        for name in ("casefold", "lower", "swapcase", "upper")
+    },
+    **{name: _shorten(getattr(str, name)) for name in ("capitalize", "title")},
+    "format": lambda value, *args, **kwargs: ValueFormatter(ENVIRONMENT).vformat(
+        value, args, kwargs
+    ),
+    "join": lambda value, values: _join_texts(values, value),
+    "replace": _replace_text,
+}
+_METHODS: dict[type, dict[str, Callable[..., Any]]] = {
+    str: _METHODS_OF_TEXTS,
     # Views of an object are no JSON.
     dict: {
         "get": dict.get,
@@ -252,35 +252,21 @@ def _call_method(value: Any, name: str, *args: Any, **kwargs: Any) -> Any:
     raise TypeError
 
 
+# Jinja2's own: those of lists, and those of anything.
 _LIST_FILTERS = (
-    "map",
-    "max",
-    "min",
-    "reject",
-    "rejectattr",
-    "select",
-    "selectattr",
-    "sort",
-    "unique",
-)
-_PLAIN_FILTERS = (
-    "count",
-    "d",
-    "default",
-    "dictsort",
-    "first",
-    "items",
-    "last",
-    "length",
-    "reverse",
-)
-_FILTERS: dict[str, Callable[..., Any]] = {
-    **{name: FILTERS[name] for name in (*_LIST_FILTERS, *_PLAIN_FILTERS)},
+    "map", "max", "min", "reject", "rejectattr", "select", "selectattr", "sort", "unique",
+)  # fmt: skip
+_OTHER_FILTERS = (
+    "count", "d", "default", "dictsort", "first", "items", "last", "length", "reverse",
+)  # fmt: skip
+FILTERS_OFFERED: Final[dict[str, Callable[..., Any]]] = {
+    **{name: FILTERS[name] for name in (*_LIST_FILTERS, *_OTHER_FILTERS)},
+    **{
+        name: _text_filter(_METHODS_OF_TEXTS[name])
+        for name in ("capitalize", "lower", "replace", "upper")
+    },
     "abs": lambda value: abs(to_number(value)),
-    "capitalize": _text_filter(_shorten(str.capitalize)),
-    "center": _text_filter(
-        lambda value, width=80: value.center(require_at_most(width, PADDING_MAX))
-    ),
+    "center": _text_filter(_check_first(FILTERS["center"], _check_width)),
     "float": to_float,
     "format": lambda form, *args, **kwargs: format_percent(to_text(form), kwargs or list(args)),
     "indent": _text_filter(_shorten(FILTERS["indent"])),
@@ -288,24 +274,20 @@ _FILTERS: dict[str, Callable[..., Any]] = {
     "join": _join_texts,
     "list": lambda value: list(iterate_values(value)),
     "lookup": _look_up,
-    "lower": _text_filter(_apply_in_pieces(str.lower)),
-    "replace": _text_filter(_replace_text),
     "round": round_number,
     "sn_datetime": _to_sn_datetime,
     "string": to_text,
-    "striptags": _text_filter(_shorten(lambda value: str(Markup(value).striptags()))),  # noqa: S704 (it takes marks away)
+    "striptags": _text_filter(_shorten(FILTERS["striptags"])),
     "sum": _sum_values,
     "title": _text_filter(_shorten(FILTERS["title"])),
     "tojson": to_json,
-    "trim": _text_filter(_check_first(str.strip, _check_search)),
+    "trim": _text_filter(_METHODS_OF_TEXTS["strip"]),
     "truncate": _text_filter(partial(FILTERS["truncate"], ENVIRONMENT)),
-    "upper": _text_filter(_apply_in_pieces(str.upper)),
     "urlencode": _quote_url,
     "wordcount": lambda value: sum(1 for _ in re.finditer(r"\S+", to_text(value))),
     "wordwrap": _text_filter(_shorten(partial(FILTERS["wordwrap"], ENVIRONMENT))),
 }
-FILTERS_OFFERED: Final = frozenset(_FILTERS)
-_TESTS: dict[str, Any] = {
+TESTS_OFFERED: Final[dict[str, Any]] = {
     **{
         name: test
         for name, test in TESTS.items()
@@ -314,14 +296,13 @@ _TESTS: dict[str, Any] = {
     "float": lambda value: isinstance(value, float | Decimal),
     "none": lambda value: value is None or (isinstance(value, RowImage) and value.missing),
 }
-TESTS_OFFERED: Final = frozenset(_TESTS)
 
 ENVIRONMENT.filters = {
-    **{name: _bound(act, of_list=name in _LIST_FILTERS) for name, act in _FILTERS.items()},
+    **{name: _bound(act, of_list=name in _LIST_FILTERS) for name, act in FILTERS_OFFERED.items()},
+    # For SandboxTransformer.
+    "internal: check size": check_size,
     "internal: decimal": Decimal,
-    "internal: join": _bound(_join_texts),
     "internal: loop": iterate_values,
     "internal: method": _bound(_call_method),
-    "internal: check size": check_size,
 }
-ENVIRONMENT.tests = {name: _bound(test) for name, test in _TESTS.items()}
+ENVIRONMENT.tests = {name: _bound(test) for name, test in TESTS_OFFERED.items()}

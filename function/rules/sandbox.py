@@ -17,7 +17,7 @@ from jinja2.visitor import NodeTransformer
 from function.core.outcome import Reason
 from function.rules.arithmetic import calculate, to_number
 from function.rules.budget import (
-    ELEMENTS_MAX,
+    LIST_ELEMENTS_MAX,
     RenderError,
     current_budget,
     require_at_most,
@@ -39,7 +39,8 @@ _LOOP_ATTRIBUTES = frozenset(
 class SandboxTransformer(NodeTransformer):
     """Rewrites a template so that what Jinja2's sandbox does not ask about passes through filters.
 
-    Their names have a space in them: nobody can write them in a template.
+    The names of those that only it may use have a space in them: nobody can write them in a
+    template.
     """
 
     def visit_Const(self, node: nodes.Const) -> nodes.Expr:  # noqa: N802
@@ -56,7 +57,7 @@ class SandboxTransformer(NodeTransformer):
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Expr:  # noqa: N802
         self.generic_visit(node)
-        return _call_filter(node, "internal: join", nodes.List(node.nodes, lineno=node.lineno))
+        return _call_filter(node, "join", nodes.List(node.nodes, lineno=node.lineno))
 
     def visit_Call(self, node: nodes.Call) -> nodes.Expr:  # noqa: N802
         self.generic_visit(node)
@@ -91,8 +92,8 @@ def _call_filter(
 
 
 class RuleSandbox(ImmutableSandboxedEnvironment):
-    intercepted_binops = frozenset(["+", "-", "*", "/", "//", "%", "**"])
-    intercepted_unops = frozenset(["+", "-"])
+    intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
+    intercepted_unops = frozenset(ImmutableSandboxedEnvironment.default_unop_table)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         if isinstance(obj, LoopContext) and attribute in _LOOP_ATTRIBUTES:
@@ -119,7 +120,7 @@ class RuleSandbox(ImmutableSandboxedEnvironment):
                 budget.check_length(len(left) * right)
                 made = left * right
             case "*", list(), int():
-                made = left * require_at_most(right, ELEMENTS_MAX // (len(left) or 1))
+                made = left * require_at_most(right, LIST_ELEMENTS_MAX // (len(left) or 1))
             case "*", int(), str() | list():
                 return self.call_binop(context, operator, right, left)
             case _:

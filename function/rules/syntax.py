@@ -181,12 +181,9 @@ def _parse_nodes(parse: Callable[[], _Node]) -> _Node:
 
 _NODES_ALLOWED = (
     nodes.Template, nodes.Output, nodes.TemplateData, nodes.If, nodes.For, nodes.Assign, nodes.Name,
-    nodes.Const,
-    nodes.List, nodes.Tuple, nodes.Dict, nodes.Pair, nodes.Keyword, nodes.CondExpr, nodes.Filter,
-    nodes.Test,
-    nodes.Call, nodes.Getitem, nodes.Getattr, nodes.Slice, nodes.Concat, nodes.Compare,
-    nodes.Operand, nodes.Not,
-    nodes.Neg, nodes.Pos, nodes.BinExpr,
+    nodes.Const, nodes.List, nodes.Tuple, nodes.Dict, nodes.Pair, nodes.Keyword, nodes.CondExpr,
+    nodes.Filter, nodes.Test, nodes.Call, nodes.Getitem, nodes.Getattr, nodes.Slice, nodes.Concat,
+    nodes.Compare, nodes.Operand, nodes.Not, nodes.Neg, nodes.Pos, nodes.BinExpr,
 )  # fmt: skip
 
 

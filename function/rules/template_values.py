@@ -12,8 +12,8 @@ from jinja2 import StrictUndefined, Undefined
 from function.core.values import Json, Row, settle_value, text
 from function.rules.arithmetic import to_decimal, to_number
 from function.rules.budget import (
-    ELEMENTS_MAX,
-    PADDING_MAX,
+    LIST_ELEMENTS_MAX,
+    PADDING_CHARACTERS_MAX,
     SLOW_CHARACTERS_MAX,
     current_budget,
     require_at_most,
@@ -76,7 +76,7 @@ def iterate_values(values: Iterable[Any]) -> Iterator[Any]:
     """The elements of *values*, with a look at the time before each."""
     budget = current_budget.get()
     for count, value in enumerate(values):
-        require_at_most(count, ELEMENTS_MAX)
+        require_at_most(count, LIST_ELEMENTS_MAX)
         budget.check_time()
         yield settle_in_key(value)
 
@@ -168,7 +168,7 @@ def format_percent(form: str, given: Any) -> str:
 def format_value(value: Any, spec: str) -> str:
     """*value* in Python's format *spec*: widths bounded, all but numbers as a ticket shows it."""
     for number in re.findall(r"\d+", spec):  # Python reads the digits of every script
-        require_at_most(int(number), PADDING_MAX)
+        require_at_most(int(number), PADDING_CHARACTERS_MAX)
     if not spec or isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         shown: Any = to_text(value)
     else:
