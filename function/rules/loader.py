@@ -92,17 +92,16 @@ class RulesParser:
             return []
         rules = []
         seen: dict[str, int] = {}
-        for number, node in enumerate(
-            self._nodes.list(entries["rules"], "rules", empty="has no rules in it")
+        for node, path in self._nodes.elements(
+            entries["rules"], "rules", empty="has no rules in it"
         ):
-            rule = self._rule(node, f"rules[{number}]", seen)
+            rule = self._rule(node, path, seen)
             if rule is not None:
                 rules.append(rule)
         return rules
 
     def _environment(self, node: yaml.Node) -> None:
-        for number, entry in enumerate(self._nodes.list(node, "env")):
-            path = f"env[{number}]"
+        for entry, path in self._nodes.elements(node, "env"):
             variable = self._nodes.text(entry, path)
             if variable is None:
                 continue

@@ -9,7 +9,7 @@ from function.core.values import did_you_mean
 from function.rules.model import RuleTemplate
 from function.rules.syntax import InvalidTemplate, is_expression
 from function.rules.templates import Template, parse_expression, parse_template
-from function.rules.yaml_nodes import NodeReader, is_true, line_of
+from function.rules.yaml_nodes import NodeReader, is_bool, is_null, is_true, line_of
 
 _LATER_NAMES = ("ticket", "link", "data")
 # What begins like this and is an expression was meant to have braces.
@@ -34,15 +34,15 @@ class TemplateReader:
         source = self._nodes.text(node, path)
         if source is None:
             return None
-        rule_template = RuleTemplate(NO_TEMPLATE, self._nodes.where(line_of(node), path))
-        if node.tag == "tag:yaml.org,2002:bool":
-            source = "true" if is_true(node) else "false"
+        rule_template = RuleTemplate(NO_TEMPLATE, self._nodes.where(node, path))
+        if is_bool(node):
+            source = _spell_bool(node)
         if not source.strip():
-            self._nodes.fault(line_of(node), path, "is empty")
+            self._nodes.fault(node, path, "is empty")
         elif "{{" in source or "{%" in source:
             bare = source.strip().removeprefix("{{").removesuffix("}}").strip()
             hint = f"`{bare}`" if is_expression(bare) else "it without braces"
-            self._nodes.fault(line_of(node), path, f"is an expression; write {hint}")
+            self._nodes.fault(node, path, f"is an expression; write {hint}")
         else:
             return RuleTemplate(
                 self._checked(node, path, lambda: parse_expression(source, names=names)),
@@ -53,17 +53,17 @@ class TemplateReader:
     def template(
         self, node: yaml.Node, path: str, names: tuple[str, ...], *, constants: bool = False
     ) -> RuleTemplate:
-        where = self._nodes.where(line_of(node), path)
+        where = self._nodes.where(node, path)
         source = self._nodes.text(node, path)
         if source is None:
             return RuleTemplate(NO_TEMPLATE, where)
-        if constants and node.tag == "tag:yaml.org,2002:bool":
-            source = "true" if is_true(node) else "false"
-        elif constants and node.tag == "tag:yaml.org,2002:null":
+        if constants and is_bool(node):
+            source = _spell_bool(node)
+        elif constants and is_null(node):
             source = ""
         elif not source.strip():
             if not constants:
-                self._nodes.fault(line_of(node), path, "is empty")
+                self._nodes.fault(node, path, "is empty")
         elif (
             "{{" not in source
             and "{%" not in source
@@ -71,7 +71,7 @@ class TemplateReader:
             and is_expression(source)
         ):
             self._nodes.fault(
-                line_of(node),
+                node,
                 path,
                 f'is a text that looks like an expression; write "{{{{ {source.strip()} }}}}"',
             )
@@ -101,5 +101,9 @@ class TemplateReader:
                 f"`env` does not list `{variable}`{did_you_mean(variable, self.env)}; "
                 "list it at the top"
             )
-            self._nodes.fault(line_of(node), path, what)
+            self._nodes.fault(node, path, what)
         return checked
+
+
+def _spell_bool(node: yaml.Node) -> str:
+    return "true" if is_true(node) else "false"

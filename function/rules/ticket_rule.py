@@ -35,7 +35,7 @@ from function.rules.schema import (
     TICKET_KEYS,
 )
 from function.rules.template_nodes import NO_TEMPLATE, TemplateReader
-from function.rules.yaml_nodes import NodeReader, is_true, line_of
+from function.rules.yaml_nodes import NodeReader, is_bool, is_null, is_true
 
 _STATE_KEYS = ("resolve_when", "close_code", "close_notes", "after_close")
 _STATES_UNKNOWN: Final = "the states of this table are not known: declare `states`"
@@ -70,7 +70,7 @@ class TicketRuleParser:
         )
         if table is not None and not COLUMN.fullmatch(table):
             self._nodes.fault(
-                line_of(entries["table"]),
+                entries["table"],
                 f"{path}.table",
                 "is not the name of a table (such as incident)",
             )
@@ -84,9 +84,9 @@ class TicketRuleParser:
         refused = _refused(
             table, states, links=after_close != "leave", templated="template" in entries
         )
-        fields = self._fields(entries, path, names, line_of(node), refused)
+        fields = self._fields(entries, path, names, node, refused)
         templates = RuleTemplates(
-            key=self._key(entries, path, names, line_of(node), shared=shared),
+            key=self._key(entries, path, names, node, shared=shared),
             fields=fields,
             when=when,
             each=each,
@@ -118,11 +118,8 @@ class TicketRuleParser:
             ),
             choices=self.choices,
             resolves="resolve_when" in entries,
-            locations=dict.fromkeys(("", *TICKET_KEYS), self._nodes.where(line_of(node), path))
-            | {
-                key: self._nodes.where(line_of(value), f"{path}.{key}")
-                for key, value in entries.items()
-            },
+            locations=dict.fromkeys(("", *TICKET_KEYS), self._nodes.where(node, path))
+            | {key: self._nodes.where(value, f"{path}.{key}") for key, value in entries.items()},
         )
         self._lives(entries, path, ticket, kind=fields.get("type"))
         return ticket, templates
@@ -138,13 +135,13 @@ class TicketRuleParser:
         for column, node in columns.items():
             if column not in fields:
                 what = f"is not among the `fields`{did_you_mean(column, fields)}"
-                self._nodes.fault(line_of(node), f"{path}.{column}", what)
+                self._nodes.fault(node, f"{path}.{column}", what)
             elif column not in COLUMN_REFERENCES:
                 what = (
                     "is no column whose names are looked up: those are "
                     f"{', '.join(sorted(COLUMN_REFERENCES))}"
                 )
-                self._nodes.fault(line_of(node), f"{path}.{column}", what)
+                self._nodes.fault(node, f"{path}.{column}", what)
         return frozenset(
             column
             for column in columns
@@ -170,13 +167,13 @@ class TicketRuleParser:
         )
         if "resolved" not in declared:
             self._nodes.fault(
-                line_of(node),
+                node,
                 f"{path}.resolved",
                 "is missing: the state of a ticket that is resolved",
             )
         if reopened and reopened in {resolved, canceled, *final}:
             what = "is a state of tickets that have ended; name the one that they go back to"
-            self._nodes.fault(line_of(declared["reopened"]), f"{path}.reopened", what)
+            self._nodes.fault(declared["reopened"], f"{path}.reopened", what)
         passed = self._state_list(declared, "path", path)
         passed = passed[:-1] if passed and passed[-1] == resolved else passed
         if len({*passed}) < len(passed) or {*passed} & {resolved, canceled, *final}:
@@ -184,7 +181,7 @@ class TicketRuleParser:
                 "names a state twice, or one of tickets that have ended; name those before "
                 "`resolved`, in order"
             )
-            self._nodes.fault(line_of(declared["path"]), f"{path}.path", what)
+            self._nodes.fault(declared["path"], f"{path}.path", what)
             passed = []
         known = lifecycle_of(table)
         return Lifecycle(
@@ -199,12 +196,8 @@ class TicketRuleParser:
 
     def _state_list(self, declared: Mapping[str, yaml.Node], key: str, path: str) -> list[str]:
         path = f"{path}.{key}"
-        entries = self._nodes.list(declared[key], path) if key in declared else []
-        return [
-            state
-            for number, entry in enumerate(entries)
-            if (state := self._state(entry, f"{path}[{number}]"))
-        ]
+        elements = self._nodes.elements(declared[key], path) if key in declared else []
+        return [state for element in elements if (state := self._state(*element))]
 
     def _choices(
         self, entries: Mapping[str, yaml.Node], path: str, table: str
@@ -218,28 +211,18 @@ class TicketRuleParser:
         )
         own = {}
         for column, node in declared.items():
-            values = [
-                self._nodes.text(entry, f"{path}.{column}[{number}]")
-                for number, entry in enumerate(
-                    self._nodes.list(
-                        node,
-                        f"{path}.{column}",
-                        empty="is empty; name the values that the column takes",
-                    )
-                )
-            ]
+            elements = self._nodes.elements(
+                node, f"{path}.{column}", empty="is empty; name the values that the column takes"
+            )
+            values = [self._nodes.text(*element) for element in elements]
             own[column] = dict.fromkeys([value for value in values if value], "")
         return {**shipped_choices(table), **own}
 
     def _state(self, node: yaml.Node, path: str) -> str:
         """A state's value as it was written; empty where it is none."""
         written = self._nodes.text(node, path)
-        if written is not None and (
-            node.tag == "tag:yaml.org,2002:null" or not STATE.fullmatch(written)
-        ):
-            self._nodes.fault(
-                line_of(node), path, "is not the value of a state (such as 3, not its label)"
-            )
+        if written is not None and (is_null(node) or not STATE.fullmatch(written)):
+            self._nodes.fault(node, path, "is not the value of a state (such as 3, not its label)")
             return ""
         return written or ""
 
@@ -262,13 +245,13 @@ class TicketRuleParser:
                 f"the {code!r} that is sent unless a rule gives a `close_code` is "
                 "none of them; give one"
             )
-            self._nodes.fault(line_of(entries["choices"]), f"{path}.choices.close_code", what)
+            self._nodes.fault(entries["choices"], f"{path}.choices.close_code", what)
         said = kind.syntax.find_literals() if kind else frozenset()
         if ticket.table not in STATES and "states" not in entries:
             for key in _STATE_KEYS:
                 if key in entries:
                     self._nodes.fault(
-                        line_of(entries[key]), f"{path}.{key}", f"{_STATES_UNKNOWN} or take it out"
+                        entries[key], f"{path}.{key}", f"{_STATES_UNKNOWN} or take it out"
                     )
         if "on_delete" in entries and ticket.on_delete != "leave":
             what = ""
@@ -279,7 +262,7 @@ class TicketRuleParser:
             elif ticket.on_delete == "cancel" and not ticket.states.canceled:
                 what = "`states` has no `canceled`; say which state that is"
             if what:
-                self._nodes.fault(line_of(entries["on_delete"]), f"{path}.on_delete", what)
+                self._nodes.fault(entries["on_delete"], f"{path}.on_delete", what)
         states = ticket.states
         if (
             ticket.after_close == "reopen"
@@ -287,18 +270,18 @@ class TicketRuleParser:
             and not (states.reopened or states.resolved in states.final)
         ):
             what = "`states` has no `reopened`; say which state that is, or write `new`"
-            self._nodes.fault(line_of(entries["after_close"]), f"{path}.after_close", what)
+            self._nodes.fault(entries["after_close"], f"{path}.after_close", what)
         if ticket.table == CHANGE_TABLE and "template" not in entries and said == {"standard"}:
             what = (
                 "a standard change is made from a template; name it beside `fields`, as `template`"
             )
-            self._nodes.fault(line_of(entries["fields"]), f"{path}.fields.type", what)
+            self._nodes.fault(entries["fields"], f"{path}.fields.type", what)
         if "template" in entries and ticket.table != CHANGE_TABLE:
             what = (
                 f"only a {CHANGE_TABLE} is made from a template; say `table: "
                 f"{CHANGE_TABLE}` or take it out"
             )
-            self._nodes.fault(line_of(entries["template"]), f"{path}.template", what)
+            self._nodes.fault(entries["template"], f"{path}.template", what)
 
     def _chosen(
         self,
@@ -314,14 +297,14 @@ class TicketRuleParser:
         rule_template = self._templates.template(node, path, names, constants=constants)
         if (
             len(self._nodes.faults) > faults
-            or node.tag == "tag:yaml.org,2002:null"
+            or is_null(node)
             or not isinstance(node, yaml.ScalarNode)
         ):
             return rule_template
         plain = not any(braces in node.value for braces in ("{{", "{%", "{#"))
         choices = self.choices.get(column)
         if plain and choices is not None and (wrong := invalid_choice(choices, node.value)):
-            self._nodes.fault(line_of(node), path, f"{wrong}{suggest_choice(choices, node.value)}")
+            self._nodes.fault(node, path, f"{wrong}{suggest_choice(choices, node.value)}")
         return rule_template
 
     def _key(
@@ -329,26 +312,25 @@ class TicketRuleParser:
         entries: Mapping[str, yaml.Node],
         path: str,
         names: tuple[str, ...],
-        line: int,
+        ticket: yaml.Node,
         *,
         shared: bool,
     ) -> tuple[RuleTemplate, ...]:
         path = f"{path}.key"
         if "key" not in entries:
             self._nodes.fault(
-                line, path, 'is missing; write what identifies the row, such as "{{ row.id }}"'
+                ticket, path, 'is missing; write what identifies the row, such as "{{ row.id }}"'
             )
             return (RuleTemplate(NO_TEMPLATE, path),)
         node = entries["key"]
         faults = len(self._nodes.faults)
         if isinstance(node, yaml.SequenceNode):
-            nodes = self._nodes.list(node, path, empty="is empty; write what identifies the row")
-            if len(nodes) > KEY_PARTS_MAX:
-                self._nodes.fault(line_of(node), path, f"has more than {KEY_PARTS_MAX} parts")
-            parts = tuple(
-                self._templates.template(part, f"{path}[{number}]", names)
-                for number, part in enumerate(nodes)
+            elements = self._nodes.elements(
+                node, path, empty="is empty; write what identifies the row"
             )
+            if len(elements) > KEY_PARTS_MAX:
+                self._nodes.fault(node, path, f"has more than {KEY_PARTS_MAX} parts")
+            parts = tuple(self._templates.template(*element, names) for element in elements)
         else:
             parts = (self._templates.template(node, path, names),)
         if len(self._nodes.faults) > faults:
@@ -363,10 +345,10 @@ class TicketRuleParser:
                 "is the same for every row; name a column, or say `shared: true` if "
                 "all share one ticket"
             )
-            self._nodes.fault(line_of(node), path, what)
+            self._nodes.fault(node, path, what)
         elif "item" in names and "item" not in used:
             what = "is the same for every element; name a part of `item`, or say `shared: true`"
-            self._nodes.fault(line_of(node), path, what)
+            self._nodes.fault(node, path, what)
         return parts
 
     def _separated(self, part: RuleTemplate) -> None:
@@ -392,17 +374,17 @@ class TicketRuleParser:
         entries: Mapping[str, yaml.Node],
         path: str,
         names: tuple[str, ...],
-        line: int,
+        ticket: yaml.Node,
         refused: Mapping[str, str],
     ) -> dict[str, RuleTemplate]:
         path = f"{path}.fields"
         if "fields" not in entries:
-            self._nodes.fault(line, path, "is missing; it says what the ticket should say")
+            self._nodes.fault(ticket, path, "is missing; it says what the ticket should say")
             return {}
         node = entries["fields"]
         columns = self._nodes.mapping(node, path, None, refused=refused)
         if columns is not None and not node.value:
-            self._nodes.fault(line_of(node), path, "is empty; name a column and what it should say")
+            self._nodes.fault(node, path, "is empty; name a column and what it should say")
         return {
             column: self._chosen(value, f"{path}.{column}", names, column, constants=True)
             for column, value in (columns or {}).items()
@@ -412,8 +394,8 @@ class TicketRuleParser:
         if "shared" not in entries:
             return False
         node = entries["shared"]
-        if node.tag != "tag:yaml.org,2002:bool":
-            self._nodes.fault(line_of(node), f"{path}.shared", "must be true or false")
+        if not is_bool(node):
+            self._nodes.fault(node, f"{path}.shared", "must be true or false")
         return is_true(node)
 
 
