@@ -41,10 +41,10 @@ def load(text: str, *, name: str = "rules.yaml", environ: Mapping[str, str]) -> 
     reading = RulesParser(nodes, environ)
     rules = reading.rules(text)
     if nodes.faults:
-        told = [fault for _, fault in sorted(nodes.faults, key=lambda fault: fault[0])]
-        hidden = len(told) - FAULTS_MAX
+        sentences = [fault for _, fault in sorted(nodes.faults, key=lambda fault: fault[0])]
+        hidden = len(sentences) - FAULTS_MAX
         more = (f"{name}: and {hidden} more faults",) if hidden > 0 else ()
-        raise RulesError((*told[:FAULTS_MAX], *more))
+        raise RulesError((*sentences[:FAULTS_MAX], *more))
     read = digest(text, *(part for pair in sorted(reading.env.items()) for part in pair))
     return Rules(tuple(rules), read, tuple(nodes.warnings))
 

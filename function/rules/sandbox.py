@@ -98,7 +98,7 @@ class RuleSandbox(ImmutableSandboxedEnvironment):
     def getattr(self, obj: Any, attribute: str) -> Any:
         if isinstance(obj, LoopContext) and attribute in _LOOP_ATTRIBUTES:
             return getattr(obj, attribute)
-        # The name stands in the template, so it may be told.
+        # The name stands in the template, so it may be shown.
         return read_part(obj, attribute, f"`{attribute}`")
 
     def getitem(self, obj: Any, argument: Any) -> Any:

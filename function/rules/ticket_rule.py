@@ -75,30 +75,30 @@ class TicketRuleParser:
                 "is not the name of a table (such as incident)",
             )
         table = table or DEFAULT_TABLE
-        shared = self._shared(entries, path)
-        states = self._states(entries, path, table)
-        self.choices = self._choices(entries, path, table)
-        after_close = self._nodes.choice(entries, "after_close", path, AFTER_CLOSE) or _after_close(
-            states
-        )
-        refused = _refused(
+        shared = self._parse_shared(entries, path)
+        states = self._parse_states(entries, path, table)
+        self.choices = self._parse_choices(entries, path, table)
+        after_close = self._nodes.choice(
+            entries, "after_close", path, AFTER_CLOSE
+        ) or _default_after_close(states)
+        refused = _refuse_columns(
             table, states, links=after_close != "leave", templated="template" in entries
         )
-        fields = self._fields(entries, path, names, node, refused)
+        fields = self._parse_fields(entries, path, names, node, refused)
         templates = RuleTemplates(
-            key=self._key(entries, path, names, node, shared=shared),
+            key=self._parse_key(entries, path, names, node, shared=shared),
             fields=fields,
             when=when,
             each=each,
             resolve_when=self._templates.expression(entries, "resolve_when", path, names),
-            close_code=self._closing(entries, "close_code", path, names),
-            close_notes=self._closing(entries, "close_notes", path, names),
+            close_code=self._parse_closing(entries, "close_code", path, names),
+            close_notes=self._parse_closing(entries, "close_notes", path, names),
             order_by=self._templates.expression(entries, "order_by", path, names),
             template=self._templates.template(entries["template"], f"{path}.template", names)
             if "template" in entries
             else None,
         )
-        written, opening = _written(table, fields, templated="template" in entries)
+        columns, create_only = _list_columns(table, fields, templated="template" in entries)
         known = table in STATES
         ticket = TicketRule(
             table=table,
@@ -108,11 +108,11 @@ class TicketRuleParser:
             or frozenset(CREATING_OPS),
             after_close=after_close,
             on_delete=self._nodes.choice(entries, "on_delete", path, ON_DELETE)
-            or _on_delete(table, states, shared=shared),
+            or _default_on_delete(table, states, shared=shared),
             on_missing=self._nodes.choice(entries, "on_missing", path, ON_MISSING) or "fail",
-            fields=written,
-            create_only=opening,
-            leave_empty=self._on_unknown(entries, path, fields),
+            fields=columns,
+            create_only=create_only,
+            leave_empty=self._parse_on_unknown(entries, path, fields),
             closing_fields=tuple(
                 key for key in ("close_code", "close_notes") if known or key in entries
             ),
@@ -121,10 +121,10 @@ class TicketRuleParser:
             locations=dict.fromkeys(("", *TICKET_KEYS), self._nodes.where(node, path))
             | {key: self._nodes.where(value, f"{path}.{key}") for key, value in entries.items()},
         )
-        self._lives(entries, path, ticket, kind=fields.get("type"))
+        self._check_lifecycle(entries, path, ticket, kind=fields.get("type"))
         return ticket, templates
 
-    def _on_unknown(
+    def _parse_on_unknown(
         self, entries: Mapping[str, yaml.Node], path: str, fields: Collection[str]
     ) -> frozenset[str]:
         """The columns that are left empty where nobody goes by the name."""
@@ -148,21 +148,25 @@ class TicketRuleParser:
             if self._nodes.choice(columns, column, path, ON_UNKNOWN) == "leave_empty"
         )
 
-    def _closing(
+    def _parse_closing(
         self, entries: Mapping[str, yaml.Node], key: str, path: str, names: tuple[str, ...]
     ) -> RuleTemplate | None:
-        return self._chosen(entries[key], f"{path}.{key}", names, key) if key in entries else None
+        return (
+            self._parse_choice(entries[key], f"{path}.{key}", names, key)
+            if key in entries
+            else None
+        )
 
-    def _states(self, entries: Mapping[str, yaml.Node], path: str, table: str) -> Lifecycle:
+    def _parse_states(self, entries: Mapping[str, yaml.Node], path: str, table: str) -> Lifecycle:
         if "states" not in entries:
             return lifecycle_of(table)
         node, path = entries["states"], f"{path}.states"
         declared = self._nodes.mapping(node, path, STATES_KEYS)
         if declared is None:
             return NO_LIFECYCLE
-        final = frozenset(self._state_list(declared, "final", path))
+        final = frozenset(self._parse_state_list(declared, "final", path))
         resolved, reopened, canceled = (
-            self._state(declared[key], f"{path}.{key}") if key in declared else ""
+            self._parse_state(declared[key], f"{path}.{key}") if key in declared else ""
             for key in ("resolved", "reopened", "canceled")
         )
         if "resolved" not in declared:
@@ -174,7 +178,7 @@ class TicketRuleParser:
         if reopened and reopened in {resolved, canceled, *final}:
             what = "is a state of tickets that have ended; name the one that they go back to"
             self._nodes.fault(declared["reopened"], f"{path}.reopened", what)
-        passed = self._state_list(declared, "path", path)
+        passed = self._parse_state_list(declared, "path", path)
         passed = passed[:-1] if passed and passed[-1] == resolved else passed
         if len({*passed}) < len(passed) or {*passed} & {resolved, canceled, *final}:
             what = (
@@ -194,12 +198,14 @@ class TicketRuleParser:
             paths={"": (*passed, resolved)} if passed else {},
         )
 
-    def _state_list(self, declared: Mapping[str, yaml.Node], key: str, path: str) -> list[str]:
+    def _parse_state_list(
+        self, declared: Mapping[str, yaml.Node], key: str, path: str
+    ) -> list[str]:
         path = f"{path}.{key}"
         elements = self._nodes.elements(declared[key], path) if key in declared else []
-        return [state for element in elements if (state := self._state(*element))]
+        return [state for element in elements if (state := self._parse_state(*element))]
 
-    def _choices(
+    def _parse_choices(
         self, entries: Mapping[str, yaml.Node], path: str, table: str
     ) -> Mapping[str, Mapping[str, str]]:
         """The choices of the ticket's columns: as shipped, but for those that the rule declares."""
@@ -218,7 +224,7 @@ class TicketRuleParser:
             own[column] = dict.fromkeys([value for value in values if value], "")
         return {**shipped_choices(table), **own}
 
-    def _state(self, node: yaml.Node, path: str) -> str:
+    def _parse_state(self, node: yaml.Node, path: str) -> str:
         """A state's value as it was written; empty where it is none."""
         written = self._nodes.text(node, path)
         if written is not None and (is_null(node) or not STATE.fullmatch(written)):
@@ -226,7 +232,7 @@ class TicketRuleParser:
             return ""
         return written or ""
 
-    def _lives(
+    def _check_lifecycle(
         self,
         entries: Mapping[str, yaml.Node],
         path: str,
@@ -234,7 +240,7 @@ class TicketRuleParser:
         *,
         kind: RuleTemplate | None,
     ) -> None:
-        """Refuse a life that this kind of ticket does not have."""
+        """Refuse what this kind of ticket cannot go through."""
         code = ticket.states.close_code
         if (
             "close_code" not in entries
@@ -246,7 +252,7 @@ class TicketRuleParser:
                 "none of them; give one"
             )
             self._nodes.fault(entries["choices"], f"{path}.choices.close_code", what)
-        said = kind.syntax.find_literals() if kind else frozenset()
+        types = kind.syntax.find_literals() if kind else frozenset()
         if ticket.table not in STATES and "states" not in entries:
             for key in _STATE_KEYS:
                 if key in entries:
@@ -271,7 +277,7 @@ class TicketRuleParser:
         ):
             what = "`states` has no `reopened`; say which state that is, or write `new`"
             self._nodes.fault(entries["after_close"], f"{path}.after_close", what)
-        if ticket.table == CHANGE_TABLE and "template" not in entries and said == {"standard"}:
+        if ticket.table == CHANGE_TABLE and "template" not in entries and types == {"standard"}:
             what = (
                 "a standard change is made from a template; name it beside `fields`, as `template`"
             )
@@ -283,7 +289,7 @@ class TicketRuleParser:
             )
             self._nodes.fault(entries["template"], f"{path}.template", what)
 
-    def _chosen(
+    def _parse_choice(
         self,
         node: yaml.Node,
         path: str,
@@ -307,7 +313,7 @@ class TicketRuleParser:
             self._nodes.fault(node, path, f"{wrong}{suggest_choice(choices, node.value)}")
         return rule_template
 
-    def _key(
+    def _parse_key(
         self,
         entries: Mapping[str, yaml.Node],
         path: str,
@@ -336,7 +342,7 @@ class TicketRuleParser:
         if len(self._nodes.faults) > faults:
             return parts or (RuleTemplate(NO_TEMPLATE, path),)
         for part in parts:
-            self._separated(part)
+            self._warn_of_joined_values(part)
         used = frozenset[str]().union(*(part.syntax.names for part in parts))
         if shared:
             return parts
@@ -351,7 +357,7 @@ class TicketRuleParser:
             self._nodes.fault(node, path, what)
         return parts
 
-    def _separated(self, part: RuleTemplate) -> None:
+    def _warn_of_joined_values(self, part: RuleTemplate) -> None:
         """Warn of a text that joins several values: what stands between them may stand in one of
         them too."""
         joined = part.syntax.find_joined_values()
@@ -369,7 +375,7 @@ class TicketRuleParser:
             f"them stands in one of them too; write {instead}"
         )
 
-    def _fields(
+    def _parse_fields(
         self,
         entries: Mapping[str, yaml.Node],
         path: str,
@@ -386,11 +392,11 @@ class TicketRuleParser:
         if columns is not None and not node.value:
             self._nodes.fault(node, path, "is empty; name a column and what it should say")
         return {
-            column: self._chosen(value, f"{path}.{column}", names, column, constants=True)
+            column: self._parse_choice(value, f"{path}.{column}", names, column, constants=True)
             for column, value in (columns or {}).items()
         }
 
-    def _shared(self, entries: Mapping[str, yaml.Node], path: str) -> bool:
+    def _parse_shared(self, entries: Mapping[str, yaml.Node], path: str) -> bool:
         if "shared" not in entries:
             return False
         node = entries["shared"]
@@ -399,7 +405,7 @@ class TicketRuleParser:
         return is_true(node)
 
 
-def _written(
+def _list_columns(
     table: str, fields: Collection[str], *, templated: bool
 ) -> tuple[tuple[str, ...], frozenset[str]]:
     """The columns that a rule with these *fields* writes, and those among them that are written at
@@ -409,7 +415,9 @@ def _written(
     return tuple(dict.fromkeys((*fields, *of_template, *model))), frozenset(of_template)
 
 
-def _refused(table: str, states: Lifecycle, *, links: bool, templated: bool) -> dict[str, str]:
+def _refuse_columns(
+    table: str, states: Lifecycle, *, links: bool, templated: bool
+) -> dict[str, str]:
     """The columns that may not stand under `fields`, and why: something else writes them."""
     refused = dict(FIELDS_REFUSED)
     if states.link == LINK and links:
@@ -425,13 +433,13 @@ def _refused(table: str, states: Lifecycle, *, links: bool, templated: bool) -> 
     return refused
 
 
-def _after_close(states: Lifecycle) -> str:
+def _default_after_close(states: Lifecycle) -> str:
     if not states.resolved:
         return "leave"
     return "reopen" if states.reopened else "new"
 
 
-def _on_delete(table: str, states: Lifecycle, *, shared: bool) -> str:
+def _default_on_delete(table: str, states: Lifecycle, *, shared: bool) -> str:
     if shared or not states.resolved:
         return "leave"
     if table != CHANGE_TABLE:

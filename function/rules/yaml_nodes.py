@@ -20,7 +20,7 @@ class TooManyEntries(Exception):  # noqa: N818  # what happened, not whose error
 
 class NodeReader:
     """Reads the nodes of one file, which *name* is what faults call. It goes on after a fault: all
-    are told at once."""
+    are reported at once."""
 
     def __init__(self, name: str) -> None:
         self.name = name
