@@ -45,6 +45,7 @@ PURE_IMPORTS = frozenset(
         "collections",
         "contextlib",
         "contextvars",
+        "copy",
         "dataclasses",
         "datetime",
         "decimal",

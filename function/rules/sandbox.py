@@ -5,6 +5,7 @@ row, no method called but the few that filters.py lists. What Jinja2's sandbox d
 sent through filters by SandboxTransformer.
 """
 
+from copy import copy
 from decimal import Decimal
 from typing import Any, Final, cast
 
@@ -42,6 +43,14 @@ class SandboxTransformer(NodeTransformer):
     The names of those that only it may use have a space in them: nobody can write them in a
     template.
     """
+
+    def visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> Any:
+        # A copy: what is known of the template is read from the nodes as they were written.
+        node = copy(node)
+        for field, value in node.iter_fields():
+            if isinstance(value, list):
+                setattr(node, field, [*value])
+        return super().visit(node, *args, **kwargs)
 
     def visit_Const(self, node: nodes.Const) -> nodes.Expr:  # noqa: N802
         exact = nodes.Const(repr(node.value))

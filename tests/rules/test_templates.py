@@ -463,6 +463,16 @@ def test_a_template_that_no_row_could_make_work_is_refused(source: str, what: st
     assert caught.value.what == what
 
 
+@pytest.mark.parametrize("source", ["{{ 1.5 if row.ok else 'b' }}", "{% if 1.5 %}{% endif %}x"])
+def test_what_is_known_of_a_template_is_the_same_after_it_was_rendered(source: str) -> None:
+    checked = parse_template(source, names=NAMES)
+    before = repr(checked.syntax.tree), checked.syntax.find_literals()
+
+    given_by(checked, ROW)
+
+    assert (repr(checked.syntax.tree), checked.syntax.find_literals()) == before
+
+
 def test_an_expression_is_one_expression() -> None:
     with pytest.raises(InvalidTemplate, match="more after the expression"):
         parse_expression("row.id row.title", names=NAMES)
