@@ -45,6 +45,7 @@ PURE_IMPORTS = frozenset(
         "collections",
         "contextlib",
         "contextvars",
+        "copy",
         "dataclasses",
         "datetime",
         "decimal",
@@ -72,7 +73,7 @@ PURE_IMPORTS = frozenset(
 )
 # A render that goes on for too long is ended by the processor time that it used: a bound, not a
 # clock that rules see. What it makes is collected in memory, and its size is asked for.
-MORE_IMPORTS = {"rules/templates.py": {"io", "sys", "time"}}
+MORE_IMPORTS = {"rules/budget.py": {"sys", "time"}, "rules/template_values.py": {"io"}}
 
 
 def place_of(module: str) -> str:

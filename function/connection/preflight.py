@@ -284,7 +284,7 @@ class Preflight:
         self, column: str, rule_template: RuleTemplate, described: TableSchema, ticket: TicketRule
     ) -> Iterator[Finding]:
         known = (described.columns or {}).get(column)
-        said = sorted(value for value in rule_template.template.literals() if value.strip())
+        said = sorted(value for value in rule_template.syntax.find_literals() if value.strip())
         choices = (described.choices or {}).get(column, {})
         if choices and (known is None or known.has_choices):
             for value in said:
@@ -389,7 +389,8 @@ class Preflight:
         )
         for column, rule_template in _sayings(rule).items():
             said = next(
-                (value for value in sorted(rule_template.template.literals()) if value.strip()), ""
+                (value for value in sorted(rule_template.syntax.find_literals()) if value.strip()),
+                "",
             )
             if said and column not in ticket.closing_fields:
                 with suppress(UnknownReference):  # told already
@@ -514,7 +515,7 @@ def _typed(
             yield Finding(
                 Level.WARNING, rule_template.where, what, "See that the row gives a sys_id"
             )
-    if known.type in _TIMES and not said and not rule_template.template.applies("sn_datetime"):
+    if known.type in _TIMES and not said and not rule_template.syntax.uses_filter("sn_datetime"):
         what = f"{column} is a time, which ServiceNow takes as UTC without a zone"
         yield Finding(Level.WARNING, rule_template.where, what, "Write {{ … | sn_datetime }}")
     for value in said:

@@ -398,7 +398,9 @@ def key_warnings(rules: Iterable[Rule], databases: Sequence[DeclaredTables]) -> 
         schema, _, table = source.partition(".")
         for part in rule.templates.key if kind == "hasura" else ():
             for column in sorted(
-                set().union(*(part.template.wholes_of(image) for image in ("row", "old", "new")))
+                set().union(
+                    *(part.syntax.find_whole_parts(image) for image in ("row", "old", "new"))
+                )
             ):
                 found = (declared.find(schema, table, column) for declared in databases)
                 warnings += dict.fromkeys(
@@ -419,7 +421,7 @@ def _warning(part: RuleTemplate, schema: str, column: str, declared: DeclaredTyp
     if UNSETTLED[name] is _PADDED and (length[1] if length else "1") == "1" and name != "bpchar":
         return ""  # no room for a blank
     why, remedy, filters = UNSETTLED[name]
-    if any(part.template.applies(filter_name) for filter_name in filters):
+    if any(part.syntax.uses_filter(filter_name) for filter_name in filters):
         return ""
     return (
         f"{part.where}: reads {column}, of type {declared.name} ({declared.place}), which "

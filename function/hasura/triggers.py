@@ -427,7 +427,7 @@ def _columns(templates: Iterable[RuleTemplate]) -> set[str]:
         column
         for rule_template in templates
         for image in ("row", "old", "new")
-        for column in rule_template.template.parts_of(image)
+        for column in rule_template.syntax.find_parts(image)
     }
 
 

@@ -230,7 +230,7 @@ def _identity(
     """The row's columns that the rule's key holds, each with SQL that reads it there; and whether
     it holds more."""
     key = rule.templates.key
-    beginnings = [part.template.beginning() for part in key]
+    beginnings = [part.syntax.find_leading_column() for part in key]
     if len(key) == 1 and beginnings[0] is None:
         return Missing(
             rule.id, "its key does not begin with a column of the row, such as {{ row.id }}"

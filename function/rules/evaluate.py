@@ -15,8 +15,9 @@ from function.core.event import Event, Op
 from function.core.outcome import Failure, Kind, Reason
 from function.core.step import DesiredState, Step
 from function.core.values import Json, Row, canonical, settle_value
+from function.rules.budget import RenderBudget, RenderError
 from function.rules.model import Rule, RuleTemplate, evaluate_condition
-from function.rules.templates import RenderBudget, RenderError, RowImage
+from function.rules.template_values import RowImage
 
 # A key stands in the ledger's primary key, in answers and in mails.
 KEY_CHARACTERS_MAX: Final = 255
@@ -110,7 +111,7 @@ class _Evaluation:
 
     def _asks(self, name: str) -> bool:
         return any(
-            name in rule_template.template.names for rule_template in self.rule.all_templates()
+            name in rule_template.syntax.names for rule_template in self.rule.all_templates()
         )
 
     def _scope(self, image: Row, item: Json) -> dict[str, Any]:
@@ -161,7 +162,7 @@ class _Evaluation:
                 f"has more than {ELEMENTS_MAX} elements, too many tickets for one event",
                 where=each.where,
             )
-        self.budget.seconds += len(elements) * ELEMENT_SECONDS
+        self.budget.seconds_left += len(elements) * ELEMENT_SECONDS
         return elements
 
     def _key(self, names: Mapping[str, Any]) -> str:

@@ -41,10 +41,10 @@ def load(text: str, *, name: str = "rules.yaml", environ: Mapping[str, str]) -> 
     reading = RulesParser(nodes, environ)
     rules = reading.rules(text)
     if nodes.faults:
-        told = [fault for _, fault in sorted(nodes.faults, key=lambda fault: fault[0])]
-        hidden = len(told) - FAULTS_MAX
+        sentences = [fault for _, fault in sorted(nodes.faults, key=lambda fault: fault[0])]
+        hidden = len(sentences) - FAULTS_MAX
         more = (f"{name}: and {hidden} more faults",) if hidden > 0 else ()
-        raise RulesError((*told[:FAULTS_MAX], *more))
+        raise RulesError((*sentences[:FAULTS_MAX], *more))
     read = digest(text, *(part for pair in sorted(reading.env.items()) for part in pair))
     return Rules(tuple(rules), read, tuple(nodes.warnings))
 
@@ -92,17 +92,16 @@ class RulesParser:
             return []
         rules = []
         seen: dict[str, int] = {}
-        for number, node in enumerate(
-            self._nodes.list(entries["rules"], "rules", empty="has no rules in it")
+        for node, path in self._nodes.elements(
+            entries["rules"], "rules", empty="has no rules in it"
         ):
-            rule = self._rule(node, f"rules[{number}]", seen)
+            rule = self._rule(node, path, seen)
             if rule is not None:
                 rules.append(rule)
         return rules
 
     def _environment(self, node: yaml.Node) -> None:
-        for number, entry in enumerate(self._nodes.list(node, "env")):
-            path = f"env[{number}]"
+        for entry, path in self._nodes.elements(node, "env"):
             variable = self._nodes.text(entry, path)
             if variable is None:
                 continue

@@ -6,7 +6,9 @@ from typing import Any, Protocol
 
 from function.core.event import Event, Op
 from function.core.step import DesiredState
-from function.rules.templates import RenderBudget, RenderError, Template
+from function.rules.budget import RenderBudget, RenderError
+from function.rules.syntax import TemplateSyntax
+from function.rules.templates import Template
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +17,10 @@ class RuleTemplate:
 
     template: Template
     where: str
+
+    @property
+    def syntax(self) -> TemplateSyntax:
+        return self.template.syntax
 
     def value(self, names: Mapping[str, Any], budget: RenderBudget) -> Any:
         try:

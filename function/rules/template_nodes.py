@@ -7,14 +7,14 @@ import yaml
 
 from function.core.values import did_you_mean
 from function.rules.model import RuleTemplate
-from function.rules.templates import InvalidTemplate, Template, expression, is_expression
-from function.rules.templates import template as checked_template
-from function.rules.yaml_nodes import NodeReader, is_true, line_of
+from function.rules.syntax import InvalidTemplate, is_expression
+from function.rules.templates import Template, parse_expression, parse_template
+from function.rules.yaml_nodes import NodeReader, is_bool, is_null, is_true, line_of
 
 _LATER_NAMES = ("ticket", "link", "data")
 # What begins like this and is an expression was meant to have braces.
 _BARE = re.compile(r"(?:row|old|new|item|event|env|op|changed)\s*(?:[.\[|]|[=!]=)")
-NO_TEMPLATE = checked_template("", names=())
+NO_TEMPLATE = parse_template("", names=())
 
 
 class TemplateReader:
@@ -34,18 +34,18 @@ class TemplateReader:
         source = self._nodes.text(node, path)
         if source is None:
             return None
-        rule_template = RuleTemplate(NO_TEMPLATE, self._nodes.where(line_of(node), path))
-        if node.tag == "tag:yaml.org,2002:bool":
-            source = "true" if is_true(node) else "false"
+        rule_template = RuleTemplate(NO_TEMPLATE, self._nodes.where(node, path))
+        if is_bool(node):
+            source = _spell_bool(node)
         if not source.strip():
-            self._nodes.fault(line_of(node), path, "is empty")
+            self._nodes.fault(node, path, "is empty")
         elif "{{" in source or "{%" in source:
             bare = source.strip().removeprefix("{{").removesuffix("}}").strip()
             hint = f"`{bare}`" if is_expression(bare) else "it without braces"
-            self._nodes.fault(line_of(node), path, f"is an expression; write {hint}")
+            self._nodes.fault(node, path, f"is an expression; write {hint}")
         else:
             return RuleTemplate(
-                self._checked(node, path, lambda: expression(source, names=names)),
+                self._checked(node, path, lambda: parse_expression(source, names=names)),
                 rule_template.where,
             )
         return rule_template
@@ -53,17 +53,17 @@ class TemplateReader:
     def template(
         self, node: yaml.Node, path: str, names: tuple[str, ...], *, constants: bool = False
     ) -> RuleTemplate:
-        where = self._nodes.where(line_of(node), path)
+        where = self._nodes.where(node, path)
         source = self._nodes.text(node, path)
         if source is None:
             return RuleTemplate(NO_TEMPLATE, where)
-        if constants and node.tag == "tag:yaml.org,2002:bool":
-            source = "true" if is_true(node) else "false"
-        elif constants and node.tag == "tag:yaml.org,2002:null":
+        if constants and is_bool(node):
+            source = _spell_bool(node)
+        elif constants and is_null(node):
             source = ""
         elif not source.strip():
             if not constants:
-                self._nodes.fault(line_of(node), path, "is empty")
+                self._nodes.fault(node, path, "is empty")
         elif (
             "{{" not in source
             and "{%" not in source
@@ -71,13 +71,13 @@ class TemplateReader:
             and is_expression(source)
         ):
             self._nodes.fault(
-                line_of(node),
+                node,
                 path,
                 f'is a text that looks like an expression; write "{{{{ {source.strip()} }}}}"',
             )
             return RuleTemplate(NO_TEMPLATE, where)
         return RuleTemplate(
-            self._checked(node, path, lambda: checked_template(source, names=names)), where
+            self._checked(node, path, lambda: parse_template(source, names=names)), where
         )
 
     def _checked(self, node: yaml.Node, path: str, check: Callable[[], Template]) -> Template:
@@ -96,10 +96,14 @@ class TemplateReader:
                 what = "there is no `item` here: a rule has one beside `each`"
             self._nodes.fault(line, path, what)
             return NO_TEMPLATE
-        for variable in sorted(checked.parts_of("env") - self.env.keys()):
+        for variable in sorted(checked.syntax.find_parts("env") - self.env.keys()):
             what = (
                 f"`env` does not list `{variable}`{did_you_mean(variable, self.env)}; "
                 "list it at the top"
             )
-            self._nodes.fault(line_of(node), path, what)
+            self._nodes.fault(node, path, what)
         return checked
+
+
+def _spell_bool(node: yaml.Node) -> str:
+    return "true" if is_true(node) else "false"

@@ -9,8 +9,8 @@ from function.core.lifecycle import Lifecycle, invalid_choice
 from function.core.outcome import Reason
 from function.core.step import DesiredState
 from function.core.values import truncate_field
+from function.rules.budget import RenderBudget, RenderError
 from function.rules.model import Rule, Rules, RuleTemplate, evaluate_condition
-from function.rules.templates import RenderBudget, RenderError
 
 # The column that names the template of a standard change.
 TEMPLATE: Final = "std_change_producer_version"

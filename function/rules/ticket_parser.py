@@ -36,7 +36,7 @@ from function.rules.schema import (
 )
 from function.rules.template_nodes import NO_TEMPLATE, TemplateReader
 from function.rules.ticket import TEMPLATE, TicketRule, TicketTemplates
-from function.rules.yaml_nodes import NodeReader, is_true, line_of
+from function.rules.yaml_nodes import NodeReader, is_bool, is_null, is_true
 
 _STATE_KEYS = ("resolve_when", "close_code", "close_notes", "after_close")
 _STATES_UNKNOWN: Final = "the states of this table are not known: declare `states`"
@@ -71,23 +71,23 @@ class TicketRuleParser:
         )
         if table is not None and not COLUMN.fullmatch(table):
             self._nodes.fault(
-                line_of(entries["table"]),
+                entries["table"],
                 f"{path}.table",
                 "is not the name of a table (such as incident)",
             )
         table = table or DEFAULT_TABLE
-        shared = self._shared(entries, path)
-        states = self._states(entries, path, table)
-        self.choices = self._choices(entries, path, table)
-        after_close = self._nodes.choice(entries, "after_close", path, AFTER_CLOSE) or _after_close(
-            states
-        )
-        refused = _refused(
+        shared = self._parse_shared(entries, path)
+        states = self._parse_states(entries, path, table)
+        self.choices = self._parse_choices(entries, path, table)
+        after_close = self._nodes.choice(
+            entries, "after_close", path, AFTER_CLOSE
+        ) or _default_after_close(states)
+        refused = _refuse_columns(
             table, states, links=after_close != "leave", templated="template" in entries
         )
-        fields = self._fields(entries, path, names, line_of(node), refused)
+        fields = self._parse_fields(entries, path, names, node, refused)
         templates = RuleTemplates(
-            key=self._key(entries, path, names, line_of(node), shared=shared),
+            key=self._parse_key(entries, path, names, node, shared=shared),
             when=when,
             each=each,
             order_by=self._templates.expression(entries, "order_by", path, names),
@@ -95,13 +95,13 @@ class TicketRuleParser:
         own = TicketTemplates(
             fields=fields,
             resolve_when=self._templates.expression(entries, "resolve_when", path, names),
-            close_code=self._closing(entries, "close_code", path, names),
-            close_notes=self._closing(entries, "close_notes", path, names),
+            close_code=self._parse_closing(entries, "close_code", path, names),
+            close_notes=self._parse_closing(entries, "close_notes", path, names),
             template=self._templates.template(entries["template"], f"{path}.template", names)
             if "template" in entries
             else None,
         )
-        written, opening = _written(table, fields, templated="template" in entries)
+        columns, create_only = _list_columns(table, fields, templated="template" in entries)
         known = table in STATES
         ticket = TicketRule(
             table=table,
@@ -111,27 +111,24 @@ class TicketRuleParser:
             or frozenset(CREATING_OPS),
             after_close=after_close,
             on_delete=self._nodes.choice(entries, "on_delete", path, ON_DELETE)
-            or _on_delete(table, states, shared=shared),
+            or _default_on_delete(table, states, shared=shared),
             on_missing=self._nodes.choice(entries, "on_missing", path, ON_MISSING) or "fail",
-            fields=written,
-            create_only=opening,
-            leave_empty=self._on_unknown(entries, path, fields),
+            fields=columns,
+            create_only=create_only,
+            leave_empty=self._parse_on_unknown(entries, path, fields),
             closing_fields=tuple(
                 key for key in ("close_code", "close_notes") if known or key in entries
             ),
             choices=self.choices,
             resolves="resolve_when" in entries,
             templates=own,
-            locations=dict.fromkeys(("", *TICKET_KEYS), self._nodes.where(line_of(node), path))
-            | {
-                key: self._nodes.where(line_of(value), f"{path}.{key}")
-                for key, value in entries.items()
-            },
+            locations=dict.fromkeys(("", *TICKET_KEYS), self._nodes.where(node, path))
+            | {key: self._nodes.where(value, f"{path}.{key}") for key, value in entries.items()},
         )
-        self._lives(entries, path, ticket, kind=fields.get("type"))
+        self._check_lifecycle(entries, path, ticket, kind=fields.get("type"))
         return ticket, templates
 
-    def _on_unknown(
+    def _parse_on_unknown(
         self, entries: Mapping[str, yaml.Node], path: str, fields: Collection[str]
     ) -> frozenset[str]:
         """The columns that are left empty where nobody goes by the name."""
@@ -142,53 +139,57 @@ class TicketRuleParser:
         for column, node in columns.items():
             if column not in fields:
                 what = f"is not among the `fields`{did_you_mean(column, fields)}"
-                self._nodes.fault(line_of(node), f"{path}.{column}", what)
+                self._nodes.fault(node, f"{path}.{column}", what)
             elif column not in COLUMN_REFERENCES:
                 what = (
                     "is no column whose names are looked up: those are "
                     f"{', '.join(sorted(COLUMN_REFERENCES))}"
                 )
-                self._nodes.fault(line_of(node), f"{path}.{column}", what)
+                self._nodes.fault(node, f"{path}.{column}", what)
         return frozenset(
             column
             for column in columns
             if self._nodes.choice(columns, column, path, ON_UNKNOWN) == "leave_empty"
         )
 
-    def _closing(
+    def _parse_closing(
         self, entries: Mapping[str, yaml.Node], key: str, path: str, names: tuple[str, ...]
     ) -> RuleTemplate | None:
-        return self._chosen(entries[key], f"{path}.{key}", names, key) if key in entries else None
+        return (
+            self._parse_choice(entries[key], f"{path}.{key}", names, key)
+            if key in entries
+            else None
+        )
 
-    def _states(self, entries: Mapping[str, yaml.Node], path: str, table: str) -> Lifecycle:
+    def _parse_states(self, entries: Mapping[str, yaml.Node], path: str, table: str) -> Lifecycle:
         if "states" not in entries:
             return lifecycle_of(table)
         node, path = entries["states"], f"{path}.states"
         declared = self._nodes.mapping(node, path, STATES_KEYS)
         if declared is None:
             return NO_LIFECYCLE
-        final = frozenset(self._state_list(declared, "final", path))
+        final = frozenset(self._parse_state_list(declared, "final", path))
         resolved, reopened, canceled = (
-            self._state(declared[key], f"{path}.{key}") if key in declared else ""
+            self._parse_state(declared[key], f"{path}.{key}") if key in declared else ""
             for key in ("resolved", "reopened", "canceled")
         )
         if "resolved" not in declared:
             self._nodes.fault(
-                line_of(node),
+                node,
                 f"{path}.resolved",
                 "is missing: the state of a ticket that is resolved",
             )
         if reopened and reopened in {resolved, canceled, *final}:
             what = "is a state of tickets that have ended; name the one that they go back to"
-            self._nodes.fault(line_of(declared["reopened"]), f"{path}.reopened", what)
-        passed = self._state_list(declared, "path", path)
+            self._nodes.fault(declared["reopened"], f"{path}.reopened", what)
+        passed = self._parse_state_list(declared, "path", path)
         passed = passed[:-1] if passed and passed[-1] == resolved else passed
         if len({*passed}) < len(passed) or {*passed} & {resolved, canceled, *final}:
             what = (
                 "names a state twice, or one of tickets that have ended; name those before "
                 "`resolved`, in order"
             )
-            self._nodes.fault(line_of(declared["path"]), f"{path}.path", what)
+            self._nodes.fault(declared["path"], f"{path}.path", what)
             passed = []
         known = lifecycle_of(table)
         return Lifecycle(
@@ -201,16 +202,14 @@ class TicketRuleParser:
             paths={"": (*passed, resolved)} if passed else {},
         )
 
-    def _state_list(self, declared: Mapping[str, yaml.Node], key: str, path: str) -> list[str]:
+    def _parse_state_list(
+        self, declared: Mapping[str, yaml.Node], key: str, path: str
+    ) -> list[str]:
         path = f"{path}.{key}"
-        entries = self._nodes.list(declared[key], path) if key in declared else []
-        return [
-            state
-            for number, entry in enumerate(entries)
-            if (state := self._state(entry, f"{path}[{number}]"))
-        ]
+        elements = self._nodes.elements(declared[key], path) if key in declared else []
+        return [state for element in elements if (state := self._parse_state(*element))]
 
-    def _choices(
+    def _parse_choices(
         self, entries: Mapping[str, yaml.Node], path: str, table: str
     ) -> Mapping[str, Mapping[str, str]]:
         """The choices of the ticket's columns: as shipped, but for those that the rule declares."""
@@ -222,32 +221,22 @@ class TicketRuleParser:
         )
         own = {}
         for column, node in declared.items():
-            values = [
-                self._nodes.text(entry, f"{path}.{column}[{number}]")
-                for number, entry in enumerate(
-                    self._nodes.list(
-                        node,
-                        f"{path}.{column}",
-                        empty="is empty; name the values that the column takes",
-                    )
-                )
-            ]
+            elements = self._nodes.elements(
+                node, f"{path}.{column}", empty="is empty; name the values that the column takes"
+            )
+            values = [self._nodes.text(*element) for element in elements]
             own[column] = dict.fromkeys([value for value in values if value], "")
         return {**shipped_choices(table), **own}
 
-    def _state(self, node: yaml.Node, path: str) -> str:
+    def _parse_state(self, node: yaml.Node, path: str) -> str:
         """A state's value as it was written; empty where it is none."""
         written = self._nodes.text(node, path)
-        if written is not None and (
-            node.tag == "tag:yaml.org,2002:null" or not STATE.fullmatch(written)
-        ):
-            self._nodes.fault(
-                line_of(node), path, "is not the value of a state (such as 3, not its label)"
-            )
+        if written is not None and (is_null(node) or not STATE.fullmatch(written)):
+            self._nodes.fault(node, path, "is not the value of a state (such as 3, not its label)")
             return ""
         return written or ""
 
-    def _lives(
+    def _check_lifecycle(
         self,
         entries: Mapping[str, yaml.Node],
         path: str,
@@ -255,7 +244,7 @@ class TicketRuleParser:
         *,
         kind: RuleTemplate | None,
     ) -> None:
-        """Refuse a life that this kind of ticket does not have."""
+        """Refuse what this kind of ticket cannot go through."""
         code = ticket.states.close_code
         if (
             "close_code" not in entries
@@ -266,13 +255,13 @@ class TicketRuleParser:
                 f"the {code!r} that is sent unless a rule gives a `close_code` is "
                 "none of them; give one"
             )
-            self._nodes.fault(line_of(entries["choices"]), f"{path}.choices.close_code", what)
-        said = kind.template.literals() if kind else frozenset()
+            self._nodes.fault(entries["choices"], f"{path}.choices.close_code", what)
+        types = kind.syntax.find_literals() if kind else frozenset()
         if ticket.table not in STATES and "states" not in entries:
             for key in _STATE_KEYS:
                 if key in entries:
                     self._nodes.fault(
-                        line_of(entries[key]), f"{path}.{key}", f"{_STATES_UNKNOWN} or take it out"
+                        entries[key], f"{path}.{key}", f"{_STATES_UNKNOWN} or take it out"
                     )
         if "on_delete" in entries and ticket.on_delete != "leave":
             what = ""
@@ -283,7 +272,7 @@ class TicketRuleParser:
             elif ticket.on_delete == "cancel" and not ticket.states.canceled:
                 what = "`states` has no `canceled`; say which state that is"
             if what:
-                self._nodes.fault(line_of(entries["on_delete"]), f"{path}.on_delete", what)
+                self._nodes.fault(entries["on_delete"], f"{path}.on_delete", what)
         states = ticket.states
         if (
             ticket.after_close == "reopen"
@@ -291,20 +280,20 @@ class TicketRuleParser:
             and not (states.reopened or states.resolved in states.final)
         ):
             what = "`states` has no `reopened`; say which state that is, or write `new`"
-            self._nodes.fault(line_of(entries["after_close"]), f"{path}.after_close", what)
-        if ticket.table == CHANGE_TABLE and "template" not in entries and said == {"standard"}:
+            self._nodes.fault(entries["after_close"], f"{path}.after_close", what)
+        if ticket.table == CHANGE_TABLE and "template" not in entries and types == {"standard"}:
             what = (
                 "a standard change is made from a template; name it beside `fields`, as `template`"
             )
-            self._nodes.fault(line_of(entries["fields"]), f"{path}.fields.type", what)
+            self._nodes.fault(entries["fields"], f"{path}.fields.type", what)
         if "template" in entries and ticket.table != CHANGE_TABLE:
             what = (
                 f"only a {CHANGE_TABLE} is made from a template; say `table: "
                 f"{CHANGE_TABLE}` or take it out"
             )
-            self._nodes.fault(line_of(entries["template"]), f"{path}.template", what)
+            self._nodes.fault(entries["template"], f"{path}.template", what)
 
-    def _chosen(
+    def _parse_choice(
         self,
         node: yaml.Node,
         path: str,
@@ -318,48 +307,47 @@ class TicketRuleParser:
         rule_template = self._templates.template(node, path, names, constants=constants)
         if (
             len(self._nodes.faults) > faults
-            or node.tag == "tag:yaml.org,2002:null"
+            or is_null(node)
             or not isinstance(node, yaml.ScalarNode)
         ):
             return rule_template
         plain = not any(braces in node.value for braces in ("{{", "{%", "{#"))
         choices = self.choices.get(column)
         if plain and choices is not None and (wrong := invalid_choice(choices, node.value)):
-            self._nodes.fault(line_of(node), path, f"{wrong}{suggest_choice(choices, node.value)}")
+            self._nodes.fault(node, path, f"{wrong}{suggest_choice(choices, node.value)}")
         return rule_template
 
-    def _key(
+    def _parse_key(
         self,
         entries: Mapping[str, yaml.Node],
         path: str,
         names: tuple[str, ...],
-        line: int,
+        ticket: yaml.Node,
         *,
         shared: bool,
     ) -> tuple[RuleTemplate, ...]:
         path = f"{path}.key"
         if "key" not in entries:
             self._nodes.fault(
-                line, path, 'is missing; write what identifies the row, such as "{{ row.id }}"'
+                ticket, path, 'is missing; write what identifies the row, such as "{{ row.id }}"'
             )
             return (RuleTemplate(NO_TEMPLATE, path),)
         node = entries["key"]
         faults = len(self._nodes.faults)
         if isinstance(node, yaml.SequenceNode):
-            nodes = self._nodes.list(node, path, empty="is empty; write what identifies the row")
-            if len(nodes) > KEY_PARTS_MAX:
-                self._nodes.fault(line_of(node), path, f"has more than {KEY_PARTS_MAX} parts")
-            parts = tuple(
-                self._templates.template(part, f"{path}[{number}]", names)
-                for number, part in enumerate(nodes)
+            elements = self._nodes.elements(
+                node, path, empty="is empty; write what identifies the row"
             )
+            if len(elements) > KEY_PARTS_MAX:
+                self._nodes.fault(node, path, f"has more than {KEY_PARTS_MAX} parts")
+            parts = tuple(self._templates.template(*element, names) for element in elements)
         else:
             parts = (self._templates.template(node, path, names),)
         if len(self._nodes.faults) > faults:
             return parts or (RuleTemplate(NO_TEMPLATE, path),)
         for part in parts:
-            self._separated(part)
-        used = frozenset[str]().union(*(part.template.names for part in parts))
+            self._warn_of_joined_values(part)
+        used = frozenset[str]().union(*(part.syntax.names for part in parts))
         if shared:
             return parts
         if not used & {"row", "new", "old", "item", "event"}:
@@ -367,16 +355,16 @@ class TicketRuleParser:
                 "is the same for every row; name a column, or say `shared: true` if "
                 "all share one ticket"
             )
-            self._nodes.fault(line_of(node), path, what)
+            self._nodes.fault(node, path, what)
         elif "item" in names and "item" not in used:
             what = "is the same for every element; name a part of `item`, or say `shared: true`"
-            self._nodes.fault(line_of(node), path, what)
+            self._nodes.fault(node, path, what)
         return parts
 
-    def _separated(self, part: RuleTemplate) -> None:
+    def _warn_of_joined_values(self, part: RuleTemplate) -> None:
         """Warn of a text that joins several values: what stands between them may stand in one of
         them too."""
-        joined = part.template.joined()
+        joined = part.syntax.find_joined_values()
         if joined is None:
             return
         instead = ", ".join(f'"{{{{ {value} }}}}"' for value in joined)
@@ -391,37 +379,37 @@ class TicketRuleParser:
             f"them stands in one of them too; write {instead}"
         )
 
-    def _fields(
+    def _parse_fields(
         self,
         entries: Mapping[str, yaml.Node],
         path: str,
         names: tuple[str, ...],
-        line: int,
+        ticket: yaml.Node,
         refused: Mapping[str, str],
     ) -> dict[str, RuleTemplate]:
         path = f"{path}.fields"
         if "fields" not in entries:
-            self._nodes.fault(line, path, "is missing; it says what the ticket should say")
+            self._nodes.fault(ticket, path, "is missing; it says what the ticket should say")
             return {}
         node = entries["fields"]
         columns = self._nodes.mapping(node, path, None, refused=refused)
         if columns is not None and not node.value:
-            self._nodes.fault(line_of(node), path, "is empty; name a column and what it should say")
+            self._nodes.fault(node, path, "is empty; name a column and what it should say")
         return {
-            column: self._chosen(value, f"{path}.{column}", names, column, constants=True)
+            column: self._parse_choice(value, f"{path}.{column}", names, column, constants=True)
             for column, value in (columns or {}).items()
         }
 
-    def _shared(self, entries: Mapping[str, yaml.Node], path: str) -> bool:
+    def _parse_shared(self, entries: Mapping[str, yaml.Node], path: str) -> bool:
         if "shared" not in entries:
             return False
         node = entries["shared"]
-        if node.tag != "tag:yaml.org,2002:bool":
-            self._nodes.fault(line_of(node), f"{path}.shared", "must be true or false")
+        if not is_bool(node):
+            self._nodes.fault(node, f"{path}.shared", "must be true or false")
         return is_true(node)
 
 
-def _written(
+def _list_columns(
     table: str, fields: Collection[str], *, templated: bool
 ) -> tuple[tuple[str, ...], frozenset[str]]:
     """The columns that a rule with these *fields* writes, and those among them that are written at
@@ -431,7 +419,9 @@ def _written(
     return tuple(dict.fromkeys((*fields, *of_template, *model))), frozenset(of_template)
 
 
-def _refused(table: str, states: Lifecycle, *, links: bool, templated: bool) -> dict[str, str]:
+def _refuse_columns(
+    table: str, states: Lifecycle, *, links: bool, templated: bool
+) -> dict[str, str]:
     """The columns that may not stand under `fields`, and why: something else writes them."""
     refused = dict(FIELDS_REFUSED)
     if states.link == LINK and links:
@@ -447,13 +437,13 @@ def _refused(table: str, states: Lifecycle, *, links: bool, templated: bool) -> 
     return refused
 
 
-def _after_close(states: Lifecycle) -> str:
+def _default_after_close(states: Lifecycle) -> str:
     if not states.resolved:
         return "leave"
     return "reopen" if states.reopened else "new"
 
 
-def _on_delete(table: str, states: Lifecycle, *, shared: bool) -> str:
+def _default_on_delete(table: str, states: Lifecycle, *, shared: bool) -> str:
     if shared or not states.resolved:
         return "leave"
     if table != CHANGE_TABLE:

@@ -20,7 +20,7 @@ class TooManyEntries(Exception):  # noqa: N818  # what happened, not whose error
 
 class NodeReader:
     """Reads the nodes of one file, which *name* is what faults call. It goes on after a fault: all
-    are told at once."""
+    are reported at once."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -28,10 +28,12 @@ class NodeReader:
         self.warnings: list[str] = []
         self._entries = 0
 
-    def fault(self, line: int, path: str, what: str) -> None:
-        self.faults.append((line, f"{self.where(line, path)}: {what}"))
+    def fault(self, place: yaml.Node | int, path: str, what: str) -> None:
+        """Report what is wrong at *place*, a node or a line."""
+        self.faults.append((line_of(place), f"{self.where(place, path)}: {what}"))
 
-    def where(self, line: int, path: str) -> str:
+    def where(self, place: yaml.Node | int, path: str) -> str:
+        line = line_of(place)
         return f"{self.name}:{line}: {path}" if path else f"{self.name}:{line}"
 
     def compose(self, text: str) -> yaml.Node | None:
@@ -70,7 +72,7 @@ class NodeReader:
         """The entries of *node* under the *known* keys (None: names of columns); all others are
         faults."""
         if not isinstance(node, yaml.MappingNode):
-            self.fault(line_of(node), path, "must be a mapping of names to values")
+            self.fault(node, path, "must be a mapping of names to values")
             return None
         entries: dict[str, yaml.Node] = {}
         for key, value, merged in self._pairs(node):
@@ -78,15 +80,13 @@ class NodeReader:
             below = f"{path}.{name}" if path else name
             if name in entries:
                 if not merged:
-                    self.fault(line_of(key), below, "stands here twice")
+                    self.fault(key, below, "stands here twice")
             elif refused and name in refused:
-                self.fault(line_of(key), below, refused[name])
+                self.fault(key, below, refused[name])
             elif known is not None and name not in known:
-                self.fault(line_of(key), below, f"there is no such key{did_you_mean(name, known)}")
+                self.fault(key, below, f"there is no such key{did_you_mean(name, known)}")
             elif known is None and not COLUMN.fullmatch(name):
-                self.fault(
-                    line_of(key), below, "is not the name of a column (such as short_description)"
-                )
+                self.fault(key, below, "is not the name of a column (such as short_description)")
             else:
                 entries[name] = value
         return entries
@@ -104,7 +104,7 @@ class NodeReader:
                 yield key, value, depth > 0
         for merge in merges:
             if not isinstance(merge, yaml.MappingNode) or depth > 5:
-                self.fault(line_of(merge), "<<", "must be an alias of a mapping")
+                self.fault(merge, "<<", "must be an alias of a mapping")
             else:
                 for key, value, _ in self._pairs(merge, depth + 1):
                     yield key, value, True
@@ -114,16 +114,18 @@ class NodeReader:
             [str(key.value) for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
         )
 
-    def list(self, node: yaml.Node, path: str, *, empty: str = "") -> list[yaml.Node]:
+    def elements(
+        self, node: yaml.Node, path: str, *, empty: str = ""
+    ) -> list[tuple[yaml.Node, str]]:
+        """The elements of a list, each with its path. *empty* is the fault of one that has none."""
         if not isinstance(node, yaml.SequenceNode):
-            self.fault(line_of(node), path, "must be a list")
+            self.fault(node, path, "must be a list")
             return []
         if empty and not node.value:
-            self.fault(line_of(node), path, empty)
+            self.fault(node, path, empty)
         for _ in node.value:
             self._count()
-        entries: list[yaml.Node] = node.value
-        return entries
+        return [(element, f"{path}[{number}]") for number, element in enumerate(node.value)]
 
     def text(self, node: yaml.Node, path: str) -> str | None:
         """A scalar as it was written."""
@@ -136,7 +138,7 @@ class NodeReader:
             if quoted
             else ""
         )
-        self.fault(line_of(node), path, what or "must be one value, not a list or a mapping")
+        self.fault(node, path, what or "must be one value, not a list or a mapping")
         return None
 
     def _count(self) -> None:
@@ -149,19 +151,18 @@ class NodeReader:
     ) -> frozenset[Op]:
         if key not in entries:
             return frozenset()
-        path = f"{path}.{key}"
         ops = set()
-        for number, node in enumerate(
-            self.list(entries[key], path, empty="is empty; leave it out for the default")
+        for node, path_of_op in self.elements(
+            entries[key], f"{path}.{key}", empty="is empty; leave it out for the default"
         ):
-            word = self.text(node, f"{path}[{number}]")
+            word = self.text(node, path_of_op)
             if word is None:
                 continue
             if word in known:
                 ops.add(Op(word))
             else:
                 what = f"must be one of {', '.join(known)}{did_you_mean(word.upper(), known)}"
-                self.fault(line_of(node), f"{path}[{number}]", what)
+                self.fault(node, path_of_op, what)
         return frozenset(ops)
 
     def choice(
@@ -172,7 +173,7 @@ class NodeReader:
         word = self.text(entries[key], f"{path}.{key}")
         if word is not None and word not in known:
             self.fault(
-                line_of(entries[key]),
+                entries[key],
                 f"{path}.{key}",
                 f"must be one of {', '.join(known)}{did_you_mean(word, known)}",
             )
@@ -180,9 +181,16 @@ class NodeReader:
         return word
 
 
-def line_of(node: yaml.Node) -> int:
-    line: int = node.start_mark.line
-    return line + 1
+def line_of(place: yaml.Node | int) -> int:
+    return place if isinstance(place, int) else int(place.start_mark.line) + 1
+
+
+def is_null(node: yaml.Node) -> bool:
+    return bool(node.tag == "tag:yaml.org,2002:null")
+
+
+def is_bool(node: yaml.Node) -> bool:
+    return bool(node.tag == "tag:yaml.org,2002:bool")
 
 
 def is_true(node: yaml.Node) -> bool:

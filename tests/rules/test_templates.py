@@ -14,15 +14,10 @@ from hypothesis import strategies as st
 
 from function.core.outcome import Reason
 from function.core.values import Json, Row, text
-from function.rules.templates import (
-    InvalidTemplate,
-    RenderBudget,
-    RenderError,
-    RowImage,
-    Template,
-    expression,
-    template,
-)
+from function.rules.budget import RenderBudget, RenderError
+from function.rules.syntax import InvalidTemplate
+from function.rules.template_values import RowImage
+from function.rules.templates import Template, parse_expression, parse_template
 
 NAMES = ("row", "old", "new", "op", "changed", "event", "env", "item")
 ROW: Row = {
@@ -57,11 +52,11 @@ def given_by(checked: Template, row: Row) -> Any:
 
 
 def rendered(source: str, **columns: Json) -> Any:
-    return given_by(template(source, names=NAMES), {**ROW, **columns})
+    return given_by(parse_template(source, names=NAMES), {**ROW, **columns})
 
 
 def worked_out(source: str, **columns: Json) -> Any:
-    return given_by(expression(source, names=NAMES), {**ROW, **columns})
+    return given_by(parse_expression(source, names=NAMES), {**ROW, **columns})
 
 
 def refused(source: str, **columns: Json) -> str:
@@ -246,7 +241,7 @@ def test_tojson_writes_json_that_reads_back(title: str, value: Json) -> None:
 def test_a_column_of_either_image_is_null_where_it_is_absent() -> None:
     row = RowImage({"a": 1}, {"a", "b"})
 
-    assert expression("row.b", names=NAMES).value({"row": row}, RenderBudget()) is None
+    assert parse_expression("row.b", names=NAMES).value({"row": row}, RenderBudget()) is None
 
 
 def test_a_column_of_neither_image_is_a_failure_that_names_it() -> None:
@@ -260,7 +255,9 @@ def test_a_part_whose_name_is_of_the_row_is_not_named() -> None:
 
 def test_any_absent_column_is_null_where_absent_means_null() -> None:
     assert (
-        expression("row.titel", names=NAMES).value({"row": RowImage({}, None)}, RenderBudget())
+        parse_expression("row.titel", names=NAMES).value(
+            {"row": RowImage({}, None)}, RenderBudget()
+        )
         is None
     )
 
@@ -268,10 +265,10 @@ def test_any_absent_column_is_null_where_absent_means_null() -> None:
 def test_an_image_that_is_not_there_is_none_and_false_and_its_columns_are_null() -> None:
     names = {"old": RowImage(None, {"status"})}
 
-    assert expression("old is none", names=NAMES).value(names, RenderBudget())
-    assert expression("not old", names=NAMES).value(names, RenderBudget())
-    assert expression("old.status", names=NAMES).value(names, RenderBudget()) is None
-    assert expression("old", names=NAMES).value(names, RenderBudget()) is None
+    assert parse_expression("old is none", names=NAMES).value(names, RenderBudget())
+    assert parse_expression("not old", names=NAMES).value(names, RenderBudget())
+    assert parse_expression("old.status", names=NAMES).value(names, RenderBudget()) is None
+    assert parse_expression("old", names=NAMES).value(names, RenderBudget()) is None
 
 
 def test_a_list_that_a_filter_left_empty_is_false() -> None:
@@ -409,7 +406,7 @@ def test_a_text_that_would_be_too_long_is_refused_before_it_is_made(source: str)
 
 def test_the_time_that_one_value_took_is_not_there_for_the_next() -> None:
     budget = RenderBudget()
-    endless = template(
+    endless = parse_template(
         "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
         names=NAMES,
     )
@@ -417,7 +414,7 @@ def test_the_time_that_one_value_took_is_not_there_for_the_next() -> None:
         endless.value({}, budget)
 
     with pytest.raises(RenderError, match="takes too long"):
-        template("{{ 1 }}.", names=NAMES).value({}, budget)
+        parse_template("{{ 1 }}.", names=NAMES).value({}, budget)
 
 
 # What is refused when the rules are loaded
@@ -461,21 +458,31 @@ def test_the_time_that_one_value_took_is_not_there_for_the_next() -> None:
 )
 def test_a_template_that_no_row_could_make_work_is_refused(source: str, what: str) -> None:
     with pytest.raises(InvalidTemplate) as caught:
-        template(source, names=NAMES)
+        parse_template(source, names=NAMES)
 
     assert caught.value.what == what
 
 
+@pytest.mark.parametrize("source", ["{{ 1.5 if row.ok else 'b' }}", "{% if 1.5 %}{% endif %}x"])
+def test_what_is_known_of_a_template_is_the_same_after_it_was_rendered(source: str) -> None:
+    checked = parse_template(source, names=NAMES)
+    before = repr(checked.syntax.tree), checked.syntax.find_literals()
+
+    given_by(checked, ROW)
+
+    assert (repr(checked.syntax.tree), checked.syntax.find_literals()) == before
+
+
 def test_an_expression_is_one_expression() -> None:
     with pytest.raises(InvalidTemplate, match="more after the expression"):
-        expression("row.id row.title", names=NAMES)
+        parse_expression("row.id row.title", names=NAMES)
     with pytest.raises(InvalidTemplate, match="unexpected"):
-        expression("row.id ==", names=NAMES)
+        parse_expression("row.id ==", names=NAMES)
 
 
 def test_a_fault_has_the_line_within_the_template() -> None:
     with pytest.raises(InvalidTemplate) as caught:
-        template("one\ntwo {{ rwo }}\n", names=NAMES)
+        parse_template("one\ntwo {{ rwo }}\n", names=NAMES)
 
     assert caught.value.line == 2
 
@@ -483,7 +490,7 @@ def test_a_fault_has_the_line_within_the_template() -> None:
 @given(st.text(max_size=60))
 def test_any_text_is_a_template_or_refused(source: str) -> None:
     try:
-        checked = template("{{ row.a " + source, names=NAMES)
+        checked = parse_template("{{ row.a " + source, names=NAMES)
         checked.text({"row": RowImage({"a": 1}, {"a"})}, RenderBudget())
     except (InvalidTemplate, RenderError):
         pass
@@ -491,7 +498,7 @@ def test_any_text_is_a_template_or_refused(source: str) -> None:
 
 def test_a_null_in_a_key_is_refused_wherever_it_stands() -> None:
     for source in ("{{ row.nothing }}", "{{ row.id }}/{{ row.nothing }}"):
-        checked = template(source, names=NAMES)
+        checked = parse_template(source, names=NAMES)
         with pytest.raises(RenderError) as caught:
             checked.text({"row": RowImage(ROW, set(ROW))}, RenderBudget(), in_key=True)
 
@@ -521,7 +528,7 @@ HUGE: Row = {
 
 def seconds_for(source: str) -> float:
     """The processor time that it takes to give something, or to refuse."""
-    checked = template(source, names=NAMES)
+    checked = parse_template(source, names=NAMES)
     names = {"row": RowImage(HUGE, set(HUGE))}
     started = time.thread_time()
     with suppress(RenderError):
@@ -691,7 +698,7 @@ def test_json_is_spelled_within_a_template_as_everywhere(value: Json) -> None:
 
 def bytes_for(source: str, **columns: Json) -> int:
     """The memory that it takes at most to give something, or to refuse."""
-    checked = template(source, names=NAMES)
+    checked = parse_template(source, names=NAMES)
     names = {"row": RowImage(columns, set(columns))}
     with suppress(RenderError):
         checked.text({"row": RowImage({}, None)}, RenderBudget())  # compiled before it is measured
@@ -754,7 +761,7 @@ def test_a_column_named_in_brackets_is_told_like_one_after_a_dot() -> None:
 
 
 def test_an_element_that_a_filter_picks_is_settled_in_a_key() -> None:
-    checked = template("{{ row.numbers | first }}", names=NAMES)
+    checked = parse_template("{{ row.numbers | first }}", names=NAMES)
     row = RowImage({"numbers": [Decimal("7.50")]}, None)
 
     assert checked.text({"row": row}, RenderBudget(), in_key=True) == "7.5"
