@@ -14,6 +14,7 @@ from typing import Final
 from function.connection.breaker import HINTS, PROBE_SECONDS, CircuitOpen
 from function.core.event import Event, Op
 from function.core.outcome import Failure, Kind, NotDone, Outcome, Reason, Status
+from function.core.permit import HoldKind
 from function.core.retry import wait_seconds
 from function.core.step import DesiredState, Step, wanted_from_json, wanted_to_json
 from function.core.trail import Place, current_place
@@ -693,7 +694,7 @@ class _RuleDelivery:
                     instance=instance,
                     fingerprint=held_fingerprint(instance, held.kind),
                     since=held.since,
-                    at_once=held.kind in ("auth", "config"),
+                    at_once=held.kind in (HoldKind.AUTH, HoldKind.CONFIG),
                 )
             )
         age = begun.now - delivery.first_seen

@@ -15,7 +15,7 @@ from enum import Enum
 from typing import Final, TypeVar
 
 from function.core.outcome import Failure, Kind, Reason
-from function.core.permit import CallPermit
+from function.core.permit import CallPermit, HoldKind
 from function.deadline import Deadline, answer_within, seconds_left
 from function.ledger.backend import LedgerUnavailable
 from function.ledger.ledger import Ledger
@@ -75,8 +75,8 @@ def _verdict(failure: Failure) -> _Verdict:
     return _Verdict.FAILING if failure.reason in _DOWN | _WHOLE else _Verdict.WORKING
 
 
-HINTS: Final[Mapping[str, str]] = {
-    "auth": (
+HINTS: Final[Mapping[HoldKind, str]] = {
+    HoldKind.AUTH: (
         "ServiceNow refused the password, the OAuth client or the API key; calls are held so "
         "that the account is not "
         "locked: check what the function signs in with (SERVICENOW_USERNAME and "
@@ -85,11 +85,11 @@ HINTS: Final[Mapping[str, str]] = {
         "configuration that is stored "
         "instead), and whether the account is locked out"
     ),
-    "rate": (
+    HoldKind.RATE: (
         "ServiceNow's rate limit for this user is used up; calls are held until it says to go on"
     ),
-    "down": "ServiceNow does not answer as it should; calls are held until a probe passes",
-    "config": (
+    HoldKind.DOWN: "ServiceNow does not answer as it should; calls are held until a probe passes",
+    HoldKind.CONFIG: (
         "it is not known how to sign in to ServiceNow; calls are held until that is put right"
     ),
 }
@@ -101,7 +101,7 @@ class CircuitOpen(ServiceNowError):  # noqa: N818  # a state, not a mistake
     *kind* is down, rate, auth or config; *since* is UNIX seconds by the ledger's clock.
     """
 
-    def __init__(self, failure: Failure, *, kind: str, since: float) -> None:
+    def __init__(self, failure: Failure, *, kind: HoldKind, since: float) -> None:
         super().__init__(failure)
         self.kind = kind
         self.since = since
@@ -394,54 +394,52 @@ class GuardedClient:
         asked_at = None
         while True:
             digest = self._credentials.digest
-            admission = self._ledger.holds.request_permit(
+            permit = self._ledger.holds.request_permit(
                 self.instance,
                 digest,
                 probe_seconds=PROBE_SECONDS,
                 verified_after=asked_at,
                 failed_before=deadline.alone,
             )
-            if admission.wait_seconds <= 0:
-                return admission
-            asked_at = admission.now if asked_at is None else asked_at
-            if admission.kind == "auth" and admission.reason:
+            if permit.wait_seconds <= 0:
+                return permit
+            asked_at = permit.now if asked_at is None else asked_at
+            if permit.kind is HoldKind.AUTH and permit.reason:
                 # Refused while we waited: whoever met that has read the secret again, or is about
                 # to.
-                met = admission.since >= asked_at and self._refresh(deadline)
+                met = permit.since >= asked_at and self._refresh(deadline)
                 if met or digest != self._credentials.digest or self._refreshed(deadline):
                     continue
-            if admission.waiting_for_probe and patience.left() > (
-                PROBE_SECONDS - WAIT_SECONDS if admission.reason else 0
+            if permit.waiting_for_probe and patience.left() > (
+                PROBE_SECONDS - WAIT_SECONDS if permit.reason else 0
             ):
                 time.sleep(min(0.02 + random.random() * 0.05, max(0.0, patience.left())))  # noqa: S311  # jitter
                 continue
-            if admission.waiting_for_probe and not admission.reason:
+            if permit.waiting_for_probe and not permit.reason:
                 # Nothing is known to be wrong: another instance only has not had its first answer
                 # yet.
                 raise ServiceNowError(_impatient())
-            if admission.kind == "row":
+            if permit.kind is HoldKind.ROW:
                 raise ServiceNowError(
                     Failure(
                         Kind.TRANSIENT,
-                        Reason(admission.reason),
+                        Reason(permit.reason),
                         "its last call failed, and so did those of other rows; one of them is "
                         "tried now and then",
-                        words=admission.words,
-                        retry_after_seconds=admission.wait_seconds,
+                        words=permit.words,
+                        retry_after_seconds=permit.wait_seconds,
                     )
                 )
             raise CircuitOpen(
                 Failure(
                     Kind.TRANSIENT,
-                    Reason(admission.reason) if admission.reason else Reason.UNAVAILABLE,
-                    HINTS[admission.kind],
-                    words=admission.words,
-                    retry_after_seconds=0.0
-                    if admission.waiting_for_probe
-                    else admission.wait_seconds,
+                    Reason(permit.reason) if permit.reason else Reason.UNAVAILABLE,
+                    HINTS[permit.kind],
+                    words=permit.words,
+                    retry_after_seconds=0.0 if permit.waiting_for_probe else permit.wait_seconds,
                 ),
-                kind=admission.kind,
-                since=admission.since,
+                kind=permit.kind,
+                since=permit.since,
             )
 
     def _refresh(self, deadline: Deadline) -> bool:
@@ -510,11 +508,12 @@ class GuardedClient:
         with self._turn:
             self._verified = False
             self._failure_epoch += 1
-        kind, seconds, at_once = "down", FIRST_HOLD_SECONDS, failure.reason is Reason.HIBERNATING
+        kind, seconds = HoldKind.DOWN, FIRST_HOLD_SECONDS
         if failure.reason is Reason.UNAUTHORIZED:
-            kind, seconds, at_once = "auth", self._auth_hold_seconds, True
+            kind, seconds = HoldKind.AUTH, self._auth_hold_seconds
         elif failure.reason is Reason.RATE_LIMITED:
-            kind, seconds, at_once = "rate", failure.retry_after_seconds or FIRST_HOLD_SECONDS, True
+            kind, seconds = HoldKind.RATE, failure.retry_after_seconds or FIRST_HOLD_SECONDS
+        at_once = failure.reason in _WHOLE
         since, held_seconds = self._ledger.holds.call_failed(
             self.instance,
             kind=kind,
@@ -527,7 +526,7 @@ class GuardedClient:
             at_once_unless_proven_seconds=PAGE_SECONDS
             if failure.reason is Reason.NOT_SERVICENOW
             else None,
-            fixed=kind != "down",
+            fixed=kind is not HoldKind.DOWN,
             claimed=claimed,
         )
         if held_seconds <= 0:
@@ -597,7 +596,7 @@ class UnconfiguredClient(GuardedClient):
             self._hint,
             retry_after_seconds=NOT_CONFIGURED_SECONDS,
         )
-        raise CircuitOpen(failure, kind="config", since=self._since)
+        raise CircuitOpen(failure, kind=HoldKind.CONFIG, since=self._since)
 
 
 def _impatient() -> Failure:

@@ -23,6 +23,7 @@ from function.connection.active import Connection
 from function.connection.breaker import IN_A_ROW
 from function.connection.store import ConnectionInput, ConnectionStore
 from function.core.outcome import Failure, Kind, Reason
+from function.core.permit import HoldKind
 from function.core.values import digest
 from function.ledger.ledger import Ledger
 from function.servicenow import (
@@ -501,7 +502,7 @@ class ConnectionTester:
             # had been refused.
             self._ledger.holds.call_failed(
                 instance_url,
-                kind="auth",
+                kind=HoldKind.AUTH,
                 credential=sign,
                 failure=tried.failure,
                 seconds=max(self._settings.auth_hold_seconds, WITHIN_SECONDS),

@@ -4,7 +4,7 @@ of the function."""
 from typing import Final
 
 from function.core.outcome import Failure
-from function.core.permit import CallPermit
+from function.core.permit import CallPermit, HoldKind
 from function.ledger.alerts import END_ALERT
 from function.ledger.backend import Record
 from function.ledger.database import Database, Transaction
@@ -151,7 +151,7 @@ class HoldRepository:
         *seconds*, doubling."""
         self.call_failed(
             instance,
-            kind="row",
+            kind=HoldKind.ROW,
             credential="",
             failure=failure,
             seconds=seconds,
@@ -174,7 +174,7 @@ class HoldRepository:
         self,
         instance: str,
         *,
-        kind: str,
+        kind: HoldKind,
         credential: str,
         failure: Failure,
         seconds: float,
@@ -198,8 +198,8 @@ class HoldRepository:
             row = transaction.execute(
                 _COUNT_FAILURE,
                 instance=instance,
-                kind=kind,
-                credential=credential if kind == "auth" else "",
+                kind=kind.value,
+                credential=credential if kind is HoldKind.AUTH else "",
                 reason=failure.reason.value,
                 remote_message=failure.words,
                 seconds=seconds,
@@ -261,10 +261,10 @@ class HoldRepository:
         self._database.run(work)
 
 
-def held_fingerprint(instance: str, kind: str) -> str:
+def held_fingerprint(instance: str, kind: HoldKind) -> str:
     """The alert that tells of a hold. Without a configuration there is no instance that it could be
     about."""
-    return f"held {kind}" if kind == "config" else f"held {kind} {instance}"
+    return f"held {kind}" if kind is HoldKind.CONFIG else f"held {kind} {instance}"
 
 
 def _end_holds(
@@ -312,14 +312,14 @@ def _end_holds(
         instance=instance,
         credential=credential,
     )
-    for kind in ("down", "rate", "auth", "config"):
+    for kind in (HoldKind.DOWN, HoldKind.RATE, HoldKind.AUTH, HoldKind.CONFIG):
         transaction.execute(END_ALERT, fingerprint=held_fingerprint(instance, kind), silently=False)
 
 
 def _refused_permit(row: Record, wait_seconds: float, *, waiting_for_probe: bool) -> CallPermit:
     return CallPermit(
         wait_seconds,
-        kind=row["kind"],
+        kind=HoldKind(row["kind"]),
         reason=row["reason"],
         words=row["remote_message"],
         since=row["since"],
@@ -345,17 +345,21 @@ def request_permit(
         instance=instance,
         credential=credential,
     )
-    many_failed = any(row["kind"] == "down" and row["in_vain"] >= IN_VAIN_MANY for row in rows)
+    many_failed = any(
+        row["kind"] == HoldKind.DOWN and row["in_vain"] >= IN_VAIN_MANY for row in rows
+    )
     if not (failed_before and many_failed):
-        rows = [row for row in rows if row["kind"] != "row"]
+        rows = [row for row in rows if row["kind"] != HoldKind.ROW]
     for row in rows:
         if row["until"] > row["now"]:
             return _refused_permit(row, row["until"] - row["now"], waiting_for_probe=False)
     needed = [
-        row for row in rows if row["kind"] != "row" and (row["until"] > 0 or row["kind"] == "auth")
+        row
+        for row in rows
+        if row["kind"] != HoldKind.ROW and (row["until"] > 0 or row["kind"] == HoldKind.AUTH)
     ]
     if verified_after is not None and all(
-        row["kind"] == "auth" and row["until"] == 0 and row["verified_at"] >= verified_after
+        row["kind"] == HoldKind.AUTH and row["until"] == 0 and row["verified_at"] >= verified_after
         for row in needed
     ):
         return CallPermit()
