@@ -12,7 +12,7 @@ from function.core.outcome import Status
 from function.core.values import instant
 from function.ledger.backend import LedgerUnavailable
 from function.notices.message import replay_command
-from function.sources import hasura
+from function.sources.kept import UnknownSource, read_event
 
 
 @commands.command()
@@ -59,12 +59,16 @@ def _replay(
             )
             tally["already done" if known else "unknown"] += 1
     # An id that was used again is another event.
-    bodies = {(letter.event, letter.content): letter.body for letter in letters}
+    kept = {(letter.event, letter.content): letter for letter in letters}
     waiting: list[str] = []
-    for number, ((event_id, _), body) in enumerate(bodies.items(), start=1):
-        delivered = app.engine.deliver(
-            hasura.parse(body.encode()), fresh=True, only_rules=rule and [rule]
-        )
+    for number, ((event_id, _), letter) in enumerate(kept.items(), start=1):
+        try:
+            event_kept = read_event(letter.source, letter.body)
+        except UnknownSource as error:
+            click.echo(f"{event_id}: {error}", err=True)
+            tally["unknown"] += 1
+            continue
+        delivered = app.engine.deliver(event_kept, fresh=True, only_rules=rule and [rule])
         for outcome in delivered.outcomes:
             tally[outcome.status.value] += 1
             said = [
@@ -82,9 +86,7 @@ def _replay(
                 if outcome.key
                 else outcome.rule or "no rule"
             )
-            click.echo(
-                f"[{number}/{len(bodies)}] {event_id} {where}: {' '.join(filter(None, said))}"
-            )
+            click.echo(f"[{number}/{len(kept)}] {event_id} {where}: {' '.join(filter(None, said))}")
             if outcome.hint:
                 click.echo(f"    {outcome.hint}")
     if waiting:

@@ -668,6 +668,21 @@ def test_replay_delivers_every_event_that_had_the_id(shell: Shell) -> None:
     assert len(shell.world.incidents) == 5
 
 
+def test_replay_leaves_an_event_alone_whose_source_this_version_does_not_have(
+    shell: Shell,
+) -> None:
+    """A later version kept it; this one delivers the others."""
+    shell.world.send(insert("outages", outage(severity="new"), id="known"))
+    shell.world.send(insert("outages", outage(id=2, severity="new"), id="later"))
+    shell.world.query("UPDATE servicenow.delivery SET source = 'fax/1' WHERE event = 'later'")
+
+    told = shell.run("replay", "--failed")
+
+    assert told.status == 1
+    assert "later: this version does not read events from fax/1" in told.err
+    assert told.lines[-1] == "1 dead, 1 unknown"
+
+
 def test_replay_failed_delivers_every_dead_letter_and_then_none(shell: Shell) -> None:
     shell.die("e1", "e2", "e3")
     shell.rules.write_text(MENDED)
