@@ -11,9 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
-from function.connection.breaker import HINTS, PROBE_SECONDS, CircuitOpen
 from function.core.event import Event, Op
-from function.core.outcome import Failure, Kind, NotDone, Outcome, Reason, Status
+from function.core.outcome import CircuitOpen, Failure, Kind, NotDone, Outcome, Reason, Status
 from function.core.permit import HoldKind
 from function.core.retry import wait_seconds
 from function.core.step import DesiredState, Step, wanted_from_json, wanted_to_json
@@ -22,7 +21,7 @@ from function.deadline import Deadline, seconds_left
 from function.failpoints import failpoint
 from function.ledger.backend import LedgerRefused, LedgerUnavailable
 from function.ledger.deliveries import UNRULED_SAMPLES_MAX
-from function.ledger.holds import held_fingerprint
+from function.ledger.holds import PROBE_SECONDS, held_fingerprint
 from function.ledger.ledger import Ledger
 from function.ledger.records import (
     Acquired,
@@ -689,7 +688,7 @@ class _RuleDelivery:
         if held is not None:
             alerts.append(
                 builder.held(
-                    replace(failure, hint=failure.hint or HINTS[held.kind]),
+                    failure,
                     subject,
                     instance=instance,
                     fingerprint=held_fingerprint(instance, held.kind),

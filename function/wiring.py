@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from function import secretmanager
 from function.app import App
 from function.connection.active import ConnectionProvider
-from function.connection.breaker import CredentialProvider, CredentialUnreadable
+from function.connection.credentials import CredentialProvider, CredentialUnreadable
 from function.connection.probe import ConnectionTester
 from function.connection.store import ConnectionStore
 from function.engine import Engine

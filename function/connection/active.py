@@ -11,12 +11,8 @@ import time
 from dataclasses import dataclass, replace
 from typing import Final
 
-from function.connection.breaker import (
-    CredentialProvider,
-    CredentialUnreadable,
-    GuardedClient,
-    UnconfiguredClient,
-)
+from function.connection.credentials import CredentialProvider, CredentialUnreadable
+from function.connection.guarded import GuardedClient, TableClient, UnconfiguredClient
 from function.connection.references import ReferenceLookup
 from function.connection.store import ConnectionStore, PasswordUnreadable, StoredConnection
 from function.ledger.ledger import Ledger
@@ -41,14 +37,14 @@ class Connection:
 
     *version* is the stored configuration's, "" for the environment's. *settings_digest* stands for
     the settings that decide what becomes of an event. *credentials* and *client* are None where
-    nobody can sign in: *problem* says why, and *line* has every event wait.
+    nobody can sign in: *problem* says why, and *tables* has every event wait.
     """
 
     version: str
     instance_url: str
     username: str
     settings_digest: str
-    line: GuardedClient
+    tables: TableClient
     references: ReferenceLookup
     credentials: CredentialProvider | None = None
     client: ServiceNowClient | None = None
@@ -129,7 +125,7 @@ class ConnectionProvider:
         def read_again() -> Credential:
             fresh = self._configurations.read()
             if fresh is None or fresh.instance_url != stored.instance_url:
-                # It is no more: its line ends with what is under way, and no other's password may
+                # It is no more: its client ends with what is under way, and no other's password may
                 # go there.
                 return known
             try:
@@ -152,9 +148,10 @@ class ConnectionProvider:
             timeout_seconds=self._settings.servicenow_timeout_seconds,
             concurrency_max=self._settings.servicenow_max_concurrency,
             network=self._network,
-            auth_pause_seconds=0.0,  # the line holds a refused credential back, for all instances
+            # The guarded client holds a refused credential back, for all instances.
+            auth_pause_seconds=0.0,
         )
-        line = GuardedClient(
+        tables = GuardedClient(
             client,
             self._ledger,
             credentials,
@@ -166,18 +163,24 @@ class ConnectionProvider:
             instance_url,
             username,
             self._settings_digest(instance_url, username),
-            line,
-            ReferenceLookup(line),
+            tables,
+            ReferenceLookup(tables),
             credentials,
             client,
         )
 
     def _closed(self, version: str, instance_url: str, username: str, problem: str) -> Connection:
         log.error("no event can be delivered: %s", problem)
-        line = UnconfiguredClient(instance_url, problem, since=self._ledger.now())
+        tables = UnconfiguredClient(instance_url, problem, since=self._ledger.now())
         digest = self._settings_digest(instance_url, username)
         return Connection(
-            version, instance_url, username, digest, line, ReferenceLookup(line), problem=problem
+            version,
+            instance_url,
+            username,
+            digest,
+            tables,
+            ReferenceLookup(tables),
+            problem=problem,
         )
 
     def _settings_digest(self, instance_url: str, username: str) -> str:

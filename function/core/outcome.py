@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from function.core.permit import HoldKind
+
 
 class Kind(StrEnum):
     """Whether trying again can help."""
@@ -84,6 +86,15 @@ class NotDone(Exception):  # noqa: N818  # what happened, not whose error it is
     def __init__(self, failure: Failure) -> None:
         super().__init__(f"{failure.reason}: {failure.hint}")
         self.failure = failure
+
+
+class CircuitOpen(NotDone):  # a state, not a mistake
+    """Calls to a system are held. *since* is UNIX seconds by the ledger's clock."""
+
+    def __init__(self, failure: Failure, *, kind: HoldKind, since: float) -> None:
+        super().__init__(failure)
+        self.kind = kind
+        self.since = since
 
 
 class Status(StrEnum):

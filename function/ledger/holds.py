@@ -12,6 +12,9 @@ from function.ledger.records import PermitReturn
 
 # So many holds, each for several rows that failed, were ended by a probe without one write since.
 IN_VAIN_MANY: Final = 3
+# A probe that has told nothing by then is taken for lost (its process was killed), and another may
+# try.
+PROBE_SECONDS: Final = 10.0
 
 _CLAIM_LOGIN_ATTEMPT = """
 INSERT INTO servicenow.login_attempt AS t (instance, account, tries, last_at)

@@ -18,7 +18,8 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
-from function.connection.breaker import CredentialProvider, CredentialUnreadable, GuardedClient
+from function.connection.credentials import CredentialProvider, CredentialUnreadable
+from function.connection.guarded import GuardedClient
 from function.core.outcome import Failure, Kind, Reason
 from function.deadline import Deadline
 from function.ledger.database import Database

@@ -53,7 +53,7 @@ class TicketAccess:
         self.task = task
         self.rule = ticket_of(task.rule)
         self.ticket = replace(task.record, table=self.rule.table)
-        self.line = connection.line
+        self.tables = connection.tables
         self.ledger = ledger
         self.deadline = task.deadline
         self.correlation = correlation_id(source_name, task.record.rule, task.record.key)
@@ -197,7 +197,7 @@ class TicketAccess:
         return self._get_once(sys_id, fields)
 
     def _get_once(self, sys_id: str, fields: Sequence[str]) -> Record:
-        record = self.line.get(self.rule.table, sys_id, fields=fields, deadline=self.deadline)
+        record = self.tables.get(self.rule.table, sys_id, fields=fields, deadline=self.deadline)
         if not record.get("sys_id") and record.get("correlation_id") != self.correlation:
             raise self.wrong_record(sys_id, record, writes=False)
         return record

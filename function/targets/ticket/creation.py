@@ -99,7 +99,7 @@ class TicketCreation:
         )
         failpoint("before_call")
         try:
-            record = self._access.line.create(
+            record = self._access.tables.create(
                 table,
                 {**values, **close},
                 fields=[*self._access.fields, *self._access.link, "correlation_display"],
@@ -292,7 +292,7 @@ class TicketCreation:
         if traits.kept_mark is not KeptMark.UNKNOWN:
             return traits.kept_mark is KeptMark.NONE
         # Nobody knows what the instance keeps: then it shows in a ticket that looks like this one.
-        rows = self._access.line.find(
+        rows = self._access.tables.find(
             self._rule.table,
             "ORDERBYDESCsys_created_on",
             fields=[*self._access.fields, "sys_created_on", "correlation_display"],
@@ -346,7 +346,7 @@ class TicketCreation:
             if traits.kept_mark is KeptMark.CORRELATION_DISPLAY
             else "correlation_id"
         )
-        rows = self._access.line.find(
+        rows = self._access.tables.find(
             self._rule.table,
             f"{equals(mark, self._access.correlation)}^ORDERBYDESCsys_created_on",
             fields=[*self._access.fields, "sys_created_on", *self._access.link, mark],
@@ -431,12 +431,14 @@ class TicketCreation:
             return
         if known.honours_sys_id is None or known.kept_mark is KeptMark.UNKNOWN:
             # Another delivery may have learnt it meanwhile.
-            known = self._access.ledger.tickets.traits(self._access.line.instance, self._rule.table)
+            known = self._access.ledger.tickets.traits(
+                self._access.tables.instance, self._rule.table
+            )
             if shown == known:
                 return
         self._access.task.traits = shown
         self._access.ledger.tickets.learn_traits(
-            self._access.line.instance, self._rule.table, shown
+            self._access.tables.instance, self._rule.table, shown
         )
         if shown.honours_sys_id is False and known.honours_sys_id is not False:
             log.warning(

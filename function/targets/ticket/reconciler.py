@@ -279,7 +279,7 @@ class TicketReconciler:
         self._access.mark(PendingWrite("update", tuple(sorted(values)), self._access.clock()))
         failpoint("before_call")
         try:
-            record = self._access.line.update(
+            record = self._access.tables.update(
                 self._rule.table,
                 self._ticket.sys_id,
                 values,

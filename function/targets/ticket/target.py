@@ -49,7 +49,7 @@ class TicketSession:
 
     @property
     def unverified(self) -> str | None:
-        return self._connection.line.unverified
+        return self._connection.tables.unverified
 
     def apply(self, task: Task) -> Result:
         assert task.desired is not None  # noqa: S101  # for the type checker: the engine has said what is desired
