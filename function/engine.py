@@ -25,6 +25,7 @@ from function.ledger.ledger import Ledger
 from function.ledger.records import (
     Acquired,
     Alert,
+    AlertKind,
     AlreadyDead,
     AlreadyDone,
     BeginResult,
@@ -168,7 +169,9 @@ class Engine:
         upstream changed."""
         subject = AlertSubject("", source, "", "", 1, self.ledger.now())
         self.ledger.alerts.raise_alert(
-            self.alerts.alert("upstream", failure, subject, instance=self.any_session().instance)
+            self.alerts.alert(
+                AlertKind.UPSTREAM, failure, subject, instance=self.any_session().instance
+            )
         )
         self.notices.flush(timeout_seconds=5.0)
 
@@ -632,7 +635,9 @@ class _EventDelivery:
             failure,
             digest=self._engine.digest(session),
             fresh=self._fresh,
-            alert=self._engine.alerts.alert("dead", failure, subject, instance=session.instance),
+            alert=self._engine.alerts.alert(
+                AlertKind.DEAD, failure, subject, instance=session.instance
+            ),
         )
 
     def dead_letter_no_rule(self) -> Outcome:

@@ -8,6 +8,7 @@ from typing import Final
 from function.ledger.database import Database, Transaction
 from function.ledger.records import (
     Alert,
+    AlertKind,
     DueMail,
     one_row,
 )
@@ -90,7 +91,7 @@ class AlertRepository:
                 return None
             mail = DueMail(
                 row["fingerprint"],
-                row["kind"],
+                AlertKind(row["kind"]),
                 json.loads(row["facts"]),
                 row["since"],
                 row["last_at"],
@@ -162,11 +163,11 @@ def raise_alert(transaction: Transaction, alert: Alert) -> None:
     transaction.execute(
         _RAISE_ALERT,
         fingerprint=alert.fingerprint,
-        kind=alert.kind,
+        kind=alert.kind.value,
         facts=json.dumps(dict(alert.facts)),
         since=alert.since,
         wait=alert.wait_seconds,
-        lasts=alert.episode,
+        lasts=alert.is_episode,
     )
 
 

@@ -162,22 +162,39 @@ class Delivery:
     body: str
 
 
+class AlertKind(StrEnum):
+    """What has happened, as far as a mail is concerned."""
+
+    DEAD = "dead"  # an event failed for good, or was given up
+    WAITING = "waiting"  # an event has failed for too long, and is tried again
+    HELD = "held"  # no calls are made, because the other system as a whole does not work
+    FIELD = "field"  # fields were left empty, or came back different
+    UPSTREAM = "upstream"  # a request was no event
+    UNRULED = "unruled"  # no rule is for an event
+
+
+# These last until they are over; the others happen.
+_EPISODES: Final = frozenset({AlertKind.WAITING, AlertKind.HELD, AlertKind.UNRULED})
+
+
 @dataclass(frozen=True, slots=True)
 class Alert:
     """Something that people must hear of. Same *fingerprint*: the same thing again.
 
-    *kind* is what the mail says (see mail.Notice). An *episode* (a state that lasts) is told once
-    when it began and once when it is over; anything else is told again every NOTIFY_EVERY_SECONDS,
-    with how many more there were. *wait_seconds*: not told before it has lasted that long since
-    *since*.
+    *wait_seconds*: not mailed before it has lasted that long since *since*.
     """
 
     fingerprint: str
-    kind: str
+    kind: AlertKind
     facts: Mapping[str, Any]
     since: float
-    episode: bool = False
     wait_seconds: float = 0.0
+
+    @property
+    def is_episode(self) -> bool:
+        """Whether it lasts: then it is mailed once when it began and once when it is over. Anything
+        else is mailed again every NOTIFY_EVERY_SECONDS, with how many more there were."""
+        return self.kind in _EPISODES
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +206,7 @@ class DueMail:
     """
 
     fingerprint: str
-    kind: str
+    kind: AlertKind
     facts: Mapping[str, Any]
     since: float
     last_at: float

@@ -10,7 +10,7 @@ from typing import Final
 from function.core.event import SCHEDULED, Event
 from function.core.outcome import Failure, Kind, Outcome, Reason, Status
 from function.core.values import digest
-from function.ledger.records import Alert, Delivery
+from function.ledger.records import Alert, AlertKind, Delivery
 
 # PostgreSQL indexes 2,704 bytes; a character takes up to four.
 FINGERPRINT_CHARACTERS_MAX: Final = 500
@@ -68,7 +68,7 @@ class AlertBuilder:
 
     def alert(
         self,
-        kind: str,
+        kind: AlertKind,
         failure: Failure,
         subject: AlertSubject,
         *,
@@ -78,7 +78,7 @@ class AlertBuilder:
         """An alert about one delivery."""
         fingerprint = " ".join(
             [
-                kind,
+                kind.value,
                 subject.rule or subject.table,
                 failure.reason.value,
                 *(fields or [failure.hint[:120]]),
@@ -100,9 +100,7 @@ class AlertBuilder:
             "attempts": subject.attempts,
             "fields": list(fields),
         }
-        return Alert(
-            fingerprint, kind, facts, subject.since, episode=kind in ("held", "waiting", "unruled")
-        )
+        return Alert(fingerprint, kind, facts, subject.since)
 
     def held(
         self,
@@ -115,7 +113,9 @@ class AlertBuilder:
         at_once: bool,
     ) -> Alert:
         """Calls to *instance* are held since *since*; *at_once*: nobody but people can end that."""
-        alert = self.alert("held", failure, replace(subject, since=since), instance=instance)
+        alert = self.alert(
+            AlertKind.HELD, failure, replace(subject, since=since), instance=instance
+        )
         wait_seconds = 0.0 if at_once else self._notify_after_seconds
         return replace(alert, fingerprint=fingerprint, wait_seconds=wait_seconds)
 
@@ -123,7 +123,7 @@ class AlertBuilder:
         self, failure: Failure, outcome: Outcome, subject: AlertSubject, *, instance: str
     ) -> Alert:
         return self.alert(
-            "dead",
+            AlertKind.DEAD,
             replace(failure, reason=outcome.reason or failure.reason),
             subject,
             instance=instance,
@@ -131,7 +131,7 @@ class AlertBuilder:
 
     def waiting(self, failure: Failure, delivery: Delivery, *, instance: str) -> Alert:
         """An event that fails while others get through; told once, whatever it waits for by now."""
-        waiting = self.alert("waiting", failure, subject_of(delivery), instance=instance)
+        waiting = self.alert(AlertKind.WAITING, failure, subject_of(delivery), instance=instance)
         told_already = delivery.fingerprint.startswith("waiting ")
         return replace(waiting, fingerprint=delivery.fingerprint) if told_already else waiting
 
@@ -146,12 +146,15 @@ class AlertBuilder:
         )
         failure = Failure(Kind.TRANSIENT, reason, delivery.hint or OVERDUE, delivery.words)
         return self.alert(
-            "dead" if gave_up else "waiting", failure, subject_of(delivery), instance=instance
+            AlertKind.DEAD if gave_up else AlertKind.WAITING,
+            failure,
+            subject_of(delivery),
+            instance=instance,
         )
 
     def unruled(self, failure: Failure, event: Event, *, instance: str, now: float) -> Alert:
         subject = AlertSubject("", table_of(event.source), "", event.id, 1, now)
-        alert = self.alert("unruled", failure, subject, instance=instance)
+        alert = self.alert(AlertKind.UNRULED, failure, subject, instance=instance)
         return replace(alert, fingerprint=unruled_fingerprint(event.source))
 
     def left_empty(self, reasons: dict[str, str], subject: AlertSubject, *, instance: str) -> Alert:
@@ -163,12 +166,16 @@ class AlertBuilder:
             f"{hints}. It is filled in when the record is there and the row changes, unless "
             "people did so before",
         )
-        return self.alert("field", failure, subject, instance=instance, fields=sorted(reasons))
+        return self.alert(
+            AlertKind.FIELD, failure, subject, instance=instance, fields=sorted(reasons)
+        )
 
     def mismatched(self, fields: frozenset[str], subject: AlertSubject, *, instance: str) -> Alert:
         """Fields that came back different or empty."""
         failure = Failure(Kind.PERMANENT, Reason.NOT_KEPT, _not_kept(fields))
-        return self.alert("field", failure, subject, instance=instance, fields=sorted(fields))
+        return self.alert(
+            AlertKind.FIELD, failure, subject, instance=instance, fields=sorted(fields)
+        )
 
     def is_told_alone(
         self, outcome: Outcome, failure: Failure, *, age_seconds: float, held_later: float | None

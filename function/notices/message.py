@@ -19,6 +19,7 @@ from typing import Final
 from function.core.event import SCHEDULED
 from function.core.outcome import Reason
 from function.core.values import digest
+from function.ledger.records import AlertKind
 
 log = logging.getLogger(__name__)
 
@@ -36,16 +37,13 @@ VALUE_MAX: Final = 200
 class Notice:
     """All that a mail may say; of the row it holds the key and nothing else.
 
-    *kind* is ``dead`` (a permanent failure, or giving up), ``waiting`` (transient for too long),
-    ``held`` (ServiceNow as a whole does not answer), ``field`` (*fields* of *ticket* came back
-    different), ``upstream`` (requests that are no events) or ``unruled`` (events that no rule is
-    for). *rule*, *table*, *key*, *event* (its id) and *ticket* (its number) may be "". *since* is
-    UNIX seconds. *count* is how many such there were since the last mail, this one included.
-    *recovered* says that it is over, *lasted_seconds* after it began. *words* are ServiceNow's own.
-    Mails of one *fingerprint* are one thread.
+    *rule*, *table*, *key*, *event* (its id) and *ticket* (its number) may be "". *since* is UNIX
+    seconds. *count* is how many such there were since the last mail, this one included. *recovered*
+    says that it is over, *lasted_seconds* after it began. *words* are ServiceNow's own. Mails of
+    one *fingerprint* are one thread.
     """
 
-    kind: str
+    kind: AlertKind
     source_name: str
     instance: str
     rule: str
@@ -195,7 +193,7 @@ def _headline(notice: Notice, now: float) -> tuple[str, str]:
     # done.
     whole = single_line(notice.rule or notice.table, 60) or "ServiceNow"
     match notice.kind:
-        case "held" if notice.recovered:
+        case AlertKind.HELD if notice.recovered:
             return (
                 f"over after {lasted}: {why}",
                 (
@@ -208,32 +206,32 @@ def _headline(notice: Notice, now: float) -> tuple[str, str]:
                 f"over after {lasted}: {whole}, {why}",
                 f"It is over: {whole} works again, after {lasted}. What was wrong: {why}.",
             )
-        case "dead":
+        case AlertKind.DEAD:
             return (
                 f"gave up on {who}: {where}",
                 f"The function gave up on {who}: {why}. "
                 "The event is kept as a dead letter; it is not tried again by itself.",
             )
-        case "waiting":
+        case AlertKind.WAITING:
             waited = _span(now - notice.since)
             return (
                 f"{who} waiting for {waited}: {why}",
                 f"{who} has been waiting for {waited}: {why}. It is tried again by itself.",
             )
-        case "held":
+        case AlertKind.HELD:
             return (
                 f"calls to ServiceNow are held: {why}",
                 f"Calls to ServiceNow are held: {why}. Events wait until a probe passes; Hasura "
                 "sends them again by itself.",
             )
-        case "field" if notice.reason == Reason.UNKNOWN_REFERENCE:
+        case AlertKind.FIELD if notice.reason == Reason.UNKNOWN_REFERENCE:
             fields = ", ".join(notice.fields)
             return (
                 f"left {fields} of {who} empty",
                 f"The ticket of {who} was written without {fields}: {why}. The rule says to leave "
                 "that empty in this case.",
             )
-        case "field":
+        case AlertKind.FIELD:
             fields = ", ".join(notice.fields)
             again = (
                 " A field is sent again when the row gives another value for it, and not before."
@@ -289,7 +287,7 @@ def _advice(notice: Notice) -> Iterator[str]:
     commands = [*_commands(notice)]
     for heading, command in commands:
         yield f"{heading}\n  {command}"  # never wrapped: it is there to be pasted
-    if notice.count > 1 and notice.kind != "dead":
+    if notice.count > 1 and notice.kind is not AlertKind.DEAD:
         yield f"{notice.count - 1} more like it since the last mail."
     if commands:
         yield _wrapped(
@@ -301,23 +299,23 @@ def _commands(notice: Notice) -> Iterator[tuple[str, str]]:
     """What to run, each with the line above it. The event of a field's mail was delivered: it needs
     none."""
     match notice.kind:
-        case "held" if notice.reason == Reason.RATE_LIMITED:
+        case AlertKind.HELD if notice.reason == Reason.RATE_LIMITED:
             return  # events go on at the time that ServiceNow gave, and a call before it is refused
-        case "held" if notice.reason in (Reason.UNAUTHORIZED, Reason.NOT_CONFIGURED):
+        case AlertKind.HELD if notice.reason in (Reason.UNAUTHORIZED, Reason.NOT_CONFIGURED):
             yield (
                 "Once that is put right, this tries the connection, and events go on at once:",
                 _CHECK,
             )
-        case "held":
+        case AlertKind.HELD:
             yield (
                 "This tries the connection now. If ServiceNow answers, events go on at once:",
                 _CHECK,
             )
-        case "waiting" if notice.event:
+        case AlertKind.WAITING if notice.event:
             yield "To try it at once:", _replay(notice)
-        case "dead" | "unruled" | "upstream" if notice.event:
+        case AlertKind.DEAD | AlertKind.UNRULED | AlertKind.UPSTREAM if notice.event:
             yield "Once that is put right, and deployed, this sends it again:", _replay(notice)
-    if notice.kind == "dead" and notice.count > 1:
+    if notice.kind is AlertKind.DEAD and notice.count > 1:
         which = "of the rule " if notice.rule else ""
         more = f"{notice.count - 1} more like it since the last mail."
         yield f"{more}\nThis sends all dead letters {which}again:", _replay_failed(notice)
@@ -346,8 +344,8 @@ def _facts(notice: Notice, now: float) -> Iterator[tuple[str, str]]:
     known = {"source": notice.source_name, "ServiceNow": notice.instance}
     # A hold concerns every event. What was refused upstream is no event at all, and ServiceNow did
     # not refuse it.
-    known |= concerned if notice.kind not in ("held", "upstream") else {}
-    known |= {"reason": notice.reason} if notice.kind != "upstream" else {}
+    known |= concerned if notice.kind not in (AlertKind.HELD, AlertKind.UPSTREAM) else {}
+    known |= {"reason": notice.reason} if notice.kind is not AlertKind.UPSTREAM else {}
     for label, value in known.items():
         if line := single_line(value, VALUE_MAX):
             yield label, line
@@ -355,7 +353,7 @@ def _facts(notice: Notice, now: float) -> Iterator[tuple[str, str]]:
     yield "since", f"{began:%Y-%m-%d %H:%M:%S} UTC ({_span(now - notice.since)} ago)"
     if notice.recovered:
         yield "lasted", _span(notice.lasted_seconds)
-    if notice.attempts and notice.kind in ("dead", "waiting"):
+    if notice.attempts and notice.kind in (AlertKind.DEAD, AlertKind.WAITING):
         yield "attempts", str(notice.attempts)
 
 

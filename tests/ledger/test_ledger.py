@@ -29,6 +29,7 @@ from function.ledger.ledger import FORGET_MAX, Ledger
 from function.ledger.records import (
     Acquired,
     Alert,
+    AlertKind,
     AlreadyDead,
     AlreadyDone,
     BeginResult,
@@ -343,9 +344,13 @@ def test_the_event_is_kept_until_it_is_done(ledger: Ledger, begin: Begin) -> Non
 
 
 def alert(
-    fingerprint: str = "f", *, since: float = 0.0, episode: bool = False, wait: float = 0.0
+    fingerprint: str = "f",
+    kind: AlertKind = AlertKind.DEAD,
+    *,
+    since: float = 0.0,
+    wait: float = 0.0,
 ) -> Alert:
-    return Alert(fingerprint, "dead", {"rule": "r"}, since, episode, wait)
+    return Alert(fingerprint, kind, {"rule": "r"}, since, wait)
 
 
 def test_one_mail_is_claimed_by_one_of_many(ledger: Ledger) -> None:
@@ -384,14 +389,14 @@ def test_the_next_mail_waits_and_counts(ledger: Ledger, clock: Clock) -> None:
 
 def test_an_episode_is_told_once_while_it_lasts(ledger: Ledger, clock: Clock) -> None:
     now = ledger.now()
-    ledger.alerts.raise_alert(alert(since=now, episode=True, wait=600))
+    ledger.alerts.raise_alert(alert(kind=AlertKind.WAITING, since=now, wait=600))
     early = ledger.alerts.claim_due_mail(every_seconds=900)
     clock.advance(601)
     told = ledger.alerts.claim_due_mail(every_seconds=900)
     assert told is not None
     ledger.alerts.mark_sent(told)
     clock.advance(10_000)
-    ledger.alerts.raise_alert(alert(since=now, episode=True, wait=600))
+    ledger.alerts.raise_alert(alert(kind=AlertKind.WAITING, since=now, wait=600))
 
     assert early is None
     assert ledger.alerts.claim_due_mail(every_seconds=900) is None
@@ -420,7 +425,7 @@ def test_only_a_sample_of_a_table_no_rule_wants_is_kept(ledger: Ledger) -> None:
             failure,
             digest="d",
             fresh=False,
-            alert=alert(episode=True),
+            alert=alert(kind=AlertKind.UNRULED),
             samples_max=UNRULED_SAMPLES_MAX,
         )
 
@@ -478,7 +483,7 @@ def test_two_that_meet_in_a_deadlock_are_both_done(postgresql: str) -> None:
     database = Database(postgresql)
     ledger = Ledger(database)
     for name in ("one", "two"):
-        ledger.alerts.raise_alert(Alert(name, "dead", {}, 0.0))
+        ledger.alerts.raise_alert(alert(name))
     both_hold_one = threading.Barrier(2, timeout=30)
     begun: list[str] = []
 
@@ -640,7 +645,7 @@ def test_the_environments_client_encoding_does_not_matter(
 ) -> None:
     monkeypatch.setenv("PGCLIENTENCODING", encoding)
     database = Database(postgresql)
-    Ledger(database).alerts.raise_alert(Alert("авария", "dead", {}, 0.0))
+    Ledger(database).alerts.raise_alert(alert("авария"))
 
     assert database.run(lambda t: t.execute("SELECT fingerprint FROM servicenow.alert")) == [
         {"fingerprint": "авария"}
@@ -692,9 +697,7 @@ def test_what_a_database_does_not_take_is_told_from_a_database_that_is_away(
     ledger = Ledger(database)
     refused = ""
     try:
-        ledger.alerts.raise_alert(
-            Alert(random_text(20_000) if value.startswith("long") else value, "dead", {}, 0.0)
-        )
+        ledger.alerts.raise_alert(alert(random_text(20_000) if value.startswith("long") else value))
     except LedgerRefused as error:
         refused = str(error)
     stands = url.startswith("sqlite") and not value.startswith("\ud800")  # SQLite takes the others
@@ -734,7 +737,7 @@ def test_deliveries_that_were_told_of_hide_no_new_ones(
     first = ledger.deliveries.overdue(seconds=600, given_up_seconds=86400, most=5)
     for delivery in first:
         ledger.deliveries.mark_overdue(
-            delivery, Alert("waiting r", "waiting", {}, 0.0, episode=True), gave_up=False
+            delivery, alert("waiting r", AlertKind.WAITING), gave_up=False
         )
     second = ledger.deliveries.overdue(seconds=600, given_up_seconds=86400, most=5)
     clock.advance(90_000)
@@ -767,7 +770,7 @@ def test_the_first_retention_of_many_rows_blocks_nobody_for_long(
     def be_an_event() -> None:
         while not stopping.is_set():
             began = time.monotonic()
-            ledger.alerts.raise_alert(Alert("a", "dead", {}, 0.0))
+            ledger.alerts.raise_alert(alert("a"))
             waits.append(time.monotonic() - began)
             time.sleep(0.002)
 

@@ -23,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from function.core.outcome import Reason
+from function.ledger.records import AlertKind
 from function.notices.message import PHRASES, SUBJECT_MAX, WORDS_MAX, Notice, compose
 from function.notices.smtp import MailNotSent, MailServer, send
 from tests.mailserver import MailServerFixture
@@ -32,7 +33,7 @@ PASSWORD = "planted-Pa55word/4711"
 LOGIN = ("mailer", PASSWORD)
 
 DEAD = Notice(
-    kind="dead",
+    kind=AlertKind.DEAD,
     source_name="shop-prod",
     instance="https://dev12345.service-now.com",
     rule="outage",
@@ -62,7 +63,7 @@ UNMAPPED = replace(
 )
 WAITING = replace(
     DEAD,
-    kind="waiting",
+    kind=AlertKind.WAITING,
     reason=Reason.UNAVAILABLE,
     hint="Look at the instance's status page.",
     words="",
@@ -70,7 +71,7 @@ WAITING = replace(
 )
 HELD = replace(
     DEAD,
-    kind="held",
+    kind=AlertKind.HELD,
     rule="",
     table="",
     key="",
@@ -82,7 +83,7 @@ HELD = replace(
 )
 FIELD = replace(
     DEAD,
-    kind="field",
+    kind=AlertKind.FIELD,
     reason="field_not_kept",
     hint="",
     words="",
@@ -91,11 +92,16 @@ FIELD = replace(
     fingerprint="outage/fields",
 )
 UNRULED = replace(
-    HELD, kind="unruled", table="hasura/public.orders", reason=Reason.NO_RULE, hint="", words=""
+    HELD,
+    kind=AlertKind.UNRULED,
+    table="hasura/public.orders",
+    reason=Reason.NO_RULE,
+    hint="",
+    words="",
 )
 UPSTREAM = replace(
     UNRULED,
-    kind="upstream",
+    kind=AlertKind.UPSTREAM,
     table="hasura",
     reason=Reason.REFUSED,
     hint="The body has the event under `payload`.",
@@ -265,7 +271,8 @@ def test_every_reason_that_can_fail_has_words_for_people() -> None:
 
 def test_an_unknown_reason_is_still_a_sentence() -> None:
     assert (
-        "refused: not json" in mail(replace(UNRULED, kind="upstream", reason="not_json"))["Subject"]
+        "refused: not json"
+        in mail(replace(UNRULED, kind=AlertKind.UPSTREAM, reason="not_json"))["Subject"]
     )
 
 
