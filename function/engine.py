@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from function.connection.breaker import HINTS, PROBE_SECONDS, CircuitOpen
-from function.core.event import Event, Op
+from function.core.event import Event, Op, table_of
 from function.core.outcome import Failure, Kind, NotDone, Outcome, Reason, Status
 from function.core.retry import wait_seconds
 from function.core.step import DesiredState, Step, wanted_from_json, wanted_to_json
@@ -42,7 +42,6 @@ from function.notices.alerts import (
     AlertSubject,
     no_rule,
     subject_of,
-    table_of,
     unruled_fingerprint,
 )
 from function.notices.mailer import AlertMailer
@@ -615,7 +614,8 @@ class _EventDelivery:
         age = begun.now - delivery.first_seen
         held_later = held.since - delivery.first_seen if held is not None else None
         if builder.is_told_alone(outcome, failure, age_seconds=age, held_later=held_later):
-            waiting = builder.waiting(failure, delivery, instance=instance)
+            earlier = self._ledger.alerts.find_kind(delivery.fingerprint)
+            waiting = builder.waiting(failure, delivery, earlier=earlier, instance=instance)
             alerts.append(waiting)
             fingerprint = waiting.fingerprint
         return alerts, fingerprint

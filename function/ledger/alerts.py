@@ -79,6 +79,20 @@ class AlertRepository:
         """Have people told of *alert*."""
         self._database.run(lambda transaction: raise_alert(transaction, alert))
 
+    def find_kind(self, fingerprint: str) -> AlertKind | None:
+        """The kind of the alert with *fingerprint*; None where there is no such alert."""
+        if not fingerprint:
+            return None
+        row = one_row(
+            self._database.run(
+                lambda transaction: transaction.execute(
+                    "SELECT kind FROM servicenow.alert WHERE fingerprint = :fingerprint",
+                    fingerprint=fingerprint,
+                )
+            )
+        )
+        return AlertKind(row["kind"]) if row else None
+
     def claim_due_mail(self, *, every_seconds: float) -> DueMail | None:
         """Take one mail that is due; nobody else gets it for MAIL_CLAIM_SECONDS. None: there is
         none."""

@@ -5,9 +5,10 @@ An alert's fingerprint is what went wrong, not where: the same thing again is on
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import Final
 
-from function.core.event import SCHEDULED, Event
+from function.core.event import SCHEDULED, Event, table_of
 from function.core.outcome import Failure, Kind, Outcome, Reason, Status
 from function.core.values import digest
 from function.ledger.records import Alert, AlertKind, Delivery
@@ -46,11 +47,6 @@ def subject_of(delivery: Delivery, *, ticket: str = "") -> AlertSubject:
         delivery.first_seen,
         ticket or delivery.ticket,
     )
-
-
-def table_of(source: str) -> str:
-    """``public.outages`` of ``hasura/public.outages``; a source without a table is its own name."""
-    return source.partition("/")[2] or source
 
 
 def unruled_fingerprint(source: str) -> str:
@@ -129,11 +125,17 @@ class AlertBuilder:
             instance=instance,
         )
 
-    def waiting(self, failure: Failure, delivery: Delivery, *, instance: str) -> Alert:
-        """An event that fails while others get through; told once, whatever it waits for by now."""
-        waiting = self.alert(AlertKind.WAITING, failure, subject_of(delivery), instance=instance)
-        told_already = delivery.fingerprint.startswith("waiting ")
-        return replace(waiting, fingerprint=delivery.fingerprint) if told_already else waiting
+    def waiting(
+        self, failure: Failure, delivery: Delivery, *, earlier: AlertKind | None, instance: str
+    ) -> Alert:
+        """An event that fails while others get through; mailed once, whatever it waits for by now.
+
+        *earlier* is the kind of the alert that *delivery* belongs to already, if any.
+        """
+        alert = self.alert(AlertKind.WAITING, failure, subject_of(delivery), instance=instance)
+        if earlier is AlertKind.WAITING:
+            return replace(alert, fingerprint=delivery.fingerprint)
+        return alert
 
     def overdue(self, delivery: Delivery, *, gave_up: bool, instance: str) -> Alert:
         """Hasura did not send *delivery* again when it should have."""
@@ -198,7 +200,7 @@ def no_rule(event: Event, rules_file: str) -> Failure:
     """Why nothing is done for an event that no rule wants."""
     trigger = f" (trigger {event.trigger})" if event.trigger else ""
     what = "write one, or schedule no such event" if event.source == SCHEDULED else _WRITE_OR_REMOVE
-    hint = f"no rule in {rules_file.rpartition('/')[2]} is `from: {event.source}`{trigger}: {what}"
+    hint = f"no rule in {PurePath(rules_file).name} is `from: {event.source}`{trigger}: {what}"
     return Failure(Kind.PERMANENT, Reason.NO_RULE, hint)
 
 

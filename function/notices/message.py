@@ -4,7 +4,6 @@ When a mail is due, and to whom, is for mailer.py to decide; smtp.py sends it.
 """
 
 import logging
-import re
 import shlex
 import textwrap
 import unicodedata
@@ -99,6 +98,11 @@ PHRASES: Final[dict[str, str]] = {
     Reason.GAVE_UP: "it kept failing for too long",
 }
 
+# The hint of these begins with the line of the rules that is to blame: that is what a reader looks
+# for first.
+RULE_TO_BLAME: Final = frozenset(
+    {Reason.BAD_MAPPING, Reason.UNKNOWN_VALUE, Reason.BAD_KEY, Reason.NOT_A_ROW}
+)
 
 # What the function sends of its own accord, not because a row says so.
 UNMAPPED: Final = frozenset({"state", "correlation_id"})
@@ -185,9 +189,7 @@ def _headline(notice: Notice, now: float) -> tuple[str, str]:
     """The subject's end and the body's first sentences."""
     who = _who(notice)
     why = PHRASES.get(notice.reason, notice.reason.replace("_", " ")) or "no reason is known"
-    # Where the hint names the line of the rules that is to blame, that line is what a reader looks
-    # for first.
-    where = notice.hint if re.match(r"\S+\.ya?ml:\d", notice.hint) else why
+    where = (notice.hint if notice.reason in RULE_TO_BLAME else "") or why
     lasted = _span(notice.lasted_seconds)
     # One key that works again says that the trouble is over, not that the key of this notice is
     # done.
