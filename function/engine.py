@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from function.connection.breaker import HINTS, PROBE_SECONDS, CircuitOpen
-from function.core.event import Event, Op, table_of
+from function.core.event import Event, Op
 from function.core.outcome import Failure, Kind, NotDone, Outcome, Reason, Status
 from function.core.retry import wait_seconds
 from function.core.step import DesiredState, Step, wanted_from_json, wanted_to_json
@@ -25,7 +25,6 @@ from function.ledger.ledger import Ledger
 from function.ledger.records import (
     Acquired,
     Alert,
-    AlertKind,
     AlreadyDead,
     AlreadyDone,
     BeginResult,
@@ -39,9 +38,7 @@ from function.ledger.records import (
 from function.log import fault
 from function.notices.alerts import (
     AlertBuilder,
-    AlertSubject,
     no_rule,
-    subject_of,
     unruled_fingerprint,
 )
 from function.notices.mailer import AlertMailer
@@ -166,11 +163,9 @@ class Engine:
     def report_bad_request(self, failure: Failure, *, source: str) -> None:
         """Have people told that an authenticated request was no event: something
         upstream changed."""
-        subject = AlertSubject("", source, "", "", 1, self.ledger.now())
+        session, now = self.any_session(), self.ledger.now()
         self.ledger.alerts.raise_alert(
-            self.alerts.alert(
-                AlertKind.UPSTREAM, failure, subject, instance=self.any_session().instance
-            )
+            self.alerts.upstream(failure, source, instance=session.instance, now=now)
         )
         self.notices.flush(timeout_seconds=5.0)
 
@@ -587,24 +582,25 @@ class _EventDelivery:
             self._session(rule).instance,
             begun.delivery,
         )
-        subject = subject_of(delivery, ticket=outcome.ticket)
+        # Its record may not have the ticket's number yet.
+        known = replace(delivery, ticket=outcome.ticket or delivery.ticket)
         alerts = []
         if task is not None and task.left_empty:
-            alerts.append(builder.left_empty(task.left_empty, subject, instance=instance))
+            alerts.append(builder.left_empty(task.left_empty, known, instance=instance))
         if task is not None and task.mismatched_fields:
-            alerts.append(builder.mismatched(task.mismatched_fields, subject, instance=instance))
+            alerts.append(builder.mismatched(task.mismatched_fields, known, instance=instance))
         if failure is None:
             return alerts, ""
         fingerprint = delivery.fingerprint if outcome.status is Status.RETRYING else ""
         if outcome.status is Status.DEAD:
-            dead = builder.dead(failure, outcome, subject, instance=instance)
+            dead = builder.dead(failure, outcome, known, instance=instance)
             alerts.append(dead)
             fingerprint = dead.fingerprint
         if held is not None:
             alerts.append(
                 builder.held(
                     replace(failure, hint=failure.hint or HINTS[held.kind]),
-                    subject,
+                    known,
                     instance=instance,
                     fingerprint=held_fingerprint(instance, held.kind),
                     since=held.since,
@@ -625,8 +621,8 @@ class _EventDelivery:
     def _dead_letter_no_key(self, rule: Rule, failure: Failure) -> Outcome:
         self.mail_due = self.has_others = self._asked_for_others = True
         session = self._session(rule)
-        subject = AlertSubject(
-            rule.id, table_of(self._event.source), "", self._event.id, 1, self._ledger.now()
+        alert = self._engine.alerts.keyless(
+            failure, self._event, rule=rule.id, instance=session.instance, now=self._ledger.now()
         )
         outcome = Outcome(rule.id, "", Status.DEAD, reason=failure.reason, hint=failure.hint)
         return self._ledger.deliveries.record_without_ticket(
@@ -635,9 +631,7 @@ class _EventDelivery:
             failure,
             digest=self._engine.digest(session),
             fresh=self._fresh,
-            alert=self._engine.alerts.alert(
-                AlertKind.DEAD, failure, subject, instance=session.instance
-            ),
+            alert=alert,
         )
 
     def dead_letter_no_rule(self) -> Outcome:

@@ -10,7 +10,9 @@ from function.ledger.records import (
     Alert,
     AlertKind,
     DueMail,
+    facts_to_json,
     one_row,
+    read_alert,
 )
 
 # Longer than one mail takes to send: whoever claimed it and vanished is replaced.
@@ -97,40 +99,39 @@ class AlertRepository:
         """Take one mail that is due; nobody else gets it for MAIL_CLAIM_SECONDS. None: there is
         none."""
 
-        def work(transaction: Transaction) -> DueMail | None:
-            row = one_row(
-                transaction.execute(_CLAIM_MAIL, claim=MAIL_CLAIM_SECONDS, every=every_seconds)
+        row = one_row(
+            self._database.run(
+                lambda transaction: transaction.execute(
+                    _CLAIM_MAIL, claim=MAIL_CLAIM_SECONDS, every=every_seconds
+                )
             )
-            if row is None:
-                return None
-            mail = DueMail(
-                row["fingerprint"],
-                AlertKind(row["kind"]),
-                json.loads(row["facts"]),
-                row["since"],
-                row["last_at"],
-                row["unsent"],
-                row["episode"] == "over",
-                row["now"],
-            )
-            if row["owed_at"] is None or row["owed_at"] > row["now"]:
-                return mail
-            # What is owed is sent first, and by itself; what is new follows, for all.
-            owed = json.loads(row["owed"])
-            return replace(
-                mail,
-                count=owed["count"],
-                recovered=owed["recovered"],
-                owed_to=tuple(owed["to"]),
-                owed_tries=owed["tries"],
-            )
-
-        return self._database.run(work)
+        )
+        if row is None:
+            return None
+        mail = DueMail(
+            read_alert(row),
+            last_at=row["last_at"],
+            count=row["unsent"],
+            recovered=row["episode"] == "over",
+            now=row["now"],
+        )
+        if row["owed_at"] is None or row["owed_at"] > row["now"]:
+            return mail
+        # What is owed is sent first, and by itself; what is new follows, for all.
+        owed = json.loads(row["owed"])
+        return replace(
+            mail,
+            count=owed["count"],
+            recovered=owed["recovered"],
+            owed_to=tuple(owed["to"]),
+            owed_tries=owed["tries"],
+        )
 
     def mark_sent(
         self, mail: DueMail, *, owed_to: Sequence[str] = (), owed_wait_seconds: float = 0.0
     ) -> None:
         """The mail is out; to those of *owed_to* it is to be sent again in *owed_wait_seconds*."""
+        fingerprint = mail.alert.fingerprint
         owed = {
             "to": [*owed_to],
             "tries": mail.owed_tries + 1,
@@ -142,14 +143,14 @@ class AlertRepository:
             if not mail.owed_to:
                 transaction.execute(
                     _MAIL_SENT,
-                    fingerprint=mail.fingerprint,
+                    fingerprint=fingerprint,
                     count=mail.count,
                     recovered=mail.recovered,
                 )
             if mail.owed_to or owed_to:
                 written = json.dumps(owed) if owed_to else ""
                 transaction.execute(
-                    _SET_OWED, fingerprint=mail.fingerprint, owed=written, wait=owed_wait_seconds
+                    _SET_OWED, fingerprint=fingerprint, owed=written, wait=owed_wait_seconds
                 )
 
         self._database.run(work)
@@ -159,7 +160,7 @@ class AlertRepository:
         self._database.run(
             lambda transaction: transaction.execute(
                 "UPDATE servicenow.alert SET claimed_until = 0 WHERE fingerprint = :fingerprint",
-                fingerprint=mail.fingerprint,
+                fingerprint=mail.alert.fingerprint,
             )
         )
 
@@ -178,7 +179,7 @@ def raise_alert(transaction: Transaction, alert: Alert) -> None:
         _RAISE_ALERT,
         fingerprint=alert.fingerprint,
         kind=alert.kind.value,
-        facts=json.dumps(dict(alert.facts)),
+        facts=facts_to_json(alert),
         since=alert.since,
         wait=alert.wait_seconds,
         lasts=alert.is_episode,

@@ -4,7 +4,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from function.core.permit import CallPermit
 from function.core.trail import Trail
@@ -177,18 +177,34 @@ class AlertKind(StrEnum):
 _EPISODES: Final = frozenset({AlertKind.WAITING, AlertKind.HELD, AlertKind.UNRULED})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Alert:
-    """Something that people must hear of. Same *fingerprint*: the same thing again.
+    """Something that people must hear of, and all that a mail may say of it: of a row the key and
+    nothing else.
 
-    *wait_seconds*: not mailed before it has lasted that long since *since*.
+    Same *fingerprint*: the same thing again, and a mail in the same thread. *since* is UNIX
+    seconds; nobody is mailed before it has lasted *wait_seconds*. *reason* may be one that only
+    another version has. *words* are the other system's own. *rule*, *table*, *key*, *event* (its
+    id) and *ticket* (its number) may be "".
     """
 
     fingerprint: str
     kind: AlertKind
-    facts: Mapping[str, Any]
     since: float
     wait_seconds: float = 0.0
+    # What follows is kept as JSON, under these names.
+    source_name: str
+    instance: str
+    rule: str = ""
+    table: str = ""
+    key: str = ""
+    event: str = ""
+    ticket: str = ""
+    reason: str
+    hint: str
+    words: str = ""
+    attempts: int = 1
+    fields: tuple[str, ...] = ()
 
     @property
     def is_episode(self) -> bool:
@@ -199,22 +215,24 @@ class Alert:
 
 @dataclass(frozen=True, slots=True)
 class DueMail:
-    """An alert that is to be mailed now, claimed for whoever holds this record.
+    """An *alert* that is to be mailed now, claimed for whoever holds this record.
 
-    *owed_to*: only those are to have it that the mail server refused *owed_tries* times; empty for
-    everybody.
+    *count* is how many such there were since the last mail, *last_at* when the last of them was.
+    *recovered*: it was over then. *owed_to*: only those are to have the mail that the mail server
+    refused *owed_tries* times; empty for everybody.
     """
 
-    fingerprint: str
-    kind: AlertKind
-    facts: Mapping[str, Any]
-    since: float
+    alert: Alert
     last_at: float
     count: int
     recovered: bool
     now: float
     owed_to: tuple[str, ...] = ()
     owed_tries: int = 0
+
+    @property
+    def lasted_seconds(self) -> float:
+        return self.last_at - self.alert.since
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,6 +386,35 @@ def read_delivery(row: Record) -> Delivery:
         row["ticket"],
         row["fingerprint"],
         row["body"],
+    )
+
+
+def facts_to_json(alert: Alert) -> str:
+    """Write what has no column of its own."""
+    facts = asdict(alert)
+    for column in ("fingerprint", "kind", "since", "wait_seconds"):
+        del facts[column]
+    return json.dumps(facts)
+
+
+def read_alert(row: Record) -> Alert:
+    facts = json.loads(row["facts"])
+    return Alert(
+        fingerprint=row["fingerprint"],
+        kind=AlertKind(row["kind"]),
+        since=row["since"],
+        source_name=facts["source_name"],
+        instance=facts["instance"],
+        rule=facts["rule"],
+        table=facts["table"],
+        key=facts["key"],
+        event=facts["event"],
+        ticket=facts.get("ticket", ""),  # an alert of before has none
+        reason=facts["reason"],
+        hint=facts["hint"],
+        words=facts["words"],
+        attempts=facts["attempts"],
+        fields=tuple(facts["fields"]),
     )
 
 

@@ -4,7 +4,7 @@ An alert's fingerprint is what went wrong, not where: the same thing again is on
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import PurePath
 from typing import Final
 
@@ -22,86 +22,26 @@ OVERDUE: Final = (
 _WRITE_OR_REMOVE: Final = "write one, or remove the trigger that sends this"
 
 
-@dataclass(frozen=True, slots=True)
-class AlertSubject:
-    """What an alert is about; *since* is UNIX seconds, *ticket* its number ("" where there is
-    none)."""
-
-    rule: str
-    table: str
-    key: str
-    event: str
-    attempts: int
-    since: float
-    ticket: str = ""
-
-
-def subject_of(delivery: Delivery, *, ticket: str = "") -> AlertSubject:
-    """*ticket* is its number, where there is one that the delivery's record does not have yet."""
-    return AlertSubject(
-        delivery.rule,
-        table_of(delivery.source),
-        delivery.key,
-        delivery.event,
-        delivery.attempts,
-        delivery.first_seen,
-        ticket or delivery.ticket,
-    )
-
-
 def unruled_fingerprint(source: str) -> str:
     """The alert that tells of events from *source* that no rule wants."""
     return f"unruled {source}"
 
 
 class AlertBuilder:
-    """Makes alerts as *source_name* tells them; *notify_after_seconds*: what may pass by itself is
-    told after that."""
+    """Makes alerts in the name of *source_name*.
+
+    *notify_after_seconds*: what may pass by itself is mailed once it has lasted so long. The
+    *instance* of each method is where the other system is that it is about.
+    """
 
     def __init__(self, *, source_name: str, notify_after_seconds: float) -> None:
         self._source_name = source_name
         self._notify_after_seconds = notify_after_seconds
 
-    def alert(
-        self,
-        kind: AlertKind,
-        failure: Failure,
-        subject: AlertSubject,
-        *,
-        instance: str,
-        fields: Sequence[str] = (),
-    ) -> Alert:
-        """An alert about one delivery."""
-        fingerprint = " ".join(
-            [
-                kind.value,
-                subject.rule or subject.table,
-                failure.reason.value,
-                *(fields or [failure.hint[:120]]),
-            ]
-        )
-        if len(fingerprint) > FINGERPRINT_CHARACTERS_MAX:
-            fingerprint = f"{fingerprint[: FINGERPRINT_CHARACTERS_MAX - 40]} {digest(fingerprint)}"
-        facts = {
-            "source_name": self._source_name,
-            "instance": instance,
-            "rule": subject.rule,
-            "table": subject.table,
-            "key": subject.key,
-            "event": subject.event,
-            "ticket": subject.ticket,
-            "reason": failure.reason.value,
-            "hint": failure.hint,
-            "words": failure.words,
-            "attempts": subject.attempts,
-            "fields": list(fields),
-        }
-        return Alert(fingerprint, kind, facts, subject.since)
-
     def held(
         self,
         failure: Failure,
-        subject: AlertSubject,
+        delivery: Delivery,
         *,
         instance: str,
         fingerprint: str,
@@ -109,21 +49,25 @@ class AlertBuilder:
         at_once: bool,
     ) -> Alert:
         """Calls to *instance* are held since *since*; *at_once*: nobody but people can end that."""
-        alert = self.alert(
-            AlertKind.HELD, failure, replace(subject, since=since), instance=instance
+        return replace(
+            self._of_delivery(AlertKind.HELD, failure, delivery, instance=instance),
+            fingerprint=fingerprint,
+            since=since,
+            wait_seconds=0.0 if at_once else self._notify_after_seconds,
         )
-        wait_seconds = 0.0 if at_once else self._notify_after_seconds
-        return replace(alert, fingerprint=fingerprint, wait_seconds=wait_seconds)
 
     def dead(
-        self, failure: Failure, outcome: Outcome, subject: AlertSubject, *, instance: str
+        self, failure: Failure, outcome: Outcome, delivery: Delivery, *, instance: str
     ) -> Alert:
-        return self.alert(
-            AlertKind.DEAD,
-            replace(failure, reason=outcome.reason or failure.reason),
-            subject,
-            instance=instance,
-        )
+        """*outcome* is that *delivery* was given up."""
+        failure = replace(failure, reason=outcome.reason or failure.reason)
+        return self._of_delivery(AlertKind.DEAD, failure, delivery, instance=instance)
+
+    def keyless(
+        self, failure: Failure, event: Event, *, rule: str, instance: str, now: float
+    ) -> Alert:
+        """An event that is given up because *rule* finds no key in it."""
+        return self._of_event(AlertKind.DEAD, failure, event, rule=rule, instance=instance, now=now)
 
     def waiting(
         self, failure: Failure, delivery: Delivery, *, earlier: AlertKind | None, instance: str
@@ -132,34 +76,30 @@ class AlertBuilder:
 
         *earlier* is the kind of the alert that *delivery* belongs to already, if any.
         """
-        alert = self.alert(AlertKind.WAITING, failure, subject_of(delivery), instance=instance)
+        alert = self._of_delivery(AlertKind.WAITING, failure, delivery, instance=instance)
         if earlier is AlertKind.WAITING:
             return replace(alert, fingerprint=delivery.fingerprint)
         return alert
 
     def overdue(self, delivery: Delivery, *, gave_up: bool, instance: str) -> Alert:
         """Hasura did not send *delivery* again when it should have."""
-        reason = (
-            Reason.GAVE_UP
-            if gave_up
-            else Reason(delivery.reason)
-            if delivery.reason
-            else Reason.IN_DOUBT
-        )
+        if gave_up:
+            kind, reason = AlertKind.DEAD, Reason.GAVE_UP
+        else:
+            kind, reason = AlertKind.WAITING, Reason(delivery.reason or Reason.IN_DOUBT)
         failure = Failure(Kind.TRANSIENT, reason, delivery.hint or OVERDUE, delivery.words)
-        return self.alert(
-            AlertKind.DEAD if gave_up else AlertKind.WAITING,
-            failure,
-            subject_of(delivery),
-            instance=instance,
-        )
+        return self._of_delivery(kind, failure, delivery, instance=instance)
 
     def unruled(self, failure: Failure, event: Event, *, instance: str, now: float) -> Alert:
-        subject = AlertSubject("", table_of(event.source), "", event.id, 1, now)
-        alert = self.alert(AlertKind.UNRULED, failure, subject, instance=instance)
+        """No rule is for *event*."""
+        alert = self._of_event(AlertKind.UNRULED, failure, event, instance=instance, now=now)
         return replace(alert, fingerprint=unruled_fingerprint(event.source))
 
-    def left_empty(self, reasons: dict[str, str], subject: AlertSubject, *, instance: str) -> Alert:
+    def upstream(self, failure: Failure, source: str, *, instance: str, now: float) -> Alert:
+        """A request from *source* was no event."""
+        return self._alert(AlertKind.UPSTREAM, failure, table=source, since=now, instance=instance)
+
+    def left_empty(self, reasons: dict[str, str], delivery: Delivery, *, instance: str) -> Alert:
         """Fields that were left empty, by field why."""
         hints = "; ".join(dict.fromkeys(reasons.values()))
         failure = Failure(
@@ -168,15 +108,91 @@ class AlertBuilder:
             f"{hints}. It is filled in when the record is there and the row changes, unless "
             "people did so before",
         )
-        return self.alert(
-            AlertKind.FIELD, failure, subject, instance=instance, fields=sorted(reasons)
+        return self._of_delivery(
+            AlertKind.FIELD, failure, delivery, instance=instance, fields=sorted(reasons)
         )
 
-    def mismatched(self, fields: frozenset[str], subject: AlertSubject, *, instance: str) -> Alert:
+    def mismatched(self, fields: frozenset[str], delivery: Delivery, *, instance: str) -> Alert:
         """Fields that came back different or empty."""
         failure = Failure(Kind.PERMANENT, Reason.NOT_KEPT, _not_kept(fields))
-        return self.alert(
-            AlertKind.FIELD, failure, subject, instance=instance, fields=sorted(fields)
+        return self._of_delivery(
+            AlertKind.FIELD, failure, delivery, instance=instance, fields=sorted(fields)
+        )
+
+    def _of_delivery(
+        self,
+        kind: AlertKind,
+        failure: Failure,
+        delivery: Delivery,
+        *,
+        instance: str,
+        fields: Sequence[str] = (),
+    ) -> Alert:
+        return self._alert(
+            kind,
+            failure,
+            rule=delivery.rule,
+            table=table_of(delivery.source),
+            key=delivery.key,
+            event=delivery.event,
+            ticket=delivery.ticket,
+            attempts=delivery.attempts,
+            since=delivery.first_seen,
+            instance=instance,
+            fields=fields,
+        )
+
+    def _of_event(
+        self,
+        kind: AlertKind,
+        failure: Failure,
+        event: Event,
+        *,
+        instance: str,
+        now: float,
+        rule: str = "",
+    ) -> Alert:
+        return self._alert(
+            kind,
+            failure,
+            rule=rule,
+            table=table_of(event.source),
+            event=event.id,
+            since=now,
+            instance=instance,
+        )
+
+    def _alert(
+        self,
+        kind: AlertKind,
+        failure: Failure,
+        *,
+        table: str,
+        since: float,
+        instance: str,
+        rule: str = "",
+        key: str = "",
+        event: str = "",
+        ticket: str = "",
+        attempts: int = 1,
+        fields: Sequence[str] = (),
+    ) -> Alert:
+        return Alert(
+            fingerprint=_fingerprint(kind, failure, rule or table, fields),
+            kind=kind,
+            since=since,
+            source_name=self._source_name,
+            instance=instance,
+            rule=rule,
+            table=table,
+            key=key,
+            event=event,
+            ticket=ticket,
+            reason=failure.reason.value,
+            hint=failure.hint,
+            words=failure.words,
+            attempts=attempts,
+            fields=tuple(fields),
         )
 
     def is_told_alone(
@@ -194,6 +210,15 @@ class AlertBuilder:
             and alone
             and failure.reason is not Reason.DEADLINE
         )
+
+
+def _fingerprint(kind: AlertKind, failure: Failure, concerned: str, fields: Sequence[str]) -> str:
+    """*concerned* is the rule, or the table where no rule is known."""
+    details = fields or [failure.hint[:120]]
+    fingerprint = " ".join([kind.value, concerned, failure.reason.value, *details])
+    if len(fingerprint) > FINGERPRINT_CHARACTERS_MAX:
+        return f"{fingerprint[: FINGERPRINT_CHARACTERS_MAX - 40]} {digest(fingerprint)}"
+    return fingerprint
 
 
 def no_rule(event: Event, rules_file: str) -> Failure:

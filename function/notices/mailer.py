@@ -8,7 +8,7 @@ from typing import Final
 from function.ledger.alerts import MAIL_CLAIM_SECONDS
 from function.ledger.ledger import Ledger
 from function.ledger.records import DueMail
-from function.notices.message import Notice, compose
+from function.notices.message import compose
 from function.notices.smtp import MailNotSent, MailServer, send
 
 log = logging.getLogger(__name__)
@@ -67,9 +67,7 @@ class AlertMailer:
             try:
                 # Shorter than the claim: nobody else may send it meanwhile.
                 left = min(left, MAIL_CLAIM_SECONDS - 5.0)
-                message = compose(
-                    _notice(mail), sender=self._sender, recipients=recipients, now=mail.now
-                )
+                message = compose(mail, sender=self._sender, recipients=recipients)
                 refused = send(message, self._server, timeout_seconds=left)
             except MailNotSent as error:
                 log.error("a notice was not sent and is kept: %s", error)  # noqa: TRY400  # the message is the whole story
@@ -100,27 +98,3 @@ class AlertMailer:
             owed = []
         wait_seconds = min(OWED_SECONDS_MAX, OWED_SECONDS * 2.0**mail.owed_tries)
         self._ledger.alerts.mark_sent(mail, owed_to=owed, owed_wait_seconds=wait_seconds)
-
-
-def _notice(mail: DueMail) -> Notice:
-    facts = dict(mail.facts)
-    return Notice(
-        kind=mail.kind,
-        fingerprint=mail.fingerprint,
-        source_name=facts["source_name"],
-        instance=facts["instance"],
-        rule=facts["rule"],
-        table=facts["table"],
-        key=facts["key"],
-        event=facts["event"],
-        ticket=facts.get("ticket", ""),  # an alert of before has none
-        reason=facts["reason"],
-        hint=facts["hint"],
-        words=facts["words"],
-        attempts=facts["attempts"],
-        since=mail.since,
-        count=max(1, mail.count),
-        recovered=mail.recovered,
-        lasted_seconds=mail.last_at - mail.since,
-        fields=tuple(facts["fields"]),
-    )

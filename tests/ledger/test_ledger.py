@@ -1,5 +1,6 @@
 """The ledger on SQLite and on PostgreSQL, through the same SQL."""
 
+import json
 import random
 import socket
 import sqlite3
@@ -350,7 +351,17 @@ def alert(
     since: float = 0.0,
     wait: float = 0.0,
 ) -> Alert:
-    return Alert(fingerprint, kind, {"rule": "r"}, since, wait)
+    return Alert(
+        fingerprint=fingerprint,
+        kind=kind,
+        since=since,
+        wait_seconds=wait,
+        source_name="shop",
+        instance="https://dev12345.service-now.com",
+        rule="r",
+        reason=Reason.BAD_MAPPING.value,
+        hint="a hint",
+    )
 
 
 def test_one_mail_is_claimed_by_one_of_many(ledger: Ledger) -> None:
@@ -385,6 +396,48 @@ def test_the_next_mail_waits_and_counts(ledger: Ledger, clock: Clock) -> None:
     assert early is None
     assert late is not None
     assert (first.count, late.count) == (1, 5)
+
+
+def test_an_alert_that_an_older_version_raised_is_still_mailed(ledger: Ledger) -> None:
+    facts = {
+        "source_name": "shop",
+        "instance": "https://dev12345.service-now.com",
+        "rule": "r",
+        "table": "public.outages",
+        "key": "1",
+        "event": "e",
+        "reason": "a_reason_of_before",
+        "hint": "a hint",
+        "words": "their words",
+        "attempts": 3,
+        "fields": ["impact"],
+    }
+    ledger.database.run(
+        lambda transaction: transaction.execute(
+            "INSERT INTO servicenow.alert (fingerprint, kind, facts, since, last_at, due_at, "
+            "unsent, episode) VALUES ('f', 'field', :facts, 0, 5, 0, 2, 'quiet')",
+            facts=json.dumps(facts),
+        )
+    )
+    mail = ledger.alerts.claim_due_mail(every_seconds=900)
+
+    assert mail is not None
+    assert (mail.count, mail.lasted_seconds, mail.recovered) == (2, 5.0, False)
+    assert mail.alert == Alert(
+        fingerprint="f",
+        kind=AlertKind.FIELD,
+        since=0.0,
+        **{**facts, "fields": ("impact",)},  # type: ignore[arg-type]  # each has its type
+    )
+
+
+def test_a_mail_is_of_the_alert_that_was_raised(ledger: Ledger) -> None:
+    raised = replace(alert(wait=0.0), ticket="INC1", fields=("a", "b"), words="w", attempts=7)
+    ledger.alerts.raise_alert(raised)
+    mail = ledger.alerts.claim_due_mail(every_seconds=900)
+
+    assert mail is not None
+    assert mail.alert == raised
 
 
 def test_an_episode_is_told_once_while_it_lasts(ledger: Ledger, clock: Clock) -> None:
