@@ -36,11 +36,7 @@ from function.ledger.records import (
     Ticket,
 )
 from function.log import fault
-from function.notices.alerts import (
-    AlertBuilder,
-    no_rule,
-    unruled_fingerprint,
-)
+from function.notices.alerts import AlertBuilder, no_rule, unruled_fingerprint
 from function.notices.mailer import AlertMailer
 from function.rules.evaluate import evaluate
 from function.rules.model import Rule, Rules
@@ -165,7 +161,7 @@ class Engine:
         upstream changed."""
         session, now = self.any_session(), self.ledger.now()
         self.ledger.alerts.raise_alert(
-            self.alerts.upstream(failure, source, instance=session.instance, now=now)
+            self.alerts.about(session.system, session.instance).upstream(failure, source, now=now)
         )
         self.notices.flush(timeout_seconds=5.0)
 
@@ -577,23 +573,20 @@ class _EventDelivery:
     ) -> tuple[list[Alert], str]:
         """The alerts of one outcome, and of the *task* if it counts; and the fingerprint of the
         delivery's own."""
-        builder, instance, delivery = (
-            self._engine.alerts,
-            self._session(rule).instance,
-            begun.delivery,
-        )
+        session, delivery = self._session(rule), begun.delivery
+        builder = self._engine.alerts.about(session.system, session.instance)
         # Its record may not have the ticket's number yet.
         known = replace(delivery, ticket=outcome.ticket or delivery.ticket)
         alerts = []
         if task is not None and task.left_empty:
-            alerts.append(builder.left_empty(task.left_empty, known, instance=instance))
+            alerts.append(builder.left_empty(task.left_empty, known))
         if task is not None and task.mismatched_fields:
-            alerts.append(builder.mismatched(task.mismatched_fields, known, instance=instance))
+            alerts.append(builder.mismatched(task.mismatched_fields, known))
         if failure is None:
             return alerts, ""
         fingerprint = delivery.fingerprint if outcome.status is Status.RETRYING else ""
         if outcome.status is Status.DEAD:
-            dead = builder.dead(failure, outcome, known, instance=instance)
+            dead = builder.dead(failure, outcome, known)
             alerts.append(dead)
             fingerprint = dead.fingerprint
         if held is not None:
@@ -601,8 +594,7 @@ class _EventDelivery:
                 builder.held(
                     replace(failure, hint=failure.hint or HINTS[held.kind]),
                     known,
-                    instance=instance,
-                    fingerprint=held_fingerprint(instance, held.kind),
+                    fingerprint=held_fingerprint(session.instance, held.kind),
                     since=held.since,
                     at_once=held.kind in ("auth", "config"),
                 )
@@ -611,7 +603,7 @@ class _EventDelivery:
         held_later = held.since - delivery.first_seen if held is not None else None
         if builder.is_told_alone(outcome, failure, age_seconds=age, held_later=held_later):
             earlier = self._ledger.alerts.find_kind(delivery.fingerprint)
-            waiting = builder.waiting(failure, delivery, earlier=earlier, instance=instance)
+            waiting = builder.waiting(failure, delivery, earlier=earlier)
             alerts.append(waiting)
             fingerprint = waiting.fingerprint
         return alerts, fingerprint
@@ -621,9 +613,8 @@ class _EventDelivery:
     def _dead_letter_no_key(self, rule: Rule, failure: Failure) -> Outcome:
         self.mail_due = self.has_others = self._asked_for_others = True
         session = self._session(rule)
-        alert = self._engine.alerts.keyless(
-            failure, self._event, rule=rule.id, instance=session.instance, now=self._ledger.now()
-        )
+        builder = self._engine.alerts.about(session.system, session.instance)
+        alert = builder.keyless(failure, self._event, rule=rule.id, now=self._ledger.now())
         outcome = Outcome(rule.id, "", Status.DEAD, reason=failure.reason, hint=failure.hint)
         return self._ledger.deliveries.record_without_ticket(
             self._event,
@@ -639,9 +630,8 @@ class _EventDelivery:
         self.mail_due = True
         failure = no_rule(self._event, self._settings.rules_file)
         session = self._engine.any_session()
-        alert = self._engine.alerts.unruled(
-            failure, self._event, instance=session.instance, now=self._ledger.now()
-        )
+        builder = self._engine.alerts.about(session.system, session.instance)
+        alert = builder.unruled(failure, self._event, now=self._ledger.now())
         outcome = Outcome("", "", Status.DEAD, reason=Reason.NO_RULE, hint=failure.hint)
         return self._ledger.deliveries.record_without_ticket(
             self._event,

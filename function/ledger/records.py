@@ -184,7 +184,8 @@ class Alert:
 
     Same *fingerprint*: the same thing again, and a mail in the same thread. *since* is UNIX
     seconds; nobody is mailed before it has lasted *wait_seconds*. *reason* may be one that only
-    another version has. *words* are the other system's own. *rule*, *table*, *key*, *event* (its
+    another version has. *system* is the name of the system that failed, *instance* where it is;
+    *words* are its own. *rule*, *table*, *key*, *event* (its
     id) and *ticket* (its number) may be "".
     """
 
@@ -194,6 +195,7 @@ class Alert:
     wait_seconds: float = 0.0
     # What follows is kept as JSON, under these names.
     source_name: str
+    system: str
     instance: str
     rule: str = ""
     table: str = ""
@@ -404,6 +406,7 @@ def read_alert(row: Record) -> Alert:
         kind=AlertKind(row["kind"]),
         since=row["since"],
         source_name=facts["source_name"],
+        system=facts.get("system", "ServiceNow"),  # there was no other, and none was named
         instance=facts["instance"],
         rule=facts["rule"],
         table=facts["table"],

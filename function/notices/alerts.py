@@ -30,76 +30,76 @@ def unruled_fingerprint(source: str) -> str:
 class AlertBuilder:
     """Makes alerts in the name of *source_name*.
 
-    *notify_after_seconds*: what may pass by itself is mailed once it has lasted so long. The
-    *instance* of each method is where the other system is that it is about.
+    *notify_after_seconds*: what may pass by itself is mailed once it has lasted so long. *system*
+    is the name of the system that the alerts are about, *instance* where it is.
     """
 
-    def __init__(self, *, source_name: str, notify_after_seconds: float) -> None:
+    def __init__(
+        self, *, source_name: str, notify_after_seconds: float, system: str = "", instance: str = ""
+    ) -> None:
         self._source_name = source_name
         self._notify_after_seconds = notify_after_seconds
+        self._system = system
+        self._instance = instance
+
+    def about(self, system: str, instance: str) -> "AlertBuilder":
+        """One that makes the same alerts, about another system."""
+        return AlertBuilder(
+            source_name=self._source_name,
+            notify_after_seconds=self._notify_after_seconds,
+            system=system,
+            instance=instance,
+        )
 
     def held(
-        self,
-        failure: Failure,
-        delivery: Delivery,
-        *,
-        instance: str,
-        fingerprint: str,
-        since: float,
-        at_once: bool,
+        self, failure: Failure, delivery: Delivery, *, fingerprint: str, since: float, at_once: bool
     ) -> Alert:
-        """Calls to *instance* are held since *since*; *at_once*: nobody but people can end that."""
+        """Calls to the system are held since *since*; *at_once*: nobody but people can end that."""
         return replace(
-            self._of_delivery(AlertKind.HELD, failure, delivery, instance=instance),
+            self._of_delivery(AlertKind.HELD, failure, delivery),
             fingerprint=fingerprint,
             since=since,
             wait_seconds=0.0 if at_once else self._notify_after_seconds,
         )
 
-    def dead(
-        self, failure: Failure, outcome: Outcome, delivery: Delivery, *, instance: str
-    ) -> Alert:
+    def dead(self, failure: Failure, outcome: Outcome, delivery: Delivery) -> Alert:
         """*outcome* is that *delivery* was given up."""
         failure = replace(failure, reason=outcome.reason or failure.reason)
-        return self._of_delivery(AlertKind.DEAD, failure, delivery, instance=instance)
+        return self._of_delivery(AlertKind.DEAD, failure, delivery)
 
-    def keyless(
-        self, failure: Failure, event: Event, *, rule: str, instance: str, now: float
-    ) -> Alert:
+    def keyless(self, failure: Failure, event: Event, *, rule: str, now: float) -> Alert:
         """An event that is given up because *rule* finds no key in it."""
-        return self._of_event(AlertKind.DEAD, failure, event, rule=rule, instance=instance, now=now)
+        return self._of_event(AlertKind.DEAD, failure, event, rule=rule, now=now)
 
-    def waiting(
-        self, failure: Failure, delivery: Delivery, *, earlier: AlertKind | None, instance: str
-    ) -> Alert:
+    def waiting(self, failure: Failure, delivery: Delivery, *, earlier: AlertKind | None) -> Alert:
         """An event that fails while others get through; mailed once, whatever it waits for by now.
 
         *earlier* is the kind of the alert that *delivery* belongs to already, if any.
         """
-        alert = self._of_delivery(AlertKind.WAITING, failure, delivery, instance=instance)
+        alert = self._of_delivery(AlertKind.WAITING, failure, delivery)
         if earlier is AlertKind.WAITING:
             return replace(alert, fingerprint=delivery.fingerprint)
         return alert
 
-    def overdue(self, delivery: Delivery, *, gave_up: bool, instance: str) -> Alert:
+    def overdue(self, delivery: Delivery, *, gave_up: bool) -> Alert:
         """Hasura did not send *delivery* again when it should have."""
         if gave_up:
             kind, reason = AlertKind.DEAD, Reason.GAVE_UP
         else:
             kind, reason = AlertKind.WAITING, Reason(delivery.reason or Reason.IN_DOUBT)
         failure = Failure(Kind.TRANSIENT, reason, delivery.hint or OVERDUE, delivery.words)
-        return self._of_delivery(kind, failure, delivery, instance=instance)
+        return self._of_delivery(kind, failure, delivery)
 
-    def unruled(self, failure: Failure, event: Event, *, instance: str, now: float) -> Alert:
+    def unruled(self, failure: Failure, event: Event, *, now: float) -> Alert:
         """No rule is for *event*."""
-        alert = self._of_event(AlertKind.UNRULED, failure, event, instance=instance, now=now)
+        alert = self._of_event(AlertKind.UNRULED, failure, event, now=now)
         return replace(alert, fingerprint=unruled_fingerprint(event.source))
 
-    def upstream(self, failure: Failure, source: str, *, instance: str, now: float) -> Alert:
+    def upstream(self, failure: Failure, source: str, *, now: float) -> Alert:
         """A request from *source* was no event."""
-        return self._alert(AlertKind.UPSTREAM, failure, table=source, since=now, instance=instance)
+        return self._alert(AlertKind.UPSTREAM, failure, table=source, since=now)
 
-    def left_empty(self, reasons: dict[str, str], delivery: Delivery, *, instance: str) -> Alert:
+    def left_empty(self, reasons: dict[str, str], delivery: Delivery) -> Alert:
         """Fields that were left empty, by field why."""
         hints = "; ".join(dict.fromkeys(reasons.values()))
         failure = Failure(
@@ -108,25 +108,15 @@ class AlertBuilder:
             f"{hints}. It is filled in when the record is there and the row changes, unless "
             "people did so before",
         )
-        return self._of_delivery(
-            AlertKind.FIELD, failure, delivery, instance=instance, fields=sorted(reasons)
-        )
+        return self._of_delivery(AlertKind.FIELD, failure, delivery, fields=sorted(reasons))
 
-    def mismatched(self, fields: frozenset[str], delivery: Delivery, *, instance: str) -> Alert:
+    def mismatched(self, fields: frozenset[str], delivery: Delivery) -> Alert:
         """Fields that came back different or empty."""
-        failure = Failure(Kind.PERMANENT, Reason.NOT_KEPT, _not_kept(fields))
-        return self._of_delivery(
-            AlertKind.FIELD, failure, delivery, instance=instance, fields=sorted(fields)
-        )
+        failure = Failure(Kind.PERMANENT, Reason.NOT_KEPT, _not_kept(self._system, fields))
+        return self._of_delivery(AlertKind.FIELD, failure, delivery, fields=sorted(fields))
 
     def _of_delivery(
-        self,
-        kind: AlertKind,
-        failure: Failure,
-        delivery: Delivery,
-        *,
-        instance: str,
-        fields: Sequence[str] = (),
+        self, kind: AlertKind, failure: Failure, delivery: Delivery, *, fields: Sequence[str] = ()
     ) -> Alert:
         return self._alert(
             kind,
@@ -138,28 +128,14 @@ class AlertBuilder:
             ticket=delivery.ticket,
             attempts=delivery.attempts,
             since=delivery.first_seen,
-            instance=instance,
             fields=fields,
         )
 
     def _of_event(
-        self,
-        kind: AlertKind,
-        failure: Failure,
-        event: Event,
-        *,
-        instance: str,
-        now: float,
-        rule: str = "",
+        self, kind: AlertKind, failure: Failure, event: Event, *, now: float, rule: str = ""
     ) -> Alert:
         return self._alert(
-            kind,
-            failure,
-            rule=rule,
-            table=table_of(event.source),
-            event=event.id,
-            since=now,
-            instance=instance,
+            kind, failure, rule=rule, table=table_of(event.source), event=event.id, since=now
         )
 
     def _alert(
@@ -169,7 +145,6 @@ class AlertBuilder:
         *,
         table: str,
         since: float,
-        instance: str,
         rule: str = "",
         key: str = "",
         event: str = "",
@@ -182,7 +157,8 @@ class AlertBuilder:
             kind=kind,
             since=since,
             source_name=self._source_name,
-            instance=instance,
+            system=self._system,
+            instance=self._instance,
             rule=rule,
             table=table,
             key=key,
@@ -229,10 +205,10 @@ def no_rule(event: Event, rules_file: str) -> Failure:
     return Failure(Kind.PERMANENT, Reason.NO_RULE, hint)
 
 
-def _not_kept(fields: frozenset[str]) -> str:
+def _not_kept(system: str, fields: frozenset[str]) -> str:
     """What to look at where *fields* came back different or empty."""
     hint = (
-        f"ServiceNow returned something else than was sent for: {', '.join(sorted(fields))}. A "
+        f"{system} returned something else than was sent for: {', '.join(sorted(fields))}. A "
         "business rule, an ACL, "
         "a choice list, an unknown column or a reference that it does not know may be why"
     )

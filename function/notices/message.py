@@ -23,44 +23,44 @@ log = logging.getLogger(__name__)
 
 # Subjects are read in a list: what follows 120 characters is not seen there.
 SUBJECT_MAX: Final = 120
-# ServiceNow's words can quote what it was sent; 300 characters hold every message that its API is
-# known to give.
+# A system's words can quote what it was sent; 300 characters hold every message that ServiceNow's
+# API is known to give.
 WORDS_MAX: Final = 300
 HINT_MAX: Final = 500
 # An event's id is a UUID, a key one cell: whatever is longer is no longer read.
 VALUE_MAX: Final = 200
 
 
-# What a reason is to somebody who has never seen our code. Reasons of which no mail is written are
-# not here.
+# What a reason is to somebody who has never seen our code, where {system} failed. Reasons of which
+# no mail is written are not here.
 PHRASES: Final[dict[str, str]] = {
-    Reason.UNREACHABLE: "ServiceNow cannot be reached",
-    Reason.TIMEOUT: "ServiceNow does not answer in time",
-    Reason.UNAVAILABLE: "ServiceNow is unavailable",
-    Reason.HIBERNATING: "the ServiceNow instance is hibernating",
-    Reason.OVERLOADED: "ServiceNow is overloaded",
-    Reason.RATE_LIMITED: "ServiceNow's rate limit is reached",
-    Reason.UNAUTHORIZED: "ServiceNow refuses our credentials",
-    Reason.NOT_SERVICENOW: "something other than ServiceNow answers",
-    Reason.BAD_ANSWER: "ServiceNow's answer cannot be understood",
-    Reason.WRONG_RECORD: "ServiceNow answers with another record",
-    Reason.NOT_KEPT: "ServiceNow did not keep a value",
+    Reason.UNREACHABLE: "{system} cannot be reached",
+    Reason.TIMEOUT: "{system} does not answer in time",
+    Reason.UNAVAILABLE: "{system} is unavailable",
+    Reason.HIBERNATING: "the {system} instance is hibernating",
+    Reason.OVERLOADED: "{system} is overloaded",
+    Reason.RATE_LIMITED: "{system}'s rate limit is reached",
+    Reason.UNAUTHORIZED: "{system} refuses our credentials",
+    Reason.NOT_SERVICENOW: "something other than {system} answers",
+    Reason.BAD_ANSWER: "{system}'s answer cannot be understood",
+    Reason.WRONG_RECORD: "{system} answers with another record",
+    Reason.NOT_KEPT: "{system} did not keep a value",
     Reason.FAULT: "a fault of our own",
-    Reason.IN_DOUBT: "it is not known whether ServiceNow did it",
-    Reason.ACL: "a ServiceNow access rule refuses it",
-    Reason.BUSINESS_RULE: "a ServiceNow business rule refuses it",
-    Reason.DATA_POLICY: "a ServiceNow data policy refuses it",
-    Reason.INSERT_FAILED: "ServiceNow could not insert it",
-    Reason.REFUSED: "ServiceNow refuses it",
-    Reason.CONFLICT: "another record in ServiceNow has its sys_id",
-    Reason.MISSING: "its ticket is not in ServiceNow any more",
-    Reason.UNKNOWN_REFERENCE: "ServiceNow does not know a name that the rule refers to",
+    Reason.IN_DOUBT: "it is not known whether {system} did it",
+    Reason.ACL: "a {system} access rule refuses it",
+    Reason.BUSINESS_RULE: "a {system} business rule refuses it",
+    Reason.DATA_POLICY: "a {system} data policy refuses it",
+    Reason.INSERT_FAILED: "{system} could not insert it",
+    Reason.REFUSED: "{system} refuses it",
+    Reason.CONFLICT: "another record in {system} has its sys_id",
+    Reason.MISSING: "its ticket is not in {system} any more",
+    Reason.UNKNOWN_REFERENCE: "{system} does not know a name that the rule refers to",
     Reason.BAD_MAPPING: "the rule cannot be applied to the row",
     Reason.UNKNOWN_VALUE: "the rule has no entry for a value of the row",
     Reason.BAD_KEY: "the row has no usable key",
     Reason.NO_RULE: "no rule is for it",
     Reason.NOT_A_ROW: "the event carries no row",
-    Reason.NOT_CONFIGURED: "it is not known how to sign in to ServiceNow",
+    Reason.NOT_CONFIGURED: "it is not known how to sign in to {system}",
     Reason.BUSY: "another delivery is at work on its key",
     Reason.NO_CAPACITY: "the function has no capacity left",
     Reason.DEADLINE: "there was not enough time to finish",
@@ -159,18 +159,20 @@ def _headline(mail: DueMail) -> tuple[str, str]:
     """The subject's end and the body's first sentences."""
     alert = mail.alert
     who = _who(alert)
-    why = PHRASES.get(alert.reason, alert.reason.replace("_", " ")) or "no reason is known"
+    system = _system(alert)
+    phrase = PHRASES.get(alert.reason, "").format(system=system)
+    why = phrase or alert.reason.replace("_", " ") or "no reason is known"
     where = (alert.hint if alert.reason in RULE_TO_BLAME else "") or why
     lasted = _span(mail.lasted_seconds)
     # One key that works again says that the trouble is over, not that the key of this alert is
     # done.
-    whole = single_line(alert.rule or alert.table, 60) or "ServiceNow"
+    whole = single_line(alert.rule or alert.table, 60) or system
     match alert.kind:
         case AlertKind.HELD if mail.recovered:
             return (
                 f"over after {lasted}: {why}",
                 (
-                    f"It is over: calls to ServiceNow pass again, after {lasted}. "
+                    f"It is over: calls to {system} pass again, after {lasted}. "
                     f"What was wrong: {why}."
                 ),
             )
@@ -193,8 +195,8 @@ def _headline(mail: DueMail) -> tuple[str, str]:
             )
         case AlertKind.HELD:
             return (
-                f"calls to ServiceNow are held: {why}",
-                f"Calls to ServiceNow are held: {why}. Events wait until a probe passes; Hasura "
+                f"calls to {system} are held: {why}",
+                f"Calls to {system} are held: {why}. Events wait until a probe passes; Hasura "
                 "sends them again by itself.",
             )
         case AlertKind.FIELD if alert.reason == Reason.UNKNOWN_REFERENCE:
@@ -210,9 +212,9 @@ def _headline(mail: DueMail) -> tuple[str, str]:
                 " A field is sent again when the row gives another value for it, and not before."
             )
             return (
-                f"ServiceNow did not keep {fields} of {who}",
+                f"{system} did not keep {fields} of {who}",
                 (
-                    f"ServiceNow took the ticket of {who}, but returned other values than were "
+                    f"{system} took the ticket of {who}, but returned other values than were "
                     f"sent for: {fields}."
                 )
                 + (again if set(alert.fields) - UNMAPPED else ""),
@@ -238,22 +240,26 @@ def _headline(mail: DueMail) -> tuple[str, str]:
             )
 
 
+def _system(alert: Alert) -> str:
+    return single_line(alert.system, 40)
+
+
 def _who(alert: Alert) -> str:
     named = "/".join(
         part for part in (single_line(alert.rule, 40), single_line(alert.key, 60)) if part
     )
-    return named or single_line(alert.table, 60) or "ServiceNow"
+    return named or single_line(alert.table, 60) or _system(alert)
 
 
 def _advice(mail: DueMail) -> Iterator[str]:
-    """What ServiceNow said, what to check, and the commands to paste, a paragraph each."""
+    """What the system said, what to check, and the commands to paste, a paragraph each."""
     alert = mail.alert
     if mail.recovered:
         if mail.count > 1:
             yield f"{mail.count - 1} more like it since the last mail."
         return
     if words := single_line(alert.words, WORDS_MAX):
-        yield "ServiceNow said:\n" + _wrapped(words, "  > ")
+        yield f"{_system(alert)} said:\n" + _wrapped(words, "  > ")
     if hint := single_line(alert.hint, HINT_MAX):
         yield "What to check:\n" + _wrapped(hint, "  ")
     commands = [*_commands(mail)]
@@ -270,10 +276,10 @@ def _advice(mail: DueMail) -> Iterator[str]:
 def _commands(mail: DueMail) -> Iterator[tuple[str, str]]:
     """What to run, each with the line above it. The event of a field's mail was delivered: it needs
     none."""
-    alert = mail.alert
+    alert, system = mail.alert, _system(mail.alert)
     match alert.kind:
         case AlertKind.HELD if alert.reason == Reason.RATE_LIMITED:
-            return  # events go on at the time that ServiceNow gave, and a call before it is refused
+            return  # events go on at the time that it gave, and a call before it is refused
         case AlertKind.HELD if alert.reason in (Reason.UNAUTHORIZED, Reason.NOT_CONFIGURED):
             yield (
                 "Once that is put right, this tries the connection, and events go on at once:",
@@ -281,7 +287,7 @@ def _commands(mail: DueMail) -> Iterator[tuple[str, str]]:
             )
         case AlertKind.HELD:
             yield (
-                "This tries the connection now. If ServiceNow answers, events go on at once:",
+                f"This tries the connection now. If {system} answers, events go on at once:",
                 _CHECK,
             )
         case AlertKind.WAITING if alert.event:
@@ -315,8 +321,8 @@ def _facts(mail: DueMail) -> Iterator[tuple[str, str]]:
         "fields": ", ".join(alert.fields),
         "event": alert.event,
     }
-    known = {"source": alert.source_name, "ServiceNow": alert.instance}
-    # A hold concerns every event. What was refused upstream is no event at all, and ServiceNow did
+    known = {"source": alert.source_name, _system(alert): alert.instance}
+    # A hold concerns every event. What was refused upstream is no event at all, and the system did
     # not refuse it.
     known |= concerned if alert.kind not in (AlertKind.HELD, AlertKind.UPSTREAM) else {}
     known |= {"reason": alert.reason} if alert.kind is not AlertKind.UPSTREAM else {}

@@ -357,6 +357,7 @@ def alert(
         since=since,
         wait_seconds=wait,
         source_name="shop",
+        system="ServiceNow",
         instance="https://dev12345.service-now.com",
         rule="r",
         reason=Reason.BAD_MAPPING.value,
@@ -427,6 +428,7 @@ def test_an_alert_that_an_older_version_raised_is_still_mailed(ledger: Ledger) -
         fingerprint="f",
         kind=AlertKind.FIELD,
         since=0.0,
+        system="ServiceNow",
         **{**facts, "fields": ("impact",)},  # type: ignore[arg-type]  # each has its type
     )
 

@@ -46,6 +46,7 @@ DEAD = DueMail(
     Alert(
         kind=AlertKind.DEAD,
         source_name="shop-prod",
+        system="ServiceNow",
         instance="https://dev12345.service-now.com",
         rule="outage",
         table="incident",
@@ -341,6 +342,30 @@ def test_a_length_of_time_is_said_as_people_say_it(seconds: float, said: str) ->
     assert f"over after {said}:" in mail(changed(OVER, lasted_seconds=seconds))["Subject"]
 
 
+@pytest.mark.parametrize("kind", AlertKind)
+@pytest.mark.parametrize("recovered", [False, True])
+@pytest.mark.parametrize("reason", Reason)
+def test_a_mail_about_another_system_does_not_call_it_servicenow(
+    kind: AlertKind, recovered: bool, reason: Reason
+) -> None:
+    about = {"system": "Hasura's GraphQL", "instance": "https://hasura.example.com"}
+    for whose in ({}, {"rule": "", "table": "", "key": "", "event": ""}):
+        message = mail(
+            changed(DEAD, kind=kind, recovered=recovered, reason=reason, **about, **whose, hint="")
+        )
+
+        assert "ServiceNow" not in message["Subject"] + text_of(message)
+        assert "  Hasura's GraphQL  https://hasura.example.com\n" in text_of(message)
+
+
+def test_what_a_reason_says_names_the_system_that_failed() -> None:
+    message = mail(changed(WAITING, system="Hasura's GraphQL"))
+
+    assert message["Subject"].endswith(
+        "outage/42 waiting for 12 minutes: Hasura's GraphQL is unavailable"
+    )
+
+
 # What a row, a rule or ServiceNow may try
 
 
@@ -351,7 +376,8 @@ INJECTION = (
 
 
 @pytest.mark.parametrize(
-    "place", ["key", "rule", "table", "event", "reason", "hint", "words", "source_name", "ticket"]
+    "place",
+    ["key", "rule", "table", "event", "reason", "hint", "words", "source_name", "system", "ticket"],
 )
 def test_no_value_can_add_a_header_or_a_line(place: str) -> None:
     notice = changed(DEAD, **{place: INJECTION})
