@@ -601,7 +601,7 @@ class _EventDelivery:
             )
         age = begun.now - delivery.first_seen
         held_later = held.since - delivery.first_seen if held is not None else None
-        if builder.is_told_alone(outcome, failure, age_seconds=age, held_later=held_later):
+        if builder.needs_own_alert(outcome, failure, age_seconds=age, held_later=held_later):
             earlier = self._ledger.alerts.find_kind(delivery.fingerprint)
             waiting = builder.waiting(failure, delivery, earlier=earlier)
             alerts.append(waiting)

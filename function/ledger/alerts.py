@@ -1,4 +1,4 @@
-"""What people must hear of, and which mails are due."""
+"""Alerts in SQL, and which mail is due."""
 
 import json
 from collections.abc import Sequence
@@ -78,7 +78,7 @@ class AlertRepository:
         self._database = database
 
     def raise_alert(self, alert: Alert) -> None:
-        """Have people told of *alert*."""
+        """Count *alert*, and have it mailed when that is due."""
         self._database.run(lambda transaction: raise_alert(transaction, alert))
 
     def find_kind(self, fingerprint: str) -> AlertKind | None:
@@ -148,9 +148,9 @@ class AlertRepository:
                     recovered=mail.recovered,
                 )
             if mail.owed_to or owed_to:
-                written = json.dumps(owed) if owed_to else ""
+                owed_json = json.dumps(owed) if owed_to else ""
                 transaction.execute(
-                    _SET_OWED, fingerprint=fingerprint, owed=written, wait=owed_wait_seconds
+                    _SET_OWED, fingerprint=fingerprint, owed=owed_json, wait=owed_wait_seconds
                 )
 
         self._database.run(work)
@@ -165,7 +165,7 @@ class AlertRepository:
         )
 
     def end_alerts(self, fingerprints: Sequence[str]) -> None:
-        """What these alerts told of is over."""
+        """What these alerts are about is over."""
 
         def work(transaction: Transaction) -> None:
             for fingerprint in fingerprints:
@@ -191,10 +191,10 @@ def end_alert_if_none_left(
 ) -> None:
     """The alert is over once no delivery belongs to it any more; *silently*: because they were
     given up on."""
-    left = transaction.execute(
+    deliveries = transaction.execute(
         "SELECT 1 FROM servicenow.delivery WHERE fingerprint = :fingerprint AND "
         "status <> 'done' LIMIT 1",
         fingerprint=fingerprint,
     )
-    if not left:
+    if not deliveries:
         transaction.execute(END_ALERT, fingerprint=fingerprint, silently=silently)

@@ -1,4 +1,4 @@
-"""What people are told: alerts made of failures. Pure.
+"""Alerts, made of failures. Pure.
 
 An alert's fingerprint is what went wrong, not where: the same thing again is one alert.
 """
@@ -23,7 +23,7 @@ _WRITE_OR_REMOVE: Final = "write one, or remove the trigger that sends this"
 
 
 def unruled_fingerprint(source: str) -> str:
-    """The alert that tells of events from *source* that no rule wants."""
+    """The alert of events from *source* that no rule wants."""
     return f"unruled {source}"
 
 
@@ -171,19 +171,19 @@ class AlertBuilder:
             fields=tuple(fields),
         )
 
-    def is_told_alone(
+    def needs_own_alert(
         self, outcome: Outcome, failure: Failure, *, age_seconds: float, held_later: float | None
     ) -> bool:
-        """Whether an event that waits is told by itself: an outage has its own alert.
+        """Whether an event that waits has an alert of its own: those of an outage share one.
 
         *held_later*: seconds between the event and the hold that keeps it (None: nothing is held).
         """
-        alone = held_later is None or held_later > self._notify_after_seconds
-        late = age_seconds >= self._notify_after_seconds
+        waits_alone = held_later is None or held_later > self._notify_after_seconds
+        waits_long = age_seconds >= self._notify_after_seconds
         return (
             outcome.status is Status.RETRYING
-            and late
-            and alone
+            and waits_long
+            and waits_alone
             and failure.reason is not Reason.DEADLINE
         )
 

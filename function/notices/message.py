@@ -166,7 +166,7 @@ def _headline(mail: DueMail) -> tuple[str, str]:
     lasted = _span(mail.lasted_seconds)
     # One key that works again says that the trouble is over, not that the key of this alert is
     # done.
-    whole = single_line(alert.rule or alert.table, 60) or system
+    concerned = single_line(alert.rule or alert.table, 60) or system
     match alert.kind:
         case AlertKind.HELD if mail.recovered:
             return (
@@ -178,8 +178,8 @@ def _headline(mail: DueMail) -> tuple[str, str]:
             )
         case _ if mail.recovered:
             return (
-                f"over after {lasted}: {whole}, {why}",
-                f"It is over: {whole} works again, after {lasted}. What was wrong: {why}.",
+                f"over after {lasted}: {concerned}, {why}",
+                f"It is over: {concerned} works again, after {lasted}. What was wrong: {why}.",
             )
         case AlertKind.DEAD:
             return (
@@ -208,7 +208,7 @@ def _headline(mail: DueMail) -> tuple[str, str]:
             )
         case AlertKind.FIELD:
             fields = ", ".join(alert.fields)
-            again = (
+            when_sent = (
                 " A field is sent again when the row gives another value for it, and not before."
             )
             return (
@@ -217,16 +217,16 @@ def _headline(mail: DueMail) -> tuple[str, str]:
                     f"{system} took the ticket of {who}, but returned other values than were "
                     f"sent for: {fields}."
                 )
-                + (again if set(alert.fields) - UNMAPPED else ""),
+                + (when_sent if set(alert.fields) - UNMAPPED else ""),
             )
         case _ if alert.reason == Reason.NO_RULE:
             what = "one-off scheduled events" if alert.table == SCHEDULED else alert.table or who
-            came = (
+            opening = (
                 "A one-off scheduled event" if alert.table == SCHEDULED else f"An event of {what}"
             )
             return (
                 f"no rule is for {what}",
-                f"{came} came in, and no rule is for it. It was answered 422. Some of these "
+                f"{opening} came in, and no rule is for it. It was answered 422. Some of these "
                 "events are kept as dead "
                 "letters, not all.",
             )
