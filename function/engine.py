@@ -38,14 +38,7 @@ from function.ledger.records import (
     Ticket,
 )
 from function.log import fault
-from function.notices.alerts import (
-    AlertBuilder,
-    AlertSubject,
-    no_rule,
-    subject_of,
-    table_of,
-    unruled_fingerprint,
-)
+from function.notices.alerts import AlertBuilder, no_rule, unruled_fingerprint
 from function.notices.mailer import AlertMailer
 from function.parallel import WorkThreads
 from function.rules.evaluate import evaluate
@@ -170,16 +163,17 @@ class Engine:
     def report_bad_request(self, failure: Failure, *, source: str) -> None:
         """Have people told that an authenticated request was no event: something
         upstream changed."""
-        subject = AlertSubject("", source, "", "", 1, self.ledger.now())
+        session, now = self.session_of(), self.ledger.now()
         self.ledger.alerts.raise_alert(
-            self.alerts.alert("upstream", failure, subject, instance=self.any_session().instance)
+            self.alerts.about(session.system, session.instance).upstream(failure, source, now=now)
         )
         self.notices.flush(timeout_seconds=5.0)
 
-    def any_session(self) -> TargetSession:
-        """A session where no rule says which target: what it says of the instance is told to
-        people."""
-        return next(iter(self.targets.values())).connect()
+    def session_of(self, kind: str = "") -> TargetSession:
+        """A session of the target *kind*, whose instance people are told of; of any where no rule
+        says which."""
+        target = self.targets.get(kind) or next(iter(self.targets.values()))
+        return target.connect()
 
     def deadline(self, spent_seconds: float = 0.0) -> Deadline:
         allowed = self.settings.deadline_seconds
@@ -273,10 +267,9 @@ class _EventDelivery:
         """No rule wants the event: that is a dead letter, for somebody sends it."""
         self.mail_due = True
         failure = no_rule(self.event, self.engine.settings.rules_file)
-        session = self.engine.any_session()
-        alert = self.engine.alerts.unruled(
-            failure, self.event, instance=session.instance, now=self.engine.ledger.now()
-        )
+        session = self.engine.session_of()
+        builder = self.engine.alerts.about(session.system, session.instance)
+        alert = builder.unruled(failure, self.event, now=self.engine.ledger.now())
         outcome = Outcome("", "", Status.DEAD, reason=Reason.NO_RULE, hint=failure.hint)
         return self.engine.ledger.deliveries.record_without_ticket(
             self.event,
@@ -667,39 +660,37 @@ class _RuleDelivery:
     ) -> tuple[list[Alert], str]:
         """The alerts of one outcome, and of the *task* if it counts; and the fingerprint of the
         delivery's own."""
-        builder, instance, delivery = (
-            self._engine.alerts,
-            self._session().instance,
-            begun.delivery,
-        )
-        subject = subject_of(delivery, ticket=outcome.ticket)
+        session, delivery = self._session(), begun.delivery
+        builder = self._engine.alerts.about(session.system, session.instance)
+        # Its record may not have the ticket's number yet.
+        known = replace(delivery, ticket=outcome.ticket or delivery.ticket)
         alerts = []
         if task is not None and task.left_empty:
-            alerts.append(builder.left_empty(task.left_empty, subject, instance=instance))
+            alerts.append(builder.left_empty(task.left_empty, known))
         if task is not None and task.mismatched_fields:
-            alerts.append(builder.mismatched(task.mismatched_fields, subject, instance=instance))
+            alerts.append(builder.mismatched(task.mismatched_fields, known))
         if failure is None:
             return alerts, ""
         fingerprint = delivery.fingerprint if outcome.status is Status.RETRYING else ""
         if outcome.status is Status.DEAD:
-            dead = builder.dead(failure, outcome, subject, instance=instance)
+            dead = builder.dead(failure, outcome, known)
             alerts.append(dead)
             fingerprint = dead.fingerprint
         if held is not None:
             alerts.append(
                 builder.held(
                     failure,
-                    subject,
-                    instance=instance,
-                    fingerprint=held_fingerprint(instance, held.kind),
+                    known,
+                    fingerprint=held_fingerprint(session.instance, held.kind),
                     since=held.since,
                     at_once=held.kind in (HoldKind.AUTH, HoldKind.CONFIG),
                 )
             )
         age = begun.now - delivery.first_seen
         held_later = held.since - delivery.first_seen if held is not None else None
-        if builder.is_told_alone(outcome, failure, age_seconds=age, held_later=held_later):
-            waiting = builder.waiting(failure, delivery, instance=instance)
+        if builder.needs_own_alert(outcome, failure, age_seconds=age, held_later=held_later):
+            earlier = self._ledger.alerts.find_kind(delivery.fingerprint)
+            waiting = builder.waiting(failure, delivery, earlier=earlier)
             alerts.append(waiting)
             fingerprint = waiting.fingerprint
         return alerts, fingerprint
@@ -710,9 +701,9 @@ class _RuleDelivery:
         self.mail_due = True
         self.others.append(True)
         session = self._session()
-        subject = AlertSubject(
-            self._rule.id, table_of(self._event.source), "", self._event.id, 1, self._ledger.now()
-        )
+        builder = self._engine.alerts.about(session.system, session.instance)
+        now = self._ledger.now()
+        alert = builder.keyless(failure, self._event, rule=self._rule.id, now=now)
         outcome = Outcome(self._rule.id, "", Status.DEAD, reason=failure.reason, hint=failure.hint)
         return self._ledger.deliveries.record_without_ticket(
             self._event,
@@ -721,7 +712,7 @@ class _RuleDelivery:
             delivery=self._delivery_id(step),
             digest=self._engine.digest(session),
             fresh=self._fresh,
-            alert=self._engine.alerts.alert("dead", failure, subject, instance=session.instance),
+            alert=alert,
         )
 
 

@@ -125,7 +125,6 @@ class Housekeeping:
         it is dead."""
         told = 0
         now = self._ledger.now()
-        instance = self._engine.any_session().instance
         for delivery in self._ledger.deliveries.overdue(
             seconds=self._settings.notify_after_seconds,
             given_up_seconds=self._settings.retry_for_seconds,
@@ -134,7 +133,9 @@ class Housekeeping:
             if deadline.left() < self._engine.work_seconds_min:
                 break
             gave_up = now - delivery.first_seen > self._settings.retry_for_seconds
-            alert = self._engine.alerts.overdue(delivery, gave_up=gave_up, instance=instance)
+            session = self._engine.session_of(delivery.id.target)
+            builder = self._engine.alerts.about(session.system, session.instance)
+            alert = builder.overdue(delivery, gave_up=gave_up)
             try:
                 self._ledger.deliveries.mark_overdue(delivery, alert, gave_up=gave_up)
             except LedgerRefused as error:

@@ -12,6 +12,11 @@ from function.core.values import Json
 SCHEDULED: Final = "scheduled"
 
 
+def table_of(source: str) -> str:
+    """``public.outages`` of ``hasura/public.outages``; a source without a table is its own name."""
+    return source.partition("/")[2] or source
+
+
 class Op(StrEnum):
     """What happened to the row: Hasura's own words."""
 

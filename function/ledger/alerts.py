@@ -1,4 +1,4 @@
-"""What people must hear of, and which mails are due."""
+"""Alerts in SQL, and which mail is due."""
 
 import json
 from collections.abc import Sequence
@@ -8,8 +8,11 @@ from typing import Final
 from function.ledger.database import Database, Transaction
 from function.ledger.records import (
     Alert,
+    AlertKind,
     DueMail,
+    facts_to_json,
     one_row,
+    read_alert,
 )
 
 # Longer than one mail takes to send: whoever claimed it and vanished is replaced.
@@ -75,47 +78,60 @@ class AlertRepository:
         self._database = database
 
     def raise_alert(self, alert: Alert) -> None:
-        """Have people told of *alert*."""
+        """Count *alert*, and have it mailed when that is due."""
         self._database.run(lambda transaction: raise_alert(transaction, alert))
+
+    def find_kind(self, fingerprint: str) -> AlertKind | None:
+        """The kind of the alert with *fingerprint*; None where there is no such alert."""
+        if not fingerprint:
+            return None
+        row = one_row(
+            self._database.run(
+                lambda transaction: transaction.execute(
+                    "SELECT kind FROM servicenow.alert WHERE fingerprint = :fingerprint",
+                    fingerprint=fingerprint,
+                )
+            )
+        )
+        return AlertKind(row["kind"]) if row else None
 
     def claim_due_mail(self, *, every_seconds: float) -> DueMail | None:
         """Take one mail that is due; nobody else gets it for MAIL_CLAIM_SECONDS. None: there is
         none."""
 
-        def work(transaction: Transaction) -> DueMail | None:
-            row = one_row(
-                transaction.execute(_CLAIM_MAIL, claim=MAIL_CLAIM_SECONDS, every=every_seconds)
+        row = one_row(
+            self._database.run(
+                lambda transaction: transaction.execute(
+                    _CLAIM_MAIL, claim=MAIL_CLAIM_SECONDS, every=every_seconds
+                )
             )
-            if row is None:
-                return None
-            mail = DueMail(
-                row["fingerprint"],
-                row["kind"],
-                json.loads(row["facts"]),
-                row["since"],
-                row["last_at"],
-                row["unsent"],
-                row["episode"] == "recovered",
-                row["now"],
-            )
-            if row["owed_at"] is None or row["owed_at"] > row["now"]:
-                return mail
-            # What is owed is sent first, and by itself; what is new follows, for all.
-            owed = json.loads(row["owed"])
-            return replace(
-                mail,
-                count=owed["count"],
-                recovered=owed["recovered"],
-                owed_to=tuple(owed["to"]),
-                owed_tries=owed["tries"],
-            )
-
-        return self._database.run(work)
+        )
+        if row is None:
+            return None
+        mail = DueMail(
+            read_alert(row),
+            last_at=row["last_at"],
+            count=row["unsent"],
+            recovered=row["episode"] == "recovered",
+            now=row["now"],
+        )
+        if row["owed_at"] is None or row["owed_at"] > row["now"]:
+            return mail
+        # What is owed is sent first, and by itself; what is new follows, for all.
+        owed = json.loads(row["owed"])
+        return replace(
+            mail,
+            count=owed["count"],
+            recovered=owed["recovered"],
+            owed_to=tuple(owed["to"]),
+            owed_tries=owed["tries"],
+        )
 
     def mark_sent(
         self, mail: DueMail, *, owed_to: Sequence[str] = (), owed_wait_seconds: float = 0.0
     ) -> None:
         """The mail is out; to those of *owed_to* it is to be sent again in *owed_wait_seconds*."""
+        fingerprint = mail.alert.fingerprint
         owed = {
             "to": [*owed_to],
             "tries": mail.owed_tries + 1,
@@ -127,14 +143,14 @@ class AlertRepository:
             if not mail.owed_to:
                 transaction.execute(
                     _MAIL_SENT,
-                    fingerprint=mail.fingerprint,
+                    fingerprint=fingerprint,
                     count=mail.count,
                     recovered=mail.recovered,
                 )
             if mail.owed_to or owed_to:
-                written = json.dumps(owed) if owed_to else ""
+                owed_json = json.dumps(owed) if owed_to else ""
                 transaction.execute(
-                    _SET_OWED, fingerprint=mail.fingerprint, owed=written, wait=owed_wait_seconds
+                    _SET_OWED, fingerprint=fingerprint, owed=owed_json, wait=owed_wait_seconds
                 )
 
         self._database.run(work)
@@ -144,12 +160,12 @@ class AlertRepository:
         self._database.run(
             lambda transaction: transaction.execute(
                 "UPDATE servicenow.alert SET claimed_until = 0 WHERE fingerprint = :fingerprint",
-                fingerprint=mail.fingerprint,
+                fingerprint=mail.alert.fingerprint,
             )
         )
 
     def end_alerts(self, fingerprints: Sequence[str]) -> None:
-        """What these alerts told of is over."""
+        """What these alerts are about is over."""
 
         def work(transaction: Transaction) -> None:
             for fingerprint in fingerprints:
@@ -162,11 +178,11 @@ def raise_alert(transaction: Transaction, alert: Alert) -> None:
     transaction.execute(
         _RAISE_ALERT,
         fingerprint=alert.fingerprint,
-        kind=alert.kind,
-        facts=json.dumps(dict(alert.facts)),
+        kind=alert.kind.value,
+        facts=facts_to_json(alert),
         since=alert.since,
         wait=alert.wait_seconds,
-        lasts=alert.episode,
+        lasts=alert.is_episode,
     )
 
 
@@ -175,10 +191,10 @@ def end_alert_if_none_left(
 ) -> None:
     """The alert is over once no delivery belongs to it any more; *silently*: because they were
     given up on."""
-    left = transaction.execute(
+    deliveries = transaction.execute(
         "SELECT 1 FROM servicenow.delivery WHERE fingerprint = :fingerprint AND "
         "status <> 'done' LIMIT 1",
         fingerprint=fingerprint,
     )
-    if not left:
+    if not deliveries:
         transaction.execute(END_ALERT, fingerprint=fingerprint, silently=silently)

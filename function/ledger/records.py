@@ -4,7 +4,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from function.core.permit import CallPermit
 from function.core.trail import Trail
@@ -203,42 +203,84 @@ class Delivery:
         return self.id.content
 
 
-@dataclass(frozen=True, slots=True)
-class Alert:
-    """Something that people must hear of. Same *fingerprint*: the same thing again.
+class AlertKind(StrEnum):
+    """What has happened, as far as a mail is concerned."""
 
-    *kind* is what the mail says (see mail.Notice). An *episode* (a state that lasts) is told once
-    when it began and once when it is over; anything else is told again every NOTIFY_EVERY_SECONDS,
-    with how many more there were. *wait_seconds*: not told before it has lasted that long since
-    *since*.
+    DEAD = "dead"  # an event failed for good, or was given up
+    WAITING = "waiting"  # an event has failed for too long, and is tried again
+    HELD = "held"  # no calls are made, because the other system as a whole does not work
+    FIELD = "field"  # fields were left empty, or came back different
+    UPSTREAM = "upstream"  # a request was no event
+    UNRULED = "unruled"  # no rule is for an event
+
+    @classmethod
+    def _missing_(cls, value: object) -> "AlertKind":  # noqa: ARG003  # its base's signature
+        """A newer version's kind, while both are deployed: its mail says what it can."""
+        return cls.UPSTREAM
+
+
+# These last until they are over; the others happen.
+_EPISODES: Final = frozenset({AlertKind.WAITING, AlertKind.HELD, AlertKind.UNRULED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    """Something that people must hear of, and all that a mail may say of it: of a row the key and
+    nothing else.
+
+    Same *fingerprint*: the same thing again, and a mail in the same thread. *since* is UNIX
+    seconds; nobody is mailed before it has lasted *wait_seconds*. *reason* may be one that only
+    another version has. *system* is the name of the system that failed, *instance* where it is;
+    *words* are its own. *rule*, *table*, *key*, *event* (its
+    id) and *ticket* (its number) may be "".
     """
 
     fingerprint: str
-    kind: str
-    facts: Mapping[str, Any]
+    kind: AlertKind
     since: float
-    episode: bool = False
     wait_seconds: float = 0.0
+    # What follows is kept as JSON, under these names.
+    source_name: str
+    system: str
+    instance: str
+    rule: str = ""
+    table: str = ""
+    key: str = ""
+    event: str = ""
+    ticket: str = ""
+    reason: str
+    hint: str
+    words: str = ""
+    attempts: int = 1
+    fields: tuple[str, ...] = ()
+
+    @property
+    def is_episode(self) -> bool:
+        """Whether it lasts: then it is mailed once when it began and once when it is over. Anything
+        else is mailed again every NOTIFY_EVERY_SECONDS, with how many more there were."""
+        return self.kind in _EPISODES
 
 
 @dataclass(frozen=True, slots=True)
 class DueMail:
-    """An alert that is to be mailed now, claimed for whoever holds this record.
+    """An *alert* that is to be mailed now, claimed for whoever holds this record.
 
-    *owed_to*: only those are to have it that the mail server refused *owed_tries* times; empty for
-    everybody.
+    *count* is how many such there were since the last mail, *last_at* when the last of them was.
+    *recovered*: it was over then. *owed_to*: only those are to have the mail that the mail server
+    refused *owed_tries* times; empty for everybody.
     """
 
-    fingerprint: str
-    kind: str
-    facts: Mapping[str, Any]
-    since: float
+    alert: Alert
     last_at: float
     count: int
     recovered: bool
     now: float
     owed_to: tuple[str, ...] = ()
     owed_tries: int = 0
+
+    @property
+    def lasted_seconds(self) -> float:
+        return self.last_at - self.alert.since
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,6 +439,36 @@ def read_delivery(row: Record) -> Delivery:
         row["ticket"],
         row["fingerprint"],
         row["body"],
+    )
+
+
+def facts_to_json(alert: Alert) -> str:
+    """Write what has no column of its own."""
+    facts = asdict(alert)
+    for column in ("fingerprint", "kind", "since", "wait_seconds"):
+        del facts[column]
+    return json.dumps(facts)
+
+
+def read_alert(row: Record) -> Alert:
+    facts = json.loads(row["facts"])
+    return Alert(
+        fingerprint=row["fingerprint"],
+        kind=AlertKind(row["kind"]),
+        since=row["since"],
+        source_name=facts["source_name"],
+        system=facts.get("system", "ServiceNow"),  # there was no other, and none was named
+        instance=facts["instance"],
+        rule=facts["rule"],
+        table=facts["table"],
+        key=facts["key"],
+        event=facts["event"],
+        ticket=facts.get("ticket", ""),  # an alert of before has none
+        reason=facts["reason"],
+        hint=facts["hint"],
+        words=facts["words"],
+        attempts=facts["attempts"],
+        fields=tuple(facts["fields"]),
     )
 
 

@@ -1,1 +1,1 @@
-"""Who is told of what, by mail."""
+"""Alerts, and the mails that they become."""

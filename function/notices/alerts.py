@@ -1,16 +1,17 @@
-"""What people are told: alerts made of failures. Pure.
+"""Alerts, made of failures. Pure.
 
 An alert's fingerprint is what went wrong, not where: the same thing again is one alert.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import PurePath
 from typing import Final
 
-from function.core.event import SCHEDULED, Event
+from function.core.event import SCHEDULED, Event, table_of
 from function.core.outcome import Failure, Kind, Outcome, Reason, Status
 from function.core.values import digest
-from function.ledger.records import Alert, Delivery
+from function.ledger.records import Alert, AlertKind, Delivery
 
 # PostgreSQL indexes 2,704 bytes; a character takes up to four.
 FINGERPRINT_CHARACTERS_MAX: Final = 500
@@ -21,140 +22,84 @@ OVERDUE: Final = (
 _WRITE_OR_REMOVE: Final = "write one, or remove the trigger that sends this"
 
 
-@dataclass(frozen=True, slots=True)
-class AlertSubject:
-    """What an alert is about; *since* is UNIX seconds, *ticket* its number ("" where there is
-    none)."""
-
-    rule: str
-    table: str
-    key: str
-    event: str
-    attempts: int
-    since: float
-    ticket: str = ""
-
-
-def subject_of(delivery: Delivery, *, ticket: str = "") -> AlertSubject:
-    """*ticket* is its number, where there is one that the delivery's record does not have yet."""
-    return AlertSubject(
-        delivery.rule,
-        table_of(delivery.source),
-        delivery.key,
-        delivery.event,
-        delivery.attempts,
-        delivery.first_seen,
-        ticket or delivery.ticket,
-    )
-
-
-def table_of(source: str) -> str:
-    """``public.outages`` of ``hasura/public.outages``; a source without a table is its own name."""
-    return source.partition("/")[2] or source
-
-
 def unruled_fingerprint(source: str) -> str:
-    """The alert that tells of events from *source* that no rule wants."""
+    """The alert of events from *source* that no rule wants."""
     return f"unruled {source}"
 
 
 class AlertBuilder:
-    """Makes alerts as *source_name* tells them; *notify_after_seconds*: what may pass by itself is
-    told after that."""
+    """Makes alerts in the name of *source_name*.
 
-    def __init__(self, *, source_name: str, notify_after_seconds: float) -> None:
+    *notify_after_seconds*: what may pass by itself is mailed once it has lasted so long. *system*
+    is the name of the system that the alerts are about, *instance* where it is.
+    """
+
+    def __init__(
+        self, *, source_name: str, notify_after_seconds: float, system: str = "", instance: str = ""
+    ) -> None:
         self._source_name = source_name
         self._notify_after_seconds = notify_after_seconds
+        self._system = system
+        self._instance = instance
 
-    def alert(
-        self,
-        kind: str,
-        failure: Failure,
-        subject: AlertSubject,
-        *,
-        instance: str,
-        fields: Sequence[str] = (),
-    ) -> Alert:
-        """An alert about one delivery."""
-        fingerprint = " ".join(
-            [
-                kind,
-                subject.rule or subject.table,
-                failure.reason.value,
-                *(fields or [failure.hint[:120]]),
-            ]
-        )
-        if len(fingerprint) > FINGERPRINT_CHARACTERS_MAX:
-            fingerprint = f"{fingerprint[: FINGERPRINT_CHARACTERS_MAX - 40]} {digest(fingerprint)}"
-        facts = {
-            "source_name": self._source_name,
-            "instance": instance,
-            "rule": subject.rule,
-            "table": subject.table,
-            "key": subject.key,
-            "event": subject.event,
-            "ticket": subject.ticket,
-            "reason": failure.reason.value,
-            "hint": failure.hint,
-            "words": failure.words,
-            "attempts": subject.attempts,
-            "fields": list(fields),
-        }
-        return Alert(
-            fingerprint, kind, facts, subject.since, episode=kind in ("held", "waiting", "unruled")
-        )
-
-    def held(
-        self,
-        failure: Failure,
-        subject: AlertSubject,
-        *,
-        instance: str,
-        fingerprint: str,
-        since: float,
-        at_once: bool,
-    ) -> Alert:
-        """Calls to *instance* are held since *since*; *at_once*: nobody but people can end that."""
-        alert = self.alert("held", failure, replace(subject, since=since), instance=instance)
-        wait_seconds = 0.0 if at_once else self._notify_after_seconds
-        return replace(alert, fingerprint=fingerprint, wait_seconds=wait_seconds)
-
-    def dead(
-        self, failure: Failure, outcome: Outcome, subject: AlertSubject, *, instance: str
-    ) -> Alert:
-        return self.alert(
-            "dead",
-            replace(failure, reason=outcome.reason or failure.reason),
-            subject,
+    def about(self, system: str, instance: str) -> "AlertBuilder":
+        """One that makes the same alerts, about another system."""
+        return AlertBuilder(
+            source_name=self._source_name,
+            notify_after_seconds=self._notify_after_seconds,
+            system=system,
             instance=instance,
         )
 
-    def waiting(self, failure: Failure, delivery: Delivery, *, instance: str) -> Alert:
-        """An event that fails while others get through; told once, whatever it waits for by now."""
-        waiting = self.alert("waiting", failure, subject_of(delivery), instance=instance)
-        told_already = delivery.fingerprint.startswith("waiting ")
-        return replace(waiting, fingerprint=delivery.fingerprint) if told_already else waiting
+    def held(
+        self, failure: Failure, delivery: Delivery, *, fingerprint: str, since: float, at_once: bool
+    ) -> Alert:
+        """Calls to the system are held since *since*; *at_once*: nobody but people can end that."""
+        return replace(
+            self._of_delivery(AlertKind.HELD, failure, delivery),
+            fingerprint=fingerprint,
+            since=since,
+            wait_seconds=0.0 if at_once else self._notify_after_seconds,
+        )
 
-    def overdue(self, delivery: Delivery, *, gave_up: bool, instance: str) -> Alert:
+    def dead(self, failure: Failure, outcome: Outcome, delivery: Delivery) -> Alert:
+        """*outcome* is that *delivery* was given up."""
+        failure = replace(failure, reason=outcome.reason or failure.reason)
+        return self._of_delivery(AlertKind.DEAD, failure, delivery)
+
+    def keyless(self, failure: Failure, event: Event, *, rule: str, now: float) -> Alert:
+        """An event that is given up because *rule* finds no key in it."""
+        return self._of_event(AlertKind.DEAD, failure, event, rule=rule, now=now)
+
+    def waiting(self, failure: Failure, delivery: Delivery, *, earlier: AlertKind | None) -> Alert:
+        """An event that fails while others get through; mailed once, whatever it waits for by now.
+
+        *earlier* is the kind of the alert that *delivery* belongs to already, if any.
+        """
+        alert = self._of_delivery(AlertKind.WAITING, failure, delivery)
+        if earlier is AlertKind.WAITING:
+            return replace(alert, fingerprint=delivery.fingerprint)
+        return alert
+
+    def overdue(self, delivery: Delivery, *, gave_up: bool) -> Alert:
         """Hasura did not send *delivery* again when it should have."""
-        reason = (
-            Reason.GAVE_UP
-            if gave_up
-            else Reason(delivery.reason)
-            if delivery.reason
-            else Reason.IN_DOUBT
-        )
+        if gave_up:
+            kind, reason = AlertKind.DEAD, Reason.GAVE_UP
+        else:
+            kind, reason = AlertKind.WAITING, Reason(delivery.reason or Reason.IN_DOUBT)
         failure = Failure(Kind.TRANSIENT, reason, delivery.hint or OVERDUE, delivery.words)
-        return self.alert(
-            "dead" if gave_up else "waiting", failure, subject_of(delivery), instance=instance
-        )
+        return self._of_delivery(kind, failure, delivery)
 
-    def unruled(self, failure: Failure, event: Event, *, instance: str, now: float) -> Alert:
-        subject = AlertSubject("", table_of(event.source), "", event.id, 1, now)
-        alert = self.alert("unruled", failure, subject, instance=instance)
+    def unruled(self, failure: Failure, event: Event, *, now: float) -> Alert:
+        """No rule is for *event*."""
+        alert = self._of_event(AlertKind.UNRULED, failure, event, now=now)
         return replace(alert, fingerprint=unruled_fingerprint(event.source))
 
-    def left_empty(self, reasons: dict[str, str], subject: AlertSubject, *, instance: str) -> Alert:
+    def upstream(self, failure: Failure, source: str, *, now: float) -> Alert:
+        """A request from *source* was no event."""
+        return self._alert(AlertKind.UPSTREAM, failure, table=source, since=now)
+
+    def left_empty(self, reasons: dict[str, str], delivery: Delivery) -> Alert:
         """Fields that were left empty, by field why."""
         hints = "; ".join(dict.fromkeys(reasons.values()))
         failure = Failure(
@@ -163,42 +108,107 @@ class AlertBuilder:
             f"{hints}. It is filled in when the record is there and the row changes, unless "
             "people did so before",
         )
-        return self.alert("field", failure, subject, instance=instance, fields=sorted(reasons))
+        return self._of_delivery(AlertKind.FIELD, failure, delivery, fields=sorted(reasons))
 
-    def mismatched(self, fields: frozenset[str], subject: AlertSubject, *, instance: str) -> Alert:
+    def mismatched(self, fields: frozenset[str], delivery: Delivery) -> Alert:
         """Fields that came back different or empty."""
-        failure = Failure(Kind.PERMANENT, Reason.NOT_KEPT, _not_kept(fields))
-        return self.alert("field", failure, subject, instance=instance, fields=sorted(fields))
+        failure = Failure(Kind.PERMANENT, Reason.NOT_KEPT, _not_kept(self._system, fields))
+        return self._of_delivery(AlertKind.FIELD, failure, delivery, fields=sorted(fields))
 
-    def is_told_alone(
+    def _of_delivery(
+        self, kind: AlertKind, failure: Failure, delivery: Delivery, *, fields: Sequence[str] = ()
+    ) -> Alert:
+        return self._alert(
+            kind,
+            failure,
+            rule=delivery.rule,
+            table=table_of(delivery.source),
+            key=delivery.key,
+            event=delivery.event,
+            ticket=delivery.ticket,
+            attempts=delivery.attempts,
+            since=delivery.first_seen,
+            fields=fields,
+        )
+
+    def _of_event(
+        self, kind: AlertKind, failure: Failure, event: Event, *, now: float, rule: str = ""
+    ) -> Alert:
+        return self._alert(
+            kind, failure, rule=rule, table=table_of(event.source), event=event.id, since=now
+        )
+
+    def _alert(
+        self,
+        kind: AlertKind,
+        failure: Failure,
+        *,
+        table: str,
+        since: float,
+        rule: str = "",
+        key: str = "",
+        event: str = "",
+        ticket: str = "",
+        attempts: int = 1,
+        fields: Sequence[str] = (),
+    ) -> Alert:
+        return Alert(
+            fingerprint=_fingerprint(kind, failure, rule or table, fields),
+            kind=kind,
+            since=since,
+            source_name=self._source_name,
+            system=self._system,
+            instance=self._instance,
+            rule=rule,
+            table=table,
+            key=key,
+            event=event,
+            ticket=ticket,
+            reason=failure.reason.value,
+            hint=failure.hint,
+            words=failure.words,
+            attempts=attempts,
+            fields=tuple(fields),
+        )
+
+    def needs_own_alert(
         self, outcome: Outcome, failure: Failure, *, age_seconds: float, held_later: float | None
     ) -> bool:
-        """Whether an event that waits is told by itself: an outage has its own alert.
+        """Whether an event that waits has an alert of its own: those of an outage share one.
 
         *held_later*: seconds between the event and the hold that keeps it (None: nothing is held).
         """
-        alone = held_later is None or held_later > self._notify_after_seconds
-        late = age_seconds >= self._notify_after_seconds
+        waits_alone = held_later is None or held_later > self._notify_after_seconds
+        waits_long = age_seconds >= self._notify_after_seconds
         return (
             outcome.status is Status.RETRYING
-            and late
-            and alone
+            and waits_long
+            and waits_alone
             and failure.reason is not Reason.DEADLINE
         )
+
+
+def _fingerprint(kind: AlertKind, failure: Failure, concerned: str, fields: Sequence[str]) -> str:
+    """*concerned* is the rule, or the table where no rule is known."""
+    details = fields or [failure.hint[:120]]
+    fingerprint = " ".join([kind.value, concerned, failure.reason.value, *details])
+    if len(fingerprint) > FINGERPRINT_CHARACTERS_MAX:
+        return f"{fingerprint[: FINGERPRINT_CHARACTERS_MAX - 40]} {digest(fingerprint)}"
+    return fingerprint
 
 
 def no_rule(event: Event, rules_file: str) -> Failure:
     """Why nothing is done for an event that no rule wants."""
     trigger = f" (trigger {event.trigger})" if event.trigger else ""
     what = "write one, or schedule no such event" if event.source == SCHEDULED else _WRITE_OR_REMOVE
-    hint = f"no rule in {rules_file.rpartition('/')[2]} is `from: {event.source}`{trigger}: {what}"
+    hint = f"no rule in {PurePath(rules_file).name} is `from: {event.source}`{trigger}: {what}"
     return Failure(Kind.PERMANENT, Reason.NO_RULE, hint)
 
 
-def _not_kept(fields: frozenset[str]) -> str:
+def _not_kept(system: str, fields: frozenset[str]) -> str:
     """What to look at where *fields* came back different or empty."""
     hint = (
-        f"ServiceNow returned something else than was sent for: {', '.join(sorted(fields))}. A "
+        f"{system} returned something else than was sent for: {', '.join(sorted(fields))}. A "
         "business rule, an ACL, "
         "a choice list, an unknown column or a reference that it does not know may be why"
     )

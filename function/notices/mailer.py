@@ -1,4 +1,4 @@
-"""Failure mail: who is told of an alert, and when. The ledger decides which instance sends it."""
+"""Failure mail: who is mailed an alert, and when. The ledger decides which instance sends it."""
 
 import logging
 import time
@@ -8,7 +8,7 @@ from typing import Final
 from function.ledger.alerts import MAIL_CLAIM_SECONDS
 from function.ledger.ledger import Ledger
 from function.ledger.records import DueMail
-from function.notices.message import Notice, compose
+from function.notices.message import compose
 from function.notices.smtp import MailNotSent, MailServer, send
 
 log = logging.getLogger(__name__)
@@ -48,16 +48,16 @@ class AlertMailer:
         """Send the mails that are due, for *timeout_seconds* at most; gives how many went out."""
         if self._server is None:
             return 0
-        until = time.monotonic() + timeout_seconds
+        ends_at = time.monotonic() + timeout_seconds
         if time.monotonic() < self._resting_until:
             return 0
-        count = 0
-        while (left := until - time.monotonic()) > 0:
+        sent = 0
+        while (seconds_left := ends_at - time.monotonic()) > 0:
             mail = self._ledger.alerts.claim_due_mail(every_seconds=self._every_seconds)
             if mail is None:
                 break
             began = time.monotonic()
-            # Who is owed it and is not to be told any more is owed nothing.
+            # Who is owed it and is no recipient any more is owed nothing.
             recipients = [
                 name for name in self._recipients if name in mail.owed_to or not mail.owed_to
             ]
@@ -66,11 +66,9 @@ class AlertMailer:
                 continue
             try:
                 # Shorter than the claim: nobody else may send it meanwhile.
-                left = min(left, MAIL_CLAIM_SECONDS - 5.0)
-                message = compose(
-                    _notice(mail), sender=self._sender, recipients=recipients, now=mail.now
-                )
-                refused = send(message, self._server, timeout_seconds=left)
+                seconds_left = min(seconds_left, MAIL_CLAIM_SECONDS - 5.0)
+                message = compose(mail, sender=self._sender, recipients=recipients)
+                refused = send(message, self._server, timeout_seconds=seconds_left)
             except MailNotSent as error:
                 log.error("a notice was not sent and is kept: %s", error)  # noqa: TRY400  # the message is the whole story
                 if mail.owed_to:
@@ -85,8 +83,8 @@ class AlertMailer:
                     self._resting_until = now + REST_SECONDS
                 break
             self._record(mail, refused)
-            count += 1
-        return count
+            sent += 1
+        return sent
 
     def _record(self, mail: DueMail, refused: Mapping[str, int]) -> None:
         """The mail is out; *refused* has the codes of those for whom the server did not take it."""
@@ -100,27 +98,3 @@ class AlertMailer:
             owed = []
         wait_seconds = min(OWED_SECONDS_MAX, OWED_SECONDS * 2.0**mail.owed_tries)
         self._ledger.alerts.mark_sent(mail, owed_to=owed, owed_wait_seconds=wait_seconds)
-
-
-def _notice(mail: DueMail) -> Notice:
-    facts = dict(mail.facts)
-    return Notice(
-        kind=mail.kind,
-        fingerprint=mail.fingerprint,
-        source_name=facts["source_name"],
-        instance=facts["instance"],
-        rule=facts["rule"],
-        table=facts["table"],
-        key=facts["key"],
-        event=facts["event"],
-        ticket=facts.get("ticket", ""),  # an alert of before has none
-        reason=facts["reason"],
-        hint=facts["hint"],
-        words=facts["words"],
-        attempts=facts["attempts"],
-        since=mail.since,
-        count=max(1, mail.count),
-        recovered=mail.recovered,
-        lasted_seconds=mail.last_at - mail.since,
-        fields=tuple(facts["fields"]),
-    )

@@ -1,15 +1,13 @@
-"""One notice as one mail: what it says. Pure.
+"""One alert as one mail: what it says. Pure.
 
 When a mail is due, and to whom, is for mailer.py to decide; smtp.py sends it.
 """
 
 import logging
-import re
 import shlex
 import textwrap
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email import policy
 from email.message import EmailMessage
@@ -19,88 +17,61 @@ from typing import Final
 from function.core.event import SCHEDULED
 from function.core.outcome import Reason
 from function.core.values import digest
+from function.ledger.records import Alert, AlertKind, DueMail
 
 log = logging.getLogger(__name__)
 
 # Subjects are read in a list: what follows 120 characters is not seen there.
 SUBJECT_MAX: Final = 120
-# ServiceNow's words can quote what it was sent; 300 characters hold every message that its API is
-# known to give.
+# A system's words can quote what it was sent; 300 characters hold every message that ServiceNow's
+# API is known to give.
 WORDS_MAX: Final = 300
 HINT_MAX: Final = 500
 # An event's id is a UUID, a key one cell: whatever is longer is no longer read.
 VALUE_MAX: Final = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """All that a mail may say; of the row it holds the key and nothing else.
-
-    *kind* is ``dead`` (a permanent failure, or giving up), ``waiting`` (transient for too long),
-    ``held`` (ServiceNow as a whole does not answer), ``field`` (*fields* of *ticket* came back
-    different), ``upstream`` (requests that are no events) or ``unruled`` (events that no rule is
-    for). *rule*, *table*, *key*, *event* (its id) and *ticket* (its number) may be "". *since* is
-    UNIX seconds. *count* is how many such there were since the last mail, this one included.
-    *recovered* says that it is over, *lasted_seconds* after it began. *words* are ServiceNow's own.
-    Mails of one *fingerprint* are one thread.
-    """
-
-    kind: str
-    source_name: str
-    instance: str
-    rule: str
-    table: str
-    key: str
-    event: str
-    reason: str
-    hint: str
-    words: str
-    attempts: int
-    since: float
-    count: int
-    recovered: bool
-    lasted_seconds: float = 0.0
-    fields: tuple[str, ...] = ()
-    fingerprint: str = ""
-    ticket: str = ""
-
-
-# What a reason is to somebody who has never seen our code. Reasons of which no mail is written are
-# not here.
+# What a reason is to somebody who has never seen our code, where {system} failed. Reasons of which
+# no mail is written are not here.
 PHRASES: Final[dict[str, str]] = {
-    Reason.UNREACHABLE: "ServiceNow cannot be reached",
-    Reason.TIMEOUT: "ServiceNow does not answer in time",
-    Reason.UNAVAILABLE: "ServiceNow is unavailable",
-    Reason.HIBERNATING: "the ServiceNow instance is hibernating",
-    Reason.OVERLOADED: "ServiceNow is overloaded",
-    Reason.RATE_LIMITED: "ServiceNow's rate limit is reached",
-    Reason.UNAUTHORIZED: "ServiceNow refuses our credentials",
-    Reason.NOT_SERVICENOW: "something other than ServiceNow answers",
-    Reason.BAD_ANSWER: "ServiceNow's answer cannot be understood",
-    Reason.WRONG_RECORD: "ServiceNow answers with another record",
-    Reason.NOT_KEPT: "ServiceNow did not keep a value",
+    Reason.UNREACHABLE: "{system} cannot be reached",
+    Reason.TIMEOUT: "{system} does not answer in time",
+    Reason.UNAVAILABLE: "{system} is unavailable",
+    Reason.HIBERNATING: "the {system} instance is hibernating",
+    Reason.OVERLOADED: "{system} is overloaded",
+    Reason.RATE_LIMITED: "{system}'s rate limit is reached",
+    Reason.UNAUTHORIZED: "{system} refuses our credentials",
+    Reason.NOT_SERVICENOW: "something other than {system} answers",
+    Reason.BAD_ANSWER: "{system}'s answer cannot be understood",
+    Reason.WRONG_RECORD: "{system} answers with another record",
+    Reason.NOT_KEPT: "{system} did not keep a value",
     Reason.FAULT: "a fault of our own",
-    Reason.IN_DOUBT: "it is not known whether ServiceNow did it",
-    Reason.ACL: "a ServiceNow access rule refuses it",
-    Reason.BUSINESS_RULE: "a ServiceNow business rule refuses it",
-    Reason.DATA_POLICY: "a ServiceNow data policy refuses it",
-    Reason.INSERT_FAILED: "ServiceNow could not insert it",
-    Reason.REFUSED: "ServiceNow refuses it",
-    Reason.CONFLICT: "another record in ServiceNow has its sys_id",
-    Reason.MISSING: "its ticket is not in ServiceNow any more",
-    Reason.UNKNOWN_REFERENCE: "ServiceNow does not know a name that the rule refers to",
+    Reason.IN_DOUBT: "it is not known whether {system} did it",
+    Reason.ACL: "a {system} access rule refuses it",
+    Reason.BUSINESS_RULE: "a {system} business rule refuses it",
+    Reason.DATA_POLICY: "a {system} data policy refuses it",
+    Reason.INSERT_FAILED: "{system} could not insert it",
+    Reason.REFUSED: "{system} refuses it",
+    Reason.CONFLICT: "another record in {system} has its sys_id",
+    Reason.MISSING: "its ticket is not in {system} any more",
+    Reason.UNKNOWN_REFERENCE: "{system} does not know a name that the rule refers to",
     Reason.BAD_MAPPING: "the rule cannot be applied to the row",
     Reason.UNKNOWN_VALUE: "the rule has no entry for a value of the row",
     Reason.BAD_KEY: "the row has no usable key",
     Reason.NO_RULE: "no rule is for it",
     Reason.NOT_A_ROW: "the event carries no row",
-    Reason.NOT_CONFIGURED: "it is not known how to sign in to ServiceNow",
+    Reason.NOT_CONFIGURED: "it is not known how to sign in to {system}",
     Reason.BUSY: "another delivery is at work on its key",
     Reason.NO_CAPACITY: "the function has no capacity left",
     Reason.DEADLINE: "there was not enough time to finish",
     Reason.GAVE_UP: "it kept failing for too long",
 }
 
+# The hint of these begins with the line of the rules that is to blame: that is what a reader looks
+# for first.
+RULE_TO_BLAME: Final = frozenset(
+    {Reason.BAD_MAPPING, Reason.UNKNOWN_VALUE, Reason.BAD_KEY, Reason.NOT_A_ROW}
+)
 
 # What the function sends of its own accord, not because a row says so.
 UNMAPPED: Final = frozenset({"state", "correlation_id"})
@@ -112,39 +83,40 @@ UNMAPPED: Final = frozenset({"state", "correlation_id"})
 _UNFOLDED: Final = policy.default.clone(max_line_length=998)
 
 
-def compose(notice: Notice, *, sender: str, recipients: Sequence[str], now: float) -> EmailMessage:
-    """Write the mail that *notice* is, in plain text. *now* is UNIX seconds.
+def compose(mail: DueMail, *, sender: str, recipients: Sequence[str]) -> EmailMessage:
+    """Write the *mail*, in plain text.
 
-    The same notice at the same time has the same Message-ID. Raises ValueError where *sender* or
+    The same one at the same time has the same Message-ID. Raises ValueError where *sender* or
     *recipients* hold a line break.
     """
-    headline, opening = _headline(notice, now)
+    alert = mail.alert
+    headline, opening = _headline(mail)
     message = EmailMessage(policy=_UNFOLDED)
     message["From"] = sender
     message["To"] = ", ".join(recipients)
-    message["Subject"] = _subject(notice, headline)
-    message["Date"] = format_datetime(datetime.fromtimestamp(now, UTC))
+    message["Subject"] = _subject(mail, headline)
+    message["Date"] = format_datetime(datetime.fromtimestamp(mail.now, UTC))
     domain = domain_of(message)
-    mail = digest(
-        notice.source_name,
-        notice.fingerprint,
-        notice.kind,
-        notice.event,
-        str(notice.recovered),
-        str(now),
+    mail_id = digest(
+        alert.source_name,
+        alert.fingerprint,
+        alert.kind.value,
+        alert.event,
+        str(mail.recovered),
+        str(mail.now),
     )
-    message["Message-ID"] = f"<{mail}@{domain}>"
+    message["Message-ID"] = f"<{mail_id}@{domain}>"
     # The thread's root is a mail that was never sent: mail programs gather what refers to it all
     # the same.
-    thread = f"<alert-{digest(notice.source_name, notice.fingerprint or mail)}@{domain}>"
+    thread = f"<alert-{digest(alert.source_name, alert.fingerprint or mail_id)}@{domain}>"
     message["In-Reply-To"] = thread
     message["References"] = thread
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no out-of-office answers, please
     # Quoted-printable: 7 bits are taken by every server, and a long line is not a line too long.
     paragraphs = (
         _wrapped(single_line(opening, 2 * HINT_MAX)),
-        *_advice(notice),
-        _details(notice, now),
+        *_advice(mail),
+        _details(mail),
     )
     message.set_content("\n\n".join(paragraphs) + "\n", cte="quoted-printable")
     return message
@@ -177,91 +149,90 @@ def domain_of(message: EmailMessage) -> str:
         return "localhost"
 
 
-def _subject(notice: Notice, headline: str) -> str:
-    more = f" (+{notice.count - 1} more)" if notice.count > 1 and not notice.recovered else ""
-    prefix = f"[{single_line(notice.source_name, 40)}] "
+def _subject(mail: DueMail, headline: str) -> str:
+    more = f" (+{mail.count - 1} more)" if mail.count > 1 and not mail.recovered else ""
+    prefix = f"[{single_line(mail.alert.source_name, 40)}] "
     return prefix + single_line(headline, SUBJECT_MAX - len(prefix) - len(more)) + more
 
 
-def _headline(notice: Notice, now: float) -> tuple[str, str]:
+def _headline(mail: DueMail) -> tuple[str, str]:
     """The subject's end and the body's first sentences."""
-    who = _who(notice)
-    why = PHRASES.get(notice.reason, notice.reason.replace("_", " ")) or "no reason is known"
-    # Where the hint names the line of the rules that is to blame, that line is what a reader looks
-    # for first.
-    where = notice.hint if re.match(r"\S+\.ya?ml:\d", notice.hint) else why
-    lasted = _span(notice.lasted_seconds)
-    # One key that works again says that the trouble is over, not that the key of this notice is
+    alert = mail.alert
+    who = _who(alert)
+    system = _system(alert)
+    phrase = PHRASES.get(alert.reason, "").format(system=system)
+    why = phrase or alert.reason.replace("_", " ") or "no reason is known"
+    where = (alert.hint if alert.reason in RULE_TO_BLAME else "") or why
+    lasted = _span(mail.lasted_seconds)
+    # One key that works again says that the trouble is over, not that the key of this alert is
     # done.
-    whole = single_line(notice.rule or notice.table, 60) or "ServiceNow"
-    match notice.kind:
-        case "held" if notice.recovered:
+    concerned = single_line(alert.rule or alert.table, 60) or system
+    match alert.kind:
+        case AlertKind.HELD if mail.recovered:
             return (
                 f"over after {lasted}: {why}",
                 (
-                    f"It is over: calls to ServiceNow pass again, after {lasted}. "
+                    f"It is over: calls to {system} pass again, after {lasted}. "
                     f"What was wrong: {why}."
                 ),
             )
-        case _ if notice.recovered:
+        case _ if mail.recovered:
             return (
-                f"over after {lasted}: {whole}, {why}",
-                f"It is over: {whole} works again, after {lasted}. What was wrong: {why}.",
+                f"over after {lasted}: {concerned}, {why}",
+                f"It is over: {concerned} works again, after {lasted}. What was wrong: {why}.",
             )
-        case "dead":
+        case AlertKind.DEAD:
             return (
                 f"gave up on {who}: {where}",
                 f"The function gave up on {who}: {why}. "
                 "The event is kept as a dead letter; it is not tried again by itself.",
             )
-        case "waiting":
-            waited = _span(now - notice.since)
+        case AlertKind.WAITING:
+            waited = _span(mail.now - alert.since)
             return (
                 f"{who} waiting for {waited}: {why}",
                 f"{who} has been waiting for {waited}: {why}. It is tried again by itself.",
             )
-        case "held":
+        case AlertKind.HELD:
             return (
-                f"calls to ServiceNow are held: {why}",
-                f"Calls to ServiceNow are held: {why}. Events wait until a probe passes; Hasura "
+                f"calls to {system} are held: {why}",
+                f"Calls to {system} are held: {why}. Events wait until a probe passes; Hasura "
                 "sends them again by itself.",
             )
-        case "field" if notice.reason == Reason.UNKNOWN_REFERENCE:
-            fields = ", ".join(notice.fields)
+        case AlertKind.FIELD if alert.reason == Reason.UNKNOWN_REFERENCE:
+            fields = ", ".join(alert.fields)
             return (
                 f"left {fields} of {who} empty",
                 f"The ticket of {who} was written without {fields}: {why}. The rule says to leave "
                 "that empty in this case.",
             )
-        case "field":
-            fields = ", ".join(notice.fields)
-            again = (
+        case AlertKind.FIELD:
+            fields = ", ".join(alert.fields)
+            when_sent = (
                 " A field is sent again when the row gives another value for it, and not before."
             )
             return (
-                f"ServiceNow did not keep {fields} of {who}",
+                f"{system} did not keep {fields} of {who}",
                 (
-                    f"ServiceNow took the ticket of {who}, but returned other values than were "
+                    f"{system} took the ticket of {who}, but returned other values than were "
                     f"sent for: {fields}."
                 )
-                + (again if set(notice.fields) - UNMAPPED else ""),
+                + (when_sent if set(alert.fields) - UNMAPPED else ""),
             )
-        case _ if notice.reason == Reason.NO_RULE:
-            what = "one-off scheduled events" if notice.table == SCHEDULED else notice.table or who
-            came = (
-                "A one-off scheduled event" if notice.table == SCHEDULED else f"An event of {what}"
+        case _ if alert.reason == Reason.NO_RULE:
+            what = "one-off scheduled events" if alert.table == SCHEDULED else alert.table or who
+            opening = (
+                "A one-off scheduled event" if alert.table == SCHEDULED else f"An event of {what}"
             )
             return (
                 f"no rule is for {what}",
-                f"{came} came in, and no rule is for it. It was answered 422. Some of these "
+                f"{opening} came in, and no rule is for it. It was answered 422. Some of these "
                 "events are kept as dead "
                 "letters, not all.",
             )
         case _:
             # The function itself refused it, whatever the reason is called.
-            why = (
-                "it is not an event as Hasura sends it" if notice.reason == Reason.REFUSED else why
-            )
+            why = "it is not an event as Hasura sends it" if alert.reason == Reason.REFUSED else why
             return (
                 f"request refused: {why}",
                 f"A request with the right secret was refused: {why}. Something between Hasura "
@@ -269,102 +240,109 @@ def _headline(notice: Notice, now: float) -> tuple[str, str]:
             )
 
 
-def _who(notice: Notice) -> str:
+def _system(alert: Alert) -> str:
+    return single_line(alert.system, 40)
+
+
+def _who(alert: Alert) -> str:
     named = "/".join(
-        part for part in (single_line(notice.rule, 40), single_line(notice.key, 60)) if part
+        part for part in (single_line(alert.rule, 40), single_line(alert.key, 60)) if part
     )
-    return named or single_line(notice.table, 60) or "ServiceNow"
+    return named or single_line(alert.table, 60) or _system(alert)
 
 
-def _advice(notice: Notice) -> Iterator[str]:
-    """What ServiceNow said, what to check, and the commands to paste, a paragraph each."""
-    if notice.recovered:
-        if notice.count > 1:
-            yield f"{notice.count - 1} more like it since the last mail."
+def _advice(mail: DueMail) -> Iterator[str]:
+    """What the system said, what to check, and the commands to paste, a paragraph each."""
+    alert = mail.alert
+    if mail.recovered:
+        if mail.count > 1:
+            yield f"{mail.count - 1} more like it since the last mail."
         return
-    if words := single_line(notice.words, WORDS_MAX):
-        yield "ServiceNow said:\n" + _wrapped(words, "  > ")
-    if hint := single_line(notice.hint, HINT_MAX):
+    if words := single_line(alert.words, WORDS_MAX):
+        yield f"{_system(alert)} said:\n" + _wrapped(words, "  > ")
+    if hint := single_line(alert.hint, HINT_MAX):
         yield "What to check:\n" + _wrapped(hint, "  ")
-    commands = [*_commands(notice)]
+    commands = [*_commands(mail)]
     for heading, command in commands:
         yield f"{heading}\n  {command}"  # never wrapped: it is there to be pasted
-    if notice.count > 1 and notice.kind != "dead":
-        yield f"{notice.count - 1} more like it since the last mail."
+    if mail.count > 1 and alert.kind is not AlertKind.DEAD:
+        yield f"{mail.count - 1} more like it since the last mail."
     if commands:
         yield _wrapped(
             "Run commands in the project's folder, with the function's settings in the environment."
         )
 
 
-def _commands(notice: Notice) -> Iterator[tuple[str, str]]:
+def _commands(mail: DueMail) -> Iterator[tuple[str, str]]:
     """What to run, each with the line above it. The event of a field's mail was delivered: it needs
     none."""
-    match notice.kind:
-        case "held" if notice.reason == Reason.RATE_LIMITED:
-            return  # events go on at the time that ServiceNow gave, and a call before it is refused
-        case "held" if notice.reason in (Reason.UNAUTHORIZED, Reason.NOT_CONFIGURED):
+    alert, system = mail.alert, _system(mail.alert)
+    match alert.kind:
+        case AlertKind.HELD if alert.reason == Reason.RATE_LIMITED:
+            return  # events go on at the time that it gave, and a call before it is refused
+        case AlertKind.HELD if alert.reason in (Reason.UNAUTHORIZED, Reason.NOT_CONFIGURED):
             yield (
                 "Once that is put right, this tries the connection, and events go on at once:",
                 _CHECK,
             )
-        case "held":
+        case AlertKind.HELD:
             yield (
-                "This tries the connection now. If ServiceNow answers, events go on at once:",
+                f"This tries the connection now. If {system} answers, events go on at once:",
                 _CHECK,
             )
-        case "waiting" if notice.event:
-            yield "To try it at once:", _replay(notice)
-        case "dead" | "unruled" | "upstream" if notice.event:
-            yield "Once that is put right, and deployed, this sends it again:", _replay(notice)
-    if notice.kind == "dead" and notice.count > 1:
-        which = "of the rule " if notice.rule else ""
-        more = f"{notice.count - 1} more like it since the last mail."
-        yield f"{more}\nThis sends all dead letters {which}again:", _replay_failed(notice)
+        case AlertKind.WAITING if alert.event:
+            yield "To try it at once:", _replay(alert)
+        case AlertKind.DEAD | AlertKind.UNRULED | AlertKind.UPSTREAM if alert.event:
+            yield "Once that is put right, and deployed, this sends it again:", _replay(alert)
+    if alert.kind is AlertKind.DEAD and mail.count > 1:
+        which = "of the rule " if alert.rule else ""
+        more = f"{mail.count - 1} more like it since the last mail."
+        yield f"{more}\nThis sends all dead letters {which}again:", _replay_failed(alert)
 
 
 _CHECK: Final = "python -m function check"
 
 
-def _details(notice: Notice, now: float) -> str:
+def _details(mail: DueMail) -> str:
     """What is known, one line each."""
-    facts = [*_facts(notice, now)]
+    facts = [*_facts(mail)]
     width = max(len(label) for label, _ in facts)
     return "Details:\n" + "\n".join(f"  {label:<{width}}  {value}" for label, value in facts)
 
 
-def _facts(notice: Notice, now: float) -> Iterator[tuple[str, str]]:
+def _facts(mail: DueMail) -> Iterator[tuple[str, str]]:
     """Label and value of what is known."""
+    alert = mail.alert
     concerned = {
-        "rule": notice.rule,
-        "table": notice.table,
-        "key": notice.key,
-        "ticket": notice.ticket,
-        "fields": ", ".join(notice.fields),
-        "event": notice.event,
+        "rule": alert.rule,
+        "table": alert.table,
+        "key": alert.key,
+        "ticket": alert.ticket,
+        "fields": ", ".join(alert.fields),
+        "event": alert.event,
     }
-    known = {"source": notice.source_name, "ServiceNow": notice.instance}
-    # A hold concerns every event. What was refused upstream is no event at all, and ServiceNow did
+    known = {"source": alert.source_name, _system(alert): alert.instance}
+    # A hold concerns every event. What was refused upstream is no event at all, and the system did
     # not refuse it.
-    known |= concerned if notice.kind not in ("held", "upstream") else {}
-    known |= {"reason": notice.reason} if notice.kind != "upstream" else {}
+    known |= concerned if alert.kind not in (AlertKind.HELD, AlertKind.UPSTREAM) else {}
+    known |= {"reason": alert.reason} if alert.kind is not AlertKind.UPSTREAM else {}
     for label, value in known.items():
         if line := single_line(value, VALUE_MAX):
             yield label, line
-    began = datetime.fromtimestamp(notice.since, UTC)
-    yield "since", f"{began:%Y-%m-%d %H:%M:%S} UTC ({_span(now - notice.since)} ago)"
-    if notice.recovered:
-        yield "lasted", _span(notice.lasted_seconds)
-    if notice.attempts and notice.kind in ("dead", "waiting"):
-        yield "attempts", str(notice.attempts)
+    began = datetime.fromtimestamp(alert.since, UTC)
+    yield "since", f"{began:%Y-%m-%d %H:%M:%S} UTC ({_span(mail.now - alert.since)} ago)"
+    if mail.recovered:
+        yield "lasted", _span(mail.lasted_seconds)
+    if alert.attempts and alert.kind in (AlertKind.DEAD, AlertKind.WAITING):
+        yield "attempts", str(alert.attempts)
 
 
-def _replay(notice: Notice) -> str:
+def _replay(alert: Alert) -> str:
     """The command that sends the event again; where its id cannot be pasted as it is, that for all
     like it."""
-    if single_line(notice.event, VALUE_MAX) != notice.event:
-        return _replay_failed(notice)
-    return replay_command([notice.event])
+    if single_line(alert.event, VALUE_MAX) != alert.event:
+        return _replay_failed(alert)
+    return replay_command([alert.event])
 
 
 def replay_command(events: Sequence[str]) -> str:
@@ -374,8 +352,8 @@ def replay_command(events: Sequence[str]) -> str:
     return f"python -m function replay {options_end}{shlex.join(events)}"
 
 
-def _replay_failed(notice: Notice) -> str:
-    rule = single_line(notice.rule, VALUE_MAX)
+def _replay_failed(alert: Alert) -> str:
+    rule = single_line(alert.rule, VALUE_MAX)
     return "python -m function replay --failed" + (f" --rule={shlex.quote(rule)}" if rule else "")
 
 

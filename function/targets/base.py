@@ -60,11 +60,14 @@ class Result:
 class TargetSession(Protocol):
     """A target on the connection that one delivery began with, and ends on.
 
-    *instance* is where what it makes stands: part of a record's key. *version* is that of the
-    stored connection to ServiceNow, "" where none is stored; None where the target does not use
-    it. *settings_digest* stands for the settings that
+    *system* is what people call the other system. *instance* is where what it makes stands: part of
+    a record's key. *version* is that of the stored connection to ServiceNow, "" where none is
+    stored; None where the target does not use it. *settings_digest* stands for the settings that
     decide what becomes of an event: under others, a dead letter may live.
     """
+
+    @property
+    def system(self) -> str: ...
 
     @property
     def instance(self) -> str: ...

@@ -1,5 +1,6 @@
 """The ledger on SQLite and on PostgreSQL, through the same SQL."""
 
+import json
 import random
 import socket
 import sqlite3
@@ -29,6 +30,7 @@ from function.ledger.ledger import FORGET_MAX, Ledger
 from function.ledger.records import (
     Acquired,
     Alert,
+    AlertKind,
     AlreadyDead,
     AlreadyDone,
     BeginResult,
@@ -354,9 +356,24 @@ def test_the_event_is_kept_until_it_is_done(ledger: Ledger, begin: Begin) -> Non
 
 
 def alert(
-    fingerprint: str = "f", *, since: float = 0.0, episode: bool = False, wait: float = 0.0
+    fingerprint: str = "f",
+    kind: AlertKind = AlertKind.DEAD,
+    *,
+    since: float = 0.0,
+    wait: float = 0.0,
 ) -> Alert:
-    return Alert(fingerprint, "dead", {"rule": "r"}, since, episode, wait)
+    return Alert(
+        fingerprint=fingerprint,
+        kind=kind,
+        since=since,
+        wait_seconds=wait,
+        source_name="shop",
+        system="ServiceNow",
+        instance="https://dev12345.service-now.com",
+        rule="r",
+        reason=Reason.BAD_MAPPING.value,
+        hint="a hint",
+    )
 
 
 def test_one_mail_is_claimed_by_one_of_many(ledger: Ledger) -> None:
@@ -393,16 +410,68 @@ def test_the_next_mail_waits_and_counts(ledger: Ledger, clock: Clock) -> None:
     assert (first.count, late.count) == (1, 5)
 
 
+def test_an_alert_that_an_older_version_raised_is_still_mailed(ledger: Ledger) -> None:
+    facts = {
+        "source_name": "shop",
+        "instance": "https://dev12345.service-now.com",
+        "rule": "r",
+        "table": "public.outages",
+        "key": "1",
+        "event": "e",
+        "reason": "a_reason_of_before",
+        "hint": "a hint",
+        "words": "their words",
+        "attempts": 3,
+        "fields": ["impact"],
+    }
+    ledger.database.run(
+        lambda transaction: transaction.execute(
+            "INSERT INTO servicenow.alert (fingerprint, kind, facts, since, last_at, due_at, "
+            "unsent, episode) VALUES ('f', 'field', :facts, 0, 5, 0, 2, 'pending')",
+            facts=json.dumps(facts),
+        )
+    )
+    mail = ledger.alerts.claim_due_mail(every_seconds=900)
+
+    assert mail is not None
+    assert (mail.count, mail.lasted_seconds, mail.recovered) == (2, 5.0, False)
+    assert mail.alert == Alert(
+        fingerprint="f",
+        kind=AlertKind.FIELD,
+        since=0.0,
+        system="ServiceNow",
+        **{**facts, "fields": ("impact",)},  # type: ignore[arg-type]  # each has its type
+    )
+
+
+def test_an_alert_of_a_kind_that_only_a_newer_version_knows_is_mailed_too(ledger: Ledger) -> None:
+    ledger.alerts.raise_alert(replace(alert(), fingerprint="f"))
+    ledger.database.run(lambda t: t.execute("UPDATE servicenow.alert SET kind = 'later'"))
+    mail = ledger.alerts.claim_due_mail(every_seconds=900)
+
+    assert mail is not None
+    assert (mail.alert.fingerprint, mail.alert.kind) == ("f", AlertKind.UPSTREAM)
+
+
+def test_a_mail_is_of_the_alert_that_was_raised(ledger: Ledger) -> None:
+    raised = replace(alert(wait=0.0), ticket="INC1", fields=("a", "b"), words="w", attempts=7)
+    ledger.alerts.raise_alert(raised)
+    mail = ledger.alerts.claim_due_mail(every_seconds=900)
+
+    assert mail is not None
+    assert mail.alert == raised
+
+
 def test_an_episode_is_told_once_while_it_lasts(ledger: Ledger, clock: Clock) -> None:
     now = ledger.now()
-    ledger.alerts.raise_alert(alert(since=now, episode=True, wait=600))
+    ledger.alerts.raise_alert(alert(kind=AlertKind.WAITING, since=now, wait=600))
     early = ledger.alerts.claim_due_mail(every_seconds=900)
     clock.advance(601)
     told = ledger.alerts.claim_due_mail(every_seconds=900)
     assert told is not None
     ledger.alerts.mark_sent(told)
     clock.advance(10_000)
-    ledger.alerts.raise_alert(alert(since=now, episode=True, wait=600))
+    ledger.alerts.raise_alert(alert(kind=AlertKind.WAITING, since=now, wait=600))
 
     assert early is None
     assert ledger.alerts.claim_due_mail(every_seconds=900) is None
@@ -432,7 +501,7 @@ def test_only_a_sample_of_a_table_no_rule_wants_is_kept(ledger: Ledger) -> None:
             delivery=DeliveryId(f"e{number}", "c", "", "", ""),
             digest="d",
             fresh=False,
-            alert=alert(episode=True),
+            alert=alert(kind=AlertKind.UNRULED),
             samples_max=UNRULED_SAMPLES_MAX,
         )
 
@@ -490,7 +559,7 @@ def test_two_that_meet_in_a_deadlock_are_both_done(postgresql: str) -> None:
     database = Database(postgresql)
     ledger = Ledger(database)
     for name in ("one", "two"):
-        ledger.alerts.raise_alert(Alert(name, "dead", {}, 0.0))
+        ledger.alerts.raise_alert(alert(name))
     both_hold_one = threading.Barrier(2, timeout=30)
     begun: list[str] = []
 
@@ -652,7 +721,7 @@ def test_the_environments_client_encoding_does_not_matter(
 ) -> None:
     monkeypatch.setenv("PGCLIENTENCODING", encoding)
     database = Database(postgresql)
-    Ledger(database).alerts.raise_alert(Alert("авария", "dead", {}, 0.0))
+    Ledger(database).alerts.raise_alert(alert("авария"))
 
     assert database.run(lambda t: t.execute("SELECT fingerprint FROM servicenow.alert")) == [
         {"fingerprint": "авария"}
@@ -704,9 +773,7 @@ def test_what_a_database_does_not_take_is_told_from_a_database_that_is_away(
     ledger = Ledger(database)
     refused = ""
     try:
-        ledger.alerts.raise_alert(
-            Alert(random_text(20_000) if value.startswith("long") else value, "dead", {}, 0.0)
-        )
+        ledger.alerts.raise_alert(alert(random_text(20_000) if value.startswith("long") else value))
     except LedgerRefused as error:
         refused = str(error)
     stands = url.startswith("sqlite") and not value.startswith("\ud800")  # SQLite takes the others
@@ -746,7 +813,7 @@ def test_deliveries_that_were_told_of_hide_no_new_ones(
     first = ledger.deliveries.overdue(seconds=600, given_up_seconds=86400, most=5)
     for delivery in first:
         ledger.deliveries.mark_overdue(
-            delivery, Alert("waiting r", "waiting", {}, 0.0, episode=True), gave_up=False
+            delivery, alert("waiting r", AlertKind.WAITING), gave_up=False
         )
     second = ledger.deliveries.overdue(seconds=600, given_up_seconds=86400, most=5)
     clock.advance(90_000)
@@ -779,7 +846,7 @@ def test_the_first_retention_of_many_rows_blocks_nobody_for_long(
     def be_an_event() -> None:
         while not stopping.is_set():
             began = time.monotonic()
-            ledger.alerts.raise_alert(Alert("a", "dead", {}, 0.0))
+            ledger.alerts.raise_alert(alert("a"))
             waits.append(time.monotonic() - began)
             time.sleep(0.002)
 

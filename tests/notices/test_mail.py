@@ -11,11 +11,11 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import trustme
@@ -23,7 +23,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from function.core.outcome import Reason
-from function.notices.message import PHRASES, SUBJECT_MAX, WORDS_MAX, Notice, compose
+from function.ledger.records import Alert, AlertKind, DueMail
+from function.notices.message import PHRASES, SUBJECT_MAX, WORDS_MAX, compose
 from function.notices.smtp import MailNotSent, MailServer, send
 from tests.mailserver import MailServerFixture
 
@@ -31,24 +32,39 @@ NOW = 1_763_730_000.0  # 2025-11-21 13:00:00 UTC
 PASSWORD = "planted-Pa55word/4711"
 LOGIN = ("mailer", PASSWORD)
 
-DEAD = Notice(
-    kind="dead",
-    source_name="shop-prod",
-    instance="https://dev12345.service-now.com",
-    rule="outage",
-    table="incident",
-    key="42",
-    event="5a3e1f0c-7d9b-4b57-9f39-2b1f6d7c8e90",
-    reason=Reason.ACL,
-    hint="Give the user of SERVICENOW_USERNAME the role itil.",
-    words="Operation Failed: ACL Exception Insert Failed due to security constraints",
-    attempts=3,
-    since=NOW - 754,
+
+def changed(mail: DueMail, **facts: Any) -> DueMail:
+    """*mail* with other facts, be they its own or its alert's; *lasted_seconds* is one as well."""
+    if "lasted_seconds" in facts:
+        facts["last_at"] = mail.alert.since + facts.pop("lasted_seconds")
+    own = {name: value for name, value in facts.items() if name in {f.name for f in fields(mail)}}
+    others = {name: value for name, value in facts.items() if name not in own}
+    return replace(mail, alert=replace(mail.alert, **others), **own)
+
+
+DEAD = DueMail(
+    Alert(
+        kind=AlertKind.DEAD,
+        source_name="shop-prod",
+        system="ServiceNow",
+        instance="https://dev12345.service-now.com",
+        rule="outage",
+        table="incident",
+        key="42",
+        event="5a3e1f0c-7d9b-4b57-9f39-2b1f6d7c8e90",
+        reason=Reason.ACL,
+        hint="Give the user of SERVICENOW_USERNAME the role itil.",
+        words="Operation Failed: ACL Exception Insert Failed due to security constraints",
+        attempts=3,
+        since=NOW - 754,
+        fingerprint="outage/refused_by_acl",
+    ),
+    last_at=NOW - 754,
     count=1,
     recovered=False,
-    fingerprint="outage/refused_by_acl",
+    now=NOW,
 )
-UNMAPPED = replace(
+UNMAPPED = changed(
     DEAD,
     reason=Reason.UNKNOWN_VALUE,
     hint=(
@@ -60,17 +76,17 @@ UNMAPPED = replace(
     count=12,
     fingerprint="outage/unknown_value",
 )
-WAITING = replace(
+WAITING = changed(
     DEAD,
-    kind="waiting",
+    kind=AlertKind.WAITING,
     reason=Reason.UNAVAILABLE,
     hint="Look at the instance's status page.",
     words="",
     fingerprint="outage/servicenow_unavailable",
 )
-HELD = replace(
+HELD = changed(
     DEAD,
-    kind="held",
+    kind=AlertKind.HELD,
     rule="",
     table="",
     key="",
@@ -80,9 +96,9 @@ HELD = replace(
     words="User is not authenticated",
     fingerprint="held/servicenow_unauthorized",
 )
-FIELD = replace(
+FIELD = changed(
     DEAD,
-    kind="field",
+    kind=AlertKind.FIELD,
     reason="field_not_kept",
     hint="",
     words="",
@@ -90,17 +106,22 @@ FIELD = replace(
     ticket="INC0010001",
     fingerprint="outage/fields",
 )
-UNRULED = replace(
-    HELD, kind="unruled", table="hasura/public.orders", reason=Reason.NO_RULE, hint="", words=""
+UNRULED = changed(
+    HELD,
+    kind=AlertKind.UNRULED,
+    table="hasura/public.orders",
+    reason=Reason.NO_RULE,
+    hint="",
+    words="",
 )
-UPSTREAM = replace(
+UPSTREAM = changed(
     UNRULED,
-    kind="upstream",
+    kind=AlertKind.UPSTREAM,
     table="hasura",
     reason=Reason.REFUSED,
     hint="The body has the event under `payload`.",
 )
-OVER = replace(WAITING, recovered=True, lasted_seconds=4000.0, count=5)
+OVER = changed(WAITING, recovered=True, lasted_seconds=4000.0, count=5)
 SAMPLES = {
     "dead": DEAD,
     "unmapped": UNMAPPED,
@@ -110,13 +131,13 @@ SAMPLES = {
     "unruled": UNRULED,
     "upstream": UPSTREAM,
     "over": OVER,
-    "held and over": replace(HELD, rule="outage", key="42", recovered=True, lasted_seconds=4000.0),
-    "dead and over": replace(UNMAPPED, recovered=True, lasted_seconds=90000.0),
+    "held and over": changed(HELD, rule="outage", key="42", recovered=True, lasted_seconds=4000.0),
+    "dead and over": changed(UNMAPPED, recovered=True, lasted_seconds=90000.0),
 }
 
 
-def mail(notice: Notice, *, recipients: tuple[str, ...] = ("ops@example.com",)) -> EmailMessage:
-    return compose(notice, sender="Shop <function@example.com>", recipients=recipients, now=NOW)
+def mail(notice: DueMail, *, recipients: tuple[str, ...] = ("ops@example.com",)) -> EmailMessage:
+    return compose(notice, sender="Shop <function@example.com>", recipients=recipients)
 
 
 def text_of(message: EmailMessage) -> str:
@@ -198,7 +219,7 @@ def test_a_mail_for_many_says_how_many_more_and_how_to_replay_them_all() -> None
 
 
 @pytest.mark.parametrize("over", [SAMPLES["dead and over"], OVER])
-def test_what_is_over_has_nothing_left_to_replay(over: Notice) -> None:
+def test_what_is_over_has_nothing_left_to_replay(over: DueMail) -> None:
     assert "replay" not in text_of(mail(over))
 
 
@@ -214,16 +235,16 @@ def test_a_field_that_was_not_kept_is_named_with_its_ticket_and_nothing_is_repla
     ("notice", "command"),
     [
         (HELD, "check"),
-        (replace(HELD, reason=Reason.UNAVAILABLE), "check"),
-        (replace(HELD, reason=Reason.RATE_LIMITED), ""),
-        (replace(UNRULED, event="e1"), "replay e1"),
-        (replace(WAITING, event="e1"), "replay e1"),
+        (changed(HELD, reason=Reason.UNAVAILABLE), "check"),
+        (changed(HELD, reason=Reason.RATE_LIMITED), ""),
+        (changed(UNRULED, event="e1"), "replay e1"),
+        (changed(WAITING, event="e1"), "replay e1"),
         (UPSTREAM, ""),
-        (replace(FIELD, event="e1"), ""),
+        (changed(FIELD, event="e1"), ""),
         (SAMPLES["held and over"], ""),
     ],
 )
-def test_a_mail_gives_the_one_command_that_helps(notice: Notice, command: str) -> None:
+def test_a_mail_gives_the_one_command_that_helps(notice: DueMail, command: str) -> None:
     text = text_of(mail(notice))
 
     commands = re.findall(r"^  python -m function (.*)$", text, re.MULTILINE)
@@ -232,7 +253,7 @@ def test_a_mail_gives_the_one_command_that_helps(notice: Notice, command: str) -
 
 
 def test_a_hold_names_no_event_for_it_concerns_all() -> None:
-    text = text_of(mail(replace(HELD, rule="outage", key="42", event="e1")))
+    text = text_of(mail(changed(HELD, rule="outage", key="42", event="e1")))
 
     assert not re.findall(r"^  (rule|table|key|event) ", text, re.MULTILINE)
     assert "  reason      servicenow_unauthorized\n" in text
@@ -249,7 +270,7 @@ def test_what_was_refused_upstream_is_not_put_down_to_servicenow() -> None:
 @pytest.mark.parametrize("sample", SAMPLES)
 def test_no_line_but_a_fact_or_a_command_is_longer_than_78_characters(sample: str) -> None:
     lines = text_of(
-        mail(replace(SAMPLES[sample], hint="a few words " * 40, words="some more " * 20))
+        mail(changed(SAMPLES[sample], hint="a few words " * 40, words="some more " * 20))
     ).splitlines()
 
     assert [
@@ -265,12 +286,13 @@ def test_every_reason_that_can_fail_has_words_for_people() -> None:
 
 def test_an_unknown_reason_is_still_a_sentence() -> None:
     assert (
-        "refused: not json" in mail(replace(UNRULED, kind="upstream", reason="not_json"))["Subject"]
+        "refused: not json"
+        in mail(changed(UNRULED, kind=AlertKind.UPSTREAM, reason="not_json"))["Subject"]
     )
 
 
 def test_servicenows_words_are_cut_short() -> None:
-    text = text_of(mail(replace(DEAD, words="w" * 5000)))
+    text = text_of(mail(changed(DEAD, words="w" * 5000)))
 
     assert "w" * (WORDS_MAX - 3) + "..." in text
     assert "w" * (WORDS_MAX - 2) not in text
@@ -299,9 +321,7 @@ def test_mails_about_one_thing_are_one_thread_and_each_its_own_mail() -> None:
 
 @pytest.mark.parametrize("domain", ["bücher.example", ""])
 def test_a_message_id_is_ascii_whatever_the_sender(domain: str) -> None:
-    message = compose(
-        DEAD, sender=f"f@{domain}" if domain else "f", recipients=["ops@example.com"], now=NOW
-    )
+    message = compose(DEAD, sender=f"f@{domain}" if domain else "f", recipients=["ops@example.com"])
 
     assert message["Message-ID"].isascii()
     assert re.fullmatch(r"<\w+@[\w.-]+>", message["Message-ID"])
@@ -319,7 +339,31 @@ def test_a_message_id_is_ascii_whatever_the_sender(domain: str) -> None:
     ],
 )
 def test_a_length_of_time_is_said_as_people_say_it(seconds: float, said: str) -> None:
-    assert f"over after {said}:" in mail(replace(OVER, lasted_seconds=seconds))["Subject"]
+    assert f"over after {said}:" in mail(changed(OVER, lasted_seconds=seconds))["Subject"]
+
+
+@pytest.mark.parametrize("kind", AlertKind)
+@pytest.mark.parametrize("recovered", [False, True])
+@pytest.mark.parametrize("reason", Reason)
+def test_a_mail_about_another_system_does_not_call_it_servicenow(
+    kind: AlertKind, recovered: bool, reason: Reason
+) -> None:
+    about = {"system": "Hasura's GraphQL", "instance": "https://hasura.example.com"}
+    for whose in ({}, {"rule": "", "table": "", "key": "", "event": ""}):
+        message = mail(
+            changed(DEAD, kind=kind, recovered=recovered, reason=reason, **about, **whose, hint="")
+        )
+
+        assert "ServiceNow" not in message["Subject"] + text_of(message)
+        assert "  Hasura's GraphQL  https://hasura.example.com\n" in text_of(message)
+
+
+def test_what_a_reason_says_names_the_system_that_failed() -> None:
+    message = mail(changed(WAITING, system="Hasura's GraphQL"))
+
+    assert message["Subject"].endswith(
+        "outage/42 waiting for 12 minutes: Hasura's GraphQL is unavailable"
+    )
 
 
 # What a row, a rule or ServiceNow may try
@@ -332,10 +376,11 @@ INJECTION = (
 
 
 @pytest.mark.parametrize(
-    "place", ["key", "rule", "table", "event", "reason", "hint", "words", "source_name", "ticket"]
+    "place",
+    ["key", "rule", "table", "event", "reason", "hint", "words", "source_name", "system", "ticket"],
 )
 def test_no_value_can_add_a_header_or_a_line(place: str) -> None:
-    notice = replace(DEAD, **{place: INJECTION})  # type: ignore[arg-type]  # the places are all text
+    notice = changed(DEAD, **{place: INJECTION})
     message = message_from_bytes(bytes(mail(notice)), policy=policy.default)
 
     assert message["Bcc"] is None
@@ -347,7 +392,7 @@ def test_no_value_can_add_a_header_or_a_line(place: str) -> None:
 
 
 def test_a_command_cannot_be_turned_into_another_by_what_it_names() -> None:
-    text = text_of(mail(replace(UNMAPPED, event="$(reboot)", rule="a; reboot")))
+    text = text_of(mail(changed(UNMAPPED, event="$(reboot)", rule="a; reboot")))
 
     assert "  python -m function replay '$(reboot)'\n" in text
     assert "  python -m function replay --failed --rule='a; reboot'\n" in text
@@ -374,7 +419,7 @@ def test_a_command_cannot_be_turned_into_another_by_what_it_names() -> None:
 def test_the_command_that_a_mail_gives_is_for_that_event_and_no_other(
     event: str, tmp_path: Path
 ) -> None:
-    text = text_of(mail(replace(DEAD, event=event)))
+    text = text_of(mail(changed(DEAD, event=event)))
     [command] = [
         line.strip()
         for line in text.splitlines()
@@ -396,9 +441,9 @@ def test_the_command_that_a_mail_gives_is_for_that_event_and_no_other(
 
 @pytest.mark.parametrize("event", ["a  b", " a", "a\u202eb", "a\u2028b", "a\u00a0b"])
 def test_an_event_that_cannot_be_pasted_as_it_is_is_replayed_with_all_like_it(event: str) -> None:
-    text = text_of(mail(replace(DEAD, event=event)))
+    text = text_of(mail(changed(DEAD, event=event)))
 
-    assert f"  python -m function replay --failed --rule={DEAD.rule}\n" in text
+    assert f"  python -m function replay --failed --rule={DEAD.alert.rule}\n" in text
     assert f"replay {event}" not in text
 
 
@@ -416,7 +461,7 @@ texts = st.fixed_dictionaries(
 def test_every_notice_becomes_a_mail_that_can_be_sent_and_read(
     said: dict[str, str], count: int, sample: str
 ) -> None:
-    notice = replace(SAMPLES[sample], count=count, **said)  # type: ignore[arg-type]  # these are all text
+    notice = changed(SAMPLES[sample], count=count, **said)
     message = message_from_bytes(bytes(mail(notice)), policy=policy.default)
 
     assert len(message["Subject"]) <= SUBJECT_MAX
@@ -428,7 +473,7 @@ def test_every_notice_becomes_a_mail_that_can_be_sent_and_read(
 
 
 def test_a_mail_arrives_as_it_was_written() -> None:
-    notice = replace(DEAD, key="Köln/停电", words="Ungültiger Wert für „impact“")
+    notice = changed(DEAD, key="Köln/停电", words="Ungültiger Wert für „impact“")
     with MailServerFixture() as server:
         send(mail(notice), server.server, timeout_seconds=5)
 
@@ -818,10 +863,9 @@ def test_no_refusal_of_an_address_quotes_its_password(password: str) -> None:
 )
 def test_a_subject_is_read_as_it_was_written(rule: str) -> None:
     message = compose(
-        replace(FIELD, rule=rule),
+        changed(FIELD, rule=rule, now=FIELD.alert.since),
         sender="a@example.com",
         recipients=["b@example.com"],
-        now=FIELD.since,
     )
     received = message_from_bytes(message.as_bytes(), policy=policy.default)
 

@@ -123,3 +123,34 @@ def test_a_mail_names_the_ticket_where_there_is_one(world: World) -> None:
     text = str(mail.get_body(("plain",)))
 
     assert "INC0010001" in text
+
+
+def fail_alone(world: World, body: bytes, fault: str, number: int) -> str:
+    """Deliver *body* to a ServiceNow that fails for it and for no other event; gives the reason."""
+    world.servicenow.arm(fault)
+    reason = str(world.send(body).outcome["reason"])
+    world.send(insert("outages", outage(number)))
+    world.clock.advance(700)
+    return reason
+
+
+def test_an_event_that_waits_is_mailed_once_whatever_it_waits_for_by_then(world: World) -> None:
+    body = insert("outages", outage(1), id="e")
+    faults = ("error_500", "error_500", "reset", "truncated_200", "error_500")
+    reasons = [fail_alone(world, body, fault, number) for number, fault in enumerate(faults, 2)]
+
+    assert len(set(reasons)) == 3
+    assert world.query("SELECT kind FROM servicenow.alert") == [{"kind": "waiting"}]
+    assert len(world.mails) == 1
+
+
+def test_a_dead_letter_that_waits_once_it_is_sent_again_has_a_mail_for_that_too(
+    world: World,
+) -> None:
+    body = insert("outages", outage(1), id="e")
+    for number, fault in enumerate(("data_policy_403", "error_500", "error_500", "error_500"), 2):
+        fail_alone(world, body, fault, number)
+    kinds = world.query("SELECT kind FROM servicenow.alert ORDER BY kind")
+
+    assert kinds == [{"kind": "dead"}, {"kind": "waiting"}]
+    assert len(world.mails) == 2

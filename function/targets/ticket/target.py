@@ -30,6 +30,8 @@ class TicketTarget:
 class TicketSession:
     """Tickets on one connection to ServiceNow."""
 
+    system = "ServiceNow"
+
     def __init__(self, connection: Connection, ledger: Ledger, *, source_name: str) -> None:
         self._connection = connection
         self._ledger = ledger
