@@ -105,13 +105,13 @@ class OperatorApi:
         if isinstance(body, Response):
             return body
         asked = None if body.strip() in _NOTHING else parse(body)
-        told = self._tester.test(asked, self._connections.current(at_once=True))
+        report = self._tester.test(asked, self._connections.current(at_once=True))
         answer = answer_json(
-            200 if told.retry_after_seconds is None else 429,
-            {"success": told.success, "message": told.message, "instance": told.instance_url},
+            200 if report.retry_after_seconds is None else 429,
+            {"success": report.success, "message": report.message, "instance": report.instance_url},
         )
-        if told.retry_after_seconds is not None:
-            answer.headers["Retry-After"] = str(retry_after(told.retry_after_seconds))
+        if report.retry_after_seconds is not None:
+            answer.headers["Retry-After"] = str(retry_after(report.retry_after_seconds))
         return answer
 
 

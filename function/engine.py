@@ -756,7 +756,7 @@ def _log(event: Event, outcome: Outcome) -> None:
         level, message = logging.ERROR, f"gave up: {outcome.hint}"
     elif outcome.status is Status.RETRYING:
         level, message = logging.WARNING, "will be tried again"
-    said = {
+    fields = {
         "event": event.id,
         "source": event.source,
         "op": event.op.value,
@@ -765,4 +765,4 @@ def _log(event: Event, outcome: Outcome) -> None:
         "reason": outcome.reason.value if outcome.reason else None,
         "ticket": outcome.ticket or None,
     }
-    log.log(level, message, extra=said)
+    log.log(level, message, extra=fields)

@@ -67,7 +67,7 @@ def way_out(environ: Mapping[str, str]) -> dict[str, str]:
     gRPC reads proxies in lower case only, and certificates of its own; the tokens are fetched with
     requests.
     """
-    said = {
+    environment = {
         name.lower(): environ[name] for name in ("HTTPS_PROXY", "NO_PROXY") if environ.get(name)
     }
     trusted = next(
@@ -75,8 +75,10 @@ def way_out(environ: Mapping[str, str]) -> dict[str, str]:
         "",
     )
     if trusted:
-        said |= dict.fromkeys(("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "REQUESTS_CA_BUNDLE"), trusted)
-    return said
+        environment |= dict.fromkeys(
+            ("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "REQUESTS_CA_BUNDLE"), trusted
+        )
+    return environment
 
 
 @functools.cache

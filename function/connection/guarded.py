@@ -170,7 +170,7 @@ class GuardedClient:
         except ServiceNowError:
             deadline.permit = begun
             raise
-        passed = claimed = told = probing = False
+        passed = claimed = reported = probing = False
         try:
             permit = self._await_permit(deadline) if leading and begun is None else begun
             asked = permit is not None
@@ -198,7 +198,7 @@ class GuardedClient:
                     probing=probing,
                     writes=writes,
                 )
-                told = True
+                reported = True
                 # Another thread may have read the new one by now.
                 renewed = (
                     failure.reason is Reason.UNAUTHORIZED
@@ -215,7 +215,7 @@ class GuardedClient:
                 )
             else:
                 # What was sent before another call was refused says nothing of now.
-                passed = told = troubles == self._failure_epoch
+                passed = reported = troubles == self._failure_epoch
                 if passed:
                     ago = time.monotonic() - began
                     if begun is not None and asked and not self._troubled:
@@ -227,7 +227,7 @@ class GuardedClient:
         finally:
             deadline.proven = self._failure_epoch if passed else None
             self._end_turn(leading=leading, passed=passed)
-            if claimed and not told:
+            if claimed and not reported:
                 with suppress(LedgerUnavailable):
                     self._breaker.release_probe(self._credentials.digest)
         return self._call(table, deadline, call, writes=writes, refreshed=True)

@@ -164,13 +164,13 @@ def shipped_choices(table: str) -> Mapping[str, Mapping[str, str]]:
     return CHOICES.get(table, {})
 
 
-def invalid_choice(choices: Mapping[str, str] | None, said: str) -> str:
-    """What is wrong with *said* in a column of these *choices*, without saying it; empty where
+def invalid_choice(choices: Mapping[str, str] | None, text: str) -> str:
+    """What is wrong with *text* in a column of these *choices*, without saying it; empty where
     nothing is.
 
     Nothing is no wrong choice: the platform has a default.
     """
-    if choices is None or not said.strip() or said.strip() in choices:
+    if choices is None or not text.strip() or text.strip() in choices:
         return ""
     return (
         "must be one of "
@@ -178,9 +178,9 @@ def invalid_choice(choices: Mapping[str, str] | None, said: str) -> str:
     )
 
 
-def suggest_choice(choices: Mapping[str, str], said: str) -> str:
-    """The words "; did you mean …?" where *said* is like a choice, or like the label of one."""
-    word = said.strip().lower()
+def suggest_choice(choices: Mapping[str, str], text: str) -> str:
+    """The words "; did you mean …?" where *text* is like a choice, or like the label of one."""
+    word = text.strip().lower()
     labelled = next(
         (value for value, label in choices.items() if label and label in (word, word[4:])), None
     )

@@ -46,10 +46,10 @@ FIELD_CHARACTERS_MAX: Final = {"short_description": 160}
 OTHER_FIELD_CHARACTERS_MAX: Final = 4000
 
 
-def truncate_field(field: str, said: str) -> str:
-    """*said*, cut with an ellipsis where a ticket's *field* is too short for it."""
+def truncate_field(field: str, text: str) -> str:
+    """*text*, cut with an ellipsis where a ticket's *field* is too short for it."""
     characters_max = FIELD_CHARACTERS_MAX.get(field, OTHER_FIELD_CHARACTERS_MAX)
-    return said if len(said) <= characters_max else said[: characters_max - 1] + "…"
+    return text if len(text) <= characters_max else text[: characters_max - 1] + "…"
 
 
 def canonical(value: Json) -> str:

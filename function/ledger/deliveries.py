@@ -239,10 +239,10 @@ class DeliveryRepository:
 
         def work(transaction: Transaction) -> tuple[bool, bool]:
             opened = transaction.execute(_FIND_OPEN, event=event.id, content=event.content)
-            told = bool(opened), bool(transaction.execute(MAIL_IS_DUE, every=mail_every_seconds))
+            answer = bool(opened), bool(transaction.execute(MAIL_IS_DUE, every=mail_every_seconds))
             ticket = one_row(transaction.execute(_LOCK_TICKET, **keyed))
             if ticket is None or transaction.execute(_FIND_DELIVERY, **names):
-                return told
+                return answer
             trail = record_step(from_json(ticket["trail"]), step, wanted, sent_at=event.created_at)
             transaction.execute(_SET_TRAIL, **keyed, trail=to_json(trail))
             place = current_place(trail)
@@ -270,7 +270,7 @@ class DeliveryRepository:
                 outcome=Status.SKIPPED.value,
                 reason=Reason.WHEN_FALSE.value,
             )
-            return told
+            return answer
 
         return self._database.run(work)
 
@@ -552,7 +552,7 @@ class DeliveryRepository:
         """Put *delivery*, if it still waits, under *alert*; *gave_up*: as a dead letter."""
 
         def work(transaction: Transaction) -> None:
-            told = transaction.execute(
+            updated = transaction.execute(
                 "UPDATE servicenow.delivery SET fingerprint = :fingerprint, "  # noqa: S608  # our own words
                 "status = CASE WHEN :gave_up THEN 'dead' ELSE status END, "
                 "reason = CASE WHEN :gave_up THEN 'gave_up' ELSE reason END "
@@ -561,7 +561,7 @@ class DeliveryRepository:
                 fingerprint=alert.fingerprint,
                 gave_up=gave_up,
             )
-            if told:
+            if updated:
                 raise_alert(transaction, alert)
                 if delivery.fingerprint:
                     end_alert_if_none_left(transaction, delivery.fingerprint, silently=True)

@@ -353,12 +353,12 @@ def _connecting_words(error: Exception, url: str) -> str:
     """Why there is no connection, in a line. Never a password, nor a part of one that was not
     percent-encoded."""
     lines = str(error).splitlines() or [""]
-    if said := _SERVER_SAID.search(lines[0]):
-        words = said[1]
+    if found := _SERVER_SAID.search(lines[0]):
+        words = found[1]
         state = next((state for pattern, state in _CONNECTING if pattern.match(words)), "")
         words = f"{state} {words}".strip()
-    elif said := _SYSTEM_SAID.search(lines[0]):
-        words = said[1] or said[2]
+    elif found := _SYSTEM_SAID.search(lines[0]):
+        words = found[1] or found[2]
     else:
         words = "connection timeout expired" if "timeout expired" in lines[0] else ""
     login = urlsplit(url)

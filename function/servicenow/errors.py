@@ -56,12 +56,12 @@ class ServiceNowError(NotDone):
         where = (
             f"{self.doing} ({self.call})" if self.doing and self.call else self.doing or self.call
         )
-        said = f'ServiceNow said "{self.words}"' if self.words else ""
+        quote = f'ServiceNow said "{self.words}"' if self.words else ""
         wait = self.retry_after_seconds
         later = f"Not before {wait:.0f} s from now." if wait else ""
         return " ".join(
             filter(
-                None, [f"{where}:" if where else "", f"{said}." if said else "", self.hint, later]
+                None, [f"{where}:" if where else "", f"{quote}." if quote else "", self.hint, later]
             )
         )
 

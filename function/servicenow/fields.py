@@ -85,15 +85,15 @@ def _of(table: str, *columns: str) -> dict[str, Mapping[str, str]]:
 class TicketTable:
     """A table of tickets: what one is *called*, the table's columns and its *choices*, by value.
 
-    *computed*: columns that follow from others. *told* is what a call returns unless it says which
-    fields it wants.
+    *computed*: columns that follow from others. *returned* is what a call returns unless it says
+    which fields it wants.
     """
 
     name: str
     called: str
     columns: frozenset[str]
     choices: Mapping[str, Mapping[str, str]]
-    told: tuple[str, ...]
+    returned: tuple[str, ...]
     computed: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -139,7 +139,7 @@ INCIDENT: Final = TicketTable(
         "severity": CHOICES["incident"]["impact"],
         "priority": _PRIORITIES,
     },
-    told=(*_TOLD, "subcategory", "caller_id", "hold_reason", "resolved_at", "closed_at"),
+    returned=(*_TOLD, "subcategory", "caller_id", "hold_reason", "resolved_at", "closed_at"),
     computed={"priority": "follows from impact and urgency", "incident_state": "follows state"},
 )
 CHANGE: Final = TicketTable(
@@ -151,7 +151,7 @@ CHANGE: Final = TicketTable(
         **_of("change_request", "type", "risk", "impact", "urgency"),
         "priority": {"1": "critical", "2": "high", "3": "moderate", "4": "low"},
     },
-    told=(
+    returned=(
         *_TOLD,
         "type",
         "risk",
@@ -272,8 +272,8 @@ def written(
     sent = {
         name: spelled(table, name, value) for name, value in values.items() if value is not None
     }
-    sent = {name: said for name, said in sent.items() if said or may_empty}
-    for name, said in sent.items():
+    sent = {name: given for name, given in sent.items() if given or may_empty}
+    for name, given in sent.items():
         if name in _READ_ONLY:
             raise InvalidArgument(f"{name} is set by ServiceNow itself")
         if name in table.computed:
@@ -286,11 +286,11 @@ def written(
                 "which can tell whether it"
                 " is there already"
             )
-        if name == "correlation_id" and len(said) > CORRELATION_CHARACTERS_MAX:
+        if name == "correlation_id" and len(given) > CORRELATION_CHARACTERS_MAX:
             raise InvalidArgument(
                 f"correlation_id takes {CORRELATION_CHARACTERS_MAX} characters at most"
             )
-    return {name: truncate_field(name, said) for name, said in sent.items()}
+    return {name: truncate_field(name, given) for name, given in sent.items()}
 
 
 def _may_speak(table: TicketTable, name: str, sent: Mapping[str, str]) -> bool:
@@ -308,16 +308,16 @@ def spelled(table: TicketTable, name: str, value: Value) -> str:
     time or no choice."""
     if name in _DATES or isinstance(value, datetime):
         return _moment(name, value)
-    said = text(value)
+    given = text(value)
     choices = table.choices.get(name)
-    return said if choices is None or not said else _chosen(table, name, said, choices)
+    return given if choices is None or not given else _chosen(table, name, given, choices)
 
 
-def _chosen(table: TicketTable, name: str, said: str, choices: Mapping[str, str]) -> str:
-    """The one among *choices* that is *said*: its value, its label, or both as in ``1 - High``."""
-    if said.strip() in choices:
-        return said.strip()
-    word = _word(said)
+def _chosen(table: TicketTable, name: str, given: str, choices: Mapping[str, str]) -> str:
+    """The one among *choices* that is *given*: its value, its label, or both as in ``1 - High``."""
+    if given.strip() in choices:
+        return given.strip()
+    word = _word(given)
     for choice, label in choices.items():
         shown = label or choice
         if word and word in {_word(shown), _word(f"{choice}{shown}")}:
@@ -328,9 +328,9 @@ def _chosen(table: TicketTable, name: str, said: str, choices: Mapping[str, str]
     raise InvalidArgument(f"{name} of {table.called} must be one of {listed}")
 
 
-def _word(said: str) -> str:
-    """*said* without what people write in different ways."""
-    return "".join(filter(str.isalnum, said.casefold())).replace("cancelled", "canceled")
+def _word(given: str) -> str:
+    """*given* without what people write in different ways."""
+    return "".join(filter(str.isalnum, given.casefold())).replace("cancelled", "canceled")
 
 
 def by_column(table: TicketTable, values: Mapping[str, ValueT]) -> dict[str, ValueT]:

@@ -136,7 +136,7 @@ class ServiceNowClient(TableClient):
         *,
         number: str | None = None,
         sys_id: str | None = None,
-        fields: Sequence[str] = INCIDENT.told,
+        fields: Sequence[str] = INCIDENT.returned,
     ) -> Record:
         """The incident. Raises NotFound."""
         with doing("getting an incident"):
@@ -171,7 +171,7 @@ class ServiceNowClient(TableClient):
         opened_before: Value = None,
         updated_after: Value = None,
         updated_before: Value = None,
-        fields: Sequence[str] = INCIDENT.told,
+        fields: Sequence[str] = INCIDENT.returned,
         limit: int | None = None,
         order_by: str = "number",
         **others: Values,
@@ -212,8 +212,8 @@ class ServiceNowClient(TableClient):
                 if moment == "":
                     raise InvalidArgument(f"{argument} needs a time, or None for any")
                 if moment is not None:
-                    said = spelled(INCIDENT, column, moment)
-                    moments.append(Condition(column, ">" if operator == ">" else "<", (said,)))
+                    given = spelled(INCIDENT, column, moment)
+                    moments.append(Condition(column, ">" if operator == ">" else "<", (given,)))
             asked = conditions(INCIDENT, by_column(INCIDENT, named | others))
             search = Search.by([*asked, *moments], order_by)  # before a call, what cannot be asked
             columns = [*fields, *(condition.column for condition in search.conditions)]
@@ -237,7 +237,7 @@ class ServiceNowClient(TableClient):
         """
         with doing("resolving an incident"):
             closing = _closing(close_code, close_notes)
-            known = self._look(INCIDENT, _only(number_or_sys_id, number, sys_id), INCIDENT.told)
+            known = self._look(INCIDENT, _only(number_or_sys_id, number, sys_id), INCIDENT.returned)
             if known["state"] in {RESOLVED, CLOSED}:
                 return known
             _not_canceled(known)
@@ -262,7 +262,7 @@ class ServiceNowClient(TableClient):
         """
         with doing("closing an incident"):
             closing = _closing(close_code, close_notes)
-            known = self._look(INCIDENT, _only(number_or_sys_id, number, sys_id), INCIDENT.told)
+            known = self._look(INCIDENT, _only(number_or_sys_id, number, sys_id), INCIDENT.returned)
             if known["state"] == CLOSED:
                 return known
             _not_canceled(known)
@@ -287,7 +287,7 @@ class ServiceNowClient(TableClient):
         """Take a resolved incident up again, and return it; one that is open is left as it is.
         Closed is final."""
         with doing("reopening an incident"):
-            known = self._look(INCIDENT, _only(number_or_sys_id, number, sys_id), INCIDENT.told)
+            known = self._look(INCIDENT, _only(number_or_sys_id, number, sys_id), INCIDENT.returned)
             if known["state"] in {CLOSED, CANCELED}:
                 raise _final(
                     "closed or canceled, which is final: open another one with "
@@ -420,7 +420,7 @@ class ServiceNowClient(TableClient):
         *,
         number: str | None = None,
         sys_id: str | None = None,
-        fields: Sequence[str] = CHANGE.told,
+        fields: Sequence[str] = CHANGE.returned,
     ) -> Record:
         """The change request. Raises NotFound."""
         with doing("getting a change request"):
@@ -563,23 +563,23 @@ class ServiceNowClient(TableClient):
     def _prepared(self, table: TicketTable, sent: Mapping[str, str]) -> dict[str, str]:
         """*sent* with names as sys_ids, once the customer's own fields are known to exist."""
         self._check_custom(table, [name for name in sent if is_custom(name)])
-        return {name: self._referred(name, said) for name, said in sent.items()}
+        return {name: self._referred(name, given) for name, given in sent.items()}
 
-    def _referred(self, field: str, said: str) -> str:
-        """What to send for *said* in *field*: the sys_ids of what it names. Raises
+    def _referred(self, field: str, given: str) -> str:
+        """What to send for *given* in *field*: the sys_ids of what it names. Raises
         UnknownReference."""
-        if not said:
-            return said
-        if field in UNNAMED and not SYS_ID.fullmatch(said):
+        if not given:
+            return given
+        if field in UNNAMED and not SYS_ID.fullmatch(given):
             raise UnknownReference(
                 f"{field} is a reference that is not looked up by a name: give the record's sys_id"
             )
-        if field == "chg_model" and said in CHANGE.choices["type"]:
-            return said  # the models that ship are known to the API by these words
+        if field == "chg_model" and given in CHANGE.choices["type"]:
+            return given  # the models that ship are known to the API by these words
         if field not in LISTS:
-            return self._looked_up(field, said)
+            return self._looked_up(field, given)
         return ",".join(
-            self._listed(field, name.strip()) for name in said.split(",") if name.strip()
+            self._listed(field, name.strip()) for name in given.split(",") if name.strip()
         )
 
     def _listed(self, field: str, name: str) -> str:
@@ -726,8 +726,8 @@ def _tell_lost(table: TicketTable, sent: Mapping[str, str], record: Record) -> N
     may not write."""
     dropped = [
         name
-        for name, said in sent.items()
-        if said.strip() and name in record and not record[name].strip()
+        for name, given in sent.items()
+        if given.strip() and name in record and not record[name].strip()
     ]
     if dropped:
         log.warning("ServiceNow did not keep %s of %s", ", ".join(dropped), table.called)
@@ -747,7 +747,7 @@ def _named(number_or_sys_id: str) -> str:
 def _told(table: TicketTable, sent: Mapping[str, str]) -> list[str]:
     return [
         name
-        for name in dict.fromkeys([*table.told, *sent])
+        for name in dict.fromkeys([*table.returned, *sent])
         if name not in {"comments", "work_notes"}
     ]
 

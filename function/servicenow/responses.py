@@ -230,17 +230,17 @@ def _refusal(request: Request, status: int, body: dict[str, Any] | None) -> list
         return _UNSPOKEN.get(status) or no_answer(
             request, Reason.NOT_SERVICENOW, _NOT_SERVICENOW.hint
         )
-    said = _said(body)
+    messages = _read_messages(body)
     if (
         status == 404
-        and any(words.startswith("No Record found") for words in said)
+        and any(words.startswith("No Record found") for words in messages)
         and request.method != "POST"
     ):
         return (
             _MISSING if request.sys_id else []
         )  # a query that finds nothing, as v1 of the API has it
     for pattern, failure in REFUSALS_BY_MESSAGE:
-        if any(pattern.match(words) for words in said):
+        if any(pattern.match(words) for words in messages):
             return failure
     return _UNSPOKEN.get(status, _REFUSED)
 
@@ -270,11 +270,11 @@ def wrong_record(request: Sent, *, asked: str, given: Record) -> Failure:
     The words name both.
     """
     failure = no_answer(request, Reason.WRONG_RECORD, _WRONG_RECORD)
-    told = (
+    answered = (
         _printable(f"{given.get('number', '')} {given.get('sys_id', '')}"[:100])
         or "a record without a sys_id"
     )
-    return replace(failure, words=f"asked for {asked}, answered with {told}")
+    return replace(failure, words=f"asked for {asked}, answered with {answered}")
 
 
 _WRONG_RECORD: Final = (
@@ -496,15 +496,15 @@ def _is_developer_site(reply: Reply) -> bool:
     return host == "developer.servicenow.com" or "hibernating" in location.lower()
 
 
-def _said(body: dict[str, Any] | None) -> list[str]:
+def _read_messages(body: dict[str, Any] | None) -> list[str]:
     """ServiceNow's message and detail, those that there are."""
     error = body.get("error") if body else None
-    said = [error.get("message"), error.get("detail")] if isinstance(error, dict) else [error]
-    return [words.strip() for words in said if isinstance(words, str) and words.strip()]
+    messages = [error.get("message"), error.get("detail")] if isinstance(error, dict) else [error]
+    return [words.strip() for words in messages if isinstance(words, str) and words.strip()]
 
 
 def _words(body: dict[str, Any] | None) -> str:
-    return _printable(": ".join(_said(body))[: 4 * WORDS_MAX])[:WORDS_MAX]
+    return _printable(": ".join(_read_messages(body))[: 4 * WORDS_MAX])[:WORDS_MAX]
 
 
 def _printable(words: str) -> str:

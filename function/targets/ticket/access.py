@@ -243,11 +243,11 @@ class TicketAccess:
 
     def take(self, record: Record) -> None:
         """Remember what ServiceNow returned: that is what is known."""
-        told = {
+        returned = {
             field: value for field, value in record.items() if field in {*self.fields, *self.link}
         }
         for name in ("sys_id", "number", "correlation_id", "sys_mod_count", "state"):
-            told.pop(name, None)
+            returned.pop(name, None)
         self.ticket = replace(
             self.ticket,
             sys_id=record.get("sys_id") or self.ticket.sys_id,
@@ -255,7 +255,7 @@ class TicketAccess:
             state=record.get("state", self.ticket.state)[:NUMBER_CHARACTERS_MAX],
             mod_count=count_of(record) or 0,
             updated_at=self.clock(),
-            known={**self.ticket.known, **told},
+            known={**self.ticket.known, **returned},
         )
 
     def compare(self, record: Record, sent: Mapping[str, str]) -> None:

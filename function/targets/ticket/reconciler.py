@@ -369,7 +369,7 @@ class TicketReconciler:
         before = self._ticket.state
         self._access.take(record)
         self._access.looked = True
-        said = {
+        written = {
             field: self._wanted.get(field, wants.close.get(field, ""))
             for field in values
             if field != "state"
@@ -380,7 +380,7 @@ class TicketReconciler:
             self._ticket.answered(suspect_until=self._ticket.suspect_until),
             row_resolved=row_resolved,
         )
-        self._access.remember_asked(said)
+        self._access.remember_asked(written)
         if stuck:
             raise ServiceNowError(
                 Failure(
