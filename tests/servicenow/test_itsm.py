@@ -1935,7 +1935,7 @@ def test_a_failure_keeps_what_the_function_goes_by(client: ServiceNowClient) -> 
 
 @pytest.mark.parametrize("table", [INCIDENT, CHANGE], ids=lambda table: table.name)
 def test_what_a_call_returns_are_columns(table: Any) -> None:
-    check_names(table, table.told)
+    check_names(table, table.returned)
     check_names(table, table.choices)
 
     assert written(table, {"short_description": "x"}) == {"short_description": "x"}
