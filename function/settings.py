@@ -1,5 +1,4 @@
-"""The environment, read once and checked whole: every fault is one sentence that names the
-variable.
+"""The environment, read once and checked whole, every fault with its variable.
 
 Every value may be a reference to Google Secret Manager instead,
 ``secret://projects/P/secrets/S[/versions/V]``; where a list is expected, so may each of its
@@ -12,6 +11,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Final, TypeVar
 
 from function import secretmanager
+from function.core.finding import FaultsError, Finding, Level
 from function.core.values import digest
 from function.notices.smtp import MailServer
 from function.servicenow.credentials import ApiKey, Basic, Credential, OAuth
@@ -21,13 +21,8 @@ from function.servicenow.network import BrokenNetwork, read_network
 T = TypeVar("T")
 
 
-class SettingsError(Exception):
-    """The environment cannot be worked with. *faults* are all that is wrong with it, a sentence
-    each."""
-
-    def __init__(self, faults: tuple[str, ...]) -> None:
-        super().__init__("\n".join(faults))
-        self.faults = faults
+class SettingsError(FaultsError):
+    """The environment cannot be worked with."""
 
 
 _DAY_SECONDS: Final = 86_400
@@ -500,7 +495,7 @@ def load(
         reader.faults.extend(error.faults)
     _relate(settings, reader)
     if reader.faults:
-        raise SettingsError(tuple(reader.faults))
+        raise SettingsError(*reader.faults)
     return settings
 
 
@@ -615,7 +610,7 @@ def credential(
         reader.read(_VARIABLES[name])
     _check_login(reader)
     if reader.faults:
-        raise SettingsError(tuple(reader.faults))
+        raise SettingsError(*reader.faults)
     return _credential(*(reader.values[name] for name in _LOGIN))
 
 
@@ -624,13 +619,13 @@ class _Reader:
 
     def __init__(self, environ: Mapping[str, str], read_secret: Callable[[str], str]) -> None:
         self.values: dict[str, Any] = {}
-        self.faults: list[str] = []
+        self.faults: list[Finding] = []
         self._faulty: set[str] = set()
         self._environ = environ
         self._read_secret = read_secret
 
     def fault(self, name: str, what: str) -> None:
-        self.faults.append(f"{name} {what}.")
+        self.faults.append(Finding(Level.FAULT, name, what, sep=" "))
         self._faulty.add(name)
 
     def is_faulty(self, *names: str) -> bool:

@@ -10,6 +10,7 @@ from function.connection.active import ConnectionProvider
 from function.connection.credentials import CredentialProvider, CredentialUnreadable
 from function.connection.probe import ConnectionTester
 from function.connection.store import ConnectionStore
+from function.core.finding import Finding, Level
 from function.engine import Engine
 from function.ledger.database import Database
 from function.ledger.ledger import Ledger
@@ -127,9 +128,9 @@ def read_rules(path: str, environ: Mapping[str, str]) -> Rules:
         with open(path, encoding="utf-8") as file:
             text = file.read()
     except FileNotFoundError as error:
-        raise rules_file.RulesError(
-            (f"{path}: there is no such file; set RULES_FILE to the rules",)
-        ) from error
+        what = "there is no such file; set RULES_FILE to the rules"
+        raise rules_file.RulesError(Finding(Level.FAULT, path, what, end="")) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise rules_file.RulesError((f"{path}: cannot be read: {type(error).__name__}",)) from error
+        what = f"cannot be read: {type(error).__name__}"
+        raise rules_file.RulesError(Finding(Level.FAULT, path, what, end="")) from error
     return rules_file.load(text, name=path.rpartition("/")[2], environ=environ)

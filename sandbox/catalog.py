@@ -17,6 +17,7 @@ import psycopg
 from psycopg import sql
 
 from function.hasura import metadata
+from function.rules import yaml_nodes
 from sandbox.cron import Cron
 from sandbox.webhook import Header
 
@@ -104,8 +105,8 @@ def read(project: Path, environ: Mapping[str, str]) -> Triggers:
     Raises InconsistentMetadata, or metadata.MetadataError.
     """
     found = metadata.read(project)
-    sources = metadata.plain(found.sources) or []
-    crons = metadata.plain(found.cron_triggers) or []
+    sources = yaml_nodes.read_plain(found.sources) or []
+    crons = yaml_nodes.read_plain(found.cron_triggers) or []
     reader = _Reader(environ)
     events = [
         reader.trigger(entry, (table["table"].get("schema", "public"), table["table"]["name"]))

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from function.connection.preflight import Level, examine
+from function.connection.preflight import examine
+from function.core.finding import Level
 from function.ledger.records import TableTraits
 from function.rules import loader as rules_file
 from function.rules.model import Rule

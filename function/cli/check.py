@@ -10,8 +10,9 @@ from pathlib import Path
 import click
 
 from function.cli.group import commands, counted
-from function.connection.preflight import Finding, Level, examine
+from function.connection.preflight import examine
 from function.connection.probe import TestReport
+from function.core.finding import Finding, Level
 from function.core.outcome import Reason
 from function.hasura import metadata, triggers
 from function.hasura.column_types import key_warnings, read_migrations
@@ -62,14 +63,14 @@ def check(
     try:
         settings = load(os.environ)
     except SettingsError as error:
-        report.faults(error.faults)
+        report.add(error.faults)
     rules_file = settings.rules_file if settings else os.environ.get("RULES_FILE") or "rules.yaml"
     rules: Rules | None = None
     try:
         rules = read_rules(rules_file, os.environ)
     except RulesError as error:
-        report.faults(error.faults)
-    report.warnings(rules.warnings if rules else ())
+        report.add(error.faults)
+    report.add(rules.warnings if rules else ())
     folder = Path(project or "hasura")
     found = (
         _checked_triggers(folder, rules, settings)
@@ -77,8 +78,8 @@ def check(
         else None
     )
     if found is not None:
-        report.faults(found.faults)
-        report.warnings(found.warnings)
+        report.add(found.faults)
+        report.add(found.warnings)
     report.source = settings.source_name if settings else ""
     if settings is None or rules is None:
         if not offline:
@@ -86,9 +87,9 @@ def check(
         report.end()
         return
     if not settings.hasura_event_secrets:
-        report.warnings(["HASURA_EVENT_SECRETS is not set: every event will be answered 401"])
+        report.add([_unset("HASURA_EVENT_SECRETS", "every event will be answered 401")])
     if not settings.smtp_url:
-        report.warnings(["SMTP_URL is not set: failures will be kept, but nobody is mailed"])
+        report.add([_unset("SMTP_URL", "failures will be kept, but nobody is mailed")])
     report.say(
         f"settings: in order ({settings.source_name} to "
         f"{settings.servicenow_instance_url or 'what is stored'})"
@@ -97,7 +98,7 @@ def check(
     for rule in rules.rules:
         report.say(f"  {rule.id}: {rule.source} -> {rule.target.table}")
     if found is not None and found.faults:
-        pass  # told already
+        pass  # printed already
     elif found is None:
         report.say(
             "Hasura's triggers: not checked; name the folder of your Hasura "
@@ -110,9 +111,9 @@ def check(
             f"{counted(crons, 'cron trigger')}"
         )
     if send_mail:
-        report.findings(_mail_server(settings))
+        report.add(_mail_server(settings))
     if not offline:
-        report.findings(_instance(settings, rules, write_probe=write_probe))
+        report.add(_instance(settings, rules, write_probe=write_probe))
     report.end()
 
 
@@ -128,37 +129,34 @@ class _Report:
         if not self._as_json:
             click.echo(line)
 
-    def faults(self, sentences: Iterable[str]) -> None:
-        self.findings(Finding.read(Level.FAULT, sentence) for sentence in sentences)
-
-    def warnings(self, sentences: Iterable[str]) -> None:
-        self.findings(Finding.read(Level.WARNING, sentence) for sentence in sentences)
-
-    def findings(self, found: Iterable[Finding]) -> None:
-        for each in found:
-            self._found.append(each)
+    def add(self, found: Iterable[Finding]) -> None:
+        for finding in found:
+            self._found.append(finding)
             if not self._as_json:
-                shown = each.said or str(each)
-                shown = f"warning: {shown}" if each.level is Level.WARNING else shown
-                click.echo(shown, err=each.level is Level.FAULT)
+                label = "warning: " if finding.level is Level.WARNING else ""
+                click.echo(f"{label}{finding}", err=finding.level is Level.FAULT)
 
     def end(self) -> None:
         """Sum up; a fault is exit status 1."""
         faults = sum(found.level is Level.FAULT for found in self._found)
         if self._as_json:
             warnings = sum(found.level is Level.WARNING for found in self._found)
-            told = [found.told() for found in self._found]
             summary = {
                 "source": self.source,
                 "faults": faults,
                 "warnings": warnings,
-                "findings": told,
+                "findings": [found.to_json() for found in self._found],
             }
             click.echo(json.dumps(summary, indent=2, ensure_ascii=False))
         elif faults:
             click.echo(f"{faults} to put right", err=True)
         if faults:
             sys.exit(1)
+
+
+def _unset(name: str, follows: str) -> Finding:
+    """A warning of a setting that may be left out, and seldom is."""
+    return Finding(Level.WARNING, name, f"is not set: {follows}", sep=" ", end="")
 
 
 def _mail_server(settings: Settings) -> Iterator[Finding]:
@@ -283,14 +281,14 @@ def _asking(instance_url: str) -> Callable[[str], None]:
 
 def _checked_triggers(
     folder: Path, rules: Rules | None, settings: Settings | None
-) -> triggers.Findings:
+) -> triggers.TriggerReport:
     try:
         found = metadata.read(folder)
     except metadata.MetadataError as error:
-        return triggers.Findings(faults=list(error.faults))
-    findings = triggers.check(
+        return triggers.TriggerReport(faults=list(error.faults))
+    report = triggers.check(
         found, rules, deadline_seconds=settings.deadline_seconds if settings else None
     )
     if rules is not None:
-        findings.warnings += key_warnings(rules.rules, read_migrations(folder))
-    return findings
+        report.warnings += key_warnings(rules.rules, read_migrations(folder))
+    return report

@@ -44,7 +44,7 @@ def explain(event_file: BinaryIO) -> None:
 
 
 def _explain_rule(rule: Rule, event: Event, source_name: str) -> None:
-    click.echo(f"\nrule {rule.id} (line {rule.line})")
+    click.echo(f"\nrule {rule.id} (line {rule.where.line})")
     if event.op not in rule.ops:
         click.echo(f"  nothing: its ops do not name {event.op.value}")
         return

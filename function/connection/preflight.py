@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from enum import StrEnum
 from typing import Final
 
+from function.core.finding import FileLocation, Finding, Level
 from function.core.lifecycle import lifecycle_of, shipped_choices
 from function.core.outcome import Failure, Kind, Reason
 from function.ledger.records import KeptMark, TableTraits, kept_mark
@@ -46,66 +46,6 @@ PROBE_MARKS: Final = {"correlation_id": "check --write-probe", "correlation_disp
 PROBE_WORDS: Final = (
     "Written by check --write-probe of the Hasura integration; please ignore and delete"
 )
-
-
-class Level(StrEnum):
-    """A FAULT keeps tickets from being as the rules say; a WARNING may; a NOTE is for
-    information."""
-
-    FAULT = "fault"
-    WARNING = "warning"
-    NOTE = "note"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """*where* is a place in the rules file (``rules.yaml:17: rules[0].ticket.table``), a setting,
-    or the instance.
-
-    *said* is the sentence of another check, as it was.
-    """
-
-    level: Level
-    where: str
-    problem: str
-    remedy: str = ""
-    said: str = ""
-
-    @classmethod
-    def read(cls, level: Level, sentence: str) -> "Finding":
-        """The finding of another check, whose *sentence* begins with its place."""
-        found = _PLACE.match(sentence)
-        where, what = (found[0], sentence[found.end() :]) if found else ("", sentence)
-        return cls(level, where.removesuffix(":"), what.strip().rstrip("."), said=sentence)
-
-    def told(self) -> dict[str, str | int | None]:
-        """For JSON."""
-        return {
-            "level": self.level.value,
-            "where": self.where,
-            "line": self.line,
-            "what": self.problem,
-            "do": self.remedy,
-        }
-
-    @property
-    def line(self) -> int | None:
-        """The line of the rules file; None for what stands elsewhere."""
-        found = _LINE.match(self.where)
-        return int(found[1]) if found else None
-
-    def __str__(self) -> str:
-        do = (
-            f" {self.remedy}{'' if self.remedy.endswith(('.', '?')) else '.'}"
-            if self.remedy
-            else ""
-        )
-        return f"{self.where}: {self.problem}.{do}"
-
-
-_LINE: Final = re.compile(r"[^:]+:(\d+)(?::|$)")
-# file:line: path, file:line, file, or a setting.
-_PLACE: Final = re.compile(r"\S+:\d+: [\w.<\[\]]+:|\S+:\d+:|\S+\.\w+:|[A-Z][A-Z0-9_]+(?= )")
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +239,7 @@ class Preflight:
                 )
 
     def _referred(
-        self, column: str, name: str, where: str, *, may_be_empty: bool
+        self, column: str, name: str, where: FileLocation, *, may_be_empty: bool
     ) -> Iterator[Finding]:
         try:
             self.references.sys_id(
@@ -393,7 +333,7 @@ class Preflight:
                 "",
             )
             if said and column not in ticket.closing_fields:
-                with suppress(UnknownReference):  # told already
+                with suppress(UnknownReference):  # found already
                     values[column] = self.references.sys_id(
                         column, said, find=self._find, left_seconds=lambda: CALL_SECONDS_MAX
                     )
@@ -468,7 +408,7 @@ def _sayings(rule: Rule) -> dict[str, RuleTemplate]:
     }
 
 
-def _missing(column: str, where: str, described: TableSchema) -> Finding | None:
+def _missing(column: str, where: FileLocation, described: TableSchema) -> Finding | None:
     if not described.lacks(column):
         return None
     near = get_close_matches(column, described.columns or {}, n=1)
@@ -481,7 +421,7 @@ def _missing(column: str, where: str, described: TableSchema) -> Finding | None:
     return Finding(Level.FAULT, where, what, f"Did you mean {near[0]}?" if near else "Take it out")
 
 
-def _no_choice(column: str, value: str, where: str, choices: Mapping[str, str]) -> Finding:
+def _no_choice(column: str, value: str, where: FileLocation, choices: Mapping[str, str]) -> Finding:
     labelled = next(
         (known for known, label in choices.items() if label.casefold() == value.casefold()), None
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from function.core.finding import Finding, Level
 from function.rules.model import Rule, RuleTemplate
 
 # A dump of a whole database may be a migration; what comes after that much of it are rows.
@@ -389,10 +390,10 @@ _OF_POSTGRESQL: Final = frozenset({"money", "interval", "bytea"})
 _MODIFIERS: Final = re.compile(r"\(([^)]*)\)")
 
 
-def key_warnings(rules: Iterable[Rule], databases: Sequence[DeclaredTables]) -> list[str]:
+def key_warnings(rules: Iterable[Rule], databases: Sequence[DeclaredTables]) -> list[Finding]:
     """What is seldom meant in the keys of *rules*: columns whose values have more than one
     spelling."""
-    warnings: list[str] = []
+    warnings: list[Finding] = []
     for rule in rules:
         kind, _, source = rule.source.partition("/")
         schema, _, table = source.partition(".")
@@ -411,19 +412,19 @@ def key_warnings(rules: Iterable[Rule], databases: Sequence[DeclaredTables]) -> 
     return warnings
 
 
-def _warning(part: RuleTemplate, schema: str, column: str, declared: DeclaredType) -> str:
+def _warning(
+    part: RuleTemplate, schema: str, column: str, declared: DeclaredType
+) -> Finding | None:
     name = _MODIFIERS.sub("", declared.name).replace("[]", "").strip()
     # `interval day to second`
     name = "interval" if name.startswith("interval ") else name
     if name not in UNSETTLED or (schema == "dbo" and name in _OF_POSTGRESQL):
-        return ""
+        return None
     length = _MODIFIERS.search(declared.name)
     if UNSETTLED[name] is _PADDED and (length[1] if length else "1") == "1" and name != "bpchar":
-        return ""  # no room for a blank
+        return None  # no room for a blank
     why, remedy, filters = UNSETTLED[name]
     if any(part.syntax.uses_filter(filter_name) for filter_name in filters):
-        return ""
-    return (
-        f"{part.where}: reads {column}, of type {declared.name} ({declared.place}), which "
-        f"{why}: {remedy}"
-    )
+        return None
+    what = f"reads {column}, of type {declared.name} ({declared.place}), which {why}: {remedy}"
+    return Finding(Level.WARNING, part.where, what, end="")

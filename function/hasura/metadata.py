@@ -4,24 +4,22 @@ known, and checked.
 MetadataError   it cannot be read; names every fault with its file and line
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import yaml
+
+from function.core.finding import FaultsError, FileLocation, Finding, Level
+from function.rules.yaml_nodes import line_of, read_plain
 
 # Includes of includes: Hasura's own have three levels.
 INCLUDES_DEEP_MAX: Final = 10
 INCLUDE: Final = "!include "
 
 
-class MetadataError(Exception):
-    """*faults* are sentences, each with file and line."""
-
-    def __init__(self, *faults: str) -> None:
-        super().__init__("\n".join(faults))
-        self.faults = faults
+class MetadataError(FaultsError):
+    """The metadata cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +43,9 @@ def read(project: Path) -> Metadata:
     """
     folder = project / _metadata_folder(project)
     if not (folder / "version.yaml").is_file():
-        raise MetadataError(f"{folder}: is no Hasura metadata folder (there is no version.yaml)")
-    faults: list[str] = []
+        what = "is no Hasura metadata folder (there is no version.yaml)"
+        raise MetadataError(_fault(folder, what))
+    faults: list[Finding] = []
     found = Metadata(
         sources=_composed_if_there(folder / "databases" / "databases.yaml", faults),
         cron_triggers=_composed_if_there(folder / "cron_triggers.yaml", faults),
@@ -57,63 +56,51 @@ def read(project: Path) -> Metadata:
     return found
 
 
-def place(node: yaml.Node) -> str:
-    """``hasura/metadata/cron_triggers.yaml:3`` of a node."""
-    return f"{node.start_mark.name}:{node.start_mark.line + 1}"
+def locate(node: yaml.Node, path: str = "") -> FileLocation:
+    """Where a node stands; *path* leads to it."""
+    return FileLocation(node.start_mark.name, line_of(node), path)
 
 
-def plain(node: yaml.Node | None) -> Any:
-    """The node as lists, dicts, texts, numbers, bools and None."""
-    if node is None:
-        return None
-    constructor = yaml.constructor.SafeConstructor()
-    return constructor.construct_document(node)
-
-
-def entries(node: yaml.Node) -> Iterator[tuple[str, yaml.Node, yaml.Node]]:
-    """(key, the key's node, value) of a mapping; nothing of any other node."""
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield str(key.value), key, value
-
-
-def items(node: yaml.Node | None) -> list[yaml.Node]:
-    """The elements of a sequence; none of any other node."""
-    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
+def _fault(where: Path | FileLocation, what: str) -> Finding:
+    """A fault of a file, of a folder or of a line."""
+    location = str(where) if isinstance(where, Path) else where
+    return Finding(Level.FAULT, location, what, end="")
 
 
 def _metadata_folder(project: Path) -> str:
     config = project / "config.yaml"
     if not config.is_file():
-        raise MetadataError(f"{config}: is not there; name the folder of a Hasura CLI project")
-    faults: list[str] = []
-    named = plain(_composed(config, faults, deep=0))
+        what = "is not there; name the folder of a Hasura CLI project"
+        raise MetadataError(_fault(config, what))
+    faults: list[Finding] = []
+    named = read_plain(_composed(config, faults, deep=0))
     if faults:
         raise MetadataError(*faults)
     folder = named.get("metadata_directory", "metadata") if isinstance(named, dict) else "metadata"
     return str(folder)
 
 
-def _composed_if_there(file: Path, faults: list[str]) -> yaml.Node | None:
+def _composed_if_there(file: Path, faults: list[Finding]) -> yaml.Node | None:
     return _composed(file, faults, deep=0) if file.is_file() else None
 
 
-def _composed(file: Path, faults: list[str], *, deep: int) -> yaml.Node | None:
+def _composed(file: Path, faults: list[Finding], *, deep: int) -> yaml.Node | None:
     """What *file* holds; what cannot be read is None, and one of the *faults*."""
     try:
         with file.open(encoding="utf-8") as stream:  # a stream with a name gives it to every mark
             node = yaml.compose(stream, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        faults.append(f"{file}:{line}: is no YAML: {error.problem}")
+        location = FileLocation(str(file), line)
+        faults.append(_fault(location, f"is no YAML: {error.problem}"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        faults.append(f"{file}: cannot be read: {type(error).__name__}")
+        faults.append(_fault(file, f"cannot be read: {type(error).__name__}"))
     else:
         return _included(node, file, faults, deep=deep) if node is not None else None
     return None
 
 
-def _included(node: yaml.Node, file: Path, faults: list[str], *, deep: int) -> yaml.Node:
+def _included(node: yaml.Node, file: Path, faults: list[Finding], *, deep: int) -> yaml.Node:
     """*node* with what it includes in the place of the includes (Hasura writes them as quoted
     texts), and with what it merges (``<<``)."""
     if isinstance(node, yaml.ScalarNode):
@@ -123,30 +110,31 @@ def _included(node: yaml.Node, file: Path, faults: list[str], *, deep: int) -> y
         for key, _ in node.value:
             name = str(key.value)
             if name in seen and name != "<<":
-                faults.append(
-                    f"{place(key)}: `{name}` stands in line "
-                    f"{seen[name].start_mark.line + 1} already"
-                )
+                what = f"`{name}` stands in line {line_of(seen[name])} already"
+                faults.append(_fault(locate(key), what))
             seen.setdefault(name, key)
         try:
             yaml.constructor.SafeConstructor().flatten_mapping(node)
         except yaml.constructor.ConstructorError as error:
-            faults.append(f"{place(node)}: is no YAML: {error.problem}")
+            faults.append(_fault(locate(node), f"is no YAML: {error.problem}"))
         node.value = [(key, _included(value, file, faults, deep=deep)) for key, value in node.value]
     elif isinstance(node, yaml.SequenceNode):
         node.value = [_included(value, file, faults, deep=deep) for value in node.value]
     return node
 
 
-def _one_included(node: yaml.ScalarNode, file: Path, faults: list[str], *, deep: int) -> yaml.Node:
+def _one_included(
+    node: yaml.ScalarNode, file: Path, faults: list[Finding], *, deep: int
+) -> yaml.Node:
     if node.tag != INCLUDE.strip() and not node.value.startswith(INCLUDE):
         return node
     named = node.value.removeprefix(INCLUDE).strip()
     target = file.parent / named
     if deep >= INCLUDES_DEEP_MAX:
-        faults.append(f"{place(node)}: includes itself, or more than {INCLUDES_DEEP_MAX} levels")
+        what = f"includes itself, or more than {INCLUDES_DEEP_MAX} levels"
+        faults.append(_fault(locate(node), what))
     elif not target.is_file():
-        faults.append(f"{place(node)}: includes {named}, which is not there")
+        faults.append(_fault(locate(node), f"includes {named}, which is not there"))
     else:
         return _composed(target, faults, deep=deep + 1) or node
     return node

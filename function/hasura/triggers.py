@@ -9,9 +9,18 @@ from typing import Final
 import yaml
 
 from function.core.event import SCHEDULED, Op
+from function.core.finding import FileLocation, Finding, Level
 from function.core.values import did_you_mean
-from function.hasura.metadata import Metadata, entries, items, place, plain
+from function.hasura.metadata import Metadata, locate
 from function.rules.model import Rule, Rules, RuleTemplate
+from function.rules.yaml_nodes import (
+    is_null,
+    read_entries,
+    read_fields,
+    read_items,
+    read_plain,
+    read_text,
+)
 
 # The keys of retry_conf with the YAML type of each: Hasura drops any other key without a word, and
 # a time-out or a number of retries with it. Of an event trigger, and of a cron trigger, where they
@@ -40,21 +49,23 @@ TRIGGER_NAME_CHARACTERS_MAX: Final = 42
 TIMEOUT_SECONDS: Final = 60
 HASURAS_OWN: Final = "HASURA_GRAPHQL_"
 SECRET_HEADER: Final = "x-webhook-secret"  # noqa: S105  # its name
-HOUSEKEEPING: Final = "cron/servicenow_housekeeping"
+HOUSEKEEPING_NAME: Final = "servicenow_housekeeping"
+HOUSEKEEPING: Final = f"cron/{HOUSEKEEPING_NAME}"
 
 
 @dataclass(slots=True)
-class Findings:
-    """What is wrong with a project's metadata, and what is allowed and seldom meant: sentences with
-    file and line."""
+class TriggerReport:
+    """What is wrong with a project's metadata, and what is allowed and seldom meant."""
 
     event_triggers: int = 0
     cron_triggers: int = 0
-    faults: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    faults: list[Finding] = field(default_factory=list)
+    warnings: list[Finding] = field(default_factory=list)
 
 
-def check(metadata: Metadata, rules: Rules | None, *, deadline_seconds: float | None) -> Findings:
+def check(
+    metadata: Metadata, rules: Rules | None, *, deadline_seconds: float | None
+) -> TriggerReport:
     """Check the triggers of *metadata*, by themselves and against *rules* and the settings, where
     those are known."""
     checking = _Checking(deadline_seconds)
@@ -63,14 +74,14 @@ def check(metadata: Metadata, rules: Rules | None, *, deadline_seconds: float | 
     for trigger in ours:
         checking.ours(trigger)
     if not any(trigger.source == HOUSEKEEPING for trigger in ours):
-        checking.findings.warnings.append(
-            f"{metadata.cron_triggers_file}: has no {HOUSEKEEPING.removeprefix('cron/')} that "
-            "sends X-Webhook-Secret: "
-            "until the next event nothing looks at tickets in doubt, or sends mails that wait"
+        what = (
+            f"has no {HOUSEKEEPING_NAME} that sends X-Webhook-Secret: until the next event nothing "
+            "looks at tickets in doubt, or sends mails that wait"
         )
+        checking.warn(str(metadata.cron_triggers_file), what)
     if rules is not None:
         checking.against(rules, ours, triggers)
-    return checking.findings
+    return checking.report
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,55 +117,57 @@ def _ours(triggers: Collection[_Trigger], rules: Rules | None) -> list[_Trigger]
 
 
 class _Checking:
-    """Goes on after a fault, so that all are told at once."""
+    """Goes on after a fault, so that all are reported at once."""
 
     def __init__(self, deadline_seconds: float | None) -> None:
         self.deadline_seconds = deadline_seconds
-        self.findings = Findings()
+        self.report = TriggerReport()
 
-    def fault(self, node: yaml.Node, path: str, what: str) -> None:
-        self.findings.faults.append(f"{place(node)}: {path}: {what}")
+    def fault(self, where: FileLocation, what: str) -> None:
+        self.report.faults.append(Finding(Level.FAULT, where, what, end=""))
 
-    def warn(self, node: yaml.Node, path: str, what: str) -> None:
-        self.findings.warnings.append(f"{place(node)}: {path}: {what}")
+    def warn(self, where: FileLocation | str, what: str) -> None:
+        self.report.warnings.append(Finding(Level.WARNING, where, what, end=""))
 
     def triggers(self, metadata: Metadata) -> Iterator[_Trigger]:
         """Every trigger, as far as it can be read."""
         for source in self.mappings(metadata.sources, "databases"):
-            names: dict[str, str] = {}
-            for table in self.mappings(_fields(source).get("tables"), "tables"):
+            names: dict[str, FileLocation] = {}
+            for table in self.mappings(read_fields(source).get("tables"), "tables"):
                 for path, node in self.numbered(
-                    _fields(table).get("event_triggers"), "event_triggers"
+                    read_fields(table).get("event_triggers"), "event_triggers"
                 ):
-                    self.findings.event_triggers += 1
-                    definition = self.mapping(_fields(node).get("definition"), f"{path}.definition")
+                    self.report.event_triggers += 1
+                    definition = self.mapping(
+                        read_fields(node).get("definition"), f"{path}.definition"
+                    )
                     for op in ("insert", "update", "delete"):
                         self.mapping(definition.get(op), f"{path}.definition.{op}")
                     self.retries(node, path, _RETRY_CONF, _RETRY_REQUIRED)
                     self.named(node, path, names)
                     self.webhook(node, path)
                     self.headers(node, path)
-                    database = _text(_fields(source).get("name"))
+                    database = read_text(read_fields(source).get("name"))
                     yield _trigger(node, path, f"hasura/{_table(table)}", database)
         for path, node in self.numbered(metadata.cron_triggers, "cron_triggers"):
-            self.findings.cron_triggers += 1
+            self.report.cron_triggers += 1
             self.retries(node, path, _CRON_RETRY_CONF, {})
             self.headers(node, path)
-            yield _trigger(node, path, f"cron/{_text(_fields(node).get('name'))}", "")
+            yield _trigger(node, path, f"cron/{read_text(read_fields(node).get('name'))}", "")
 
     # The general shape. Where something is not there, or null, nothing is wrong with its shape.
 
     def mapping(self, node: yaml.Node | None, path: str) -> dict[str, yaml.Node]:
         """The values of what has to be a mapping."""
-        if node is not None and not _is_null(node) and not isinstance(node, yaml.MappingNode):
-            self.fault(node, path, "must be a mapping of names to values")
-        return _fields(node)
+        if node is not None and not is_null(node) and not isinstance(node, yaml.MappingNode):
+            self.fault(locate(node, path), "must be a mapping of names to values")
+        return read_fields(node)
 
     def numbered(self, node: yaml.Node | None, path: str) -> Iterator[tuple[str, yaml.Node]]:
         """Each mapping of what has to be a list of them, with its path."""
-        if node is not None and not _is_null(node) and not isinstance(node, yaml.SequenceNode):
-            self.fault(node, path, "must be a list")
-        for number, element in enumerate(items(node)):
+        if node is not None and not is_null(node) and not isinstance(node, yaml.SequenceNode):
+            self.fault(locate(node, path), "must be a list")
+        for number, element in enumerate(read_items(node)):
             where = f"{path}[{number}]"
             self.mapping(element, where)
             if isinstance(element, yaml.MappingNode):
@@ -171,31 +184,30 @@ class _Checking:
         """Its retry_conf: the keys that are *known*, each of its type, and with those that are
         *required*."""
         path = f"{path}.retry_conf"
-        retry_conf = _fields(node).get("retry_conf")
+        retry_conf = read_fields(node).get("retry_conf")
         if retry_conf is None:
             if required:
-                self.fault(node, path, _NO_RETRY_CONF)
+                self.fault(locate(node, path), _NO_RETRY_CONF)
             return
         fields = self.mapping(retry_conf, path)
-        for name, key, _ in entries(retry_conf):
+        for name, key, _ in read_entries(retry_conf):
             if name not in known:
                 self.fault(
-                    key,
-                    f"{path}.{name}",
+                    locate(key, f"{path}.{name}"),
                     f"there is no such key, Hasura drops it{did_you_mean(name, known)}",
                 )
         for name, what in required.items():
             if name not in fields and isinstance(retry_conf, yaml.MappingNode):
-                self.fault(retry_conf, f"{path}.{name}", f"is missing: {what}")
+                self.fault(locate(retry_conf, f"{path}.{name}"), f"is missing: {what}")
         for name, value in fields.items():
             number, kind = _number(value), known.get(name)
             if kind and (number is None or (kind == "int" and not number.is_integer())):
-                self.fault(value, f"{path}.{name}", f"must be {_NUMBERS[kind]}")
+                self.fault(locate(value, f"{path}.{name}"), f"must be {_NUMBERS[kind]}")
 
-    def named(self, node: yaml.Node, path: str, names: dict[str, str]) -> None:
+    def named(self, node: yaml.Node, path: str, names: dict[str, FileLocation]) -> None:
         """*names* are those of the same source, each with its place."""
-        given = _fields(node).get("name")
-        name = _text(given)
+        given = read_fields(node).get("name")
+        name = read_text(given)
         if given is None or not name:
             return
         if not _TRIGGER_NAME.fullmatch(name) or len(name) > TRIGGER_NAME_CHARACTERS_MAX:
@@ -203,58 +215,57 @@ class _Checking:
                 "must be a letter, then letters, digits, _ and -, "
                 f"{TRIGGER_NAME_CHARACTERS_MAX} characters at most"
             )
-            self.fault(given, f"{path}.name", what)
+            self.fault(locate(given, f"{path}.name"), what)
         if name in names:
             self.fault(
-                given,
-                f"{path}.name",
+                locate(given, f"{path}.name"),
                 f"`{name}` is the name of the trigger at {names[name]} already",
             )
-        names.setdefault(name, place(given))
+        names.setdefault(name, locate(given))
 
     def webhook(self, node: yaml.Node, path: str) -> None:
-        fields = _fields(node)
+        fields = read_fields(node)
         if "webhook" in fields and "webhook_from_env" in fields:
             self.fault(
-                fields["webhook_from_env"],
-                f"{path}.webhook_from_env",
+                locate(fields["webhook_from_env"], f"{path}.webhook_from_env"),
                 "stands beside `webhook`; take one out",
             )
         elif "webhook_from_env" in fields:
-            variable = _text(fields["webhook_from_env"]) or "VARIABLE"
+            variable = read_text(fields["webhook_from_env"]) or "VARIABLE"
             what = f"is deprecated by Hasura; write webhook: '{{{{{variable}}}}}'"
-            self.warn(fields["webhook_from_env"], f"{path}.webhook_from_env", what)
-        elif not _text(fields.get("webhook")):
+            self.warn(locate(fields["webhook_from_env"], f"{path}.webhook_from_env"), what)
+        elif not read_text(fields.get("webhook")):
             self.fault(
-                fields.get("webhook", node),
-                f"{path}.webhook",
+                locate(fields.get("webhook", node), f"{path}.webhook"),
                 "is missing; write webhook: '{{SERVICENOW_FUNCTION_URL}}'",
             )
 
     def ours(self, trigger: _Trigger) -> None:
         """What this function asks of a trigger that goes to it."""
-        fields = _fields(trigger.node)
+        fields = read_fields(trigger.node)
         if not trigger.sends_secret:
             what = (
                 "sends no X-Webhook-Secret, so every event would be answered 401; add "
                 "{name: X-Webhook-Secret, value_from_env: SERVICENOW_FUNCTION_SECRET}"
             )
-            self.fault(trigger.node, f"{trigger.path}.headers", what)
+            self.fault(locate(trigger.node, f"{trigger.path}.headers"), what)
         if "request_transform" in fields:
             what = "changes the body, which the function wants as Hasura makes it; take it out"
-            self.warn(fields["request_transform"], f"{trigger.path}.request_transform", what)
+            self.warn(
+                locate(fields["request_transform"], f"{trigger.path}.request_transform"), what
+            )
         is_cron = trigger.source.startswith("cron/")
         if "retry_conf" not in fields and not is_cron:
-            return  # said already
+            return  # reported already
         retry_conf = fields.get("retry_conf", trigger.node)
-        retry = _fields(retry_conf) if "retry_conf" in fields else {}
+        retry = read_fields(retry_conf) if "retry_conf" in fields else {}
         if "num_retries" in retry and not is_cron and (_number(retry["num_retries"]) or 0) <= 0:
             what = (
                 "0 survives an outage of ServiceNow all the same, by Retry-After; an outage of "
                 "this function itself "
                 "loses the event to `error`: write a number above 0, such as 60"
             )
-            self.warn(retry["num_retries"], f"{trigger.path}.retry_conf.num_retries", what)
+            self.warn(locate(retry["num_retries"], f"{trigger.path}.retry_conf.num_retries"), what)
         timeout = retry.get("timeout_seconds" if is_cron else "timeout_sec")
         seconds = TIMEOUT_SECONDS if timeout is None else _number(timeout)
         if (
@@ -268,31 +279,32 @@ class _Checking:
                 "what is still being "
                 "done is sent again"
             )
-            self.fault(timeout or retry_conf, f"{trigger.path}.retry_conf.{key}", what)
+            self.fault(locate(timeout or retry_conf, f"{trigger.path}.retry_conf.{key}"), what)
 
     def headers(self, node: yaml.Node, path: str) -> None:
-        for where, header in self.numbered(_fields(node).get("headers"), f"{path}.headers"):
-            fields = _fields(header)
+        for where, header in self.numbered(read_fields(node).get("headers"), f"{path}.headers"):
+            fields = read_fields(header)
             variable = fields.get("value_from_env")
             if "value" in fields and variable is not None:
-                self.fault(header, where, "has both value and value_from_env; take one out")
+                self.fault(locate(header, where), "has both value and value_from_env; take one out")
             elif "value" not in fields and variable is None:
                 self.fault(
-                    header, where, "has no value; write value_from_env: SERVICENOW_FUNCTION_SECRET"
+                    locate(header, where),
+                    "has no value; write value_from_env: SERVICENOW_FUNCTION_SECRET",
                 )
-            if variable is not None and _text(variable).startswith(HASURAS_OWN):
+            if variable is not None and read_text(variable).startswith(HASURAS_OWN):
                 what = (
                     f"Hasura gives out none of its own variables ({HASURAS_OWN}…); set "
                     "one of another name"
                 )
-                self.fault(variable, f"{where}.value_from_env", what)
-            if _text(fields.get("name")).lower() == SECRET_HEADER and "value" in fields:
+                self.fault(locate(variable, f"{where}.value_from_env"), what)
+            if read_text(fields.get("name")).lower() == SECRET_HEADER and "value" in fields:
                 what = (
                     "Hasura writes it in clear into its log of every delivery; write "
                     "value_from_env and the name of a "
                     "variable, and change the secret"
                 )
-                self.fault(fields["value"], f"{where}.value", what)
+                self.fault(locate(fields["value"], f"{where}.value"), what)
 
     def against(
         self, rules: Rules, ours: Collection[_Trigger], others: Collection[_Trigger]
@@ -306,7 +318,7 @@ class _Checking:
                     f"no rule is for {trigger.source}, so every event would be answered 422; "
                     "add one, or take it out"
                 )
-                self.fault(trigger.node, trigger.path, what)
+                self.fault(locate(trigger.node, trigger.path), what)
 
     def rule(self, rule: Rule, ours: Iterable[_Trigger], others: Iterable[_Trigger]) -> None:
         if rule.source == SCHEDULED:
@@ -315,20 +327,19 @@ class _Checking:
         matching = [trigger for trigger in of_source if rule.trigger in ("", trigger.name)]
         if not of_source:
             known = "".join(
-                f"; `{trigger.name}` ({place(trigger.node)}) sends no X-Webhook-Secret"
+                f"; `{trigger.name}` ({locate(trigger.node)}) sends no X-Webhook-Secret"
                 for trigger in others
                 if trigger.source == rule.source
             )
-            self.findings.faults.append(
-                f"{rule.where}.from: no trigger sends {rule.source} here; add one{known}"
-            )
+            what = f"no trigger sends {rule.source} here; add one{known}"
+            self.fault(rule.where.key("from"), what)
             return
         if not matching:
             names = {trigger.name: None for trigger in of_source}
             what = (
                 f"{rule.source} has no trigger `{rule.trigger}`{did_you_mean(rule.trigger, names)}"
             )
-            self.findings.faults.append(f"{rule.where}.trigger: {what}")
+            self.fault(rule.where.key("trigger"), what)
             return
         if rule.source.startswith("cron/"):
             return
@@ -341,19 +352,19 @@ class _Checking:
                 "function with a "
                 "SOURCE_NAME of its own"
             )
-            self.fault(matching[0].node, matching[0].path, what)
+            self.fault(locate(matching[0].node, matching[0].path), what)
         sent = frozenset[Op]().union(*(trigger.ops for trigger in matching))
         unsent = [op.value for op in Op if op in rule.ops - sent]
-        definition = _fields(matching[0].node).get("definition", matching[0].node)
+        definition = read_fields(matching[0].node).get("definition", matching[0].node)
         if not rule.ops & sent:
             what = f"sends none of {', '.join(unsent)}, which is all that {rule.id} hears"
-            self.fault(definition, f"{matching[0].path}.definition", what)
+            self.fault(locate(definition, f"{matching[0].path}.definition"), what)
         elif unsent:
             what = (
                 f"does not send {', '.join(unsent)}, which {rule.id} hears; add it, or name "
                 "the others in its `ops`"
             )
-            self.warn(definition, f"{matching[0].path}.definition", what)
+            self.warn(locate(definition, f"{matching[0].path}.definition"), what)
         for trigger in matching:
             self.columns(trigger, rule)
 
@@ -365,7 +376,7 @@ class _Checking:
             for rule_template in (*rule.templates.key, rule.templates.each)
             if rule_template is not None
         ]
-        definition = _fields(_fields(trigger.node).get("definition"))
+        definition = read_fields(read_fields(trigger.node).get("definition"))
         for op, templates in (
             ("insert", rule.all_templates()),
             ("update", rule.all_templates()),
@@ -374,41 +385,41 @@ class _Checking:
             if Op(op.upper()) not in rule.ops or op not in definition:
                 continue
             named = _columns(templates)
-            spec = _fields(definition[op])
-            unlisted = named - set(map(_text, items(spec.get("payload"))))
+            spec = read_fields(definition[op])
+            unlisted = named - set(map(read_text, read_items(spec.get("payload"))))
             if isinstance(spec.get("payload"), yaml.SequenceNode) and unlisted:
                 what = (
                     f"lacks {', '.join(sorted(unlisted))}, which {rule.id} reads: its events "
                     "would be dead letters"
                 )
-                self.fault(spec["payload"], f"{trigger.path}.definition.{op}.payload", what)
-            unmatching = named - set(map(_text, items(spec.get("columns"))))
+                self.fault(locate(spec["payload"], f"{trigger.path}.definition.{op}.payload"), what)
+            unmatching = named - set(map(read_text, read_items(spec.get("columns"))))
             if op == "update" and isinstance(spec.get("columns"), yaml.SequenceNode) and unmatching:
                 what = (
                     f"lacks {', '.join(sorted(unmatching))}, which {rule.id} reads: nothing "
                     "is sent when they change"
                 )
-                self.warn(spec["columns"], f"{trigger.path}.definition.{op}.columns", what)
+                self.warn(locate(spec["columns"], f"{trigger.path}.definition.{op}.columns"), what)
 
 
 def _trigger(node: yaml.Node, path: str, source: str, database: str) -> _Trigger:
-    fields = _fields(node)
-    definition = _fields(fields.get("definition"))
+    fields = read_fields(node)
+    definition = read_fields(fields.get("definition"))
     ops = {op for op in Op if op.value.lower() in definition}
-    if _text(definition.get("enable_manual")).lower() == "true":
+    if read_text(definition.get("enable_manual")).lower() == "true":
         ops.add(Op.MANUAL)
-    from_env = _text(fields.get("webhook_from_env"))
-    webhook = _text(fields.get("webhook")) or (f"{{{{{from_env}}}}}" if from_env else "")
+    from_env = read_text(fields.get("webhook_from_env"))
+    webhook = read_text(fields.get("webhook")) or (f"{{{{{from_env}}}}}" if from_env else "")
     return _Trigger(
         node=node,
         path=path,
         source=source,
         database=database,
-        name=_text(fields.get("name")),
+        name=read_text(fields.get("name")),
         webhook=webhook.rstrip("/").removesuffix("/hasura").rstrip("/"),
         sends_secret=any(
-            _text(_fields(header).get("name")).lower() == SECRET_HEADER
-            for header in items(fields.get("headers"))
+            read_text(read_fields(header).get("name")).lower() == SECRET_HEADER
+            for header in read_items(fields.get("headers"))
         ),
         ops=frozenset(ops),
     )
@@ -416,10 +427,10 @@ def _trigger(node: yaml.Node, path: str, source: str, database: str) -> _Trigger
 
 def _table(entry: yaml.Node) -> str:
     """``public.outages``: a table's name may stand alone."""
-    table = _fields(entry).get("table")
-    fields = _fields(table)
-    schema = _text(fields.get("schema")) or "public"
-    return f"{schema}.{_text(fields.get('name') if fields else table)}"
+    table = read_fields(entry).get("table")
+    fields = read_fields(table)
+    schema = read_text(fields.get("schema")) or "public"
+    return f"{schema}.{read_text(fields.get('name') if fields else table)}"
 
 
 def _columns(templates: Iterable[RuleTemplate]) -> set[str]:
@@ -431,25 +442,10 @@ def _columns(templates: Iterable[RuleTemplate]) -> set[str]:
     }
 
 
-def _fields(node: yaml.Node | None) -> dict[str, yaml.Node]:
-    """The values of a mapping that are not null; none of any other node."""
-    return {
-        name: value for name, _, value in (entries(node) if node else ()) if not _is_null(value)
-    }
-
-
-def _is_null(node: yaml.Node) -> bool:
-    return bool(node.tag == "tag:yaml.org,2002:null")
-
-
-def _text(node: yaml.Node | None) -> str:
-    return str(node.value) if isinstance(node, yaml.ScalarNode) else ""
-
-
 def _number(node: yaml.Node) -> float | None:
     """The value of a number without quotes. A tag makes no number of a text."""
     try:
-        value = plain(node)
+        value = read_plain(node)
     except (ValueError, yaml.YAMLError):
         return None
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

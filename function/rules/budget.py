@@ -13,6 +13,7 @@ from sys import getsizeof
 from time import thread_time
 from typing import Any, Final
 
+from function.core.finding import FileLocation
 from function.core.outcome import Failure, Kind, Reason
 
 # The processor time, not the clock's: a throttled instance is slow without a template being at
@@ -45,11 +46,15 @@ class RenderError(Exception):
     """A part of a rule gave nothing for this row. *sentence* says what to do and holds nothing of
     the row.
 
-    *where* is the place of that part in the rules file, "" where only the template is known.
+    *where* is that part in the rules file, None where only the template is known.
     """
 
     def __init__(
-        self, sentence: str, reason: Reason = Reason.BAD_MAPPING, *, where: str = ""
+        self,
+        sentence: str,
+        reason: Reason = Reason.BAD_MAPPING,
+        *,
+        where: FileLocation | None = None,
     ) -> None:
         super().__init__(sentence)
         self.sentence = sentence
@@ -58,7 +63,7 @@ class RenderError(Exception):
 
     @property
     def failure(self) -> Failure:
-        return Failure(Kind.PERMANENT, self.reason, f"{self.where}: {self.sentence}")
+        return Failure(Kind.PERMANENT, self.reason, f"{self.where or ''}: {self.sentence}")
 
 
 class RenderBudget:

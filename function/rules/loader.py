@@ -11,24 +11,21 @@ from typing import Final
 import yaml
 
 from function.core.event import SCHEDULED, Op
+from function.core.finding import FaultsError, Finding, Level
 from function.core.values import digest
 from function.rules.model import Rule, Rules
 from function.rules.schema import NAME, RULE_KEYS, SOURCE, TOP_KEYS, VARIABLE
 from function.rules.template_nodes import TemplateReader
 from function.rules.ticket_parser import TicketRuleParser
-from function.rules.yaml_nodes import ENTRIES_MAX, NodeReader, TooManyEntries, line_of
+from function.rules.yaml_nodes import ENTRIES_MAX, NodeReader, TooManyEntries, line_of, read_entries
 
 FAULTS_MAX: Final = 100
 _LATER_RULE_KEYS = ("note", "post", "mutate", "reply", "data")
 TEMPLATE_NAMES = ("row", "old", "new", "op", "changed", "event", "env")
 
 
-class RulesError(Exception):
-    """The rules file cannot be used. *faults* are sentences, each with the file's name and line."""
-
-    def __init__(self, faults: tuple[str, ...]) -> None:
-        super().__init__("\n".join(faults))
-        self.faults = faults
+class RulesError(FaultsError):
+    """The rules file cannot be used."""
 
 
 def load(text: str, *, name: str = "rules.yaml", environ: Mapping[str, str]) -> Rules:
@@ -41,10 +38,12 @@ def load(text: str, *, name: str = "rules.yaml", environ: Mapping[str, str]) -> 
     reading = RulesParser(nodes, environ)
     rules = reading.rules(text)
     if nodes.faults:
-        sentences = [fault for _, fault in sorted(nodes.faults, key=lambda fault: fault[0])]
-        hidden = len(sentences) - FAULTS_MAX
-        more = (f"{name}: and {hidden} more faults",) if hidden > 0 else ()
-        raise RulesError((*sentences[:FAULTS_MAX], *more))
+        faults = sorted(nodes.faults, key=lambda fault: fault.line or 0)
+        hidden = len(faults) - FAULTS_MAX
+        if hidden > 0:
+            more = Finding(Level.FAULT, name, f"and {hidden} more faults", end="")
+            faults[FAULTS_MAX:] = [more]
+        raise RulesError(*faults)
     read = digest(text, *(part for pair in sorted(reading.env.items()) for part in pair))
     return Rules(tuple(rules), read, tuple(nodes.warnings))
 
@@ -155,7 +154,7 @@ class RulesParser:
             what = "is for triggers, and a one-off scheduled event has none; leave it out"
             self._nodes.fault(line_of(entries["trigger"]), f"{path}.trigger", what)
         if "ticket" not in entries:
-            if not any(key in later for key in self._nodes.keys_of(node)):
+            if not any(key in later for key, _, _ in read_entries(node)):
                 self._nodes.fault(
                     line, f"{path}.ticket", "is missing: it says what the row becomes"
                 )
@@ -171,7 +170,6 @@ class RulesParser:
             source=source,
             trigger=trigger,
             ops=ops,
-            line=line,
             where=self._nodes.where(line, path),
             target=ticket[0],
             templates=ticket[1],

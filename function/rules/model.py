@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from function.core.event import Event, Op
+from function.core.finding import FileLocation, Finding
 from function.core.step import DesiredState
 from function.rules.budget import RenderBudget, RenderError
 from function.rules.syntax import TemplateSyntax
@@ -13,10 +14,10 @@ from function.rules.templates import Template
 
 @dataclass(frozen=True, slots=True)
 class RuleTemplate:
-    """A template and where it stands, as ``rules.yaml:17: rules[0].ticket.key``."""
+    """A template and where it stands."""
 
     template: Template
-    where: str
+    where: FileLocation
 
     @property
     def syntax(self) -> TemplateSyntax:
@@ -76,7 +77,7 @@ class TargetRule(Protocol):
     def follows(self) -> bool: ...
 
     @property
-    def locations(self) -> Mapping[str, str]: ...
+    def locations(self) -> Mapping[str, FileLocation]: ...
 
     def all_templates(self) -> Iterator[RuleTemplate]: ...
 
@@ -103,15 +104,14 @@ class RuleTemplates:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Which rows become what. *line* is where it stands, *where* says so in words."""
+    """Which rows become what."""
 
     name: str
     id: str
     source: str
     trigger: str
     ops: frozenset[Op]
-    line: int
-    where: str
+    where: FileLocation
     target: TargetRule
     templates: RuleTemplates = field(repr=False)
     env: Mapping[str, str] = field(repr=False)  # may hold secrets
@@ -131,12 +131,12 @@ class Rules:
     """The rules of a file. *digest* stands for its text and the values of the variables that it
     names.
 
-    *warnings* are sentences with the file's name and line: what is allowed, and seldom meant.
+    *warnings*: what is allowed, and seldom meant.
     """
 
     rules: tuple[Rule, ...]
     digest: str
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Finding, ...] = ()
 
     def concerning(self, event: Event) -> tuple[Rule, ...]:
         """The rules whose `from` and `trigger` fit; which of them hear this op is not

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from function.core.event import Op
+from function.core.finding import FileLocation
 from function.core.lifecycle import Lifecycle, invalid_choice
 from function.core.outcome import Reason
 from function.core.step import DesiredState
@@ -37,8 +38,8 @@ class TicketRule:
     at creation only. *closing_fields* are the columns that go with the state of a ticket that ends.
     *leave_empty* are those that are left empty where the row names nobody whom ServiceNow knows.
     *choices* are the values, with labels, that a column takes; of other columns they are not known.
-    *locations* is the place of each of its keys in the rules file, as ``rules.yaml:17:
-    rules[0].ticket.table``; of one that is left out, and of "", the ticket's own.
+    *locations* is the place of each of its keys in the rules file; of one that is left out, and of
+    "", the ticket's own.
     """
 
     table: str
@@ -55,7 +56,7 @@ class TicketRule:
     choices: Mapping[str, Mapping[str, str]]
     resolves: bool
     templates: TicketTemplates = field(repr=False)
-    locations: Mapping[str, str] = field(repr=False)
+    locations: Mapping[str, FileLocation] = field(repr=False)
 
     @property
     def kind(self) -> str:

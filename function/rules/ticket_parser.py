@@ -331,7 +331,7 @@ class TicketRuleParser:
             self._nodes.fault(
                 ticket, path, 'is missing; write what identifies the row, such as "{{ row.id }}"'
             )
-            return (RuleTemplate(NO_TEMPLATE, path),)
+            return (RuleTemplate(NO_TEMPLATE, self._nodes.where(ticket, path)),)
         node = entries["key"]
         faults = len(self._nodes.faults)
         if isinstance(node, yaml.SequenceNode):
@@ -344,7 +344,7 @@ class TicketRuleParser:
         else:
             parts = (self._templates.template(node, path, names),)
         if len(self._nodes.faults) > faults:
-            return parts or (RuleTemplate(NO_TEMPLATE, path),)
+            return parts or (RuleTemplate(NO_TEMPLATE, self._nodes.where(node, path)),)
         for part in parts:
             self._warn_of_joined_values(part)
         used = frozenset[str]().union(*(part.syntax.names for part in parts))
@@ -373,10 +373,10 @@ class TicketRuleParser:
             if joined
             else 'a list, such as key: ["{{ row.id }}", "{{ item.id }}"]'
         )
-        self._nodes.warnings.append(
-            f"{part.where}: joins several values in one text, and two rows share a ticket where "
-            "what stands between "
-            f"them stands in one of them too; write {instead}"
+        self._nodes.warn(
+            part.where,
+            "joins several values in one text, and two rows share a ticket where what stands "
+            f"between them stands in one of them too; write {instead}",
         )
 
     def _parse_fields(

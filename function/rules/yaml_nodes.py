@@ -1,11 +1,12 @@
 """Reading YAML node by node: every fault with its line, and on it goes. Pure."""
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 import yaml
 
 from function.core.event import Op
+from function.core.finding import FileLocation, Finding, Level
 from function.core.values import did_you_mean
 from function.rules.schema import COLUMN
 
@@ -24,17 +25,20 @@ class NodeReader:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.faults: list[tuple[int, str]] = []
-        self.warnings: list[str] = []
+        self.faults: list[Finding] = []
+        self.warnings: list[Finding] = []
         self._entries = 0
 
     def fault(self, place: yaml.Node | int, path: str, what: str) -> None:
         """Report what is wrong at *place*, a node or a line."""
-        self.faults.append((line_of(place), f"{self.where(place, path)}: {what}"))
+        self.faults.append(Finding(Level.FAULT, self.where(place, path), what, end=""))
 
-    def where(self, place: yaml.Node | int, path: str) -> str:
-        line = line_of(place)
-        return f"{self.name}:{line}: {path}" if path else f"{self.name}:{line}"
+    def warn(self, where: FileLocation, what: str) -> None:
+        """Report what is allowed, and seldom meant."""
+        self.warnings.append(Finding(Level.WARNING, where, what, end=""))
+
+    def where(self, place: yaml.Node | int, path: str) -> FileLocation:
+        return FileLocation(self.name, line_of(place), path)
 
     def compose(self, text: str) -> yaml.Node | None:
         if len(text.encode("utf-8", "surrogatepass")) > FILE_BYTES_MAX:
@@ -109,11 +113,6 @@ class NodeReader:
                 for key, value, _ in self._pairs(merge, depth + 1):
                     yield key, value, True
 
-    def keys_of(self, node: yaml.Node) -> list[str]:
-        return (
-            [str(key.value) for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
-        )
-
     def elements(
         self, node: yaml.Node, path: str, *, empty: str = ""
     ) -> list[tuple[yaml.Node, str]]:
@@ -183,6 +182,36 @@ class NodeReader:
 
 def line_of(place: yaml.Node | int) -> int:
     return place if isinstance(place, int) else int(place.start_mark.line) + 1
+
+
+def read_entries(node: yaml.Node | None) -> Iterator[tuple[str, yaml.Node, yaml.Node]]:
+    """(key, the key's node, value) of a mapping; nothing of any other node."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield str(key.value), key, value
+
+
+def read_fields(node: yaml.Node | None) -> dict[str, yaml.Node]:
+    """The values of a mapping that are not null; none of any other node."""
+    return {name: value for name, _, value in read_entries(node) if not is_null(value)}
+
+
+def read_items(node: yaml.Node | None) -> list[yaml.Node]:
+    """The elements of a sequence; none of any other node."""
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
+
+
+def read_text(node: yaml.Node | None) -> str:
+    """A scalar as it was written; "" of any other node."""
+    return str(node.value) if isinstance(node, yaml.ScalarNode) else ""
+
+
+def read_plain(node: yaml.Node | None) -> Any:
+    """The node as lists, dicts, texts, numbers, bools and None."""
+    if node is None:
+        return None
+    constructor = yaml.constructor.SafeConstructor()
+    return constructor.construct_document(node)
 
 
 def is_null(node: yaml.Node) -> bool:

@@ -15,6 +15,8 @@ from ipaddress import ip_address, ip_network
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
+from function.core.finding import FaultsError, Finding, Level
+
 PROXIES: Final = ("HTTPS_PROXY", "ALL_PROXY")
 # The first that is set counts, for HTTPS; mail goes by the last two, which OpenSSL reads itself.
 FILES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
@@ -28,13 +30,8 @@ _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", re.ASCII)
 _PROXY_PORT: Final = 80
 
 
-class BrokenNetwork(ValueError):  # noqa: N818  # what is the case
-    """The environment names a way out that is none. *faults* are sentences that name the variable,
-    and no password."""
-
-    def __init__(self, faults: tuple[str, ...]) -> None:
-        super().__init__("\n".join(faults))
-        self.faults = faults
+class BrokenNetwork(FaultsError, ValueError):  # noqa: N818  # what is the case
+    """The environment names a way out that is none. *faults* name the variable, and no password."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,32 +82,35 @@ class NetworkSettings:
 
 def read_network(environ: Mapping[str, str]) -> NetworkSettings:
     """What *environ* says of the way out. Raises BrokenNetwork."""
-    faults: list[str] = []
+    faults: list[Finding] = []
     proxy = None
     for name in PROXIES:
         if proxy is None and (written := _read(environ, name)):
             try:
                 proxy = _proxy(written)
             except ValueError as error:
-                faults.append(f"{name} {error}.")
+                faults.append(_fault(name, str(error)))
                 break
     ca_path = None
     for name in FILES:
         if path := environ.get(name, "").strip():
             fault = _file_fault(path, may_be_folder=name != "SSL_CERT_FILE")
             if fault:
-                faults.append(f"{name} names {path}, {fault}.")
+                faults.append(_fault(name, f"names {path}, {fault}"))
             ca_path = ca_path or path
     if ca_path is None and (path := environ.get(FOLDER, "").strip()):
         if not os.path.isdir(path):
-            faults.append(
-                f"{FOLDER} names {path}, which is no folder: name one, or a file in SSL_CERT_FILE."
-            )
+            what = f"names {path}, which is no folder: name one, or a file in SSL_CERT_FILE"
+            faults.append(_fault(FOLDER, what))
         ca_path = path
     if faults:
-        raise BrokenNetwork(tuple(faults))
+        raise BrokenNetwork(*faults)
     bypassed = tuple(entry for entry in re.split(r"[,\s]+", _read(environ, "NO_PROXY")) if entry)
     return NetworkSettings(proxy, bypassed, ca_path)
+
+
+def _fault(name: str, what: str) -> Finding:
+    return Finding(Level.FAULT, name, what, sep=" ")
 
 
 def load_certificates(context: ssl.SSLContext, ca_path: str) -> None:

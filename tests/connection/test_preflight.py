@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from function.connection.preflight import PROBE_WORDS, Examined, Finding, Level, examine
+from function.connection.preflight import PROBE_WORDS, Examined, examine
+from function.core.finding import Finding, Level
 from function.ledger.records import TableTraits
 from function.rules.loader import load
 from function.servicenow import Basic, NotAuthorized, ServiceNowClient, Unavailable

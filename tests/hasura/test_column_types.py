@@ -228,7 +228,8 @@ def warnings(key: str, *statements: str, table: str = "public.things") -> list[s
         f"version: 1\nrules: [{{name: r, from: hasura/{table}, ticket: {{key: {key}, fields: "
         "{category: x}}}]"
     )
-    return key_warnings(rules.load(text, environ={}).rules, [declared(sql) for sql in statements])
+    found = key_warnings(rules.load(text, environ={}).rules, [declared(sql) for sql in statements])
+    return [str(warning) for warning in found]
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,11 @@ import pytest
 import yaml
 
 from function import app
-from function.hasura.metadata import MetadataError, entries, items, place, plain, read
-from function.hasura.triggers import HOUSEKEEPING, Findings, check
+from function.core.finding import Finding
+from function.hasura.metadata import MetadataError, locate, read
+from function.hasura.triggers import HOUSEKEEPING, TriggerReport, check
 from function.rules import loader as rules
+from function.rules.yaml_nodes import read_entries, read_items, read_plain
 from function.settings import VARIABLES
 from tests.processes import HERE
 
@@ -89,7 +91,7 @@ class Project:
         cron: str = CRON,
         rules_text: str = RULES,
         deadline_seconds: float = 50,
-    ) -> Findings:
+    ) -> TriggerReport:
         self.write("meta/databases/default/outages.yaml", trigger)
         if accounts:
             self.write("meta/databases/default/accounts.yaml", accounts)
@@ -98,6 +100,10 @@ class Project:
         self.write("meta/cron_triggers.yaml", cron)
         loaded = rules.load(rules_text, environ={})
         return check(read(self.folder), loaded, deadline_seconds=deadline_seconds)
+
+
+def sentences(findings: list[Finding]) -> list[str]:
+    return [str(finding) for finding in findings]
 
 
 @pytest.fixture
@@ -110,18 +116,18 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 
 def test_what_is_included_stands_in_its_place_and_keeps_its_own_line(project: Project) -> None:
-    [source] = items(read(project.folder).sources)
+    [source] = read_items(read(project.folder).sources)
 
-    tables = {key: value for key, _, value in entries(source)}["tables"]
-    [table] = items(tables)
-    assert plain(table)["event_triggers"][0]["name"] == "outages_to_servicenow"
-    assert place(table) == "meta/databases/default/outages.yaml:1"
+    tables = {key: value for key, _, value in read_entries(source)}["tables"]
+    [table] = read_items(tables)
+    assert read_plain(table)["event_triggers"][0]["name"] == "outages_to_servicenow"
+    assert str(locate(table)) == "meta/databases/default/outages.yaml:1"
 
 
 def test_a_yaml_tag_includes_as_a_quoted_text_does(project: Project) -> None:
     project.write("meta/databases/default/tables.yaml", "- !include outages.yaml\n")
 
-    assert plain(read(project.folder).sources)[0]["tables"][0]["table"] == {
+    assert read_plain(read(project.folder).sources)[0]["tables"][0]["table"] == {
         "name": "outages",
         "schema": "public",
     }
@@ -175,7 +181,7 @@ def test_what_cannot_be_read_is_said_with_its_place(
     with pytest.raises(MetadataError) as refused:
         read(project.folder)
 
-    assert refused.value.faults[0].startswith(said)
+    assert str(refused.value.faults[0]).startswith(said)
 
 
 def test_a_project_without_databases_and_cron_triggers_has_none(project: Project) -> None:
@@ -184,7 +190,7 @@ def test_a_project_without_databases_and_cron_triggers_has_none(project: Project
 
     found = check(read(project.folder), None, deadline_seconds=None)
 
-    assert (found.event_triggers, found.cron_triggers, found.faults) == (0, 0, [])
+    assert (found.event_triggers, found.cron_triggers, sentences(found.faults)) == (0, 0, [])
 
 
 # Checking
@@ -195,7 +201,12 @@ def test_the_project_that_is_shipped_is_in_order_with_the_rules_that_are() -> No
 
     found = check(read(HERE / "hasura"), shipped, deadline_seconds=50)
 
-    assert (found.event_triggers, found.cron_triggers, found.faults, found.warnings) == (
+    assert (
+        found.event_triggers,
+        found.cron_triggers,
+        sentences(found.faults),
+        sentences(found.warnings),
+    ) == (
         2,
         1,
         [],
@@ -207,7 +218,7 @@ def test_the_engine_of_the_compose_file_has_every_variable_that_the_project_name
     services = yaml.safe_load((HERE / "docker-compose.yaml").read_text("utf-8"))["services"]
     found = read(HERE / "hasura")
 
-    written = repr([plain(found.sources), plain(found.cron_triggers)])
+    written = repr([read_plain(found.sources), read_plain(found.cron_triggers)])
     named = set(re.findall(r"'(?:value_)?from_env': '(\w+)'|\{\{(\w+)\}\}", written))
     variables = {from_env or template for from_env, template in named}
     assert variables == {"PG_DATABASE_URL", "SERVICENOW_FUNCTION_URL", "SERVICENOW_FUNCTION_SECRET"}
@@ -229,7 +240,7 @@ def test_the_function_of_the_compose_file_has_every_setting_that_must_be_set() -
 def test_triggers_in_order_are_counted_and_nothing_is_said(project: Project) -> None:
     found = project.check()
 
-    assert found == Findings(event_triggers=1, cron_triggers=1)
+    assert found == TriggerReport(event_triggers=1, cron_triggers=1)
 
 
 def test_what_this_function_does_not_read_of_a_trigger_is_left_to_hasura(project: Project) -> None:
@@ -239,7 +250,7 @@ def test_what_this_function_does_not_read_of_a_trigger_is_left_to_hasura(project
 
     found = project.check(TRIGGER + UNREAD, cron=cron)
 
-    assert found == Findings(event_triggers=1, cron_triggers=1)
+    assert found == TriggerReport(event_triggers=1, cron_triggers=1)
 
 
 @pytest.mark.parametrize(
@@ -280,7 +291,7 @@ def test_a_file_of_another_shape_is_a_fault(
 ) -> None:
     project.write(f"meta/{file}", text)
 
-    faults = check(read(project.folder), None, deadline_seconds=None).faults
+    faults = sentences(check(read(project.folder), None, deadline_seconds=None).faults)
 
     assert faults == [f"meta/{file}:{said}"]
 
@@ -292,7 +303,7 @@ def test_merged_and_null_keys_are_as_hasura_reads_them(project: Project) -> None
         "webhook_from_env: ~\n",
     )
 
-    assert project.check(merged) == Findings(event_triggers=1, cron_triggers=1)
+    assert project.check(merged) == TriggerReport(event_triggers=1, cron_triggers=1)
 
 
 @pytest.mark.parametrize(
@@ -381,7 +392,7 @@ def test_merged_and_null_keys_are_as_hasura_reads_them(project: Project) -> None
 def test_what_will_not_work_is_a_fault(project: Project, old: str, new: str, said: str) -> None:
     assert old in TRIGGER
 
-    faults = project.check(TRIGGER.replace(old, new)).faults
+    faults = sentences(project.check(TRIGGER.replace(old, new)).faults)
 
     line, _, said = said.partition(" ")
     place = f"meta/databases/default/outages.yaml:{line}: event_triggers[0].{said}"
@@ -427,12 +438,12 @@ def test_what_will_not_work_is_a_fault(project: Project, old: str, new: str, sai
 def test_what_is_seldom_meant_is_a_warning(project: Project, old: str, new: str, said: str) -> None:
     found = project.check(TRIGGER.replace(old, new))
 
-    [warning] = found.warnings
+    [warning] = sentences(found.warnings)
     line, _, said = said.partition(" ")
     assert warning.startswith(
         f"meta/databases/default/outages.yaml:{line}: event_triggers[0].{said}"
     )
-    assert found.faults == []
+    assert sentences(found.faults) == []
 
 
 @pytest.mark.parametrize(
@@ -468,7 +479,7 @@ def test_what_is_seldom_meant_is_a_warning(project: Project, old: str, new: str,
 def test_a_cron_trigger_is_checked_by_its_own_names(
     project: Project, old: str, new: str, said: str
 ) -> None:
-    faults = project.check(cron=CRON.replace(old, new)).faults
+    faults = sentences(project.check(cron=CRON.replace(old, new)).faults)
 
     assert any(fault.startswith(f"meta/cron_triggers.yaml:{said}") for fault in faults), faults
 
@@ -476,7 +487,7 @@ def test_a_cron_trigger_is_checked_by_its_own_names(
 def test_the_housekeeping_that_nothing_starts_is_a_warning(project: Project) -> None:
     found = project.check(cron="[]\n")
 
-    [warning] = found.warnings
+    [warning] = sentences(found.warnings)
     assert warning.startswith(
         "meta/cron_triggers.yaml: has no servicenow_housekeeping that sends X-Webhook-Secret"
     )
@@ -486,7 +497,7 @@ def test_the_housekeeping_that_nothing_starts_is_a_warning(project: Project) -> 
 def test_a_rule_whose_table_has_no_trigger_is_a_fault(project: Project) -> None:
     found = project.check("table: outages\n")
 
-    assert found.faults == [
+    assert sentences(found.faults) == [
         "rules.yaml:4: rules[0].from: no trigger sends hasura/public.outages here; add one"
     ]
 
@@ -500,7 +511,7 @@ def test_a_trigger_without_the_secret_and_with_a_webhook_of_its_own_is_somebody_
 
     found = project.check(elsewhere.replace("timeout_sec: 60", "timeout_sec: 5"))
 
-    assert found.faults == [
+    assert sentences(found.faults) == [
         "rules.yaml:4: rules[0].from: no trigger sends hasura/public.outages here; add one; "
         "`outages_to_servicenow` "
         "(meta/databases/default/outages.yaml:3) sends no X-Webhook-Secret"
@@ -512,7 +523,7 @@ def test_triggers_under_a_misspelled_key_are_missed_by_the_rule_that_needs_them(
 ) -> None:
     found = project.check(TRIGGER.replace("event_triggers:", "event_trigers:"))
 
-    assert found.faults == [
+    assert sentences(found.faults) == [
         "rules.yaml:4: rules[0].from: no trigger sends hasura/public.outages here; add one"
     ]
 
@@ -523,7 +534,7 @@ ACCOUNTS = TRIGGER.replace("outages", "accounts")
 def test_a_trigger_that_takes_the_functions_other_route_is_its_own_too(project: Project) -> None:
     found = project.check(accounts=ACCOUNTS.replace("_URL}}'", "_URL}}/hasura'"))
 
-    [fault] = found.faults
+    [fault] = sentences(found.faults)
     assert "accounts.yaml:3: event_triggers[0]: no rule is for hasura/public.accounts" in fault
 
 
@@ -540,7 +551,7 @@ def test_another_services_trigger_on_a_rules_table_is_left_alone(project: Projec
         accounts=ACCOUNTS.replace("SERVICENOW_FUNCTION_URL", "AUDIT_URL"),
     )
 
-    assert found == Findings(event_triggers=3, cron_triggers=1)
+    assert found == TriggerReport(event_triggers=3, cron_triggers=1)
 
 
 def test_a_secret_in_clear_is_a_fault_wherever_it_goes(project: Project) -> None:
@@ -550,7 +561,7 @@ def test_a_secret_in_clear_is_a_fault_wherever_it_goes(project: Project) -> None
 
     found = project.check(accounts=theirs)
 
-    [fault] = found.faults
+    [fault] = sentences(found.faults)
     assert (
         "accounts.yaml:12: event_triggers[0].headers[0].value: Hasura writes it in clear" in fault
     )
@@ -561,7 +572,7 @@ def test_a_rule_for_a_trigger_that_is_not_there_is_a_fault(project: Project) -> 
 
     found = project.check(rules_text=named)
 
-    assert found.faults == [
+    assert sentences(found.faults) == [
         "rules.yaml:4: rules[0].trigger: hasura/public.outages has no trigger "
         "`outage_to_servicenow`; did you mean "
         "`outages_to_servicenow`?"
@@ -571,7 +582,7 @@ def test_a_rule_for_a_trigger_that_is_not_there_is_a_fault(project: Project) -> 
 def test_a_trigger_whose_table_has_no_rule_is_a_fault(project: Project) -> None:
     found = project.check(rules_text=RULES.replace("public.outages", "shop.outages"))
 
-    assert found.faults == [
+    assert sentences(found.faults) == [
         "rules.yaml:4: rules[0].from: no trigger sends hasura/shop.outages here; add one",
         "meta/databases/default/outages.yaml:3: event_triggers[0]: no rule is for "
         "hasura/public.outages, so every "
@@ -584,7 +595,7 @@ def test_a_rule_that_hears_nothing_of_what_is_sent_is_a_fault(project: Project) 
 
     found = project.check(TRIGGER.replace("      delete: {columns: '*'}\n", ""), rules_text=deaf)
 
-    assert found.faults == [
+    assert sentences(found.faults) == [
         "meta/databases/default/outages.yaml:5: event_triggers[0].definition: sends none of "
         "DELETE, which is all that outage hears"
     ]
@@ -602,7 +613,7 @@ def test_triggers_share_what_a_rule_hears(project: Project) -> None:
 
     found = project.check("table: outages\nevent_triggers:\n" + without_delete + delete_alone)
 
-    assert (found.faults, found.warnings) == ([], [])
+    assert (sentences(found.faults), sentences(found.warnings)) == ([], [])
 
 
 def test_a_triggers_name_is_unique_in_its_source(project: Project) -> None:
@@ -610,7 +621,7 @@ def test_a_triggers_name_is_unique_in_its_source(project: Project) -> None:
 
     found = project.check(twice)
 
-    assert found.faults == [
+    assert sentences(found.faults) == [
         "meta/databases/default/outages.yaml:13: event_triggers[1].name: `outages_to_servicenow` "
         "is the name of the "
         "trigger at meta/databases/default/outages.yaml:3 already"
@@ -628,7 +639,7 @@ def test_a_cron_rule_needs_its_cron_trigger(project: Project) -> None:
         rules_text=nightly, cron=CRON + CRON.replace("servicenow_housekeeping", "nightly")
     )
 
-    assert without.faults == [
+    assert sentences(without.faults) == [
         "rules.yaml:10: rules[1].from: no trigger sends cron/nightly here; add one"
     ]
-    assert (there.faults, there.warnings) == ([], [])
+    assert (sentences(there.faults), sentences(there.warnings)) == ([], [])

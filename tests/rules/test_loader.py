@@ -45,8 +45,9 @@ def only(text: str) -> Rule:
 def faults(text: str, environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
     with pytest.raises(RulesError) as caught:
         read(text, environ)
-    assert str(caught.value) == "\n".join(caught.value.faults)
-    return caught.value.faults
+    sentences = tuple(map(str, caught.value.faults))
+    assert str(caught.value) == "\n".join(sentences)
+    return sentences
 
 
 def event(source: str, trigger: str = "") -> Event:
@@ -81,7 +82,7 @@ def test_the_shipped_rules_are_the_examples_of_the_design() -> None:
 def test_what_a_rule_does_not_say_has_a_default() -> None:
     rule = only(FIRST)
 
-    assert (rule.id, rule.trigger, rule.ops, rule.line) == ("outage", "", frozenset(Op), 4)
+    assert (rule.id, rule.trigger, rule.ops, rule.where.line) == ("outage", "", frozenset(Op), 4)
     ticket = ticket_of(rule)
     assert (ticket.table, ticket.shared, ticket.resolves) == ("incident", False, False)
     assert (ticket.after_close, ticket.on_delete, ticket.on_missing) == (
@@ -1064,7 +1065,7 @@ def test_a_text_key_that_joins_several_values_is_warned_of(key: str, instead: st
         FIRST.replace('"{{ row.id }}"', f'"{key}"'),
         FIRST.replace('"{{ row.id }}"', f'["{key}"]'),
     ):
-        [warning] = read(text).warnings
+        [warning] = map(str, read(text).warnings)
 
         assert warning.startswith("rules.yaml:7: rules[0].ticket.key")
         assert warning.endswith(f"write {instead}")

@@ -243,7 +243,7 @@ class TestReading:
             }
             with pytest.raises(BrokenNetwork) as broken:
                 read_network(environ)
-            [said[file]] = broken.value.faults
+            [said[file]] = map(str, broken.value.faults)
 
         assert said == {
             "missing.pem": f"{name} names {tmp_path}/missing.pem, and there is no such file: "
@@ -739,7 +739,7 @@ class TestFunction:
                 }
             )
 
-        said = "\n".join(wrong.value.faults)
+        said = "\n".join(map(str, wrong.value.faults))
         assert all(
             name in said
             for name in ("SSL_CERT_FILE", "HTTPS_PROXY", "DEADLINE_SECONDS", "SOURCE_NAME")
