@@ -111,7 +111,8 @@ class Housekeeping:
             settled = True
         except NotDone as error:
             log.warning(
-                "a ticket could not be looked at",
+                "a %s could not be looked at",
+                rule.target.kind,
                 extra={"rule": rule.id, "reason": error.failure.reason.value},
             )
         except LeaseLost:

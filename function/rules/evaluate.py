@@ -54,6 +54,7 @@ class _Evaluation:
     def __init__(self, rule: Rule, event: Event) -> None:
         self.rule = rule
         self.templates = rule.templates
+        self._kind = rule.target.kind
         self.event = event
         self.budget = RenderBudget()
         self.old: Row | None = None
@@ -159,7 +160,7 @@ class _Evaluation:
             raise RenderError("is not a list", where=each.where)
         if len(elements) > ELEMENTS_MAX:
             raise RenderError(
-                f"has more than {ELEMENTS_MAX} elements, too many tickets for one event",
+                f"has more than {ELEMENTS_MAX} elements, too many {self._kind}s for one event",
                 where=each.where,
             )
         self.budget.seconds_left += len(elements) * ELEMENT_SECONDS
@@ -183,7 +184,7 @@ class _Evaluation:
         if not part.strip():
             what = "the key" if len(self.templates.key) == 1 else "a part of the key"
             raise RenderError(
-                f"{what} is empty; a row without a key can have no ticket",
+                f"{what} is empty; a row without a key can have no {self._kind}",
                 Reason.BAD_KEY,
                 where=rule_template.where,
             )
@@ -218,8 +219,8 @@ class _Evaluation:
         ):
             return None
         what = (
-            "two elements of the list have this key, and a ticket is for one; name "
-            "what tells them apart"
+            f"two elements of the list have this key, and a {self._kind} is for one; name what "
+            "tells them apart"
         )
         return Failure(
             Kind.PERMANENT, Reason.BAD_KEY, f"{self.rule.target.locations['key']}: {what}"

@@ -6,14 +6,14 @@ Pure: the caller reads the file. What the rules then make of an event is in eval
 """
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Protocol
 
 import yaml
 
 from function.core.event import SCHEDULED, Op
 from function.core.finding import FaultsError, Finding, Level
 from function.core.values import digest
-from function.rules.model import Rule, Rules
+from function.rules.model import Rule, Rules, RuleTemplate, RuleTemplates, TargetRule
 from function.rules.schema import NAME, RULE_KEYS, SOURCE, TOP_KEYS, VARIABLE
 from function.rules.template_nodes import TemplateReader
 from function.rules.ticket_parser import TicketRuleParser
@@ -48,6 +48,20 @@ def load(text: str, *, name: str = "rules.yaml", environ: Mapping[str, str]) -> 
     return Rules(tuple(rules), read, tuple(nodes.warnings))
 
 
+class TargetParser(Protocol):
+    """Parses the rules of one kind of target, and reports each fault with its line."""
+
+    def parse(
+        self,
+        node: yaml.Node,
+        path: str,
+        names: tuple[str, ...],
+        *,
+        when: RuleTemplate | None,
+        each: RuleTemplate | None,
+    ) -> tuple[TargetRule, RuleTemplates] | None: ...
+
+
 class RulesParser:
     """Parses one file of rules."""
 
@@ -56,7 +70,9 @@ class RulesParser:
         self.env: dict[str, str] = {}
         self._nodes = nodes
         self._templates = TemplateReader(nodes, self.env)
-        self._tickets = TicketRuleParser(nodes, self._templates)
+        self._targets: dict[str, TargetParser] = {
+            "ticket": TicketRuleParser(nodes, self._templates),
+        }
 
     def rules(self, text: str) -> list[Rule]:
         root = self._nodes.compose(text)
@@ -153,17 +169,10 @@ class RulesParser:
         if source == SCHEDULED and trigger:
             what = "is for triggers, and a one-off scheduled event has none; leave it out"
             self._nodes.fault(line_of(entries["trigger"]), f"{path}.trigger", what)
-        if "ticket" not in entries:
-            if not any(key in later for key, _, _ in read_entries(node)):
-                self._nodes.fault(
-                    line, f"{path}.ticket", "is missing: it says what the row becomes"
-                )
+        parsed = self._target(node, entries, path, names, later, when=when, each=each)
+        if parsed is None:
             return None
-        ticket = self._tickets.parse(
-            entries["ticket"], f"{path}.ticket", names, when=when, each=each
-        )
-        if ticket is None:
-            return None
+        target, templates = parsed
         return Rule(
             name=name,
             id=identity,
@@ -171,9 +180,35 @@ class RulesParser:
             trigger=trigger,
             ops=ops,
             where=self._nodes.where(line, path),
-            target=ticket[0],
-            templates=ticket[1],
+            target=target,
+            templates=templates,
             env=self.env,
+        )
+
+    def _target(
+        self,
+        node: yaml.Node,
+        entries: Mapping[str, yaml.Node],
+        path: str,
+        names: tuple[str, ...],
+        later: Mapping[str, str],
+        *,
+        when: RuleTemplate | None,
+        each: RuleTemplate | None,
+    ) -> tuple[TargetRule, RuleTemplates] | None:
+        """What the row becomes: a rule has one target."""
+        kinds = [kind for kind in self._targets if kind in entries]
+        if not kinds:
+            if not any(key in later for key, _, _ in read_entries(node)):
+                self._nodes.fault(
+                    node, f"{path}.ticket", "is missing: it says what the row becomes"
+                )
+            return None
+        for kind in kinds[1:]:
+            what = f"a rule has one target, and this one has `{kinds[0]}`; write a rule for each"
+            self._nodes.fault(entries[kind], f"{path}.{kind}", what)
+        return self._targets[kinds[0]].parse(
+            entries[kinds[0]], f"{path}.{kinds[0]}", names, when=when, each=each
         )
 
     def _name(self, entries: Mapping[str, yaml.Node], key: str, path: str) -> str | None:

@@ -17,6 +17,7 @@ from function.core.lifecycle import (
     suggest_choice,
 )
 from function.core.values import did_you_mean
+from function.rules.key_parser import KeyParser
 from function.rules.model import RuleTemplate, RuleTemplates
 from function.rules.schema import (
     AFTER_CLOSE,
@@ -26,7 +27,6 @@ from function.rules.schema import (
     CREATING_OPS,
     DEFAULT_TABLE,
     FIELDS_REFUSED,
-    KEY_PARTS_MAX,
     ON_DELETE,
     ON_MISSING,
     ON_UNKNOWN,
@@ -34,7 +34,7 @@ from function.rules.schema import (
     STATES_KEYS,
     TICKET_KEYS,
 )
-from function.rules.template_nodes import NO_TEMPLATE, TemplateReader
+from function.rules.template_nodes import TemplateReader
 from function.rules.ticket import TEMPLATE, TicketRule, TicketTemplates
 from function.rules.yaml_nodes import NodeReader, is_bool, is_null, is_true
 
@@ -48,6 +48,7 @@ class TicketRuleParser:
     def __init__(self, nodes: NodeReader, templates: TemplateReader) -> None:
         self._nodes = nodes
         self._templates = templates
+        self._keys = KeyParser(nodes, templates, kind="ticket")
         # Of the ticket that is being read.
         self.choices: Mapping[str, Mapping[str, str]] = {}
 
@@ -87,7 +88,7 @@ class TicketRuleParser:
         )
         fields = self._parse_fields(entries, path, names, node, refused)
         templates = RuleTemplates(
-            key=self._parse_key(entries, path, names, node, shared=shared),
+            key=self._keys.parse(entries, path, names, node, shared=shared),
             when=when,
             each=each,
             order_by=self._templates.expression(entries, "order_by", path, names),
@@ -316,68 +317,6 @@ class TicketRuleParser:
         if plain and choices is not None and (wrong := invalid_choice(choices, node.value)):
             self._nodes.fault(node, path, f"{wrong}{suggest_choice(choices, node.value)}")
         return rule_template
-
-    def _parse_key(
-        self,
-        entries: Mapping[str, yaml.Node],
-        path: str,
-        names: tuple[str, ...],
-        ticket: yaml.Node,
-        *,
-        shared: bool,
-    ) -> tuple[RuleTemplate, ...]:
-        path = f"{path}.key"
-        if "key" not in entries:
-            self._nodes.fault(
-                ticket, path, 'is missing; write what identifies the row, such as "{{ row.id }}"'
-            )
-            return (RuleTemplate(NO_TEMPLATE, self._nodes.where(ticket, path)),)
-        node = entries["key"]
-        faults = len(self._nodes.faults)
-        if isinstance(node, yaml.SequenceNode):
-            elements = self._nodes.elements(
-                node, path, empty="is empty; write what identifies the row"
-            )
-            if len(elements) > KEY_PARTS_MAX:
-                self._nodes.fault(node, path, f"has more than {KEY_PARTS_MAX} parts")
-            parts = tuple(self._templates.template(*element, names) for element in elements)
-        else:
-            parts = (self._templates.template(node, path, names),)
-        if len(self._nodes.faults) > faults:
-            return parts or (RuleTemplate(NO_TEMPLATE, self._nodes.where(node, path)),)
-        for part in parts:
-            self._warn_of_joined_values(part)
-        used = frozenset[str]().union(*(part.syntax.names for part in parts))
-        if shared:
-            return parts
-        if not used & {"row", "new", "old", "item", "event"}:
-            what = (
-                "is the same for every row; name a column, or say `shared: true` if "
-                "all share one ticket"
-            )
-            self._nodes.fault(node, path, what)
-        elif "item" in names and "item" not in used:
-            what = "is the same for every element; name a part of `item`, or say `shared: true`"
-            self._nodes.fault(node, path, what)
-        return parts
-
-    def _warn_of_joined_values(self, part: RuleTemplate) -> None:
-        """Warn of a text that joins several values: what stands between them may stand in one of
-        them too."""
-        joined = part.syntax.find_joined_values()
-        if joined is None:
-            return
-        instead = ", ".join(f'"{{{{ {value} }}}}"' for value in joined)
-        instead = (
-            f"key: [{instead}]"
-            if joined
-            else 'a list, such as key: ["{{ row.id }}", "{{ item.id }}"]'
-        )
-        self._nodes.warn(
-            part.where,
-            "joins several values in one text, and two rows share a ticket where what stands "
-            f"between them stands in one of them too; write {instead}",
-        )
 
     def _parse_fields(
         self,

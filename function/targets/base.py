@@ -31,6 +31,13 @@ class Task:
     call, and raises LeaseLost. *traits*: what is known of its table. *replayed*: somebody has
     looked for what a dead letter in doubt may have made, and sent it again.
 
+    What the record means to the engine and the ledger, whatever the target: `sys_id` is not empty
+    once the thing exists, and `row_resolved` true once its end was told. `pending_write` is what
+    was begun; after a holder that vanished, one of kind update comes back as `suspect_until` and
+    `suspect_fields`. While `suspect_until` is set, the event comes again, and the housekeeping
+    looks; a look clears it. `written_fields` must be set before *save*: where the lease is lost,
+    they are all that is known of what was written.
+
     The target adds *mismatched_fields*, which came back different or empty, and *left_empty*, by
     field, why.
     """
