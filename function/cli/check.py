@@ -210,12 +210,12 @@ def _instance(settings: Settings, rules: Rules, *, write_probe: bool) -> Iterato
     database = Database(settings.database_url, pool_size=1, migrate=settings.ledger_migrate)
     app = create_app(settings, rules, Ledger(database), os.environ)
     try:
-        told = app.test_connection()
-        instance_url, client = told.instance_url, app.connection.client
+        report = app.test_connection()
+        instance_url, client = report.instance_url, app.connection.client
         where = instance_url or "ServiceNow"
-        yield from _signed_in(told, where, rules, write_probe=write_probe)
+        yield from _signed_in(report, where, rules, write_probe=write_probe)
         # Nothing more is asked with a credential that was refused.
-        if not told.signed_in or client is None:
+        if not report.signed_in or client is None:
             return
         examined = examine(
             client,
@@ -238,26 +238,25 @@ def _instance(settings: Settings, rules: Rules, *, write_probe: bool) -> Iterato
         )
         yield Finding(Level.FAULT, "DATABASE_URL", what, do)
     except ServiceNowError as error:
-        yield Finding(Level.FAULT, where, "the rest could not be asked", error.hint.rstrip("."))
+        yield Finding(Level.FAULT, where, "the rest could not be asked", error.hint)
     finally:
         app.close()
 
 
 def _signed_in(
-    told: TestReport, where: str, rules: Rules, *, write_probe: bool
+    report: TestReport, where: str, rules: Rules, *, write_probe: bool
 ) -> Iterator[Finding]:
     """What the connection test says: of a table that is not there, examine() says it
     with its line."""
-    if not told.tables:
-        yield Finding(Level.NOTE if told.success else Level.FAULT, where, told.message.rstrip("."))
+    if not report.tables:
+        yield Finding(Level.NOTE if report.success else Level.FAULT, where, report.message)
         return
-    welcome, _, _ = told.message.partition(f" {next(iter(told.tables))}: ")
-    yield Finding(Level.NOTE, where, welcome.rstrip("."))
-    for table, tried in told.tables.items():
-        if tried.success and not write_probe:  # which says whether a record can be made
-            yield Finding(Level.NOTE, where, tried.message.rstrip("."))
-        elif not tried.success and (
-            tried.failure is None or tried.failure.reason is not Reason.REFUSED
+    yield Finding(Level.NOTE, where, report.summary)
+    for table, of_table in report.tables.items():
+        if of_table.success and not write_probe:  # which says whether a record can be made
+            yield Finding(Level.NOTE, where, of_table.message)
+        elif not of_table.success and (
+            of_table.failure is None or of_table.failure.reason is not Reason.REFUSED
         ):
             rule = next(
                 (rule for rule in rules_with_tickets(rules) if rule.target.table == table), None
@@ -265,7 +264,7 @@ def _signed_in(
             yield Finding(
                 Level.FAULT,
                 rule.target.locations["table"] if rule else where,
-                tried.message.rstrip("."),
+                of_table.message,
             )
 
 
