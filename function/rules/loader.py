@@ -170,7 +170,7 @@ class RulesParser:
             source=source,
             trigger=trigger,
             ops=ops,
-            where=self._nodes.where(line, path),
+            where=self._nodes.locate(line, path),
             target=ticket[0],
             templates=ticket[1],
             env=self.env,

@@ -122,8 +122,8 @@ class TicketRuleParser:
             choices=self.choices,
             resolves="resolve_when" in entries,
             templates=own,
-            locations=dict.fromkeys(("", *TICKET_KEYS), self._nodes.where(node, path))
-            | {key: self._nodes.where(value, f"{path}.{key}") for key, value in entries.items()},
+            locations=dict.fromkeys(("", *TICKET_KEYS), self._nodes.locate(node, path))
+            | {key: self._nodes.locate(value, f"{path}.{key}") for key, value in entries.items()},
         )
         self._check_lifecycle(entries, path, ticket, kind=fields.get("type"))
         return ticket, templates
@@ -331,7 +331,7 @@ class TicketRuleParser:
             self._nodes.fault(
                 ticket, path, 'is missing; write what identifies the row, such as "{{ row.id }}"'
             )
-            return (RuleTemplate(NO_TEMPLATE, self._nodes.where(ticket, path)),)
+            return (RuleTemplate(NO_TEMPLATE, self._nodes.locate(ticket, path)),)
         node = entries["key"]
         faults = len(self._nodes.faults)
         if isinstance(node, yaml.SequenceNode):
@@ -344,7 +344,7 @@ class TicketRuleParser:
         else:
             parts = (self._templates.template(node, path, names),)
         if len(self._nodes.faults) > faults:
-            return parts or (RuleTemplate(NO_TEMPLATE, self._nodes.where(node, path)),)
+            return parts or (RuleTemplate(NO_TEMPLATE, self._nodes.locate(node, path)),)
         for part in parts:
             self._warn_of_joined_values(part)
         used = frozenset[str]().union(*(part.syntax.names for part in parts))
