@@ -58,66 +58,65 @@ def check(
             "--write-probe asks the instance" if write_probe else "--send-mail asks the mail server"
         )
         raise click.UsageError(f"{flag}, and --offline asks nobody: leave out one of them")
-    report = _Report(as_json=as_json)
+    report = CheckReport(as_json=as_json)
     settings: Settings | None = None
     try:
         settings = load(os.environ)
     except SettingsError as error:
-        report.add(error.faults)
+        report.add_findings(error.faults)
     rules_file = settings.rules_file if settings else os.environ.get("RULES_FILE") or "rules.yaml"
     rules: Rules | None = None
     try:
         rules = read_rules(rules_file, os.environ)
     except RulesError as error:
-        report.add(error.faults)
-    report.add(rules.warnings if rules else ())
+        report.add_findings(error.faults)
+    report.add_findings(rules.warnings if rules else ())
     folder = Path(project or "hasura")
     found = (
-        _checked_triggers(folder, rules, settings)
+        _check_triggers(folder, rules, settings)
         if project or (folder / "config.yaml").is_file()
         else None
     )
     if found is not None:
-        report.add(found.faults)
-        report.add(found.warnings)
+        report.add_findings(found.faults)
+        report.add_findings(found.warnings)
     report.source = settings.source_name if settings else ""
     if settings is None or rules is None:
         if not offline:
-            report.say("the ServiceNow instance was not asked: settings and rules come first")
-        report.end()
+            report.print_line(
+                "the ServiceNow instance was not asked: settings and rules come first"
+            )
+        report.print_summary()
         return
-    if not settings.hasura_event_secrets:
-        report.add([_unset("HASURA_EVENT_SECRETS", "every event will be answered 401")])
-    if not settings.smtp_url:
-        report.add([_unset("SMTP_URL", "failures will be kept, but nobody is mailed")])
-    report.say(
+    report.add_findings(_warn_of_unset(settings))
+    report.print_line(
         f"settings: in order ({settings.source_name} to "
         f"{settings.servicenow_instance_url or 'what is stored'})"
     )
-    report.say(f"{rules_file}: in order, {counted(len(rules.rules), 'rule')}")
+    report.print_line(f"{rules_file}: in order, {counted(len(rules.rules), 'rule')}")
     for rule in rules.rules:
-        report.say(f"  {rule.id}: {rule.source} -> {rule.target.table}")
+        report.print_line(f"  {rule.id}: {rule.source} -> {rule.target.table}")
     if found is not None and found.faults:
         pass  # printed already
     elif found is None:
-        report.say(
+        report.print_line(
             "Hasura's triggers: not checked; name the folder of your Hasura "
             "project with --hasura DIR"
         )
     else:
         events, crons = found.event_triggers, found.cron_triggers
-        report.say(
+        report.print_line(
             f"{folder}: in order, {counted(events, 'event trigger')}, "
             f"{counted(crons, 'cron trigger')}"
         )
     if send_mail:
-        report.add(_mail_server(settings))
+        report.add_findings(_check_mail_server(settings))
     if not offline:
-        report.add(_instance(settings, rules, write_probe=write_probe))
-    report.end()
+        report.add_findings(_check_instance(settings, rules, write_probe=write_probe))
+    report.print_summary()
 
 
-class _Report:
+class CheckReport:
     """What a check found: printed as it comes, or as JSON at the end."""
 
     def __init__(self, *, as_json: bool) -> None:
@@ -125,19 +124,19 @@ class _Report:
         self._found: list[Finding] = []
         self.source = ""
 
-    def say(self, line: str) -> None:
+    def print_line(self, line: str) -> None:
         if not self._as_json:
             click.echo(line)
 
-    def add(self, found: Iterable[Finding]) -> None:
+    def add_findings(self, found: Iterable[Finding]) -> None:
         for finding in found:
             self._found.append(finding)
             if not self._as_json:
                 label = "warning: " if finding.level is Level.WARNING else ""
                 click.echo(f"{label}{finding}", err=finding.level is Level.FAULT)
 
-    def end(self) -> None:
-        """Sum up; a fault is exit status 1."""
+    def print_summary(self) -> None:
+        """Sum up, and exit with status 1 where there is a fault."""
         faults = sum(found.level is Level.FAULT for found in self._found)
         if self._as_json:
             warnings = sum(found.level is Level.WARNING for found in self._found)
@@ -154,12 +153,25 @@ class _Report:
             sys.exit(1)
 
 
-def _unset(name: str, follows: str) -> Finding:
-    """A warning of a setting that may be left out, and seldom is."""
-    return Finding(Level.WARNING, name, f"is not set: {follows}", sep=" ", end="")
+def _warn_of_unset(settings: Settings) -> Iterator[Finding]:
+    """Settings that may be left out, and seldom are."""
+    for name, is_set, what in (
+        (
+            "HASURA_EVENT_SECRETS",
+            settings.hasura_event_secrets,
+            "is not set: every event will be answered 401",
+        ),
+        (
+            "SMTP_URL",
+            settings.smtp_url,
+            "is not set: failures will be kept, but nobody is mailed",
+        ),
+    ):
+        if not is_set:
+            yield Finding(Level.WARNING, name, what, sep=" ", end="")
 
 
-def _mail_server(settings: Settings) -> Iterator[Finding]:
+def _check_mail_server(settings: Settings) -> Iterator[Finding]:
     """What the mail server says to a mail for everybody in NOTIFY_TO."""
     where, server, recipients = "SMTP_URL", settings.smtp_url, settings.notify_to
     if server is None:
@@ -199,7 +211,7 @@ def _mail_server(settings: Settings) -> Iterator[Finding]:
     )
 
 
-def _instance(settings: Settings, rules: Rules, *, write_probe: bool) -> Iterator[Finding]:
+def _check_instance(settings: Settings, rules: Rules, *, write_probe: bool) -> Iterator[Finding]:
     """What is found of the instance that events go to now: the stored connection's, or the
     environment's.
 
@@ -210,19 +222,19 @@ def _instance(settings: Settings, rules: Rules, *, write_probe: bool) -> Iterato
     database = Database(settings.database_url, pool_size=1, migrate=settings.ledger_migrate)
     app = create_app(settings, rules, Ledger(database), os.environ)
     try:
-        told = app.test_connection()
-        instance_url, client = told.instance_url, app.connection.client
+        report = app.test_connection()
+        instance_url, client = report.instance_url, app.connection.client
         where = instance_url or "ServiceNow"
-        yield from _signed_in(told, where, rules, write_probe=write_probe)
+        yield from _list_test_findings(report, where, rules, write_probe=write_probe)
         # Nothing more is asked with a credential that was refused.
-        if not told.signed_in or client is None:
+        if not report.signed_in or client is None:
             return
         examined = examine(
             client,
             rules_with_tickets(rules),
             traits=lambda table: app.ledger.tickets.traits(instance_url, table),
             write_probe=write_probe,
-            progress=_asking(instance_url),
+            progress=_progress_printer(instance_url),
         )
         yield from examined.findings
         for table, traits in examined.traits.items():
@@ -238,26 +250,25 @@ def _instance(settings: Settings, rules: Rules, *, write_probe: bool) -> Iterato
         )
         yield Finding(Level.FAULT, "DATABASE_URL", what, do)
     except ServiceNowError as error:
-        yield Finding(Level.FAULT, where, "the rest could not be asked", error.hint.rstrip("."))
+        yield Finding(Level.FAULT, where, "the rest could not be asked", error.hint)
     finally:
         app.close()
 
 
-def _signed_in(
-    told: TestReport, where: str, rules: Rules, *, write_probe: bool
+def _list_test_findings(
+    report: TestReport, where: str, rules: Rules, *, write_probe: bool
 ) -> Iterator[Finding]:
     """What the connection test says: of a table that is not there, examine() says it
     with its line."""
-    if not told.tables:
-        yield Finding(Level.NOTE if told.success else Level.FAULT, where, told.message.rstrip("."))
+    if not report.tables:
+        yield Finding(Level.NOTE if report.success else Level.FAULT, where, report.message)
         return
-    welcome, _, _ = told.message.partition(f" {next(iter(told.tables))}: ")
-    yield Finding(Level.NOTE, where, welcome.rstrip("."))
-    for table, tried in told.tables.items():
-        if tried.success and not write_probe:  # which says whether a record can be made
-            yield Finding(Level.NOTE, where, tried.message.rstrip("."))
-        elif not tried.success and (
-            tried.failure is None or tried.failure.reason is not Reason.REFUSED
+    yield Finding(Level.NOTE, where, report.summary)
+    for table, of_table in report.tables.items():
+        if of_table.success and not write_probe:  # which says whether a record can be made
+            yield Finding(Level.NOTE, where, of_table.message)
+        elif not of_table.success and (
+            of_table.failure is None or of_table.failure.reason is not Reason.REFUSED
         ):
             rule = next(
                 (rule for rule in rules_with_tickets(rules) if rule.target.table == table), None
@@ -265,11 +276,11 @@ def _signed_in(
             yield Finding(
                 Level.FAULT,
                 rule.target.locations["table"] if rule else where,
-                tried.message.rstrip("."),
+                of_table.message,
             )
 
 
-def _asking(instance_url: str) -> Callable[[str], None]:
+def _progress_printer(instance_url: str) -> Callable[[str], None]:
     """Tells who waits what is being asked."""
 
     def progress(what: str) -> None:
@@ -279,7 +290,7 @@ def _asking(instance_url: str) -> Callable[[str], None]:
     return progress
 
 
-def _checked_triggers(
+def _check_triggers(
     folder: Path, rules: Rules | None, settings: Settings | None
 ) -> triggers.TriggerReport:
     try:

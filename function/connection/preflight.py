@@ -71,27 +71,27 @@ def examine(
     table, and canceled where the rule knows how. *progress* is told of each step. Raises
     ServiceNowError where the instance does not work, or lets us in no longer.
     """
-    examination = Preflight(client, progress)
+    preflight = Preflight(client, progress)
     by_table: dict[str, list[Rule]] = {}
     for rule in rules:
         by_table.setdefault(ticket_of(rule).table, []).append(rule)
-    findings = [*examination.user()]
+    findings = [*preflight.user()]
     for table, concerned in by_table.items():
         progress(table)
-        findings += examination.table(table, concerned)
+        findings += preflight.table(table, concerned)
     shown: dict[str, TableTraits] = {}
     if write_probe:
         for table, concerned in by_table.items():
-            if table in examination.unread:
+            if table in preflight.unread:
                 continue
             progress(f"a record in {table}")
-            found, made = examination.probe(concerned[0])
+            found, made = preflight.probe(concerned[0])
             findings.append(found)
             shown |= {} if made is None else {table: made}
     known = {table: shown.get(table) or traits(table) for table in by_table}
     findings += _sys_ids(client.instance_url, known)
     findings += _dropped_marks(client.instance_url, known)
-    findings += examination.limits()
+    findings += preflight.limits()
     return Examined(tuple(findings), shown)
 
 
@@ -208,7 +208,7 @@ class Preflight:
                     f"{ticket.table} has no {column}, or hides it, and a ticket is found by that",
                     "Choose a table that extends task, or let the integration user read the field",
                 )
-        for column, rule_template in _sayings(rule).items():
+        for column, rule_template in _templates_by_column(rule).items():
             missing = _missing(column, rule_template.where, described)
             if missing is not None:
                 yield missing
@@ -224,16 +224,16 @@ class Preflight:
         self, column: str, rule_template: RuleTemplate, described: TableSchema, ticket: TicketRule
     ) -> Iterator[Finding]:
         known = (described.columns or {}).get(column)
-        said = sorted(value for value in rule_template.syntax.find_literals() if value.strip())
+        literals = sorted(value for value in rule_template.syntax.find_literals() if value.strip())
         choices = (described.choices or {}).get(column, {})
         if choices and (known is None or known.has_choices):
-            for value in said:
+            for value in literals:
                 if value not in choices:
                     yield _no_choice(column, value, rule_template.where, choices)
         if known is not None:
-            yield from _typed(column, known, rule_template, said)
+            yield from _typed(column, known, rule_template, literals)
         if column in REFERENCES:
-            for name in said:
+            for name in literals:
                 yield from self._referred(
                     column, name, rule_template.where, may_be_empty=column in ticket.leave_empty
                 )
@@ -246,11 +246,9 @@ class Preflight:
                 column, name, find=self._find, left_seconds=lambda: CALL_SECONDS_MAX
             )
         except UnknownReference as error:
-            why = error.hint.removeprefix(f"what is given for {column} ")
             level = Level.WARNING if may_be_empty and not error.is_ambiguous else Level.FAULT
-            yield Finding(
-                level, where, f"{_quoted(name)} {why}", "Correct the name, or make the record"
-            )
+            what = f"{_quoted(name)} {error.problem}"
+            yield Finding(level, where, what, "Correct the name, or make the record")
         except ServiceNowError as error:
             if _is_serious(error.failure):
                 raise
@@ -270,10 +268,10 @@ class Preflight:
         kept."""
         ticket = ticket_of(rule)
         table, where = ticket.table, ticket.locations["table"]
-        asked = uuid.uuid4().hex
+        sys_id = uuid.uuid4().hex
         try:
             made = self._written(
-                rule, {"sys_id": asked, "short_description": PROBE_WORDS, **PROBE_MARKS}
+                rule, {"sys_id": sys_id, "short_description": PROBE_WORDS, **PROBE_MARKS}
             )
         except ServiceNowError as error:
             if error.failure.kind is Kind.IN_DOUBT:
@@ -295,17 +293,17 @@ class Preflight:
             return Finding(Level.FAULT, where, what, _sentence(error)), None
         name = made.get("number") or made["sys_id"]
         left = self._canceled(rule, made["sys_id"])
-        shown = TableTraits(made["sys_id"].lower() == asked, kept_mark(made, PROBE_MARKS))
+        shown = TableTraits(made["sys_id"].lower() == sys_id, kept_mark(made, PROBE_MARKS))
         return Finding(Level.NOTE, where, f"{name} was written into {table}; {left}"), shown
 
     def _written(self, rule: Rule, values: Mapping[str, str]) -> Record:
         """The record of *values*; with what the rule says of every row, where the instance wants
         more."""
         ticket = ticket_of(rule)
-        said = self._constants(rule)
+        constants = self._constants(rule)
         kind = {
             column: value
-            for column, value in said.items()
+            for column, value in constants.items()
             if column in {"type", "chg_model", TEMPLATE}
         }
         try:
@@ -314,7 +312,7 @@ class Preflight:
             if error.failure.reason not in _WANTS_MORE:
                 raise
         # Nobody is to be called at night for it.
-        return self._create(ticket.table, {**said, "impact": "3", "urgency": "3", **values})
+        return self._create(ticket.table, {**constants, "impact": "3", "urgency": "3", **values})
 
     def _create(self, table: str, values: Mapping[str, str]) -> Record:
         return self.client.create(
@@ -327,15 +325,15 @@ class Preflight:
         values = (
             {"type": "normal", "chg_model": "normal"} if ticket.table == "change_request" else {}
         )
-        for column, rule_template in _sayings(rule).items():
-            said = next(
+        for column, rule_template in _templates_by_column(rule).items():
+            literal = next(
                 (value for value in sorted(rule_template.syntax.find_literals()) if value.strip()),
                 "",
             )
-            if said and column not in ticket.closing_fields:
+            if literal and column not in ticket.closing_fields:
                 with suppress(UnknownReference):  # found already
                     values[column] = self.references.sys_id(
-                        column, said, find=self._find, left_seconds=lambda: CALL_SECONDS_MAX
+                        column, literal, find=self._find, left_seconds=lambda: CALL_SECONDS_MAX
                     )
         if TEMPLATE in values:
             values |= {"type": "standard", "chg_model": "standard"}
@@ -395,7 +393,7 @@ class Preflight:
 # What is wrong with what a rule says
 
 
-def _sayings(rule: Rule) -> dict[str, RuleTemplate]:
+def _templates_by_column(rule: Rule) -> dict[str, RuleTemplate]:
     """What the rule writes, by column."""
     own = ticket_of(rule).templates
     templates = dict(own.fields)
@@ -441,24 +439,28 @@ def _no_choice(column: str, value: str, where: FileLocation, choices: Mapping[st
 
 
 def _typed(
-    column: str, known: Column, rule_template: RuleTemplate, said: Sequence[str]
+    column: str, known: Column, rule_template: RuleTemplate, literals: Sequence[str]
 ) -> Iterator[Finding]:
     if known.refers_to and column not in REFERENCES:
-        for value in said:
+        for value in literals:
             if not _SYS_ID.fullmatch(value):
                 what = f"{column} refers to {known.refers_to}, where this version looks no name up"
                 yield Finding(
                     Level.FAULT, rule_template.where, what, f"Write the sys_id of {_quoted(value)}"
                 )
-        if not said:
+        if not literals:
             what = f"{column} refers to {known.refers_to}, where this version looks no name up"
             yield Finding(
                 Level.WARNING, rule_template.where, what, "See that the row gives a sys_id"
             )
-    if known.type in _TIMES and not said and not rule_template.syntax.uses_filter("sn_datetime"):
+    if (
+        known.type in _TIMES
+        and not literals
+        and not rule_template.syntax.uses_filter("sn_datetime")
+    ):
         what = f"{column} is a time, which ServiceNow takes as UTC without a zone"
         yield Finding(Level.WARNING, rule_template.where, what, "Write {{ … | sn_datetime }}")
-    for value in said:
+    for value in literals:
         if 0 < known.length_max < len(value) and known.type in {"string", "choice"}:
             what = (
                 f"{column} takes {known.length_max} characters here, and this text has {len(value)}"
@@ -687,8 +689,8 @@ def _is_serious(failure: Failure) -> bool:
 
 
 def _sentence(error: ServiceNowError) -> str:
-    said = f'ServiceNow said "{error.words}". ' if error.words else ""
-    return f"{said}{error.hint}".rstrip(".")
+    quoted = f'ServiceNow said "{error.words}". ' if error.words else ""
+    return f"{quoted}{error.hint}"
 
 
 def _listed(names: Sequence[str]) -> str:

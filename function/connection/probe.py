@@ -59,17 +59,44 @@ CREATORS: Final[Mapping[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class TableReport:
-    """What a connection test found out.
+    """What a connection test found out about one table.
 
-    *signed_in*: whether ServiceNow accepted the credential, None where that is not known. *tables*
-    are the outcomes of each table, in whose words *message* ends.
+    *signed_in*: whether ServiceNow accepted the credential, None where that is not known.
     """
 
     success: bool
     message: str
     signed_in: bool | None = None
     failure: Failure | None = None
-    tables: Mapping[str, "TableReport"] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TestReport:
+    """What a connection test found out. *summary* is about the way there and the credential; of the
+    *tables* nothing is known where these fail.
+
+    *retry_after_seconds* is given where the test was not made, so that no account is locked.
+    *over_http*: the connection came over HTTP, where its parts have other names than in the
+    environment.
+    """
+
+    success: bool
+    summary: str
+    instance_url: str
+    signed_in: bool | None = None
+    failure: Failure | None = None
+    tables: Mapping[str, TableReport] = field(default_factory=dict)
+    retry_after_seconds: float | None = None
+    over_http: bool = False
+
+    @property
+    def message(self) -> str:
+        """All of it, as an operator reads it."""
+        message = " ".join([self.summary, *(table.message for table in self.tables.values())])
+        if self.over_http:
+            for part in CONNECTION_PARTS:
+                message = message.replace(f"SERVICENOW_{part.upper()}", part)
+        return message
 
 
 # --- The way there, without the credential
@@ -220,21 +247,21 @@ def try_out(
     timeout_seconds: float,
     ca_file: str | None = None,
     network: NetworkSettings = NetworkSettings(),  # noqa: B008  # it is frozen
-) -> TableReport:
+) -> TestReport:
     """Find out what *credential* may read of each of *tables*, and whether its user's roles allow
     creating there.
 
     It only reads. At most one call is made with a credential that is refused.
     """
     until = time.monotonic() + timeout_seconds
-    trouble = reach(
+    problem = reach(
         instance_url,
         timeout_seconds=min(CONNECT_SECONDS_MAX, timeout_seconds),
         ca_file=ca_file,
         network=network,
     )
-    if trouble:
-        return TableReport(success=False, message=trouble)
+    if problem:
+        return TestReport(success=False, summary=problem, instance_url=instance_url)
     client = ServiceNowClient(
         instance_url,
         credential,
@@ -243,23 +270,32 @@ def try_out(
         ca_file=ca_file,
         network=network,
     )
-    examination = TableProbe(client, username, until)
+    probe = TableProbe(client, username, until)
+    reports: dict[str, TableReport] = {}
     try:
-        found: list[TableReport] = []
         for table in tables:
-            found.append(examination.tried(table))
-            if not found[-1].success and not found[-1].signed_in:
-                let_in = any(each.signed_in for each in found[:-1]) and found[-1].signed_in is None
-                return replace(found[-1], signed_in=True) if let_in else found[-1]
+            report = probe.examine(table)
+            if not report.success and not report.signed_in:
+                # Who was let in once was let in, whatever another table is answered by.
+                was_let_in = report.signed_in is None and any(
+                    earlier.signed_in for earlier in reports.values()
+                )
+                return TestReport(
+                    success=False,
+                    summary=report.message,
+                    instance_url=instance_url,
+                    signed_in=True if was_let_in else report.signed_in,
+                    failure=report.failure,
+                )
+            reports[table] = report
     finally:
         client.close()
-    good = all(each.success for each in found)
-    welcome = f"ServiceNow accepts {examination.username or 'the credential'}."
-    return TableReport(
-        success=good,
-        message=" ".join([welcome, *(each.message for each in found)]),
+    return TestReport(
+        success=all(report.success for report in reports.values()),
+        summary=f"ServiceNow accepts {probe.username or 'the credential'}.",
+        instance_url=instance_url,
         signed_in=True,
-        tables=dict(zip(tables, found, strict=True)),
+        tables=reports,
     )
 
 
@@ -272,7 +308,7 @@ class TableProbe:
         self._until = until
         self._roles: frozenset[str] | None = None
 
-    def tried(self, table: str) -> TableReport:
+    def examine(self, table: str) -> TableReport:
         try:
             visible = self._client.find(
                 table, "", fields=["sys_id"], limit=1, timeout_seconds=self._left()
@@ -384,22 +420,6 @@ def _creators(table: str) -> str:
 # -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class TestReport:
-    """What the operator is told; *retry_after_seconds* where the test was not made, so that no
-    account is locked.
-
-    *signed_in* and *tables* are as in Tried.
-    """
-
-    success: bool
-    message: str
-    instance_url: str
-    retry_after_seconds: float | None = None
-    signed_in: bool | None = None
-    tables: Mapping[str, TableReport] = field(default_factory=dict)
-
-
 class ConnectionTester:
     """Makes connection tests, a few of one account in a while, and has the ledger's holds follow
     from them."""
@@ -420,28 +440,26 @@ class ConnectionTester:
         self._configurations = configurations
         self._tables = tuple(tables)
 
-    def test(self, asked: ConnectionInput | None, in_force: Connection) -> TestReport:
-        """Test what is *asked*, or the connection *in_force*. Raises ApiError where a password is
-        needed."""
-        if asked is not None:
-            password = self._configurations.completed(asked, self._configurations.read())
-            return _by_field(
-                self._made(
-                    asked.instance_url, asked.username, Basic(asked.username, password), in_force
-                )
-            )
+    def test(self, given: ConnectionInput | None, in_force: Connection) -> TestReport:
+        """Test the connection that is *given*, or the one *in_force*. Raises ApiError where a
+        password is needed."""
+        if given is not None:
+            password = self._configurations.completed(given, self._configurations.read())
+            credential = Basic(given.username, password)
+            report = self._run_test(given.instance_url, given.username, credential, in_force)
+            return replace(report, over_http=True)
         if in_force.credentials is None:
             return TestReport(
-                success=False, message=in_force.problem, instance_url=in_force.instance_url
+                success=False, summary=in_force.problem, instance_url=in_force.instance_url
             )
         # A secret that was rotated is tried as it is now.
         in_force.credentials.refresh()
-        told = self._made(
+        report = self._run_test(
             in_force.instance_url, in_force.username, in_force.credentials.current(), in_force
         )
-        return _by_field(told) if in_force.version else told
+        return replace(report, over_http=bool(in_force.version))
 
-    def _made(
+    def _run_test(
         self, instance_url: str, username: str, credential: Credential, in_force: Connection
     ) -> TestReport:
         sign = credential.digest(instance_url)
@@ -452,7 +470,7 @@ class ConnectionTester:
         if wait_seconds:
             return TestReport(
                 success=False,
-                message=(
+                summary=(
                     f"Not tried: {REFUSED_MAX} tests of this user were refused or are under way, "
                     "and ServiceNow locks "
                     "an account after about five wrong passwords in fifteen minutes. Try again at "
@@ -461,9 +479,9 @@ class ConnectionTester:
                 instance_url=instance_url,
                 retry_after_seconds=wait_seconds,
             )
-        tried, began = None, time.monotonic()
+        report, began = None, time.monotonic()
         try:
-            tried = try_out(
+            report = try_out(
                 instance_url,
                 credential,
                 username=username,
@@ -477,34 +495,22 @@ class ConnectionTester:
             )
         finally:
             self._ledger.holds.end_login_attempt(
-                instance_url, account, signed_in=tried.signed_in if tried else None
+                instance_url, account, signed_in=report.signed_in if report else None
             )
-        self._remember(tried, instance_url, sign, in_force, seconds=time.monotonic() - began)
-        return TestReport(
-            success=tried.success,
-            message=tried.message,
-            instance_url=instance_url,
-            signed_in=tried.signed_in,
-            tables=tried.tables,
-        )
+        self._remember(report, sign, in_force, seconds=time.monotonic() - began)
+        return report
 
     def _remember(
-        self,
-        tried: TableReport,
-        instance_url: str,
-        sign: str,
-        in_force: Connection,
-        *,
-        seconds: float,
+        self, report: TestReport, sign: str, in_force: Connection, *, seconds: float
     ) -> None:
-        if tried.signed_in is False and tried.failure is not None:
+        if report.signed_in is False and report.failure is not None:
             # It was this credential's probe: no event tries it before so long, as if its own call
             # had been refused.
             self._ledger.holds.call_failed(
-                instance_url,
+                report.instance_url,
                 kind=HoldKind.AUTH,
                 credential=sign,
-                failure=tried.failure,
+                failure=report.failure,
                 seconds=max(self._settings.auth_hold_seconds, WITHIN_SECONDS),
                 seconds_max=WITHIN_SECONDS,
                 in_a_row=IN_A_ROW,
@@ -514,19 +520,11 @@ class ConnectionTester:
             )
         in_use = in_force.credentials
         if (
-            tried.signed_in
+            report.signed_in
             and in_use is not None
-            and (instance_url, sign) == (in_force.instance_url, in_use.digest)
+            and (report.instance_url, sign) == (in_force.instance_url, in_use.digest)
         ):
-            self._ledger.holds.record_success(instance_url, sign, sent_seconds_ago=seconds)
-
-
-def _by_field(told: TestReport) -> TestReport:
-    """The same for a configuration that came over HTTP: by the names that its parts have there."""
-    message = told.message
-    for part in CONNECTION_PARTS:
-        message = message.replace(f"SERVICENOW_{part.upper()}", part)
-    return replace(told, message=message)
+            self._ledger.holds.record_success(report.instance_url, sign, sent_seconds_ago=seconds)
 
 
 def _clock(seconds: float) -> str:

@@ -34,7 +34,7 @@ class KeyParser:
             self._nodes.fault(
                 target, path, 'is missing; write what identifies the row, such as "{{ row.id }}"'
             )
-            return (RuleTemplate(NO_TEMPLATE, self._nodes.where(target, path)),)
+            return (RuleTemplate(NO_TEMPLATE, self._nodes.locate(target, path)),)
         node = entries["key"]
         faults = len(self._nodes.faults)
         if isinstance(node, yaml.SequenceNode):
@@ -47,7 +47,7 @@ class KeyParser:
         else:
             parts = (self._templates.template(node, path, names),)
         if len(self._nodes.faults) > faults:
-            return parts or (RuleTemplate(NO_TEMPLATE, self._nodes.where(node, path)),)
+            return parts or (RuleTemplate(NO_TEMPLATE, self._nodes.locate(node, path)),)
         for part in parts:
             self._warn_of_joined_values(part)
         used = frozenset[str]().union(*(part.syntax.names for part in parts))

@@ -179,7 +179,7 @@ class RulesParser:
             source=source,
             trigger=trigger,
             ops=ops,
-            where=self._nodes.where(line, path),
+            where=self._nodes.locate(line, path),
             target=target,
             templates=templates,
             env=self.env,

@@ -34,7 +34,7 @@ class TemplateReader:
         source = self._nodes.text(node, path)
         if source is None:
             return None
-        rule_template = RuleTemplate(NO_TEMPLATE, self._nodes.where(node, path))
+        rule_template = RuleTemplate(NO_TEMPLATE, self._nodes.locate(node, path))
         if is_bool(node):
             source = _spell_bool(node)
         if not source.strip():
@@ -53,7 +53,7 @@ class TemplateReader:
     def template(
         self, node: yaml.Node, path: str, names: tuple[str, ...], *, constants: bool = False
     ) -> RuleTemplate:
-        where = self._nodes.where(node, path)
+        where = self._nodes.locate(node, path)
         source = self._nodes.text(node, path)
         if source is None:
             return RuleTemplate(NO_TEMPLATE, where)

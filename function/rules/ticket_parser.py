@@ -123,8 +123,8 @@ class TicketRuleParser:
             choices=self.choices,
             resolves="resolve_when" in entries,
             templates=own,
-            locations=dict.fromkeys(("", *TICKET_KEYS), self._nodes.where(node, path))
-            | {key: self._nodes.where(value, f"{path}.{key}") for key, value in entries.items()},
+            locations=dict.fromkeys(("", *TICKET_KEYS), self._nodes.locate(node, path))
+            | {key: self._nodes.locate(value, f"{path}.{key}") for key, value in entries.items()},
         )
         self._check_lifecycle(entries, path, ticket, kind=fields.get("type"))
         return ticket, templates

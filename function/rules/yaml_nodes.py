@@ -31,13 +31,13 @@ class NodeReader:
 
     def fault(self, place: yaml.Node | int, path: str, what: str) -> None:
         """Report what is wrong at *place*, a node or a line."""
-        self.faults.append(Finding(Level.FAULT, self.where(place, path), what, end=""))
+        self.faults.append(Finding(Level.FAULT, self.locate(place, path), what, end=""))
 
     def warn(self, where: FileLocation, what: str) -> None:
         """Report what is allowed, and seldom meant."""
         self.warnings.append(Finding(Level.WARNING, where, what, end=""))
 
-    def where(self, place: yaml.Node | int, path: str) -> FileLocation:
+    def locate(self, place: yaml.Node | int, path: str) -> FileLocation:
         return FileLocation(self.name, line_of(place), path)
 
     def compose(self, text: str) -> yaml.Node | None:

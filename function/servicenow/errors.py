@@ -56,12 +56,13 @@ class ServiceNowError(NotDone):
         where = (
             f"{self.doing} ({self.call})" if self.doing and self.call else self.doing or self.call
         )
-        quote = f'ServiceNow said "{self.words}"' if self.words else ""
+        quoted = f'ServiceNow said "{self.words}"' if self.words else ""
         wait = self.retry_after_seconds
         later = f"Not before {wait:.0f} s from now." if wait else ""
         return " ".join(
             filter(
-                None, [f"{where}:" if where else "", f"{quote}." if quote else "", self.hint, later]
+                None,
+                [f"{where}:" if where else "", f"{quoted}." if quoted else "", self.hint, later],
             )
         )
 
@@ -76,10 +77,11 @@ class InvalidArgument(ServiceNowError, ValueError):  # noqa: N818  # what happen
 
 class UnknownReference(InvalidArgument):
     """No record goes by the name that was given, or more than one does (*is_ambiguous*); nothing
-    was written."""
+    was written. *problem* is what is wrong with the name; *hint* says of which field it is."""
 
-    def __init__(self, hint: str, *, is_ambiguous: bool = False) -> None:
+    def __init__(self, hint: str, *, problem: str = "", is_ambiguous: bool = False) -> None:
         super().__init__(hint, reason=Reason.UNKNOWN_REFERENCE)
+        self.problem = problem or hint
         self.is_ambiguous = is_ambiguous
 
 

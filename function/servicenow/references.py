@@ -89,7 +89,9 @@ class References:
         except NotFetched as other:
             match other.error:
                 case UnknownReference() as error:
-                    raise UnknownReference(error.hint, is_ambiguous=error.is_ambiguous) from error
+                    raise UnknownReference(
+                        error.hint, problem=error.problem, is_ambiguous=error.is_ambiguous
+                    ) from error
                 case ServiceNowError(failure=Failure(kind=Kind.PERMANENT)) as error:
                     raise ServiceNowError(error.failure, call=error.call) from error
         return _look_up(referred, field, name, find)
@@ -156,8 +158,6 @@ def chosen(referred: Referred, field: str, name: str, rows: Sequence[Record]) ->
 def _unknown(
     field: str, referred: Referred, why: str, *, is_ambiguous: bool = False
 ) -> UnknownReference:
-    return UnknownReference(
-        f"what is given for {field} {why} in {referred.table} (by "
-        f"{' or '.join(referred.names)}, or sys_id)",
-        is_ambiguous=is_ambiguous,
-    )
+    problem = f"{why} in {referred.table} (by {' or '.join(referred.names)}, or sys_id)"
+    hint = f"what is given for {field} {problem}"
+    return UnknownReference(hint, problem=problem, is_ambiguous=is_ambiguous)

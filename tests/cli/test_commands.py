@@ -107,7 +107,7 @@ def test_migrate_brings_the_ledger_up_to_date_and_says_so(shell: Shell) -> None:
 
     assert (first.status, first.out) == (
         0,
-        "applied migration 0001, 0002, 0003, 0004, 0005, 0006, 0007, 0008\n",
+        "applied migration 0001, 0002, 0003, 0004, 0005, 0006, 0007, 0008, 0009, 0010\n",
     )
     assert (second.status, second.out) == (0, "the ledger is up to date\n")
 

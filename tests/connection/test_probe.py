@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from function.connection.probe import TableReport, reach, try_out
+from function.connection import probe
+from function.connection.probe import reach, try_out
 from function.servicenow import Basic
 from sandbox.rest import Rights
 from sandbox.servicenow import ServiceNow
@@ -62,7 +63,7 @@ def instance(*, roles: bytes | None = None) -> Answer:
 
 def tried(
     answer: Answer, *, user: Basic = USER, seconds: float = 5.0
-) -> tuple[TableReport, list[str]]:
+) -> tuple[probe.TestReport, list[str]]:
     """What became of a test against *answer*, and the methods that were called."""
     with Server(answer) as server:
         found = try_out(
