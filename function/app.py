@@ -24,7 +24,7 @@ from function.api import OperatorApi
 from function.connection.active import Connection, ConnectionProvider
 from function.connection.probe import ConnectionTester, TestReport
 from function.connection.store import ConnectionStore
-from function.core.outcome import Failure, Kind, Outcome, Reason
+from function.core.outcome import Failure, Outcome, Reason, Retryability
 from function.core.retry import retry_after
 from function.deadline import answer_within
 from function.engine import DeliveryResult, Engine
@@ -183,7 +183,8 @@ class App:
         log.warning("refused", extra={"status": status, "why": message})
         try:
             self._engine.report_bad_request(
-                Failure(Kind.PERMANENT, Reason.REFUSED, message, status=status), source="hasura"
+                Failure(Retryability.PERMANENT, Reason.REFUSED, message, status=status),
+                source="hasura",
             )
         except LedgerUnavailable as error:
             log.error("a refused request was not put down: %s", error)  # noqa: TRY400  # the message is the story

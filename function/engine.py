@@ -12,7 +12,15 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from function.core.event import Event, Op
-from function.core.outcome import CircuitOpen, Failure, Kind, NotDone, Outcome, Reason, Status
+from function.core.outcome import (
+    CircuitOpen,
+    Failure,
+    NotDone,
+    Outcome,
+    Reason,
+    Retryability,
+    Status,
+)
 from function.core.permit import HoldKind
 from function.core.retry import wait_seconds
 from function.core.step import DesiredState, Step, wanted_from_json, wanted_to_json
@@ -459,7 +467,7 @@ class _RuleDelivery:
         ):
             # What this event sent may still change the ticket: it comes back to look.
             failure = Failure(
-                Kind.IN_DOUBT,
+                Retryability.IN_DOUBT,
                 Reason.IN_DOUBT,
                 "an earlier write may still commit; "
                 f"the {self._rule.target.kind} is looked at again then",
@@ -512,7 +520,7 @@ class _RuleDelivery:
         try:
             if self._deadline.left() < self._engine.work_seconds_min:
                 what = "this delivery's time was used up; the rest follows"
-                return nothing, Failure(Kind.TRANSIENT, Reason.DEADLINE, what), None
+                return nothing, Failure(Retryability.TRANSIENT, Reason.DEADLINE, what), None
             return self._session().apply(task), None, None
         except NotDone as error:
             return nothing, error.failure, error if isinstance(error, CircuitOpen) else None
@@ -520,7 +528,7 @@ class _RuleDelivery:
             raise
         except Exception as error:  # noqa: BLE001  # a fault of ours must not cost the event
             what = f"a fault of ours ({fault(error)}); the log has more"
-            return nothing, Failure(Kind.TRANSIENT, Reason.FAULT, what), None
+            return nothing, Failure(Retryability.TRANSIENT, Reason.FAULT, what), None
 
     def _finish(
         self,
@@ -604,7 +612,7 @@ class _RuleDelivery:
             "a fault of ours: what came of an event cannot be recorded: %s at %s", why, fault(error)
         )
         failure = Failure(
-            Kind.TRANSIENT,
+            Retryability.TRANSIENT,
             Reason.FAULT,
             f"a fault of ours: the ledger does not take what came of it ({why}); the log has more",
         )
@@ -633,7 +641,7 @@ class _RuleDelivery:
         started: float,
     ) -> Outcome:
         """The outcome of a failure: to be tried again, or given up on."""
-        if failure.kind is Kind.PERMANENT:
+        if failure.retryability is Retryability.PERMANENT:
             return Outcome(
                 self._rule.id, step.key, Status.DEAD, number, failure.reason, hint=failure.hint
             )

@@ -9,7 +9,7 @@ from dataclasses import replace
 from enum import Enum
 from typing import Final
 
-from function.core.outcome import CircuitOpen, Failure, Kind, Reason
+from function.core.outcome import CircuitOpen, Failure, Reason, Retryability
 from function.core.permit import CallPermit, HoldKind
 from function.ledger.holds import PROBE_SECONDS, HoldRepository
 
@@ -96,18 +96,18 @@ class CircuitBreaker:
         """Why no call may be made: the circuit is open, or this row's own last call failed."""
         if permit.kind is HoldKind.ROW:
             return Failure(
-                Kind.TRANSIENT,
+                Retryability.TRANSIENT,
                 Reason(permit.reason),
                 "its last call failed, and so did those of other rows; one of them is tried now "
                 "and then",
-                words=permit.words,
+                remote_message=permit.remote_message,
                 retry_after_seconds=permit.wait_seconds,
             )
         failure = Failure(
-            Kind.TRANSIENT,
+            Retryability.TRANSIENT,
             Reason(permit.reason) if permit.reason else Reason.UNAVAILABLE,
             HINTS[permit.kind],
-            words=permit.words,
+            remote_message=permit.remote_message,
             retry_after_seconds=0.0 if permit.waiting_for_probe else permit.wait_seconds,
         )
         return CircuitOpen(failure, kind=permit.kind, since=permit.since)

@@ -16,7 +16,7 @@ from function.connection.breaker import (
     judge_failure,
 )
 from function.connection.credentials import CredentialProvider
-from function.core.outcome import CircuitOpen, Failure, Kind, Reason
+from function.core.outcome import CircuitOpen, Failure, Reason, Retryability
 from function.core.permit import CallPermit, HoldKind
 from function.deadline import Deadline, answer_within
 from function.ledger.backend import LedgerUnavailable
@@ -461,7 +461,7 @@ class UnconfiguredClient:
 
     def _held(self) -> ServiceNowHeld:
         failure = Failure(
-            Kind.TRANSIENT,
+            Retryability.TRANSIENT,
             Reason.NOT_CONFIGURED,
             self._hint,
             retry_after_seconds=NOT_CONFIGURED_SECONDS,
@@ -475,7 +475,7 @@ def _held(circuit: CircuitOpen) -> ServiceNowHeld:
 
 def _impatient() -> Failure:
     return Failure(
-        Kind.TRANSIENT,
+        Retryability.TRANSIENT,
         Reason.NO_CAPACITY,
         "waiting for ServiceNow's first answer to another call took too long",
     )

@@ -15,7 +15,7 @@ from typing import Final
 
 from function.core.finding import FileLocation, Finding, Level
 from function.core.lifecycle import lifecycle_of, shipped_choices
-from function.core.outcome import Failure, Kind, Reason
+from function.core.outcome import Failure, Reason, Retryability
 from function.ledger.records import KeptMark, TableTraits, kept_mark
 from function.rules.model import Rule, RuleTemplate
 from function.rules.schema import FIELDS_REFUSED
@@ -274,7 +274,7 @@ class Preflight:
                 rule, {"sys_id": sys_id, "short_description": PROBE_WORDS, **PROBE_MARKS}
             )
         except ServiceNowError as error:
-            if error.failure.kind is Kind.IN_DOUBT:
+            if error.failure.retryability is Retryability.IN_DOUBT:
                 what = f"whether a record was written into {table} is not known"
                 do = (
                     "Look for one whose short_description begins with "
@@ -684,12 +684,12 @@ def _dropped_marks(instance_url: str, known: Mapping[str, TableTraits]) -> Itera
 def _is_serious(failure: Failure) -> bool:
     """Whether going on makes no sense: the instance does not work, or we are not let in."""
     return failure.reason is Reason.UNAUTHORIZED or (
-        failure.kind is not Kind.PERMANENT and failure.reason is not Reason.ACL
+        failure.retryability is not Retryability.PERMANENT and failure.reason is not Reason.ACL
     )
 
 
 def _sentence(error: ServiceNowError) -> str:
-    quoted = f'ServiceNow said "{error.words}". ' if error.words else ""
+    quoted = f'ServiceNow said "{error.remote_message}". ' if error.remote_message else ""
     return f"{quoted}{error.hint}"
 
 

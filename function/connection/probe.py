@@ -22,7 +22,7 @@ from urllib3.util.ssl_ import create_urllib3_context
 from function.connection.active import Connection
 from function.connection.breaker import IN_A_ROW
 from function.connection.store import ConnectionInput, ConnectionStore
-from function.core.outcome import Failure, Kind, Reason
+from function.core.outcome import Failure, Reason, Retryability
 from function.core.permit import HoldKind
 from function.core.values import digest
 from function.ledger.ledger import Ledger
@@ -333,7 +333,7 @@ class TableProbe:
                 timeout_seconds=self._left(),
             )
         except ServiceNowError as error:
-            if error.failure.kind is Kind.PERMANENT:
+            if error.failure.retryability is Retryability.PERMANENT:
                 return ""
             raise
         # A query that ServiceNow does not understand returns everybody.
@@ -370,7 +370,7 @@ def _unread(table: str, failure: Failure) -> TableReport:
     """Not even a query was answered as it should be."""
     if failure.reason is Reason.UNAUTHORIZED:
         return TableReport(success=False, message=failure.hint, signed_in=False, failure=failure)
-    if failure.reason is Reason.ACL and failure.kind is Kind.PERMANENT:
+    if failure.reason is Reason.ACL and failure.retryability is Retryability.PERMANENT:
         message = f"{table}: the user may not read records: give it the role {_creators(table)}."
         return TableReport(success=False, message=message, signed_in=True)
     if failure.reason in {Reason.REFUSED, Reason.MISSING} or failure.reason is Reason.ACL:

@@ -6,7 +6,7 @@ from enum import StrEnum
 from function.core.permit import HoldKind
 
 
-class Kind(StrEnum):
+class Retryability(StrEnum):
     """Whether trying again can help."""
 
     TRANSIENT = "transient"  # not done; trying again may help
@@ -66,15 +66,15 @@ class Failure:
     """Why something was not done.
 
     *hint* is a sentence for a human that says what to check; it holds no secret and nothing of a
-    row. *words* are the remote's own, cut short: for the ledger, the console and the mail, never
-    for a log or an answer. *retry_after_seconds* is what the remote asked for, where it did.
-    *status* is its HTTP status, 0 without one.
+    row. *remote_message* is the remote system's own, cut short: for the ledger, the console and the
+    mail, never for a log or an answer. *retry_after_seconds* is what the remote asked for, where it
+    did. *status* is its HTTP status, 0 without one.
     """
 
-    kind: Kind
+    retryability: Retryability
     reason: Reason
     hint: str
-    words: str = ""
+    remote_message: str = ""
     retry_after_seconds: float | None = None
     status: int = 0
 

@@ -20,7 +20,7 @@ class CallPermit:
     its way.
 
     *probing*: nobody else may until this probe has ended; *held*: because calls were held.
-    *kind*, *reason*, *words* and *since* are those of the hold that does.
+    *kind*, *reason*, *remote_message* and *since* are those of the hold that does.
     *waiting_for_probe*: no hold stands in the way, but somebody else's probe is finding out. *now*
     is when this was said.
     """
@@ -30,7 +30,7 @@ class CallPermit:
     held: bool = False
     kind: HoldKind = HoldKind.DOWN
     reason: str = ""
-    words: str = ""
+    remote_message: str = ""
     since: float = 0.0
     waiting_for_probe: bool = False
     now: float = 0.0

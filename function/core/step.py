@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from function.core.event import Op
-from function.core.outcome import Failure, Kind, Reason
+from function.core.outcome import Failure, Reason, Retryability
 from function.core.values import Json
 
 
@@ -69,5 +69,5 @@ def wanted_from_json(written: str) -> DesiredState | Failure:
     read = json.loads(written)
     if "broken" in read:
         reason, hint = read["broken"]
-        return Failure(Kind.PERMANENT, Reason(reason), hint)
+        return Failure(Retryability.PERMANENT, Reason(reason), hint)
     return DesiredState(**read)

@@ -181,7 +181,7 @@ class Delivery:
     first_seen: float
     reason: str
     hint: str
-    words: str
+    remote_message: str
     ticket: str
     fingerprint: str
     body: str
@@ -231,7 +231,7 @@ class Alert:
     Same *fingerprint*: the same thing again, and a mail in the same thread. *since* is UNIX
     seconds; nobody is mailed before it has lasted *wait_seconds*. *reason* may be one that only
     another version has. *system* is the name of the system that failed, *instance* where it is;
-    *words* are its own. *rule*, *table*, *key*, *event* (its
+    *remote_message* are its own. *rule*, *table*, *key*, *event* (its
     id) and *ticket* (its number) may be "".
     """
 
@@ -250,7 +250,7 @@ class Alert:
     ticket: str = ""
     reason: str
     hint: str
-    words: str = ""
+    remote_message: str = ""
     attempts: int = 1
     fields: tuple[str, ...] = ()
 
@@ -466,7 +466,8 @@ def read_alert(row: Record) -> Alert:
         ticket=facts.get("ticket", ""),  # an alert of before has none
         reason=facts["reason"],
         hint=facts["hint"],
-        words=facts["words"],
+        # A ledger of before has it as `words`.
+        remote_message=facts.get("remote_message", facts.get("words", "")),
         attempts=facts["attempts"],
         fields=tuple(facts["fields"]),
     )

@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Final
 
 from function.core.event import SCHEDULED, Event, table_of
-from function.core.outcome import Failure, Kind, Outcome, Reason, Status
+from function.core.outcome import Failure, Outcome, Reason, Retryability, Status
 from function.core.values import digest
 from function.ledger.records import Alert, AlertKind, Delivery
 
@@ -87,7 +87,9 @@ class AlertBuilder:
             kind, reason = AlertKind.DEAD, Reason.GAVE_UP
         else:
             kind, reason = AlertKind.WAITING, Reason(delivery.reason or Reason.IN_DOUBT)
-        failure = Failure(Kind.TRANSIENT, reason, delivery.hint or OVERDUE, delivery.words)
+        failure = Failure(
+            Retryability.TRANSIENT, reason, delivery.hint or OVERDUE, delivery.remote_message
+        )
         return self._of_delivery(kind, failure, delivery)
 
     def unruled(self, failure: Failure, event: Event, *, now: float) -> Alert:
@@ -103,7 +105,7 @@ class AlertBuilder:
         """Fields that were left empty, by field why."""
         hints = "; ".join(dict.fromkeys(reasons.values()))
         failure = Failure(
-            Kind.PERMANENT,
+            Retryability.PERMANENT,
             Reason.UNKNOWN_REFERENCE,
             f"{hints}. It is filled in when the record is there and the row changes, unless "
             "people did so before",
@@ -112,7 +114,7 @@ class AlertBuilder:
 
     def mismatched(self, fields: frozenset[str], delivery: Delivery) -> Alert:
         """Fields that came back different or empty."""
-        failure = Failure(Kind.PERMANENT, Reason.NOT_KEPT, _not_kept(self._system, fields))
+        failure = Failure(Retryability.PERMANENT, Reason.NOT_KEPT, _not_kept(self._system, fields))
         return self._of_delivery(AlertKind.FIELD, failure, delivery, fields=sorted(fields))
 
     def _of_delivery(
@@ -166,7 +168,7 @@ class AlertBuilder:
             ticket=ticket,
             reason=failure.reason.value,
             hint=failure.hint,
-            words=failure.words,
+            remote_message=failure.remote_message,
             attempts=attempts,
             fields=tuple(fields),
         )
@@ -202,7 +204,7 @@ def no_rule(event: Event, rules_file: str) -> Failure:
     trigger = f" (trigger {event.trigger})" if event.trigger else ""
     what = "write one, or schedule no such event" if event.source == SCHEDULED else _WRITE_OR_REMOVE
     hint = f"no rule in {PurePath(rules_file).name} is `from: {event.source}`{trigger}: {what}"
-    return Failure(Kind.PERMANENT, Reason.NO_RULE, hint)
+    return Failure(Retryability.PERMANENT, Reason.NO_RULE, hint)
 
 
 def _not_kept(system: str, fields: frozenset[str]) -> str:

@@ -258,7 +258,7 @@ def _advice(mail: DueMail) -> Iterator[str]:
         if mail.count > 1:
             yield f"{mail.count - 1} more like it since the last mail."
         return
-    if words := single_line(alert.words, WORDS_MAX):
+    if words := single_line(alert.remote_message, WORDS_MAX):
         yield f"{_system(alert)} said:\n" + _wrapped(words, "  > ")
     if hint := single_line(alert.hint, HINT_MAX):
         yield "What to check:\n" + _wrapped(hint, "  ")

@@ -14,7 +14,7 @@ from time import thread_time
 from typing import Any, Final
 
 from function.core.finding import FileLocation
-from function.core.outcome import Failure, Kind, Reason
+from function.core.outcome import Failure, Reason, Retryability
 
 # The processor time, not the clock's: a throttled instance is slow without a template being at
 # fault.
@@ -63,7 +63,7 @@ class RenderError(Exception):
 
     @property
     def failure(self) -> Failure:
-        return Failure(Kind.PERMANENT, self.reason, f"{self.where or ''}: {self.sentence}")
+        return Failure(Retryability.PERMANENT, self.reason, f"{self.where or ''}: {self.sentence}")
 
 
 class RenderBudget:

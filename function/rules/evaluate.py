@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from function.core import trail
 from function.core.event import Event, Op
-from function.core.outcome import Failure, Kind, Reason
+from function.core.outcome import Failure, Reason, Retryability
 from function.core.step import DesiredState, Step
 from function.core.values import Json, Row, canonical, settle_value
 from function.rules.budget import RenderBudget, RenderError
@@ -43,7 +43,9 @@ def evaluate(rule: Rule, event: Event) -> list[Step]:
         # Images that cannot even be compared: ten thousand lists in each other, a number without
         # end.
         failure = Failure(
-            Kind.PERMANENT, Reason.BAD_MAPPING, f"{rule.where}: the row is nested too deeply"
+            Retryability.PERMANENT,
+            Reason.BAD_MAPPING,
+            f"{rule.where}: the row is nested too deeply",
         )
     return [Step("", event.op, None, event.content, failure)]
 
@@ -223,7 +225,7 @@ class _Evaluation:
             "tells them apart"
         )
         return Failure(
-            Kind.PERMANENT, Reason.BAD_KEY, f"{self.rule.target.locations['key']}: {what}"
+            Retryability.PERMANENT, Reason.BAD_KEY, f"{self.rule.target.locations['key']}: {what}"
         )
 
     def _entered(

@@ -166,7 +166,7 @@ class TableClient:
             request.table,
             f"HTTP {reply.status}" if reply.status else "no answer",
             (time.monotonic() - started) * 1000,
-            f"{answer.kind}, {answer.reason}" if isinstance(answer, Failure) else "done",
+            f"{answer.retryability}, {answer.reason}" if isinstance(answer, Failure) else "done",
         )
         if isinstance(answer, Failure):
             if answer.reason is Reason.UNAUTHORIZED and proof.credential is not None:
@@ -186,7 +186,9 @@ class TableClient:
                 f"{left_seconds:.0f} s have passed."
             )
             raise error_of(
-                replace(refusal.failure, hint=hint, words="", retry_after_seconds=left_seconds),
+                replace(
+                    refusal.failure, hint=hint, remote_message="", retry_after_seconds=left_seconds
+                ),
                 call=f"{request.method} {request.table}",
             )
 

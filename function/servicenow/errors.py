@@ -13,7 +13,7 @@ ServiceNowError          it did not do it, or perhaps did; .failure says which, 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from function.core.outcome import Failure, Kind, NotDone, Reason
+from function.core.outcome import Failure, NotDone, Reason, Retryability
 
 
 class ServiceNowError(NotDone):
@@ -21,8 +21,8 @@ class ServiceNowError(NotDone):
     check.
 
     The text names the reason and the hint, never ServiceNow's words, which may quote the row: they
-    are in `words`, and in `message`. *call* is the method and the table, *sys_id* the record's that
-    a create in doubt has, if it was made.
+    are in `remote_message`, and in `message`. *call* is the method and the table, *sys_id* the
+    record's that a create in doubt has, if it was made.
     """
 
     def __init__(
@@ -34,10 +34,10 @@ class ServiceNowError(NotDone):
         self.sys_id = sys_id
 
     @property
-    def words(self) -> str:
+    def remote_message(self) -> str:
         """ServiceNow's own message, cut short; empty where it said nothing. It may quote the
         record."""
-        return self.failure.words
+        return self.failure.remote_message
 
     @property
     def hint(self) -> str:
@@ -56,7 +56,7 @@ class ServiceNowError(NotDone):
         where = (
             f"{self.doing} ({self.call})" if self.doing and self.call else self.doing or self.call
         )
-        quoted = f'ServiceNow said "{self.words}"' if self.words else ""
+        quoted = f'ServiceNow said "{self.remote_message}"' if self.remote_message else ""
         wait = self.retry_after_seconds
         later = f"Not before {wait:.0f} s from now." if wait else ""
         return " ".join(
@@ -72,7 +72,7 @@ class InvalidArgument(ServiceNowError, ValueError):  # noqa: N818  # what happen
     what it takes."""
 
     def __init__(self, hint: str, *, reason: Reason = Reason.UNKNOWN_VALUE) -> None:
-        super().__init__(Failure(Kind.PERMANENT, reason, hint))
+        super().__init__(Failure(Retryability.PERMANENT, reason, hint))
 
 
 class UnknownReference(InvalidArgument):
@@ -90,7 +90,7 @@ class NotFound(ServiceNowError):  # noqa: N818  # as above
 
 
 class Refused(ServiceNowError):  # noqa: N818  # as above
-    """The instance said no, and will again: *words* say why, where it said why."""
+    """The instance said no, and will again: *remote_message* says why, where it said why."""
 
 
 class NotAuthorized(ServiceNowError):  # noqa: N818  # as above
@@ -115,9 +115,9 @@ def error_of(failure: Failure, *, call: str = "") -> ServiceNowError:
             return NotFound(failure, call=call)
         case Failure(reason=Reason.UNAUTHORIZED | Reason.ACL):
             return NotAuthorized(failure, call=call)
-        case Failure(kind=Kind.IN_DOUBT):
+        case Failure(retryability=Retryability.IN_DOUBT):
             return InDoubt(failure, call=call)
-        case Failure(kind=Kind.TRANSIENT):
+        case Failure(retryability=Retryability.TRANSIENT):
             return Unavailable(failure, call=call)
         case _:
             return Refused(failure, call=call)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Self
 
-from function.core.outcome import Failure, Kind, Reason
+from function.core.outcome import Failure, Reason, Retryability
 from function.core.values import digest
 from function.servicenow.client import TableClient
 from function.servicenow.errors import (
@@ -474,7 +474,10 @@ class ServiceNowClient(TableClient):
             except ServiceNowError as error:
                 # Even a 403 may stand for a record that was made, and may only not be read
                 # (KB2697679).
-                unclear = error.failure.kind is Kind.IN_DOUBT or error.failure.status == 403
+                unclear = (
+                    error.failure.retryability is Retryability.IN_DOUBT
+                    or error.failure.status == 403
+                )
                 found = self._made(table, asked, sent) if unclear else None
                 if found is not None:
                     return found
@@ -500,7 +503,9 @@ class ServiceNowClient(TableClient):
             )
         if found and found.get("correlation_id", "") != sent.get("correlation_id", ""):
             hint = "That sys_id is another record's: its correlation_id is another one."
-            raise Refused(Failure(Kind.PERMANENT, Reason.CONFLICT, hint), call=f"POST {table.name}")
+            raise Refused(
+                Failure(Retryability.PERMANENT, Reason.CONFLICT, hint), call=f"POST {table.name}"
+            )
         return found
 
     def _update(
@@ -551,13 +556,15 @@ class ServiceNowClient(TableClient):
         found = [row for row in rows if row.get("number", "").casefold() == number.casefold()]
         if len(found) > 1:
             hint = f"More than one record of {table} has that number: use the sys_id."
-            raise Refused(Failure(Kind.PERMANENT, Reason.CONFLICT, hint))
+            raise Refused(Failure(Retryability.PERMANENT, Reason.CONFLICT, hint))
         if not found:
             hint = (
                 f"No record of {table} has that number, or it is hidden from the integration "
                 "user (role itil)."
             )
-            raise NotFound(Failure(Kind.PERMANENT, Reason.MISSING, hint), call=f"GET {table}")
+            raise NotFound(
+                Failure(Retryability.PERMANENT, Reason.MISSING, hint), call=f"GET {table}"
+            )
         return found[0]
 
     def _prepared(self, table: TicketTable, sent: Mapping[str, str]) -> dict[str, str]:
@@ -673,7 +680,8 @@ class ServiceNowClient(TableClient):
                 "note was not sent."
             )
             raise Refused(
-                Failure(Kind.PERMANENT, Reason.BAD_ANSWER, hint), call="GET sys_journal_field"
+                Failure(Retryability.PERMANENT, Reason.BAD_ANSWER, hint),
+                call="GET sys_journal_field",
             )
         return bool(ours)
 
@@ -766,7 +774,9 @@ def _not_canceled(known: Record) -> None:
 
 
 def _final(what: str) -> Refused:
-    return Refused(Failure(Kind.PERMANENT, Reason.TICKET_CLOSED, f"The incident is {what}."))
+    return Refused(
+        Failure(Retryability.PERMANENT, Reason.TICKET_CLOSED, f"The incident is {what}.")
+    )
 
 
 def _marked(text: str, marker: str) -> str:

@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from function.core.outcome import Failure, Kind, Reason
+from function.core.outcome import Failure, Reason, Retryability
 from function.servicenow.credentials import REFUSED_KEY, ApiKey, Credential, OAuth
 from function.servicenow.responses import UNAUTHORIZED, Record, Reply, Request, interpret
 from function.servicenow.single_flight import NotFetched, SingleFlight
@@ -57,18 +57,18 @@ _MEANS_THE_SAME: Final = {
     Reason.NOT_SERVICENOW,
 }
 _SLOW: Final = Failure(
-    Kind.TRANSIENT,
+    Retryability.TRANSIENT,
     Reason.TIMEOUT,
     "ServiceNow gave no token in time: it may be restarting or overloaded; see its status "
     "page if this lasts.",
 )
 _NO_TOKEN: Final = Failure(
-    Kind.TRANSIENT,
+    Retryability.TRANSIENT,
     Reason.BAD_ANSWER,
     "ServiceNow's token endpoint answered without a token that can be used.",
 )
 _NO_ENDPOINT: Final = Failure(
-    Kind.TRANSIENT,
+    Retryability.TRANSIENT,
     Reason.NOT_SERVICENOW,
     f"What answered at {PATH} is not ServiceNow's token endpoint: check SERVICENOW_INSTANCE_URL, "
     "and that the plugin"
@@ -101,14 +101,16 @@ def granted(reply: Reply, refused: str, *, now: float) -> TokenResponse | Failur
     if reply.status == 401 or (reply.status in {400, 403} and refusal is not None):
         codes = [refusal.error_description, refusal.error] if refusal else []
         words = ": ".join(code for code in codes if _CODE.fullmatch(code))
-        return Failure(Kind.TRANSIENT, Reason.UNAUTHORIZED, refused, words, status=reply.status)
+        return Failure(
+            Retryability.TRANSIENT, Reason.UNAUTHORIZED, refused, words, status=reply.status
+        )
     answer = _decoded(reply, TokenResponse) if reply.status == 200 else None
     if answer is not None:
         usable = answer.token_type.lower() == "bearer" and _SENDABLE.fullmatch(answer.access_token)
         return answer if usable else replace(_NO_TOKEN, status=reply.status)
     otherwise = interpret(Request("GET", "oauth_token"), reply, now=now)
     if isinstance(otherwise, Failure) and otherwise.reason in _MEANS_THE_SAME:
-        return replace(otherwise, words="")
+        return replace(otherwise, remote_message="")
     return replace(_NO_TOKEN if reply.status == 200 else _NO_ENDPOINT, status=reply.status)
 
 
@@ -337,7 +339,7 @@ class _OverOurTransport:
             data["grant_type"],
             f"HTTP {reply.status}" if reply.status else "no answer",
             (time.monotonic() - started) * 1000,
-            f"{answer.kind}, {answer.reason}" if isinstance(answer, Failure) else "done",
+            f"{answer.retryability}, {answer.reason}" if isinstance(answer, Failure) else "done",
         )
         if isinstance(answer, Failure):
             raise _NoTokenError(answer)

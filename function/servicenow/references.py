@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from function.core.lifecycle import COLUMN_REFERENCES
-from function.core.outcome import Failure, Kind
+from function.core.outcome import Failure, Retryability
 from function.servicenow.errors import ServiceNowError, UnknownReference
 from function.servicenow.responses import Record, equals
 from function.servicenow.single_flight import NotFetched, SingleFlight
@@ -92,7 +92,7 @@ class References:
                     raise UnknownReference(
                         error.hint, problem=error.problem, is_ambiguous=error.is_ambiguous
                     ) from error
-                case ServiceNowError(failure=Failure(kind=Kind.PERMANENT)) as error:
+                case ServiceNowError(failure=Failure(retryability=Retryability.PERMANENT)) as error:
                     raise ServiceNowError(error.failure, call=error.call) from error
         return _look_up(referred, field, name, find)
 

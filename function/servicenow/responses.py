@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from function.core.outcome import Failure, Kind, Reason
+from function.core.outcome import Failure, Reason, Retryability
 from function.core.values import Json, text
 
 Record: TypeAlias = dict[str, str]
@@ -119,8 +119,8 @@ def interpret(request: Request, reply: Reply, *, now: float) -> list[Record] | F
         return verdict
     return replace(
         verdict,
-        words=verdict.words or _words(body),
-        retry_after_seconds=None if verdict.kind is Kind.PERMANENT else wait,
+        remote_message=verdict.remote_message or _words(body),
+        retry_after_seconds=None if verdict.retryability is Retryability.PERMANENT else wait,
         status=reply.status,
     )
 
@@ -255,7 +255,12 @@ class Sent(Protocol):
 def no_answer(request: Sent, reason: Reason, hint: str, *, status: int = 0) -> Failure:
     """The request was sent and its answer is no answer: a write may have been done, a GET can be
     sent again."""
-    return Failure(Kind.IN_DOUBT if request.writes else Kind.TRANSIENT, reason, hint, status=status)
+    return Failure(
+        Retryability.IN_DOUBT if request.writes else Retryability.TRANSIENT,
+        reason,
+        hint,
+        status=status,
+    )
 
 
 def is_sys_id(value: str) -> bool:
@@ -274,7 +279,7 @@ def wrong_record(request: Sent, *, asked: str, given: Record) -> Failure:
         _printable(f"{given.get('number', '')} {given.get('sys_id', '')}"[:100])
         or "a record without a sys_id"
     )
-    return replace(failure, words=f"asked for {asked}, answered with {answered}")
+    return replace(failure, remote_message=f"asked for {asked}, answered with {answered}")
 
 
 _WRONG_RECORD: Final = (
@@ -294,47 +299,47 @@ _LOGIN = re.compile(
 )
 
 _ASLEEP: Final = Failure(
-    Kind.TRANSIENT,
+    Retryability.TRANSIENT,
     Reason.HIBERNATING,
     "The developer instance is hibernating: wake it at https://developer.servicenow.com (Manage "
     "instance, Wake).",
 )
 _NOT_SERVICENOW: Final = Failure(
-    Kind.TRANSIENT,
+    Retryability.TRANSIENT,
     Reason.NOT_SERVICENOW,
     "What answered is not ServiceNow's Table API (a login page, a proxy, a firewall or another "
     "host): check SERVICENOW_INSTANCE_URL, the instance's IP address access control, and that "
     "single sign-on leaves the integration user alone.",
 )
 _REDIRECTED: Final = Failure(
-    Kind.TRANSIENT,
+    Retryability.TRANSIENT,
     Reason.NOT_SERVICENOW,
     "The address redirects elsewhere, as to a login: check that SERVICENOW_INSTANCE_URL is the "
     "instance's own address"
     " and that single sign-on leaves the integration user alone. Redirects are not followed.",
 )
 _SESSION_SYNC: Final = Failure(
-    Kind.TRANSIENT,
+    Retryability.TRANSIENT,
     Reason.OVERLOADED,
     "ServiceNow set the request aside without processing it (HTTP 202, KB0564204): too many "
     "requests wait for one"
     " session. Check that no proxy adds cookies.",
 )
 _OVERLOADED: Final = Failure(
-    Kind.TRANSIENT,
+    Retryability.TRANSIENT,
     Reason.OVERLOADED,
     "ServiceNow's queue for API calls is full: lower SERVICENOW_MAX_CONCURRENCY or the number of "
     "instances, and see who"
     " else calls the API.",
 )
 _RATE_LIMITED: Final = Failure(
-    Kind.TRANSIENT,
+    Retryability.TRANSIENT,
     Reason.RATE_LIMITED,
     "A rate limit rule of the instance applies to the integration user: raise it in "
     "sys_rate_limit_rules, or wait.",
 )
 UNAUTHORIZED: Final = Failure(
-    Kind.TRANSIENT,
+    Retryability.TRANSIENT,
     Reason.UNAUTHORIZED,
     "ServiceNow does not accept the user and password: check SERVICENOW_USERNAME and "
     "SERVICENOW_PASSWORD, that the"
@@ -343,21 +348,21 @@ UNAUTHORIZED: Final = Failure(
     " or web service access only).",
 )
 _MFA: Final = Failure(
-    Kind.TRANSIENT,
+    Retryability.TRANSIENT,
     Reason.UNAUTHORIZED,
     "Multi-factor authentication applies to the integration user, which has nobody to answer it: "
     "exempt the user, or"
     " set web service access only.",
 )
 _MISSING: Final = Failure(
-    Kind.PERMANENT,
+    Retryability.PERMANENT,
     Reason.MISSING,
     "ServiceNow has no such record, or hides it from the integration user: see whether it was "
     "deleted, and whether the"
     " user may read it (role itil).",
 )
 _REFUSED: Final = Failure(
-    Kind.PERMANENT,
+    Retryability.PERMANENT,
     Reason.REFUSED,
     "ServiceNow refused the request: its own words say why.",
 )
@@ -374,7 +379,7 @@ REFUSALS_BY_MESSAGE: Final = (
         # A duplicate sys_id, a unique index, or any failure of the database.
         re.compile(r"Error during insert of "),
         Failure(
-            Kind.IN_DOUBT,
+            Retryability.IN_DOUBT,
             Reason.INSERT_FAILED,
             "ServiceNow's database did not take the record: it may exist already, or a unique "
             "index, or the database"
@@ -384,7 +389,7 @@ REFUSALS_BY_MESSAGE: Final = (
     (
         re.compile(r"Operation against file .{1,200}? was aborted by Business Rule", re.DOTALL),
         Failure(
-            Kind.PERMANENT,
+            Retryability.PERMANENT,
             Reason.BUSINESS_RULE,
             "A business rule of the instance aborted the write: its name stands in ServiceNow's "
             "words, its reason only"
@@ -394,7 +399,7 @@ REFUSALS_BY_MESSAGE: Final = (
     (
         re.compile(r"Data Policy Exception"),
         Failure(
-            Kind.PERMANENT,
+            Retryability.PERMANENT,
             Reason.DATA_POLICY,
             "A data policy makes fields mandatory that the rule does not send: ServiceNow's "
             "words name them by label;"
@@ -404,7 +409,7 @@ REFUSALS_BY_MESSAGE: Final = (
     (
         re.compile(r"ACL Exception|Insufficient rights"),
         Failure(
-            Kind.PERMANENT,
+            Retryability.PERMANENT,
             Reason.ACL,
             "The integration user may not do this: give it the role itil (or sn_incident_write), "
             "and check the access"
@@ -414,7 +419,7 @@ REFUSALS_BY_MESSAGE: Final = (
     (
         re.compile(r"User Not Authorized|Failed API level ACL Validation"),
         Failure(
-            Kind.TRANSIENT,
+            Retryability.TRANSIENT,
             Reason.ACL,
             "ServiceNow did not let the integration user use the Table API. It can say so for a "
             "moment after a node switch (KB2466644); if it lasts, check the REST API access "

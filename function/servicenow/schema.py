@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from function.core.outcome import Kind, Reason
+from function.core.outcome import Reason, Retryability
 from function.servicenow.errors import ServiceNowError, Unavailable
 from function.servicenow.references import Find
 from function.servicenow.responses import Record, equals
@@ -104,7 +104,7 @@ def _read(find: Find, table: str, query: str, fields: Sequence[str]) -> list[Rec
             if isinstance(error, Unavailable) or error.failure.reason is Reason.UNAUTHORIZED:
                 raise
             # Right after a node switch it may mean nothing (KB2466644).
-            if error.failure.kind is not Kind.TRANSIENT or not tries_left:
+            if error.failure.retryability is not Retryability.TRANSIENT or not tries_left:
                 return []
     return []
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final, TypeAlias
 
-from function.core.outcome import Failure, Kind, Reason
+from function.core.outcome import Failure, Reason, Retryability
 from function.servicenow.errors import InvalidArgument, Refused
 from function.servicenow.fields import Condition
 from function.servicenow.responses import Record, equals
@@ -97,7 +97,7 @@ class Search:
                 f"A record's {self.column} holds a character that a query cannot carry: order "
                 "by another column."
             )
-            raise Refused(Failure(Kind.PERMANENT, Reason.BAD_ANSWER, hint)) from None
+            raise Refused(Failure(Retryability.PERMANENT, Reason.BAD_ANSWER, hint)) from None
         return Place(key, row["sys_id"], at)
 
 
@@ -195,7 +195,7 @@ def _check(search: Search, rows: Sequence[Record], page: set[str]) -> None:
 
 
 _LEFT_OUT: Final = Failure(
-    Kind.PERMANENT,
+    Retryability.PERMANENT,
     Reason.BAD_ANSWER,
     "ServiceNow returned records that were not asked for: it leaves out a term of a query that "
     "it does not understand."

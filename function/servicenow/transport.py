@@ -27,7 +27,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, SSLError
 from urllib3.util.connection import create_connection
 
-from function.core.outcome import Failure, Kind, Reason
+from function.core.outcome import Failure, Reason, Retryability
 from function.servicenow.instance import FORBIDDEN, is_forbidden
 from function.servicenow.network import NetworkSettings, ProxyServer
 from function.servicenow.responses import Reply, Request, Sent, no_answer
@@ -204,13 +204,13 @@ class _Form:
 
 
 _NO_TIME: Final = Failure(
-    Kind.TRANSIENT, Reason.DEADLINE, "There was no time left for a call to ServiceNow."
+    Retryability.TRANSIENT, Reason.DEADLINE, "There was no time left for a call to ServiceNow."
 )
 _CANCELLED: Final = Failure(
-    Kind.TRANSIENT, Reason.DEADLINE, "The call was given up before it was sent."
+    Retryability.TRANSIENT, Reason.DEADLINE, "The call was given up before it was sent."
 )
 CROWDED: Final = Failure(
-    Kind.TRANSIENT,
+    Retryability.TRANSIENT,
     Reason.NO_CAPACITY,
     "All our calls to ServiceNow were taken for the whole time: SERVICENOW_MAX_CONCURRENCY "
     "bounds them, and ServiceNow may be slow.",
@@ -523,4 +523,4 @@ def _unreached(error: Exception, *, by_proxy: bool) -> Failure:
                 "ServiceNow could not be reached: check SERVICENOW_INSTANCE_URL, firewalls "
                 "and egress rules."
             )
-    return Failure(Kind.TRANSIENT, Reason.UNREACHABLE, hint)
+    return Failure(Retryability.TRANSIENT, Reason.UNREACHABLE, hint)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from function.core.outcome import Failure, Kind, Reason
+from function.core.outcome import Failure, Reason, Retryability
 from function.ledger.records import KeptMark, TableTraits
 from function.servicenow import Reply, Request, interpret
 from function.targets.ticket.address import address, correlation_id
@@ -141,9 +141,11 @@ def test_a_record_with_another_sys_id_is_a_failure_that_names_both(
 
     assert isinstance(failure, Failure)
     assert failure.reason is Reason.WRONG_RECORD
-    assert failure.kind is (Kind.IN_DOUBT if method == "PATCH" else Kind.TRANSIENT)
-    assert AT in failure.words
-    assert "INC0000001" in failure.words
+    assert failure.retryability is (
+        Retryability.IN_DOUBT if method == "PATCH" else Retryability.TRANSIENT
+    )
+    assert AT in failure.remote_message
+    assert "INC0000001" in failure.remote_message
 
 
 @pytest.mark.parametrize("given", [AT, AT.upper()])

@@ -19,7 +19,7 @@ import psycopg.sql
 import pytest
 
 from function.core.event import Event, Op
-from function.core.outcome import Failure, Kind, Outcome, Reason, Status
+from function.core.outcome import Failure, Outcome, Reason, Retryability, Status
 from function.core.step import DesiredState, Step
 from function.core.trail import NOT_YET, current_place
 from function.deadline import answer_within
@@ -124,7 +124,9 @@ def finish(
     alert: Alert | None = None,
 ) -> bool:
     failure = (
-        Failure(Kind.PERMANENT, Reason.BAD_MAPPING, "a hint") if status is Status.DEAD else None
+        Failure(Retryability.PERMANENT, Reason.BAD_MAPPING, "a hint")
+        if status is Status.DEAD
+        else None
     )
     return ledger.deliveries.finish(
         work.ticket,
@@ -440,6 +442,7 @@ def test_an_alert_that_an_older_version_raised_is_still_mailed(ledger: Ledger) -
         kind=AlertKind.FIELD,
         since=0.0,
         system="ServiceNow",
+        remote_message=facts.pop("words"),  # type: ignore[arg-type]  # as the next
         **{**facts, "fields": ("impact",)},  # type: ignore[arg-type]  # each has its type
     )
 
@@ -454,7 +457,9 @@ def test_an_alert_of_a_kind_that_only_a_newer_version_knows_is_mailed_too(ledger
 
 
 def test_a_mail_is_of_the_alert_that_was_raised(ledger: Ledger) -> None:
-    raised = replace(alert(wait=0.0), ticket="INC1", fields=("a", "b"), words="w", attempts=7)
+    raised = replace(
+        alert(wait=0.0), ticket="INC1", fields=("a", "b"), remote_message="w", attempts=7
+    )
     ledger.alerts.raise_alert(raised)
     mail = ledger.alerts.claim_due_mail(every_seconds=900)
 
@@ -492,7 +497,7 @@ def test_a_dead_letter_that_is_done_after_all_is_told_to_be_over(
 
 
 def test_only_a_sample_of_a_table_no_rule_wants_is_kept(ledger: Ledger) -> None:
-    failure = Failure(Kind.PERMANENT, Reason.NO_RULE, "h")
+    failure = Failure(Retryability.PERMANENT, Reason.NO_RULE, "h")
     for number in range(UNRULED_SAMPLES_MAX + 5):
         ledger.deliveries.record_without_ticket(
             event(f"e{number}"),
@@ -799,7 +804,7 @@ def waiting(ledger: Ledger, begin: Begin, number: int) -> None:
         outcome=Outcome(
             "r", work.ticket.key, Status.RETRYING, "", Reason.TIMEOUT, retry_at=work.now + 1
         ),
-        failure=Failure(Kind.TRANSIENT, Reason.TIMEOUT, "a hint"),
+        failure=Failure(Retryability.TRANSIENT, Reason.TIMEOUT, "a hint"),
         duration_seconds=0.1,
     )
 

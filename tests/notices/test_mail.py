@@ -54,7 +54,7 @@ DEAD = DueMail(
         event="5a3e1f0c-7d9b-4b57-9f39-2b1f6d7c8e90",
         reason=Reason.ACL,
         hint="Give the user of SERVICENOW_USERNAME the role itil.",
-        words="Operation Failed: ACL Exception Insert Failed due to security constraints",
+        remote_message="Operation Failed: ACL Exception Insert Failed due to security constraints",
         attempts=3,
         since=NOW - 754,
         fingerprint="outage/refused_by_acl",
@@ -71,7 +71,7 @@ UNMAPPED = changed(
         "rules.yaml:17: rules[0].ticket.fields.impact: lookup has no entry for the "
         "value and no default"
     ),
-    words="",
+    remote_message="",
     attempts=1,
     count=12,
     fingerprint="outage/unknown_value",
@@ -81,7 +81,7 @@ WAITING = changed(
     kind=AlertKind.WAITING,
     reason=Reason.UNAVAILABLE,
     hint="Look at the instance's status page.",
-    words="",
+    remote_message="",
     fingerprint="outage/servicenow_unavailable",
 )
 HELD = changed(
@@ -93,7 +93,7 @@ HELD = changed(
     event="",
     reason=Reason.UNAUTHORIZED,
     hint="Check SERVICENOW_USERNAME and SERVICENOW_PASSWORD, and whether the account is locked.",
-    words="User is not authenticated",
+    remote_message="User is not authenticated",
     fingerprint="held/servicenow_unauthorized",
 )
 FIELD = changed(
@@ -101,7 +101,7 @@ FIELD = changed(
     kind=AlertKind.FIELD,
     reason="field_not_kept",
     hint="",
-    words="",
+    remote_message="",
     fields=("impact", "assignment_group"),
     ticket="INC0010001",
     fingerprint="outage/fields",
@@ -112,7 +112,7 @@ UNRULED = changed(
     table="hasura/public.orders",
     reason=Reason.NO_RULE,
     hint="",
-    words="",
+    remote_message="",
 )
 UPSTREAM = changed(
     UNRULED,
@@ -270,7 +270,7 @@ def test_what_was_refused_upstream_is_not_put_down_to_servicenow() -> None:
 @pytest.mark.parametrize("sample", SAMPLES)
 def test_no_line_but_a_fact_or_a_command_is_longer_than_78_characters(sample: str) -> None:
     lines = text_of(
-        mail(changed(SAMPLES[sample], hint="a few words " * 40, words="some more " * 20))
+        mail(changed(SAMPLES[sample], hint="a few words " * 40, remote_message="some more " * 20))
     ).splitlines()
 
     assert [
@@ -292,7 +292,7 @@ def test_an_unknown_reason_is_still_a_sentence() -> None:
 
 
 def test_servicenows_words_are_cut_short() -> None:
-    text = text_of(mail(changed(DEAD, words="w" * 5000)))
+    text = text_of(mail(changed(DEAD, remote_message="w" * 5000)))
 
     assert "w" * (WORDS_MAX - 3) + "..." in text
     assert "w" * (WORDS_MAX - 2) not in text
@@ -377,7 +377,18 @@ INJECTION = (
 
 @pytest.mark.parametrize(
     "place",
-    ["key", "rule", "table", "event", "reason", "hint", "words", "source_name", "system", "ticket"],
+    [
+        "key",
+        "rule",
+        "table",
+        "event",
+        "reason",
+        "hint",
+        "remote_message",
+        "source_name",
+        "system",
+        "ticket",
+    ],
 )
 def test_no_value_can_add_a_header_or_a_line(place: str) -> None:
     notice = changed(DEAD, **{place: INJECTION})
@@ -453,7 +464,7 @@ def test_a_line_break_in_a_recipient_is_refused() -> None:
 
 
 texts = st.fixed_dictionaries(
-    {name: st.text() for name in ("key", "rule", "words", "reason", "hint")}
+    {name: st.text() for name in ("key", "rule", "remote_message", "reason", "hint")}
 )
 
 
@@ -473,7 +484,7 @@ def test_every_notice_becomes_a_mail_that_can_be_sent_and_read(
 
 
 def test_a_mail_arrives_as_it_was_written() -> None:
-    notice = changed(DEAD, key="Köln/停电", words="Ungültiger Wert für „impact“")
+    notice = changed(DEAD, key="Köln/停电", remote_message="Ungültiger Wert für „impact“")
     with MailServerFixture() as server:
         send(mail(notice), server.server, timeout_seconds=5)
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from function.core.event import Event, Op
-from function.core.outcome import Failure, Kind, Reason
+from function.core.outcome import Failure, Reason, Retryability
 from function.core.step import DesiredState, Step
 from function.core.trail import GONE, NOT_YET, place
 from function.core.values import FIELD_CHARACTERS_MAX, Json
@@ -78,7 +78,7 @@ def wants(step: Step) -> DesiredState:
 
 def failure(step: Step) -> Failure:
     assert isinstance(step.wants, Failure)
-    assert step.wants.kind is Kind.PERMANENT
+    assert step.wants.retryability is Retryability.PERMANENT
     return step.wants
 
 
@@ -371,7 +371,7 @@ def test_every_part_of_a_key_is_needed(part: Json, what: str) -> None:
     )
 
     assert failure(step) == Failure(
-        Kind.PERMANENT, Reason.BAD_KEY, f"rules.yaml:8: rules[0].ticket.key[1]: {what}"
+        Retryability.PERMANENT, Reason.BAD_KEY, f"rules.yaml:8: rules[0].ticket.key[1]: {what}"
     )
 
 
@@ -398,7 +398,7 @@ def test_two_elements_with_one_key_are_a_failure_that_names_it() -> None:
 
     assert (a.key, a.op, a.left) == ("1/a", Op.INSERT, NOT_YET)
     assert failure(a) == Failure(
-        Kind.PERMANENT,
+        Retryability.PERMANENT,
         Reason.BAD_KEY,
         "rules.yaml:8: rules[0].ticket.key: two elements of the list have this key, and a ticket "
         "is for one; name what tells them apart",
@@ -470,7 +470,7 @@ def test_a_row_without_a_usable_key_is_a_failure(identity: Json, what: str) -> N
 
     assert step.key == ""
     assert failure(step) == Failure(
-        Kind.PERMANENT, Reason.BAD_KEY, f"rules.yaml:8: rules[0].ticket.key: {what}"
+        Retryability.PERMANENT, Reason.BAD_KEY, f"rules.yaml:8: rules[0].ticket.key: {what}"
     )
 
 
@@ -573,7 +573,7 @@ def test_an_unknown_value_is_a_failure_that_names_the_place_and_nothing_of_the_r
 
     assert step.key == "1"
     assert failure(step) == Failure(
-        Kind.PERMANENT,
+        Retryability.PERMANENT,
         Reason.UNKNOWN_VALUE,
         "rules.yaml:11: rules[0].ticket.fields.impact: lookup does not know this value; add it "
         "or give a default",

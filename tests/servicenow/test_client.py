@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from function.connection.probe import reach
-from function.core.outcome import Failure, Kind, Reason
+from function.core.outcome import Failure, Reason, Retryability
 from function.servicenow import (
     BODY_BYTES_MAX,
     Basic,
@@ -43,7 +43,7 @@ POST = Request("POST", "incident")
 PATCH = Request("PATCH", "incident", ID)
 NOW = 1_780_000_000.0  # 2026-05-28T20:26:40Z
 
-T, D, P = Kind.TRANSIENT, Kind.IN_DOUBT, Kind.PERMANENT
+T, D, P = Retryability.TRANSIENT, Retryability.IN_DOUBT, Retryability.PERMANENT
 
 
 def said(message: str, detail: str | None = None) -> str:
@@ -159,7 +159,7 @@ class TestAnswers:
 
         if isinstance(verdict, Failure):
             assert verdict.hint
-            assert len(verdict.words) <= 300
+            assert len(verdict.remote_message) <= 300
             assert verdict.status == status
         else:
             assert request_ == FIND or len(verdict) == 1
@@ -172,7 +172,7 @@ BR = (
 )
 
 # facts, 1.5: status, message, detail → what it is for a GET, and for a write.
-ERRORS: list[tuple[int, str, str | None, tuple[Kind, Reason, str]]] = [
+ERRORS: list[tuple[int, str, str | None, tuple[Retryability, Reason, str]]] = [
     (400, "Invalid table bad_table_name", None, (P, Reason.REFUSED, "rule's table")),
     (
         400,
@@ -248,13 +248,13 @@ def test_an_error_is_known_by_its_words(
     status: int,
     message: str,
     detail: str | None,
-    expected: tuple[Kind, Reason, str],
+    expected: tuple[Retryability, Reason, str],
 ) -> None:
     found = failure(request_, reply(status, said(message, detail)))
 
-    assert (found.kind, found.reason, found.status) == (*expected[:2], status)
+    assert (found.retryability, found.reason, found.status) == (*expected[:2], status)
     assert expected[2] in found.hint
-    assert found.words.startswith(message)
+    assert found.remote_message.startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -262,17 +262,17 @@ def test_an_error_is_known_by_its_words(
     [row for row in ERRORS if row[1] != "No Record found"],
 )
 def test_a_refused_insert_is_known_by_the_same_words_and_keeps_its_status(
-    status: int, message: str, detail: str | None, expected: tuple[Kind, Reason, str]
+    status: int, message: str, detail: str | None, expected: tuple[Retryability, Reason, str]
 ) -> None:
     found = failure(POST, reply(status, said(message, detail)))
 
-    assert (found.kind, found.reason, found.status) == (*expected[:2], status)
+    assert (found.retryability, found.reason, found.status) == (*expected[:2], status)
 
 
 def test_a_business_rule_is_named_in_the_words() -> None:
     assert (
         "No ACL Exception"
-        in failure(POST, reply(403, said("Operation Failed", BR.format(ID)))).words
+        in failure(POST, reply(403, said("Operation Failed", BR.format(ID)))).remote_message
     )
 
 
@@ -291,15 +291,15 @@ def test_a_user_with_a_second_factor_gets_a_hint_of_their_own() -> None:
     headers = {"content-type": "application/json", "x-mfa_token": "invalid"}
     found = failure(GET, Reply(401, headers, said("User is not authenticated").encode()))
 
-    assert (found.kind, found.reason) == (T, Reason.UNAUTHORIZED)
+    assert (found.retryability, found.reason) == (T, Reason.UNAUTHORIZED)
     assert "Multi-factor" in found.hint
 
 
 def test_words_are_cut_and_hold_no_control_characters() -> None:
     found = failure(GET, reply(400, said("a\x00b\r\nc\u202ed " + "x" * 1000, None)))
 
-    assert found.words.startswith("a b c d x")
-    assert len(found.words) == 300
+    assert found.remote_message.startswith("a b c d x")
+    assert len(found.remote_message) == 300
 
 
 class TestNotAnAnswer:
@@ -462,7 +462,7 @@ class TestNotAnAnswer:
         ],
     )
     def test_it_is_recognised(
-        self, answer: Reply, kinds: tuple[Kind, Kind], reason: Reason
+        self, answer: Reply, kinds: tuple[Retryability, Retryability], reason: Reason
     ) -> None:
         for request, kind in (
             (GET, kinds[0]),
@@ -472,9 +472,11 @@ class TestNotAnAnswer:
         ):
             found = failure(request, answer)
 
-            assert (found.kind, found.reason, found.status) == (kind, reason, answer.status), (
-                request
-            )
+            assert (found.retryability, found.reason, found.status) == (
+                kind,
+                reason,
+                answer.status,
+            ), request
 
     @pytest.mark.parametrize(
         "answer",
@@ -487,7 +489,7 @@ class TestNotAnAnswer:
         ],
     )
     def test_a_create_without_201_and_sys_id_is_in_doubt(self, answer: Reply) -> None:
-        assert failure(POST, answer).kind is D
+        assert failure(POST, answer).retryability is D
 
     @pytest.mark.parametrize("request_", [GET, PATCH])
     def test_201_is_no_answer_to_anything_but_a_create(self, request_: Request) -> None:
@@ -518,7 +520,7 @@ class TestWaits:
     def test_a_rate_limit_says_when(self, headers: dict[str, str], seconds: float) -> None:
         found = failure(POST, reply(429, said("Rate limit exceeded"), **headers))
 
-        assert (found.kind, found.reason, found.retry_after_seconds) == (
+        assert (found.retryability, found.reason, found.retry_after_seconds) == (
             T,
             Reason.RATE_LIMITED,
             seconds,
@@ -528,7 +530,11 @@ class TestWaits:
     def test_a_429_without_a_time_is_a_full_queue(self, headers: dict[str, str]) -> None:
         found = failure(POST, reply(429, said("Too many requests"), **headers))
 
-        assert (found.kind, found.reason, found.retry_after_seconds) == (T, Reason.OVERLOADED, None)
+        assert (found.retryability, found.reason, found.retry_after_seconds) == (
+            T,
+            Reason.OVERLOADED,
+            None,
+        )
 
     def test_a_503_may_ask_for_a_wait(self) -> None:
         assert failure(PATCH, page(503, Retry_After="120")).retry_after_seconds == 120
@@ -784,7 +790,11 @@ class TestRequests:
             with calling(server.url) as client:
                 found = fails(create, client)
 
-            assert (found.kind, found.reason, found.status) == (T, Reason.NOT_SERVICENOW, 302)
+            assert (found.retryability, found.reason, found.status) == (
+                T,
+                Reason.NOT_SERVICENOW,
+                302,
+            )
             assert len(server.seen) == 1
             assert other.seen == []
 
@@ -816,7 +826,9 @@ class TestRequests:
 
 class TestBounds:
     @EVERY_CALL
-    def test_a_server_that_never_answers_ends_at_the_bound(self, call: Call, kind: Kind) -> None:
+    def test_a_server_that_never_answers_ends_at_the_bound(
+        self, call: Call, kind: Retryability
+    ) -> None:
         def hang(sock: socket.socket, seen: Seen) -> bool:
             server.stopping.wait(10)
             return False
@@ -825,7 +837,7 @@ class TestBounds:
             started = time.monotonic()
             found = fails(call, client, 0.4)
 
-            assert (found.kind, found.reason) == (kind, Reason.TIMEOUT)
+            assert (found.retryability, found.reason) == (kind, Reason.TIMEOUT)
             assert 0.35 < time.monotonic() - started < 1.0
             assert client.calls == 1
 
@@ -841,7 +853,7 @@ class TestBounds:
             assert time.monotonic() - started < 1.0
 
     @EVERY_CALL
-    def test_a_dripping_body_ends_at_the_bound(self, call: Call, kind: Kind) -> None:
+    def test_a_dripping_body_ends_at_the_bound(self, call: Call, kind: Retryability) -> None:
         def answer(sock: socket.socket, seen: Seen) -> bool:
             sock.sendall(FOUND.split(b"{")[0])
             drip(sock, b"{" + b" " * 1000, server)
@@ -851,11 +863,11 @@ class TestBounds:
             started = time.monotonic()
             found = fails(call, client, 0.5)
 
-            assert (found.kind, found.reason, found.status) == (kind, Reason.TIMEOUT, 200)
+            assert (found.retryability, found.reason, found.status) == (kind, Reason.TIMEOUT, 200)
             assert time.monotonic() - started < 1.0
 
     @EVERY_CALL
-    def test_dripping_headers_end_at_the_bound(self, call: Call, kind: Kind) -> None:
+    def test_dripping_headers_end_at_the_bound(self, call: Call, kind: Retryability) -> None:
         def answer(sock: socket.socket, seen: Seen) -> bool:
             drip(sock, b"HTTP/1.1 200 OK\r\n" + b"X-Filler: x\r\n" * 1000, server)
             return False
@@ -864,7 +876,7 @@ class TestBounds:
             started = time.monotonic()
             found = fails(call, client, 0.5)
 
-            assert (found.kind, found.reason) == (kind, Reason.TIMEOUT)
+            assert (found.retryability, found.reason) == (kind, Reason.TIMEOUT)
             assert time.monotonic() - started < 1.0
 
     def test_a_dripping_chunked_answer_ends_at_the_bound(self) -> None:
@@ -920,7 +932,9 @@ class TestBounds:
             assert fails(create, client, 0.3).reason is Reason.UNAUTHORIZED
 
     @EVERY_CALL
-    def test_an_answer_without_end_is_not_read_to_its_end(self, call: Call, kind: Kind) -> None:
+    def test_an_answer_without_end_is_not_read_to_its_end(
+        self, call: Call, kind: Retryability
+    ) -> None:
         sent = []
 
         def answer(sock: socket.socket, seen: Seen) -> bool:
@@ -933,7 +947,7 @@ class TestBounds:
         with Server(answer) as server, calling(server.url) as client:
             found = fails(call, client)
 
-            assert (found.kind, found.reason) == (kind, Reason.BAD_ANSWER)
+            assert (found.retryability, found.reason) == (kind, Reason.BAD_ANSWER)
             assert "16 MiB" in found.hint
             assert sum(sent) < BODY_BYTES_MAX * 2
 
@@ -941,7 +955,7 @@ class TestBounds:
         with Server(always(FOUND)) as server, calling(server.url) as client:
             found = fails(get, client, 0.04)
 
-            assert (found.kind, found.reason) == (T, Reason.DEADLINE)
+            assert (found.retryability, found.reason) == (T, Reason.DEADLINE)
             assert server.seen == []
 
     def test_no_more_calls_are_under_way_than_allowed(self) -> None:
@@ -980,7 +994,7 @@ class TestBounds:
             release.set()
             first.result()
 
-            assert (found.kind, found.reason) == (T, Reason.NO_CAPACITY)
+            assert (found.retryability, found.reason) == (T, Reason.NO_CAPACITY)
             assert waited_seconds < 0.6
             assert len(server.seen) == client.calls == 1
 
@@ -995,13 +1009,15 @@ class TestBounds:
 
 class TestBrokenConnections:
     @EVERY_CALL
-    def test_a_refused_connection_was_certainly_not_used(self, call: Call, kind: Kind) -> None:
+    def test_a_refused_connection_was_certainly_not_used(
+        self, call: Call, kind: Retryability
+    ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
         with calling(f"http://127.0.0.1:{port}") as client:
             found = fails(call, client)
 
-            assert (found.kind, found.reason, found.status) == (T, Reason.UNREACHABLE, 0)
+            assert (found.retryability, found.reason, found.status) == (T, Reason.UNREACHABLE, 0)
             assert client.calls == 0
 
     @pytest.mark.parametrize("host", LINK_LOCAL)
@@ -1015,7 +1031,7 @@ class TestBrokenConnections:
         )
 
         assert isinstance(found, Failure)
-        assert (found.kind, found.reason, transport.calls) == (T, Reason.UNREACHABLE, 0)
+        assert (found.retryability, found.reason, transport.calls) == (T, Reason.UNREACHABLE, 0)
         assert "link-local" in found.hint
         assert time.monotonic() < deadline - 3
 
@@ -1031,7 +1047,7 @@ class TestBrokenConnections:
         with calling("https://no-such-instance.invalid") as client:
             found = fails(create, client)
 
-            assert (found.kind, found.reason) == (T, Reason.UNREACHABLE)
+            assert (found.retryability, found.reason) == (T, Reason.UNREACHABLE)
             assert "host name" in found.hint
 
     def test_a_host_that_does_not_accept_was_certainly_not_called(self) -> None:
@@ -1048,13 +1064,13 @@ class TestBrokenConnections:
             for sock in held:
                 sock.close()
 
-            assert (found.kind, found.reason) == (T, Reason.UNREACHABLE)
+            assert (found.retryability, found.reason) == (T, Reason.UNREACHABLE)
             assert "in time" in found.hint
             assert waited_seconds < 1  # so that several addresses, and TLS, fit into the bound
 
     @EVERY_CALL
     def test_a_reset_after_the_request_leaves_a_write_in_doubt(
-        self, call: Call, kind: Kind
+        self, call: Call, kind: Retryability
     ) -> None:
         def answer(sock: socket.socket, seen: Seen) -> bool:
             reset(sock)
@@ -1063,12 +1079,12 @@ class TestBrokenConnections:
         with Server(answer) as server, calling(server.url) as client:
             found = fails(call, client)
 
-            assert (found.kind, found.reason) == (kind, Reason.UNREACHABLE)
+            assert (found.retryability, found.reason) == (kind, Reason.UNREACHABLE)
             assert len(server.seen) == client.calls == 1  # and nothing was sent twice
 
     @EVERY_CALL
     def test_a_reset_within_the_answer_leaves_a_write_in_doubt(
-        self, call: Call, kind: Kind
+        self, call: Call, kind: Retryability
     ) -> None:
         def answer(sock: socket.socket, seen: Seen) -> bool:
             sock.sendall(MADE[:-10])
@@ -1079,11 +1095,15 @@ class TestBrokenConnections:
         with Server(answer) as server, calling(server.url) as client:
             found = fails(call, client)
 
-            assert (found.kind, found.reason, found.status) == (kind, Reason.BAD_ANSWER, 201)
+            assert (found.retryability, found.reason, found.status) == (
+                kind,
+                Reason.BAD_ANSWER,
+                201,
+            )
 
     @EVERY_CALL
     def test_an_answer_that_ends_too_early_leaves_a_write_in_doubt(
-        self, call: Call, kind: Kind
+        self, call: Call, kind: Retryability
     ) -> None:
         def answer(sock: socket.socket, seen: Seen) -> bool:
             sock.sendall(FOUND.replace(b"Content-Length: ", b"Content-Length: 9"))
@@ -1092,11 +1112,11 @@ class TestBrokenConnections:
         with Server(answer) as server, calling(server.url) as client:
             found = fails(call, client)
 
-            assert (found.kind, found.reason) == (kind, Reason.BAD_ANSWER)
+            assert (found.retryability, found.reason) == (kind, Reason.BAD_ANSWER)
 
     @EVERY_CALL
     def test_a_kept_connection_that_dies_under_the_request_leaves_a_write_in_doubt(
-        self, call: Call, kind: Kind
+        self, call: Call, kind: Retryability
     ) -> None:
         def answer(sock: socket.socket, seen: Seen) -> bool:
             if len(server.seen) == 1:
@@ -1108,7 +1128,7 @@ class TestBrokenConnections:
             get(client)
             found = fails(call, client)
 
-            assert (found.kind, found.reason) == (kind, Reason.UNREACHABLE)
+            assert (found.retryability, found.reason) == (kind, Reason.UNREACHABLE)
             assert [seen.connection for seen in server.seen] == [1, 1]
 
     def test_a_kept_connection_that_died_before_is_replaced(self) -> None:
@@ -1145,8 +1165,8 @@ class TestBrokenConnections:
             return False
 
         with Server(answer) as server, calling(server.url) as client:
-            assert fails(create, client).kind is D
-            assert fails(get, client).kind is T
+            assert fails(create, client).retryability is D
+            assert fails(get, client).retryability is T
             # A library that warns quotes what it could not read; our own line does not.
             loud = [record for record in caplog.records if record.levelno >= logging.WARNING]
             assert {record.name for record in loud} == {"function.servicenow"}
@@ -1157,7 +1177,7 @@ class TestTls:
         with Server(always(FOUND), _tls(trustme.CA())) as server, calling(server.url) as client:
             found = fails(create, client)
 
-            assert (found.kind, found.reason) == (T, Reason.UNREACHABLE)
+            assert (found.retryability, found.reason) == (T, Reason.UNREACHABLE)
             assert "certificate" in found.hint
             assert server.seen == []
 
@@ -1166,7 +1186,7 @@ class TestTls:
             Server(always(FOUND)) as server,
             calling(server.url.replace("http:", "https:")) as client,
         ):
-            assert fails(create, client, 1).kind is T
+            assert fails(create, client, 1).retryability is T
             assert client.calls == 0
 
     def test_what_breaks_after_the_handshake_leaves_a_write_in_doubt(self, tmp_path: Path) -> None:
@@ -1187,7 +1207,7 @@ class TestTls:
         ):
             assert get(client)["sys_id"] == ID
             assert fails(create, client, 0.4).reason is Reason.TIMEOUT
-            assert fails(create, client).kind is D
+            assert fails(create, client).retryability is D
 
 
 def _tls(authority: trustme.CA) -> ssl.SSLContext:

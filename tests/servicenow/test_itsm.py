@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 import psutil
 import pytest
 
-from function.core.outcome import Kind, Reason
+from function.core.outcome import Reason, Retryability
 from function.servicenow import (
     Basic,
     Credential,
@@ -1157,7 +1157,7 @@ class TestEnds:
             client.close_incident(row["number"], **CLOSING)
 
         assert called(instance) == ["GET incident", "PATCH incident", "PATCH incident"]
-        assert "mandatory: Caller, Business service" in refused.value.words
+        assert "mandatory: Caller, Business service" in refused.value.remote_message
 
     def test_a_user_who_may_not_close_is_told_which_role(
         self, instance: ServiceNow, client: ServiceNowClient
@@ -1609,7 +1609,7 @@ class TestChanges:
                     ID, state=3, close_code="successful", close_notes="Done"
                 )
 
-            assert "Change Model: Check State Transition" in refused.value.words
+            assert "Change Model: Check State Transition" in refused.value.remote_message
             assert refused.value.message.startswith(
                 'updating a change request (PATCH change_request): ServiceNow said "Operation '
                 "Failed: Operation against"
@@ -1668,7 +1668,7 @@ class TestChangesOnTheSandbox:
                 made["number"], state=3, close_code="successful", close_notes="Done"
             )
 
-        assert "Check State Transition" in refused.value.words
+        assert "Check State Transition" in refused.value.remote_message
         assert client.get_change_request(made["number"])["state"] == "-5"
 
     def test_a_note_on_a_change_is_written_once(
@@ -1874,7 +1874,7 @@ def test_servicenows_words_are_in_the_message_and_not_in_the_text() -> None:
         with calling(server.url) as client, pytest.raises(Refused) as refused:
             client.update_incident(ID, description="x")
 
-        assert "planted" in refused.value.words
+        assert "planted" in refused.value.remote_message
         assert "planted" in refused.value.message
         assert "planted" not in str(refused.value) + repr(refused.value)
 
@@ -1927,8 +1927,8 @@ def test_a_failure_keeps_what_the_function_goes_by(client: ServiceNowClient) -> 
     with pytest.raises(InvalidArgument) as refused:
         client.create_incident("x", urgency=7)
 
-    assert (refused.value.failure.kind, refused.value.failure.reason) == (
-        Kind.PERMANENT,
+    assert (refused.value.failure.retryability, refused.value.failure.reason) == (
+        Retryability.PERMANENT,
         Reason.UNKNOWN_VALUE,
     )
 

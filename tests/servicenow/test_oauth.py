@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from function.connection.credentials import CredentialProvider, CredentialUnreadable
 from function.connection.guarded import GuardedClient
-from function.core.outcome import Failure, Kind, Reason
+from function.core.outcome import Failure, Reason, Retryability
 from function.deadline import Deadline
 from function.ledger.database import Database
 from function.ledger.ledger import Ledger
@@ -150,7 +150,11 @@ class TestAnswers:
     def test_what_is_no_token_is_a_bad_answer(self, body: str) -> None:
         found = failure(reply(200, body))
 
-        assert (found.kind, found.reason, found.status) == (Kind.TRANSIENT, Reason.BAD_ANSWER, 200)
+        assert (found.retryability, found.reason, found.status) == (
+            Retryability.TRANSIENT,
+            Reason.BAD_ANSWER,
+            200,
+        )
 
     @pytest.mark.parametrize(
         ("answer", "words"),
@@ -172,8 +176,12 @@ class TestAnswers:
     ) -> None:
         found = failure(answer)
 
-        assert (found.kind, found.reason) == (Kind.TRANSIENT, Reason.UNAUTHORIZED)
-        assert (found.hint, found.words, found.status) == ("what to check", words, answer.status)
+        assert (found.retryability, found.reason) == (Retryability.TRANSIENT, Reason.UNAUTHORIZED)
+        assert (found.hint, found.remote_message, found.status) == (
+            "what to check",
+            words,
+            answer.status,
+        )
 
     @pytest.mark.parametrize(
         ("answer", "reason"),
@@ -199,9 +207,13 @@ class TestAnswers:
     ) -> None:
         found = failure(answer)
 
-        assert (found.kind, found.reason, found.status) == (Kind.TRANSIENT, reason, answer.status)
+        assert (found.retryability, found.reason, found.status) == (
+            Retryability.TRANSIENT,
+            reason,
+            answer.status,
+        )
         assert found.hint
-        assert found.words == ""
+        assert found.remote_message == ""
 
     @given(
         st.integers(100, 700),
@@ -218,7 +230,7 @@ class TestAnswers:
         verdict = granted(reply(status, body, content_type), "hint", now=NOW)
 
         assert isinstance(verdict, TokenResponse) or (
-            verdict.kind is Kind.TRANSIENT and verdict.hint
+            verdict.retryability is Retryability.TRANSIENT and verdict.hint
         )
 
 
@@ -514,7 +526,10 @@ class TestGrants:
             refused = fails(other)
             other.close()
 
-        assert (refused.kind, refused.reason) == (Kind.TRANSIENT, Reason.UNREACHABLE)
+        assert (refused.retryability, refused.reason) == (
+            Retryability.TRANSIENT,
+            Reason.UNREACHABLE,
+        )
         assert len(instance.asked) == 1
 
 
@@ -609,7 +624,7 @@ class TestOneForAll:
             found = fails(client)
 
         assert asked == 2
-        assert (found.kind, found.reason) == (Kind.TRANSIENT, Reason.UNAVAILABLE)
+        assert (found.retryability, found.reason) == (Retryability.TRANSIENT, Reason.UNAVAILABLE)
 
     def test_a_refused_early_fetch_is_not_tried_again_by_each_call_until_the_token_expires(
         self,
@@ -669,8 +684,8 @@ class TestRefusedTokens:
             found = fails(client)
 
         assert refusing == [f"Bearer {PASSWORD}-token-1", f"Bearer {PASSWORD}-token-2"]
-        assert (found.kind, found.reason, found.status) == (
-            Kind.TRANSIENT,
+        assert (found.retryability, found.reason, found.status) == (
+            Retryability.TRANSIENT,
             Reason.UNAUTHORIZED,
             401,
         )
@@ -779,7 +794,7 @@ class TestTheEndpointUnwell:
         with calling(instance) as client:
             found = fails(client)
 
-        assert (found.kind, found.reason) == (Kind.TRANSIENT, reason)
+        assert (found.retryability, found.reason) == (Retryability.TRANSIENT, reason)
         assert instance.calls == []
 
     def test_a_server_that_is_not_there_is_unreachable(self) -> None:
@@ -787,7 +802,7 @@ class TestTheEndpointUnwell:
         found = fails(client)
         client.close()
 
-        assert (found.kind, found.reason) == (Kind.TRANSIENT, Reason.UNREACHABLE)
+        assert (found.retryability, found.reason) == (Retryability.TRANSIENT, Reason.UNREACHABLE)
 
     def test_secrets_do_not_follow_a_redirect(self) -> None:
         elsewhere = Instance()
@@ -796,8 +811,8 @@ class TestTheEndpointUnwell:
             instance.endpoint = always(http(307, Location=other.url + "/oauth_token.do"))
             found = fails(client)
 
-            assert (found.kind, found.reason, found.status) == (
-                Kind.TRANSIENT,
+            assert (found.retryability, found.reason, found.status) == (
+                Retryability.TRANSIENT,
                 Reason.NOT_SERVICENOW,
                 307,
             )
@@ -822,7 +837,7 @@ class TestTheEndpointUnwell:
             took_seconds = time.monotonic() - started
             client.close()
 
-        assert (found.kind, found.reason) == (Kind.TRANSIENT, Reason.TIMEOUT)
+        assert (found.retryability, found.reason) == (Retryability.TRANSIENT, Reason.TIMEOUT)
         assert "no token in time" in found.hint
         assert 0.5 < took_seconds < 1.2
 
@@ -848,7 +863,7 @@ class TestTheEndpointUnwell:
             took_seconds = time.monotonic() - started
             patient.result()
 
-        assert (hurried.kind, hurried.reason) == (Kind.TRANSIENT, Reason.TIMEOUT)
+        assert (hurried.retryability, hurried.reason) == (Retryability.TRANSIENT, Reason.TIMEOUT)
         assert took_seconds < 0.9
         assert len(instance.asked) == 1
 
@@ -1029,7 +1044,7 @@ class TestLine:
             time.sleep(PAUSE_SECONDS)
             others = all_at_once(30, lambda: through(line))
 
-        assert (first.reason, first.hint, first.words) == (
+        assert (first.reason, first.hint, first.remote_message) == (
             Reason.UNAUTHORIZED,
             wrong.refused,
             "access_denied: server_error",

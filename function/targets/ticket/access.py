@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from function.connection.active import Connection
 from function.core.lifecycle import Lifecycle
-from function.core.outcome import Failure, Kind, Reason
+from function.core.outcome import Failure, Reason, Retryability
 from function.ledger.ledger import Ledger
 from function.ledger.records import IN_DOUBT_SECONDS, PendingWrite, Ticket
 from function.rules.ticket import ticket_of
@@ -174,7 +174,7 @@ class TicketAccess:
                     return record
         raise missing or ServiceNowError(
             Failure(
-                Kind.TRANSIENT,
+                Retryability.TRANSIENT,
                 Reason.BAD_ANSWER,
                 "ServiceNow tells of the ticket as it was before our last change: "
                 "its reads lag behind",

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from function.core.lifecycle import Lifecycle
-from function.core.outcome import Failure, Kind, Reason
+from function.core.outcome import Failure, Reason, Retryability
 from function.core.step import DesiredState
 from function.core.values import instant
 from function.failpoints import failpoint
@@ -187,8 +187,10 @@ class TicketCreation:
                     marked = replace(marked, unmarked=True)
             if failure.reason is Reason.INSERT_FAILED:
                 # Not a duplicate, then: the database failed, or the ticket is hidden from us.
-                failure = replace(failure, kind=Kind.IN_DOUBT)
-        if marked is not None and (marked.in_doubt or failure.kind is Kind.IN_DOUBT):
+                failure = replace(failure, retryability=Retryability.IN_DOUBT)
+        if marked is not None and (
+            marked.in_doubt or failure.retryability is Retryability.IN_DOUBT
+        ):
             self._doubt_create(marked)
         else:
             self._access.ticket = self._ticket.answered(suspect_until=before.suspect_until)
@@ -215,7 +217,7 @@ class TicketCreation:
             self._access.ticket = self._ticket.answered(suspect_until=None)
             raise ServiceNowError(
                 Failure(
-                    Kind.PERMANENT,
+                    Retryability.PERMANENT,
                     Reason.CONFLICT,
                     "a record that is not ours stands at this ticket's computed sys_id: "
                     "somebody changed its correlation_id, or made it by hand",
@@ -262,7 +264,7 @@ class TicketCreation:
             if wait > 0:
                 raise ServiceNowError(
                     Failure(
-                        Kind.IN_DOUBT,
+                        Retryability.IN_DOUBT,
                         Reason.IN_DOUBT,
                         "an earlier create may still commit; it is looked for again "
                         "before anything else",
@@ -272,7 +274,7 @@ class TicketCreation:
             if not self._access.task.replayed and self._is_unmarked(before, traits, wants):
                 raise ServiceNowError(
                     Failure(
-                        Kind.PERMANENT,
+                        Retryability.PERMANENT,
                         Reason.IN_DOUBT,
                         "the answer to a create was lost, and the instance keeps neither the "
                         "sys_id nor the correlation_id that it is given: see whether the ticket "
@@ -398,10 +400,10 @@ class TicketCreation:
         except ServiceNowError as error:
             if error.failure.reason is Reason.MISSING:
                 return None
-            if error.failure.kind is Kind.PERMANENT:
+            if error.failure.retryability is Retryability.PERMANENT:
                 raise
             # The POST is in doubt as long as we cannot look.
-            error.failure = replace(error.failure, kind=Kind.IN_DOUBT)
+            error.failure = replace(error.failure, retryability=Retryability.IN_DOUBT)
             raise
 
     def _adopt(self, record: Record, *, recorded: bool) -> None:

@@ -11,7 +11,7 @@ from enum import Enum, auto
 from typing import Final
 
 from function.core.lifecycle import Lifecycle
-from function.core.outcome import Failure, Kind, Reason, Status
+from function.core.outcome import Failure, Reason, Retryability, Status
 from function.core.step import DesiredState, Step
 from function.failpoints import failpoint
 from function.ledger.records import IN_DOUBT_SECONDS, PendingWrite, Ticket
@@ -132,7 +132,7 @@ class TicketReconciler:
                         status = decision.status
         raise ServiceNowError(
             Failure(
-                Kind.PERMANENT,
+                Retryability.PERMANENT,
                 Reason.REFUSED,
                 "the ticket does not take the state it is given: a business rule of the "
                 "instance may set it back",
@@ -237,7 +237,7 @@ class TicketReconciler:
                     "decide: restore it, or set on_missing to recreate or ignore, then replay"
                 )
                 raise ServiceNowError(
-                    replace(error.failure, kind=Kind.PERMANENT, hint=hint)
+                    replace(error.failure, retryability=Retryability.PERMANENT, hint=hint)
                 ) from error
 
     def _missing_ignored(self) -> Result:
@@ -248,7 +248,7 @@ class TicketReconciler:
         if self._ticket.generation >= GENERATIONS_MAX:
             raise ServiceNowError(
                 Failure(
-                    Kind.PERMANENT,
+                    Retryability.PERMANENT,
                     Reason.REFUSED,
                     "this row's ticket was followed by a new one a thousand times",
                 )
@@ -299,7 +299,7 @@ class TicketReconciler:
                     self._access.take(found)
                     self._access.looked = True
                     return Written.OVERTAKEN
-            if error.failure.kind is Kind.IN_DOUBT and marked is not None:
+            if error.failure.retryability is Retryability.IN_DOUBT and marked is not None:
                 until = self._access.clock() + IN_DOUBT_SECONDS
                 self._access.ticket = self._ticket.update_in_doubt(marked.fields, until=until)
                 asked = max(IN_DOUBT_SECONDS, error.failure.retry_after_seconds or 0.0)
@@ -320,7 +320,7 @@ class TicketReconciler:
         if self._transitions and self._access.deadline.left() < TRANSITION_SECONDS_MIN:
             raise ServiceNowError(
                 Failure(
-                    Kind.TRANSIENT,
+                    Retryability.TRANSIENT,
                     Reason.DEADLINE,
                     "this delivery's time was used up between two states of the ticket; it "
                     "goes on from there",
@@ -355,8 +355,8 @@ class TicketReconciler:
             try:
                 record = self._access.get(self._ticket.sys_id, self._access.fields)
             except ServiceNowError as blind:
-                if blind.failure.kind is not Kind.PERMANENT:
-                    error.failure = replace(error.failure, kind=Kind.IN_DOUBT)
+                if blind.failure.retryability is not Retryability.PERMANENT:
+                    error.failure = replace(error.failure, retryability=Retryability.IN_DOUBT)
                 return None
             if error.failure.reason in NEVER_WRITTEN or _holds(record, values, before):
                 break
@@ -384,7 +384,7 @@ class TicketReconciler:
         if stuck:
             raise ServiceNowError(
                 Failure(
-                    Kind.PERMANENT,
+                    Retryability.PERMANENT,
                     Reason.REFUSED,
                     f"ServiceNow took {self._states.named(decision.state)} for the "
                     f"{self._rule.table}'s next state, and left it in "
