@@ -469,8 +469,8 @@ class _RuleDelivery:
             failure = Failure(
                 Retryability.IN_DOUBT,
                 Reason.IN_DOUBT,
-                "an earlier write may still commit; "
-                f"the {self._rule.target.kind} is looked at again then",
+                f"an earlier write may still commit; the {self._rule.target.kind} is "
+                "looked at again then",
                 retry_after_seconds=task.record.suspect_until - begun.now,
             )
         if failure is None:

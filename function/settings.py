@@ -187,8 +187,8 @@ def _seconds(most: int, *, least: float = 0.0) -> Callable[[str], float]:
         ):
             return float(written)
         raise ValueError(
-            f"must be a number of seconds {f'from {least:g}' if least else 'above 0'}, "
-            f"{most} at most"
+            "must be a number of seconds "
+            f"{f'from {least:g}' if least else 'above 0'}, {most} at most"
         )
 
     return read

@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 VERSION_SECONDS: Final = 2.0
 NOWHERE: Final = (
     "No configuration is stored, and the environment holds none: store one with POST "
-    "/api/servicenow/config, or set "
-    "SERVICENOW_INSTANCE_URL, SERVICENOW_USERNAME and SERVICENOW_PASSWORD."
+    "/api/servicenow/config, or set SERVICENOW_INSTANCE_URL, SERVICENOW_USERNAME and "
+    "SERVICENOW_PASSWORD."
 )
 
 

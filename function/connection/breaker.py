@@ -54,11 +54,9 @@ def judge_failure(failure: Failure) -> CallVerdict:
 HINTS: Final[Mapping[HoldKind, str]] = {
     HoldKind.AUTH: (
         "ServiceNow refused the password, the OAuth client or the API key; calls are held so "
-        "that the account is not "
-        "locked: check what the function signs in with (SERVICENOW_USERNAME and "
-        "SERVICENOW_PASSWORD, "
-        "SERVICENOW_CLIENT_ID and SERVICENOW_CLIENT_SECRET, SERVICENOW_API_KEY, or the "
-        "configuration that is stored "
+        "that the account is not locked: check what the function signs in with "
+        "(SERVICENOW_USERNAME and SERVICENOW_PASSWORD, SERVICENOW_CLIENT_ID and "
+        "SERVICENOW_CLIENT_SECRET, SERVICENOW_API_KEY, or the configuration that is stored "
         "instead), and whether the account is locked out"
     ),
     HoldKind.RATE: (
@@ -98,8 +96,8 @@ class CircuitBreaker:
             return Failure(
                 Retryability.TRANSIENT,
                 Reason(permit.reason),
-                "its last call failed, and so did those of other rows; one of them is tried now "
-                "and then",
+                "its last call failed, and so did those of other rows; one of them is "
+                "tried now and then",
                 remote_message=permit.remote_message,
                 retry_after_seconds=permit.wait_seconds,
             )

@@ -647,8 +647,7 @@ def _sys_ids(instance_url: str, known: Mapping[str, TableTraits]) -> Iterator[Fi
             Level.WARNING,
             instance_url,
             f"{_listed(chosen)}: it gives new records sys_ids of its own, so a create whose "
-            "answer is lost waits a "
-            "minute and is settled by correlation_id",
+            "answer is lost waits a minute and is settled by correlation_id",
             "Let the integration user write sys_id at creation, where you want it settled "
             "by the primary key",
         )
@@ -656,9 +655,8 @@ def _sys_ids(instance_url: str, known: Mapping[str, TableTraits]) -> Iterator[Fi
         yield Finding(
             Level.NOTE,
             instance_url,
-            f"{_listed(untried)}: whether it keeps the sys_id that a new record is given shows "
-            "at the first ticket, or "
-            "with --write-probe, which writes a record",
+            f"{_listed(untried)}: whether it keeps the sys_id that a new record is given shows at "
+            "the first ticket, or with --write-probe, which writes a record",
         )
 
 

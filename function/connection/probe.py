@@ -182,14 +182,12 @@ def unreached(error: Exception, *, host: str, port: int) -> str:
         case socket.gaierror() | UnicodeError():
             return (
                 f"The host name {host} is not known: check SERVICENOW_INSTANCE_URL for typing "
-                "errors, and the "
-                "network's name service."
+                "errors, and the network's name service."
             )
         case ConnectionRefusedError():
             return (
                 f"{host} refuses connections to port {port}: check SERVICENOW_INSTANCE_URL, and "
-                "whether a firewall "
-                "lets the function out."
+                "whether a firewall lets the function out."
             )
         case ssl.SSLCertVerificationError():
             return _CERTIFICATES.get(error.verify_code, _CERTIFICATE).format(host=host)
@@ -201,8 +199,7 @@ def unreached(error: Exception, *, host: str, port: int) -> str:
         case TimeoutError():
             return (
                 f"{host} does not answer on port {port} in time: check SERVICENOW_INSTANCE_URL, "
-                "and whether firewalls "
-                "and egress rules let the function out."
+                "and whether firewalls and egress rules let the function out."
             )
         case _:
             return (
@@ -401,8 +398,7 @@ def _what_roles_allow(table: str, roles: Collection[str]) -> str:
         what = "the user's roles cannot be read, so it is not known whether it may create records"
     return (
         f"{what}. Have an administrator check that it has the role {_creators(table)}, or run "
-        "check --write-probe, "
-        "which creates a record."
+        "check --write-probe, which creates a record."
     )
 
 
@@ -472,9 +468,8 @@ class ConnectionTester:
                 success=False,
                 summary=(
                     f"Not tried: {REFUSED_MAX} tests of this user were refused or are under way, "
-                    "and ServiceNow locks "
-                    "an account after about five wrong passwords in fifteen minutes. Try again at "
-                    f"{_clock(wait_seconds)}."
+                    "and ServiceNow locks an account after about five wrong passwords in fifteen "
+                    f"minutes. Try again at {_clock(wait_seconds)}."
                 ),
                 instance_url=instance_url,
                 retry_after_seconds=wait_seconds,

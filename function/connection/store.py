@@ -195,17 +195,16 @@ class ConnectionStore:
         except (InvalidToken, ValueError):
             raise PasswordUnreadable(
                 "CONFIG_KEY does not decrypt the stored password: set it to the new key, a comma "
-                "and the key that was "
-                "set when the password was stored; or send the password again with PUT "
-                "/api/servicenow/config."
+                "and the key that was set when the password was stored; or send the password "
+                "again with PUT /api/servicenow/config."
             ) from None
         if instance_url != stored.instance_url:
             # Somebody who may write into the ledger must not have the password sent to an address
             # of theirs.
             raise PasswordUnreadable(
                 "The stored password is for another instance than the one that is stored with "
-                "it, so the ledger was "
-                "changed by hand: send all three with PUT /api/servicenow/config."
+                "it, so the ledger was changed by hand: send all three with PUT "
+                "/api/servicenow/config."
             )
         return str(password)
 

@@ -262,8 +262,8 @@ class _Checking:
         if "num_retries" in retry and not is_cron and (_number(retry["num_retries"]) or 0) <= 0:
             what = (
                 "0 survives an outage of ServiceNow all the same, by Retry-After; an outage of "
-                "this function itself "
-                "loses the event to `error`: write a number above 0, such as 60"
+                "this function itself loses the event to `error`: write a number "
+                "above 0, such as 60"
             )
             self.warn(locate(retry["num_retries"], f"{trigger.path}.retry_conf.num_retries"), what)
         timeout = retry.get("timeout_seconds" if is_cron else "timeout_sec")
@@ -276,8 +276,7 @@ class _Checking:
             key = "timeout_seconds" if is_cron else "timeout_sec"
             what = (
                 f"({seconds:g}) must be above DEADLINE_SECONDS ({self.deadline_seconds:g}), or "
-                "what is still being "
-                "done is sent again"
+                "what is still being done is sent again"
             )
             self.fault(locate(timeout or retry_conf, f"{trigger.path}.retry_conf.{key}"), what)
 
@@ -301,8 +300,7 @@ class _Checking:
             if read_text(fields.get("name")).lower() == SECRET_HEADER and "value" in fields:
                 what = (
                     "Hasura writes it in clear into its log of every delivery; write "
-                    "value_from_env and the name of a "
-                    "variable, and change the secret"
+                    "value_from_env and the name of a variable, and change the secret"
                 )
                 self.fault(locate(fields["value"], f"{where}.value"), what)
 
@@ -347,10 +345,8 @@ class _Checking:
             several = " and ".join([matching[0].database, *databases])
             what = (
                 f"{rule.source} of {several} come here, and Hasura does not say which: rows with "
-                "equal keys would "
-                "share a ticket; name one trigger in `trigger:` of a rule each, or send one to a "
-                "function with a "
-                "SOURCE_NAME of its own"
+                "equal keys would share a ticket; name one trigger in `trigger:` of a rule each, "
+                "or send one to a function with a SOURCE_NAME of its own"
             )
             self.fault(locate(matching[0].node, matching[0].path), what)
         sent = frozenset[Op]().union(*(trigger.ops for trigger in matching))

@@ -100,8 +100,8 @@ def read_tables(database_url: str, names: Collection[tuple[str, str]]) -> Tables
     if not database_url.startswith(("postgres://", "postgresql://")):
         raise DatabaseUnreadable(
             "DATABASE_URL must name the PostgreSQL that holds both the ledger and the app's "
-            "tables, because "
-            "Hasura relates what is in one database; a ledger in SQLite is in none of Hasura's"
+            "tables, because Hasura relates what is in one database; a ledger in SQLite is "
+            "in none of Hasura's"
         )
     import psycopg  # noqa: PLC0415  # for this command only
 

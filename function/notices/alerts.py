@@ -211,13 +211,13 @@ def _not_kept(system: str, fields: frozenset[str]) -> str:
     """What to look at where *fields* came back different or empty."""
     hint = (
         f"{system} returned something else than was sent for: {', '.join(sorted(fields))}. A "
-        "business rule, an ACL, "
-        "a choice list, an unknown column or a reference that it does not know may be why"
+        "business rule, an ACL, a choice list, an unknown column or a reference that it does "
+        "not know may be why"
     )
     if "correlation_id" in fields:
         hint += (
             ". Without correlation_id a ticket is known by its sys_id alone, and where the "
-            "instance chooses that too, "
-            "by correlation_display: let the integration user write correlation_id at creation"
+            "instance chooses that too, by correlation_display: let the integration user write "
+            "correlation_id at creation"
         )
     return hint

@@ -184,8 +184,8 @@ def _headline(mail: DueMail) -> tuple[str, str]:
         case AlertKind.DEAD:
             return (
                 f"gave up on {who}: {where}",
-                f"The function gave up on {who}: {why}. "
-                "The event is kept as a dead letter; it is not tried again by itself.",
+                f"The function gave up on {who}: {why}. The event is kept as a dead letter; it is "
+                "not tried again by itself.",
             )
         case AlertKind.WAITING:
             waited = _span(mail.now - alert.since)
@@ -227,8 +227,7 @@ def _headline(mail: DueMail) -> tuple[str, str]:
             return (
                 f"no rule is for {what}",
                 f"{opening} came in, and no rule is for it. It was answered 422. Some of these "
-                "events are kept as dead "
-                "letters, not all.",
+                "events are kept as dead letters, not all.",
             )
         case _:
             # The function itself refused it, whatever the reason is called.

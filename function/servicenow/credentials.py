@@ -10,8 +10,7 @@ from function.core.values import digest
 
 REFUSED_KEY: Final = (
     "ServiceNow does not accept the API key: check SERVICENOW_API_KEY, that the key is active "
-    "and its user too, and"
-    " that a REST API access policy lets API keys use the Table API (plugin "
+    "and its user too, and that a REST API access policy lets API keys use the Table API (plugin "
     "com.glide.tokenbased_auth)."
 )
 
@@ -71,13 +70,12 @@ class OAuth:
         if self.username:
             return (
                 f"{registered} SERVICENOW_USERNAME and SERVICENOW_PASSWORD are right and the "
-                "account is active, not"
-                " locked out and free of multi-factor authentication."
+                "account is active, not locked out and free of multi-factor authentication."
             )
         return (
             f"{registered} the system property "
-            "glide.oauth.inbound.client.credential.grant_type.enabled is true and the"
-            " entry names an active OAuth Application User."
+            "glide.oauth.inbound.client.credential.grant_type.enabled is true and the entry "
+            "names an active OAuth Application User."
         )
 
     @property
@@ -89,10 +87,9 @@ class OAuth:
             else "the entry's OAuth Application User"
         )
         return (
-            f"ServiceNow gave a token and does not accept it: check that {user} is active and "
-            "not locked out, and that"
-            " the scope of the entry in the Application Registry and the REST API access "
-            "policies allow the Table API."
+            f"ServiceNow gave a token and does not accept it: check that {user} is active and not "
+            "locked out, and that the scope of the entry in the Application Registry and the "
+            "REST API access policies allow the Table API."
         )
 
 

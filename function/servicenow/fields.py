@@ -283,8 +283,7 @@ def written(
         if name in JOURNALS and not _may_speak(table, name, sent):
             raise InvalidArgument(
                 f"{name} is appended each time it is sent: use add_work_note or add_comment, "
-                "which can tell whether it"
-                " is there already"
+                "which can tell whether it is there already"
             )
         if name == "correlation_id" and len(given) > CORRELATION_CHARACTERS_MAX:
             raise InvalidArgument(

@@ -138,8 +138,7 @@ def _proxy(written: str) -> ProxyServer:
     if parts.scheme != "http":
         raise ValueError(
             f"{_FORM}: a proxy that is spoken to over TLS (https://) or SOCKS is not supported. "
-            "What goes through the"
-            " proxy is encrypted all the same"
+            "What goes through the proxy is encrypted all the same"
         )
     if (
         not (_HOST.fullmatch(host) or _is_ip(host))

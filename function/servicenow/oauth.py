@@ -71,8 +71,7 @@ _NO_ENDPOINT: Final = Failure(
     Retryability.TRANSIENT,
     Reason.NOT_SERVICENOW,
     f"What answered at {PATH} is not ServiceNow's token endpoint: check SERVICENOW_INSTANCE_URL, "
-    "and that the plugin"
-    " OAuth 2.0 (com.snc.platform.security.oauth) is active.",
+    "and that the plugin OAuth 2.0 (com.snc.platform.security.oauth) is active.",
 )
 
 

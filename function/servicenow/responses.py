@@ -184,8 +184,7 @@ def _records(request: Request, status: int, body: dict[str, Any]) -> list[Record
             request,
             Reason.BAD_ANSWER,
             "ServiceNow began to answer and then reported an error, as it does when a "
-            "transaction exceeds its time"
-            " limit: look for slow business rules on the table.",
+            "transaction exceeds its time limit: look for slow business rules on the table.",
         )
     if status != (201 if request.method == "POST" else 200):
         return no_answer(
@@ -284,8 +283,8 @@ def wrong_record(request: Sent, *, asked: str, given: Record) -> Failure:
 
 _WRONG_RECORD: Final = (
     "ServiceNow, or something before it, answers with another record than the one that was asked "
-    "for: look for a cache"
-    " or a proxy before the instance, and for a before-query business rule on the table."
+    "for: look for a cache or a proxy before the instance, and for a before-query business "
+    "rule on the table."
 )
 
 
@@ -315,22 +314,20 @@ _REDIRECTED: Final = Failure(
     Retryability.TRANSIENT,
     Reason.NOT_SERVICENOW,
     "The address redirects elsewhere, as to a login: check that SERVICENOW_INSTANCE_URL is the "
-    "instance's own address"
-    " and that single sign-on leaves the integration user alone. Redirects are not followed.",
+    "instance's own address and that single sign-on leaves the integration user alone. "
+    "Redirects are not followed.",
 )
 _SESSION_SYNC: Final = Failure(
     Retryability.TRANSIENT,
     Reason.OVERLOADED,
     "ServiceNow set the request aside without processing it (HTTP 202, KB0564204): too many "
-    "requests wait for one"
-    " session. Check that no proxy adds cookies.",
+    "requests wait for one session. Check that no proxy adds cookies.",
 )
 _OVERLOADED: Final = Failure(
     Retryability.TRANSIENT,
     Reason.OVERLOADED,
     "ServiceNow's queue for API calls is full: lower SERVICENOW_MAX_CONCURRENCY or the number of "
-    "instances, and see who"
-    " else calls the API.",
+    "instances, and see who else calls the API.",
 )
 _RATE_LIMITED: Final = Failure(
     Retryability.TRANSIENT,
@@ -342,24 +339,20 @@ UNAUTHORIZED: Final = Failure(
     Retryability.TRANSIENT,
     Reason.UNAUTHORIZED,
     "ServiceNow does not accept the user and password: check SERVICENOW_USERNAME and "
-    "SERVICENOW_PASSWORD, that the"
-    " account is active and not locked out, and that it may use basic authentication (role "
-    "snc_basic_auth_api_access,"
-    " or web service access only).",
+    "SERVICENOW_PASSWORD, that the account is active and not locked out, and that it may use "
+    "basic authentication (role snc_basic_auth_api_access, or web service access only).",
 )
 _MFA: Final = Failure(
     Retryability.TRANSIENT,
     Reason.UNAUTHORIZED,
     "Multi-factor authentication applies to the integration user, which has nobody to answer it: "
-    "exempt the user, or"
-    " set web service access only.",
+    "exempt the user, or set web service access only.",
 )
 _MISSING: Final = Failure(
     Retryability.PERMANENT,
     Reason.MISSING,
     "ServiceNow has no such record, or hides it from the integration user: see whether it was "
-    "deleted, and whether the"
-    " user may read it (role itil).",
+    "deleted, and whether the user may read it (role itil).",
 )
 _REFUSED: Final = Failure(
     Retryability.PERMANENT,
@@ -382,8 +375,8 @@ REFUSALS_BY_MESSAGE: Final = (
             Retryability.IN_DOUBT,
             Reason.INSERT_FAILED,
             "ServiceNow's database did not take the record: it may exist already, or a unique "
-            "index, or the database"
-            " itself, was against it. The instance's system log has the cause.",
+            "index, or the database itself, was against it. The instance's system "
+            "log has the cause.",
         ),
     ),
     (
@@ -392,8 +385,7 @@ REFUSALS_BY_MESSAGE: Final = (
             Retryability.PERMANENT,
             Reason.BUSINESS_RULE,
             "A business rule of the instance aborted the write: its name stands in ServiceNow's "
-            "words, its reason only"
-            " in its script (sys_script).",
+            "words, its reason only in its script (sys_script).",
         ),
     ),
     (
@@ -402,8 +394,8 @@ REFUSALS_BY_MESSAGE: Final = (
             Retryability.PERMANENT,
             Reason.DATA_POLICY,
             "A data policy makes fields mandatory that the rule does not send: ServiceNow's "
-            "words name them by label;"
-            " add them to the rule's fields, or to its close_code and close_notes.",
+            "words name them by label; add them to the rule's fields, or to its "
+            "close_code and close_notes.",
         ),
     ),
     (
@@ -412,8 +404,7 @@ REFUSALS_BY_MESSAGE: Final = (
             Retryability.PERMANENT,
             Reason.ACL,
             "The integration user may not do this: give it the role itil (or sn_incident_write), "
-            "and check the access"
-            " controls of the table and of the fields that the rule sends.",
+            "and check the access controls of the table and of the fields that the rule sends.",
         ),
     ),
     (
@@ -452,8 +443,7 @@ REFUSALS_BY_MESSAGE: Final = (
 _UNSPOKEN: Final = {
     400: _refused(
         "ServiceNow, or a proxy before it, could not make sense of the request: see its own "
-        "words. Where there are"
-        " none, its address may be too long: the rule maps too many fields."
+        "words. Where there are none, its address may be too long: the rule maps too many fields."
     ),
     405: _refused(
         "This address takes no such method: check the rule's table and the instance's "

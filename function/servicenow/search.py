@@ -185,8 +185,7 @@ def _check(search: Search, rows: Sequence[Record], page: set[str]) -> None:
         if any(condition.column not in row for row in rows):
             raise InvalidArgument(
                 f"the instance has no field {condition.column}, or hides it from the integration "
-                "user: without it"
-                " every record would be found"
+                "user: without it every record would be found"
             )
         if not all(condition.holds(row) for row in rows):
             raise Refused(_LEFT_OUT)
@@ -198,6 +197,6 @@ _LEFT_OUT: Final = Failure(
     Retryability.PERMANENT,
     Reason.BAD_ANSWER,
     "ServiceNow returned records that were not asked for: it leaves out a term of a query that "
-    "it does not understand."
-    " Check that the fields that are searched exist, and that the integration user may read them.",
+    "it does not understand. Check that the fields that are searched exist, and that the "
+    "integration user may read them.",
 )

@@ -475,8 +475,8 @@ def proxy_refusal(status: int) -> str:
         )
     return (
         "The proxy that HTTPS_PROXY names does not connect us to ServiceNow (it answers HTTP "
-        f"{status}): check that it"
-        " lets SERVICENOW_INSTANCE_URL through, or name the host in NO_PROXY."
+        f"{status}): check that it lets SERVICENOW_INSTANCE_URL through, or name "
+        "the host in NO_PROXY."
     )
 
 
@@ -492,14 +492,13 @@ def _unreached(error: Exception, *, by_proxy: bool) -> Failure:
         case ssl.SSLError() | SSLError() if by_proxy:
             hint = (
                 "No secure connection to ServiceNow through the proxy: check "
-                "SERVICENOW_INSTANCE_URL and, where the"
-                " proxy opens connections, that SSL_CERT_FILE has its certificate."
+                "SERVICENOW_INSTANCE_URL and, where the proxy opens connections, that "
+                "SSL_CERT_FILE has its certificate."
             )
         case _ if by_proxy:
             hint = (
                 "ServiceNow could not be reached through the proxy: check HTTPS_PROXY, and that "
-                "the proxy is up and"
-                " lets SERVICENOW_INSTANCE_URL through."
+                "the proxy is up and lets SERVICENOW_INSTANCE_URL through."
             )
         case ForbiddenAddressError():
             hint = f"SERVICENOW_INSTANCE_URL names a host whose address is {FORBIDDEN}."

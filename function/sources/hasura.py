@@ -106,8 +106,8 @@ def _whole(value: Json) -> Fields:
         case dict() if "payload" in value:
             raise InvalidRequest(
                 "The body has the event under `payload`: so Hasura's console and documentation "
-                "show a request, but it "
-                "is not what Hasura posts. Send the value of `payload` alone."
+                "show a request, but it is not what Hasura posts. Send the value "
+                "of `payload` alone."
             )
         case dict() if value.keys() & {"op", "data"}:
             raise _refused(
@@ -293,8 +293,7 @@ def _read(written: str) -> Json:
     if _FORM.match(written):
         raise InvalidRequest(
             "The body is form-encoded. Send it as JSON: leave the trigger's request transform "
-            "out, or let it send "
-            "application/json."
+            "out, or let it send application/json."
         )
     raise _refused(fault)
 
@@ -340,8 +339,7 @@ class _Numbers:
         if value.adjusted() + shift >= DIGITS_BEFORE_MAX or digits_after > DIGITS_AFTER_MAX:
             raise InvalidRequest(
                 "The body holds a number with more digits than PostgreSQL's numeric has. Send it "
-                "as text, or leave its "
-                "column out of the trigger's payload."
+                "as text, or leave its column out of the trigger's payload."
             )
         plain = format(value.scaleb(shift, _EXACT), "f")
         self.growth += max(0, len(plain) - len(token))
@@ -396,6 +394,5 @@ def _check_texts(value: Json) -> None:
         case str() if _UNWRITABLE.search(value):
             raise InvalidRequest(
                 "The body has a text with \\u0000 or half of a surrogate pair (\\ud800 to "
-                "\\udfff), which "
-                "PostgreSQL cannot hold. Send whole characters."
+                "\\udfff), which PostgreSQL cannot hold. Send whole characters."
             )

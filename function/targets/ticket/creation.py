@@ -445,8 +445,8 @@ class TicketCreation:
         if shown.honours_sys_id is False and known.honours_sys_id is not False:
             log.warning(
                 "the ServiceNow instance does not honour the sys_id it is given (an ACL on "
-                "sys_id?): tickets are found "
-                "by correlation_id instead, and a create in doubt is not repeated for 60 s"
+                "sys_id?): tickets are found by correlation_id instead, and a create in doubt is "
+                "not repeated for 60 s"
             )
         if (
             shown.kept_mark in (KeptMark.CORRELATION_DISPLAY, KeptMark.NONE)

@@ -233,8 +233,8 @@ class TicketReconciler:
             case _:
                 hint = (
                     "the ticket was deleted in ServiceNow or is hidden from the integration "
-                    "user; somebody must "
-                    "decide: restore it, or set on_missing to recreate or ignore, then replay"
+                    "user; somebody must decide: restore it, or set on_missing to recreate or "
+                    "ignore, then replay"
                 )
                 raise ServiceNowError(
                     replace(error.failure, retryability=Retryability.PERMANENT, hint=hint)
