@@ -10,7 +10,7 @@ from werkzeug.routing import Rule as Route
 from function.answers import BROKEN_OFF, JSON_TYPE, BodyTooLarge, answer_json, read_body
 from function.connection.active import ConnectionProvider
 from function.connection.probe import ConnectionTester
-from function.connection.store import ApiError, ConnectionStore, parse
+from function.connection.store import ApiError, ConnectionStore, parse_input
 from function.core.retry import retry_after
 from function.settings import Settings
 from function.sources import hasura
@@ -83,7 +83,7 @@ class OperatorApi:
         body = _read_configuration(request)
         if isinstance(body, Response):
             return body
-        stored = self._configurations.create(parse(body))
+        stored = self._configurations.create(parse_input(body))
         log.info("a configuration was stored over HTTP: %s", stored.instance_url)
         return answer_json(201, stored.shown())
 
@@ -91,7 +91,7 @@ class OperatorApi:
         body = _read_configuration(request)
         if isinstance(body, Response):
             return body
-        stored = self._configurations.replace(parse(body))
+        stored = self._configurations.replace(parse_input(body))
         log.info("the stored configuration was replaced over HTTP: %s", stored.instance_url)
         return answer_json(200, stored.shown())
 
@@ -104,7 +104,7 @@ class OperatorApi:
         body = _read_configuration(request, may_be_empty=True)
         if isinstance(body, Response):
             return body
-        asked = None if body.strip() in _NOTHING else parse(body)
+        asked = None if body.strip() in _NOTHING else parse_input(body)
         report = self._tester.test(asked, self._connections.current(at_once=True))
         answer = answer_json(
             200 if report.retry_after_seconds is None else 429,

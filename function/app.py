@@ -167,7 +167,7 @@ class App:
             return answer_json(400, {"error": BROKEN_OFF})
         with self._admission.admit_work(body, timeout_seconds=patience):
             try:
-                event = hasura.parse(body)
+                event = hasura.parse_event(body)
             except hasura.InvalidRequest as error:
                 return self._refused(400, error.message)
             body.clear()  # the event has it as text
@@ -177,7 +177,9 @@ class App:
                     200,
                     {"event": event.id, "outcomes": [], "housekeeping": self._housekeeping.run()},
                 )
-            return _told(self._engine.deliver(event, spent_seconds=time.monotonic() - started))
+            return _event_response(
+                self._engine.deliver(event, spent_seconds=time.monotonic() - started)
+            )
 
     def _refused(self, status: int, message: str) -> Response:
         log.warning("refused", extra={"status": status, "why": message})
@@ -198,7 +200,7 @@ class App:
         return answer_json(200, {"status": "ready"})
 
 
-def _told(delivered: DeliveryResult) -> Response:
+def _event_response(delivered: DeliveryResult) -> Response:
     """What the outcomes of an event mean to Hasura: the worst of them decides."""
     body: dict[str, object] = {
         "event": delivered.event,

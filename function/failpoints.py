@@ -6,22 +6,28 @@ Nothing happens there in production. The fault tests listen, and end the process
 from collections.abc import Callable
 from typing import Final, Literal, TypeAlias
 
-Place: TypeAlias = Literal["received", "leased", "before_call", "after_call", "recorded"]
+Failpoint: TypeAlias = Literal["received", "leased", "before_call", "after_call", "recorded"]
 # In the order in which an event comes by: authenticated and read; the key is ours and the attempt
 # counted; the write is written down and not sent; it was answered, or failed, and that is not
 # written down; all is, and nobody was told.
-PLACES: Final[tuple[Place, ...]] = ("received", "leased", "before_call", "after_call", "recorded")
+FAILPOINTS: Final[tuple[Failpoint, ...]] = (
+    "received",
+    "leased",
+    "before_call",
+    "after_call",
+    "recorded",
+)
 
-_listener: Callable[[Place], None] | None = None
+_listener: Callable[[Failpoint], None] | None = None
 
 
-def failpoint(place: Place) -> None:
+def failpoint(place: Failpoint) -> None:
     """Say that the work has come to *place*."""
     if _listener is not None:
         _listener(place)
 
 
-def listen(listener: Callable[[Place], None] | None) -> None:
+def listen(listener: Callable[[Failpoint], None] | None) -> None:
     """Have *listener* called at every place from now on; None: nobody."""
     global _listener  # noqa: PLW0603  # a process dies as a whole
     _listener = listener

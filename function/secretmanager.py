@@ -34,7 +34,7 @@ def resource(reference: str) -> str | None:
     return named if reference.startswith("secret://") and _RESOURCE.fullmatch(named) else None
 
 
-def read(name: str, *, client: Any = None, seconds: float = READ_SECONDS) -> str:
+def read_secret(name: str, *, client: Any = None, seconds: float = READ_SECONDS) -> str:
     """The secret that the resource *name* holds, without the line end that ``echo`` leaves behind.
 
     *client* is a SecretManagerServiceClient, by default one with the credentials that the function

@@ -464,8 +464,8 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def load(
-    environ: Mapping[str, str], *, read_secret: Callable[[str], str] = secretmanager.read
+def load_settings(
+    environ: Mapping[str, str], *, read_secret: Callable[[str], str] = secretmanager.read_secret
 ) -> Settings:
     """Read Settings from *environ*, or raise SettingsError with everything that is wrong, also with
     the way out.
@@ -602,7 +602,7 @@ def _listed(names: list[str]) -> str:
 
 
 def credential(
-    environ: Mapping[str, str], *, read_secret: Callable[[str], str] = secretmanager.read
+    environ: Mapping[str, str], *, read_secret: Callable[[str], str] = secretmanager.read_secret
 ) -> Credential:
     """Read anew who the function is to ServiceNow, and nothing else. Raises SettingsError."""
     reader = _Reader(environ, read_secret)

@@ -20,7 +20,7 @@ from function.rules.model import Rules
 from function.rules.ticket import rules_with_tickets, ticket_of
 from function.servicenow import Credential
 from function.servicenow.network import read_network
-from function.settings import Settings, SettingsError, credential, load
+from function.settings import Settings, SettingsError, credential, load_settings
 from function.targets.ticket.target import TicketTarget
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def build(environ: Mapping[str, str]) -> App:
     Raises SettingsError or RulesError, whose text says all that is wrong, and FileNotFoundError for
     the rules file.
     """
-    settings = load(environ)
+    settings = load_settings(environ)
     rules = read_rules(settings.rules_file, environ)
     if not settings.hasura_event_secrets:
         log.warning("HASURA_EVENT_SECRETS is not set: every event is answered 401")
@@ -68,7 +68,7 @@ def create_app(
     ledger: Ledger,
     environ: Mapping[str, str],
     *,
-    read_secret: Callable[[str], str] = secretmanager.read,
+    read_secret: Callable[[str], str] = secretmanager.read_secret,
 ) -> App:
     """The same from parts that are there already."""
 
@@ -133,4 +133,4 @@ def read_rules(path: str, environ: Mapping[str, str]) -> Rules:
     except (OSError, UnicodeDecodeError) as error:
         what = f"cannot be read: {type(error).__name__}"
         raise rules_file.RulesError(Finding(Level.FAULT, path, what, end="")) from error
-    return rules_file.load(text, name=path.rpartition("/")[2], environ=environ)
+    return rules_file.load_rules(text, name=path.rpartition("/")[2], environ=environ)

@@ -104,7 +104,7 @@ def read(project: Path, environ: Mapping[str, str]) -> Triggers:
 
     Raises InconsistentMetadata, or metadata.MetadataError.
     """
-    found = metadata.read(project)
+    found = metadata.read_metadata(project)
     sources = yaml_nodes.read_plain(found.sources) or []
     crons = yaml_nodes.read_plain(found.cron_triggers) or []
     reader = _Reader(environ)

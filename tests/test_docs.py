@@ -164,7 +164,7 @@ LIVES = {
 WRITTEN = [
     (text, rule)
     for text in TEXTS
-    for rule in rules_file.load(text, environ={"RUNBOOK_URL": RUNBOOK_URL}).rules
+    for rule in rules_file.load_rules(text, environ={"RUNBOOK_URL": RUNBOOK_URL}).rules
 ]
 EXAMPLES = [
     pytest.param(text, rule, id=f"{number}-{rule.name}")

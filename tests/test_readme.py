@@ -18,7 +18,7 @@ from function.rules import loader as rules
 from function.rules.filters import FILTERS_OFFERED
 from function.rules.schema import RULE_KEYS, TICKET_KEYS, TOP_KEYS, schema
 from function.servicenow import ServiceNowClient, ServiceNowError
-from function.settings import load, table
+from function.settings import load_settings, table
 from sandbox.__main__ import PORTS
 from sandbox.servicenow import ServiceNow
 from tests.payloads import insert
@@ -140,7 +140,7 @@ def test_every_field_that_is_refused_is_named() -> None:
 
 @pytest.mark.parametrize("text", RULES_FILES)
 def test_the_examples_of_rules_load(text: str) -> None:
-    assert rules.load(text, environ={"RUNBOOK_URL": "https://wiki.example.com"}).rules
+    assert rules.load_rules(text, environ={"RUNBOOK_URL": "https://wiki.example.com"}).rules
 
 
 def test_there_are_examples_of_each_and_shared_and_env() -> None:
@@ -193,7 +193,7 @@ def test_the_settings_to_deploy_with_are_all_that_must_be_set(settings: dict[str
         "SMTP_URL": "smtps://u:p@mail.example.com",
     }
 
-    loaded = load(
+    loaded = load_settings(
         {**settings, **elsewhere, "K_SERVICE": "hasura-servicenow"},
         read_secret=lambda name: f"of {name}",
     )

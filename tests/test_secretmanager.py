@@ -78,14 +78,14 @@ class TestGoogleSecretManager:
         self, payload: str, read: str
     ) -> None:
         with secret_manager(holding(payload.encode())) as client:
-            assert secretmanager.read(NAME, client=client) == read
+            assert secretmanager.read_secret(NAME, client=client) == read
 
     def test_a_secret_that_is_no_text_is_refused(self) -> None:
         with (
             secret_manager(holding(b"\xff\xfe")) as client,
             pytest.raises(SecretUnreadable, match="not UTF-8"),
         ):
-            secretmanager.read(NAME, client=client)
+            secretmanager.read_secret(NAME, client=client)
 
     @pytest.mark.parametrize(
         ("code", "said"),
@@ -101,7 +101,7 @@ class TestGoogleSecretManager:
             context.abort(code, "details about planted-address")
 
         with secret_manager(refuse) as client, pytest.raises(SecretUnreadable) as caught:
-            secretmanager.read(NAME, client=client)
+            secretmanager.read_secret(NAME, client=client)
 
         assert str(caught.value) == said
 
@@ -116,13 +116,13 @@ class TestGoogleSecretManager:
             return holding(b"pw")(request, context)
 
         with secret_manager(second_time) as client:
-            assert secretmanager.read(NAME, client=client) == "pw"
+            assert secretmanager.read_secret(NAME, client=client) == "pw"
 
     def test_a_version_is_asked_for_by_its_name(self) -> None:
         vault = Vault({"projects/p/secrets/s": ["old", "new"]})
         with secret_manager(vault) as client:
             read = [
-                secretmanager.read(
+                secretmanager.read_secret(
                     str(secretmanager.resource(f"secret://projects/p/secrets/s{version}")),
                     client=client,
                 )
@@ -141,7 +141,7 @@ class TestGoogleSecretManager:
 
         started = time.monotonic()
         with secret_manager(never) as client, pytest.raises(SecretUnreadable) as caught:
-            secretmanager.read(NAME, client=client, seconds=1)
+            secretmanager.read_secret(NAME, client=client, seconds=1)
 
         assert time.monotonic() - started < 4
         assert len(tries) > 1
@@ -156,7 +156,7 @@ class TestGoogleSecretManager:
         with secret_manager(silent) as client:
             started = time.monotonic()
             with pytest.raises(SecretUnreadable, match=r"DeadlineExceeded|RetryError"):
-                secretmanager.read(NAME, client=client, seconds=0.5)
+                secretmanager.read_secret(NAME, client=client, seconds=0.5)
             took_seconds = time.monotonic() - started
             over.set()
 
@@ -202,7 +202,7 @@ def keeping(
     *vault*."""
     with secret_manager(vault) as client:
         world = World(SERVICENOW_MAX_CONCURRENCY=str(concurrency_max))
-        world.read_secret = partial(secretmanager.read, client=client)
+        world.read_secret = partial(secretmanager.read_secret, client=client)
         with world:
             world.start(**(settings or {"SERVICENOW_PASSWORD": SECRET}))
             yield world

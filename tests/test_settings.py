@@ -18,7 +18,7 @@ from function.settings import (
     Settings,
     SettingsError,
     credential,
-    load,
+    load_settings,
     table,
 )
 from tests.answers import LINK_LOCAL
@@ -37,7 +37,7 @@ MAIL = {
 
 
 def loaded(**environ: str) -> Settings:
-    return load(REQUIRED | environ)
+    return load_settings(REQUIRED | environ)
 
 
 def sentences(error: SettingsError) -> tuple[str, ...]:
@@ -46,7 +46,7 @@ def sentences(error: SettingsError) -> tuple[str, ...]:
 
 def faults(**environ: str) -> tuple[str, ...]:
     with pytest.raises(SettingsError) as caught:
-        load(REQUIRED | environ)
+        load_settings(REQUIRED | environ)
     return sentences(caught.value)
 
 
@@ -57,7 +57,7 @@ def fault(**environ: str) -> str:
 
 class TestDefaults:
     def test_four_variables_are_enough(self) -> None:
-        settings = load(REQUIRED)
+        settings = load_settings(REQUIRED)
 
         assert settings.source_name == "shop-prod"
         assert settings.servicenow_instance_url == "https://dev12345.service-now.com"
@@ -67,7 +67,7 @@ class TestDefaults:
         assert settings.smtp_url is None
 
     def test_defaults_are_the_same_in_the_table_and_in_the_record(self) -> None:
-        assert load(REQUIRED) == Settings(
+        assert load_settings(REQUIRED) == Settings(
             source_name="shop-prod",
             servicenow_instance_url="https://dev12345.service-now.com",
             servicenow_username="hasura",
@@ -76,7 +76,7 @@ class TestDefaults:
 
     def test_without_the_four_what_is_missing_is_named_in_a_sentence_each(self) -> None:
         with pytest.raises(SettingsError) as caught:
-            load({})
+            load_settings({})
 
         assert [sentence.split()[0] for sentence in sentences(caught.value)] == [
             "SOURCE_NAME",
@@ -191,7 +191,9 @@ class TestServiceNow:
         assert loaded(SERVICENOW_PASSWORD=" a,b:c%20 ").servicenow_password == " a,b:c%20 "
 
     def test_variables_of_others_are_ignored(self) -> None:
-        assert loaded(METRICS_TOKEN="x", PATH="/bin", HASURA_GRAPHQL_URL="y") == load(REQUIRED)
+        assert loaded(METRICS_TOKEN="x", PATH="/bin", HASURA_GRAPHQL_URL="y") == load_settings(
+            REQUIRED
+        )
 
 
 class TestConfigurationOverHttp:
@@ -231,7 +233,7 @@ class TestConfigurationOverHttp:
         assert loaded(CONFIG_KEY=made.stdout).config_key == (made.stdout.strip(),)
 
     def test_with_both_the_connection_may_be_left_out(self) -> None:
-        settings = load(
+        settings = load_settings(
             {"SOURCE_NAME": "shop", "CONSOLE_TOKEN": self.TOKEN, "CONFIG_KEY": self.KEY}
         )
 
@@ -250,7 +252,7 @@ class TestConfigurationOverHttp:
     @pytest.mark.parametrize("only", [{"CONSOLE_TOKEN": TOKEN}, {"CONFIG_KEY": KEY}])
     def test_with_one_of_them_it_may_not(self, only: dict[str, str]) -> None:
         with pytest.raises(SettingsError) as caught:
-            load({"SOURCE_NAME": "shop", **only})
+            load_settings({"SOURCE_NAME": "shop", **only})
 
         assert [sentence.split()[0] for sentence in sentences(caught.value)] == [
             "SERVICENOW_INSTANCE_URL",
@@ -289,7 +291,7 @@ class TestLogin:
     def test_there_are_four_ways_to_sign_in(self, names: frozenset[str]) -> None:
         environ = signing_in(*names)
 
-        assert load(environ).credential == credential(environ) == SIGNS_IN[names]
+        assert load_settings(environ).credential == credential(environ) == SIGNS_IN[names]
 
     def test_every_other_combination_is_a_fault_that_says_what_to_change(self) -> None:
         combinations = [
@@ -299,7 +301,7 @@ class TestLogin:
         ]
         for names in set(combinations) - set(SIGNS_IN):
             with pytest.raises(SettingsError) as loading:
-                load(signing_in(*names))
+                load_settings(signing_in(*names))
             with pytest.raises(SettingsError) as reading:
                 credential(signing_in(*names))
 
@@ -364,13 +366,13 @@ class TestLogin:
     )
     def test_a_wrong_combination_is_one_sentence(self, names: list[str], said: str) -> None:
         with pytest.raises(SettingsError) as caught:
-            load(signing_in(*names))
+            load_settings(signing_in(*names))
 
         assert sentences(caught.value) == (said,)
 
     def test_what_is_wrong_by_itself_is_not_called_missing_too(self) -> None:
         with pytest.raises(SettingsError) as caught:
-            load({**signing_in(USER, WORD, CLIENT), SECRET: "planted\n"})
+            load_settings({**signing_in(USER, WORD, CLIENT), SECRET: "planted\n"})
 
         assert sentences(caught.value) == (
             "SERVICENOW_CLIENT_SECRET must not hold control characters, such as a line end.",
@@ -379,7 +381,7 @@ class TestLogin:
     @pytest.mark.parametrize("key", ["planted key", "planted\nkey", "plantéd", "planted\x00"])
     def test_an_api_key_that_no_header_can_carry_is_refused(self, key: str) -> None:
         with pytest.raises(SettingsError) as caught:
-            load({**signing_in(), KEY: key})
+            load_settings({**signing_in(), KEY: key})
 
         assert [sentence.split()[0] for sentence in sentences(caught.value)] == [KEY]
         assert "plant" not in str(caught.value)
@@ -400,7 +402,7 @@ class TestLogin:
 
     def test_a_record_shows_none_of_the_secrets_and_its_digest_depends_on_none(self) -> None:
         for names in SIGNS_IN:
-            settings = load(signing_in(*names))
+            settings = load_settings(signing_in(*names))
             others = replace(
                 settings,
                 servicenow_password="x",
@@ -442,7 +444,7 @@ class TestLists:
         with pytest.raises(
             SettingsError, match="HASURA_EVENT_SECRETS must be a secret of 16 or more"
         ):
-            load(environ, read_secret=lambda _: "half,and-the-longer-other-half")
+            load_settings(environ, read_secret=lambda _: "half,and-the-longer-other-half")
 
     @pytest.mark.parametrize(
         ("name", "whole"),
@@ -621,7 +623,7 @@ class TestNumbers:
     )
     def test_any_text_is_a_setting_or_a_fault_that_names_it(self, name: str, value: str) -> None:
         try:
-            load(REQUIRED | MAIL | {name: value})
+            load_settings(REQUIRED | MAIL | {name: value})
         except SettingsError as error:
             said = str(error)
         else:
@@ -682,7 +684,7 @@ class TestReferences:
             "SERVICENOW_INSTANCE_URL": "secret://projects/p/secrets/url/versions/3",
         }
 
-        settings = load(environ, read_secret=kept.__getitem__)
+        settings = load_settings(environ, read_secret=kept.__getitem__)
 
         assert settings.servicenow_password == "from-there"
         assert settings.servicenow_instance_url == "https://dev777.service-now.com"
@@ -698,7 +700,9 @@ class TestReferences:
             )
         }
 
-        assert load(REQUIRED | environ, read_secret=kept.__getitem__).hasura_event_secrets == (
+        assert load_settings(
+            REQUIRED | environ, read_secret=kept.__getitem__
+        ).hasura_event_secrets == (
             "old-secret-of-hasura",
             "new-secret-of-hasura",
             "newer-secret-of-hasura",
@@ -718,7 +722,7 @@ class TestReferences:
             raise SecretUnreadable("PermissionDenied")
 
         with pytest.raises(SettingsError) as caught:
-            load(
+            load_settings(
                 REQUIRED | {"SERVICENOW_PASSWORD": "secret://projects/p/secrets/pw"},
                 read_secret=refuses,
             )
@@ -731,7 +735,8 @@ class TestReferences:
 
     def test_googles_client_is_not_loaded_before_a_reference_is_met(self) -> None:
         program = (
-            f"import sys; from function.settings import load; load({REQUIRED!r}); "
+            "import sys; from function.settings import load_settings; "
+            f"load_settings({REQUIRED!r}); "
             "print({'google.cloud.secretmanager', 'grpc'} & set(sys.modules))"
         )
 
@@ -747,7 +752,9 @@ def test_a_database_url_with_a_raw_character_in_its_password_is_refused_without_
     password: str,
 ) -> None:
     with pytest.raises(SettingsError) as refused:
-        load({**REQUIRED, "DATABASE_URL": f"postgresql://u:{password}@db.example.com/name"})
+        load_settings(
+            {**REQUIRED, "DATABASE_URL": f"postgresql://u:{password}@db.example.com/name"}
+        )
 
     assert "DATABASE_URL must have its user and password percent-encoded" in str(refused.value)
     assert password not in str(refused.value)

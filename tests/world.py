@@ -22,7 +22,7 @@ from function.app import App
 from function.ledger.database import Database
 from function.ledger.ledger import Ledger
 from function.rules import loader as rules_file
-from function.settings import load
+from function.settings import load_settings
 from function.wiring import create_app
 from sandbox.mailbox import Mailbox
 from sandbox.servicenow import ServiceNow
@@ -105,7 +105,7 @@ class World:
         self._rules = rules
         self._settings = settings
         self._instances = instances
-        self.read_secret: Callable[[str], str] = secretmanager.read
+        self.read_secret: Callable[[str], str] = secretmanager.read_secret
         self.clock = Clock()
         self.servicenow = ServiceNow(honours_sys_id=honours_sys_id, password=PASSWORD)
         self.mailbox = Mailbox()
@@ -151,8 +151,8 @@ class World:
             database = Database(self._database_url, clock_ahead_seconds=self.clock)
             self.apps.append(
                 create_app(
-                    load(environ, read_secret=self.read_secret),
-                    rules_file.load(self._rules, environ=environ),
+                    load_settings(environ, read_secret=self.read_secret),
+                    rules_file.load_rules(self._rules, environ=environ),
                     Ledger(database),
                     environ,
                     read_secret=self.read_secret,

@@ -26,7 +26,7 @@ from function.rules.loader import RulesError
 from function.rules.model import Rules
 from function.rules.ticket import rules_with_tickets
 from function.servicenow import ServiceNowError
-from function.settings import Settings, SettingsError, load
+from function.settings import Settings, SettingsError, load_settings
 from function.wiring import create_app, read_rules
 
 # Longer than a server takes that asks others about us first.
@@ -61,7 +61,7 @@ def check(
     report = CheckReport(as_json=as_json)
     settings: Settings | None = None
     try:
-        settings = load(os.environ)
+        settings = load_settings(os.environ)
     except SettingsError as error:
         report.add_findings(error.faults)
     rules_file = settings.rules_file if settings else os.environ.get("RULES_FILE") or "rules.yaml"
@@ -294,10 +294,10 @@ def _check_triggers(
     folder: Path, rules: Rules | None, settings: Settings | None
 ) -> triggers.TriggerReport:
     try:
-        found = metadata.read(folder)
+        found = metadata.read_metadata(folder)
     except metadata.MetadataError as error:
         return triggers.TriggerReport(faults=list(error.faults))
-    report = triggers.check(
+    report = triggers.check_triggers(
         found, rules, deadline_seconds=settings.deadline_seconds if settings else None
     )
     if rules is not None:

@@ -29,7 +29,7 @@ def explain(event_file: BinaryIO) -> None:
     except RulesError as error:
         raise click.ClickException(str(error)) from error
     try:
-        event = hasura.parse(event_file.read())
+        event = hasura.parse_event(event_file.read())
     except hasura.InvalidRequest as error:
         raise click.ClickException(f"this would be answered 400: {error.message}") from error
     click.echo(f"event {event.id}: {event.op.value} from {event.source}")

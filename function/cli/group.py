@@ -8,7 +8,7 @@ import click
 from function.app import App
 from function.log import start_logging
 from function.rules.loader import RulesError
-from function.settings import Settings, SettingsError, load
+from function.settings import Settings, SettingsError, load_settings
 from function.wiring import build
 
 
@@ -21,9 +21,9 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def load_settings() -> Settings:
+def open_settings() -> Settings:
     try:
-        return load(os.environ)
+        return load_settings(os.environ)
     except SettingsError as error:
         raise click.ClickException(str(error)) from error
 

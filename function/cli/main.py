@@ -3,7 +3,7 @@
 import click
 
 from function.cli import check, explain, replay, setup
-from function.cli.group import commands, load_settings
+from function.cli.group import commands, open_settings
 from function.ledger.backend import LedgerUnavailable, LedgerUnfit
 from function.ledger.database import Database
 
@@ -13,7 +13,7 @@ __all__ = ["check", "commands", "explain", "replay", "setup"]
 @commands.command()
 def migrate() -> None:
     """Bring the ledger's tables up to date."""
-    settings = load_settings()
+    settings = open_settings()
     database = Database(settings.database_url, pool_size=1)
     try:
         applied = database.migrate()

@@ -4,7 +4,7 @@ import os
 
 import click
 
-from function.cli.group import commands, load_settings
+from function.cli.group import commands, open_settings
 from function.hasura import views as setup_hasura
 from function.rules.loader import RulesError
 from function.wiring import read_rules
@@ -23,7 +23,7 @@ def print_hasura() -> None:
     The row's columns are read from DATABASE_URL, which must be the PostgreSQL that holds both the
     ledger and the rows.
     """
-    settings = load_settings()
+    settings = open_settings()
     try:
         rules = read_rules(settings.rules_file, os.environ).rules
         rows = {row for row in map(setup_hasura.row_table, rules) if row is not None}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from function.connection.credentials import CredentialProvider, CredentialUnreadable
-from function.connection.guarded import GuardedClient, TableClient, UnconfiguredClient
+from function.connection.guarded import GuardedClient, GuardedTables, UnconfiguredClient
 from function.connection.references import ReferenceLookup
 from function.connection.store import ConnectionStore, PasswordUnreadable, StoredConnection
 from function.ledger.ledger import Ledger
@@ -44,7 +44,7 @@ class Connection:
     instance_url: str
     username: str
     settings_digest: str
-    tables: TableClient
+    tables: GuardedTables
     references: ReferenceLookup
     credentials: CredentialProvider | None = None
     client: ServiceNowClient | None = None

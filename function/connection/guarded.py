@@ -41,7 +41,7 @@ class ServiceNowHeld(CircuitOpen, ServiceNowError):  # noqa: N818  # a state, no
     """ServiceNow as a whole does not work, or (kind config) we know no way to sign in to it."""
 
 
-class TableClient(Protocol):
+class GuardedTables(Protocol):
     """ServiceNow's Table API as this function uses it; raises what the client raises, and
     ServiceNowHeld."""
 

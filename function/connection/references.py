@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from function.connection.guarded import TableClient
+from function.connection.guarded import GuardedTables
 from function.deadline import Deadline
 from function.servicenow import Record
 from function.servicenow import references as names
@@ -11,7 +11,7 @@ from function.servicenow import references as names
 class ReferenceLookup:
     """Names to sys_ids, remembered in this process (see function/servicenow/references.py)."""
 
-    def __init__(self, line: TableClient) -> None:
+    def __init__(self, line: GuardedTables) -> None:
         self._line = line
         self._names = names.References()
 

@@ -75,7 +75,7 @@ _PLAIN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}")
 UNKNOWN_MAX: Final = 10
 
 
-def parse(body: bytes) -> ConnectionInput:
+def parse_input(body: bytes) -> ConnectionInput:
     """Read what an operator sent: a JSON object of *instance_url*, *username* and *password*.
 
     Raises ApiError with all that is wrong, a sentence each. A password that is left out is the

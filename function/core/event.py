@@ -12,7 +12,7 @@ from function.core.values import Json
 SCHEDULED: Final = "scheduled"
 
 
-def table_of(source: str) -> str:
+def source_table(source: str) -> str:
     """``public.outages`` of ``hasura/public.outages``; a source without a table is its own name."""
     return source.partition("/")[2] or source
 

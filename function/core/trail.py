@@ -319,7 +319,7 @@ def _tidy(trail: Trail) -> Trail:
     return replace(trail, places=tuple(known for known in kept if known.digest in newest))
 
 
-def to_json(trail: Trail) -> str:
+def trail_to_json(trail: Trail) -> str:
     """Write *trail* for the ledger."""
     places = [
         {
@@ -344,7 +344,7 @@ def to_json(trail: Trail) -> str:
     return json.dumps(written, separators=(",", ":"))
 
 
-def from_json(written: str) -> Trail:
+def trail_from_json(written: str) -> Trail:
     """Read what to_json wrote; an empty text is an empty trail."""
     if not written:
         return Trail()

@@ -95,7 +95,7 @@ def read_statements(sql: str, name: str, declared: DeclaredTables) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Token:
+class _SqlToken:
     """*word*: lower case where it was not quoted; of punctuation the character, of a literal
     nothing."""
 
@@ -121,7 +121,7 @@ _TOKEN: Final = re.compile(
 _COMMENT: Final = re.compile(r"/\*|\*/")
 
 
-def _tokens(sql: str) -> Iterator[_Token]:
+def _tokens(sql: str) -> Iterator[_SqlToken]:
     at, line = 0, 1
     while at < len(sql):
         found = _TOKEN.match(sql, at)
@@ -134,17 +134,17 @@ def _tokens(sql: str) -> Iterator[_Token]:
             case "dollar":
                 closing = sql.find(text, end)
                 end = len(sql) if closing < 0 else closing + len(text)
-                yield _Token("", line)
+                yield _SqlToken("", line)
             case "literal":
-                yield _Token("", line)
+                yield _SqlToken("", line)
             case "quoted":
-                yield _Token(text.strip('"').replace('""', '"'), line, is_quoted=True)
+                yield _SqlToken(text.strip('"').replace('""', '"'), line, is_quoted=True)
             case "bracketed":
-                yield _Token(text[1:-1], line, is_quoted=True)
+                yield _SqlToken(text[1:-1], line, is_quoted=True)
             case "word":
-                yield _Token(text.lower(), line)
+                yield _SqlToken(text.lower(), line)
             case "number" | "other":
-                yield _Token(text, line)
+                yield _SqlToken(text, line)
         line += sql.count("\n", at, end)
         at = end
 
@@ -161,8 +161,8 @@ def _comment_end(sql: str, at: int) -> int:
     return at
 
 
-def _statements(sql: str) -> Iterator[list[_Token]]:
-    statement: list[_Token] = []
+def _statements(sql: str) -> Iterator[list[_SqlToken]]:
+    statement: list[_SqlToken] = []
     for token in _tokens(sql):
         if token.word == ";" and not token.is_quoted:
             yield statement
@@ -213,7 +213,7 @@ _NO_COLUMN: Final = frozenset(
 class _Statement:
     """The tokens of one statement, read from the first on."""
 
-    def __init__(self, tokens: Sequence[_Token], file: str) -> None:
+    def __init__(self, tokens: Sequence[_SqlToken], file: str) -> None:
         self.tokens = tokens
         self.file = file
         self.at = 0
@@ -234,7 +234,7 @@ class _Statement:
             pass
 
     def name(self) -> str:
-        token = self.tokens[self.at] if self.at < len(self.tokens) else _Token("", 0)
+        token = self.tokens[self.at] if self.at < len(self.tokens) else _SqlToken("", 0)
         self.at += 1
         return token.word
 

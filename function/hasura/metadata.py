@@ -36,7 +36,7 @@ class Metadata:
     cron_triggers_file: Path
 
 
-def read(project: Path) -> Metadata:
+def read_metadata(project: Path) -> Metadata:
     """Read ``metadata/`` of the Hasura project in *project* (the folder that holds config.yaml).
 
     Raises MetadataError.

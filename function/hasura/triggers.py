@@ -63,7 +63,7 @@ class TriggerReport:
     warnings: list[Finding] = field(default_factory=list)
 
 
-def check(
+def check_triggers(
     metadata: Metadata, rules: Rules | None, *, deadline_seconds: float | None
 ) -> TriggerReport:
     """Check the triggers of *metadata*, by themselves and against *rules* and the settings, where

@@ -6,7 +6,13 @@ from typing import Final
 from function.core.event import Event
 from function.core.outcome import Failure, Outcome, Reason, Status
 from function.core.step import Step
-from function.core.trail import current_place, from_json, record_step, replace_desired, to_json
+from function.core.trail import (
+    current_place,
+    record_step,
+    replace_desired,
+    trail_from_json,
+    trail_to_json,
+)
 from function.ledger.alerts import MAIL_IS_DUE, end_alert_if_none_left, raise_alert
 from function.ledger.backend import Record
 from function.ledger.database import Database, Transaction
@@ -174,13 +180,13 @@ class DeliveryRepository:
                     owner=owner,
                 )
                 return ended
-            trail = from_json(leased["trail"])
+            trail = trail_from_json(leased["trail"])
             if with_trail:
                 if before and before["counted"]:
                     trail = replace_desired(trail, step.entered, wanted)
                 else:
                     trail = record_step(trail, step, wanted, sent_at=event.created_at)
-                transaction.execute(_SET_TRAIL, **keyed, trail=to_json(trail))
+                transaction.execute(_SET_TRAIL, **keyed, trail=trail_to_json(trail))
             counted = transaction.execute(
                 _COUNT_ATTEMPT,
                 **names,
@@ -243,8 +249,10 @@ class DeliveryRepository:
             ticket = one_row(transaction.execute(_LOCK_TICKET, **keyed))
             if ticket is None or transaction.execute(_FIND_DELIVERY, **names):
                 return answer
-            trail = record_step(from_json(ticket["trail"]), step, wanted, sent_at=event.created_at)
-            transaction.execute(_SET_TRAIL, **keyed, trail=to_json(trail))
+            trail = record_step(
+                trail_from_json(ticket["trail"]), step, wanted, sent_at=event.created_at
+            )
+            transaction.execute(_SET_TRAIL, **keyed, trail=trail_to_json(trail))
             place = current_place(trail)
             if (
                 place is not None

@@ -4,7 +4,7 @@ tables."""
 import json
 from typing import Final
 
-from function.core.trail import from_json
+from function.core.trail import trail_from_json
 from function.ledger.database import Database, Transaction
 from function.ledger.records import (
     IN_DOUBT_SECONDS,
@@ -95,7 +95,7 @@ class TicketRepository:
                     seconds=lease_seconds,
                 )
             )
-            return (read_ticket(row, from_json(row["trail"])), row["now"]) if row else None
+            return (read_ticket(row, trail_from_json(row["trail"])), row["now"]) if row else None
 
         return self._database.run(work)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import PurePath
 from typing import Final
 
-from function.core.event import SCHEDULED, Event, table_of
+from function.core.event import SCHEDULED, Event, source_table
 from function.core.outcome import Failure, Outcome, Reason, Retryability, Status
 from function.core.values import digest
 from function.ledger.records import Alert, AlertKind, Delivery
@@ -124,7 +124,7 @@ class AlertBuilder:
             kind,
             failure,
             rule=delivery.rule,
-            table=table_of(delivery.source),
+            table=source_table(delivery.source),
             key=delivery.key,
             event=delivery.event,
             ticket=delivery.ticket,
@@ -137,7 +137,7 @@ class AlertBuilder:
         self, kind: AlertKind, failure: Failure, event: Event, *, now: float, rule: str = ""
     ) -> Alert:
         return self._alert(
-            kind, failure, rule=rule, table=table_of(event.source), event=event.id, since=now
+            kind, failure, rule=rule, table=source_table(event.source), event=event.id, since=now
         )
 
     def _alert(

@@ -144,7 +144,7 @@ def send(
                 step = "TLS"
                 wire = opened.enter_context(context.wrap_socket(wire, server_hostname=server.host))
             step = "greeting"
-            session = _Session(wire, server, name=domain_of(message))
+            session = _SmtpSession(wire, server, name=domain_of(message))
             opened.callback(session.close)
             if server.tls == "starttls":
                 step = "STARTTLS"
@@ -180,7 +180,7 @@ def send(
     return {recipient: code for recipient, (code, _) in refused.items()}
 
 
-class _Session(smtplib.SMTP):
+class _SmtpSession(smtplib.SMTP):
     """smtplib's client on a connection that is open already, so that its first byte is under the
     deadline too."""
 

@@ -28,7 +28,7 @@ class RulesError(FaultsError):
     """The rules file cannot be used."""
 
 
-def load(text: str, *, name: str = "rules.yaml", environ: Mapping[str, str]) -> Rules:
+def load_rules(text: str, *, name: str = "rules.yaml", environ: Mapping[str, str]) -> Rules:
     """Check a rules file whole. *name* is what faults call it; *environ* has the variables that its
     `env` may name.
 

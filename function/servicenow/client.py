@@ -67,7 +67,7 @@ class TableClient:
         self._tokens = TokenCache(self._transport.post_form)
         self._rate_limit_per_hour: int | None = None
         self._auth_pause_seconds = auth_pause_seconds
-        self._refusal: _Refusal | None = None
+        self._refusal: _CredentialRefusal | None = None
 
     @property
     def calls(self) -> int:
@@ -171,7 +171,7 @@ class TableClient:
         if isinstance(answer, Failure):
             if answer.reason is Reason.UNAUTHORIZED and proof.credential is not None:
                 until = time.monotonic() + self._auth_pause_seconds
-                self._refusal = _Refusal(proof.credential, answer, until)
+                self._refusal = _CredentialRefusal(proof.credential, answer, until)
             raise error_of(answer, call=f"{request.method} {request.table}")
         return answer
 
@@ -215,7 +215,7 @@ def _credential(
 
 
 @dataclass(frozen=True, slots=True)
-class _Refusal:
+class _CredentialRefusal:
     """A *credential* that ServiceNow refused; *until* is of the monotonic clock."""
 
     credential: Credential

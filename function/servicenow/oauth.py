@@ -84,7 +84,7 @@ class TokenResponse(msgspec.Struct, frozen=True):
     refresh_token: str = ""
 
 
-class _Refusal(msgspec.Struct, frozen=True):
+class _TokenRefusal(msgspec.Struct, frozen=True):
     error: str = ""
     error_description: str = ""
 
@@ -96,7 +96,7 @@ def granted(reply: Reply, refused: str, *, now: float) -> TokenResponse | Failur
     Every failure is TRANSIENT, for what needed the token was not sent. Its words are ServiceNow's
     codes or none: what else is said there might repeat what was sent.
     """
-    refusal = _decoded(reply, _Refusal)
+    refusal = _decoded(reply, _TokenRefusal)
     if reply.status == 401 or (reply.status in {400, 403} and refusal is not None):
         codes = [refusal.error_description, refusal.error] if refusal else []
         words = ": ".join(code for code in codes if _CODE.fullmatch(code))

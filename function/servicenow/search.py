@@ -30,7 +30,7 @@ Find: TypeAlias = Callable[[str, Sequence[str], int], list[Record]]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Cursor:
     """Behind the record with this *key* (in the column of the order) and this *sys_id*; *at* it, if
     so."""
 
@@ -59,14 +59,14 @@ class Search:
         search.query(None)
         return search
 
-    def query(self, place: Place | None) -> str:
+    def query(self, place: Cursor | None) -> str:
         """The encoded query for what comes behind *place*."""
         order = "ORDERBYDESC" if self.descending else "ORDERBY"
         behind = [] if place is None else self._behind(place)
         orders = [f"{order}{column}" for column in dict.fromkeys([self.column, "sys_id"])]
         return "^".join([*(condition.query() for condition in self.conditions), *behind, *orders])
 
-    def _behind(self, place: Place) -> list[str]:
+    def _behind(self, place: Cursor) -> list[str]:
         """``key > K or (key = K and sys_id > S)``, as the terms of a query, where ^OR binds tighter
         than ^.
 
@@ -85,7 +85,7 @@ class Search:
             f"{column}{beyond}{place.key}{also}^OR{same}",
         ]
 
-    def place(self, row: Record, *, at: bool = False) -> Place:
+    def place(self, row: Record, *, at: bool = False) -> Cursor:
         """Where *row* stands. Raises Refused where its key cannot stand in a query."""
         key = row.get(self.column, "")
         try:
@@ -98,7 +98,7 @@ class Search:
                 "by another column."
             )
             raise Refused(Failure(Retryability.PERMANENT, Reason.BAD_ANSWER, hint)) from None
-        return Place(key, row["sys_id"], at)
+        return Cursor(key, row["sys_id"], at)
 
 
 def records(
@@ -116,7 +116,7 @@ def records(
             [*fields, search.column, *(condition.column for condition in search.conditions)]
         )
     )
-    place: Place | None = None
+    place: Cursor | None = None
     page: set[str] = set()
     left = limit
     while left is None or left > 0:

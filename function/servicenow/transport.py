@@ -48,7 +48,7 @@ class CancelScope:
 
     def __init__(self) -> None:
         self.is_cancelled = False
-        self.connection: _Connection | None = None
+        self.connection: _HttpConnection | None = None
 
     def cancel(self) -> None:
         with _CUTTING:
@@ -240,14 +240,14 @@ def _cut_off(request: Sent, status: int, *, late: bool) -> Failure:
     return no_answer(request, Reason.UNREACHABLE, hint)
 
 
-class _Session(requests.Session):
+class _HttpSession(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> None:
         """None: requests would prepare the next request even if not to send it, and read the whole
         body for that."""
 
 
 def _session(concurrency_max: int, proxy: ProxyServer | None) -> requests.Session:
-    session = _Session()
+    session = _HttpSession()
     # With trust_env, a .netrc would replace our Authorization; and each call would spend 8 % more
     # CPU on looking for what network.py read once.
     session.trust_env = False
@@ -345,7 +345,7 @@ class _TimedResponse(http.client.HTTPResponse):
             raise http.client.HTTPException("the answer's headers are malformed")
 
 
-class _Connection(urllib3.connection.HTTPConnection):
+class _HttpConnection(urllib3.connection.HTTPConnection):
     response_class = _TimedResponse
     _scope: CancelScope | None = None
     _is_cut = False
@@ -396,12 +396,12 @@ class _Connection(urllib3.connection.HTTPConnection):
                 scope.connection = self
 
 
-class _SecureConnection(_Connection, urllib3.connection.HTTPSConnection):
+class _SecureConnection(_HttpConnection, urllib3.connection.HTTPSConnection):
     """The same over TLS."""
 
 
 class _Pool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _Connection
+    ConnectionCls = _HttpConnection
 
 
 class _SecurePool(urllib3.HTTPSConnectionPool):

@@ -75,7 +75,7 @@ def verify_secret(given: str | None, secrets: Sequence[str]) -> bool:
     return any(matches)
 
 
-def parse(body: bytes | bytearray) -> Event:
+def parse_event(body: bytes | bytearray) -> Event:
     """Turn *body* into an Event, or raise InvalidRequest, whatever the bytes are."""
     try:
         written = body.decode("utf-8-sig")

@@ -8,9 +8,9 @@ from function.sources import hasura
 
 # By the beginning of the source's name; events, cron events and one-off events are Hasura's.
 _READERS: Final[Mapping[str, Callable[[bytes], Event]]] = {
-    "hasura": hasura.parse,
-    "cron": hasura.parse,
-    "scheduled": hasura.parse,
+    "hasura": hasura.parse_event,
+    "cron": hasura.parse_event,
+    "scheduled": hasura.parse_event,
 }
 
 

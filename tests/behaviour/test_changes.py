@@ -865,7 +865,7 @@ rules:
     "text", re.findall(r"^```yaml\n(.*?)^```", DOCS.read_text("utf-8"), re.MULTILINE | re.DOTALL)
 )
 def test_the_examples_that_are_documented_load(text: str) -> None:
-    assert rules_file.load(text, environ={}).rules
+    assert rules_file.load_rules(text, environ={}).rules
 
 
 def test_every_part_of_states_and_every_choice_is_documented() -> None:

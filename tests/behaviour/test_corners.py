@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from function.failpoints import Place, listen
+from function.failpoints import Failpoint, listen
 from function.ledger.records import IN_DOUBT_SECONDS
 from tests.payloads import cron, delete, insert, manual, update
 from tests.world import RULES, Answered, World, outage, said
@@ -559,7 +559,7 @@ def test_a_create_that_stood_still_before_its_post_is_found(
     with World(instances=2) as world:
         world.send(insert("outages", outage("other")))
 
-        def meanwhile(place: Place) -> None:
+        def meanwhile(place: Failpoint) -> None:
             if place == "before_call":
                 listen(None)
                 world.clock.advance(150)

@@ -184,7 +184,7 @@ def test_a_sender_that_stalls_in_a_large_body_costs_no_small_event(tmp_path: Pat
 def test_the_memory_that_a_body_is_let_in_with_is_no_less_than_reading_it_takes(shape: str) -> None:
     body = large(shape, MIB // 4)
     tracemalloc.start()
-    hasura.parse(body)
+    hasura.parse_event(body)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 

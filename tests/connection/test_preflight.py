@@ -9,7 +9,7 @@ import pytest
 from function.connection.preflight import PROBE_WORDS, Examined, examine
 from function.core.finding import Finding, Level
 from function.ledger.records import TableTraits
-from function.rules.loader import load
+from function.rules.loader import load_rules
 from function.servicenow import Basic, NotAuthorized, ServiceNowClient, Unavailable
 from sandbox.servicenow import ServiceNow
 
@@ -45,7 +45,10 @@ def examined(
     client = ServiceNowClient(servicenow.url, Basic(servicenow.username, servicenow.password))
     try:
         return examine(
-            client, load(rules, environ={}).rules, traits=lambda _: traits, write_probe=write_probe
+            client,
+            load_rules(rules, environ={}).rules,
+            traits=lambda _: traits,
+            write_probe=write_probe,
         )
     finally:
         client.close()
@@ -630,7 +633,7 @@ class TestTheInstance:
         client = ServiceNowClient(servicenow.url, Basic(servicenow.username, "sandbox"))
 
         with pytest.raises(NotAuthorized):
-            examine(client, load(RULE, environ={}).rules, traits=lambda _: TableTraits())
+            examine(client, load_rules(RULE, environ={}).rules, traits=lambda _: TableTraits())
 
         client.close()
         assert len(servicenow.refused_logins) == 1

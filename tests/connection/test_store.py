@@ -19,7 +19,7 @@ from function.connection.store import (
     ConnectionInput,
     ConnectionStore,
     PasswordUnreadable,
-    parse,
+    parse_input,
 )
 from function.ledger.database import Database
 from function.servicenow import Basic
@@ -207,7 +207,7 @@ class TestWhatIsTaken:
 
     def test_https_is_enforced_but_on_this_machine(self) -> None:
         assert (
-            parse(b'{"instance_url": "http://[::1]:8080", "username": "u"}').instance_url
+            parse_input(b'{"instance_url": "http://[::1]:8080", "username": "u"}').instance_url
             == "http://[::1]:8080"
         )
 

@@ -16,11 +16,11 @@ from function.core.trail import (
     PLACES_MAX,
     Trail,
     current_place,
-    from_json,
     place,
     record_step,
     replace_desired,
-    to_json,
+    trail_from_json,
+    trail_to_json,
 )
 from function.core.values import Json
 
@@ -332,7 +332,7 @@ def test_a_trail_is_the_same_after_it_was_written_and_read(
 ) -> None:
     trail = step_count(*((step(left, entered, Decimal("1.50")), NOON) for left, entered in steps))
 
-    assert from_json(to_json(trail)) == trail
+    assert trail_from_json(trail_to_json(trail)) == trail
 
 
 def test_a_place_is_the_same_however_its_image_is_spelled() -> None:

@@ -15,19 +15,19 @@ from pathlib import Path
 import time_machine
 from flask import Request, Response
 
-from function import failpoints as checkpoint
+from function import failpoints
 from function.app import App
 from function.ledger.database import Database
 from function.ledger.ledger import Ledger
 from function.log import start_logging
-from function.settings import load
+from function.settings import load_settings
 from function.wiring import create_app, read_rules
 from tests.faults.clock import SharedClock
 
 FOLDER = Path(os.environ["TRIAL_FOLDER"])
 
 
-def _end_here(place: checkpoint.Place) -> None:
+def _end_here(place: failpoints.Failpoint) -> None:
     for sign, what in ((signal.SIGKILL, "kill"), (signal.SIGSTOP, "stop")):
         order = FOLDER / f"{what}-at-{place}"
         try:
@@ -42,7 +42,7 @@ def _end_here(place: checkpoint.Place) -> None:
 
 def _app() -> App:
     start_logging(os.environ.get("LOG_LEVEL", "INFO"))
-    settings = load(os.environ)
+    settings = load_settings(os.environ)
     clock = SharedClock(FOLDER / "clock")
     database = Database(
         settings.database_url,
@@ -58,7 +58,7 @@ if ahead := float(os.environ.get("WALL_AHEAD_SECONDS", "0")):
     # This host's own clock is wrong.
     time_machine.travel(time.time() + ahead, tick=True).start()
 if "TRIAL_SPARED" not in os.environ:
-    checkpoint.listen(_end_here)
+    failpoints.listen(_end_here)
 app = _app()
 
 

@@ -31,12 +31,12 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from function.failpoints import PLACES, Place, listen
+from function.failpoints import FAILPOINTS, Failpoint, listen
 from function.ledger.database import Database
 from function.ledger.ledger import Ledger
 from function.ledger.records import TableTraits
 from function.rules import loader as rules_file
-from function.settings import load
+from function.settings import load_settings
 from function.wiring import create_app
 from sandbox.servicenow import FAULTS
 from sandbox.tables import CANCELED, CLOSED, RESOLVED, Record
@@ -227,7 +227,7 @@ class Life(RuleBasedStateMachine):
                 "a_worker_is_killed",
                 which=ANY,
                 instance=INSTANCES,
-                place=st.sampled_from(PLACES),
+                place=st.sampled_from(FAILPOINTS),
                 visit=st.sampled_from([1, 1, 1, 2]),
                 fault=st.one_of(st.none(), SOME_FAULT, REFUSAL),
             ),
@@ -237,7 +237,7 @@ class Life(RuleBasedStateMachine):
                 other=ANY,
                 instance=INSTANCES,
                 # Most can go wrong between the mark and the call.
-                place=st.sampled_from([*PLACES, "before_call", "before_call"]),
+                place=st.sampled_from([*FAILPOINTS, "before_call", "before_call"]),
                 long=st.booleans(),
                 newer=NEWER,
                 fault=st.one_of(st.none(), SOME_FAULT),
@@ -342,13 +342,13 @@ class Life(RuleBasedStateMachine):
             self._deliver(self._newer(event, newer), 1 - instance)
 
     def a_worker_is_killed(
-        self, which: int, instance: int, place: Place, visit: int, fault: str | None
+        self, which: int, instance: int, place: Failpoint, visit: int, fault: str | None
     ) -> None:
         if fault:
             self._arm(fault, None)
         visits = 0
 
-        def die(failpoint: Place) -> None:
+        def die(failpoint: Failpoint) -> None:
             nonlocal visits
             visits += failpoint == place
             if failpoint == place and visits == visit:
@@ -376,7 +376,7 @@ class Life(RuleBasedStateMachine):
         which: int,
         other: int,
         instance: int,
-        place: Place,
+        place: Failpoint,
         long: bool,
         newer: tuple[str, str] | None,
         fault: str | None,
@@ -391,7 +391,7 @@ class Life(RuleBasedStateMachine):
         event = self._choose(which)
         long = long and self.world.servicenow.tables.honours_sys_id
 
-        def meanwhile(failpoint: Place) -> None:
+        def meanwhile(failpoint: Failpoint) -> None:
             if failpoint != place:
                 return
             listen(None)
@@ -572,7 +572,7 @@ class Life(RuleBasedStateMachine):
 
     @property
     def lease_seconds(self) -> float:
-        return load(self.world.environ).lease_seconds
+        return load_settings(self.world.environ).lease_seconds
 
     def _choose(self, which: int) -> Event:
         """An event that waits, if one does: that depends on the function, so no precondition may
@@ -654,8 +654,8 @@ class Life(RuleBasedStateMachine):
         world.apps[instance].close()
         environ = world.environ
         ledger = Ledger(Database(environ["DATABASE_URL"], clock_ahead_seconds=world.clock))
-        rules = rules_file.load(COUNTED_RULES if self.counted else RULES, environ=environ)
-        world.apps[instance] = create_app(load(environ), rules, ledger, environ)
+        rules = rules_file.load_rules(COUNTED_RULES if self.counted else RULES, environ=environ)
+        world.apps[instance] = create_app(load_settings(environ), rules, ledger, environ)
 
     def _forget(self) -> None:
         """Nothing is left of the example before: a world for each would cost more than all that

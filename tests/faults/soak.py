@@ -27,7 +27,7 @@ from typing import Final
 import psutil
 import psycopg
 
-from function.failpoints import PLACES
+from function.failpoints import FAILPOINTS
 from sandbox.postgresql import PostgreSQL
 from tests.faults.audit import Audit, audit
 from tests.faults.site import COMMITS_WITHIN_SECONDS, Site
@@ -445,7 +445,7 @@ class Soak:
         victims = range(1, len(self._site.functions))
         match name:
             case "a worker killed at a step":
-                return self._site.order_anew("kill", self._draw.choice(PLACES))
+                return self._site.order_anew("kill", self._draw.choice(FAILPOINTS))
             case "a function killed whole, and started again":
                 function = self._site.functions[self._draw.choice(victims)]
                 function.kill()

@@ -3,7 +3,7 @@ there is one ticket."""
 
 import pytest
 
-from function.failpoints import PLACES
+from function.failpoints import FAILPOINTS
 from tests.faults.site import COMMITS_WITHIN_SECONDS, Site
 
 INSERT = "INSERT INTO outages (id, title, severity) VALUES (%s, 'Checkout is down', 'critical')"
@@ -11,7 +11,7 @@ WORSE = "UPDATE outages SET title = 'Refunds too' WHERE id = %s"
 BETTER = "UPDATE outages SET title = 'Only refunds' WHERE id = %s"
 FIXED = "UPDATE outages SET status = 'fixed' WHERE id = %s"
 WAYS = ["at once", "after the killer"]
-everywhere = pytest.mark.parametrize("place", PLACES)
+everywhere = pytest.mark.parametrize("place", FAILPOINTS)
 committing = pytest.mark.parametrize("commits", WAYS)
 
 
@@ -109,7 +109,7 @@ def test_what_a_killed_one_sent_commits_after_a_newer_event_has_gone_through(
 
 
 def test_killed_at_every_step_one_after_the_other_of_one_event(calm: Site, row: int) -> None:
-    for place in PLACES:
+    for place in FAILPOINTS:
         killed = calm.order("kill", place)
         calm.sql(f"{INSERT} ON CONFLICT DO NOTHING", row)
         calm.settle_until(killed)

@@ -228,7 +228,9 @@ def warnings(key: str, *statements: str, table: str = "public.things") -> list[s
         f"version: 1\nrules: [{{name: r, from: hasura/{table}, ticket: {{key: {key}, fields: "
         "{category: x}}}]"
     )
-    found = key_warnings(rules.load(text, environ={}).rules, [declared(sql) for sql in statements])
+    found = key_warnings(
+        rules.load_rules(text, environ={}).rules, [declared(sql) for sql in statements]
+    )
     return [str(warning) for warning in found]
 
 
@@ -311,7 +313,7 @@ def test_what_no_migration_shows_is_not_warned_of() -> None:
 
 
 def test_the_shipped_rules_and_migrations_suit_each_other() -> None:
-    shipped = rules.load((HERE / "rules.yaml").read_text("utf-8"), environ={}).rules
+    shipped = rules.load_rules((HERE / "rules.yaml").read_text("utf-8"), environ={}).rules
 
     assert key_warnings(shipped, read_migrations(HERE / "hasura")) == []
 

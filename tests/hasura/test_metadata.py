@@ -9,8 +9,8 @@ import yaml
 
 from function import app
 from function.core.finding import Finding
-from function.hasura.metadata import MetadataError, locate, read
-from function.hasura.triggers import HOUSEKEEPING, TriggerReport, check
+from function.hasura.metadata import MetadataError, locate, read_metadata
+from function.hasura.triggers import HOUSEKEEPING, TriggerReport, check_triggers
 from function.rules import loader as rules
 from function.rules.yaml_nodes import read_entries, read_items, read_plain
 from function.settings import VARIABLES
@@ -98,8 +98,8 @@ class Project:
             tables = '- "!include outages.yaml"\n- "!include accounts.yaml"\n'
             self.write("meta/databases/default/tables.yaml", tables)
         self.write("meta/cron_triggers.yaml", cron)
-        loaded = rules.load(rules_text, environ={})
-        return check(read(self.folder), loaded, deadline_seconds=deadline_seconds)
+        loaded = rules.load_rules(rules_text, environ={})
+        return check_triggers(read_metadata(self.folder), loaded, deadline_seconds=deadline_seconds)
 
 
 def sentences(findings: list[Finding]) -> list[str]:
@@ -116,7 +116,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 
 def test_what_is_included_stands_in_its_place_and_keeps_its_own_line(project: Project) -> None:
-    [source] = read_items(read(project.folder).sources)
+    [source] = read_items(read_metadata(project.folder).sources)
 
     tables = {key: value for key, _, value in read_entries(source)}["tables"]
     [table] = read_items(tables)
@@ -127,7 +127,7 @@ def test_what_is_included_stands_in_its_place_and_keeps_its_own_line(project: Pr
 def test_a_yaml_tag_includes_as_a_quoted_text_does(project: Project) -> None:
     project.write("meta/databases/default/tables.yaml", "- !include outages.yaml\n")
 
-    assert read_plain(read(project.folder).sources)[0]["tables"][0]["table"] == {
+    assert read_plain(read_metadata(project.folder).sources)[0]["tables"][0]["table"] == {
         "name": "outages",
         "schema": "public",
     }
@@ -179,7 +179,7 @@ def test_what_cannot_be_read_is_said_with_its_place(
         project.write(name, text)
 
     with pytest.raises(MetadataError) as refused:
-        read(project.folder)
+        read_metadata(project.folder)
 
     assert str(refused.value.faults[0]).startswith(said)
 
@@ -188,7 +188,7 @@ def test_a_project_without_databases_and_cron_triggers_has_none(project: Project
     (project.folder / "meta/databases/databases.yaml").unlink()
     (project.folder / "meta/cron_triggers.yaml").unlink()
 
-    found = check(read(project.folder), None, deadline_seconds=None)
+    found = check_triggers(read_metadata(project.folder), None, deadline_seconds=None)
 
     assert (found.event_triggers, found.cron_triggers, sentences(found.faults)) == (0, 0, [])
 
@@ -197,9 +197,9 @@ def test_a_project_without_databases_and_cron_triggers_has_none(project: Project
 
 
 def test_the_project_that_is_shipped_is_in_order_with_the_rules_that_are() -> None:
-    shipped = rules.load((HERE / "rules.yaml").read_text("utf-8"), environ={})
+    shipped = rules.load_rules((HERE / "rules.yaml").read_text("utf-8"), environ={})
 
-    found = check(read(HERE / "hasura"), shipped, deadline_seconds=50)
+    found = check_triggers(read_metadata(HERE / "hasura"), shipped, deadline_seconds=50)
 
     assert (
         found.event_triggers,
@@ -216,7 +216,7 @@ def test_the_project_that_is_shipped_is_in_order_with_the_rules_that_are() -> No
 
 def test_the_engine_of_the_compose_file_has_every_variable_that_the_project_names() -> None:
     services = yaml.safe_load((HERE / "docker-compose.yaml").read_text("utf-8"))["services"]
-    found = read(HERE / "hasura")
+    found = read_metadata(HERE / "hasura")
 
     written = repr([read_plain(found.sources), read_plain(found.cron_triggers)])
     named = set(re.findall(r"'(?:value_)?from_env': '(\w+)'|\{\{(\w+)\}\}", written))
@@ -291,7 +291,9 @@ def test_a_file_of_another_shape_is_a_fault(
 ) -> None:
     project.write(f"meta/{file}", text)
 
-    faults = sentences(check(read(project.folder), None, deadline_seconds=None).faults)
+    faults = sentences(
+        check_triggers(read_metadata(project.folder), None, deadline_seconds=None).faults
+    )
 
     assert faults == [f"meta/{file}:{said}"]
 

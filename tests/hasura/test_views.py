@@ -92,7 +92,7 @@ def app(postgresql: str) -> Iterator[App]:
 
 def loaded(*written: str) -> tuple[Rule, ...]:
     text = "version: 1\nrules:\n" + "\n".join(f"  - {rule}" for rule in written)
-    return rules.load(text, environ={}).rules
+    return rules.load_rules(text, environ={}).rules
 
 
 def rule(
@@ -126,7 +126,7 @@ def shipped_relationship(file: str, kind: str, name: str) -> str:
 
 def test_the_shipped_project_has_what_the_command_prints(app: App) -> None:
     app.run((EXAMPLE / "up.sql").read_text("utf-8"))
-    shipped = rules.load((HERE / "rules.yaml").read_text("utf-8"), environ={}).rules
+    shipped = rules.load_rules((HERE / "rules.yaml").read_text("utf-8"), environ={}).rules
 
     text = printed(
         *views(shipped, read_tables(app.url, {row for row in map(row_table, shipped) if row}))

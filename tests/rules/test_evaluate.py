@@ -15,7 +15,7 @@ from function.core.step import DesiredState, Step
 from function.core.trail import GONE, NOT_YET, place
 from function.core.values import FIELD_CHARACTERS_MAX, Json
 from function.rules.evaluate import ELEMENTS_MAX, evaluate, join_key
-from function.rules.loader import load
+from function.rules.loader import load_rules
 from function.rules.model import Rule
 
 ROW: dict[str, Json] = {
@@ -48,7 +48,7 @@ ITEMS = """\
 
 
 def rule(body: str, **environ: str) -> Rule:
-    (only,) = load(
+    (only,) = load_rules(
         f"version: 1\nenv: [{', '.join(environ)}]\nrules:\n  - name: r\n    from: "
         f"hasura/public.outages\n{body}",
         environ=environ,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from function.core.event import Event, Op
 from function.core.step import DesiredState, wanted_from_json, wanted_to_json
 from function.rules.evaluate import evaluate
-from function.rules.loader import FAULTS_MAX, RulesError, load
+from function.rules.loader import FAULTS_MAX, RulesError, load_rules
 from function.rules.model import Rule, Rules
 from function.rules.schema import schema
 from function.rules.ticket import ticket_of
@@ -34,7 +34,7 @@ rules:
 
 
 def read(text: str, environ: Mapping[str, str] | None = None) -> Rules:
-    return load(text, environ={"PORT": "8080"} if environ is None else environ)
+    return load_rules(text, environ={"PORT": "8080"} if environ is None else environ)
 
 
 def only(text: str) -> Rule:
@@ -58,7 +58,7 @@ def event(source: str, trigger: str = "") -> Event:
 
 
 def test_the_shipped_rules_are_the_examples_of_the_design() -> None:
-    outage, items = load((ROOT / "rules.yaml").read_text(), environ={}).rules
+    outage, items = load_rules((ROOT / "rules.yaml").read_text(), environ={}).rules
 
     assert (outage.name, outage.source, ticket_of(outage).resolves) == (
         "outage",
@@ -1088,7 +1088,7 @@ def test_a_key_of_one_value_is_not_warned_of(key: str) -> None:
 
 
 def test_the_examples_are_not_warned_of() -> None:
-    assert load((ROOT / "rules.yaml").read_text(), environ={}).warnings == ()
+    assert load_rules((ROOT / "rules.yaml").read_text(), environ={}).warnings == ()
 
 
 def test_a_rule_says_which_references_may_be_left_empty() -> None:
@@ -1177,14 +1177,14 @@ def test_a_file_that_contains_itself_is_refused() -> None:
 
 def test_the_file_is_called_what_the_caller_calls_it() -> None:
     with pytest.raises(RulesError, match=r"^mine\.yaml:1: is empty"):
-        load("", name="mine.yaml", environ={})
+        load_rules("", name="mine.yaml", environ={})
 
 
 @given(st.text() | st.text("{}[]&*!|>'\"%@:-,#? \nab<"))
 def test_any_text_is_read_or_refused(text: str) -> None:
     for whole in (text, FIRST + text):
         with suppress(RulesError):
-            load(whole, environ={"PORT": ""})
+            load_rules(whole, environ={"PORT": ""})
 
 
 @pytest.mark.parametrize(

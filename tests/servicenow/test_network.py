@@ -37,7 +37,7 @@ from function.servicenow import (
 )
 from function.servicenow.network import BrokenNetwork, read_network
 from function.servicenow.network import ProxyServer as Proxy
-from function.settings import SettingsError, load
+from function.settings import SettingsError, load_settings
 from sandbox.servicenow import ServiceNow
 from tests.answers import Seen, Server, always, result
 from tests.mailserver import MailServerFixture
@@ -731,7 +731,7 @@ class TestFunction:
 
     def test_all_that_is_wrong_is_said_at_once(self) -> None:
         with pytest.raises(SettingsError) as wrong:
-            load(
+            load_settings(
                 {
                     "SSL_CERT_FILE": "/nowhere.pem",
                     "HTTPS_PROXY": "socks5://u:planted@x",

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from function.core.event import Op
 from function.core.values import text
-from function.sources.hasura import DEPTH_MAX, InvalidRequest, parse, verify_secret
+from function.sources.hasura import DEPTH_MAX, InvalidRequest, parse_event, verify_secret
 from tests import payloads
 
 ROW = {"id": 7, "title": "Tills down", "severity": "major", "note": None}
@@ -22,7 +22,7 @@ ROW = {"id": 7, "title": "Tills down", "severity": "major", "note": None}
 
 def refusal(body: bytes | dict[str, Any] | list[Any]) -> str:
     with pytest.raises(InvalidRequest) as caught:
-        parse(body if isinstance(body, bytes) else payloads.encode(body))
+        parse_event(body if isinstance(body, bytes) else payloads.encode(body))
     return caught.value.message
 
 
@@ -31,7 +31,7 @@ def body_with_number(number: str) -> bytes:
 
 
 def number(spelled: str) -> Any:
-    new = parse(body_with_number(spelled)).new
+    new = parse_event(body_with_number(spelled)).new
     assert isinstance(new, dict)
     return new["n"]
 
@@ -67,7 +67,7 @@ class TestWhatIsRead:
             "shop.outages", ROW, id="e-1", trigger="outage", current_retry=2, max_retries=5
         )
 
-        event = parse(body)
+        event = parse_event(body)
 
         assert (event.id, event.source, event.op, event.trigger) == (
             "e-1",
@@ -84,12 +84,12 @@ class TestWhatIsRead:
         assert not event.absent_is_null
 
     def test_an_update_carries_both_ends_of_its_step(self) -> None:
-        event = parse(payloads.update("outages", ROW, ROW | {"severity": "minor"}))
+        event = parse_event(payloads.update("outages", ROW, ROW | {"severity": "minor"}))
 
         assert (event.op, event.old, event.new) == (Op.UPDATE, ROW, ROW | {"severity": "minor"})
 
     def test_a_delete_carries_the_row_that_was(self) -> None:
-        event = parse(payloads.delete("outages", ROW))
+        event = parse_event(payloads.delete("outages", ROW))
 
         assert (event.op, event.old, event.new) == (Op.DELETE, ROW, None)
 
@@ -101,7 +101,7 @@ class TestWhatIsRead:
             "event": {"op": "INSERT", "data": {"new": ROW}},
         }
 
-        event = parse(payloads.encode(body))
+        event = parse_event(payloads.encode(body))
 
         assert (event.source, event.new) == ("hasura/public.outages", ROW)
         assert (event.created_at, event.current_retry) == (None, 0)
@@ -113,7 +113,7 @@ class TestWhatIsRead:
         body["trigger"]["id"] = "9"
         body["event"]["more"] = [1]
 
-        assert parse(payloads.encode(body)).new == ROW
+        assert parse_event(payloads.encode(body)).new == ROW
 
     @pytest.mark.parametrize(
         ("written", "read"),
@@ -135,14 +135,14 @@ class TestWhatIsRead:
         body = payloads.envelope("outages", "INSERT", None, ROW)
         body["created_at"] = written
 
-        assert parse(payloads.encode(body)).created_at == read
+        assert parse_event(payloads.encode(body)).created_at == read
 
     @pytest.mark.parametrize("name", ["session_variables", "trace_context", "delivery_info"])
     def test_what_hasura_sends_as_null_may_be_null(self, name: str) -> None:
         body = payloads.envelope("outages", "INSERT", None, ROW)
         (body if name == "delivery_info" else body["event"])[name] = None
 
-        event = parse(payloads.encode(body))
+        event = parse_event(payloads.encode(body))
 
         assert event.new == ROW
         assert not event.absent_is_null
@@ -153,7 +153,9 @@ class TestWhatIsRead:
     )
     def test_trace_ids_were_numbers_once(self, trace_id: Any, read: str) -> None:
         assert (
-            parse(payloads.insert("outages", ROW, trace_context={"trace_id": trace_id})).trace_id
+            parse_event(
+                payloads.insert("outages", ROW, trace_context={"trace_id": trace_id})
+            ).trace_id
             == read
         )
 
@@ -161,11 +163,11 @@ class TestWhatIsRead:
         body = payloads.envelope("outages", "INSERT", None, ROW)
         body["event"]["session_variables"] = {"x-hasura-role": "user", "x-hasura-ids": [1]}
 
-        assert parse(payloads.encode(body)).session_variables == {"x-hasura-role": "user"}
+        assert parse_event(payloads.encode(body)).session_variables == {"x-hasura-role": "user"}
 
     @pytest.mark.parametrize("new", [None, 0, "text", [1, {"a": 2}], {"id": 1}, False])
     def test_a_manual_event_carries_any_json(self, new: Any) -> None:
-        event = parse(payloads.manual("outages", new))
+        event = parse_event(payloads.manual("outages", new))
 
         assert (event.op, event.new) == (Op.MANUAL, new)
 
@@ -173,15 +175,15 @@ class TestWhatIsRead:
         body = payloads.envelope("outages", "MANUAL", None, None)
         body["event"]["data"] = {"row": ROW}
 
-        assert parse(payloads.encode(body)).new == ROW
+        assert parse_event(payloads.encode(body)).new == ROW
 
     def test_an_image_that_is_no_row_is_for_the_rules_to_refuse(self) -> None:
-        assert parse(payloads.insert("outages", [{}])).new == [{}]
+        assert parse_event(payloads.insert("outages", [{}])).new == [{}]
 
     def test_a_byte_order_mark_is_tolerated(self) -> None:
         body = payloads.insert("outages", ROW)
 
-        assert parse(b"\xef\xbb\xbf" + body).body == body.decode()
+        assert parse_event(b"\xef\xbb\xbf" + body).body == body.decode()
 
     def test_of_two_members_with_one_name_the_last_counts(self) -> None:
         assert number('1,"n":2') == 2
@@ -189,7 +191,7 @@ class TestWhatIsRead:
 
 class TestMSSQL:
     def test_columns_that_are_absent_are_null(self) -> None:
-        event = parse(payloads.mssql_update("outages", ROW, ROW | {"title": None}))
+        event = parse_event(payloads.mssql_update("outages", ROW, ROW | {"title": None}))
 
         assert event.absent_is_null
         assert event.source == "hasura/dbo.outages"
@@ -197,12 +199,12 @@ class TestMSSQL:
         assert event.new == {"id": 7, "severity": "major"}
 
     def test_an_update_of_the_primary_key_has_no_old_image(self) -> None:
-        event = parse(payloads.mssql_update("outages", None, ROW))
+        event = parse_event(payloads.mssql_update("outages", None, ROW))
 
         assert (event.op, event.old) == (Op.UPDATE, None)
 
     def test_a_manual_event_has_neither_op_nor_data(self) -> None:
-        event = parse(payloads.mssql_manual("outages", ROW))
+        event = parse_event(payloads.mssql_manual("outages", ROW))
 
         assert (event.op, event.old, event.new, event.absent_is_null) == (
             Op.MANUAL,
@@ -212,13 +214,15 @@ class TestMSSQL:
         )
 
     def test_inserts_and_deletes_are_read_like_any_other(self) -> None:
-        assert parse(payloads.mssql_insert("shop.outages", ROW)).source == "hasura/shop.outages"
-        assert parse(payloads.mssql_delete("outages", ROW)).old == ROW
+        assert (
+            parse_event(payloads.mssql_insert("shop.outages", ROW)).source == "hasura/shop.outages"
+        )
+        assert parse_event(payloads.mssql_delete("outages", ROW)).old == ROW
 
 
 class TestScheduledEvents:
     def test_a_cron_event_is_named_by_its_trigger(self) -> None:
-        event = parse(payloads.cron("nightly", {"a": 1}, id="c-1", comment="every night"))
+        event = parse_event(payloads.cron("nightly", {"a": 1}, id="c-1", comment="every night"))
 
         assert (event.id, event.source, event.trigger, event.op) == (
             "c-1",
@@ -231,7 +235,7 @@ class TestScheduledEvents:
         assert not event.absent_is_null
 
     def test_a_one_off_event_is_not_named_by_its_comment(self) -> None:
-        event = parse(payloads.one_off([1], comment="nightly"))
+        event = parse_event(payloads.one_off([1], comment="nightly"))
 
         assert (event.source, event.trigger, event.new) == ("scheduled", "", [1])
 
@@ -309,8 +313,8 @@ class TestNumbers:
 
 class TestContent:
     def test_a_redelivery_has_the_content_of_the_first(self) -> None:
-        first = parse(payloads.insert("outages", ROW, id="e-1"))
-        again = parse(
+        first = parse_event(payloads.insert("outages", ROW, id="e-1"))
+        again = parse_event(
             payloads.insert("outages", ROW, id="e-1", current_retry=3, trace_context=None)
         )
 
@@ -326,10 +330,13 @@ class TestContent:
         ],
     )
     def test_another_row_table_or_op_is_another_content(self, other: bytes) -> None:
-        assert parse(other).content != parse(payloads.insert("outages", ROW)).content
+        assert parse_event(other).content != parse_event(payloads.insert("outages", ROW)).content
 
     def test_two_spellings_of_one_row_are_one_content(self) -> None:
-        assert parse(body_with_number("1.50")).content == parse(body_with_number("1.5e0")).content
+        assert (
+            parse_event(body_with_number("1.50")).content
+            == parse_event(body_with_number("1.5e0")).content
+        )
 
 
 WHOLE = payloads.envelope("outages", "UPDATE", ROW, ROW)
@@ -470,13 +477,13 @@ class TestWhatIsRefused:
     def test_a_whole_surrogate_pair_is_one_character(self) -> None:
         body = payloads.insert("outages", {"title": "ESCAPE"}).replace(b"ESCAPE", b"\\ud83d\\ude00")
 
-        assert parse(body).new == {"title": "😀"}
+        assert parse_event(body).new == {"title": "😀"}
 
     def test_nesting_has_a_limit(self) -> None:
         above = 4  # the body, event, data, new
         deepest = DEPTH_MAX - above
 
-        assert parse(body_with_number("[" * deepest + "1" + "]" * deepest))
+        assert parse_event(body_with_number("[" * deepest + "1" + "]" * deepest))
         assert "200 levels" in refusal(
             body_with_number("[" * (deepest + 1) + "1" + "]" * (deepest + 1))
         )
@@ -535,7 +542,7 @@ def paths(value: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
 def is_event_or_refusal(body: bytes) -> None:
     message = ""
     try:
-        event = parse(body)
+        event = parse_event(body)
     except InvalidRequest as refused:
         message = refused.message
     else:
@@ -574,4 +581,4 @@ class TestWhateverIsSent:
         is_event_or_refusal(bytes(body))
 
     def test_eight_mebibytes_are_read(self) -> None:
-        assert parse(payloads.insert("outages", {"id": 1, "log": "x" * 8_000_000}))
+        assert parse_event(payloads.insert("outages", {"id": 1, "log": "x" * 8_000_000}))

@@ -10,7 +10,7 @@ from function.core.lifecycle import CHANGE_REQUEST, INCIDENT, NO_LIFECYCLE
 from function.core.outcome import Reason, Status
 from function.core.step import DesiredState, Step
 from function.ledger.records import Ticket
-from function.rules.loader import RulesError, load
+from function.rules.loader import RulesError, load_rules
 from function.rules.schema import AFTER_CLOSE, ON_DELETE
 from function.rules.ticket import TicketRule, ticket_of
 from function.targets.ticket.decide import (
@@ -68,7 +68,7 @@ def rules(about: str) -> Iterator[TicketRule]:
             '      key: "{{ row.id }}"\n      fields: {short_description: x}\n'
         )
         try:
-            [rule] = load(text, environ={}).rules
+            [rule] = load_rules(text, environ={}).rules
         except RulesError:
             continue
         yield ticket_of(rule)
