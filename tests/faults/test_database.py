@@ -18,7 +18,8 @@ from tests.faults.site import Site
 
 
 def write_rows(site: Site, count: int) -> None:
-    """Rows one after the other, each changed once; the app's own connection may be cut too."""
+    """Rows one after the other, each changed once; the app's own connection, a new one for each
+    statement, may be cut too."""
     for number in range(count):
         for statement in (
             (
@@ -29,7 +30,8 @@ def write_rows(site: Site, count: int) -> None:
         ):
             while True:
                 try:
-                    site.sql(statement, number + 1)
+                    with psycopg.connect(site.database_url) as connection:
+                        connection.execute(statement, [number + 1])
                     break
                 except psycopg.OperationalError:
                     time.sleep(0.05)

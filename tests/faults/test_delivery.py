@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.site import Site
 from tests.faults.soak import without_order_by
-from tests.processes import HERE
+from tests.processes import HERE, serve_one_who_left
 
 
 def titles(site: Site, row: int) -> list[tuple[str, str]]:
@@ -39,9 +39,9 @@ def test_what_a_crashed_engine_has_asked_for_is_under_way_until_it_is_done(calm:
     for number in (0, 1):
         calm.engines[number].kill()
         calm.start_engine(number)
-    calm.until(lambda: any(function.serves_one_who_left() for function in calm.functions), 0.5)
+    calm.until(lambda: serve_one_who_left(calm.functions), 0.5)
 
-    calm.until(lambda: not any(function.serves_one_who_left() for function in calm.functions), 5.0)
+    calm.until(lambda: not serve_one_who_left(calm.functions), 5.0)
     assert calm.servicenow.in_flight == 0
     calm.settle()
 

@@ -6,10 +6,12 @@ import socket
 import sqlite3
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 
+import psycopg
 import pytest
 
 from sandbox.postgresql import PostgreSQL
@@ -19,10 +21,23 @@ from tests.world import Answered, World, outage
 DEADLINE_SECONDS = 3.0
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server() -> Iterator[PostgreSQL]:
+    """One for this file alone: whoever else used it would freeze too."""
     with PostgreSQL() as server:
         yield server
+
+
+@pytest.fixture
+def database_url(server: PostgreSQL) -> Iterator[str]:
+    """The URL of an empty database on it; it goes on afterwards, whatever became of the test."""
+    name = f"t{uuid.uuid4().hex}"
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    yield server.url.replace("/postgres?", f"/{name}?")
+    server.thaw()
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @contextmanager
@@ -54,10 +69,10 @@ def settle(world: World, bodies: list[bytes], *, seconds: float = 20.0) -> None:
 
 
 def test_events_of_a_crowd_are_answered_in_time_while_it_is_frozen_and_done_afterwards(
-    server: PostgreSQL,
+    server: PostgreSQL, database_url: str
 ) -> None:
     bodies = [insert("outages", outage(n), id=f"e{n}") for n in range(30)]
-    with world_on(server.url) as world, ThreadPoolExecutor(30) as pool:
+    with world_on(database_url) as world, ThreadPoolExecutor(30) as pool:
         # Connections rest when it freezes.
         list(pool.map(world.send, [insert("outages", outage(f"before {n}")) for n in range(10)]))
         server.freeze()
@@ -76,9 +91,9 @@ def test_events_of_a_crowd_are_answered_in_time_while_it_is_frozen_and_done_afte
 
 
 def test_an_event_is_answered_in_time_where_it_freezes_before_the_first_connection(
-    server: PostgreSQL,
+    server: PostgreSQL, database_url: str
 ) -> None:
-    with world_on(server.url) as world:
+    with world_on(database_url) as world:
         server.freeze()
         seconds, answer = timed(world, insert("outages", outage()))
         server.thaw()
@@ -89,8 +104,10 @@ def test_an_event_is_answered_in_time_where_it_freezes_before_the_first_connecti
 
 
 @pytest.mark.parametrize("path", ["/readyz", "/hasura"])
-def test_what_is_no_event_is_answered_in_time_too(server: PostgreSQL, path: str) -> None:
-    with world_on(server.url) as world:
+def test_what_is_no_event_is_answered_in_time_too(
+    server: PostgreSQL, database_url: str, path: str
+) -> None:
+    with world_on(database_url) as world:
         world.send(insert("outages", outage()))
         server.freeze()
         began = time.monotonic()
@@ -104,10 +121,10 @@ def test_what_is_no_event_is_answered_in_time_too(server: PostgreSQL, path: str)
 
 
 def test_an_answer_after_a_call_is_in_time_and_does_not_say_that_nothing_was_done(
-    server: PostgreSQL,
+    server: PostgreSQL, database_url: str
 ) -> None:
     """It freezes while ServiceNow works: the incident is made, and cannot be written down."""
-    with world_on(server.url) as world:
+    with world_on(database_url) as world:
         world.send(insert("outages", outage("before")))
         world.servicenow.arm("slow", seconds=0.5)
         freezing = threading.Timer(0.25, server.freeze)
@@ -125,14 +142,14 @@ def test_an_answer_after_a_call_is_in_time_and_does_not_say_that_nothing_was_don
 
 @pytest.mark.parametrize("seed", range(3))
 def test_at_whatever_moment_it_freezes_every_event_is_answered_in_time(
-    server: PostgreSQL, seed: int
+    server: PostgreSQL, database_url: str, seed: int
 ) -> None:
     draw = random.Random(seed)
     bodies = [insert("outages", outage(n), id=f"i{n}") for n in range(12)]
     bodies += [
         update("outages", outage(n), outage(n, title="changed"), id=f"u{n}") for n in range(12)
     ]
-    with world_on(server.url) as world, ThreadPoolExecutor(6) as pool:
+    with world_on(database_url) as world, ThreadPoolExecutor(6) as pool:
         world.send(insert("outages", outage("before")))
         answered: list[tuple[float, Answered]] = []
         for _ in range(4):
