@@ -308,7 +308,6 @@ class Hasura:
             min_size=1,
             max_size=_DATABASE_CONNECTIONS,
             timeout=_DATABASE_SECONDS_MAX,
-            check=_still_there,
             kwargs={"autocommit": True},
             open=False,
         )
@@ -685,19 +684,39 @@ class Hasura:
     def _statement(self) -> Iterator[Connection]:
         """A connection, to run one statement on, unless this engine has ended."""
         try:
-            with self._pool.connection() as connection:
-                with self._gate:
-                    if self._ended:
-                        raise _Ended
-                    self._statements += 1
-                try:
-                    yield connection
-                finally:
-                    with self._gate:
-                        self._statements -= 1
-                        self._gate.notify_all()
+            connection = self._lent()
         except PoolClosed:
             raise _Ended from None
+        try:
+            with self._gate:
+                if self._ended:
+                    raise _Ended
+                self._statements += 1
+            try:
+                yield connection
+            finally:
+                with self._gate:
+                    self._statements -= 1
+                    self._gate.notify_all()
+        finally:
+            self._pool.putconn(connection)
+
+    def _lent(self) -> Connection:
+        """A connection of the pool's whose server has not hung up.
+
+        The pool's own check sleeps a second after each one that is gone, and then waits on when it
+        has been closed meanwhile.
+        """
+        until = time.monotonic() + _DATABASE_SECONDS_MAX
+        while True:
+            connection = self._pool.getconn(until - time.monotonic())
+            try:
+                _still_there(connection)
+            except psycopg.OperationalError:
+                connection.close()
+                self._pool.putconn(connection)  # which puts a new one in its place
+            else:
+                return connection
 
     def _connected(self) -> Connection:
         return psycopg.connect(self._database_url, autocommit=True)
@@ -711,8 +730,7 @@ class Hasura:
 
 
 def _still_there(connection: Connection) -> None:
-    """Raise where the server has hung up, so that the pool gives another one; a look at the socket,
-    no question."""
+    """Raise where the server has hung up; a look at the socket, no question."""
     connection.pgconn.consume_input()  # its last words, if any
     connection.pgconn.consume_input()
 

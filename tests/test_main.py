@@ -1,7 +1,5 @@
 """The deployed entry point, as processes of its own."""
 
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -86,26 +84,6 @@ def test_the_function_answers_as_functions_framework_runs_it(world: World, tmp_p
     assert (created.status, created.said, refused.status) == (200, "created", 401)
     assert (large.status_code, chunked.status_code, got.status_code) == (413, 413, 405)
     assert said(world.incident) == (outage()["title"], "1")
-
-
-def test_a_server_that_is_told_to_stop_answers_what_is_under_way_first(tmp_path: Path) -> None:
-    """33 seconds: gunicorn's own grace is 30."""
-    with (
-        World(SERVICENOW_TIMEOUT_SECONDS="40") as world,
-        served(world, tmp_path) as function,
-        ThreadPoolExecutor(1) as pool,
-    ):
-        world.servicenow.arm("slow", method="POST", seconds=33)
-        under_way = pool.submit(function.send, insert("outages", outage()))
-        until = time.monotonic() + 10
-        while world.servicenow.armed() and time.monotonic() < until:
-            time.sleep(0.02)
-        os.kill(function.pid, signal.SIGTERM)
-        answer = under_way.result(60)
-        ended = function.wait(20)
-
-    assert (answer.status, answer.said) == (200, "created")
-    assert ended == 0
 
 
 def test_ten_at_once_from_two_processes_on_one_postgresql_are_one_incident(

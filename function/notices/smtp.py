@@ -133,7 +133,6 @@ def send(
     time being, else for good. Certificates are verified against *context*, by default the system's.
     Where STARTTLS is asked for, a server that has none is not sent anything.
     """
-    context = context or ssl.create_default_context()
     deadline = time.monotonic() + timeout_seconds
     step = "connecting"
     try:
@@ -142,13 +141,16 @@ def send(
             opened.enter_context(_cut_off(wire, deadline))
             if server.tls == "implicit":
                 step = "TLS"
+                # Made only where it is wanted: it reads all certificates of the system, for twenty
+                # milliseconds.
+                context = context or ssl.create_default_context()
                 wire = opened.enter_context(context.wrap_socket(wire, server_hostname=server.host))
             step = "greeting"
             session = _SmtpSession(wire, server, name=domain_of(message))
             opened.callback(session.close)
             if server.tls == "starttls":
                 step = "STARTTLS"
-                session.starttls(context=context)
+                session.starttls(context=context or ssl.create_default_context())
             if server.password:
                 step = "login"
                 session.login(server.username, server.password)
