@@ -666,8 +666,8 @@ def test_secrets_are_read_through_the_proxy(tmp_path: Path, trusted: str, name: 
     }
     (tmp_path / "account.json").write_text(json.dumps(account))
     code = (
-        "from function.secretmanager import read; "
-        "read('projects/p/secrets/s/versions/1', seconds=3)"
+        "from function.secretmanager import read_secret; "
+        "read_secret('projects/p/secrets/s/versions/1', seconds=3)"
     )
     with ProxyServer(refusing=403) as proxy:
         environ = {
