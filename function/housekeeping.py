@@ -10,9 +10,10 @@ from function.core.outcome import NotDone
 from function.core.step import DesiredState
 from function.core.trail import current_place
 from function.deadline import Deadline
-from function.engine import Engine, save_under_lease, wanted_at
+from function.engine import Engine
 from function.ledger.backend import LedgerRefused, LedgerUnavailable
 from function.log import fault
+from function.rule_delivery import save_under_lease, wanted_at
 from function.rules.model import Rule
 from function.targets.base import LeaseLost, TargetSession, Task
 
@@ -55,7 +56,7 @@ class Housekeeping:
         settled = 0
         rules = {rule.id: rule for rule in self._engine.rules.rules}
         for rule_id, key in self._ledger.tickets.suspects(instance, most=SETTLE_MAX):
-            if deadline.left() < self._engine.work_seconds_min:
+            if deadline.left() < self._engine.context.work_seconds_min:
                 break
             try:
                 rule = rules.get(rule_id)
@@ -131,11 +132,11 @@ class Housekeeping:
             given_up_seconds=self._settings.retry_for_seconds,
             most=OVERDUE_MAX,
         ):
-            if deadline.left() < self._engine.work_seconds_min:
+            if deadline.left() < self._engine.context.work_seconds_min:
                 break
             gave_up = now - delivery.first_seen > self._settings.retry_for_seconds
             session = self._engine.session_of(delivery.id.target)
-            builder = self._engine.alerts.about(session.system, session.instance)
+            builder = self._engine.context.alerts.about(session.system, session.instance)
             alert = builder.overdue(delivery, gave_up=gave_up)
             try:
                 self._ledger.deliveries.mark_overdue(delivery, alert, gave_up=gave_up)

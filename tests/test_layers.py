@@ -20,6 +20,7 @@ FLOORS = (
     ("settings",),
     ("connection",),
     ("targets",),
+    ("rule_delivery",),
     ("engine",),
     ("housekeeping", "answers", "admission"),
     ("api",),

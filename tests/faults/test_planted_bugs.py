@@ -45,7 +45,7 @@ COUNTED_TWICE = (
 )
 # Two transactions instead of one, and the place where a process may die is between them.
 DEAD_LETTER_LOST_BEFORE_ITS_MAIL = (
-    "function/engine.py",
+    "function/rule_delivery.py",
     """            alerts=alerts,
             abandoned=abandoned,
             mail_every_seconds=self._settings.notify_every_seconds,

@@ -1,0 +1,559 @@
+"""One event under one rule: for each of its keys lease, have the target act, record."""
+
+import logging
+import random
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Final
+
+from function.core.event import Event, Op
+from function.core.outcome import (
+    CircuitOpen,
+    Failure,
+    NotDone,
+    Outcome,
+    Reason,
+    Retryability,
+    Status,
+)
+from function.core.permit import HoldKind
+from function.core.retry import wait_seconds
+from function.core.step import DesiredState, Step, wanted_from_json, wanted_to_json
+from function.core.trail import Place, current_place
+from function.deadline import Deadline
+from function.failpoints import failpoint
+from function.ledger.backend import LedgerRefused, LedgerUnavailable
+from function.ledger.holds import PROBE_SECONDS, held_fingerprint
+from function.ledger.ledger import Ledger
+from function.ledger.records import (
+    Acquired,
+    Alert,
+    AlreadyDead,
+    AlreadyDone,
+    BeginResult,
+    ConnectionChanged,
+    DeliveryId,
+    InstanceStatus,
+    KeyBusy,
+    PermitReturn,
+    TableTraits,
+    Ticket,
+)
+from function.log import fault
+from function.notices.alerts import AlertBuilder
+from function.rules.model import Rule, Rules
+from function.settings import Settings
+from function.targets.base import LeaseLost, Result, Targets, TargetSession, Task
+
+log = logging.getLogger(__name__)
+
+# A waiter polls the key's lease that long, then Hasura is asked to come back: threads and its pool
+# are not for waiting.
+LEASE_PATIENCE_SECONDS: Final = 2.0
+# A key is busy for as long as a call takes, seldom for the whole lease of a holder that vanished:
+# asking costs little.
+BUSY_SECONDS_MAX: Final = 10.0
+# Less than this is not enough for a call and its record.
+WORK_SECONDS_MIN: Final = 1.0
+# How often an event is begun on another connection because its own was replaced. After that it is
+# answered 503, and Hasura sends it again.
+CHANGES_MAX: Final = 3
+# Hasura is asked to send again after that, where only the time ran out.
+SOON_SECONDS: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryContext:
+    """What every delivery works with. *draw* gives the jitter: a random number in [0, 1)."""
+
+    settings: Settings
+    rules: Rules
+    ledger: Ledger
+    targets: Targets
+    alerts: AlertBuilder
+    draw: Callable[[], float]
+
+    @property
+    def work_seconds_min(self) -> float:
+        """Less time is not enough for a call and its record."""
+        return min(WORK_SECONDS_MIN, self.settings.deadline_seconds / 4)
+
+    def digest(self, session: TargetSession) -> str:
+        """What stands for the rules and settings that decide what becomes of an event."""
+        return f"{self.rules.digest[:16]}{session.settings_digest[:16]}"
+
+
+class RuleDelivery:
+    """One event under one rule; a thread of its own may do it."""
+
+    def __init__(
+        self,
+        context: DeliveryContext,
+        event: Event,
+        rule: Rule,
+        steps: Sequence[Step],
+        not_due: Mapping[DeliveryId, tuple[Reason, float]],
+        *,
+        fresh: bool,
+        first_session: Callable[[str], TargetSession],
+        deadline: Deadline,
+        is_first: bool,
+    ) -> None:
+        """*first_session* gives the session that all of the event's rules with a kind of target
+        begin with. *not_due*: what of the event waits for later. *is_first*: it is tried however
+        little time is left."""
+        self._context = context
+        self._ledger = context.ledger
+        self._settings = context.settings
+        self._event = event
+        self._fresh = fresh
+        self._first_session = first_session
+        self._rule = rule
+        self._steps = steps
+        self._not_due = not_due
+        self._deadline = deadline
+        self._is_first = is_first
+        self._own_session: TargetSession | None = None
+        # What has a record.
+        self.kept: list[DeliveryId] = []
+        # Whether the event has records besides, each time that the ledger said so.
+        self.others: list[bool] = []
+        self.mail_due = False
+
+    def apply(self) -> list[Outcome]:
+        """Give what followed for each key."""
+        return [self._apply_step(step) for step in self._steps]
+
+    def _apply_step(self, step: Step) -> Outcome:
+        if isinstance(step.wants, DesiredState) and _wants_nothing(self._event, step, step.wants):
+            return self._record_nothing_wanted(step)
+        delivery = self._delivery_id(step)
+        must_try = self._is_first and not self.kept
+        self.kept.append(delivery)
+        if waiting := self._not_due.get(delivery):
+            return _retrying(self._rule, step, *waiting)
+        if not must_try and self._deadline.left() < self._context.work_seconds_min:
+            # Hasura comes back for the rest.
+            return _retrying(self._rule, step, Reason.DEADLINE, self._ledger.now() + SOON_SECONDS)
+        return self._deliver_step(step)
+
+    def _delivery_id(self, step: Step) -> DeliveryId:
+        return delivery_id(self._event, self._rule, step)
+
+    def _session(self, *, at_once: bool = False) -> TargetSession:
+        kind = self._rule.target.kind
+        if at_once:
+            self._own_session = self._context.targets[kind].connect(at_once=True)
+        elif self._own_session is None:
+            self._own_session = self._first_session(kind)
+        return self._own_session
+
+    def _record_nothing_wanted(self, step: Step) -> Outcome:
+        """The common case of a row below `when` costs no record, not even evidence; but where its
+        key had a row before, that one's end would be taken for this one's."""
+        if self._rule.target.follows:
+            session = self._session()
+            try:
+                others, mail_due = self._ledger.deliveries.record_step(
+                    self._event,
+                    step,
+                    wanted_to_json(step.wants),
+                    delivery=self._delivery_id(step),
+                    instance=session.instance,
+                    digest=self._context.digest(session),
+                    mail_every_seconds=self._settings.notify_every_seconds,
+                )
+                self.others.append(others)
+                self.mail_due = self.mail_due or mail_due
+            except LedgerRefused as error:
+                self.kept.append(self._delivery_id(step))
+                return self._not_begun(step, error)
+        return Outcome(self._rule.id, step.key, Status.SKIPPED, reason=Reason.WHEN_FALSE)
+
+    def _deliver_step(self, step: Step) -> Outcome:
+        if isinstance(step.wants, Failure) and not step.key:
+            return self._dead_letter_no_key(step, step.wants)
+        owner = uuid.uuid4().hex
+        started = time.monotonic()
+        try:
+            beginning = self._begin(step, owner=owner)
+        except LedgerRefused as error:
+            return self._not_begun(step, error)
+        match beginning:
+            case AlreadyDone():
+                return Outcome(self._rule.id, step.key, Status.UNCHANGED, beginning.ticket)
+            case AlreadyDead():
+                reason = Reason(beginning.reason) if beginning.reason else Reason.GAVE_UP
+                return Outcome(
+                    self._rule.id,
+                    step.key,
+                    Status.DEAD,
+                    beginning.ticket,
+                    reason,
+                    hint=beginning.hint,
+                )
+            case ConnectionChanged():
+                return _retrying(
+                    self._rule, step, Reason.NOT_CONFIGURED, self._ledger.now() + SOON_SECONDS
+                )
+            case KeyBusy():
+                wait = max(1.0, min(beginning.seconds, BUSY_SECONDS_MAX) * self._context.draw())
+                return _retrying(self._rule, step, Reason.BUSY, self._ledger.now() + wait)
+            case Acquired():
+                failpoint("leased")
+                return self._attempt(step, beginning, owner=owner, started=started)
+
+    def _begin(self, step: Step, *, owner: str) -> BeginResult:
+        session = self._session()
+        changes_left = CHANGES_MAX
+        patience = Deadline.after(min(LEASE_PATIENCE_SECONDS, max(0.0, self._deadline.left())))
+        while True:
+            beginning = self._ledger.deliveries.begin(
+                self._event,
+                step,
+                wanted_to_json(step.wants),
+                delivery=self._delivery_id(step),
+                instance=session.instance,
+                owner=owner,
+                lease_seconds=self._settings.lease_seconds,
+                digest=self._context.digest(session),
+                fresh=self._fresh,
+                table=self._rule.target.table,
+                version=session.version,
+                permit_for=session.unverified,
+                probe_seconds=PROBE_SECONDS,
+                with_trail=self._rule.target.follows,
+            )
+            if isinstance(beginning, ConnectionChanged) and changes_left:
+                session = self._session(at_once=True)
+                changes_left -= 1
+                continue
+            if not isinstance(beginning, KeyBusy) or patience.left() <= 0:
+                return beginning
+            time.sleep(min(0.02 + 0.1 * random.random(), max(0.0, patience.left())))  # noqa: S311  # jitter
+
+    def _attempt(self, step: Step, begun: Acquired, *, owner: str, started: float) -> Outcome:
+        place = current_place(begun.ticket.trail)
+        moved = place is None or place.digest == step.entered
+        wants = wanted_at(place, step.wants if moved else None) if place is not None else step.wants
+        self._deadline.begin_row(failed_before=begun.ticket.call_failed, permit=begun.permit)
+        self.others.append(begun.status.others)
+        task = Task(
+            self._rule,
+            self._event,
+            step,
+            wants if isinstance(wants, DesiredState) else None,
+            begun.ticket,
+            begun.now,
+            self._deadline,
+            save_under_lease(self._ledger, owner),
+            begun.status.traits,
+            # A dead letter begins anew: its reason is that of before.
+            replayed=begun.delivery.attempts == 1 and begun.delivery.reason == Reason.IN_DOUBT,
+        )
+        try:
+            result, failure, held = self._apply(task, wants, moved=moved)
+        except LeaseLost:
+            self._release_permit(begun)
+            return _retrying(
+                self._rule, step, Reason.BUSY, begun.now + self._settings.lease_seconds
+            )
+        if (
+            failure is None
+            and task.record.suspect_until is not None
+            and begun.delivery.attempts > 1
+        ):
+            # What this event sent may still change the ticket: it comes back to look.
+            failure = Failure(
+                Retryability.IN_DOUBT,
+                Reason.IN_DOUBT,
+                f"an earlier write may still commit; the {self._rule.target.kind} is "
+                "looked at again then",
+                retry_after_seconds=task.record.suspect_until - begun.now,
+            )
+        if failure is None:
+            if result.status in (Status.UNCHANGED, Status.SKIPPED) and not moved:
+                result = Result(Status.SUPERSEDED, None)
+            outcome = Outcome(
+                self._rule.id, step.key, result.status, task.record.number, result.reason
+            )
+        else:
+            outcome = self._failed(step, begun, failure, task.record.number, started=started)
+        alerts, fingerprint = self._alerts(begun, outcome, failure, held, task)
+        record = replace(task.record, call_failed=self._deadline.failed_now(done=failure is None))
+        try:
+            stands = self._finish(
+                record,
+                outcome,
+                failure,
+                alerts,
+                fingerprint,
+                delivery=begun.delivery.id,
+                owner=owner,
+                started=started,
+                instance=begun.ticket.instance,
+                permit=self._permit_return(begun),
+            )
+        except LedgerUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001  # what the ledger does not take must not cost the event
+            self._release_permit(begun)
+            return self._not_recorded(step, begun, error, owner=owner, started=started)
+        if not stands:
+            self._release_permit(begun)
+            retry_at = begun.now + 1.0 + self._settings.lease_seconds * self._context.draw()
+            return _retrying(self._rule, step, Reason.BUSY, retry_at)
+        return outcome
+
+    def _apply(
+        self, task: Task, wants: DesiredState | Failure, *, moved: bool
+    ) -> tuple[Result, Failure | None, CircuitOpen | None]:
+        """Have the target act. Gives what it did, why it did not, and the hold that kept it from
+        it."""
+        nothing = Result(Status.SUPERSEDED, None)
+        if isinstance(wants, Failure):
+            # The place where the row is cannot be said; the event that took it there answers for
+            # that.
+            return nothing, wants if moved else None, None
+        try:
+            if self._deadline.left() < self._context.work_seconds_min:
+                what = "this delivery's time was used up; the rest follows"
+                return nothing, Failure(Retryability.TRANSIENT, Reason.DEADLINE, what), None
+            return self._session().apply(task), None, None
+        except NotDone as error:
+            return nothing, error.failure, error if isinstance(error, CircuitOpen) else None
+        except (LeaseLost, LedgerUnavailable):
+            raise
+        except Exception as error:  # noqa: BLE001  # a fault of ours must not cost the event
+            what = f"a fault of ours ({fault(error)}); the log has more"
+            return nothing, Failure(Retryability.TRANSIENT, Reason.FAULT, what), None
+
+    def _finish(
+        self,
+        record: Ticket | None,
+        outcome: Outcome,
+        failure: Failure | None,
+        alerts: Sequence[Alert],
+        fingerprint: str,
+        *,
+        delivery: DeliveryId,
+        owner: str,
+        started: float,
+        abandoned: Ticket | None = None,
+        instance: str = "",
+        permit: PermitReturn | None = None,
+    ) -> bool:
+        """Write down what came of the work; False: the lease was gone, nothing stands."""
+        finished = self._ledger.deliveries.finish(
+            record,
+            owner=owner,
+            delivery=delivery,
+            outcome=outcome,
+            failure=failure,
+            duration_seconds=time.monotonic() - started,
+            fingerprint=fingerprint,
+            alerts=alerts,
+            abandoned=abandoned,
+            mail_every_seconds=self._settings.notify_every_seconds,
+            instance=instance,
+            permit=permit,
+        )
+        failpoint("recorded")
+        self.mail_due = self.mail_due or finished.mail_due
+        return finished.stands
+
+    def _permit_return(self, begun: Acquired) -> PermitReturn | None:
+        """What is to be said of the permit that was given at the beginning; None where its call has
+        said it already."""
+        if begun.permit is None or not (self._deadline.passed or self._deadline.permit is not None):
+            return None
+        return PermitReturn(begun.permit_for, self._deadline.passed)
+
+    def _release_permit(self, begun: Acquired) -> None:
+        """Give the permit back by itself, where what came of the work does not stand."""
+        if self._permit_return(begun) is not None:
+            with suppress(LedgerUnavailable):
+                self._ledger.holds.release_probe(self._session().instance, begun.permit_for)
+
+    def _not_begun(self, step: Step, error: Exception) -> Outcome:
+        """The outcome where the ledger does not take the beginning of the work; nothing
+        was called."""
+        started = time.monotonic()
+        session = self._session()
+        delivery, now = self._ledger.deliveries.count_attempt(
+            self._event,
+            delivery=self._delivery_id(step),
+            digest=self._context.digest(session),
+            fresh=self._fresh,
+        )
+        ticket = Ticket(session.instance, self._rule.id, step.key)
+        status = InstanceStatus(session.version or "", traits=TableTraits(), others=True)
+        acquired = Acquired(ticket, delivery, now, status)
+        return self._not_recorded(step, acquired, error, owner="", started=started)
+
+    def _not_recorded(
+        self,
+        step: Step,
+        begun: Acquired,
+        error: Exception,
+        *,
+        owner: str,
+        started: float,
+    ) -> Outcome:
+        """The outcome of what the ledger did not take, recorded in words of our own alone.
+
+        The ticket's record stays as it was, and whoever comes next finds out what was done, as
+        after a holder that vanished.
+        """
+        why = str(error) if isinstance(error, LedgerRefused) else type(error).__name__
+        log.critical(
+            "a fault of ours: what came of an event cannot be recorded: %s at %s", why, fault(error)
+        )
+        failure = Failure(
+            Retryability.TRANSIENT,
+            Reason.FAULT,
+            f"a fault of ours: the ledger does not take what came of it ({why}); the log has more",
+        )
+        outcome = self._failed(step, begun, failure, "", started=started)
+        alerts, fingerprint = self._alerts(begun, outcome, failure, None, None)
+        self._finish(
+            None,
+            outcome,
+            failure,
+            alerts,
+            fingerprint,
+            delivery=begun.delivery.id,
+            owner=owner,
+            started=started,
+            abandoned=begun.ticket,
+        )
+        return outcome
+
+    def _failed(
+        self,
+        step: Step,
+        begun: Acquired,
+        failure: Failure,
+        number: str,
+        *,
+        started: float,
+    ) -> Outcome:
+        """The outcome of a failure: to be tried again, or given up on."""
+        if failure.retryability is Retryability.PERMANENT:
+            return Outcome(
+                self._rule.id, step.key, Status.DEAD, number, failure.reason, hint=failure.hint
+            )
+        now = begun.now + time.monotonic() - started
+        if now - begun.delivery.first_seen > self._settings.retry_for_seconds:
+            return Outcome(
+                self._rule.id, step.key, Status.DEAD, number, Reason.GAVE_UP, hint=failure.hint
+            )
+        # Time that ran out is nobody's outage: the rest is done soon.
+        attempt = 1 if failure.reason is Reason.DEADLINE else begun.delivery.attempts
+        wait = wait_seconds(
+            attempt, self._context.draw(), at_least=failure.retry_after_seconds or 0.0
+        )
+        return Outcome(
+            self._rule.id, step.key, Status.RETRYING, number, failure.reason, now + max(1.0, wait)
+        )
+
+    def _alerts(
+        self,
+        begun: Acquired,
+        outcome: Outcome,
+        failure: Failure | None,
+        held: CircuitOpen | None,
+        task: Task | None,
+    ) -> tuple[list[Alert], str]:
+        """The alerts of one outcome, and of the *task* if it counts; and the fingerprint of the
+        delivery's own."""
+        session, delivery = self._session(), begun.delivery
+        builder = self._context.alerts.about(session.system, session.instance)
+        # Its record may not have the ticket's number yet.
+        known = replace(delivery, ticket=outcome.ticket or delivery.ticket)
+        alerts = []
+        if task is not None and task.left_empty:
+            alerts.append(builder.left_empty(task.left_empty, known))
+        if task is not None and task.mismatched_fields:
+            alerts.append(builder.mismatched(task.mismatched_fields, known))
+        if failure is None:
+            return alerts, ""
+        fingerprint = delivery.fingerprint if outcome.status is Status.RETRYING else ""
+        if outcome.status is Status.DEAD:
+            dead = builder.dead(failure, outcome, known)
+            alerts.append(dead)
+            fingerprint = dead.fingerprint
+        if held is not None:
+            alerts.append(
+                builder.held(
+                    failure,
+                    known,
+                    fingerprint=held_fingerprint(session.instance, held.kind),
+                    since=held.since,
+                    at_once=held.kind in (HoldKind.AUTH, HoldKind.CONFIG),
+                )
+            )
+        age = begun.now - delivery.first_seen
+        held_later = held.since - delivery.first_seen if held is not None else None
+        if builder.needs_own_alert(outcome, failure, age_seconds=age, held_later=held_later):
+            earlier = self._ledger.alerts.find_kind(delivery.fingerprint)
+            waiting = builder.waiting(failure, delivery, earlier=earlier)
+            alerts.append(waiting)
+            fingerprint = waiting.fingerprint
+        return alerts, fingerprint
+
+    # Without a key
+
+    def _dead_letter_no_key(self, step: Step, failure: Failure) -> Outcome:
+        self.mail_due = True
+        self.others.append(True)
+        session = self._session()
+        builder = self._context.alerts.about(session.system, session.instance)
+        now = self._ledger.now()
+        alert = builder.keyless(failure, self._event, rule=self._rule.id, now=now)
+        outcome = Outcome(self._rule.id, "", Status.DEAD, reason=failure.reason, hint=failure.hint)
+        return self._ledger.deliveries.record_without_ticket(
+            self._event,
+            outcome,
+            failure,
+            delivery=self._delivery_id(step),
+            digest=self._context.digest(session),
+            fresh=self._fresh,
+            alert=alert,
+        )
+
+
+def delivery_id(event: Event, rule: Rule, step: Step) -> DeliveryId:
+    return DeliveryId(event.id, event.content, rule.id, rule.target.kind, step.key)
+
+
+def save_under_lease(ledger: Ledger, owner: str) -> Callable[[Ticket], None]:
+    """What writes a ticket's record down while *owner* has its lease, and raises LeaseLost where it
+    has not."""
+
+    def save(ticket: Ticket) -> None:
+        if not ledger.tickets.save(ticket, owner=owner):
+            raise LeaseLost
+
+    return save
+
+
+def wanted_at(place: Place, fresh: DesiredState | Failure | None = None) -> DesiredState | Failure:
+    """What is wanted when the row is at *place*; *fresh* where it was rendered just now."""
+    wants = fresh or wanted_from_json(place.wants)
+    if place.belongs_to_predecessor and isinstance(wants, DesiredState):
+        # The row that the ticket was for is gone; none is wanted for the one that came under its
+        # key.
+        return replace(wants, gone=True, resolved=False, fields={})
+    return wants
+
+
+def _wants_nothing(event: Event, step: Step, wants: DesiredState) -> bool:
+    return event.op is Op.INSERT and step.op is Op.INSERT and not wants.when
+
+
+def _retrying(rule: Rule, step: Step, reason: Reason, retry_at: float) -> Outcome:
+    return Outcome(rule.id, step.key, Status.RETRYING, reason=reason, retry_at=retry_at)
