@@ -174,7 +174,8 @@ class _EventDelivery:
         self.fresh = fresh
         self._deadline = deadline
         self._sessions: dict[str, TargetSession] = {}
-        self._connecting = threading.Lock()
+        self._lock = threading.Lock()
+        self._first_try_taken = False
         # What has a record.
         self.kept: list[DeliveryId] = []
         # Whether the event has records besides, and whether mails are due: so until the ledger has
@@ -184,7 +185,7 @@ class _EventDelivery:
 
     def session(self, kind: str) -> TargetSession:
         """The session that all rules with this kind of target begin with."""
-        with self._connecting:
+        with self._lock:
             if kind not in self._sessions:
                 self._sessions[kind] = self.engine.targets[kind].connect()
             return self._sessions[kind]
@@ -204,18 +205,37 @@ class _EventDelivery:
                 not_due,
                 fresh=self.fresh,
                 first_session=self.session,
+                take_first_try=self.take_first_try,
                 # What a call finds out of its row is this rule's alone.
                 deadline=replace(self._deadline),
-                is_first=number == 0,
             )
-            for number, (rule, steps_of_rule) in enumerate(steps)
+            for rule, steps_of_rule in steps
         ]
-        outcomes = self.engine.threads.run([work.apply for work in works])
+        outcomes = self._run(works)
         reports = [others for work in works for others in work.others]
         self.kept = [delivery for work in works for delivery in work.kept]
         self.has_others = any(reports) or not reports
         self.mail_due = any(work.mail_due for work in works)
         return [outcome for of_rule in outcomes for outcome in of_rule]
+
+    def _run(self, works: Sequence[RuleDelivery]) -> list[list[Outcome]]:
+        """Do *works*, several at a time once a call of this event was let in; until then one after
+        the other, for they would wait for the first one's call all the same."""
+        outcomes: list[list[Outcome]] = []
+        left = list(works)
+        while len(left) > 1 and left[0].needs_leave():
+            first = left.pop(0)
+            outcomes.append(first.apply())
+            for work in left:
+                work.follow(first)
+        return outcomes + self.engine.threads.run([work.apply for work in left])
+
+    def take_first_try(self) -> bool:
+        """Whether nothing of this event was tried yet: that is, however little time is left, so
+        that each time that it comes leaves a record."""
+        with self._lock:
+            is_first, self._first_try_taken = not self._first_try_taken, True
+        return is_first
 
     def _not_due_yet(
         self, steps: Collection[tuple[Rule, Sequence[Step]]]

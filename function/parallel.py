@@ -24,7 +24,8 @@ class WorkThreads:
     def run(self, parts: Sequence[Callable[[], T]]) -> list[T]:
         """Do all *parts*, and give what each gave, in their order.
 
-        Where some raise, the others are done all the same; then the first error is raised.
+        Where one raises, those that were not begun are left, those that were are waited for, and
+        then the first error is raised.
         """
         done: dict[int, T] = {}
         errors: dict[int, BaseException] = {}
@@ -34,7 +35,7 @@ class WorkThreads:
         def work() -> None:
             while True:
                 with turn:
-                    number, part = next(todo, (-1, None))
+                    number, part = (-1, None) if errors else next(todo, (-1, None))
                 if part is None:
                     return
                 try:

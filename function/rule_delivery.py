@@ -99,12 +99,12 @@ class RuleDelivery:
         *,
         fresh: bool,
         first_session: Callable[[str], TargetSession],
+        take_first_try: Callable[[], bool],
         deadline: Deadline,
-        is_first: bool,
     ) -> None:
         """*first_session* gives the session that all of the event's rules with a kind of target
-        begin with. *not_due*: what of the event waits for later. *is_first*: it is tried however
-        little time is left."""
+        begin with. *not_due*: what of the event waits for later. *take_first_try*: whether nothing
+        of the event was tried yet."""
         self._context = context
         self._ledger = context.ledger
         self._settings = context.settings
@@ -115,13 +115,32 @@ class RuleDelivery:
         self._steps = steps
         self._not_due = not_due
         self._deadline = deadline
-        self._is_first = is_first
+        self._take_first_try = take_first_try
         self._own_session: TargetSession | None = None
         # What has a record.
         self.kept: list[DeliveryId] = []
         # Whether the event has records besides, each time that the ledger said so.
         self.others: list[bool] = []
         self.mail_due = False
+
+    def needs_leave(self) -> bool:
+        """Whether its first call finds out whether the credential is good: others wait for that."""
+        return (
+            self._deadline.proven is None
+            and any(map(self._calls, self._steps))
+            and self._session().unverified is not None
+        )
+
+    def follow(self, earlier: "RuleDelivery") -> None:
+        """A call of *earlier* may have been let in, of the same event."""
+        self._deadline.proven = earlier._deadline.proven
+
+    def _calls(self, step: Step) -> bool:
+        """Whether a call may be made for *step*."""
+        nothing = isinstance(step.wants, DesiredState) and _wants_nothing(
+            self._event, step, step.wants
+        )
+        return bool(step.key) and not nothing
 
     def apply(self) -> list[Outcome]:
         """Give what followed for each key."""
@@ -131,11 +150,10 @@ class RuleDelivery:
         if isinstance(step.wants, DesiredState) and _wants_nothing(self._event, step, step.wants):
             return self._record_nothing_wanted(step)
         delivery = self._delivery_id(step)
-        must_try = self._is_first and not self.kept
         self.kept.append(delivery)
         if waiting := self._not_due.get(delivery):
             return _retrying(self._rule, step, *waiting)
-        if not must_try and self._deadline.left() < self._context.work_seconds_min:
+        if not self._take_first_try() and self._deadline.left() < self._context.work_seconds_min:
             # Hasura comes back for the rest.
             return _retrying(self._rule, step, Reason.DEADLINE, self._ledger.now() + SOON_SECONDS)
         return self._deliver_step(step)
@@ -223,7 +241,7 @@ class RuleDelivery:
                 fresh=self._fresh,
                 table=self._rule.target.table,
                 version=session.version,
-                permit_for=session.unverified,
+                permit_for=session.unverified if self._deadline.proven is None else None,
                 probe_seconds=PROBE_SECONDS,
                 with_trail=self._rule.target.follows,
             )

@@ -58,23 +58,34 @@ def test_one_at_once_is_the_requests_own_thread() -> None:
     assert threads == [threading.get_ident()] * 3
 
 
-def test_the_first_error_is_raised_and_the_other_parts_are_done_all_the_same() -> None:
+def test_after_an_error_what_was_begun_is_ended_and_nothing_else_is_begun() -> None:
     done = []
+    meet = meeting(2)
 
-    def failing(error: Exception) -> None:
-        raise error
+    def slow() -> None:
+        meet()
+        time.sleep(0.2)
+        done.append("begun before")
+
+    def failing() -> None:
+        meet()
+        raise ValueError("the first")
 
     with pytest.raises(ValueError, match="the first"):
-        WorkThreads(2).run(
-            [
-                lambda: done.append("a"),
-                lambda: failing(ValueError("the first")),
-                lambda: failing(KeyError("the second")),
-                lambda: done.append("b"),
-            ]
-        )
+        WorkThreads(2).run([slow, failing, lambda: done.append("after")])
 
-    assert sorted(done) == ["a", "b"]
+    assert done == ["begun before"]
+
+
+def test_of_several_errors_the_first_parts_is_raised() -> None:
+    meet = meeting(2)
+
+    def failing(error: Exception) -> None:
+        meet()
+        raise error
+
+    with pytest.raises(KeyError):
+        WorkThreads(2).run([lambda: failing(KeyError("a")), lambda: failing(ValueError("b"))])
 
 
 def test_what_bounds_the_request_bounds_its_threads() -> None:

@@ -303,6 +303,9 @@ class GuardedClient:
         patience = Deadline.after(min(PROBE_SECONDS, max(0.0, deadline.left())))
         asked_at = None
         while True:
+            if asked_at is not None and self._verified:
+                # Another call of this process was let in meanwhile.
+                return CallPermit()
             digest = self._credentials.digest
             permit = self._breaker.request_permit(
                 digest, verified_after=asked_at, failed_before=deadline.alone

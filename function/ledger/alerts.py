@@ -20,27 +20,29 @@ MAIL_CLAIM_SECONDS: Final = 30.0
 
 _RAISE_ALERT = """
 INSERT INTO servicenow.alert AS a
-    (fingerprint, kind, facts, since, last_at, due_at, unsent, episode)
+    (fingerprint, kind, facts, since, last_at, due_at, unsent, state)
 VALUES (:fingerprint, :kind, :facts, :since, {now}, :since + :wait, 1, 'pending')
 ON CONFLICT (fingerprint) DO UPDATE SET
     facts = :facts, last_at = {now},
-    since = CASE WHEN a.episode IN ('closed', 'recovered') THEN :since ELSE a.since END,
-    due_at = CASE WHEN a.episode IN ('closed', 'recovered') THEN :since + :wait ELSE a.due_at END,
-    unsent = CASE WHEN a.episode = 'notified' AND :lasts THEN 0 ELSE a.unsent + 1 END,
-    episode = CASE WHEN a.episode IN ('closed', 'recovered') THEN 'pending' ELSE a.episode END
+    since = CASE WHEN a.state IN ('closed', 'recovered') THEN :since ELSE a.since END,
+    due_at = CASE WHEN a.state IN ('closed', 'recovered') THEN :since + :wait ELSE a.due_at END,
+    unsent = CASE WHEN a.state = 'notified' AND :lasts THEN 0 ELSE a.unsent + 1 END,
+    state = CASE WHEN a.state IN ('closed', 'recovered') THEN 'pending' ELSE a.state END
 """
+
+_LOCK_ALERT = "SELECT 1 FROM servicenow.alert WHERE fingerprint = :fingerprint {for_update}"
 
 END_ALERT = """
 UPDATE servicenow.alert SET
-    episode = CASE WHEN episode = 'notified' AND NOT :silently THEN 'recovered' ELSE 'closed' END,
+    state = CASE WHEN state = 'notified' AND NOT :silently THEN 'recovered' ELSE 'closed' END,
     unsent = 0, last_at = {now}
-WHERE fingerprint = :fingerprint AND episode IN ('pending', 'notified')
+WHERE fingerprint = :fingerprint AND state IN ('pending', 'notified')
 """
 
 _IS_DUE = """claimed_until <= {now} AND (
-        episode = 'recovered'
+        state = 'recovered'
         OR (unsent > 0 AND due_at <= {now} AND (mailed_at IS NULL OR mailed_at + :every <= {now})
-            AND episode IN ('pending', 'notified'))
+            AND state IN ('pending', 'notified'))
         OR owed_at <= {now})"""
 
 MAIL_IS_DUE = f"SELECT 1 FROM servicenow.alert WHERE {_IS_DUE} LIMIT 1"  # noqa: S608  # our own words
@@ -59,8 +61,8 @@ _MAIL_SENT = """
 UPDATE servicenow.alert SET
     claimed_until = 0, mailed_at = {now},
     unsent = CASE WHEN unsent > :count THEN unsent - :count ELSE 0 END,
-    episode = CASE WHEN :recovered AND episode = 'recovered' THEN 'closed'
-                   WHEN episode = 'pending' AND NOT :recovered THEN 'notified' ELSE episode END
+    state = CASE WHEN :recovered AND state = 'recovered' THEN 'closed'
+                   WHEN state = 'pending' AND NOT :recovered THEN 'notified' ELSE state END
 WHERE fingerprint = :fingerprint
 """
 
@@ -112,7 +114,7 @@ class AlertRepository:
             read_alert(row),
             last_at=row["last_at"],
             count=row["unsent"],
-            recovered=row["episode"] == "recovered",
+            recovered=row["state"] == "recovered",
             now=row["now"],
         )
         if row["owed_at"] is None or row["owed_at"] > row["now"]:
@@ -191,6 +193,8 @@ def end_alert_if_none_left(
 ) -> None:
     """The alert is over once no delivery belongs to it any more; *silently*: because they were
     given up on."""
+    # Of two that end at once, the second counts what the first has written.
+    transaction.execute(_LOCK_ALERT, fingerprint=fingerprint)
     deliveries = transaction.execute(
         "SELECT 1 FROM servicenow.delivery WHERE fingerprint = :fingerprint AND "
         "status <> 'done' LIMIT 1",

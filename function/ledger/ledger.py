@@ -28,7 +28,7 @@ _OLD: Final = (
     ":seconds AND pending_write = '' LIMIT :most) AND lease_owner = '' AND updated_at < {now} - "
     ":seconds RETURNING key",
     "DELETE FROM servicenow.alert WHERE fingerprint IN (SELECT fingerprint FROM servicenow.alert "
-    "WHERE episode = 'closed' AND last_at < {now} - :seconds LIMIT :most) AND episode = "
+    "WHERE state = 'closed' AND last_at < {now} - :seconds LIMIT :most) AND state = "
     "'closed' RETURNING kind",
     "DELETE FROM servicenow.hold WHERE (instance, kind, credential) IN (SELECT instance, kind, "
     "credential FROM servicenow.hold WHERE kind IN ('auth', 'down', 'row') AND since < {now} - "

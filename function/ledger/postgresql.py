@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -31,6 +32,9 @@ from function.ledger.backend import (
 T = TypeVar("T")
 # The server ends a statement itself; one that has not by then is frozen, or the network lost it.
 ANSWER_SECONDS: Final = STATEMENT_SECONDS + 2.0
+# One statement of a migration: a key over millions of rows.
+MIGRATION_SECONDS: Final = 3600.0
+_patience_seconds: ContextVar[float] = ContextVar("patience_seconds", default=ANSWER_SECONDS)
 # A connection that rested for so long may have been dropped by a firewall without a word: it is
 # asked first.
 REST_SECONDS: Final = 30.0
@@ -127,8 +131,19 @@ class PostgreSQLBackend:
 
     @contextmanager
     def transaction(self, *, migrating: bool = False) -> Iterator[Execute]:
+        patience = _patience_seconds.set(MIGRATION_SECONDS if migrating else ANSWER_SECONDS)
+        try:
+            with self._transaction(migrating=migrating) as execute:
+                yield execute
+        finally:
+            _patience_seconds.reset(patience)
+
+    @contextmanager
+    def _transaction(self, *, migrating: bool) -> Iterator[Execute]:
         with self._connection() as connection:
             if migrating:
+                # A key over millions of rows takes its time; a lock that is not to be had does not.
+                connection.execute("SET LOCAL statement_timeout = 0")
                 connection.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
                 # Not CREATE SCHEMA IF NOT EXISTS: that wants the right to create even where there
                 # is one.
@@ -228,7 +243,7 @@ def _bounded_connection() -> "type[psycopg.Connection[Record]]":
 
     class Bounded(psycopg.Connection[Any]):
         def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
-            seconds = bounded_wait(ANSWER_SECONDS, "the database")
+            seconds = bounded_wait(_patience_seconds.get(), "the database")
             if not args:
                 # How long psycopg waits before it looks up.
                 kwargs.setdefault("interval", min(0.1, max(0.01, seconds / 20)))

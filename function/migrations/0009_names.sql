@@ -13,6 +13,8 @@ ALTER TABLE servicenow.configuration RENAME COLUMN stamp TO version;
 ALTER TABLE servicenow.instance RENAME TO table_traits;
 ALTER TABLE servicenow.trial RENAME TO login_attempt;
 UPDATE servicenow.delivery SET outcome = 'withdrawn' WHERE outcome = 'forgiven';
--- pending (no mail has told of it), notified, recovered (a mail is to tell of that), closed
+-- pending (no mail has told of it), notified, recovered (a mail is to tell of that), closed. What an older version, while it
+-- still runs, does not find under its name, it cannot write in its words.
 UPDATE servicenow.alert SET episode = CASE episode
     WHEN 'quiet' THEN 'pending' WHEN 'told' THEN 'notified' WHEN 'over' THEN 'recovered' ELSE episode END;
+ALTER TABLE servicenow.alert RENAME COLUMN episode TO state;

@@ -1,4 +1,6 @@
 -- A rule may have several targets, and each has its own fate. SQLite changes a primary key in a new table only.
+-- Else SQLite writes the name of the old table into every view of this one.
+PRAGMA legacy_alter_table = ON;
 ALTER TABLE servicenow.delivery RENAME TO delivery_by_rule;
 CREATE TABLE servicenow.delivery (
     event          TEXT NOT NULL,
@@ -31,6 +33,7 @@ SELECT event, rule, CASE WHEN rule = '' THEN '' ELSE 'ticket' END, key, content,
        first_seen, last_at, retry_at, reason, hint, remote_message, ticket, duration, digest, fingerprint, counted, body
 FROM servicenow.delivery_by_rule;
 DROP TABLE servicenow.delivery_by_rule;
+PRAGMA legacy_alter_table = OFF;
 CREATE INDEX delivery_status ON servicenow.delivery (status, first_seen);
 CREATE INDEX delivery_fingerprint ON servicenow.delivery (fingerprint, status);
 CREATE INDEX delivery_last_at ON servicenow.delivery (last_at);

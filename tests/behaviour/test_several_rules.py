@@ -2,6 +2,7 @@
 
 import time
 
+from function.sources.hasura import parse_event
 from tests.payloads import insert, update
 from tests.world import RULES, World, outage
 
@@ -122,3 +123,36 @@ def test_a_rule_that_fails_keeps_no_other_from_being_done() -> None:
         world.clock.advance((answer.retry_after or 0) + 1)
         again = world.send(insert("outages", outage(), id="e", current_retry=1))
         assert sorted(statuses(again.body)) == ["created", "unchanged", "unchanged", "unchanged"]
+
+
+def test_rules_that_name_one_group_do_not_wait_for_each_others_permit() -> None:
+    """One of them holds the leave to call, another may ask for the group."""
+    rules = FOUR.replace(
+        'fields: {short_description: "{{ row.title }}"}',
+        'fields: {short_description: "{{ row.title }}", assignment_group: Network}',
+    )
+    for concurrency in ("1", "8"):
+        with World(rules=rules, SERVICENOW_MAX_CONCURRENCY=concurrency) as world:
+            began = time.monotonic()
+            for number in range(5):
+                answer = world.send(insert("outages", outage(id=number), id=f"e{number}"))
+                assert (answer.status, statuses(answer.body)) == (200, ["created"] * 4)
+
+            assert time.monotonic() - began < 8
+
+
+def test_an_event_leaves_a_record_each_time_that_it_comes_however_late() -> None:
+    """Else nobody would hear of it once Hasura gives up."""
+    skips = RULES.replace("when: ", "when: false and ")
+    assert skips != RULES
+    with World(rules=skips + TWO.removeprefix(RULES)) as world:
+        app = world.apps[0]
+        late = app.engine.settings.deadline_seconds - 2.1
+        delivered = app.engine.deliver(
+            parse_event(insert("outages", outage(), id="e")), spent_seconds=late
+        )
+
+        assert [outcome.status for outcome in delivered.outcomes] == ["skipped", "retrying"]
+        assert world.query("SELECT rule, attempts FROM servicenow.delivery") == [
+            {"rule": "fault", "attempts": 1}
+        ]

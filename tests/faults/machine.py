@@ -506,7 +506,7 @@ class Life(RuleBasedStateMachine):
             if expected == "dead":
                 alert = alerts.get(letter["fingerprint"])
                 assert alert is not None, f"NO ALERT tells of a dead letter: {letter}"
-                assert (alert["episode"], alert["unsent"]) == ("notified", 0), (
+                assert (alert["state"], alert["unsent"]) == ("notified", 0), (
                     f"NO MAIL tells of a dead letter: {alert}"
                 )
 

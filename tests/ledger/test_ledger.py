@@ -35,6 +35,7 @@ from function.ledger.records import (
     AlreadyDone,
     BeginResult,
     DeliveryId,
+    DueMail,
     KeyBusy,
     PendingWrite,
     TableTraits,
@@ -429,7 +430,7 @@ def test_an_alert_that_an_older_version_raised_is_still_mailed(ledger: Ledger) -
     ledger.database.run(
         lambda transaction: transaction.execute(
             "INSERT INTO servicenow.alert (fingerprint, kind, facts, since, last_at, due_at, "
-            "unsent, episode) VALUES ('f', 'field', :facts, 0, 5, 0, 2, 'pending')",
+            "unsent, state) VALUES ('f', 'field', :facts, 0, 5, 0, 2, 'pending')",
             facts=json.dumps(facts),
         )
     )
@@ -937,3 +938,51 @@ def test_the_tables_stand_in_the_schema_servicenow_or_in_the_file(
     file.close()
 
     assert {row[0] for row in found} == {row[0] for row in kept} == names
+
+
+def test_an_alert_that_two_deliveries_share_is_over_when_both_end_at_once(postgresql: str) -> None:
+    """Each would still see the other's as it was before."""
+    database = Database(postgresql)
+    ledger = Ledger(database)
+    works = [begun(begin_one(ledger, event(f"e{n}"), step(f"{n}"))) for n in (1, 2)]
+    for work in works:
+        finish(ledger, work, Status.DEAD, alert=alert())
+    again = [begun(begin_one(ledger, event(f"e{n}"), step(f"{n}"), fresh=True)) for n in (1, 2)]
+    ledger.alerts.mark_sent(claimed(ledger))
+    with psycopg.connect(postgresql) as other:
+        # What a delivery's end does first, not committed yet.
+        other.execute(
+            "UPDATE servicenow.delivery SET status = 'done', fingerprint = '' WHERE event = 'e1'"
+        )
+        other.execute("SELECT 1 FROM servicenow.alert FOR UPDATE")
+        ending = threading.Thread(target=finish, args=(ledger, again[1], Status.CREATED))
+        ending.start()
+        time.sleep(0.5)
+    ending.join()
+
+    assert database.run(lambda t: t.execute("SELECT state FROM servicenow.alert")) == [
+        {"state": "recovered"}
+    ]
+    database.close()
+
+
+def begin_one(ledger: Ledger, one: Event, what: Step, *, fresh: bool = False) -> BeginResult:
+    return ledger.deliveries.begin(
+        one,
+        what,
+        "{}",
+        delivery=delivery_id(one, what.key),
+        instance="sn",
+        owner=ME,
+        lease_seconds=LEASE,
+        digest="d",
+        fresh=fresh,
+        table="incident",
+        version="",
+    )
+
+
+def claimed(ledger: Ledger) -> DueMail:
+    mail = ledger.alerts.claim_due_mail(every_seconds=900)
+    assert mail is not None
+    return mail

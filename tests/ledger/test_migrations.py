@@ -1,6 +1,8 @@
 """Ledgers that an older version made are brought along, with nothing lost."""
 
 import sqlite3
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -26,6 +28,7 @@ COLUMNS = {
     ("hold", "words"): "remote_message",
     ("hold", "proven_at"): "verified_at",
     ("configuration", "stamp"): "version",
+    ("alert", "episode"): "state",
 }
 
 
@@ -201,3 +204,39 @@ def test_what_an_app_reads_of_the_ledger_it_reads_afterwards(postgresql: str) ->
     finally:
         old.run("DROP OWNED BY reader_of_old_ledgers")
         old.run("DROP ROLE reader_of_old_ledgers")
+
+
+def test_a_view_of_deliveries_in_sqlite_reads_the_new_table(tmp_path: Path) -> None:
+    old = OldSqlite(tmp_path / "ledger.db")
+    make(old, 8)
+    old.run("CREATE VIEW theirs AS SELECT event, status FROM delivery")
+    old.run(
+        "INSERT INTO delivery (event, rule, key, content, source, status, first_seen, last_at) "
+        "VALUES ('e', 'r', '1', 'c', 's', 'done', 1, 2)"
+    )
+
+    database = Database(old.url)
+    database.migrate()
+    database.close()
+
+    assert old.run("SELECT * FROM theirs") == [{"event": "e", "status": "done"}]
+    old.run("ALTER TABLE delivery RENAME COLUMN hint TO advice")  # as a later migration may
+
+
+def test_a_migration_takes_as_long_as_it_takes(postgresql: str) -> None:
+    """A statement of the function's own may not."""
+    old = OldPostgresql(postgresql)
+    make(old, 8)
+    database = Database(
+        f"{postgresql}{'&' if '?' in postgresql else '?'}options=-cstatement_timeout%3D700"
+    )
+    with psycopg.connect(postgresql) as other:
+        other.execute("LOCK TABLE servicenow.delivery")
+        applied: list[int] = []
+        migrating = threading.Thread(target=lambda: applied.extend(database.migrate()))
+        migrating.start()
+        time.sleep(1.5)
+    migrating.join()
+    database.close()
+
+    assert applied == [9, 10]
