@@ -30,6 +30,7 @@ from typing import Any, Final
 import psycopg
 
 from sandbox.catalog import Connection
+from sandbox.graphql_conditions import ConditionCompiler
 from sandbox.graphql_document import (
     Document,
     InvalidDocument,
@@ -44,8 +45,10 @@ from sandbox.graphql_input import (
     kind_of,
     names_in,
     resolve_variables,
+    unsupported,
 )
 from sandbox.graphql_schema import ADMIN, TableSchema
+from sandbox.graphql_selections import FieldCollector
 from sandbox.graphql_sql import FieldCompiler, RootStatement
 from sandbox.loopback import Loopback
 from sandbox.webhook import encode
@@ -127,12 +130,15 @@ class GraphQLServer:
             session = self._session(headers)
             is_admin = session[_ROLE] == ADMIN
             return self._answered(_read(body), session, _trace_context(headers))
+        except RecursionError:
+            # One fragment in another a thousand times; a document alone is not so deep.
+            shown = unsupported("what is nested so deeply").shown()
         except GraphQLError as error:
             shown = error.shown()
             if not is_admin:
                 # HASURA_GRAPHQL_ADMIN_INTERNAL_ERRORS is on, and for the admin alone.
                 shown["extensions"].pop("internal", None)
-            return json.dumps({"errors": [shown]})
+        return json.dumps({"errors": [shown]})
 
     def _session(self, headers: Mapping[str, str]) -> dict[str, str]:
         """The session's variables, or the error of who may not ask."""
@@ -164,7 +170,10 @@ class GraphQLServer:
             name for one in document.fragments.values() for name in names_in((one,))
         }
         variables = resolve_variables(operation, used, request.variables)
-        compiler = FieldCompiler(self.schema, session, InputReader(variables), document.fragments)
+        reader = InputReader(variables)
+        fields = FieldCollector(reader, document.fragments)
+        conditions = ConditionCompiler(self.schema, session, reader)
+        compiler = FieldCompiler(self.schema, reader, fields, conditions)
         statements = compiler.compile_roots(operation.kind, operation.selections)
         with _connected(self._database_url) as connection:
             if operation.kind == "query":
@@ -359,7 +368,11 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "POST" or self.path.partition("?")[0] != PATH:
             missing = {"path": "$", "error": "resource does not exist", "code": "not-found"}
             return self._send(404, json.dumps(missing))
-        headers = {name.lower(): value for name, value in self.headers.items()}
+        # Texts, as Hasura reads them; http.server has read each byte as a character.
+        headers = {
+            name.lower(): value.encode("latin-1", "replace").decode("utf-8", "replace")
+            for name, value in self.headers.items()
+        }
         try:
             return self._send(200, self.graphql.answer(headers, body))
         except AnswerLost:

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 import requests
 import yaml
+from hypothesis import given, settings, strategies
 
 from sandbox.catalog import InconsistentMetadata
 from sandbox.graphql import GraphQLFault, GraphQLServer
@@ -150,6 +151,22 @@ COMMENTS: dict[str, Any] = {
     ],
 }
 TITLES: dict[str, Any] = {"table": {"schema": "public", "name": "titles"}}
+
+# What a request can be made of, most of it in the wrong place.
+SPELLED = """
+    { } ( ) [ ] : , ! $ ... @ = | & "a" "\\ud800" "\\u0000" 1 -1 1.5 9e9 true false null $v
+    where order_by limit offset id title details tags comments shown outage body
+    _eq _in _and _or _not _is_null _like asc desc include skip if on outages F fragment __typename
+"""
+WORDS = [*SPELLED.split(), "{ id }", "(where: {", "{ comments { id } }", "id: {_eq:", "}) { id }"]
+VARIABLES = strategies.none() | strategies.dictionaries(
+    strategies.sampled_from(["v", "w"]),
+    strategies.recursive(
+        strategies.none() | strategies.booleans() | strategies.integers() | strategies.text(),
+        lambda inner: strategies.lists(inner) | strategies.dictionaries(strategies.text(), inner),
+        max_leaves=5,
+    ),
+)
 
 # Nothing is delivered: the events are looked at where they are logged.
 NEVER_SECONDS = 3600.0
@@ -799,10 +816,25 @@ class TestInvalidRequest:
     ) -> None:
         assert app.error(query) == ("validation-failed", message, f"$.selectionSet.{path}")
 
-    def test_a_fragment_that_holds_itself_is_an_error(self, app: App) -> None:
-        query = "{ outages { ...F } } fragment F on outages { id ...F }"
+    @pytest.mark.parametrize(
+        "fragments",
+        [
+            "fragment F on outages { id ...F }",
+            "fragment F on outages { comments { outage { ...F } } }",
+            "fragment F on outages { ...G } fragment G on outages { ... { ...F } }",
+        ],
+    )
+    def test_a_fragment_that_holds_itself_is_an_error(self, app: App, fragments: str) -> None:
+        assert "form a cycle" in app.error("{ outages { ...F } } " + fragments)[1]
 
-        assert "form a cycle" in app.error(query)[1]
+    def test_fragments_in_fragments_without_end_are_answered(self, app: App) -> None:
+        chain = " ".join(
+            f"fragment F{number} on outages {{ ...F{number + 1} }}" for number in range(2000)
+        )
+
+        error = app.error(f"{{ outages {{ ...F0 }} }} {chain} fragment F2000 on outages {{ id }}")
+
+        assert error[0] == "not-supported"
 
     def test_a_subscription_needs_a_websocket(self, app: App) -> None:
         assert app.error("subscription { outages { id } }") == (
@@ -871,6 +903,19 @@ class TestInvalidRequest:
         [error] = answer.json()["errors"]
         assert answer.status_code == 200
         assert (error["extensions"]["code"], error["extensions"]["path"]) == (code, path)
+
+    @settings(max_examples=150, deadline=None)
+    @given(data=strategies.data())
+    def test_whatever_is_asked_is_answered(self, engine: App, data: strategies.DataObject) -> None:
+        words = strategies.sampled_from(WORDS)
+        query = data.draw(strategies.lists(words, max_size=30).map(" ".join))
+        body = {"query": "{ outages" + query, "variables": data.draw(VARIABLES)}
+
+        answer = engine.hasura.graphql.answer(
+            {"x-hasura-admin-secret": SECRET}, json.dumps(body).encode()
+        )
+
+        assert json.loads(answer).keys() in ({"data"}, {"errors"})
 
     def test_nothing_else_is_served(self, app: App) -> None:
         url = app.hasura.graphql.url
@@ -1291,6 +1336,21 @@ class TestRole:
         data = app.data("{ outages(order_by: {id: asc}) { id } }", role="team", members='{"7","8"}')
 
         assert data == {"outages": [{"id": 1}, {"id": 2}]}
+
+    def test_a_session_variable_is_text_in_utf_8(self, app: App) -> None:
+        app.sql("UPDATE outages SET owner = 'Jörg ✓' WHERE id = 3")
+        body = b'{"query": "{ outages { id owner } }"}'
+
+        answer = app.post(
+            body,
+            {
+                "x-hasura-admin-secret": SECRET,
+                "x-hasura-role": "agent",
+                "x-hasura-user-id": "Jörg ✓".encode(),
+            },
+        )
+
+        assert answer.json() == {"data": {"outages": [{"id": 3, "owner": "Jörg ✓"}]}}
 
     def test_a_session_variable_that_is_missing_is_an_error(self, app: App) -> None:
         assert app.error("{ outages { id } }", role="agent") == (
