@@ -6,8 +6,8 @@ its webhook.
 
 Written from the source of Hasura v2.48 (EventTrigger.hs, ScheduledTrigger.hs,
 Backends/Postgres/DDL/EventTrigger.hs); no engine was run. The catalog and the triggers are in
-catalog.py, what goes over the wire in webhook.py. One-off scheduled events, request transforms and
-geometry columns are not here.
+catalog.py, what goes over the wire in webhook.py, its GraphQL in graphql.py. One-off scheduled
+events, request transforms and geometry columns are not here.
 """
 
 import argparse
@@ -42,6 +42,8 @@ from sandbox.catalog import (
     migrate,
     read,
 )
+from sandbox.graphql import GraphQLServer
+from sandbox.graphql_schema import TableSchema, read_schema
 from sandbox.webhook import (
     Connections,
     NoAnswer,
@@ -260,6 +262,9 @@ class Hasura:
 
     *clock_ahead_seconds* moves its clock, for trials of what takes hours; it is asked each time.
     The database's own now(), in created_at, is not moved.
+
+    It answers GraphQL where *graphql_port* is given, 0 being a free one; *admin_secret* None lets
+    everybody in.
     """
 
     def __init__(
@@ -274,6 +279,8 @@ class Hasura:
         shutdown_seconds: float = 60.0,
         cron_interval_seconds: float = 10.0,
         clock_ahead_seconds: Callable[[], float] = lambda: 0.0,
+        graphql_port: int | None = None,
+        admin_secret: str | None = None,
     ) -> None:
         self._database_url = database_url
         self._project = project
@@ -284,6 +291,10 @@ class Hasura:
         self._shutdown_seconds = shutdown_seconds
         self._cron_interval_seconds = cron_interval_seconds
         self._clock_ahead_seconds = clock_ahead_seconds
+        self._graphql_port = graphql_port
+        self._admin_secret = admin_secret
+        self._graphql: GraphQLServer | None = None
+        self._schema = TableSchema({})
         self._triggers = Triggers({}, {}, {})
         self._http = Connections(idle_max=pool_size)
         self._stopping = threading.Event()
@@ -314,6 +325,14 @@ class Hasura:
 
     def __enter__(self) -> Self:
         self.apply_metadata()
+        if self._graphql_port is not None:
+            self._graphql = GraphQLServer(
+                self._database_url,
+                self._schema,
+                port=self._graphql_port,
+                admin_secret=self._admin_secret,
+            )
+            self._graphql.start()
         self._pool.open()
         # Hasura's, at every start: what another engine has in its hands is unlocked too.
         self._run(_CRON_UNLOCK_ALL)
@@ -332,8 +351,19 @@ class Hasura:
         """
         triggers = read(self._project, self._environ)
         with self._connected() as connection:
+            if self._graphql_port is not None:
+                self._schema = read_schema(connection, triggers.metadata)
             install(connection, triggers)
         self._triggers = triggers
+        if self._graphql is not None:
+            self._graphql.schema = self._schema
+
+    @property
+    def graphql(self) -> GraphQLServer:
+        """Its GraphQL, from enter to exit."""
+        if self._graphql is None:
+            raise RuntimeError("this engine answers no GraphQL: it was given no graphql_port")
+        return self._graphql
 
     def stop(self) -> None:
         """Shut down gracefully: fetch no more, wait for what is in flight, then unlock what is not
@@ -342,6 +372,7 @@ class Hasura:
         That will be delivered again, perhaps while the first delivery is still being worked on.
         """
         until = time.monotonic() + self._shutdown_seconds
+        self._answer_no_more()
         self._fetch_no_more()
         _join(self._loops[0], _DATABASE_SECONDS_MAX)
         with self._changed:
@@ -358,6 +389,7 @@ class Hasura:
     def kill(self) -> None:
         """End as by kill -9: nothing in flight is recorded or unlocked, and no statement runs once
         this returns."""
+        self._answer_no_more()
         self._fetch_no_more()
         with self._gate:
             self._ended = True
@@ -368,6 +400,10 @@ class Hasura:
             _join(loop, _DATABASE_SECONDS_MAX)
         self._workers.shutdown(wait=False)
         self._prefetcher.shutdown(wait=False)
+
+    def _answer_no_more(self) -> None:
+        if self._graphql is not None:
+            self._graphql.stop()
 
     def _fetch_no_more(self) -> None:
         with self._changed:
@@ -792,6 +828,13 @@ def main() -> int:
         metavar="FILE",
         help="holds how many seconds to be ahead; read whenever time counts",
     )
+    parser.add_argument(
+        "--graphql-port",
+        type=int,
+        metavar="PORT",
+        help="answer GraphQL there, 0 being a free one (default: nowhere); the admin's secret is "
+        "HASURA_GRAPHQL_ADMIN_SECRET of the environment",
+    )
     asked = parser.parse_args()
     ended = threading.Event()
     for sign in (signal.SIGINT, signal.SIGTERM):
@@ -809,14 +852,21 @@ def main() -> int:
             batch_size=asked.batch_size,
             shutdown_seconds=asked.shutdown_timeout,
             clock_ahead_seconds=_ClockFile(asked.clock_ahead) if asked.clock_ahead else lambda: 0.0,
-        ):
+            graphql_port=asked.graphql_port,
+            admin_secret=os.environ.get("HASURA_GRAPHQL_ADMIN_SECRET"),
+        ) as hasura:
             print(f"Hasura's event delivery, for {asked.project}", flush=True)
+            if asked.graphql_port is not None:
+                print(f"GraphQL: {hasura.graphql.url}", flush=True)
             ended.wait()
     except (InconsistentMetadata, MetadataError) as faults:
         print(faults, file=sys.stderr)
         return 1
     except psycopg.Error as error:
         print(f"The database cannot be used: {str(error).strip()}", file=sys.stderr)
+        return 1
+    except OSError as taken:
+        print(f"{taken.strerror}. Give another one with --graphql-port.", file=sys.stderr)
         return 1
     return 0
 
