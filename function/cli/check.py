@@ -240,8 +240,7 @@ def _check_instance(settings: Settings, rules: Rules, *, write_probe: bool) -> I
         for table, traits in examined.traits.items():
             app.ledger.tickets.learn_traits(instance_url, table, traits)
     except LedgerUnfit as error:
-        what, _, do = str(error).partition(": ")
-        yield Finding(Level.FAULT, "DATABASE_URL", what, do)
+        yield Finding(Level.FAULT, "DATABASE_URL", error.problem, error.remedy)
     except LedgerUnavailable as error:
         what = f"{error}, and nobody signs in to ServiceNow without it"
         do = (

@@ -28,7 +28,15 @@ class LedgerNotMigrated(LedgerUnavailable):
 
 
 class LedgerUnfit(LedgerUnavailable):
-    """The database cannot hold the ledger; the text says what to do."""
+    """The database cannot hold the ledger: *problem* says why, *remedy* what to do."""
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(problem, remedy)
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem}: {self.remedy}"
 
 
 class LedgerRefused(Exception):  # noqa: N818  # what happened

@@ -148,14 +148,14 @@ class Database:
             if self._is_ready():
                 return
             if self._failed is not None and time.monotonic() - self._failed_at < FAIL_FAST_SECONDS:
-                raise type(self._failed)(str(self._failed))
+                raise type(self._failed)(*self._failed.args)
             try:
                 self._bring_up_to_date()
             except LedgerUnavailable as error:
                 if seconds_left() > 0:
                     # Else it is this request's own time that ran out, and says nothing of the
                     # database.
-                    self._failed, self._failed_at = type(error)(str(error)), time.monotonic()
+                    self._failed, self._failed_at = type(error)(*error.args), time.monotonic()
                 raise
             self._ready_for = self._backend.identity()
         finally:

@@ -120,8 +120,9 @@ class PostgreSQLBackend:
         if row["encoding"] != "UTF8":
             raise LedgerUnfit(
                 f"the database's encoding is {row['encoding']}, which cannot hold every text that "
-                "a row may: make one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, "
-                "and name that in DATABASE_URL"
+                "a row may",
+                "make one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0, "
+                "and name that in DATABASE_URL",
             )
 
     @contextmanager
