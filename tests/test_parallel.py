@@ -101,13 +101,16 @@ def test_what_bounds_the_request_bounds_its_threads() -> None:
 
 def test_where_all_threads_are_taken_a_request_does_its_work_by_itself() -> None:
     threads = WorkThreads(THREADS_MAX + 1)
-    over = threading.Event()
-    taken = threading.Thread(
-        target=threads.run, args=([lambda: over.wait(20)] * (THREADS_MAX + 1),)
-    )
+    over, begun = threading.Event(), threading.Semaphore(0)
+
+    def part() -> None:
+        begun.release()
+        over.wait(20)
+
+    taken = threading.Thread(target=threads.run, args=([part] * (THREADS_MAX + 1),))
     taken.start()
-    while threading.active_count() < THREADS_MAX + 2:
-        time.sleep(0.01)
+    for _ in range(THREADS_MAX + 1):
+        assert begun.acquire(timeout=20)
 
     own = threads.run([threading.get_ident] * 3)
     over.set()
