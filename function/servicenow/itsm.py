@@ -468,7 +468,7 @@ class ServiceNowClient(TableClient):
                 made = self.create(
                     table.name,
                     {"sys_id": asked} | sent,
-                    fields=_told(table, sent),
+                    fields=_returned_fields(table, sent),
                     timeout_seconds=self._timeout_seconds,
                 )
             except ServiceNowError as error:
@@ -499,7 +499,10 @@ class ServiceNowClient(TableClient):
         found = None
         with suppress(ServiceNowError):
             found = self.get(
-                table.name, sys_id, fields=_told(table, sent), timeout_seconds=self._timeout_seconds
+                table.name,
+                sys_id,
+                fields=_returned_fields(table, sent),
+                timeout_seconds=self._timeout_seconds,
             )
         if found and found.get("correlation_id", "") != sent.get("correlation_id", ""):
             hint = "That sys_id is another record's: its correlation_id is another one."
@@ -527,7 +530,7 @@ class ServiceNowClient(TableClient):
             return self._change(table, sys_id, sent)
 
     def _change(self, table: TicketTable, sys_id: str, sent: Mapping[str, str]) -> Record:
-        fields = _told(table, sent)
+        fields = _returned_fields(table, sent)
         changed = self.update(
             table.name, sys_id, sent, fields=fields, timeout_seconds=self._timeout_seconds
         )
@@ -752,7 +755,7 @@ def _named(number_or_sys_id: str) -> str:
         raise InvalidArgument(str(error)) from None
 
 
-def _told(table: TicketTable, sent: Mapping[str, str]) -> list[str]:
+def _returned_fields(table: TicketTable, sent: Mapping[str, str]) -> list[str]:
     return [
         name
         for name in dict.fromkeys([*table.returned, *sent])

@@ -498,7 +498,7 @@ class Soak:
         return bool(resolved)
 
     def _restart_database(self) -> None:
-        """PostgreSQL is ended as by a power cut, and comes back."""
+        """PostgreSQL is ended without a shutdown, and comes back by its log."""
         self._server.restart()
         self.faults["the database restarted"] += 1
 
