@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Final, Protocol, TypeVar
+from typing import Final, NoReturn, Protocol, TypeVar
 
 from function.connection.breaker import (
     WHOLE_SYSTEM,
@@ -427,49 +427,16 @@ class UnconfiguredClient:
     def unverified(self) -> str | None:
         return None
 
-    def get(self, table: str, sys_id: str, *, fields: Sequence[str], deadline: Deadline) -> Record:  # noqa: ARG002
-        raise self._held()
-
-    def find(
-        self,
-        table: str,  # noqa: ARG002
-        query: str,  # noqa: ARG002
-        *,
-        fields: Sequence[str],  # noqa: ARG002
-        limit: int,  # noqa: ARG002
-        deadline: Deadline,  # noqa: ARG002
-    ) -> list[Record]:
-        raise self._held()
-
-    def create(
-        self,
-        table: str,  # noqa: ARG002
-        values: Mapping[str, str],  # noqa: ARG002
-        *,
-        fields: Sequence[str],  # noqa: ARG002
-        deadline: Deadline,  # noqa: ARG002
-    ) -> Record:
-        raise self._held()
-
-    def update(
-        self,
-        table: str,  # noqa: ARG002
-        sys_id: str,  # noqa: ARG002
-        values: Mapping[str, str],  # noqa: ARG002
-        *,
-        fields: Sequence[str],  # noqa: ARG002
-        deadline: Deadline,  # noqa: ARG002
-    ) -> Record:
-        raise self._held()
-
-    def _held(self) -> ServiceNowHeld:
+    def _refuse(self, *_call: object, **_named: object) -> NoReturn:
         failure = Failure(
             Retryability.TRANSIENT,
             Reason.NOT_CONFIGURED,
             self._hint,
             retry_after_seconds=NOT_CONFIGURED_SECONDS,
         )
-        return ServiceNowHeld(failure, kind=HoldKind.CONFIG, since=self._since)
+        raise ServiceNowHeld(failure, kind=HoldKind.CONFIG, since=self._since)
+
+    get = find = create = update = _refuse
 
 
 def _held(circuit: CircuitOpen) -> ServiceNowHeld:
