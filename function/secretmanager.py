@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from function.deadline import seconds_left
-from function.servicenow.network import FILES
+from function.http.network import FILES
 
 # At start somebody is waiting for the first answer; a secret that takes longer than this will not
 # come.

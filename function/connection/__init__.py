@@ -1,1 +1,1 @@
-"""Our use of ServiceNow: which connection is in force, its circuit breaker, its tests."""
+"""Our use of ServiceNow and of Hasura: which connection is in force, circuit breakers, tests."""

@@ -16,7 +16,7 @@ from function.connection.guarded import GuardedClient, GuardedTables, Unconfigur
 from function.connection.references import ReferenceLookup
 from function.connection.store import ConnectionStore, PasswordUnreadable, StoredConnection
 from function.ledger.ledger import Ledger
-from function.servicenow import Basic, Credential, NetworkSettings, ServiceNowClient
+from function.servicenow import Basic, Credential, NetworkSettings, TableClient
 from function.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Connection:
     tables: GuardedTables
     references: ReferenceLookup
     credentials: CredentialProvider | None = None
-    client: ServiceNowClient | None = None
+    client: TableClient | None = None
     problem: str = ""
 
 
@@ -142,7 +142,7 @@ class ConnectionProvider:
     def _open(
         self, version: str, instance_url: str, username: str, credentials: CredentialProvider
     ) -> Connection:
-        client = ServiceNowClient(
+        client = TableClient(
             instance_url,
             credentials.current,
             timeout_seconds=self._settings.servicenow_timeout_seconds,

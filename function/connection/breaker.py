@@ -5,7 +5,7 @@ a row concern every event, not one. The holds stand in the ledger, so that all i
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
@@ -22,19 +22,6 @@ HOLD_SECONDS_MAX: Final = 300.0
 # are needed, as of other failures.
 PAGE_SECONDS: Final = 3600.0
 
-# Never one row's.
-WHOLE_SYSTEM: Final = {Reason.HIBERNATING, Reason.UNAUTHORIZED, Reason.RATE_LIMITED}
-# One row's, or ServiceNow's as a whole.
-_DOWN: Final = {
-    Reason.UNREACHABLE,
-    Reason.TIMEOUT,
-    Reason.UNAVAILABLE,
-    Reason.BAD_ANSWER,
-    Reason.NOT_SERVICENOW,
-}
-# These say nothing about whether ServiceNow works.
-_NO_VERDICT: Final = {Reason.NO_CAPACITY, Reason.DEADLINE, Reason.OVERLOADED}
-
 
 class CallVerdict(Enum):
     """What a failed call says of the system as a whole."""
@@ -44,36 +31,121 @@ class CallVerdict(Enum):
     UNKNOWN = "nothing"
 
 
-def judge_failure(failure: Failure) -> CallVerdict:
-    queued = failure.reason is Reason.RATE_LIMITED and failure.retry_after_seconds is None
-    if failure.reason in _NO_VERDICT or queued:
-        return CallVerdict.UNKNOWN
-    return CallVerdict.FAILING if failure.reason in _DOWN | WHOLE_SYSTEM else CallVerdict.WORKING
+@dataclass(frozen=True, slots=True)
+class SystemProfile:
+    """How one system fails, and what is said of it while calls are held.
+
+    *whole_system*: reasons that are never one row's. *down*: one row's, or the system's as a whole.
+    *no_verdict*: these say nothing about whether it works. *unauthorized*, *rate_limited* (a wait
+    that it does not give is one call's), *unavailable* and *page* (of a page in an answer's place;
+    None where that is one failure as any) are its own reasons for these. *locks_accounts*: after a
+    few wrong passwords, so that one call alone finds out whether a new one is good.
+    """
+
+    whole_system: frozenset[Reason]
+    down: frozenset[Reason]
+    no_verdict: frozenset[Reason]
+    unauthorized: Reason
+    rate_limited: Reason
+    unavailable: Reason
+    page: Reason | None
+    locks_accounts: bool
+    hints: Mapping[HoldKind, str]
+
+    def judge_failure(self, failure: Failure) -> CallVerdict:
+        queued = failure.reason is self.rate_limited and failure.retry_after_seconds is None
+        if failure.reason in self.no_verdict or queued:
+            return CallVerdict.UNKNOWN
+        failing = failure.reason in self.down | self.whole_system
+        return CallVerdict.FAILING if failing else CallVerdict.WORKING
 
 
-HINTS: Final[Mapping[HoldKind, str]] = {
-    HoldKind.AUTH: (
-        "ServiceNow refused the password, the OAuth client or the API key; calls are held so "
-        "that the account is not locked: check what the function signs in with "
-        "(SERVICENOW_USERNAME and SERVICENOW_PASSWORD, SERVICENOW_CLIENT_ID and "
-        "SERVICENOW_CLIENT_SECRET, SERVICENOW_API_KEY, or the configuration that is stored "
-        "instead), and whether the account is locked out"
+SERVICENOW: Final = SystemProfile(
+    whole_system=frozenset({Reason.HIBERNATING, Reason.UNAUTHORIZED, Reason.RATE_LIMITED}),
+    down=frozenset(
+        {
+            Reason.UNREACHABLE,
+            Reason.TIMEOUT,
+            Reason.UNAVAILABLE,
+            Reason.BAD_ANSWER,
+            Reason.NOT_SERVICENOW,
+        }
     ),
-    HoldKind.RATE: (
-        "ServiceNow's rate limit for this user is used up; calls are held until it says to go on"
+    no_verdict=frozenset({Reason.NO_CAPACITY, Reason.DEADLINE, Reason.OVERLOADED}),
+    unauthorized=Reason.UNAUTHORIZED,
+    rate_limited=Reason.RATE_LIMITED,
+    unavailable=Reason.UNAVAILABLE,
+    page=Reason.NOT_SERVICENOW,
+    locks_accounts=True,
+    hints={
+        HoldKind.AUTH: (
+            "ServiceNow refused the password, the OAuth client or the API key; calls are held so "
+            "that the account is not locked: check what the function signs in with "
+            "(SERVICENOW_USERNAME and SERVICENOW_PASSWORD, SERVICENOW_CLIENT_ID and "
+            "SERVICENOW_CLIENT_SECRET, SERVICENOW_API_KEY, or the configuration that is stored "
+            "instead), and whether the account is locked out"
+        ),
+        HoldKind.RATE: (
+            "ServiceNow's rate limit for this user is used up; calls are held until it says to go "
+            "on"
+        ),
+        HoldKind.DOWN: (
+            "ServiceNow does not answer as it should; calls are held until a probe passes"
+        ),
+        HoldKind.CONFIG: (
+            "it is not known how to sign in to ServiceNow; calls are held until that is put right"
+        ),
+    },
+)
+HASURA: Final = SystemProfile(
+    whole_system=frozenset({Reason.HASURA_UNAUTHORIZED, Reason.HASURA_OVERLOADED}),
+    down=frozenset(
+        {
+            Reason.HASURA_UNREACHABLE,
+            Reason.HASURA_TIMEOUT,
+            Reason.HASURA_UNAVAILABLE,
+            Reason.HASURA_BAD_ANSWER,
+        }
     ),
-    HoldKind.DOWN: "ServiceNow does not answer as it should; calls are held until a probe passes",
-    HoldKind.CONFIG: (
-        "it is not known how to sign in to ServiceNow; calls are held until that is put right"
-    ),
-}
+    # A trigger that raises an error for one row is answered in the words for a database that
+    # cancels every statement.
+    no_verdict=frozenset({Reason.DEADLINE, Reason.MUTATION_FAILED}),
+    unauthorized=Reason.HASURA_UNAUTHORIZED,
+    rate_limited=Reason.HASURA_OVERLOADED,
+    unavailable=Reason.HASURA_UNAVAILABLE,
+    page=None,
+    locks_accounts=False,
+    hints={
+        HoldKind.AUTH: (
+            "Hasura does not let the function in; mutations are held: check HASURA_ADMIN_SECRET "
+            "and HASURA_ROLE"
+        ),
+        HoldKind.RATE: (
+            "Hasura's rate limit is used up; mutations are held until it says to go on"
+        ),
+        HoldKind.DOWN: (
+            "Hasura does not answer as it should; mutations are held until a probe passes"
+        ),
+        HoldKind.CONFIG: (
+            "HASURA_GRAPHQL_URL is not set; mutations are held until that is put right"
+        ),
+    },
+)
 
 
 class CircuitBreaker:
     """Holds the calls to one system, for all instances of the function."""
 
-    def __init__(self, holds: HoldRepository, system: str, *, auth_hold_seconds: float) -> None:
+    def __init__(
+        self,
+        holds: HoldRepository,
+        system: str,
+        *,
+        profile: SystemProfile,
+        auth_hold_seconds: float,
+    ) -> None:
         """*system* is its address, by which the ledger knows it."""
+        self.profile = profile
         self._holds = holds
         self._system = system
         self._auth_hold_seconds = auth_hold_seconds
@@ -88,6 +160,7 @@ class CircuitBreaker:
             probe_seconds=PROBE_SECONDS,
             verified_after=verified_after,
             failed_before=failed_before,
+            locks_accounts=self.profile.locks_accounts,
         )
 
     def refuse(self, permit: CallPermit) -> CircuitOpen | Failure:
@@ -103,8 +176,8 @@ class CircuitBreaker:
             )
         failure = Failure(
             Retryability.TRANSIENT,
-            Reason(permit.reason) if permit.reason else Reason.UNAVAILABLE,
-            HINTS[permit.kind],
+            Reason(permit.reason) if permit.reason else self.profile.unavailable,
+            self.profile.hints[permit.kind],
             remote_message=permit.remote_message,
             retry_after_seconds=0.0 if permit.waiting_for_probe else permit.wait_seconds,
         )
@@ -116,11 +189,11 @@ class CircuitBreaker:
         """Count a *failure* of the system as a whole; the circuit, where it is open now. *claimed*:
         the call was a probe of ours."""
         kind, seconds = HoldKind.DOWN, FIRST_HOLD_SECONDS
-        if failure.reason is Reason.UNAUTHORIZED:
+        if failure.reason is self.profile.unauthorized:
             kind, seconds = HoldKind.AUTH, self._auth_hold_seconds
-        elif failure.reason is Reason.RATE_LIMITED:
+        elif failure.reason is self.profile.rate_limited:
             kind, seconds = HoldKind.RATE, failure.retry_after_seconds or FIRST_HOLD_SECONDS
-        page_seconds = PAGE_SECONDS if failure.reason is Reason.NOT_SERVICENOW else None
+        page_seconds = PAGE_SECONDS if failure.reason is self.profile.page else None
         since, held_seconds = self._holds.call_failed(
             self._system,
             kind=kind,
@@ -129,7 +202,7 @@ class CircuitBreaker:
             seconds=seconds,
             seconds_max=HOLD_SECONDS_MAX,
             in_a_row=IN_A_ROW,
-            at_once=failure.reason in WHOLE_SYSTEM,
+            at_once=failure.reason in self.profile.whole_system,
             at_once_unless_proven_seconds=page_seconds,
             fixed=kind is not HoldKind.DOWN,
             claimed=claimed,

@@ -9,12 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, NoReturn, Protocol, TypeVar
 
-from function.connection.breaker import (
-    WHOLE_SYSTEM,
-    CallVerdict,
-    CircuitBreaker,
-    judge_failure,
-)
+from function.connection.breaker import SERVICENOW, CallVerdict, CircuitBreaker
 from function.connection.credentials import CredentialProvider
 from function.core.outcome import CircuitOpen, Failure, Reason, Retryability
 from function.core.permit import CallPermit, HoldKind
@@ -22,7 +17,7 @@ from function.deadline import Deadline, answer_within
 from function.ledger.backend import LedgerUnavailable
 from function.ledger.holds import PROBE_SECONDS
 from function.ledger.ledger import Ledger
-from function.servicenow import Record, ServiceNowClient, ServiceNowError
+from function.servicenow import Record, ServiceNowError, TableClient
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -52,11 +47,24 @@ class GuardedTables(Protocol):
     def unverified(self) -> str | None: ...
 
     def get(
-        self, table: str, sys_id: str, *, fields: Sequence[str], deadline: Deadline
+        self,
+        table: str,
+        sys_id: str,
+        *,
+        fields: Sequence[str],
+        deadline: Deadline,
+        shown: bool = False,
     ) -> Record: ...
 
     def find(
-        self, table: str, query: str, *, fields: Sequence[str], limit: int, deadline: Deadline
+        self,
+        table: str,
+        query: str,
+        *,
+        fields: Sequence[str],
+        limit: int,
+        deadline: Deadline,
+        shown: bool = False,
     ) -> list[Record]: ...
 
     def create(
@@ -79,7 +87,7 @@ class GuardedClient:
 
     def __init__(
         self,
-        client: ServiceNowClient,
+        client: TableClient,
         ledger: Ledger,
         credentials: CredentialProvider,
         *,
@@ -88,7 +96,10 @@ class GuardedClient:
     ) -> None:
         self._client = client
         self._breaker = CircuitBreaker(
-            ledger.holds, client.instance_url, auth_hold_seconds=auth_hold_seconds
+            ledger.holds,
+            client.instance_url,
+            profile=SERVICENOW,
+            auth_hold_seconds=auth_hold_seconds,
         )
         self._credentials = credentials
         # Accounts lock after about five wrong passwords in fifteen minutes, and a password may be
@@ -109,21 +120,38 @@ class GuardedClient:
     def instance(self) -> str:
         return self._client.instance_url
 
-    def get(self, table: str, sys_id: str, *, fields: Sequence[str], deadline: Deadline) -> Record:
+    def get(
+        self,
+        table: str,
+        sys_id: str,
+        *,
+        fields: Sequence[str],
+        deadline: Deadline,
+        shown: bool = False,
+    ) -> Record:
         return self._call(
             table,
             deadline,
-            lambda left: self._client.get(table, sys_id, fields=fields, timeout_seconds=left),
+            lambda left: self._client.get(
+                table, sys_id, fields=fields, timeout_seconds=left, shown=shown
+            ),
         )
 
     def find(
-        self, table: str, query: str, *, fields: Sequence[str], limit: int, deadline: Deadline
+        self,
+        table: str,
+        query: str,
+        *,
+        fields: Sequence[str],
+        limit: int,
+        deadline: Deadline,
+        shown: bool = False,
     ) -> list[Record]:
         return self._call(
             table,
             deadline,
             lambda left: self._client.find(
-                table, query, fields=fields, limit=limit, timeout_seconds=left
+                table, query, fields=fields, limit=limit, timeout_seconds=left, shown=shown
             ),
         )
 
@@ -245,7 +273,7 @@ class GuardedClient:
                 table, "", fields=["sys_id"], limit=1, timeout_seconds=deadline.left()
             )
         except ServiceNowError as error:
-            if judge_failure(error.failure) is not CallVerdict.WORKING:
+            if SERVICENOW.judge_failure(error.failure) is not CallVerdict.WORKING:
                 raise
         self._breaker.record_probe_success(digest, sent_seconds_ago=time.monotonic() - began)
         # The write that follows is to be counted, whichever instance had the trouble.
@@ -357,7 +385,7 @@ class GuardedClient:
     ) -> tuple[ServiceNowHeld | None, bool]:
         """Say whether *failure* concerns ServiceNow as a whole, and remember it; and whether we
         were let in."""
-        match judge_failure(failure):
+        match SERVICENOW.judge_failure(failure):
             case CallVerdict.WORKING:
                 # It said no to this one call, so it is there and it knows us.
                 self._passed(
@@ -369,7 +397,7 @@ class GuardedClient:
                 deadline.failed = bool(deadline.failed)
                 return None, True
             case CallVerdict.FAILING:
-                if not probing and failure.reason not in WHOLE_SYSTEM:
+                if not probing and failure.reason not in SERVICENOW.whole_system:
                     deadline.failed = True
                     if deadline.alone:
                         # Whoever has failed before closes no line, and keeps none closed: it may be

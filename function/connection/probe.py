@@ -25,18 +25,19 @@ from function.connection.store import ConnectionInput, ConnectionStore
 from function.core.outcome import Failure, Reason, Retryability
 from function.core.permit import HoldKind
 from function.core.values import digest
+from function.http.addresses import FORBIDDEN
+from function.http.network import ProxyServer, load_certificates
+from function.http.session import ForbiddenAddressError, connect, open_tunnel, proxy_refusal
 from function.ledger.ledger import Ledger
 from function.servicenow import (
     Basic,
     Credential,
     NetworkSettings,
-    ServiceNowClient,
     ServiceNowError,
+    TableClient,
     equals,
 )
-from function.servicenow.instance import FORBIDDEN
-from function.servicenow.network import ProxyServer, load_certificates
-from function.servicenow.transport import ForbiddenAddressError, connect, open_tunnel, proxy_refusal
+from function.servicenow.transport import SETTING, SYSTEM
 from function.settings import CONNECTION_PARTS, Settings
 
 # Accounts lock after about five refused passwords in fifteen minutes; one of these is the events'
@@ -169,7 +170,7 @@ def _tunnel(
                 "is an HTTP proxy."
             )
         if not 200 <= status < 300:
-            return proxy_refusal(status)
+            return proxy_refusal(status, system=SYSTEM, setting=SETTING)
         opened.pop_all()
         return sock
 
@@ -259,7 +260,7 @@ def try_out(
     )
     if problem:
         return TestReport(success=False, summary=problem, instance_url=instance_url)
-    client = ServiceNowClient(
+    client = TableClient(
         instance_url,
         credential,
         timeout_seconds=timeout_seconds,
@@ -299,7 +300,7 @@ def try_out(
 class TableProbe:
     """What one user may read, and what its roles allow."""
 
-    def __init__(self, client: ServiceNowClient, username: str, until: float) -> None:
+    def __init__(self, client: TableClient, username: str, until: float) -> None:
         self._client = client
         self.username = username
         self._until = until

@@ -1,8 +1,13 @@
 """ServiceNow, for this function's rules and for anybody else's Python.
 
-itsm.py has ServiceNowClient, errors.py the tree of what it raises.
+itsm.py has ServiceNowClient, errors.py the tree of what it raises. The function itself needs
+TableClient alone, so the other one is loaded when it is asked for.
 """
 
+from typing import TYPE_CHECKING, Any
+
+from function.http.network import NetworkSettings
+from function.http.reply import Reply
 from function.servicenow.client import TableClient
 from function.servicenow.credentials import ApiKey, Basic, Credential, OAuth
 from function.servicenow.errors import (
@@ -15,18 +20,19 @@ from function.servicenow.errors import (
     Unavailable,
     UnknownReference,
 )
-from function.servicenow.itsm import ServiceNowClient
-from function.servicenow.network import NetworkSettings
 from function.servicenow.responses import (
     Record,
-    Reply,
     Request,
     equals,
     interpret,
     is_sys_id,
+    split_shown,
     wrong_record,
 )
 from function.servicenow.transport import BODY_BYTES_MAX
+
+if TYPE_CHECKING:
+    from function.servicenow.itsm import ServiceNowClient
 
 __all__ = [
     "BODY_BYTES_MAX",
@@ -51,5 +57,14 @@ __all__ = [
     "equals",
     "interpret",
     "is_sys_id",
+    "split_shown",
     "wrong_record",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ServiceNowClient":
+        from function.servicenow.itsm import ServiceNowClient  # noqa: PLC0415  # see above
+
+        return ServiceNowClient
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -20,14 +20,15 @@ from contextvars import copy_context
 from itertools import islice
 from typing import Any, Concatenate, ParamSpec, Self, TypeAlias, TypeVar
 
+from function.http.network import NetworkSettings
+from function.http.session import SCOPE, CancelScope
 from function.servicenow import itsm
 from function.servicenow.client import AUTH_PAUSE_SECONDS
 from function.servicenow.credentials import Credential
 from function.servicenow.errors import ServiceNowError, error_of
-from function.servicenow.network import NetworkSettings
 from function.servicenow.responses import Record
 from function.servicenow.search import PAGE_ROWS
-from function.servicenow.transport import CROWDED, SCOPE, CancelScope
+from function.servicenow.transport import CROWDED
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from function.core.outcome import Failure, Reason
+from function.http.network import BrokenNetwork, NetworkSettings, read_network
+from function.http.reply import Reply
 from function.servicenow.credentials import Basic, Credential
 from function.servicenow.errors import InvalidArgument, error_of
 from function.servicenow.instance import instance_url as parsed
-from function.servicenow.network import BrokenNetwork, NetworkSettings, read_network
 from function.servicenow.oauth import RequestAuth, TokenCache
-from function.servicenow.responses import Record, Reply, Request, interpret, rate_limit_per_hour
+from function.servicenow.responses import Record, Request, interpret, rate_limit_per_hour
 from function.servicenow.transport import Transport
 
 log = logging.getLogger("function.servicenow")
@@ -80,22 +81,37 @@ class TableClient:
         return self._rate_limit_per_hour
 
     def get(
-        self, table: str, sys_id: str, *, fields: Sequence[str], timeout_seconds: float
+        self,
+        table: str,
+        sys_id: str,
+        *,
+        fields: Sequence[str],
+        timeout_seconds: float,
+        shown: bool = False,
     ) -> Record:
-        """The record *sys_id*; one that is not there, or hidden, is a Failure MISSING."""
-        return self._call(_addressed("GET", table, sys_id), _params(fields), None, timeout_seconds)[
-            0
-        ]
+        """The record *sys_id*; one that is not there, or hidden, is a Failure MISSING.
+
+        *shown*: with what people see in the place of each value (see split_shown).
+        """
+        params = _params(fields, shown=shown)
+        return self._call(_addressed("GET", table, sys_id), params, None, timeout_seconds)[0]
 
     def find(
-        self, table: str, query: str, *, fields: Sequence[str], limit: int, timeout_seconds: float
+        self,
+        table: str,
+        query: str,
+        *,
+        fields: Sequence[str],
+        limit: int,
+        timeout_seconds: float,
+        shown: bool = False,
     ) -> list[Record]:
         """At most *limit* records that match the encoded *query*, which is made of *equals*s.
 
         ServiceNow drops a term that it does not understand and returns every row: check what comes
-        back.
+        back. *shown* as in get().
         """
-        params = _params(fields) | {
+        params = _params(fields, shown=shown) | {
             "sysparm_query": query,
             "sysparm_limit": str(limit),
             "sysparm_no_count": "true",  # KB0564204: a count costs as much as the query
@@ -229,9 +245,9 @@ def _addressed(method: Literal["GET", "PATCH"], table: str, sys_id: str) -> Requ
     return Request(method, table, sys_id)
 
 
-def _params(fields: Sequence[str]) -> dict[str, str]:
+def _params(fields: Sequence[str], *, shown: bool = False) -> dict[str, str]:
     return {
         "sysparm_fields": ",".join(dict.fromkeys(["sys_id", *fields])),
         "sysparm_exclude_reference_link": "true",
-        "sysparm_display_value": "false",
+        "sysparm_display_value": "all" if shown else "false",
     }

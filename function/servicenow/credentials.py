@@ -1,12 +1,11 @@
 """Who we are to ServiceNow."""
 
 import base64
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-from function.core.values import digest
+from function.core.values import digest, digest_secret
 
 REFUSED_KEY: Final = (
     "ServiceNow does not accept the API key: check SERVICENOW_API_KEY, that the key is active "
@@ -23,12 +22,10 @@ class Basic:
     password: str = field(repr=False)
 
     def digest(self, instance_url: str) -> str:
-        """What stands for this credential in the ledger, as 32 hex digits.
-
-        Slow on purpose (about 10 ms and 4 MiB): a ledger that leaks must not be a fast way to try
-        passwords.
-        """
-        return _slow_digest(self.password, digest(instance_url.rstrip("/"), self.username))
+        """What stands for this credential in the ledger, as 32 hex digits. Slow: see
+        digest_secret."""
+        salt = digest(instance_url.rstrip("/"), self.username)
+        return digest_secret(self.password, salt=salt)
 
     def headers(self) -> Mapping[str, str]:
         """What proves it to ServiceNow. UTF-8: requests' own would refuse a password outside
@@ -54,9 +51,8 @@ class OAuth:
         """As that of Basic; never the same as that of another kind."""
         # Joined by what tells where one ends: ("ab", "c") is not ("a", "bc").
         secrets = digest(self.client_secret, self.password)
-        return _slow_digest(
-            secrets, digest(instance_url.rstrip("/"), "oauth", self.client_id, self.username)
-        )
+        salt = digest(instance_url.rstrip("/"), "oauth", self.client_id, self.username)
+        return digest_secret(secrets, salt=salt)
 
     @property
     def refused(self) -> str:
@@ -101,7 +97,7 @@ class ApiKey:
 
     def digest(self, instance_url: str) -> str:
         """As that of Basic; never the same as that of another kind."""
-        return _slow_digest(self.key, digest(instance_url.rstrip("/"), "api key", "", ""))
+        return digest_secret(self.key, salt=digest(instance_url.rstrip("/"), "api key", "", ""))
 
     def headers(self) -> Mapping[str, str]:
         """What proves it to ServiceNow."""
@@ -109,7 +105,3 @@ class ApiKey:
 
 
 Credential: TypeAlias = Basic | OAuth | ApiKey
-
-
-def _slow_digest(secret: str, salt: str) -> str:
-    return hashlib.scrypt(secret.encode(), salt=salt.encode(), n=2**12, r=8, p=1, dklen=16).hex()

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, Self
+from typing import Self
 
 from function.core.outcome import Failure, Reason, Retryability
 from function.core.values import digest
@@ -54,6 +54,10 @@ from function.servicenow.fields import (
     table_of,
     written,
 )
+from function.servicenow.journal import FIELDS as JOURNAL_FIELDS
+from function.servicenow.journal import ROWS_MAX as JOURNAL_ROWS_MAX
+from function.servicenow.journal import TABLE as JOURNAL_TABLE
+from function.servicenow.journal import entries_query, mark_text, marked_entries, marker_of
 from function.servicenow.references import References
 from function.servicenow.responses import Record, equals
 from function.servicenow.search import FoundRecords, Search, records
@@ -61,9 +65,6 @@ from function.servicenow.values import SYS_ID
 
 log = logging.getLogger("function.servicenow")
 
-# A journal entry may be cut at its end, where the marker stands if there is room.
-JOURNAL_CHARACTERS_MAX: Final = 4000
-_JOURNAL_ROWS: Final = 10
 _ADDRESS = re.compile(r"[^@\s,]+@[^@\s,]+")
 
 
@@ -647,10 +648,10 @@ class ServiceNowClient(TableClient):
             if note.key == "":
                 raise InvalidArgument("key must say what the note is about, or be None")
             sys_id = self._sys_id(table, record, _named(record))
-            marker = f"[hasura:{digest(note.key)[:16]}]" if note.key else ""
+            marker = marker_of(digest(note.key)[:16]) if note.key else ""
             if marker and self._is_noted(table, sys_id, note.journal, marker):
                 return False
-            values = {note.journal: _marked(text, marker)}
+            values = {note.journal: mark_text(text, marker)}
             try:
                 self.update(table, sys_id, values, fields=[], timeout_seconds=self._timeout_seconds)
             except ServiceNowError as error:
@@ -663,30 +664,9 @@ class ServiceNowClient(TableClient):
 
     def _is_noted(self, table: str, sys_id: str, journal: str, marker: str) -> bool:
         """Whether the journal has an entry with *marker*."""
-        query = (
-            f"{equals('name', table)}^{equals('element_id', sys_id)}^{equals('element', journal)}"
-            f"^valueLIKE{marker}"
-        )
-        rows = self._find(
-            "sys_journal_field", query, ["element_id", "element", "value"], _JOURNAL_ROWS
-        )
-        ours = [
-            row
-            for row in rows
-            if row.get("element_id", "").lower() == sys_id.lower()
-            and row.get("element") == journal
-            and marker in row.get("value", "")
-        ]
-        if rows and not ours:
-            hint = (
-                "ServiceNow's journal answered with other entries than were asked for: the "
-                "note was not sent."
-            )
-            raise Refused(
-                Failure(Retryability.PERMANENT, Reason.BAD_ANSWER, hint),
-                call="GET sys_journal_field",
-            )
-        return bool(ours)
+        query = f"{equals('name', table)}^{entries_query(sys_id, journal, marker)}"
+        rows = self._find(JOURNAL_TABLE, query, JOURNAL_FIELDS, JOURNAL_ROWS_MAX)
+        return bool(marked_entries(rows, sys_id, journal, marker))
 
 
 @dataclass(frozen=True, slots=True)
@@ -780,10 +760,3 @@ def _final(what: str) -> Refused:
     return Refused(
         Failure(Retryability.PERMANENT, Reason.TICKET_CLOSED, f"The incident is {what}.")
     )
-
-
-def _marked(text: str, marker: str) -> str:
-    if not marker:
-        return text
-    behind = f"{text}\n{marker}"
-    return behind if len(behind) <= JOURNAL_CHARACTERS_MAX else f"{marker}\n{text}"

@@ -20,8 +20,9 @@ from urllib.parse import urlencode
 import msgspec
 
 from function.core.outcome import Failure, Reason, Retryability
+from function.http.reply import Reply
 from function.servicenow.credentials import REFUSED_KEY, ApiKey, Credential, OAuth
-from function.servicenow.responses import UNAUTHORIZED, Record, Reply, Request, interpret
+from function.servicenow.responses import UNAUTHORIZED, Record, Request, interpret
 from function.servicenow.single_flight import NotFetched, SingleFlight
 
 log = logging.getLogger("function.servicenow")

@@ -7,12 +7,10 @@ Sources: the Table API's reference (r_RESTAPIHTTPResponseCodes), KB0564204 (202,
 inserted).
 """
 
-import email.utils
 import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC
 from typing import Any, Final, Literal, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
@@ -20,6 +18,14 @@ import msgspec
 
 from function.core.outcome import Failure, Reason, Retryability
 from function.core.values import Json, text
+from function.http.reply import (
+    Reply,
+    bound_wait,
+    is_page,
+    media_type,
+    read_retry_after,
+    shorten_words,
+)
 
 Record: TypeAlias = dict[str, str]
 
@@ -31,6 +37,8 @@ _TABLE = re.compile(r"[a-z][a-z0-9_]{0,79}", re.ASCII)
 _FIELD = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*", re.ASCII)
 # Ours are lower-case hex; an instance may hold records whose ids are other letters.
 _SYS_ID = re.compile(r"[0-9A-Za-z]{32}", re.ASCII)
+# Behind a column's name in a record: what people see there. No column's name has a colon.
+_SHOWN: Final = ":shown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,20 +95,6 @@ def equals(field: str, value: str) -> str:
 # --- What the answer means
 # --------------------------------------------------------------------------------------------
 
-# ServiceNow asks for an hour at most (its limits are per hour); a longer wait is a mistake, or not
-# ServiceNow's.
-RETRY_AFTER_SECONDS_MAX: Final = 3600.0
-WORDS_MAX: Final = 300
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """An HTTP answer. *headers* are keyed in lower case."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
 
 def interpret(request: Request, reply: Reply, *, now: float) -> list[Record] | Failure:
     """Say what *reply* means as the answer to *request*: its records (one, but for a query), or why
@@ -128,12 +122,12 @@ def interpret(request: Request, reply: Reply, *, now: float) -> list[Record] | F
 def _verdict(
     request: Request, reply: Reply, body: dict[str, Any] | None, wait: float | None
 ) -> list[Record] | Failure:
-    if reply.status != 201 and _is_page(reply) and _HIBERNATING.search(reply.body):
+    if reply.status != 201 and is_page(reply) and _HIBERNATING.search(reply.body):
         return _ASLEEP
     match reply.status:
         case 200 | 201 if body is not None:
             return _records(request, reply.status, body)
-        case 200 | 201 | 203 if _is_page(reply):
+        case 200 | 201 | 203 if is_page(reply):
             # A login page is never the answer to something that was done; of another page who
             # knows.
             certain = reply.status == 200 and _LOGIN.search(reply.body)
@@ -205,9 +199,7 @@ def _records(request: Request, status: int, body: dict[str, Any]) -> list[Record
             Reason.BAD_ANSWER,
             "A field of ServiceNow's answer is neither text nor a reference.",
         )
-    records = [
-        {name: _cleaned(text(_plain(value))) for name, value in entry.items()} for entry in entries
-    ]
+    records = [_record(entry) for entry in entries]
     if request.sys_id and (given := records[0].get("sys_id")):
         if given.lower() != request.sys_id.lower():
             return wrong_record(request, asked=request.sys_id, given=records[0])
@@ -220,6 +212,21 @@ def _records(request: Request, status: int, body: dict[str, Any]) -> list[Record
             "read sys_id and the record it creates.",
         )
     return records
+
+
+def _record(entry: Mapping[str, Json]) -> Record:
+    record = {name: _cleaned(text(_plain(value))) for name, value in entry.items()}
+    for name, value in entry.items():
+        if isinstance(value, dict) and "display_value" in value and "value" in value:
+            record[f"{name}{_SHOWN}"] = _cleaned(text(value["display_value"]))
+    return record
+
+
+def split_shown(record: Record) -> tuple[Record, Record]:
+    """The values of a *record* that was asked for with what people see, and that, by column."""
+    values = {name: value for name, value in record.items() if not name.endswith(_SHOWN)}
+    shown = {name: record.get(f"{name}{_SHOWN}", value) for name, value in values.items()}
+    return values, shown
 
 
 def _refusal(request: Request, status: int, body: dict[str, Any] | None) -> list[Record] | Failure:
@@ -275,7 +282,7 @@ def wrong_record(request: Sent, *, asked: str, given: Record) -> Failure:
     """
     failure = no_answer(request, Reason.WRONG_RECORD, _WRONG_RECORD)
     answered = (
-        _printable(f"{given.get('number', '')} {given.get('sys_id', '')}"[:100])
+        shorten_words(f"{given.get('number', '')} {given.get('sys_id', '')}"[:100])
         or "a record without a sys_id"
     )
     return replace(failure, remote_message=f"asked for {asked}, answered with {answered}")
@@ -463,23 +470,12 @@ _UNSPOKEN: Final = {
 
 def _json_object(reply: Reply) -> dict[str, Any] | None:
     """The body, if it says that it is JSON and is one whole JSON object."""
-    if _media_type(reply) != "application/json":
+    if media_type(reply) != "application/json":
         return None
     try:
         return msgspec.json.decode(reply.body, type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-
-
-def _media_type(reply: Reply) -> str:
-    return reply.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-def _is_page(reply: Reply) -> bool:
-    return (
-        _media_type(reply) in {"text/html", "application/xhtml+xml"}
-        or reply.body.lstrip()[:1] == b"<"
-    )
 
 
 def _is_developer_site(reply: Reply) -> bool:
@@ -499,13 +495,7 @@ def _read_messages(body: dict[str, Any] | None) -> list[str]:
 
 
 def _words(body: dict[str, Any] | None) -> str:
-    return _printable(": ".join(_read_messages(body))[: 4 * WORDS_MAX])[:WORDS_MAX]
-
-
-def _printable(words: str) -> str:
-    return " ".join(
-        "".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in words).split()
-    )
+    return shorten_words(": ".join(_read_messages(body)))
 
 
 # PostgreSQL stores no NUL, and nobody stores half a character.
@@ -522,20 +512,14 @@ def _plain(value: Json) -> Json:
 
 
 def _retry_after_seconds(reply: Reply, now: float) -> float | None:
-    """How long ServiceNow asks us to wait, between 0 and an hour; None when it does not say."""
-    asked = reply.headers.get("retry-after", "").strip()
+    """How long ServiceNow asks us to wait, between 0 and an hour (its limits are per hour); None
+    when it does not say."""
+    seconds = read_retry_after(reply, now)
     reset = reply.headers.get("x-ratelimit-reset", "").strip()
-    if _WHOLE.fullmatch(asked):
-        seconds = float(asked)
-    elif (until := _http_date(asked)) is not None:
-        seconds = until - now
-    elif reply.status == 429 and _WHOLE.fullmatch(
-        reset
-    ):  # it stands on every answer to which a rule applies
+    # It stands on every answer to which a rule applies.
+    if seconds is None and reply.status == 429 and _WHOLE.fullmatch(reset):
         seconds = float(reset) - now
-    else:
-        return None
-    return min(max(seconds, 0.0), RETRY_AFTER_SECONDS_MAX)
+    return None if seconds is None else bound_wait(seconds)
 
 
 def rate_limit_per_hour(reply: Reply) -> int | None:
@@ -545,11 +529,3 @@ def rate_limit_per_hour(reply: Reply) -> int | None:
 
 
 _WHOLE = re.compile(r"\d{1,12}", re.ASCII)
-
-
-def _http_date(written: str) -> float | None:
-    try:
-        when = email.utils.parsedate_to_datetime(written)
-        return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None

@@ -85,6 +85,10 @@ class Search:
             f"{column}{beyond}{place.key}{also}^OR{same}",
         ]
 
+    def standing(self, row: Record) -> tuple[str, str]:
+        """Where *row* stands; one that has moved in the order meanwhile stands elsewhere."""
+        return row.get(self.column, ""), row["sys_id"]
+
     def place(self, row: Record, *, at: bool = False) -> Cursor:
         """Where *row* stands. Raises Refused where its key cannot stand in a query."""
         key = row.get(self.column, "")
@@ -101,8 +105,25 @@ class Search:
         return Cursor(key, row["sys_id"], at)
 
 
+def narrow_query(query: str, encoded: str) -> str:
+    """*query*, which a Search made, for those alone that are found by *encoded* too, which is
+    somebody's encoded query.
+
+    ^NQ is OR between whole groups of terms, so each group gets those of *query*.
+    """
+    terms, _, orders = query.partition("ORDERBY")
+    groups = (group.removesuffix("^EQ") for group in encoded.split("^NQ"))
+    narrowed = "^NQ".join("^".join(filter(None, [terms.strip("^"), group])) for group in groups)
+    return f"{narrowed}^ORDERBY{orders}"
+
+
 def records(
-    search: Search, find: Find, *, fields: Sequence[str], limit: int | None
+    search: Search,
+    find: Find,
+    *,
+    fields: Sequence[str],
+    limit: int | None,
+    page_rows: int = PAGE_ROWS,
 ) -> Iterator[Record]:
     """What *search* finds: each record that was there all the time once, whatever is inserted
     meanwhile.
@@ -117,18 +138,18 @@ def records(
         )
     )
     place: Cursor | None = None
-    page: set[str] = set()
+    page: set[tuple[str, str]] = set()
     left = limit
     while left is None or left > 0:
-        size = PAGE_ROWS if left is None else min(PAGE_ROWS, left)
+        size = page_rows if left is None else min(page_rows, left)
         rows = find(search.query(place), asked, size)
         _check(search, rows, page)
-        new = [row for row in rows if row["sys_id"] not in page]
+        new = [row for row in rows if search.standing(row) not in page]
         yield from new[:left]
         left = None if left is None else left - len(new)
         if rows:
             place = search.place(rows[-1])
-            page = {row["sys_id"] for row in rows}
+            page = {search.standing(row) for row in rows}
         if len(rows) < size and left != 0:
             ahead = find(search.query(place), [search.column], LOOK_AHEAD_ROWS)
             if not ahead:
@@ -179,7 +200,7 @@ class FoundRecords(Iterator[Record]):
         return bool(self._kept)
 
 
-def _check(search: Search, rows: Sequence[Record], page: set[str]) -> None:
+def _check(search: Search, rows: Sequence[Record], page: set[tuple[str, str]]) -> None:
     """Raise unless *rows* are what was asked for, and not the *page* before once more."""
     for condition in search.conditions:
         if any(condition.column not in row for row in rows):
@@ -189,7 +210,7 @@ def _check(search: Search, rows: Sequence[Record], page: set[str]) -> None:
             )
         if not all(condition.holds(row) for row in rows):
             raise Refused(_LEFT_OUT)
-    if rows and all(row["sys_id"] in page for row in rows):
+    if rows and all(search.standing(row) in page for row in rows):
         raise Refused(_LEFT_OUT)
 
 

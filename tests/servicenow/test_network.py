@@ -22,6 +22,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from function.connection.probe import reach
 from function.core.outcome import Reason
+from function.http.network import BrokenNetwork, read_network
+from function.http.network import ProxyServer as Proxy
 from function.notices.smtp import MailNotSent, send
 from function.secretmanager import way_out
 from function.servicenow import (
@@ -35,8 +37,6 @@ from function.servicenow import (
     Unavailable,
     aio,
 )
-from function.servicenow.network import BrokenNetwork, read_network
-from function.servicenow.network import ProxyServer as Proxy
 from function.settings import SettingsError, load_settings
 from sandbox.servicenow import ServiceNow
 from tests.answers import Seen, Server, always, result

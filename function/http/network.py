@@ -1,4 +1,4 @@
-"""The way out to ServiceNow as the environment names it: a proxy, and the certificates to trust.
+"""The way out as the environment names it: a proxy, and the certificates to trust.
 
 Read once, when a client is made: looking at each call costs 8 % of its CPU. The variables are those
 of curl and of requests, in upper or lower case, of which the lower counts where both are set.
@@ -71,8 +71,8 @@ class NetworkSettings:
     ca_path: str | None = None
 
     def proxy_for(self, url: str) -> ProxyServer | None:
-        """The proxy on the way to *url*; none to http://, which stays on this machine and has the
-        password in clear."""
+        """The proxy on the way to *url*; none to http://, which stays on this machine or in its
+        network and has the password in clear."""
         parts = urlsplit(url)
         if self.proxy is None or parts.scheme != "https":
             return None
