@@ -10,6 +10,8 @@ from function.core.values import Json
 
 # The source of Hasura's one-off scheduled events, which have no name of their own.
 SCHEDULED: Final = "scheduled"
+# The session variable that our own mutations go with: it comes back in the events that they cause.
+OWN_VARIABLE: Final = "x-hasura-servicenow-event"
 
 
 def source_table(source: str) -> str:
@@ -55,3 +57,14 @@ class Event:
     session_variables: Mapping[str, str] = field(default_factory=dict)
     trace_id: str = ""
     absent_is_null: bool = False
+
+    @property
+    def mark(self) -> str:
+        """What our mutation carried, where one made the event; "" where none did."""
+        names = (name for name in self.session_variables if name.lower() == OWN_VARIABLE)
+        return next((self.session_variables[name] for name in names), "")
+
+    @property
+    def is_own_insert(self) -> bool:
+        """Whether a mutation of ours inserted the row: what it says came from ServiceNow."""
+        return self.op is Op.INSERT and bool(self.mark)

@@ -84,6 +84,11 @@ class Lifecycle:
     names: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def first(self) -> str:
+        """The state of a new ticket, as ServiceNow ships it."""
+        return next(iter(self.names), "")
+
+    @property
     def ended(self) -> frozenset[str]:
         return self.final | {state for state in (self.resolved, self.canceled) if state}
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from function.core.permit import HoldKind
+from function.core.values import Json
 
 
 class Retryability(StrEnum):
@@ -24,6 +25,8 @@ class Reason(StrEnum):
     ROW_GONE = "row_gone"
     TICKET_CLOSED = "ticket_closed"
     TICKET_MISSING = "ticket_missing"
+    NOT_LINKED = "not_linked"
+    FROM_SERVICENOW = "from_servicenow"
     # ServiceNow as a whole, or the way there
     UNREACHABLE = "servicenow_unreachable"
     TIMEOUT = "servicenow_timeout"
@@ -35,7 +38,20 @@ class Reason(StrEnum):
     NOT_SERVICENOW = "not_servicenow"
     BAD_ANSWER = "servicenow_bad_answer"
     WRONG_RECORD = "servicenow_wrong_record"
+    TIME_ZONE = "servicenow_time_zone"
     IN_DOUBT = "in_doubt"
+    # Hasura as a whole, or the way there
+    HASURA_UNREACHABLE = "hasura_unreachable"
+    HASURA_TIMEOUT = "hasura_timeout"
+    HASURA_UNAVAILABLE = "hasura_unavailable"
+    HASURA_OVERLOADED = "hasura_overloaded"
+    HASURA_UNAUTHORIZED = "hasura_unauthorized"
+    HASURA_BAD_ANSWER = "hasura_bad_answer"
+    # Hasura, or the app's database, said no
+    MUTATION_FAILED = "mutation_failed"
+    MUTATION_INVALID = "mutation_invalid"
+    MUTATION_FORBIDDEN = "mutation_forbidden"
+    MUTATION_REFUSED = "mutation_refused"
     # ServiceNow said no
     ACL = "refused_by_acl"
     BUSINESS_RULE = "refused_by_business_rule"
@@ -46,6 +62,7 @@ class Reason(StrEnum):
     MISSING = "ticket_not_found"
     UNKNOWN_REFERENCE = "unknown_reference"
     NOT_KEPT = "value_not_kept"
+    FOREIGN_MARK = "foreign_correlation_id"
     # the rules and the event
     BAD_MAPPING = "bad_mapping"
     UNKNOWN_VALUE = "unknown_value"
@@ -55,9 +72,11 @@ class Reason(StrEnum):
     # ourselves
     NOT_CONFIGURED = "not_configured"
     BUSY = "key_busy"
+    NO_TICKET = "no_ticket"  # that a note is for: in the end there is nothing to do
     NO_CAPACITY = "no_capacity"
     DEADLINE = "deadline"
     GAVE_UP = "gave_up"
+    TOO_MANY_UPDATES = "too_many_updates"
     FAULT = "fault"
 
 
@@ -114,7 +133,7 @@ class Status(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What followed for one rule and key. *retry_at* (UNIX seconds) is for RETRYING; *hint*, what
-    to do, for DEAD."""
+    to do, for DEAD. *answer* is what the rule answers a source that waits for it."""
 
     rule: str
     key: str
@@ -123,3 +142,4 @@ class Outcome:
     reason: Reason | None = None
     retry_at: float | None = None
     hint: str = ""
+    answer: Json = None

@@ -223,6 +223,18 @@ def current_place(trail: Trail) -> Place | None:
     return replace(place, belongs_to_predecessor=belongs_to_predecessor)
 
 
+def lacks_step(trail: Trail) -> bool:
+    """Whether a step is missing, which may still arrive: the row left a place more often than it
+    came there. A row that is older than its trail was somewhere when that began."""
+    first = trail.first
+    at_first = first.balances if first is not None and first.existed else {}
+    return any(
+        known.balance < min(0, at_first.get(known.digest, 0))
+        for known in trail.places
+        if known.digest != NOT_YET
+    )
+
+
 def _current_place(trail: Trail) -> Place | None:
     """The place where the row is.
 

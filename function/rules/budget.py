@@ -66,6 +66,19 @@ class RenderError(Exception):
         return Failure(Retryability.PERMANENT, self.reason, f"{self.where or ''}: {self.sentence}")
 
 
+class MissingKeyError(RenderError):
+    """A key, or a part of one, is null or empty."""
+
+    def __init__(
+        self,
+        sentence: str,
+        reason: Reason = Reason.BAD_KEY,
+        *,
+        where: FileLocation | None = None,
+    ) -> None:
+        super().__init__(sentence, reason, where=where)
+
+
 class RenderBudget:
     """What one event may take from one rule: processor time for all templates together, memory for
     each of them."""

@@ -5,7 +5,6 @@ Pure, and never at a loss: what cannot be rendered is a Failure that names the p
 file and nothing of the row.
 """
 
-import re
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -13,16 +12,13 @@ from typing import Any, Final
 from function.core import trail
 from function.core.event import Event, Op
 from function.core.outcome import Failure, Reason, Retryability
-from function.core.step import DesiredState, Step
-from function.core.values import Json, Row, canonical, settle_value
+from function.core.step import STATE, DesiredState, Step
+from function.core.values import Json, Row, canonical
 from function.rules.budget import RenderBudget, RenderError
-from function.rules.model import Rule, RuleTemplate, evaluate_condition
+from function.rules.keys import KEY_CHARACTERS_MAX, render_key
+from function.rules.model import RowTargetRule, Rule, evaluate_condition
 from function.rules.template_values import RowImage
 
-# A key stands in the ledger's primary key, in answers and in mails.
-KEY_CHARACTERS_MAX: Final = 255
-# Between the parts of a key that is a list; in a part, it and a backslash stand behind a backslash.
-KEY_SEPARATOR: Final = "/"
 # Each element is a ticket, and each ticket a call: no delivery has time for more.
 ELEMENTS_MAX: Final = 500
 # Processor time granted beyond one row's; an element of ten fields takes a fraction of it.
@@ -56,7 +52,8 @@ class _Evaluation:
     def __init__(self, rule: Rule, event: Event) -> None:
         self.rule = rule
         self.templates = rule.templates
-        self._kind = rule.target.kind
+        assert isinstance(rule.target, RowTargetRule)  # noqa: S101  # for the type checker: a rule from a table of the app's has one
+        self._target = rule.target
         self.event = event
         self.budget = RenderBudget()
         self.old: Row | None = None
@@ -162,47 +159,28 @@ class _Evaluation:
             raise RenderError("is not a list", where=each.where)
         if len(elements) > ELEMENTS_MAX:
             raise RenderError(
-                f"has more than {ELEMENTS_MAX} elements, too many {self._kind}s for one event",
+                f"has more than {ELEMENTS_MAX} elements, too many {self._target.kind}s for one "
+                "event",
                 where=each.where,
             )
         self.budget.seconds_left += len(elements) * ELEMENT_SECONDS
         return elements
 
     def _key(self, names: Mapping[str, Any]) -> str:
-        names = {**names, "item": settle_value(names["item"])}
-        key = join_key(
-            [self._key_part(rule_template, names) for rule_template in self.templates.key]
+        return render_key(
+            self.templates.key,
+            names,
+            self.budget,
+            where=self._target.locations["key"],
+            called="the key",
+            needed=f"a row without a key can have no {self._target.kind}",
         )
-        if len(key) > KEY_CHARACTERS_MAX:
-            raise RenderError(
-                f"the key is over {KEY_CHARACTERS_MAX} characters",
-                Reason.BAD_KEY,
-                where=self.rule.target.locations["key"],
-            )
-        return key
-
-    def _key_part(self, rule_template: RuleTemplate, names: Mapping[str, Any]) -> str:
-        part = rule_template.text(names, self.budget, in_key=True)
-        if not part.strip():
-            what = "the key" if len(self.templates.key) == 1 else "a part of the key"
-            raise RenderError(
-                f"{what} is empty; a row without a key can have no {self._kind}",
-                Reason.BAD_KEY,
-                where=rule_template.where,
-            )
-        if _UNSTORABLE.search(part):
-            raise RenderError(
-                "the key holds a character that no database stores",
-                Reason.BAD_KEY,
-                where=rule_template.where,
-            )
-        return part
 
     def _scopes(self, image: Row, items: Sequence[Json]) -> list[dict[str, Any]]:
         """The names for each of the elements under one key; of a ticket that they share, first
         those for one that is to have it."""
         scopes = [self._scope(image, item) for item in items]
-        if not self.rule.target.follows and len(scopes) > 1:
+        if not self._target.follows and len(scopes) > 1:
             scopes.sort(key=lambda names: not self._is_wanted(names))
         return scopes
 
@@ -214,18 +192,14 @@ class _Evaluation:
     def _one_key_twice(self, scopes: Sequence[Mapping[str, Any]]) -> Failure | None:
         """Why no ticket can be for all of the elements under one key, where one of them is to have
         it."""
-        if (
-            len(scopes) == 1
-            or not self.rule.target.follows
-            or not any(map(self._is_wanted, scopes))
-        ):
+        if len(scopes) == 1 or not self._target.follows or not any(map(self._is_wanted, scopes)):
             return None
         what = (
-            f"two elements of the list have this key, and a {self._kind} is for one; name what "
-            "tells them apart"
+            f"two elements of the list have this key, and a {self._target.kind} is for one; name "
+            "what tells them apart"
         )
         return Failure(
-            Retryability.PERMANENT, Reason.BAD_KEY, f"{self.rule.target.locations['key']}: {what}"
+            Retryability.PERMANENT, Reason.BAD_KEY, f"{self._target.locations['key']}: {what}"
         )
 
     def _entered(
@@ -280,10 +254,30 @@ class _Evaluation:
             left,
             entered,
             wants,
-            was_resolved=was is not None and self.rule.target.is_resolved(was, self.budget),
+            was_resolved=was is not None and self._target.is_resolved(was, self.budget),
             was_wanted=was is not None and self._is_wanted(was, unsaid=False),
             order=order,
+            fields_before=self._target.desired_before(was, self.budget) if was else {},
+            progress=self._progress(was, wants),
         )
+
+    def _progress(
+        self, was: Mapping[str, Any] | None, wants: DesiredState | Failure
+    ) -> frozenset[str]:
+        """What the row changed, where it named the same ticket before, whether or not it was to
+        have one: see Step."""
+        if was is None or isinstance(wants, Failure) or not wants.sys_id:
+            return frozenset()
+        try:
+            before = self._target.desired(was, self.budget, op=self.event.op, when=True, gone=False)
+        except RenderError:
+            return frozenset()
+        if before.sys_id != wants.sys_id:
+            return frozenset()
+        changed = {
+            field for field, value in wants.fields.items() if before.fields.get(field) != value
+        }
+        return frozenset(changed | ({STATE} if wants.resolved and not before.resolved else set()))
 
     def _wants(self, names: Mapping[str, Any], *, gone: bool) -> DesiredState | Failure:
         """What the rule wants where the row is."""
@@ -295,9 +289,7 @@ class _Evaluation:
                 without=True,
                 unsaid=False if gone else None,
             )
-            return self.rule.target.desired(
-                names, self.budget, op=self.event.op, when=when, gone=gone
-            )
+            return self._target.desired(names, self.budget, op=self.event.op, when=when, gone=gone)
         except RenderError as why:
             return why.failure
 
@@ -312,19 +304,6 @@ class _Evaluation:
                 where=rule_template.where,
             )
         return order
-
-
-def join_key(parts: Sequence[str]) -> str:
-    """The key of several *parts*, which no other parts have; one part alone is the key."""
-    if len(parts) == 1:
-        return parts[0]
-    return KEY_SEPARATOR.join(
-        part.replace("\\", "\\\\").replace(KEY_SEPARATOR, f"\\{KEY_SEPARATOR}") for part in parts
-    )
-
-
-# PostgreSQL stores no NUL, and nobody stores half a character.
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 def _changed(old: "Row | None", new: "Row | None") -> list[str]:

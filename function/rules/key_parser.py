@@ -37,17 +37,9 @@ class KeyParser:
             return (RuleTemplate(NO_TEMPLATE, self._nodes.locate(target, path)),)
         node = entries["key"]
         faults = len(self._nodes.faults)
-        if isinstance(node, yaml.SequenceNode):
-            elements = self._nodes.elements(
-                node, path, empty="is empty; write what identifies the row"
-            )
-            if len(elements) > KEY_PARTS_MAX:
-                self._nodes.fault(node, path, f"has more than {KEY_PARTS_MAX} parts")
-            parts = tuple(self._templates.template(*element, names) for element in elements)
-        else:
-            parts = (self._templates.template(node, path, names),)
+        parts = self.parse_parts(node, path, names)
         if len(self._nodes.faults) > faults:
-            return parts or (RuleTemplate(NO_TEMPLATE, self._nodes.locate(node, path)),)
+            return parts
         for part in parts:
             self._warn_of_joined_values(part)
         used = frozenset[str]().union(*(part.syntax.names for part in parts))
@@ -63,6 +55,19 @@ class KeyParser:
             what = f"is the same for every element; name a part of `item`{share}"
             self._nodes.fault(node, path, what)
         return parts
+
+    def parse_parts(
+        self, node: yaml.Node, path: str, names: tuple[str, ...]
+    ) -> tuple[RuleTemplate, ...]:
+        """The parts of a key that is a template or a list of them; one at least, also after a
+        fault."""
+        if not isinstance(node, yaml.SequenceNode):
+            return (self._templates.template(node, path, names),)
+        elements = self._nodes.elements(node, path, empty="is empty; write what identifies the row")
+        if len(elements) > KEY_PARTS_MAX:
+            self._nodes.fault(node, path, f"has more than {KEY_PARTS_MAX} parts")
+        parts = tuple(self._templates.template(*element, names) for element in elements)
+        return parts or (RuleTemplate(NO_TEMPLATE, self._nodes.locate(node, path)),)
 
     def _warn_of_joined_values(self, part: RuleTemplate) -> None:
         """Warn of a text that joins several values: what stands between them may stand in one of

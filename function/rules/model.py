@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from function.core.event import Event, Op
 from function.core.finding import FileLocation, Finding
 from function.core.step import DesiredState
+from function.core.values import Json
 from function.rules.budget import RenderBudget, RenderError
 from function.rules.syntax import TemplateSyntax
 from function.rules.templates import Template
@@ -29,11 +30,17 @@ class RuleTemplate:
         except RenderError as why:
             raise RenderError(why.sentence, why.reason, where=self.where) from None
 
+    def plain_value(self, names: Mapping[str, Any], budget: RenderBudget) -> Json:
+        try:
+            return self.template.plain_value(names, budget)
+        except RenderError as why:
+            raise RenderError(why.sentence, why.reason, where=self.where) from None
+
     def text(self, names: Mapping[str, Any], budget: RenderBudget, *, in_key: bool = False) -> str:
         try:
             return self.template.text(names, budget, in_key=in_key)
         except RenderError as why:
-            raise RenderError(why.sentence, why.reason, where=self.where) from None
+            raise type(why)(why.sentence, why.reason, where=self.where) from None
 
 
 def evaluate_condition(
@@ -81,6 +88,11 @@ class TargetRule(Protocol):
 
     def all_templates(self) -> Iterator[RuleTemplate]: ...
 
+
+@runtime_checkable
+class RowTargetRule(TargetRule, Protocol):
+    """A target whose rules hear of rows: what is wanted there is a function of the row."""
+
     def is_resolved(self, names: Mapping[str, Any], budget: RenderBudget) -> bool:
         """Whether what it keeps in step was over at the place that the row left."""
 
@@ -89,6 +101,9 @@ class TargetRule(Protocol):
     ) -> DesiredState:
         """What is wanted where the row is. *gone*: there is no row any more. Raises
         RenderError."""
+
+    def desired_before(self, names: Mapping[str, Any], budget: RenderBudget) -> Mapping[str, str]:
+        """What was wanted where the row was, in what the other system changes too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +118,27 @@ class RuleTemplates:
 
 
 @dataclass(frozen=True, slots=True)
+class TicketSource:
+    """What a rule from servicenow/TABLE hears of.
+
+    *journal* is the journal field whose entries it hears of, "" where it hears of the ticket's
+    columns. *query* is the encoded query of the tickets that it is for; "" for those of ours.
+    *columns* are those that it names, whose changes it hears; *answered_columns* those that only
+    its *answer* names. *has_shown*: it names display values.
+    """
+
+    table: str
+    journal: str
+    query: str
+    columns: frozenset[str]
+    answered_columns: frozenset[str]
+    has_shown: bool
+    answer: RuleTemplate | None
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
-    """Which rows become what."""
+    """Which rows become what; or, with a *ticket_source*, which changes of tickets."""
 
     name: str
     id: str
@@ -115,13 +149,15 @@ class Rule:
     target: TargetRule
     templates: RuleTemplates = field(repr=False)
     env: Mapping[str, str] = field(repr=False)  # may hold secrets
+    ticket_source: TicketSource | None = None
 
     def all_templates(self) -> Iterator[RuleTemplate]:
         """Its own and its target's."""
         own = self.templates
         yield from own.key
         yield from self.target.all_templates()
-        for rule_template in (own.when, own.each, own.order_by):
+        answer = self.ticket_source.answer if self.ticket_source else None
+        for rule_template in (own.when, own.each, own.order_by, answer):
             if rule_template is not None:
                 yield rule_template
 
@@ -138,6 +174,12 @@ class Rules:
     digest: str
     warnings: tuple[Finding, ...] = ()
 
+    @property
+    def hears_tickets(self) -> bool:
+        """Whether any rule is from servicenow/TABLE: those need Hasura's GraphQL, and events of the
+        function's own."""
+        return any(rule.ticket_source is not None for rule in self.rules)
+
     def concerning(self, event: Event) -> tuple[Rule, ...]:
         """The rules whose `from` and `trigger` fit; which of them hear this op is not
         asked here."""
@@ -146,3 +188,12 @@ class Rules:
             for rule in self.rules
             if rule.source == event.source and rule.trigger in ("", event.trigger)
         )
+
+    def from_table(self, table: str) -> tuple[Rule, ...]:
+        """The rules that hear of changes of *table*'s tickets, those of its journals last."""
+        heard = [
+            (bool(rule.ticket_source.journal), rule)
+            for rule in self.rules
+            if rule.ticket_source is not None and rule.ticket_source.table == table
+        ]
+        return tuple(rule for _, rule in sorted(heard, key=lambda pair: pair[0]))

@@ -15,11 +15,10 @@ from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment, safe_range
 from jinja2.visitor import NodeTransformer
 
-from function.core.outcome import Reason
 from function.rules.arithmetic import calculate, to_number
 from function.rules.budget import (
     LIST_ELEMENTS_MAX,
-    RenderError,
+    MissingKeyError,
     current_budget,
     require_at_most,
 )
@@ -144,7 +143,7 @@ class RuleSandbox(ImmutableSandboxedEnvironment):
 @pass_context  # or Jinja2 would call it when it compiles, where nothing is bounded
 def _write_value(_: Names, value: Any) -> str:
     if value is None and current_budget.get().in_key:
-        raise RenderError(NULL_IN_KEY, Reason.BAD_KEY)
+        raise MissingKeyError(NULL_IN_KEY)
     return to_text(value)
 
 

@@ -32,11 +32,13 @@ RULE_KEYS: Final = {
     ),
     "id": "What stands in every ticket's address; the name unless given.",
     "from": (
-        "Where events come from: hasura/SCHEMA.TABLE, cron/NAME, or scheduled for one-off "
-        "scheduled events."
+        "Where events come from: hasura/SCHEMA.TABLE, cron/NAME, scheduled for one-off scheduled "
+        "events, servicenow/TABLE for the changes of tickets, servicenow/TABLE.comments or "
+        ".work_notes for what people write there."
     ),
     "trigger": "Only events of the event trigger with this name; of any unless given.",
-    "ops": "The kinds of event that the rule hears; all unless given.",
+    "ops": "The kinds of event that the rule hears; all unless given, of a rule from "
+    "servicenow/TABLE UPDATE.",
     "when": (
         "An expression: whether the row is to have a ticket. A ticket that exists follows "
         "its row all the same."
@@ -44,7 +46,18 @@ RULE_KEYS: Final = {
     "each": (
         "An expression that gives a list: one ticket for each element, which templates call `item`."
     ),
+    "filter": (
+        "Of a rule from servicenow/TABLE, the encoded query of the tickets that it is for; unless "
+        "given, those whose correlation_id begins with SOURCE_NAME and a colon."
+    ),
     "ticket": "The ticket that the row becomes.",
+    "mutate": "The mutation that tells the app of a ticket, of a rule from servicenow/TABLE.",
+    "answer": "A template: what ServiceNow is answered, such as the app's id of the row.",
+    "note": "The comment or work note that the row becomes, on the ticket of another row.",
+}
+MUTATE_KEYS: Final = {
+    "query": "One GraphQL mutation, which Hasura is sent.",
+    "variables": "For each variable of the mutation, a template, or an object or a list of them.",
 }
 TICKET_KEYS: Final = {
     "table": "The table of the ticket; incident unless given.",
@@ -80,6 +93,22 @@ TICKET_KEYS: Final = {
     "name: fail (the default),"
     " or leave_empty, until the record is there and the row changes.",
     "shared": "Whether many rows share one ticket: the first opens it, none closes it.",
+    "sys_id": (
+        "An expression: the sys_id of a ticket that is there already, which the row adopts instead "
+        "of opening one; null or empty for none."
+    ),
+    "order_by": "An expression: what orders the row's images, such as row.updated_at.",
+}
+JOURNALS: Final = ("comments", "work_notes")
+NOTE_KEYS: Final = {
+    "ticket": "The name of the rule that makes the ticket.",
+    "for": "A template, or a list of templates: the key of that ticket.",
+    "key": "A template, or a list of templates: the identity of the row that is the note.",
+    "field": (
+        "The journal: comments, which the caller sees and is mailed, or work_notes, which only "
+        "agents see."
+    ),
+    "text": "A template: what the journal should say.",
     "order_by": "An expression: what orders the row's images, such as row.updated_at.",
 }
 STATES_KEYS: Final = {
@@ -94,7 +123,10 @@ STATES_KEYS: Final = {
     " one PATCH each. None unless given.",
 }
 FIELDS_REFUSED: Final = {
-    "sys_id": "is computed from the rule and the key",
+    "sys_id": (
+        "is computed from the rule and the key; for a ticket that is there already, it stands "
+        "beside `fields`"
+    ),
     "number": "is given by ServiceNow",
     "correlation_id": "holds the ticket's address; use `key`",
     "correlation_display": "is written by this function",
@@ -102,8 +134,8 @@ FIELDS_REFUSED: Final = {
     "incident_state": "is written by `resolve_when`",
     "close_code": "stands beside `fields`, and is sent when the ticket is resolved",
     "close_notes": "stands beside `fields`, and is sent when the ticket is resolved",
-    "comments": "is a journal, which only grows; this version writes no journals",
-    "work_notes": "is a journal, which only grows; this version writes no journals",
+    "comments": "is a journal, which only grows; write it by a rule with a `note`",
+    "work_notes": "is a journal, which only grows; write it by a rule with a `note`",
     "parent_incident": "is written by `after_close: new`",
 }
 # What stands elsewhere.
@@ -114,9 +146,16 @@ CHOICES_REFUSED: Final = {
 NAME = re.compile(r"[A-Za-z0-9_-]{1,60}", re.ASCII)
 STATE = re.compile(r"-?[A-Za-z0-9_][A-Za-z0-9_ -]{0,39}", re.ASCII)
 COLUMN = re.compile(r"[a-z][a-z0-9_]{0,79}", re.ASCII)
+# A column of a ticket, or of what it refers to.
+COLUMN_PATH = re.compile(rf"{COLUMN.pattern}(?:\.{COLUMN.pattern}){{0,3}}", re.ASCII)
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 # Hasura takes names with blanks and dots in them.
-SOURCE = re.compile(rf"hasura/[^/.]+\..+|cron/.+|{SCHEDULED}")
+SOURCE = re.compile(
+    rf"hasura/[^/.]+\..+|cron/.+|{SCHEDULED}"
+    r"|servicenow/[a-z][a-z0-9_]{0,79}(\.(comments|work_notes))?"
+)
+# No order, which is ours, and one line.
+ENCODED_QUERY = re.compile(r"(?!.*\bORDERBY)[ -~]{1,2000}", re.ASCII)
 
 
 def schema() -> dict[str, Any]:
@@ -125,6 +164,12 @@ def schema() -> dict[str, Any]:
     expression_schema = {"type": ["string", "boolean"]}
     template_schema = {"type": ["string", "number", "boolean", "null"]}
     key_schema = {"type": ["string", "number"]}
+    whole_key_schema = {
+        "anyOf": [
+            key_schema,
+            {"type": "array", "items": key_schema, "minItems": 1, "maxItems": KEY_PARTS_MAX},
+        ]
+    }
     state_schema = {"type": ["string", "integer"], "pattern": f"^{STATE.pattern}$"}
     column = f"^(?!(?:{'|'.join(FIELDS_REFUSED)})$){COLUMN.pattern}$"
 
@@ -156,17 +201,7 @@ def schema() -> dict[str, Any]:
         ["key", "fields"],
         {
             "table": {"type": "string", "pattern": f"^{COLUMN.pattern}$", "default": DEFAULT_TABLE},
-            "key": {
-                "anyOf": [
-                    key_schema,
-                    {
-                        "type": "array",
-                        "items": key_schema,
-                        "minItems": 1,
-                        "maxItems": KEY_PARTS_MAX,
-                    },
-                ]
-            },
+            "key": whole_key_schema,
             "fields": {
                 "type": "object",
                 "patternProperties": {column: template_schema},
@@ -207,9 +242,31 @@ def schema() -> dict[str, Any]:
             "shared": {"type": "boolean", "default": False},
         },
     )
+    mutate = mapping(
+        MUTATE_KEYS,
+        ["query"],
+        {
+            "query": {"type": "string", "minLength": 1},
+            "variables": {
+                "type": "object",
+                "propertyNames": {"pattern": "^[_A-Za-z][_0-9A-Za-z]*$"},
+            },
+        },
+    )
+    note = mapping(
+        NOTE_KEYS,
+        ["ticket", "for", "key", "field", "text"],
+        {
+            "for": whole_key_schema,
+            "key": whole_key_schema,
+            "field": {"enum": list(JOURNALS)},
+            "text": template_schema,
+            "order_by": expression_schema,
+        },
+    )
     rule = mapping(
         RULE_KEYS,
-        ["name", "from", "ticket"],
+        ["name", "from"],
         {
             "name": name_schema,
             "id": name_schema,
@@ -218,8 +275,12 @@ def schema() -> dict[str, Any]:
             "ops": ops(tuple(Op)),
             "when": expression_schema,
             "ticket": ticket,
+            "filter": {"type": "string", "pattern": f"^{ENCODED_QUERY.pattern}$"},
+            "mutate": mutate,
+            "answer": template_schema,
+            "note": note,
         },
-    )
+    ) | {"oneOf": [{"required": [target]} for target in ("ticket", "note", "mutate")]}
     variables = {"type": "array", "items": {"type": "string", "pattern": f"^{VARIABLE.pattern}$"}}
     top = mapping(
         TOP_KEYS,

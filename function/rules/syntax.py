@@ -56,6 +56,14 @@ class TemplateSyntax:
             node.attr for node in attributes if _is_name(node.node, name) and id(node) not in inner
         }
 
+    def find_columns(self, name: str) -> frozenset[str]:
+        """The columns that it reads of *name*, which is the image of a record.
+
+        Raises InvalidTemplate where that cannot be told from its text: the image is passed on
+        whole, or a column's name is worked out.
+        """
+        return frozenset(_find_columns(self.tree, name))
+
     def find_literals(self) -> frozenset[str]:
         """The values that it can give, of those that stand in its text whole; a row may give it
         others."""
@@ -68,6 +76,12 @@ class TemplateSyntax:
                 return (
                     frozenset(_find_literals(self.lone)) if self.lone is not None else frozenset()
                 )
+
+    def find_texts(self) -> frozenset[str]:
+        """The texts that stand in its expressions."""
+        return frozenset(
+            node.value for node in self.tree.find_all(nodes.Const) if isinstance(node.value, str)
+        )
 
     def uses_filter(self, filter_name: str) -> bool:
         """Whether the filter of that name is anywhere in it."""
@@ -250,6 +264,55 @@ def _find_uses(node: nodes.Node) -> Iterator[tuple[str, str, Collection[str]]]:
 
 def _is_name(node: nodes.Node, name: str) -> bool:
     return isinstance(node, nodes.Name) and node.name == name
+
+
+# These ask whether there is an image, and read none of its columns.
+_TESTS_OF_PRESENCE = ("defined", "none", "undefined")
+
+
+def _find_columns(node: nodes.Node, name: str) -> Iterator[str]:
+    """See TemplateSyntax.find_columns."""
+    inner = list(node.iter_child_nodes())
+    match node:
+        case nodes.Getattr(node=whole, attr=column) if _is_name(whole, name):
+            yield column
+            return
+        case nodes.Call(
+            node=nodes.Getattr(node=whole, attr="get"),
+            args=[nodes.Const(value=str() as column), *others],
+        ) if _is_name(whole, name):
+            yield column
+            inner = [*others, *node.kwargs]
+        case nodes.Call(node=nodes.Getattr(node=value)):
+            inner = [value, *node.args, *node.kwargs]  # the method's name is no column
+        case nodes.Getattr(node=nodes.Getattr(node=whole, attr=column), attr=part) if _is_name(
+            whole, name
+        ):
+            what = f"reads a part of a text; write {name}['{column}.{part}'] for what it refers to"
+            raise InvalidTemplate(what, node.lineno)
+        case nodes.Name(name=named) if named == name:
+            what = (
+                f"names columns of `{name}` that cannot be told: write {name}.COLUMN or "
+                f"{name}['a.b']"
+            )
+            raise InvalidTemplate(what, node.lineno)
+    presence = _find_presence(node)
+    for child in inner:
+        if child is not presence or not _is_name(child, name):
+            yield from _find_columns(child, name)
+
+
+def _find_presence(node: nodes.Node) -> nodes.Node | None:
+    """What *node* asks for its presence alone. Where that of `a and b` is the answer, it is not
+    there."""
+    match node:
+        case nodes.Test(node=asked, name=test) if test in _TESTS_OF_PRESENCE:
+            return asked
+        case nodes.If(test=asked) | nodes.CondExpr(test=asked) | nodes.Not(node=asked):
+            return asked
+        case nodes.And(left=asked):
+            return asked
+    return None
 
 
 def _find_written_values(body: Iterable[nodes.Node]) -> Iterator[nodes.Node]:

@@ -106,19 +106,19 @@ def to_text(value: Any) -> str:
 def to_json(value: Any) -> str:
     budget = current_budget.get()
     budget.check_length(budget.measure_input([value]))
-    return cast(str, budget.charge(text([_to_plain(value)])[1:-1]))
+    return cast(str, budget.charge(text([to_plain(value)])[1:-1]))
 
 
-def _to_plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """*value* with nothing but JSON in it, settled in a key, where the order of an object's names
     is settled too."""
     value = to_value(value)
     match value:
         case dict():
             names = sorted(value, key=str) if current_budget.get().in_key else value
-            return {text(_to_plain(name)): _to_plain(value[name]) for name in names}
+            return {text(to_plain(name)): to_plain(value[name]) for name in names}
         case list():
-            return [_to_plain(inner) for inner in value]
+            return [to_plain(inner) for inner in value]
         case _:
             return settle_in_key(to_decimal(value) if isinstance(value, Decimal) else value)
 

@@ -8,17 +8,17 @@ import decimal
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from jinja2 import Template as JinjaTemplate
 from jinja2 import TemplateError, UndefinedError, nodes
 
-from function.core.outcome import Reason
+from function.core.values import Json
 from function.rules.arithmetic import EXACT
-from function.rules.budget import RenderBudget, RenderError
+from function.rules.budget import MissingKeyError, RenderBudget, RenderError
 from function.rules.sandbox import ENVIRONMENT, NULL_IN_KEY, SandboxTransformer
 from function.rules.syntax import TemplateSyntax, check_expression, check_template
-from function.rules.template_values import concatenate, to_text, to_value
+from function.rules.template_values import concatenate, to_plain, to_text, to_value
 
 
 class Template:
@@ -49,9 +49,16 @@ class Template:
         """The same as a ticket shows it. Raises RenderError."""
         value = self.value(names, budget, in_key=in_key)
         if value is None and in_key:
-            raise RenderError(NULL_IN_KEY, Reason.BAD_KEY)
+            raise MissingKeyError(NULL_IN_KEY)
         with _charged_to(budget, in_key=in_key):
             return to_text(value)
+
+    def plain_value(self, names: Mapping[str, Any], budget: RenderBudget) -> Json:
+        """The same as `value`, with nothing but JSON in it. Raises RenderError."""
+        value = self.value(names, budget)
+        with _charged_to(budget, in_key=False):
+            budget.measure_input([value])
+            return cast(Json, to_plain(value))
 
     @cached_property
     def _compiled(self) -> JinjaTemplate:

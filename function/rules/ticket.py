@@ -1,5 +1,6 @@
 """The `ticket` of a rule: what it says of a ticket's life, and what it wants of a row. Pure."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -8,7 +9,7 @@ from function.core.event import Op
 from function.core.finding import FileLocation
 from function.core.lifecycle import Lifecycle, invalid_choice
 from function.core.outcome import Reason
-from function.core.step import DesiredState
+from function.core.step import STATE, DesiredState
 from function.core.values import truncate_field
 from function.rules.budget import RenderBudget, RenderError
 from function.rules.model import Rule, Rules, RuleTemplate, evaluate_condition
@@ -17,6 +18,7 @@ from function.rules.model import Rule, Rules, RuleTemplate, evaluate_condition
 TEMPLATE: Final = "std_change_producer_version"
 CLOSE_NOTES_RESOLVED: Final = "Resolved in the app"
 CLOSE_NOTES_GONE: Final = "The row was deleted in the app"
+SYS_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,23 @@ class TicketTemplates:
     close_code: RuleTemplate | None
     close_notes: RuleTemplate | None
     template: RuleTemplate | None
+    sys_id: RuleTemplate | None
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeListeners:
+    """The rules that hear of the changes of a table's tickets: by their ids, the columns that each
+    names, none of a rule that hears of a journal. *inserting* are those that hear of a ticket the
+    first time. *columns* are those of all."""
+
+    rules: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    inserting: tuple[str, ...] = ()
+    columns: frozenset[str] = frozenset()
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """The fields of the table that *columns* are of, or behind."""
+        return frozenset(column.partition(".")[0] for column in self.columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +76,7 @@ class TicketRule:
     resolves: bool
     templates: TicketTemplates = field(repr=False)
     locations: Mapping[str, FileLocation] = field(repr=False)
+    listeners: ChangeListeners = field(default_factory=ChangeListeners)
 
     @property
     def kind(self) -> str:
@@ -67,10 +87,24 @@ class TicketRule:
         """Whether it has one row; a ticket that many rows share follows none of them."""
         return not self.shared
 
+    @property
+    def heard_only(self) -> frozenset[str]:
+        """The columns that rules from servicenow/TABLE name, and this one never writes."""
+        written = {*self.fields, *self.closing_fields, STATE}
+        return frozenset(
+            column for column in self.listeners.columns if column.partition(".")[0] not in written
+        )
+
     def all_templates(self) -> Iterator[RuleTemplate]:
         own = self.templates
         yield from own.fields.values()
-        for rule_template in (own.resolve_when, own.close_code, own.close_notes, own.template):
+        for rule_template in (
+            own.resolve_when,
+            own.close_code,
+            own.close_notes,
+            own.template,
+            own.sys_id,
+        ):
             if rule_template is not None:
                 yield rule_template
 
@@ -99,7 +133,35 @@ class TicketRule:
         )
         fields = self._render_fields(names, budget, strict=strict)
         close = self._render_close(names, budget, strict=strict and resolved, gone=gone)
-        return DesiredState(when=when, resolved=resolved, gone=gone, fields=fields, close=close)
+        # Only a row that is to have a ticket is linked to the one that it names.
+        sys_id = self._render_sys_id(names, budget) if strict else ""
+        return DesiredState(when, resolved, gone, fields, close, sys_id)
+
+    def _render_sys_id(self, names: Mapping[str, Any], budget: RenderBudget) -> str:
+        """The ticket that the row names; empty where it names none. Raises RenderError."""
+        rule_template = self.templates.sys_id
+        if rule_template is None:
+            return ""
+        named = rule_template.value(names, budget)
+        text = "" if named is None else named.strip() if isinstance(named, str) else None
+        if text is None or (text and not SYS_ID.fullmatch(text)):
+            raise RenderError(
+                "is not a sys_id for this row: that is 32 hexadecimal digits, and null or empty "
+                "where the row has no ticket yet",
+                where=rule_template.where,
+            )
+        return text.lower()
+
+    def desired_before(self, names: Mapping[str, Any], budget: RenderBudget) -> Mapping[str, str]:
+        """What the ticket should have said at the place that the row left, in the columns that
+        rules from servicenow/TABLE name; without those where that cannot be said."""
+        heard = self.listeners.fields
+        if not heard:
+            return {}
+        fields = self._render_fields(names, budget, strict=False)
+        close = self._render_close(names, budget, strict=False, gone=False)
+        both = {**fields, **close}
+        return {column: value for column, value in both.items() if column in heard}
 
     def _render_fields(
         self, names: Mapping[str, Any], budget: RenderBudget, *, strict: bool

@@ -101,6 +101,7 @@ class TicketRuleParser:
             template=self._templates.template(entries["template"], f"{path}.template", names)
             if "template" in entries
             else None,
+            sys_id=self._templates.expression(entries, "sys_id", path, names),
         )
         columns, create_only = _list_columns(table, fields, templated="template" in entries)
         known = table in STATES
@@ -257,6 +258,9 @@ class TicketRuleParser:
                 "none of them; give one"
             )
             self._nodes.fault(entries["choices"], f"{path}.choices.close_code", what)
+        if "sys_id" in entries and ticket.shared:
+            what = "one row names its ticket, and this one is shared; take out one of the two"
+            self._nodes.fault(entries["sys_id"], f"{path}.sys_id", what)
         types = kind.syntax.find_literals() if kind else frozenset()
         if ticket.table not in STATES and "states" not in entries:
             for key in _STATE_KEYS:

@@ -79,13 +79,9 @@ class NodeReader:
             self.fault(node, path, "must be a mapping of names to values")
             return None
         entries: dict[str, yaml.Node] = {}
-        for key, value, merged in self._pairs(node):
-            name = key.value if isinstance(key, yaml.ScalarNode) else ""
+        for name, key, value in self._named(node, path):
             below = f"{path}.{name}" if path else name
-            if name in entries:
-                if not merged:
-                    self.fault(key, below, "stands here twice")
-            elif refused and name in refused:
+            if refused and name in refused:
                 self.fault(key, below, refused[name])
             elif known is not None and name not in known:
                 self.fault(key, below, f"there is no such key{did_you_mean(name, known)}")
@@ -94,6 +90,23 @@ class NodeReader:
             else:
                 entries[name] = value
         return entries
+
+    def members(self, node: yaml.MappingNode, path: str) -> dict[str, yaml.Node]:
+        """The entries of *node*, whatever their names are."""
+        return {name: value for name, _, value in self._named(node, path)}
+
+    def _named(
+        self, node: yaml.MappingNode, path: str
+    ) -> Iterator[tuple[str, yaml.Node, yaml.Node]]:
+        """(name, the name's node, value) of each entry; a name that stands twice is a fault."""
+        seen = set()
+        for key, value, merged in self._pairs(node):
+            name = key.value if isinstance(key, yaml.ScalarNode) else ""
+            if name not in seen:
+                seen.add(name)
+                yield name, key, value
+            elif not merged:
+                self.fault(key, f"{path}.{name}" if path else name, "stands here twice")
 
     def _pairs(
         self, node: yaml.MappingNode, depth: int = 0
@@ -182,6 +195,14 @@ class NodeReader:
 
 def line_of(place: yaml.Node | int) -> int:
     return place if isinstance(place, int) else int(place.start_mark.line) + 1
+
+
+def line_within(node: yaml.Node, line: int) -> int:
+    """The line of the file in which the line *line* of a scalar's text stands, as far as that can
+    be told: in a block of lines, the first is the one below the bar."""
+    if isinstance(node, yaml.ScalarNode) and node.style == "|":
+        return line_of(node) + line
+    return line_of(node)
 
 
 def read_entries(node: yaml.Node | None) -> Iterator[tuple[str, yaml.Node, yaml.Node]]:

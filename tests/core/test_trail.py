@@ -16,6 +16,7 @@ from function.core.trail import (
     PLACES_MAX,
     Trail,
     current_place,
+    lacks_step,
     place,
     record_step,
     replace_desired,
@@ -344,3 +345,26 @@ def test_a_place_is_the_same_however_its_image_is_spelled() -> None:
     )
 
     assert one == other
+
+
+def test_a_trail_lacks_a_step_until_each_before_another_has_arrived() -> None:
+    first, second, third, last = history(NOT_YET, "a", "b", "c", "d")
+
+    assert not lacks_step(step_count(first, second))
+    assert lacks_step(step_count(first, third, last))
+    assert lacks_step(step_count(last, first, second))
+    assert not lacks_step(step_count(last, first, second, third))
+
+
+def test_a_row_that_comes_back_lacks_the_step_that_brought_it() -> None:
+    first, away, back, again = history(NOT_YET, "a", "b", "a", "c")
+
+    assert lacks_step(step_count(first, away, again))
+    assert not lacks_step(step_count(first, away, again, back))
+
+
+def test_a_row_that_is_older_than_its_trail_lacks_no_step() -> None:
+    first, second, third = history("a", "b", "c", "d")
+
+    assert not lacks_step(step_count(first, second))
+    assert lacks_step(step_count(first, third))

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from function.core.event import Event, Op
 from function.core.outcome import Failure, Reason, Retryability
-from function.core.step import DesiredState, Step
+from function.core.step import STATE, DesiredState, Step
 from function.core.trail import GONE, NOT_YET, place
 from function.core.values import FIELD_CHARACTERS_MAX, Json
-from function.rules.evaluate import ELEMENTS_MAX, evaluate, join_key
+from function.rules.evaluate import ELEMENTS_MAX, evaluate
+from function.rules.keys import join_key
 from function.rules.loader import load_rules
 from function.rules.model import Rule
 
@@ -122,6 +123,65 @@ def test_an_update_says_whether_the_place_left_was_resolved_and_wanted() -> None
     step = only(evaluate(rule(OUTAGE), event("UPDATE", minor, ROW)))
 
     assert (step.was_resolved, step.was_wanted) == (True, False)
+
+
+NAMED = "ab" * 16
+NAMING = OUTAGE.replace("      resolve_when:", "      sys_id: row.ticket\n      resolve_when:")
+
+
+@pytest.mark.parametrize("ticket", [NAMED, NAMED.upper(), f" {NAMED}\n"])
+def test_a_row_names_a_ticket_however_it_spells_its_sys_id(ticket: str) -> None:
+    step = only(evaluate(rule(NAMING), event("INSERT", new={**ROW, "ticket": ticket})))
+
+    assert (wants(step).sys_id, step.progress) == (NAMED, frozenset())
+
+
+@pytest.mark.parametrize("ticket", [None, "", " "])
+def test_a_row_names_none_by_null_or_by_nothing(ticket: str | None) -> None:
+    assert (
+        wants(only(evaluate(rule(NAMING), event("INSERT", new={**ROW, "ticket": ticket})))).sys_id
+        == ""
+    )
+
+
+@pytest.mark.parametrize("ticket", ["INC0010001", NAMED[1:], f"{NAMED}0", "g" * 32, 7, True, []])
+def test_what_is_no_sys_id_is_a_failure_that_names_the_place(ticket: Json) -> None:
+    failed = failure(only(evaluate(rule(NAMING), event("INSERT", new={**ROW, "ticket": ticket}))))
+
+    assert failed.reason is Reason.BAD_MAPPING
+    assert "rules[0].ticket.sys_id: is not a sys_id for this row" in failed.hint
+    assert str(ticket) not in failed.hint or ticket == []
+
+
+@pytest.mark.parametrize("image", [{"severity": "minor"}, {}], ids=["below when", "gone"])
+def test_a_row_that_is_to_have_no_ticket_names_none(image: dict[str, Json]) -> None:
+    row = {**ROW, "ticket": "no sys_id", **image}
+    step = only(
+        evaluate(rule(NAMING), event("UPDATE", row, row) if image else event("DELETE", row))
+    )
+
+    assert wants(step).sys_id == ""
+
+
+def changed(before: dict[str, Json], **after: Json) -> Step:
+    old = {**ROW, "ticket": NAMED, **before}
+    return only(evaluate(rule(NAMING), event("UPDATE", old, {**old, **after})))
+
+
+def test_what_a_row_changed_is_known_where_it_named_the_ticket_before() -> None:
+    assert changed({}).progress == frozenset()
+    assert changed({}, title="Down").progress == {"short_description"}
+    assert changed({}, resolution="Rebooted").progress == frozenset()
+    assert changed({}, title="Down", status="fixed").progress == {"short_description", STATE}
+    assert changed({"status": "fixed"}, status="open", title="Down").progress == {
+        "short_description"
+    }
+    assert changed({"severity": "major"}, severity="critical").progress == {"impact"}
+
+
+@pytest.mark.parametrize("ticket", [None, "cd" * 16, "no sys_id"])
+def test_it_is_not_where_the_row_named_none_or_another_before(ticket: str | None) -> None:
+    assert changed({"ticket": ticket}, ticket=NAMED, title="Down").progress == frozenset()
 
 
 def test_a_delete_leaves_the_old_image_for_good() -> None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from function.core.event import Event, Op
+from function.core.outcome import Failure, Reason, Retryability
 from function.core.step import DesiredState, wanted_from_json, wanted_to_json
 from function.rules.evaluate import evaluate
 from function.rules.loader import FAULTS_MAX, RulesError, load_rules
@@ -58,7 +59,7 @@ def event(source: str, trigger: str = "") -> Event:
 
 
 def test_the_shipped_rules_are_the_examples_of_the_design() -> None:
-    outage, items = load_rules((ROOT / "rules.yaml").read_text(), environ={}).rules
+    outage, items, comment = load_rules((ROOT / "rules.yaml").read_text(), environ={}).rules
 
     assert (outage.name, outage.source, ticket_of(outage).resolves) == (
         "outage",
@@ -69,6 +70,11 @@ def test_the_shipped_rules_are_the_examples_of_the_design() -> None:
         "action-items",
         "hasura/public.meetings",
         False,
+    )
+    assert (comment.name, comment.source, comment.target.kind) == (
+        "outage-comment",
+        "hasura/public.outage_comments",
+        "note",
     )
     assert ticket_of(outage).fields == (
         "short_description",
@@ -293,9 +299,12 @@ def in_fields(line: str) -> str:
             "rules[0].from: names no schema; did you mean `hasura/public.outages`?",
         ),
         (
-            FIRST.replace("hasura/", "servicenow/"),
+            FIRST.replace("hasura/public.outages", "servicenow/Incident"),
             5,
-            "rules[0].from: this version does not hear servicenow/… yet",
+            (
+                "rules[0].from: must be servicenow/TABLE, servicenow/TABLE.comments or "
+                "servicenow/TABLE.work_notes"
+            ),
         ),
         (
             FIRST.replace("hasura/", "slack/"),
@@ -305,7 +314,7 @@ def in_fields(line: str) -> str:
         (
             FIRST.replace("hasura/", "kafka/"),
             5,
-            "rules[0].from: must be hasura/SCHEMA.TABLE, cron/NAME or scheduled",
+            "rules[0].from: must be hasura/SCHEMA.TABLE, cron/NAME, scheduled or servicenow/TABLE",
         ),
         (
             in_rule("trigger: ''"),
@@ -361,7 +370,7 @@ def in_fields(line: str) -> str:
                 10,
                 f"rules[0].{key}: this version does not have `{key}` rules yet",
             )
-            for key in ("note", "post", "mutate", "reply", "data")
+            for key in ("post", "reply", "data")
         ),
         (
             "version: 1\nrules:\n  - {name: a, from: cron/a}",
@@ -524,14 +533,23 @@ def in_fields(line: str) -> str:
             (
                 in_fields(f'impact: "{{{{ {name}.x }}}}"'),
                 10,
-                f"rules[0].ticket.fields.impact: this version does not offer `{name}` to rules yet",
+                (
+                    f"rules[0].ticket.fields.impact: there is no `{name}` here: rules from "
+                    "servicenow/TABLE have one"
+                ),
             )
-            for name in ("ticket", "link", "data")
+            for name in ("ticket", "link", "shown")
+        ),
+        (
+            in_fields('impact: "{{ data.x }}"'),
+            10,
+            "rules[0].ticket.fields.impact: there is no `data` here: an `answer` has it",
         ),
         (
             in_fields("sys_id: x"),
             10,
-            "rules[0].ticket.fields.sys_id: is computed from the rule and the key",
+            "rules[0].ticket.fields.sys_id: is computed from the rule and the key; for a ticket "
+            "that is there already, it stands beside `fields`",
         ),
         (in_fields("number: x"), 10, "rules[0].ticket.fields.number: is given by ServiceNow"),
         (
@@ -557,16 +575,16 @@ def in_fields(line: str) -> str:
             in_fields("comments: x"),
             10,
             (
-                "rules[0].ticket.fields.comments: is a journal, which only grows; this version "
-                "writes no journals"
+                "rules[0].ticket.fields.comments: is a journal, which only grows; write it "
+                "by a rule with a `note`"
             ),
         ),
         (
             in_fields("work_notes: x"),
             10,
             (
-                "rules[0].ticket.fields.work_notes: is a journal, which only grows; this version "
-                "writes no journals"
+                "rules[0].ticket.fields.work_notes: is a journal, which only grows; write it "
+                "by a rule with a `note`"
             ),
         ),
         (
@@ -1091,6 +1109,26 @@ def test_the_examples_are_not_warned_of() -> None:
     assert load_rules((ROOT / "rules.yaml").read_text(), environ={}).warnings == ()
 
 
+def test_a_rule_says_by_which_column_a_row_names_its_ticket() -> None:
+    text = in_ticket("sys_id: row.servicenow_sys_id")
+
+    jsonschema.validate(yaml.safe_load(text), schema())
+    ticket = ticket_of(only(text))
+    assert ticket.templates.sys_id in list(ticket.all_templates())
+    assert ticket_of(only(FIRST)).templates.sys_id is None
+
+
+def test_a_ticket_that_many_rows_share_is_named_by_none_of_them() -> None:
+    text = in_ticket("sys_id: row.servicenow_sys_id\n      shared: true")
+
+    assert faults(text) == (
+        (
+            "rules.yaml:10: rules[0].ticket.sys_id: one row names its ticket, and this one is "
+            "shared; take out one of the two"
+        ),
+    )
+
+
 def test_a_rule_says_which_references_may_be_left_empty() -> None:
     text = in_fields("caller_id: '{{ row.a }}'\n        assigned_to: '{{ row.b }}'")
     text += "      on_unknown: {caller_id: leave_empty, assigned_to: fail}\n"
@@ -1236,10 +1274,34 @@ def test_the_schema_refuses_what_the_rules_refuse(text: str) -> None:
     st.booleans(),
     st.dictionaries(st.text(), st.text()),
     st.dictionaries(st.text(), st.text()),
+    st.text(),
 )
 def test_what_is_wanted_reads_back_as_it_was_written(
-    when: bool, resolved: bool, gone: bool, fields: dict[str, str], close: dict[str, str]
+    when: bool,
+    resolved: bool,
+    gone: bool,
+    fields: dict[str, str],
+    close: dict[str, str],
+    sys_id: str,
 ) -> None:
-    wants = DesiredState(when, resolved, gone, fields, close)
+    wants = DesiredState(when, resolved, gone, fields, close, sys_id)
 
     assert wanted_from_json(wanted_to_json(wants)) == wants
+
+
+def test_what_another_version_wrote_of_what_is_wanted_is_read_too() -> None:
+    older = '{"when":true,"resolved":false,"gone":false,"fields":{"a":"b"},"close":{}}'
+    newer = older.replace('{"when"', '{"mood":"calm","when"')
+    wants = DesiredState(when=True, resolved=False, gone=False, fields={"a": "b"}, close={})
+
+    assert wanted_from_json(older) == wanted_from_json(newer) == wants
+    # An older version knows none of what came later.
+    assert wanted_to_json(wants) == older
+
+
+def test_a_reason_of_a_newer_version_is_a_failure_all_the_same() -> None:
+    failure = wanted_from_json('{"broken":["out_of_tune","rules.yaml:3: is out of tune"]}')
+
+    assert failure == Failure(
+        Retryability.PERMANENT, Reason.BAD_MAPPING, "rules.yaml:3: is out of tune"
+    )
