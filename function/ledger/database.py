@@ -8,7 +8,7 @@ dropped.
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import lru_cache
 from importlib import resources
 from typing import Final, Protocol, TypeVar
@@ -174,6 +174,14 @@ class Database:
         self._demand(missing)
         if missing:
             self.migrate()
+
+
+def name_values(values: Collection[str]) -> tuple[str, dict[str, str]]:
+    """What to write for *values* in ``IN (…)``, and the parameters that it names."""
+    # A parameter's name has letters only.
+    letters = str.maketrans("0123456789", "abcdefghij")
+    named = {f"v_{str(number).translate(letters)}": value for number, value in enumerate(values)}
+    return ", ".join(f":{name}" for name in named), named
 
 
 class _StatementRunner:

@@ -1,6 +1,7 @@
 """What became of each event, for each rule and key."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from function.core.event import Event
@@ -8,6 +9,7 @@ from function.core.outcome import Failure, Outcome, Reason, Status
 from function.core.step import Step
 from function.core.trail import (
     current_place,
+    lacks_step,
     record_step,
     replace_desired,
     trail_from_json,
@@ -38,7 +40,7 @@ from function.ledger.records import (
     read_delivery,
     read_ticket,
 )
-from function.ledger.tickets import TAKE_LEASE, save_ticket
+from function.ledger.tickets import TAKE_LEASE, find_lease_left, save_ticket
 
 # Of a table that no rule wants, so many events are kept: enough to write the rule from, not the
 # whole table.
@@ -70,11 +72,6 @@ _THIS_DELIVERY = (
 )
 
 _FIND_DELIVERY = f"SELECT * FROM servicenow.delivery WHERE {_THIS_DELIVERY}"  # noqa: S608  # our own words
-
-_LEASE_LEFT = """
-SELECT lease_until - {now} AS seconds FROM servicenow.ticket
-WHERE instance = :instance AND rule = :rule AND key = :key AND lease_owner <> ''
-"""
 
 _COUNT_ATTEMPT = """
 INSERT INTO servicenow.delivery
@@ -167,8 +164,7 @@ class DeliveryRepository:
                 transaction.execute(TAKE_LEASE, **keyed, owner=owner, seconds=lease_seconds)
             )
             if leased is None:
-                left = one_row(transaction.execute(_LEASE_LEFT, **keyed))
-                return KeyBusy(max(0.0, left["seconds"]) if left else 0.0)
+                return KeyBusy(find_lease_left(transaction, **keyed))
             # Whoever held the lease a moment ago may have finished this very event.
             before = one_row(transaction.execute(_FIND_DELIVERY, **names))
             ended = _ended(before, digest, fresh=fresh)
@@ -249,17 +245,18 @@ class DeliveryRepository:
             ticket = one_row(transaction.execute(_LOCK_TICKET, **keyed))
             if ticket is None or transaction.execute(_FIND_DELIVERY, **names):
                 return answer
-            trail = record_step(
-                trail_from_json(ticket["trail"]), step, wanted, sent_at=event.created_at
-            )
+            before = trail_from_json(ticket["trail"])
+            trail = record_step(before, step, wanted, sent_at=event.created_at)
             transaction.execute(_SET_TRAIL, **keyed, trail=trail_to_json(trail))
             place = current_place(trail)
-            if (
+            left_behind = (
                 place is not None
-                and place.belongs_to_predecessor
-                and ticket["sys_id"]
+                and bool(place.belongs_to_predecessor)
                 and not ticket["row_resolved"]
-            ):
+            )
+            # A step was missing, and what it may have said was left out until it came.
+            waited = lacks_step(before) and not lacks_step(trail)
+            if ticket["sys_id"] and (left_behind or waited):
                 transaction.execute(_SUSPECT, **keyed)
             transaction.execute(
                 _COUNT_ATTEMPT,
@@ -335,17 +332,14 @@ class DeliveryRepository:
                     key=abandoned.key,
                     owner=owner,
                 )
-            transaction.execute(
-                _SAVE_DELIVERY,
-                **names,
-                status=status.value,
-                outcome=outcome.status.value,
-                retry_at=outcome.retry_at,
-                reason=outcome.reason.value if outcome.reason else "",
+            save_delivery(
+                transaction,
+                delivery,
+                status=status,
+                outcome=outcome,
                 hint=failure.hint if failure else "",
                 remote_message=failure.remote_message if failure else "",
-                ticket=outcome.ticket,
-                duration=duration_seconds,
+                duration_seconds=duration_seconds,
                 fingerprint=fingerprint,
             )
             for alert in alerts:
@@ -450,17 +444,14 @@ class DeliveryRepository:
                 body=event.body,
                 fresh=before is None or before["status"] != DeliveryStatus.WAITING,
             )
-            transaction.execute(
-                _SAVE_DELIVERY,
-                **names,
-                status=DeliveryStatus.DEAD.value,
-                outcome=outcome.status.value,
-                retry_at=None,
-                reason=failure.reason.value,
+            save_delivery(
+                transaction,
+                delivery,
+                status=DeliveryStatus.DEAD,
+                outcome=replace(outcome, reason=failure.reason),
                 hint=failure.hint,
                 remote_message=failure.remote_message,
-                ticket="",
-                duration=0.0,
+                duration_seconds=0.0,
                 fingerprint=alert.fingerprint,
             )
             raise_alert(transaction, alert)
@@ -575,6 +566,60 @@ class DeliveryRepository:
                     end_alert_if_none_left(transaction, delivery.fingerprint, silently=True)
 
         self._database.run(work)
+
+
+def find_delivery(transaction: Transaction, delivery: DeliveryId) -> Record | None:
+    return one_row(transaction.execute(_FIND_DELIVERY, **delivery.parameters()))
+
+
+def count_attempt(
+    transaction: Transaction,
+    delivery: DeliveryId,
+    *,
+    source: str,
+    digest: str,
+    body: str,
+    fresh: bool,
+) -> Delivery:
+    """Count an attempt at *delivery*; its clock begins anew where *fresh*, or where it did not
+    wait."""
+    before = find_delivery(transaction, delivery)
+    row = transaction.execute(
+        _COUNT_ATTEMPT,
+        **delivery.parameters(),
+        source=source,
+        digest=digest,
+        counted=False,
+        body=body,
+        fresh=fresh or before is None or before["status"] != DeliveryStatus.WAITING,
+    )[0]
+    return read_delivery(row)
+
+
+def save_delivery(
+    transaction: Transaction,
+    delivery: DeliveryId,
+    *,
+    status: DeliveryStatus,
+    outcome: Outcome,
+    hint: str,
+    remote_message: str,
+    duration_seconds: float,
+    fingerprint: str,
+) -> None:
+    transaction.execute(
+        _SAVE_DELIVERY,
+        **delivery.parameters(),
+        status=status.value,
+        outcome=outcome.status.value,
+        retry_at=outcome.retry_at,
+        reason=outcome.reason.value if outcome.reason else "",
+        hint=hint,
+        remote_message=remote_message,
+        ticket=outcome.ticket,
+        duration=duration_seconds,
+        fingerprint=fingerprint,
+    )
 
 
 def _ended(before: Record | None, digest: str, *, fresh: bool) -> AlreadyDone | AlreadyDead | None:

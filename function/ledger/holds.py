@@ -1,5 +1,5 @@
-"""Calls that are held while ServiceNow as a whole does not answer as it should, for all instances
-of the function."""
+"""Calls that are held while ServiceNow, or another system, as a whole does not answer as it should,
+for all instances of the function. A system is known by its address: *instance*."""
 
 from typing import Final
 
@@ -105,6 +105,7 @@ class HoldRepository:
         probe_seconds: float,
         verified_after: float | None,
         failed_before: bool = False,
+        locks_accounts: bool = True,
     ) -> CallPermit:
         """Ask whether the first of some calls may be made now.
 
@@ -113,7 +114,9 @@ class HoldRepository:
         waiting rows cannot lock the account. *verified_after*: since then the caller has waited for
         another's probe, which will do for its own if it passed. *failed_before*: it asks for a row
         whose last call failed. Where many rows failed and not one write has passed since, such rows
-        are tried one at a time, now and then; others need not wait for them.
+        are tried one at a time, now and then; others need not wait for them. *locks_accounts*: the
+        system does so after a few wrong passwords; of any other, no call has to find out first
+        whether a credential is good.
         """
 
         return self._database.run(
@@ -124,6 +127,7 @@ class HoldRepository:
                 probe_seconds=probe_seconds,
                 verified_after=verified_after,
                 failed_before=failed_before,
+                locks_accounts=locks_accounts,
             )
         )
 
@@ -339,9 +343,11 @@ def request_permit(
     probe_seconds: float,
     verified_after: float | None,
     failed_before: bool,
+    locks_accounts: bool = True,
 ) -> CallPermit:
     """See HoldRepository.request_permit."""
-    transaction.execute(_KNOW_CREDENTIAL, instance=instance, credential=credential)
+    if locks_accounts:
+        transaction.execute(_KNOW_CREDENTIAL, instance=instance, credential=credential)
     rows = transaction.execute(
         "SELECT *, {now} AS now FROM servicenow.hold "
         "WHERE instance = :instance AND credential IN ('', :credential) ORDER BY until DESC",
@@ -359,8 +365,11 @@ def request_permit(
     needed = [
         row
         for row in rows
-        if row["kind"] != HoldKind.ROW and (row["until"] > 0 or row["kind"] == HoldKind.AUTH)
+        if row["kind"] != HoldKind.ROW
+        and (row["until"] > 0 or (row["kind"] == HoldKind.AUTH and locks_accounts))
     ]
+    if not needed:
+        return CallPermit()
     if verified_after is not None and all(
         row["kind"] == HoldKind.AUTH and row["until"] == 0 and row["verified_at"] >= verified_after
         for row in needed

@@ -7,14 +7,20 @@ serialises work on one key by a lease.
 
 import math
 import time
-from functools import partial
-from typing import Final
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Final
 
 from function.ledger.alerts import AlertRepository, end_alert_if_none_left
 from function.ledger.database import Database, Transaction
 from function.ledger.deliveries import DeliveryRepository
 from function.ledger.holds import HoldRepository
+from function.ledger.inbox import InboxRepository
+from function.ledger.shadows import ShadowRepository
 from function.ledger.tickets import TicketRepository
+
+if TYPE_CHECKING:
+    from function.ledger.ticket_syncs import SyncRepository
+    from function.ledger.watermarks import WatermarkRepository
 
 # What is old goes this many records at a time.
 FORGET_MAX: Final = 500
@@ -48,6 +54,20 @@ class Ledger:
         self.deliveries = DeliveryRepository(database)
         self.holds = HoldRepository(database)
         self.alerts = AlertRepository(database)
+        self.shadows = ShadowRepository(database)
+        self.inbox = InboxRepository(database)
+
+    @cached_property
+    def syncs(self) -> "SyncRepository":
+        from function.ledger.ticket_syncs import SyncRepository  # noqa: PLC0415  # for those whom ServiceNow answers
+
+        return SyncRepository(self._database)
+
+    @cached_property
+    def watermarks(self) -> "WatermarkRepository":
+        from function.ledger.watermarks import WatermarkRepository  # noqa: PLC0415  # likewise
+
+        return WatermarkRepository(self._database)
 
     @property
     def database(self) -> Database:

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Final, TypeAlias
 
 from function.core.permit import CallPermit
+from function.core.step import STATE
 from function.core.trail import Trail
 from function.ledger.backend import Record
 
@@ -47,11 +48,57 @@ class PendingWrite:
     became of it; *unmarked*: what it may have made holds nothing of ours to be found by, so that
     nobody repeats it unasked."""
 
-    kind: str  # create, update
+    kind: str  # create, update, adopt
     fields: tuple[str, ...]
     at: float
     in_doubt: bool = False
     unmarked: bool = False
+    sys_id: str = ""  # of the ticket that is adopted
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """What the rule *rule* last gave the app of the ticket *sys_id*: *image*, by column. None: that
+    is not known; a column that is missing was never looked at.
+
+    *mod_count* is the ticket's at the last look. *awaits_insert*: the rule is still to tell of the
+    ticket for the first time. *journal* is JSON text: which entries the app was given.
+    *window_count* is how often the rule has told the app of it since *window_start*, in UNIX
+    seconds.
+    """
+
+    rule: str
+    sys_id: str
+    image: Mapping[str, str | None] = field(default_factory=dict)
+    mod_count: int = 0
+    awaits_insert: bool = False
+    journal: str = ""
+    window_start: float = 0.0
+    window_count: int = 0
+    updated_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowUpdate:
+    """What a write of ours says of the shadows of a ticket.
+
+    *values* are those of the columns that it wrote, as ServiceNow returned them: the row said so,
+    and is not told. *agreed* is what it did not have to write, because it stood there: of whoever
+    wrote that, the app was perhaps not told; None where it is not known what stands there.
+    *first_images* are, by rule, those of a ticket that we made: the rules have
+    them from the start; those that are *inserting* are still to tell of it. Of a ticket that
+    follows the row's *former* one (its sys_id), the app has in the columns *former_columns* what it
+    was given of that. *look_again*: the ticket is to be looked at after this.
+    """
+
+    values: Mapping[str, str] = field(default_factory=dict)
+    agreed: Mapping[str, str | None] = field(default_factory=dict)
+    first_images: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
+    inserting: tuple[str, ...] = ()
+    mod_count: int = 0
+    former: str = ""
+    former_columns: frozenset[str] = frozenset()
+    look_again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +119,11 @@ class Ticket:
     # known: not by us).
     left_empty: Mapping[str, str] = field(default_factory=dict)
     row_resolved: bool = False
+    # By which sys_id the row names its ticket, that of whatever generation; "" where it names none.
+    named_sys_id: str = ""
+    # What the row wanted when its ticket was adopted, and was never sent: fields of `last_sent`,
+    # and STATE for `row_resolved`.
+    taken_fields: frozenset[str] = frozenset()
     trail: Trail = field(default_factory=Trail)
     pending_write: PendingWrite | None = None
     suspect_until: float | None = None
@@ -84,8 +136,13 @@ class Ticket:
     updated_at: float = 0.0
     # The last call for it failed in a way that may be ServiceNow's as a whole, or this row's alone.
     call_failed: bool = False
+    # What was sent and may still come to stand there, by field; of tickets that rules listen to.
+    sent_values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    # What ServiceNow counted after our last write of a field; of tickets that rules listen to.
+    written_counts: Mapping[str, int] = field(default_factory=dict)
     # In this attempt; not kept.
     written_fields: frozenset[str] = frozenset()
+    shadow_update: ShadowUpdate | None = None
 
     def without_suspicion(self) -> "Ticket":
         """Nothing is left to look at."""
@@ -93,12 +150,13 @@ class Ticket:
 
     def without_doubt(self) -> "Ticket":
         """Nothing that was sent can change it any more."""
-        return replace(self.without_suspicion(), pending_write=None)
+        return replace(self.without_suspicion(), pending_write=None, sent_values={})
 
     def answered(self, *, suspect_until: float | None) -> "Ticket":
         """The write that was begun was answered; *suspect_until*: what was sent before may still
         commit until then."""
-        return replace(self, pending_write=None, suspect_until=suspect_until)
+        kept = self.sent_values if suspect_until is not None else {}
+        return replace(self, pending_write=None, suspect_until=suspect_until, sent_values=kept)
 
     def made(self, *, row_resolved: bool, left_empty: Mapping[str, str] | None = None) -> "Ticket":
         """It was created, or found where nobody knew of it: what it was last sent is not known."""
@@ -107,17 +165,47 @@ class Ticket:
             last_sent={},
             left_empty=left_empty or {},
             row_resolved=row_resolved,
+            taken_fields=frozenset(),
         )
 
+    def adopted(
+        self, wanted: Mapping[str, str], *, row_resolved: bool, left_empty: Mapping[str, str]
+    ) -> "Ticket":
+        """It was there already, and what the row wants is taken for sent."""
+        return replace(
+            self.made(row_resolved=row_resolved, left_empty=left_empty),
+            last_sent=dict(wanted),
+            taken_fields=frozenset({*wanted, STATE}),
+        )
+
+    def progressed(self, fields: Collection[str]) -> "Ticket":
+        """The row changed *fields*: of those, nothing is taken for sent any more."""
+        changed = self.taken_fields.intersection(fields)
+        last_sent = {name: value for name, value in self.last_sent.items() if name not in changed}
+        row_resolved = self.row_resolved and STATE not in changed
+        return replace(self.without_taken(changed), last_sent=last_sent, row_resolved=row_resolved)
+
+    def without_taken(self, fields: Collection[str]) -> "Ticket":
+        """Of *fields* it is known from now on what was sent."""
+        return replace(self, taken_fields=self.taken_fields.difference(fields))
+
     def create_in_doubt(self, pending: PendingWrite) -> "Ticket":
-        """No answer told what became of the create *pending*."""
+        """No answer told what became of *pending*, which makes the ticket, or adopts it."""
         doubt = replace(pending, in_doubt=True)
         return replace(self, pending_write=doubt, suspect_until=pending.at + IN_DOUBT_SECONDS)
 
-    def update_in_doubt(self, fields: Collection[str], *, until: float) -> "Ticket":
-        """No answer told what became of an update of *fields*; it may commit until *until*."""
+    def update_in_doubt(
+        self,
+        fields: Collection[str],
+        *,
+        until: float,
+        sent_values: Mapping[str, tuple[str, ...]],
+    ) -> "Ticket":
+        """No answer told what became of an update of *fields*; it may commit until *until*, and
+        *sent_values* may come to stand there."""
         return replace(
             self,
+            sent_values=sent_values,
             suspect_until=max(self.suspect_until or 0.0, until),
             suspect_fields=self.suspect_fields | set(fields),
         )
@@ -132,7 +220,7 @@ class Ticket:
         gone = replace(
             self, sys_id="", state="", known=known, last_sent={}, left_empty={}, row_resolved=False
         )
-        return gone.without_doubt()
+        return replace(gone.without_doubt(), taken_fields=frozenset())
 
     def successor(self, link: Sequence[str]) -> "Ticket":
         """The one that follows it, not made yet; the columns *link* name the one that
@@ -140,6 +228,15 @@ class Ticket:
         known = dict.fromkeys(link, self.sys_id)
         following = replace(self.forgotten(()), number="", generation=self.generation + 1)
         return replace(following, known=known)
+
+
+@dataclass(frozen=True, slots=True)
+class FoundTicket:
+    """What is known of a ticket to one who has not leased its key. *ticket* is None where nothing
+    is. *under_way*: somebody works on it, or is to make it."""
+
+    ticket: Ticket | None
+    under_way: bool
 
 
 class DeliveryStatus(StrEnum):
@@ -212,6 +309,7 @@ class AlertKind(StrEnum):
     FIELD = "field"  # fields were left empty, or came back different
     UPSTREAM = "upstream"  # a request was no event
     UNRULED = "unruled"  # no rule is for an event
+    UNREAD = "unread"  # what changed in the other system cannot be read
 
     @classmethod
     def _missing_(cls, value: object) -> "AlertKind":  # noqa: ARG003  # its base's signature
@@ -220,7 +318,9 @@ class AlertKind(StrEnum):
 
 
 # These last until they are over; the others happen.
-_EPISODES: Final = frozenset({AlertKind.WAITING, AlertKind.HELD, AlertKind.UNRULED})
+_EPISODES: Final = frozenset(
+    {AlertKind.WAITING, AlertKind.HELD, AlertKind.UNRULED, AlertKind.UNREAD}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -369,12 +469,13 @@ def read_ticket(row: Record, trail: Trail) -> Ticket:
     if row["pending_write"]:
         read = json.loads(row["pending_write"])
         # A ledger of before has other names, and no mark.
-        in_doubt, unmarked = (
-            read.get("in_doubt", read.get("doubtful", False)),
-            read.get("unmarked", False),
-        )
         pending_write = PendingWrite(
-            read["kind"], tuple(read["fields"]), read["at"], in_doubt, unmarked
+            read["kind"],
+            tuple(read["fields"]),
+            read["at"],
+            in_doubt=read.get("in_doubt", read.get("doubtful", False)),
+            unmarked=read.get("unmarked", False),
+            sys_id=read.get("sys_id", ""),
         )
     suspect_until: float | None = row["suspect_until"]
     suspect_fields = frozenset(json.loads(row["suspect_fields"]))
@@ -385,7 +486,7 @@ def read_ticket(row: Record, trail: Trail) -> Ticket:
     ):
         # The holder vanished with a write under way, which it may have sent until its lease ended.
         pending_write = replace(pending_write, at=row["abandoned_lease_until"], in_doubt=True)
-    if pending_write is not None and pending_write.kind == "create" and pending_write.in_doubt:
+    if pending_write is not None and pending_write.kind != "update" and pending_write.in_doubt:
         suspect_until = max(suspect_until or 0.0, pending_write.at + IN_DOUBT_SECONDS)
     if pending_write is not None and pending_write.kind == "update":
         suspect_until = max(suspect_until or 0.0, pending_write.at + IN_DOUBT_SECONDS)
@@ -414,6 +515,8 @@ def read_ticket(row: Record, trail: Trail) -> Ticket:
         last_sent=json.loads(row["last_sent"]),
         left_empty=json.loads(row["left_empty"]),
         row_resolved=bool(row["row_resolved"]),
+        named_sys_id=row["named_sys_id"],
+        taken_fields=frozenset(json.loads(row["taken_fields"])),
         trail=trail,
         pending_write=pending_write,
         suspect_until=suspect_until,
@@ -423,6 +526,8 @@ def read_ticket(row: Record, trail: Trail) -> Ticket:
         call_failed=bool(row["call_failed"]),
         updated_at=row["updated_at"],
         stale_writes_seen=row["stale_writes_seen"],
+        sent_values={field: tuple(sent) for field, sent in json.loads(row["sent_values"]).items()},
+        written_counts=json.loads(row["written_counts"]),
     )
 
 

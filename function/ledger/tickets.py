@@ -6,15 +6,19 @@ from typing import Final
 
 from function.core.trail import trail_from_json
 from function.ledger.database import Database, Transaction
+from function.ledger.inbox import put_entry, ticket_entry
 from function.ledger.records import (
     IN_DOUBT_SECONDS,
+    FoundTicket,
     KeptMark,
+    ShadowUpdate,
     TableTraits,
     Ticket,
     one_row,
     pending_write_to_json,
     read_ticket,
 )
+from function.ledger.shadows import update_shadows
 
 # A ticket that could not be looked at is left alone so long by the housekeeping, for others wait
 # too.
@@ -37,13 +41,20 @@ WHERE t.lease_owner = '' OR t.lease_owner = :owner OR t.lease_until <= {now}
 RETURNING *, {now} AS now
 """
 
+_LEASE_LEFT = """
+SELECT lease_until - {now} AS seconds FROM servicenow.ticket
+WHERE instance = :instance AND rule = :rule AND key = :key AND lease_owner <> ''
+"""
+
 _SAVE_TICKET = """
 UPDATE servicenow.ticket SET
     "table" = :table, generation = :generation, sys_id = :sys_id, number = :number,
     state = :state, known = :known, last_sent = :last_sent, left_empty = :left_empty,
     row_resolved = :row_resolved, mod_count = :mod_count, call_failed = :call_failed,
+    named_sys_id = :named_sys_id, taken_fields = :taken_fields,
     pending_write = :pending_write, suspect_until = :suspect_until,
     suspect_fields = :suspect_fields, stale_writes_seen = :stale_writes_seen,
+    sent_values = :sent_values, written_counts = :written_counts,
     stale_fields = CASE WHEN stale_writes = :stale_writes_seen THEN '[]' ELSE stale_fields END,
     updated_at = {now},
     lease_owner = CASE WHEN :release THEN '' ELSE lease_owner END,
@@ -72,6 +83,17 @@ ORDER BY suspect_until, rule, key LIMIT :most
 """
 
 
+# Without the lease: what is read may change at any time.
+_FIND_TICKET = """
+SELECT *, CASE WHEN lease_owner <> '' AND lease_until > {now} THEN 1 ELSE 0 END AS leased
+FROM servicenow.ticket WHERE instance = :instance AND rule = :rule AND key = :key
+"""
+_FIND_WAITING = """
+SELECT 1 FROM servicenow.delivery
+WHERE status = 'waiting' AND rule = :rule AND target = :target AND key = :key LIMIT 1
+"""
+
+
 class TicketRepository:
     """The record of each ticket, and what is known of their tables. Every method is one short
     transaction."""
@@ -96,6 +118,36 @@ class TicketRepository:
                 )
             )
             return (read_ticket(row, trail_from_json(row["trail"])), row["now"]) if row else None
+
+        return self._database.run(work)
+
+    def find_by_sys_id(self, instance: str, sys_id: str) -> Ticket | None:
+        """The record of the row whose ticket *sys_id* is; None where it is no row's."""
+        row = self._database.run(
+            lambda transaction: one_row(
+                transaction.execute(
+                    "SELECT * FROM servicenow.ticket WHERE instance = :instance "
+                    "AND sys_id = :sys_id AND rule <> '' ORDER BY created_at LIMIT 1",
+                    instance=instance,
+                    sys_id=sys_id,
+                )
+            )
+        )
+        return read_ticket(row, trail_from_json(row["trail"])) if row is not None else None
+
+    def find(self, *, instance: str, rule: str, key: str, target: str) -> FoundTicket:
+        """What is known of the ticket for *key*, and whether it is being made or waits to be: by a
+        delivery of the *rule*'s *target* (its kind), which may have come before it has a record.
+        """
+
+        def work(transaction: Transaction) -> FoundTicket:
+            row = one_row(transaction.execute(_FIND_TICKET, instance=instance, rule=rule, key=key))
+            ticket = read_ticket(row, trail_from_json(row["trail"])) if row else None
+            under_way = row is not None and bool(row["leased"] or row["pending_write"])
+            if ticket is None or not ticket.sys_id:
+                waiting = transaction.execute(_FIND_WAITING, rule=rule, target=target, key=key)
+                under_way = under_way or bool(waiting)
+            return FoundTicket(ticket, under_way)
 
         return self._database.run(work)
 
@@ -143,6 +195,21 @@ class TicketRepository:
             )
         )
 
+    def holders(self, ticket: Ticket, sys_id: str) -> list[Ticket]:
+        """The records of other rows that have the ticket *sys_id*, or had it for an earlier
+        generation."""
+        rows = self._database.run(
+            lambda transaction: transaction.execute(
+                "SELECT * FROM servicenow.ticket WHERE (sys_id = :sys_id OR named_sys_id = :sys_id)"
+                " AND instance = :instance AND NOT (rule = :rule AND key = :key)",
+                sys_id=sys_id,
+                instance=ticket.instance,
+                rule=ticket.rule,
+                key=ticket.key,
+            )
+        )
+        return [read_ticket(row, trail_from_json(row["trail"])) for row in rows]
+
     def suspects(self, instance: str, *, most: int) -> list[tuple[str, str]]:
         """(rule, key) of tickets that are due for a look."""
         rows = self._database.run(
@@ -171,6 +238,12 @@ class TicketRepository:
         )
 
 
+def find_lease_left(transaction: Transaction, **keyed: str) -> float:
+    """How many seconds the lease of another has left, at most."""
+    left = one_row(transaction.execute(_LEASE_LEFT, **keyed))
+    return max(0.0, left["seconds"]) if left else 0.0
+
+
 def save_ticket(transaction: Transaction, ticket: Ticket, owner: str, *, release: bool) -> bool:
     saved = transaction.execute(
         _SAVE_TICKET,
@@ -188,16 +261,22 @@ def save_ticket(transaction: Transaction, ticket: Ticket, owner: str, *, release
         last_sent=json.dumps(dict(ticket.last_sent)),
         left_empty=json.dumps(dict(ticket.left_empty)),
         row_resolved=ticket.row_resolved,
+        named_sys_id=ticket.named_sys_id,
+        taken_fields=json.dumps(sorted(ticket.taken_fields)),
         mod_count=ticket.mod_count,
         call_failed=ticket.call_failed,
         pending_write=pending_write_to_json(ticket.pending_write),
         suspect_until=ticket.suspect_until,
         suspect_fields=json.dumps(sorted(ticket.suspect_fields)),
+        sent_values=json.dumps({name: list(sent) for name, sent in ticket.sent_values.items()}),
+        written_counts=json.dumps(dict(ticket.written_counts)),
         stale_writes_seen=ticket.stale_writes
         if ticket.suspect_until is None
         else ticket.stale_writes_seen,
     )
     if saved:
+        if ticket.shadow_update is not None:
+            _record_write(transaction, ticket, ticket.shadow_update)
         return True
     # Our lease was taken over while we were away: what we know may be old, and what we did is to be
     # found by looking.
@@ -211,3 +290,11 @@ def save_ticket(transaction: Transaction, ticket: Ticket, owner: str, *, release
         fields = ticket.written_fields.union(*(json.loads(row["stale_fields"]) for row in late))
         transaction.execute(_ONLY_SUSPECT, **keyed, fields=json.dumps(sorted(fields)))
     return False
+
+
+def _record_write(transaction: Transaction, ticket: Ticket, update: ShadowUpdate) -> None:
+    """What we wrote, the app is not told; what it is to be told of the ticket besides, it is told
+    by a look of its own."""
+    update_shadows(transaction, ticket.instance, ticket.sys_id, update)
+    if update.look_again or update.inserting:
+        put_entry(transaction, ticket_entry(ticket.table, ticket.sys_id))

@@ -20,7 +20,7 @@ import pytest
 
 from function.core.event import Event, Op
 from function.core.outcome import Failure, Outcome, Reason, Retryability, Status
-from function.core.step import DesiredState, Step
+from function.core.step import STATE, DesiredState, Step
 from function.core.trail import NOT_YET, current_place
 from function.deadline import answer_within
 from function.ledger.backend import LedgerNotMigrated, LedgerRefused, LedgerUnavailable, LedgerUnfit
@@ -28,6 +28,7 @@ from function.ledger.database import Database, Transaction
 from function.ledger.deliveries import UNRULED_SAMPLES_MAX
 from function.ledger.ledger import FORGET_MAX, Ledger
 from function.ledger.records import (
+    IN_DOUBT_SECONDS,
     Acquired,
     Alert,
     AlertKind,
@@ -47,6 +48,7 @@ WANTS = DesiredState(when=True, resolved=False, gone=False, fields={}, close={})
 MIGRATIONS = Path(__file__).parents[2] / "function" / "migrations"
 NUMBERS = sorted({int(file.name[:4]) for file in MIGRATIONS.glob("*.sql")})
 ME, OTHER = "me", "another instance"
+NAMED = "ab" * 16
 LEASE = 80.0
 
 
@@ -151,6 +153,39 @@ def test_a_key_is_one_holders_until_it_is_finished(ledger: Ledger, begin: Begin)
     assert isinstance(busy, KeyBusy)
     assert 0 < busy.seconds <= LEASE
     assert isinstance(begin(event("f"), owner=OTHER), Acquired)
+
+
+def test_a_ticket_is_found_without_its_lease_and_under_way_until_it_is_made(
+    ledger: Ledger, begin: Begin, clock: Clock
+) -> None:
+    def found() -> tuple[str | None, bool]:
+        known = ledger.tickets.find(instance="sn", rule="r", key="1", target="ticket")
+        return (known.ticket.sys_id if known.ticket else None), known.under_way
+
+    before = found()
+    work = begun(begin())
+    leased = found()
+    finish(ledger, work, Status.RETRYING)
+    waiting = found()
+    work = begun(begin())
+    made = replace(work, ticket=replace(work.ticket, sys_id="a1b2"))
+    finish(ledger, made, Status.CREATED)
+    there = found()
+    work = begun(begin(event("f"), step(left="a", entered="b")))
+    again = found()
+    clock.advance(LEASE + 1)
+
+    assert (before, leased, waiting) == ((None, False), ("", True), ("", True))
+    assert (there, again) == (("a1b2", False), ("a1b2", True))
+    assert found() == ("a1b2", False)
+
+
+def test_a_ticket_that_nobody_makes_is_not_under_way(ledger: Ledger, begin: Begin) -> None:
+    finish(ledger, begun(begin()), Status.SKIPPED)
+    known = ledger.tickets.find(instance="sn", rule="r", key="1", target="ticket")
+
+    assert known.ticket is not None
+    assert (known.ticket.sys_id, known.under_way) == ("", False)
 
 
 def test_a_doubt_outlives_a_transaction_that_is_repeated(
@@ -299,6 +334,38 @@ def test_two_events_under_one_id_may_both_be_dead(ledger: Ledger, begin: Begin) 
         "other",
     ]
     assert [letter.content for letter in ledger.deliveries.dead_letters()] == ["c", "other"]
+
+
+def test_what_is_known_of_an_adoption_is_kept(ledger: Ledger, begin: Begin) -> None:
+    adopting = PendingWrite("adopt", ("correlation_id",), 5.0, in_doubt=True, sys_id=NAMED)
+    ticket = replace(
+        begun(begin()).ticket,
+        named_sys_id=NAMED,
+        taken_fields=frozenset({"impact", STATE}),
+        pending_write=adopting,
+    )
+    assert ledger.tickets.save(ticket, owner=ME)
+
+    kept = begun(begin()).ticket
+    assert kept.named_sys_id == NAMED
+    assert kept.taken_fields == {"impact", STATE}
+    assert kept.pending_write == adopting
+    # The housekeeping looks when nothing that was sent can commit any more.
+    assert kept.suspect_until == 5.0 + IN_DOUBT_SECONDS
+
+
+@pytest.mark.parametrize("column", ["sys_id", "named_sys_id"])
+def test_the_rows_that_have_a_ticket_are_found_by_its_sys_id(
+    ledger: Ledger, begin: Begin, column: str
+) -> None:
+    there = begun(begin()).ticket
+    one = replace(there, sys_id=NAMED) if column == "sys_id" else replace(there, named_sys_id=NAMED)
+    ledger.tickets.save(one, owner=ME)
+    other = begun(begin(what=step("2"))).ticket
+
+    assert [holder.key for holder in ledger.tickets.holders(other, NAMED)] == ["1"]
+    assert ledger.tickets.holders(one, NAMED) == []
+    assert ledger.tickets.holders(replace(other, instance="another"), NAMED) == []
 
 
 def test_a_ledger_of_before_is_brought_along(url: str, tmp_path: Path) -> None:
@@ -923,6 +990,9 @@ def test_the_tables_stand_in_the_schema_servicenow_or_in_the_file(
         "table_traits",
         "configuration",
         "login_attempt",
+        "shadow",
+        "inbox",
+        "watermark",
         "migration",
     }
     for url in (postgresql, f"sqlite:///{tmp_path}/ledger.db"):
