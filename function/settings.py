@@ -13,10 +13,11 @@ from typing import Any, Final, TypeVar
 from function import secretmanager
 from function.core.finding import FaultsError, Finding, Level
 from function.core.values import digest
+from function.hasura.endpoint import graphql_url
+from function.http.network import BrokenNetwork, read_network
 from function.notices.smtp import MailServer
 from function.servicenow.credentials import ApiKey, Basic, Credential, OAuth
 from function.servicenow.instance import instance_url
-from function.servicenow.network import BrokenNetwork, read_network
 
 T = TypeVar("T")
 
@@ -57,6 +58,10 @@ def _source_name(written: str) -> str:
 def _username(written: str) -> str:
     if ":" in written:
         raise ValueError("must not hold a colon, which Basic auth has no way to send")
+    return _printable(written.strip())
+
+
+def _header_value(written: str) -> str:
     return _printable(written.strip())
 
 
@@ -102,6 +107,24 @@ def _secrets(written: str) -> tuple[str, ...]:
             f"This prints a good one: {MAKE_SECRET}"
         )
     return secrets
+
+
+def _public_url(written: str) -> str:
+    url = written.strip().rstrip("/")
+    if "@" in url:
+        raise ValueError("must not hold a user or password: notifications are signed instead")
+    if not re.fullmatch(r"https?://[!-~]+", url) or re.search(r"[?#]", url):
+        raise ValueError(
+            "must be the function's address, such as "
+            "https://europe-west1-shop.cloudfunctions.net/tickets"
+        )
+    if not url.startswith("https://") and not _is_this_machine(url):
+        raise ValueError("must begin with https://, except on this machine")
+    return url
+
+
+def _is_this_machine(url: str) -> bool:
+    return re.match(r"http://(localhost|127\.0\.0\.1|\[::1\])(?=[:/]|$)", url) is not None
 
 
 def _list(written: str) -> tuple[str, ...]:
@@ -276,6 +299,38 @@ class Settings:
         default=(),
         secret=True,
     )
+    servicenow_webhook_secrets: tuple[str, ...] = _setting(
+        "What ServiceNow's notifications are signed with: 16 characters at least, without a comma. "
+        "Several, separated by commas, while one is replaced. Unset, every notification is "
+        "answered 401.",
+        _secrets,
+        default=(),
+        secret=True,
+    )
+    public_url: str = _setting(
+        "Where ServiceNow reaches the function: its address without the route, such as "
+        "`https://europe-west1-shop.cloudfunctions.net/tickets`. `setup business-rule` prints it.",
+        _public_url,
+        default="",
+    )
+    hasura_graphql_url: str = _setting(
+        "Hasura's GraphQL, for rules with `mutate`: `https://hasura.example.com/v1/graphql`; "
+        "`http://` only on this machine and in private networks. Required with such a rule.",
+        graphql_url,
+        default="",
+    )
+    hasura_admin_secret: str = _setting(
+        "Hasura's admin secret, by which mutations are let in.",
+        _header_value,
+        default="",
+        secret=True,
+    )
+    hasura_role: str = _setting(
+        "The role that mutations are made as; the admin unless set.", _header_value, default=""
+    )
+    hasura_timeout_seconds: float = _setting(
+        "How long one mutation may take.", _seconds(3600, least=0.2), default=10.0
+    )
     database_url: str = _setting(
         "The ledger: `postgresql://user:password@host/name` or `sqlite:///path`. Must be set on "
         "Cloud Run and Cloud Functions, where a local disk is gone with the instance.",
@@ -354,8 +409,8 @@ class Settings:
     )
     # Accounts lock after about five failures in fifteen minutes.
     auth_hold_seconds: float = _setting(
-        "After ServiceNow refused the password, the OAuth client or the API key, it is tried once "
-        "in this time, not more.",
+        "After ServiceNow refused the password, the OAuth client or the API key, or Hasura the "
+        "admin secret, it is tried once in this time, not more.",
         _seconds(_DAY_SECONDS),
         default=600.0,
     )
@@ -377,7 +432,10 @@ class Settings:
         long: one time-out more. Ten seconds are for what the ledger takes to write it down (its
         statements' own limit). A lease shorter than a POST makes two tickets.
         """
-        return self.deadline_seconds + self.servicenow_timeout_seconds + 10
+        timeout = self.servicenow_timeout_seconds
+        if self.hasura_graphql_url:
+            timeout = max(timeout, self.hasura_timeout_seconds)
+        return self.deadline_seconds + timeout + 10
 
     @property
     def credential(self) -> Credential:
@@ -405,6 +463,17 @@ class Settings:
             f"{self.servicenow_timeout_seconds:.15g}",
             f"{self.deadline_seconds:.15g}",
             f"{self.retry_for_seconds:.15g}",
+        )
+
+    @property
+    def mutate_digest(self) -> str:
+        """Stands for the settings that decide what becomes of a mutation, as *digest* does for a
+        ticket's."""
+        return digest(
+            self.digest,
+            self.hasura_graphql_url,
+            self.hasura_role,
+            f"{self.hasura_timeout_seconds:.15g}",
         )
 
 
@@ -499,6 +568,17 @@ def load_settings(
     return settings
 
 
+def missing_for_mutate(settings: Settings) -> tuple[Finding, ...]:
+    """What must be set where a rule has `mutate`, and is not."""
+    if settings.hasura_graphql_url:
+        return ()
+    what = (
+        "must be set, to the address of Hasura's /v1/graphql: a rule has `mutate`, which "
+        "tells the app by it"
+    )
+    return (Finding(Level.FAULT, "HASURA_GRAPHQL_URL", what, sep=" "),)
+
+
 def _is_left_to_http(environ: Mapping[str, str]) -> bool:
     """Whether the connection to ServiceNow is nowhere in *environ*, and may be stored over HTTP
     instead."""
@@ -538,6 +618,14 @@ def _relate(settings: Settings, reader: "_Reader") -> None:
         "DEADLINE_SECONDS",
         holds=timeout <= deadline,
         what=f"({timeout:.15g}) must not be more than DEADLINE_SECONDS ({deadline:.15g}): "
+        "every event is answered by then",
+    )
+    hasura_timeout = settings.hasura_timeout_seconds
+    reader.relate(
+        "HASURA_TIMEOUT_SECONDS",
+        "DEADLINE_SECONDS",
+        holds=hasura_timeout <= deadline or not settings.hasura_graphql_url,
+        what=f"({hasura_timeout:.15g}) must not be more than DEADLINE_SECONDS ({deadline:.15g}): "
         "every event is answered by then",
     )
     reader.relate(

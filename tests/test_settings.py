@@ -19,6 +19,7 @@ from function.settings import (
     SettingsError,
     credential,
     load_settings,
+    missing_for_mutate,
     table,
 )
 from tests.answers import LINK_LOCAL
@@ -191,9 +192,60 @@ class TestServiceNow:
         assert loaded(SERVICENOW_PASSWORD=" a,b:c%20 ").servicenow_password == " a,b:c%20 "
 
     def test_variables_of_others_are_ignored(self) -> None:
-        assert loaded(METRICS_TOKEN="x", PATH="/bin", HASURA_GRAPHQL_URL="y") == load_settings(
-            REQUIRED
+        assert loaded(
+            METRICS_TOKEN="x", PATH="/bin", HASURA_GRAPHQL_JWT_SECRET="y"
+        ) == load_settings(REQUIRED)
+
+
+GRAPHQL = "https://hasura.example.com/v1/graphql"
+
+
+class TestHasura:
+    def test_how_mutations_are_made_is_read(self) -> None:
+        settings = loaded(
+            HASURA_GRAPHQL_URL=f" {GRAPHQL}/ ",
+            HASURA_ADMIN_SECRET=" planted-secret\n".strip("\n"),
+            HASURA_ROLE=" desk ",
+            HASURA_TIMEOUT_SECONDS="3.5",
         )
+
+        assert settings.hasura_graphql_url == GRAPHQL
+        assert (settings.hasura_admin_secret, settings.hasura_role) == ("planted-secret", "desk")
+        assert settings.hasura_timeout_seconds == 3.5
+        assert "planted" not in repr(settings)
+
+    def test_nothing_of_it_is_needed_without_a_rule_with_a_mutation(self) -> None:
+        settings = loaded()
+
+        assert (settings.hasura_graphql_url, settings.hasura_timeout_seconds) == ("", 10.0)
+        assert [str(finding) for finding in missing_for_mutate(settings)] == [
+            "HASURA_GRAPHQL_URL must be set, to the address of Hasura's /v1/graphql: a rule has "
+            "`mutate`, which tells the app by it."
+        ]
+        assert missing_for_mutate(loaded(HASURA_GRAPHQL_URL=GRAPHQL)) == ()
+
+    def test_an_address_that_is_none_is_a_fault_that_quotes_nothing(self) -> None:
+        sentence = fault(HASURA_GRAPHQL_URL="https://u:planted@hasura.example.com/v1/graphql")
+
+        assert sentence.startswith("HASURA_GRAPHQL_URL must not hold a user or password")
+        assert "planted" not in sentence
+
+    @pytest.mark.parametrize("name", ["HASURA_ADMIN_SECRET", "HASURA_ROLE"])
+    def test_what_no_header_can_carry_is_refused(self, name: str) -> None:
+        assert fault(**{name: "planted\nx"}).startswith(f"{name} must not hold control characters")
+
+    def test_other_settings_make_another_digest_of_mutations_and_none_of_tickets(self) -> None:
+        settings = loaded()
+
+        for other in (
+            replace(settings, hasura_graphql_url="x"),
+            replace(settings, hasura_role="x"),
+            replace(settings, hasura_timeout_seconds=1),
+        ):
+            assert other.mutate_digest != settings.mutate_digest
+            assert other.digest == settings.digest
+        assert replace(settings, source_name="x").mutate_digest != settings.mutate_digest
+        assert replace(settings, hasura_admin_secret="x").mutate_digest == settings.mutate_digest
 
 
 class TestConfigurationOverHttp:
@@ -464,6 +516,56 @@ class TestLists:
         assert fault(SOURCE_NAME=name).startswith("SOURCE_NAME")
 
 
+class TestTheWayBack:
+    def test_two_secrets_of_notifications_are_valid_while_one_is_replaced(self) -> None:
+        old, new = "o" * 16, "n" * 16
+
+        settings = loaded(SERVICENOW_WEBHOOK_SECRETS=f"{old}, {new}")
+
+        assert settings.servicenow_webhook_secrets == (old, new)
+        assert loaded().servicenow_webhook_secrets == ()
+        assert fault(SERVICENOW_WEBHOOK_SECRETS="short").startswith("SERVICENOW_WEBHOOK_SECRETS")
+
+    @pytest.mark.parametrize(
+        ("written", "read"),
+        [
+            ("https://tickets.example.com", "https://tickets.example.com"),
+            (" https://tickets.example.com/ ", "https://tickets.example.com"),
+            (
+                "https://europe-west1-shop.cloudfunctions.net/tickets//",
+                "https://europe-west1-shop.cloudfunctions.net/tickets",
+            ),
+            ("https://tickets.example.com:8443/a/b", "https://tickets.example.com:8443/a/b"),
+            ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
+            ("http://localhost/", "http://localhost"),
+            ("http://[::1]:8080", "http://[::1]:8080"),
+        ],
+    )
+    def test_the_function_s_own_address_may_have_a_path(self, written: str, read: str) -> None:
+        assert loaded(PUBLIC_URL=written).public_url == read
+
+    @pytest.mark.parametrize(
+        ("written", "said"),
+        [
+            ("tickets.example.com", "must be the function's address, such as"),
+            ("https://", "must be the function's address, such as"),
+            ("ftp://tickets.example.com", "must be the function's address, such as"),
+            ("https://tickets.example.com?x=1", "must be the function's address, such as"),
+            ("https://tickets.example.com/#x", "must be the function's address, such as"),
+            ("https://tickets.example.com/a b", "must be the function's address, such as"),
+            ("https://läden.example.com", "must be the function's address, such as"),
+            ("https://u:planted@tickets.example.com", "must not hold a user or password"),
+            ("http://tickets.example.com", "must begin with https://"),
+            ("http://localhost.example.com", "must begin with https://"),
+        ],
+    )
+    def test_another_address_is_refused(self, written: str, said: str) -> None:
+        sentence = fault(PUBLIC_URL=written)
+
+        assert sentence.startswith(f"PUBLIC_URL {said}")
+        assert "planted" not in sentence
+
+
 class TestLedger:
     @pytest.mark.parametrize(
         "url",
@@ -600,6 +702,18 @@ class TestNumbers:
 
         assert settings.lease_seconds > deadline + timeout
 
+    def test_a_mutation_that_may_take_longer_than_an_answer_is_refused(self) -> None:
+        sentence = fault(HASURA_GRAPHQL_URL=GRAPHQL, HASURA_TIMEOUT_SECONDS="51")
+
+        assert sentence.startswith("HASURA_TIMEOUT_SECONDS (51) must not be more than DEADLINE")
+        assert loaded(DEADLINE_SECONDS="5", SERVICENOW_TIMEOUT_SECONDS="5")
+
+    def test_a_lease_outlasts_a_mutation(self) -> None:
+        long = {"HASURA_TIMEOUT_SECONDS": "40", "SERVICENOW_TIMEOUT_SECONDS": "20"}
+
+        assert loaded(HASURA_GRAPHQL_URL=GRAPHQL, **long).lease_seconds == 50 + 40 + 10
+        assert loaded(**long).lease_seconds == 50 + 20 + 10
+
     def test_every_fault_is_said_at_once(self) -> None:
         said = faults(
             SOURCE_NAME="a b",
@@ -635,6 +749,7 @@ class TestSecrecy:
     def test_a_record_shows_no_secret(self) -> None:
         settings = loaded(
             HASURA_EVENT_SECRETS="planted-event-secret",
+            SERVICENOW_WEBHOOK_SECRETS="planted-webhook-secret",
             DATABASE_URL="postgresql://u:planted-database@db/ledger",
             **MAIL | {"SMTP_URL": "smtps://u:planted-mail@mail.example.com"},
         )

@@ -1,2 +1,1 @@
-"""A Hasura project: its metadata read and checked, the types of its columns, the views to put into
-it."""
+"""Hasura: a project's metadata and views, read, checked and written; a client of its GraphQL."""
