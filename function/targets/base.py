@@ -25,11 +25,13 @@ class Task:
     """One rule's work for one key, under its lease.
 
     *event* is the one that came, *step* what it did; both are None where only a look is due.
-    *desired* is what the rule wants where the row is (None: that cannot be said). *record* is
+    *desired* is what the rule wants where the row is (None: that cannot be said). *moved*: the step
+    took the row there. *record* is
     always what is known by now, also after NotDone: the engine writes it down. *now* is the
     ledger's clock when the work began, in UNIX seconds. *save* writes the record down before a
     call, and raises LeaseLost. *traits*: what is known of its table. *replayed*: somebody has
-    looked for what a dead letter in doubt may have made, and sent it again.
+    looked for what a dead letter in doubt may have made, and sent it again. *attempt* counts from
+    1, and the first one was at *first_seen*, UNIX seconds.
 
     What the record means to the engine and the ledger, whatever the target: `sys_id` is not empty
     once the thing exists, and `row_resolved` true once its end was told. `pending_write` is what
@@ -38,8 +40,8 @@ class Task:
     looks; a look clears it. `written_fields` must be set before *save*: where the lease is lost,
     they are all that is known of what was written.
 
-    The target adds *mismatched_fields*, which came back different or empty, and *left_empty*, by
-    field, why.
+    The target adds *mismatched_fields*, which came back different or empty, and *left_empty* and
+    *left_alone* (what another system wrote), by field, why.
     """
 
     rule: Rule
@@ -52,8 +54,12 @@ class Task:
     save: Callable[[Ticket], None]
     traits: TableTraits
     replayed: bool = False
+    moved: bool = False
+    attempt: int = 1
+    first_seen: float = 0.0
     mismatched_fields: frozenset[str] = frozenset()
     left_empty: dict[str, str] = field(default_factory=dict)
+    left_alone: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from function.core.lifecycle import CHOICES
-from function.housekeeping import Housekeeping
 from function.rules import loader as rules_file
 from function.rules.schema import STATES_KEYS
 from tests.answers import Seen, Server, result
@@ -315,7 +314,7 @@ def test_a_refused_transition_is_not_tried_again_by_itself() -> None:
 
         assert world.send(json.dumps(again).encode()).status == 422
         assert world.calls() == []
-        assert Housekeeping(world.apps[0].engine).run()["settled"] == 0
+        assert world.apps[0].housekeeping.run()["settled"] == 0
         assert world.calls() == []
 
 

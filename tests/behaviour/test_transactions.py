@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
+from tests.behaviour.test_adoption import ADOPTING, born, row
 from tests.payloads import insert, update
 from tests.world import World, outage
 
@@ -58,6 +59,15 @@ def test_an_event_costs_one_transaction_before_its_calls_one_after_and_one_befor
     unchanged = transactions(world, postgresql, repeated, "unchanged")
 
     assert (created, updated, unchanged) == (3, 3, 2)
+
+
+def test_an_adoption_costs_two_more_for_the_lease_of_the_ticket(
+    world: World, postgresql: str
+) -> None:
+    world.start(rules=ADOPTING)
+    bodies = [insert("outages", row(born(world), id=k), id=f"{k}") for k in KEYS]
+
+    assert transactions(world, postgresql, bodies, "updated") == 5
 
 
 def test_a_new_row_below_when_leaves_nothing_in_the_ledger(world: World, postgresql: str) -> None:

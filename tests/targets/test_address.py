@@ -7,7 +7,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from function.targets.ticket.address import CORRELATION_CHARACTERS_MAX, address, correlation_id
+from function.targets.ticket.address import (
+    CORRELATION_CHARACTERS_MAX,
+    address,
+    correlation_id,
+    is_of_source,
+)
 from tests.payloads import delete, insert
 from tests.processes import HERE
 from tests.world import World, outage
@@ -79,6 +84,18 @@ def test_a_key_that_spells_the_shortened_form_of_another_has_an_address_of_its_o
 
     assert correlation_id("shop", "outage", spelled) != shortened
     assert correlation_id("shop", "outage", spelled.upper()).lower() != shortened.lower()
+
+
+@given(KEYS, st.sampled_from(["shop", "s" * 34, "s" * 35, "s" * 36, "s" * 40]))
+def test_a_correlation_id_tells_whose_source_it_is(key: str, source: str) -> None:
+    assert is_of_source(source, correlation_id(source, "outage", key))
+    assert not is_of_source("sho", correlation_id(source, "outage", key))
+    assert not is_of_source("shopping", correlation_id(source, "outage", key))
+
+
+@pytest.mark.parametrize("foreign", ["", "shop", "shop-eu:outage:1", f"zendesk:{'0' * 64}", "4711"])
+def test_a_correlation_id_of_another_system_is_of_no_source_of_ours(foreign: str) -> None:
+    assert not is_of_source("shop", foreign)
 
 
 def test_the_tenth_generation_of_a_key_is_not_the_first_of_a_longer_one() -> None:

@@ -1,6 +1,7 @@
 """What follows for a ticket, in every case there is: no socket, no ledger."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -14,6 +15,7 @@ from function.rules.loader import RulesError, load_rules
 from function.rules.schema import AFTER_CLOSE, ON_DELETE
 from function.rules.ticket import TicketRule, ticket_of
 from function.targets.ticket.decide import (
+    Adopt,
     Create,
     Decision,
     NoChange,
@@ -48,11 +50,20 @@ TABLES = {
 STATES = ("", "-5", "-4", "-3", "-2", "-1", "0", "1", "2", "3", "4", "6", "7", "8", "900")
 WANTS = tuple(
     DesiredState(
-        when, resolved, gone, {"short_description": "x"}, {"close_code": "c", "close_notes": "n"}
+        when,
+        resolved,
+        gone,
+        {"short_description": "x"},
+        {"close_code": "c", "close_notes": "n"},
+        sys_id,
     )
     for when, resolved, gone in product((True, False), repeat=3)
+    for sys_id in ("", "named")
     if not (resolved and gone)
 )
+
+
+NONE = Ticket("i", "r", "1")
 
 
 def rules(about: str) -> Iterator[TicketRule]:
@@ -102,8 +113,10 @@ def cases(rule: TicketRule) -> Iterator[tuple[Ticket, bool, Decision]]:
                         looked,
                         decide(rule, wants, step, there, looked=looked, differs=differs),
                     )
-            for generation, number in product((0, 1), ("", "INC1")):
-                none = Ticket("i", "r", "1", generation=generation, number=number)
+            for generation, number, named in product((0, 1), ("", "INC1"), ("", "named")):
+                none = Ticket(
+                    "i", "r", "1", generation=generation, number=number, named_sys_id=named
+                )
                 yield none, False, decide(rule, wants, step, none, looked=False, differs=True)
 
 
@@ -123,13 +136,61 @@ def test_in_every_case_there_is_a_decision_and_none_leaves_a_final_state(about: 
                     assert state in known.union(*states.paths.values())
                 case OpenSuccessor():
                     assert ticket.state in states.ended
-                case Create():
+                case Create() | Adopt():
                     assert not ticket.sys_id
                 case Refresh():
                     assert ticket.sys_id
                     assert not looked
                 case NoChange(reason=Reason.TICKET_CLOSED):
                     assert ticket.state in states.final
+
+
+def naming(*, when: bool = True, resolved: bool = False, gone: bool = False) -> DesiredState:
+    return DesiredState(when, resolved, gone, {}, {}, "named")
+
+
+@pytest.mark.parametrize("op", Op)
+@pytest.mark.parametrize("resolved", [True, False])
+def test_a_row_adopts_the_ticket_that_it_names_whatever_it_says_and_whichever_event_it_is(
+    op: Op, resolved: bool
+) -> None:
+    rule = replace(
+        next(rule for rule in rules(TABLES["incident"]) if not rule.shared), creates=frozenset()
+    )
+    wants = naming(resolved=resolved)
+    step = Step("1", op, None, "place", wants, was_resolved=resolved)
+
+    assert decide(rule, wants, step, NONE, looked=False, differs=True) == Adopt()
+
+
+@pytest.mark.parametrize(
+    ("wants", "ticket", "step"),
+    [
+        (naming(when=False), NONE, True),
+        (naming(gone=True), NONE, True),
+        (naming(), replace(NONE, named_sys_id="named"), True),
+        (naming(), replace(NONE, generation=1), True),
+        (naming(), NONE, False),
+    ],
+    ids=["below when", "gone", "it was missing", "it was followed", "no event"],
+)
+def test_no_ticket_is_adopted_where(wants: DesiredState, ticket: Ticket, step: bool) -> None:
+    rule = next(rule for rule in rules(TABLES["incident"]) if not rule.shared)
+    event = Step("1", Op.INSERT, None, "place", wants) if step else None
+
+    assert decide(rule, wants, event, ticket, looked=False, differs=True) != Adopt()
+
+
+def test_a_ticket_that_was_missing_is_made_anew_whichever_events_may_open_one() -> None:
+    rule = replace(
+        next(rule for rule in rules(TABLES["incident"]) if not rule.shared), creates=frozenset()
+    )
+    ticket = replace(NONE, named_sys_id="named")
+    step = Step("1", Op.UPDATE, None, "place", naming())
+
+    assert decide(rule, naming(), step, ticket, looked=False, differs=True) == Create(
+        resolved=False
+    )
 
 
 @pytest.mark.parametrize("kind", ["normal", "standard", "emergency", "", "own"])

@@ -3,16 +3,17 @@
 import logging
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, Literal
 
 from function.connection.active import Connection
 from function.core.lifecycle import Lifecycle
 from function.core.outcome import Failure, Reason, Retryability
+from function.core.step import STATE
 from function.ledger.ledger import Ledger
-from function.ledger.records import IN_DOUBT_SECONDS, PendingWrite, Ticket
-from function.rules.ticket import ticket_of
+from function.ledger.records import IN_DOUBT_SECONDS, PendingWrite, ShadowUpdate, Ticket
+from function.rules.ticket import TicketRule, ticket_of
 from function.servicenow import (
     Record,
     Request,
@@ -33,6 +34,10 @@ LAG_SECONDS: Final = 0.5
 _RENAMED: Final = frozenset({"chg_model"})
 # A count of more digits is none that a record reaches; the ledger's column holds nine.
 _COUNT: Final = re.compile(r"\d{1,9}", re.ASCII)
+_OWN_COLUMNS: Final = ("sys_id", "number", "correlation_id", "state", "sys_mod_count")
+# Values of one field that are in doubt at one time; more come and go within a minute only where
+# every call is lost.
+SENT_VALUES_MAX: Final = 16
 # ServiceNow's own limit for both; what is longer is none of its numbers or states.
 NUMBER_CHARACTERS_MAX: Final = 40
 
@@ -43,12 +48,40 @@ def count_of(record: Record) -> int | None:
     return int(count) if _COUNT.fullmatch(count) else None
 
 
+def compared_columns(rule: TicketRule) -> set[str]:
+    """The columns that *rule* compares with what it wants."""
+    kind = (KIND,) if rule.states.by_type else ()
+    return {*rule.fields, *rule.closing_fields, *kind} - {"sys_id"}
+
+
+def remember_record(ticket: Ticket, record: Record, rule: TicketRule, *, at: float) -> Ticket:
+    """*ticket* with what ServiceNow told of it in *record*. *at* is UNIX seconds."""
+    link = [rule.states.link] if rule.states.link else []
+    known = {*compared_columns(rule), *link} - {*_OWN_COLUMNS}
+    returned = {field: value for field, value in record.items() if field in known}
+    return replace(
+        ticket,
+        sys_id=record.get("sys_id") or ticket.sys_id,
+        number=record.get("number", "")[:NUMBER_CHARACTERS_MAX] or ticket.number,
+        state=record.get("state", ticket.state)[:NUMBER_CHARACTERS_MAX],
+        mod_count=count_of(record) or 0,
+        updated_at=at,
+        known={**ticket.known, **returned},
+    )
+
+
 class TicketAccess:
     """One ticket in one attempt, under the key's lease: what is known of it, read, and written
     down."""
 
     def __init__(
-        self, task: Task, *, connection: Connection, ledger: Ledger, source_name: str
+        self,
+        task: Task,
+        *,
+        connection: Connection,
+        ledger: Ledger,
+        source_name: str,
+        lease_seconds: float,
     ) -> None:
         self.task = task
         self.rule = ticket_of(task.rule)
@@ -56,6 +89,8 @@ class TicketAccess:
         self.tables = connection.tables
         self.ledger = ledger
         self.deadline = task.deadline
+        self.source_name = source_name
+        self.lease_seconds = lease_seconds
         self.correlation = correlation_id(source_name, task.record.rule, task.record.key)
         self.looked = False
         # Names that nobody goes by, found out in this attempt: by field, with the reason.
@@ -107,7 +142,7 @@ class TicketAccess:
                     extra={"rule": self.ticket.rule},
                 )
         self.ticket = replace(
-            self.ticket,
+            self.ticket.without_taken(fields),
             last_sent={
                 **{
                     field: value
@@ -129,9 +164,8 @@ class TicketAccess:
     @property
     def fields(self) -> list[str]:
         """What every call asks to be told."""
-        kind = (KIND,) if self.states.by_type else ()
-        mapped = sorted({*self.rule.fields, *self.rule.closing_fields, *kind} - {"sys_id"})
-        return ["sys_id", "number", "correlation_id", "state", "sys_mod_count", *mapped]
+        mapped = compared_columns(self.rule)
+        return [*_OWN_COLUMNS, *sorted({*mapped, *self.rule.listeners.columns} - {*_OWN_COLUMNS})]
 
     @property
     def states(self) -> Lifecycle:
@@ -215,9 +249,9 @@ class TicketAccess:
         recent = self.clock() - self.ticket.updated_at < IN_DOUBT_SECONDS
         return recent and count is not None and count < self.ticket.mod_count
 
-    def mark(self, pending_write: PendingWrite) -> None:
-        """Before a call: what is being sent is unknown from now on, so that a crash cannot leave a
-        lie behind."""
+    def record_intent(self, pending_write: PendingWrite, values: Mapping[str, str]) -> None:
+        """Before a call that sends *values*: what is being sent is unknown from now on, so that a
+        crash cannot leave a lie behind."""
         before = self.ticket.pending_write
         if before is not None and before.in_doubt:
             pending_write = replace(
@@ -227,9 +261,10 @@ class TicketAccess:
             )
         unknown = {*pending_write.fields}
         self.ticket = replace(
-            self.ticket,
+            self.ticket.without_taken(unknown),
             pending_write=pending_write,
             written_fields=self.ticket.written_fields | unknown,
+            sent_values=self._sent_values(values),
             known={
                 field: value for field, value in self.ticket.known.items() if field not in unknown
             },
@@ -240,23 +275,125 @@ class TicketAccess:
             },
         )
         self.task.save(self.ticket)
+        self.ticket = replace(self.ticket, shadow_update=None)
+
+    def _sent_values(self, values: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+        """What may come to stand in the ticket, with *values*, of what the app is told of."""
+        sent = dict(self.ticket.sent_values)
+        for field in self.rule.listeners.fields & values.keys():
+            others = [value for value in sent.get(field, ()) if value != values[field]]
+            sent[field] = (*others[1 - SENT_VALUES_MAX :], values[field])
+        return sent
+
+    def remember_write(self, record: Record, sent: Collection[str]) -> None:
+        """Our write of the columns *sent* is what made *record*: the row said so, so the app is not
+        told, even where the instance wrote something else."""
+        if not self.rule.listeners.rules:
+            return
+        before = self.ticket.shadow_update or ShadowUpdate()
+        record = self._padded(record)
+        values = {column: record[column] for column in self._heard_of(sent) & record.keys()}
+        self.ticket = replace(
+            self.ticket,
+            written_counts={**self.ticket.written_counts, **self._counted(record, sent)},
+            shadow_update=replace(before, values={**before.values, **values}),
+        )
+
+    def remember_agreement(self, fields: Collection[str]) -> None:
+        """What the row says of *fields* stands there already: somebody else wrote it."""
+        if not self.rule.listeners.rules:
+            return
+        before = self.ticket.shadow_update or ShadowUpdate()
+        known = {**self.ticket.known, STATE: self.ticket.state}
+        agreed = {column: known.get(column) for column in self._heard_of(fields)}
+        update = replace(before, agreed={**before.agreed, **agreed})
+        self.ticket = replace(self.ticket, shadow_update=update)
+
+    def _counted(self, record: Record, sent: Collection[str]) -> dict[str, int]:
+        """What ServiceNow counted after our write of the columns *sent*, for those that rules
+        name."""
+        return dict.fromkeys(self.rule.listeners.fields.intersection(sent), count_of(record) or 0)
+
+    def _padded(self, record: Record) -> Record:
+        """*record* with what is behind its empty references: nothing, which releases leave out."""
+        behind = {
+            name: ""
+            for name in self.rule.listeners.columns
+            if "." in name and record.get(name.partition(".")[0]) == ""
+        }
+        return {**behind, **record}
+
+    def _heard_of(self, sent: Collection[str]) -> set[str]:
+        """The columns that rules name, of what stands in the columns *sent*, and behind the
+        references there."""
+        return {name for name in self.rule.listeners.columns if name.partition(".")[0] in sent}
+
+    def remember_creation(self, record: Record, *, found: bool = False) -> None:
+        """We made *record*: the app has it as it was made. Of one that was *found*, somebody may
+        have changed it: what is not as we sent it, or in a column that we did not send and that
+        was empty at first, the app has not."""
+        listeners = self.rule.listeners
+        if not listeners.rules:
+            return
+        record = self._padded(record)
+        touched = found and count_of(record) != 0
+        sent = self._heard_of(self.ticket.sent_values)
+        unsure = {
+            name
+            for name in listeners.columns
+            if touched
+            and not (self._is_ours(name, record) if name in sent else self._is_new(name, record))
+        }
+        images = {
+            rule: {
+                name: None
+                if name in unsure or (rule in listeners.inserting and name not in sent)
+                else record[name]
+                for name in columns
+                if name in record
+            }
+            for rule, columns in listeners.rules.items()
+        }
+        update = ShadowUpdate(
+            first_images=images,
+            inserting=listeners.inserting,
+            mod_count=self.ticket.mod_count,
+            # People may name a parent too.
+            former=self.follows if self.ticket.generation else "",
+            former_columns=self.rule.heard_only,
+            look_again=bool(self.follows),
+        )
+        counts = self._counted(record, self.rule.listeners.fields)
+        self.ticket = replace(self.ticket, written_counts=counts, shadow_update=update)
+
+    def ask_for_look(self) -> None:
+        """The ticket is the row's from now on: what the app was not told of it for want of a row,
+        it is told."""
+        if self.rule.listeners.rules:
+            before = self.ticket.shadow_update or ShadowUpdate()
+            update = replace(before, look_again=True)
+            self.ticket = replace(self.ticket, shadow_update=update)
+
+    def settle_sent(self, record: Record) -> None:
+        """What was sent in doubt and is found in *record* is ours."""
+        found = [column for column in self.ticket.sent_values if self._is_ours(column, record)]
+        if found:
+            self.remember_write(record, found)
+
+    def _is_new(self, column: str, record: Record) -> bool:
+        """Whether *column* says what it does in every ticket that was just made, as far as that is
+        known."""
+        return record.get(column, "") in ("", self.states.first if column == STATE else "")
+
+    def _is_ours(self, column: str, record: Record) -> bool:
+        """Whether what stands in *column*, or behind the reference in it, is what we sent."""
+        sent = column.partition(".")[0]
+        value = record.get(sent, "")
+        return any(is_kept(value, one) for one in self.ticket.sent_values.get(sent, ()))
 
     def take(self, record: Record) -> None:
         """Remember what ServiceNow returned: that is what is known."""
-        returned = {
-            field: value for field, value in record.items() if field in {*self.fields, *self.link}
-        }
-        for name in ("sys_id", "number", "correlation_id", "sys_mod_count", "state"):
-            returned.pop(name, None)
-        self.ticket = replace(
-            self.ticket,
-            sys_id=record.get("sys_id") or self.ticket.sys_id,
-            number=record.get("number", "")[:NUMBER_CHARACTERS_MAX] or self.ticket.number,
-            state=record.get("state", self.ticket.state)[:NUMBER_CHARACTERS_MAX],
-            mod_count=count_of(record) or 0,
-            updated_at=self.clock(),
-            known={**self.ticket.known, **returned},
-        )
+        self.ticket = remember_record(self.ticket, record, self.rule, at=self.clock())
 
     def compare(self, record: Record, sent: Mapping[str, str]) -> None:
         odd = {field for field, value in sent.items() if not is_kept(record.get(field, ""), value)}

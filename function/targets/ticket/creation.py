@@ -7,7 +7,7 @@ from typing import Final
 
 from function.core.lifecycle import Lifecycle
 from function.core.outcome import Failure, Reason, Retryability
-from function.core.step import DesiredState
+from function.core.step import STATE, DesiredState
 from function.core.values import instant
 from function.failpoints import failpoint
 from function.ledger.records import (
@@ -27,13 +27,11 @@ from function.servicenow import (
 )
 from function.servicenow.values import is_kept, is_same_text
 from function.targets.ticket.access import TicketAccess, count_of
-from function.targets.ticket.address import address
+from function.targets.ticket.address import GENERATIONS_MAX, address
 
 log = logging.getLogger(__name__)
 # Who reads the ticket sees which kind of system wrote it, and a business rule can pick ours out.
 CORRELATION_DISPLAY: Final = "hasura"
-# A ticket that is followed by a new one more often than this is not followed by us.
-GENERATIONS_MAX: Final = 1000
 # Refusals of the platform's own, before it writes: one look is enough. (A failed insert is looked
 # for again anyway.)
 NEVER_WRITTEN: Final = frozenset({Reason.BUSINESS_RULE, Reason.DATA_POLICY, Reason.INSERT_FAILED})
@@ -86,16 +84,14 @@ class TicketCreation:
         recorded = before is not None or generation > 0
         named = {field: self._access.sent(field, value) for field, value in wants.fields.items()}
         sent = {field: value for field, value in named.items() if value is not None}
-        marks = {
-            "correlation_id": self._access.correlation,
-            "correlation_display": self._display(traits),
-        }
+        marks = self.marks()
         values = {**sent, **marks, "sys_id": sys_id}
         if self._access.follows:
             values[self._states.link] = self._access.follows
         close = {**wants.close, "state": self._states.resolved} if resolved else {}
-        self._access.mark(
-            PendingWrite("create", tuple(sorted({*sent, *close})), self._access.clock())
+        self._access.record_intent(
+            PendingWrite("create", tuple(sorted({*sent, *close})), self._access.clock()),
+            {**sent, **close},
         )
         failpoint("before_call")
         try:
@@ -115,6 +111,7 @@ class TicketCreation:
         honoured = record["sys_id"].lower() == sys_id
         self._learn(traits, TableTraits(honoured, kept_mark(record, marks)))
         self._access.take({**record, "sys_id": sys_id} if honoured else record)
+        self._access.remember_creation(record)
         self._access.looked = True
         # The primary key has decided: nothing that was sent before can commit any more.
         self._access.ticket = self._ticket.made(
@@ -126,14 +123,15 @@ class TicketCreation:
             record, {field: value for field, value in {**sent, **close}.items() if field != "state"}
         )
 
-    def _display(self, traits: TableTraits) -> str:
-        """The ``correlation_display``: where an instance keeps that alone, it stands for the
-        correlation_id."""
-        return (
-            self._access.correlation
-            if traits.kept_mark is KeptMark.CORRELATION_DISPLAY
-            else CORRELATION_DISPLAY
-        )
+    def marks(self) -> dict[str, str]:
+        """What a ticket of this row carries; where an instance keeps the ``correlation_display``
+        alone, that stands for the correlation_id."""
+        correlation = self._access.correlation
+        display_alone = self._access.task.traits.kept_mark is KeptMark.CORRELATION_DISPLAY
+        return {
+            "correlation_id": correlation,
+            "correlation_display": correlation if display_alone else CORRELATION_DISPLAY,
+        }
 
     def _is_made(self, record: Record, sys_id: str, sent: Mapping[str, str]) -> bool:
         """Whether *record* is what a POST of *sent* made, be it under another sys_id than we chose,
@@ -226,21 +224,41 @@ class TicketCreation:
             )
         first = generation = self._ticket.generation
         if generation == 0 and not self._ticket.number:
-            # We remember no ticket of this row, be it that the ledger was lost: the last of its
-            # generations is the one.
-            while generation < GENERATIONS_MAX:
-                following = self._get_or_none(
-                    address(self._rule.table, self._access.correlation, generation + 1)
-                )
-                if following is None or not self._is_ours(following, traits):
-                    break
-                record, generation = following, generation + 1
+            # We remember no ticket of this row, be it that the ledger was lost.
+            record, generation = self._walk(record, traits)
         self._learn(traits, TableTraits(honours_sys_id=True))
         self._access.ticket = replace(self._ticket, generation=generation)
         # A field ACL may keep the sys_id from us; it is where we looked.
         at = address(self._rule.table, self._access.correlation, generation)
         self._adopt({**record, "sys_id": at}, recorded=recorded and generation == first)
         return True
+
+    def _walk(self, record: Record, traits: TableTraits) -> tuple[Record, int]:
+        """The last of the row's tickets that follow *record*, the first one, and its generation."""
+        generation = 0
+        while generation < GENERATIONS_MAX:
+            at = address(self._rule.table, self._access.correlation, generation + 1)
+            following = self._get_or_none(at)
+            if following is None or not self._is_ours(following, traits):
+                break
+            # A field ACL may keep the sys_id from us; it is where we looked.
+            record, generation = {**following, "sys_id": at}, generation + 1
+        return record, generation
+
+    def find_last(self, record: Record) -> tuple[Record, int]:
+        """The last of the row's tickets, of which *record* is the first, and its generation."""
+        traits = self._access.task.traits
+        if traits.honours_sys_id is not False:
+            return self._walk(record, traits)
+        others = [
+            row
+            for row in self._find_by_mark()
+            if is_sys_id(row.get("sys_id", "")) and row["sys_id"] != record["sys_id"]
+        ]
+        # Stamps are whole seconds: which one follows which is told by the link.
+        followed = {row.get(self._states.link, "") for row in others}
+        last = next((row for row in others if row["sys_id"] not in followed), record)
+        return last, len(others)
 
     def _found_by_looking(
         self,
@@ -308,8 +326,11 @@ class TicketCreation:
             if (made := instant(row.get("sys_created_on", ""))) and made.timestamp() >= since
         ]
         mapped = wants.fields if wants is not None else {}
+        # What the row names by now was made by somebody else.
+        named = wants.sys_id if wants is not None else ""
         return any(
             not row.get("correlation_id")
+            and not (named and row.get("sys_id", "").lower() == named)
             and (row.get("correlation_display") == CORRELATION_DISPLAY or _resembles(row, mapped))
             for row in recent
         )
@@ -319,6 +340,7 @@ class TicketCreation:
         return (
             not self._ticket.sys_id
             and self._ticket.pending_write is not None
+            and self._ticket.pending_write.kind == "create"
             and self._ticket.pending_write.in_doubt
         )
 
@@ -341,22 +363,7 @@ class TicketCreation:
 
         False when there is none. Raises in doubt where one is found that cannot be asked for.
         """
-        if traits.kept_mark is KeptMark.NONE:
-            return False
-        mark = (
-            "correlation_display"
-            if traits.kept_mark is KeptMark.CORRELATION_DISPLAY
-            else "correlation_id"
-        )
-        rows = self._access.tables.find(
-            self._rule.table,
-            f"{equals(mark, self._access.correlation)}^ORDERBYDESCsys_created_on",
-            fields=[*self._access.fields, "sys_created_on", *self._access.link, mark],
-            limit=GENERATIONS_MAX,
-            deadline=self._access.deadline,
-        )
-        # An invalid term would have been dropped and everything returned: every row is checked.
-        ours = [row for row in rows if row.get(mark) == self._access.correlation]
+        ours = self._find_by_mark()
         if previous := self._access.follows:
             ours = self._following(previous, ours)
         if not ours:
@@ -372,6 +379,24 @@ class TicketCreation:
             self._learn(traits, TableTraits(ours[0]["sys_id"].lower() == sys_id))
         self._adopt(ours[0], recorded=self._ticket.pending_write is not None)
         return True
+
+    def _find_by_mark(self) -> list[Record]:
+        """The tickets that carry this row's mark, newest first."""
+        kept_mark = self._access.task.traits.kept_mark
+        if kept_mark is KeptMark.NONE:
+            return []
+        mark = (
+            "correlation_display" if kept_mark is KeptMark.CORRELATION_DISPLAY else "correlation_id"
+        )
+        rows = self._access.tables.find(
+            self._rule.table,
+            f"{equals(mark, self._access.correlation)}^ORDERBYDESCsys_created_on",
+            fields=[*self._access.fields, "sys_created_on", *self._access.link, mark],
+            limit=GENERATIONS_MAX,
+            deadline=self._access.deadline,
+        )
+        # An invalid term would have been dropped and everything returned: every row is checked.
+        return [row for row in rows if row.get(mark) == self._access.correlation]
 
     def _following(self, previous: str, ours: Sequence[Record]) -> list[Record]:
         """Of this row's tickets, newest first, those that follow the ticket *previous*."""
@@ -413,16 +438,26 @@ class TicketCreation:
         )
         sent = self._ticket.pending_write
         self._access.take(record)
+        if recorded or count_of(record) == 0:
+            # Nobody has changed it since it was made.
+            self._access.remember_creation(record, found=True)
         self._access.looked = True
         # Sent resolved by us: then the row said so, and may be open again since. Without a record
         # of that, nothing is reopened on the word of one event.
         resolved_by_us = recorded and sent is not None and "state" in sent.fields
         ended = self._ticket.state in self._states.ended
         ours = frozenset(sent.fields) if recorded and sent is not None else frozenset()
-        self._access.ticket = self._ticket.made(
+        # It was sent, so whoever changed it since is not to be overwritten by the same again.
+        last_sent = {
+            field: values[-1]
+            for field, values in self._ticket.sent_values.items()
+            if recorded and len(values) == 1 and field != STATE
+        }
+        made = self._ticket.made(
             left_empty=dict.fromkeys(self._rule.leave_empty - ours, ""),
             row_resolved=resolved_by_us and ended,
         )
+        self._access.ticket = replace(made, last_sent=last_sent)
 
     def _learn(self, known: TableTraits, shown: TableTraits) -> None:
         """Remember what a call has *shown* of the instance, where it is news to *known*; people

@@ -36,6 +36,11 @@ class Create:
 
 
 @dataclass(frozen=True, slots=True)
+class Adopt:
+    """Link the row to the ticket that it names, which is there already."""
+
+
+@dataclass(frozen=True, slots=True)
 class OpenSuccessor:
     """Follow a ticket that has ended by a new one."""
 
@@ -53,7 +58,7 @@ class Update:
     close: bool = False
 
 
-Decision: TypeAlias = NoChange | Refresh | Create | OpenSuccessor | Update
+Decision: TypeAlias = NoChange | Refresh | Create | Adopt | OpenSuccessor | Update
 
 
 def decide(
@@ -129,8 +134,13 @@ def _decide_create(
         return NoChange(Status.SKIPPED, Reason.ROW_GONE if wants.gone else None, row_resolved=False)
     if wants.gone or not wants.when:
         return NoChange(Status.SKIPPED, Reason.WHEN_FALSE, row_resolved=False)
+    named = bool(wants.sys_id) and wants.sys_id == ticket.named_sys_id
+    if wants.sys_id and not named and ticket.generation == 0:
+        # It is not opened by this event, so it does not matter which events may open one, or
+        # whether the row is resolved.
+        return Adopt()
     # One that follows another, or takes the place of one that was deleted, opens nothing new.
-    existed = ticket.generation > 0 or bool(ticket.number)
+    existed = ticket.generation > 0 or bool(ticket.number) or named
     if step.op not in rule.creates and not existed:
         return NoChange(Status.SKIPPED, Reason.NOT_CREATED, row_resolved=False)
     still_resolved = (

@@ -12,7 +12,7 @@ from typing import Final
 
 from function.core.lifecycle import Lifecycle
 from function.core.outcome import Failure, Reason, Retryability, Status
-from function.core.step import DesiredState, Step
+from function.core.step import STATE, DesiredState, Step
 from function.failpoints import failpoint
 from function.ledger.records import IN_DOUBT_SECONDS, PendingWrite, Ticket
 from function.rules.ticket import TicketRule
@@ -23,8 +23,19 @@ from function.servicenow import (
 from function.servicenow.values import is_kept, is_same_text
 from function.targets.base import Result
 from function.targets.ticket.access import TicketAccess
-from function.targets.ticket.creation import GENERATIONS_MAX, NEVER_WRITTEN, TicketCreation
-from function.targets.ticket.decide import Create, NoChange, OpenSuccessor, Refresh, Update, decide
+from function.targets.ticket.address import GENERATIONS_MAX
+from function.targets.ticket.adoption import Adopted, TicketAdoption
+from function.targets.ticket.both_ways import leave_unheard, take_step
+from function.targets.ticket.creation import NEVER_WRITTEN, TicketCreation
+from function.targets.ticket.decide import (
+    Adopt,
+    Create,
+    NoChange,
+    OpenSuccessor,
+    Refresh,
+    Update,
+    decide,
+)
 
 # Less than this is not enough for the next of several transitions: it would be cut off, and in
 # doubt for a minute.
@@ -59,8 +70,11 @@ class TicketReconciler:
     def __init__(self, access: TicketAccess) -> None:
         self._access = access
         self._creation = TicketCreation(access)
+        self._adoption = TicketAdoption(access, self._creation)
         self._transitions = 0
         self._wanted: dict[str, str] = {}
+        # What this event changed, of what both sides change.
+        self._restated: frozenset[str] = frozenset()
 
     @property
     def _rule(self) -> TicketRule:
@@ -81,11 +95,28 @@ class TicketReconciler:
         LeaseLost.
         """
         status, reason = Status.UNCHANGED, None
+        if step is not None and self._rule.listeners.rules:
+            self._restated = frozenset(step.changed_fields())
+            task = self._access.task
+            self._access.ticket = take_step(
+                self._ticket,
+                step,
+                wants,
+                self._rule,
+                task.event,
+                moved=task.moved,
+                says=self._says,
+            )
+        if self._rule.listeners.rules:
+            wants = leave_unheard(self._ticket, wants, self._rule, step)
         for _ in range(DECISIONS_MAX):
             if self._due_for_a_look():
                 if not self._look():
                     return self._missing_ignored()
                 continue
+            if step is not None:
+                self._adoption.check_name(wants)
+                self._access.ticket = self._ticket.progressed(step.progress)
             self._wanted = self._wanted_fields(wants)
             changes = self._changes()
             decision = decide(
@@ -97,19 +128,24 @@ class TicketReconciler:
                 differs=bool(changes),
             )
             match decision:
+                case Adopt() if self._adoption.in_doubt in ("", wants.sys_id):
+                    adopted = self._adopt(wants)
+                    if adopted is Adopted.MISSING:
+                        return self._missing_ignored()
+                    if adopted is Adopted.MARKED:
+                        status = Status.UPDATED
+                case _ if self._adoption.in_doubt:
+                    self._adoption.settle(wants)
                 case NoChange() if self._creation.is_in_doubt:
                     self._creation.settle(wants)
                 case NoChange():
-                    self._access.ticket = replace(self._ticket, row_resolved=decision.row_resolved)
+                    self._take_end(wants, row_resolved=decision.row_resolved)
                     if not self._ticket.sys_id:
                         # Where there is no ticket, nothing is left to look at.
                         self._access.ticket = self._ticket.without_suspicion()
                     if status is Status.UNCHANGED:
                         status, reason = decision.status, decision.reason
-                    reason = reason or (
-                        Reason.UNKNOWN_REFERENCE if self._access.task.left_empty else None
-                    )
-                    return Result(status, reason)
+                    return Result(status, reason or self._reason())
                 case Refresh():
                     if not self._look():
                         return self._missing_ignored()
@@ -139,6 +175,36 @@ class TicketReconciler:
             )
         )
 
+    def _take_end(self, wants: DesiredState, *, row_resolved: bool) -> None:
+        """Nothing has to be sent of the row's end. Where the ticket has ended as the row has,
+        somebody else wrote that."""
+        ended = self._ticket.state in self._states.ended
+        if ended == row_resolved != self._ticket.row_resolved:
+            self._access.remember_agreement([STATE, *wants.close])
+        self._access.ticket = replace(self._ticket, row_resolved=row_resolved)
+
+    def look_again(self) -> None:
+        """Find out what became of writes in doubt, and send nothing. Raises ServiceNowError."""
+        if self._due_for_a_look() and not self._look():
+            self._access.ticket = self._ticket.without_doubt()
+
+    def _reason(self) -> Reason | None:
+        """What to say of a ticket that is not all that the row wants."""
+        if self._access.task.left_empty:
+            return Reason.UNKNOWN_REFERENCE
+        return Reason.FOREIGN_MARK if self._access.task.left_alone else None
+
+    def _adopt(self, wants: DesiredState) -> Adopted | None:
+        """Adopt the ticket that the row names, unless a create in doubt has to be settled first."""
+        if not self._creation.is_in_doubt:
+            return self._adoption.adopt(wants)
+        before = self._ticket.pending_write
+        self._creation.settle(wants)
+        if self._ticket.sys_id and before is not None and "correlation_id" in before.fields:
+            # No create: it was found by the mark that a process without its lease has left.
+            self._adoption.take_for_sent(wants)
+        return None
+
     def _wanted_fields(self, wants: DesiredState) -> dict[str, str]:
         if self._rule.shared and self._ticket.sys_id:
             return {}
@@ -148,6 +214,13 @@ class TicketReconciler:
                 field: value
                 for field, value in wanted.items()
                 if field not in self._rule.create_only
+            }
+        if self._ticket.row_resolved and wants.resolved:
+            # Whoever resolved it, the row says more of that now.
+            wanted |= {
+                field: value
+                for field, value in wants.close.items()
+                if field in self._restated and self._ticket.last_sent.get(field) != value
             }
         # The first of them tells that it was we who resolved the ticket.
         if (
@@ -182,10 +255,20 @@ class TicketReconciler:
                 stands = known is not None and is_same_text(known, sent or "")
             if stands:
                 self._access.remember_asked({field: value})
+                self._access.remember_agreement([field])
             else:
                 # Nobody rather than the one who stands there, whom the row does not name any more.
                 changes[field] = sent or ""
         return changes
+
+    def _says(self, field: str, value: str) -> bool:
+        """Whether the ticket says *value*, as the row spells it, by what is known."""
+        known = self._ticket.known.get(field)
+        try:
+            sent = self._access.sent(field, value)
+        except ServiceNowError:
+            return False
+        return known is not None and is_kept(known, sent or "")
 
     def _due_for_a_look(self) -> bool:
         due = self._ticket.suspect_until
@@ -208,9 +291,11 @@ class TicketReconciler:
                 if field not in suspect
             }
             ended = self._ticket.state in self._states.ended
+            self._access.settle_sent(record)
             self._access.ticket = replace(
                 self._ticket,
                 last_sent=asked,
+                sent_values={},
                 suspect_until=None,
                 suspect_fields=frozenset(),
                 # A state write in doubt may have come after all, and after a later one.
@@ -276,7 +361,9 @@ class TicketReconciler:
                 # A canceled ticket was not solved.
                 values.pop("close_code", None)
         before = self._ticket.known
-        self._access.mark(PendingWrite("update", tuple(sorted(values)), self._access.clock()))
+        self._access.record_intent(
+            PendingWrite("update", tuple(sorted(values)), self._access.clock()), values
+        )
         failpoint("before_call")
         try:
             record = self._access.tables.update(
@@ -289,7 +376,7 @@ class TicketReconciler:
             failpoint("after_call")
         except ServiceNowError as error:
             failpoint("after_call")
-            marked = self._ticket.pending_write
+            marked, sent_values = self._ticket.pending_write, self._ticket.sent_values
             self._access.ticket = self._ticket.answered(suspect_until=self._ticket.suspect_until)
             if error.failure.status == 403 or error.failure.reason is Reason.WRONG_RECORD:
                 found = self._look_after_refusal(error, values, before)
@@ -301,7 +388,9 @@ class TicketReconciler:
                     return Written.OVERTAKEN
             if error.failure.retryability is Retryability.IN_DOUBT and marked is not None:
                 until = self._access.clock() + IN_DOUBT_SECONDS
-                self._access.ticket = self._ticket.update_in_doubt(marked.fields, until=until)
+                self._access.ticket = self._ticket.update_in_doubt(
+                    marked.fields, until=until, sent_values=sent_values
+                )
                 asked = max(IN_DOUBT_SECONDS, error.failure.retry_after_seconds or 0.0)
                 error.failure = replace(error.failure, retry_after_seconds=asked)
                 raise
@@ -368,6 +457,7 @@ class TicketReconciler:
         """Remember that *values* stand in the ticket, as *record* has them."""
         before = self._ticket.state
         self._access.take(record)
+        self._access.remember_write(record, values)
         self._access.looked = True
         written = {
             field: self._wanted.get(field, wants.close.get(field, ""))
