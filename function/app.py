@@ -3,8 +3,9 @@
 import logging
 import math
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from flask import Request, Response
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
@@ -24,21 +25,31 @@ from function.api import OperatorApi
 from function.connection.active import Connection, ConnectionProvider
 from function.connection.probe import ConnectionTester, TestReport
 from function.connection.store import ConnectionStore
+from function.core.event import Event
 from function.core.outcome import Failure, Outcome, Reason, Retryability
 from function.core.retry import retry_after
-from function.deadline import answer_within
+from function.deadline import Deadline, answer_within
 from function.engine import DeliveryResult, Engine
 from function.failpoints import failpoint
 from function.housekeeping import Housekeeping
 from function.ledger.backend import LedgerRefused, LedgerUnavailable
+from function.ledger.inbox import ticket_entry
 from function.ledger.ledger import Ledger
 from function.log import fault
 from function.settings import Settings
 from function.sources import hasura
 
+if TYPE_CHECKING:
+    from function.inbound.work import InboundWork
+    from function.sources.servicenow import TicketNotification
+
 log = logging.getLogger(__name__)
 
 HOUSEKEEPING: Final = "cron/servicenow_housekeeping"
+SYNC: Final = "cron/servicenow_sync"
+INBOX: Final = "hasura/servicenow.inbox"
+# ServiceNow waits ten seconds for an answer, and sends nothing again.
+NOTIFICATION_SECONDS: Final = 8.0
 # A large event waits so long for others to be done: Hasura keeps it, and sends it again.
 PATIENCE_SECONDS: Final = 10.0
 # Whether something was done before is not known there: it is found out when the event comes again.
@@ -60,10 +71,13 @@ class App:
         ledger: Ledger,
         configurations: ConnectionStore,
         tester: ConnectionTester,
+        inbound: Callable[[], "InboundWork"],
     ) -> None:
+        """*inbound* gives what works on tickets' changes: it is loaded when the first one comes."""
         self._settings = settings
         self._engine = engine
-        self._housekeeping = Housekeeping(engine)
+        self.inbound = inbound
+        self.housekeeping = Housekeeping(engine, lambda: inbound().inbox)
         self._connections = connections
         self._ledger = ledger
         self._configurations = configurations
@@ -73,6 +87,7 @@ class App:
             [
                 Route("/", endpoint=self._hasura, methods=["POST"]),
                 Route("/hasura", endpoint=self._hasura, methods=["POST"]),
+                Route("/servicenow", endpoint=self._servicenow, methods=["POST"]),
                 *OperatorApi(settings, connections, configurations, tester).routes(),
                 Route("/healthz", endpoint=self._healthz, methods=["GET"]),
                 Route("/readyz", endpoint=self._readyz, methods=["GET"]),
@@ -175,11 +190,80 @@ class App:
             if event.source == HOUSEKEEPING:
                 return answer_json(
                     200,
-                    {"event": event.id, "outcomes": [], "housekeeping": self._housekeeping.run()},
+                    {"event": event.id, "outcomes": [], "housekeeping": self.housekeeping.run()},
                 )
-            return _event_response(
-                self._engine.deliver(event, spent_seconds=time.monotonic() - started)
+            spent_seconds = time.monotonic() - started
+            if event.source == SYNC:
+                return self._read_changes(event, self._engine.deadline(spent_seconds))
+            if event.source == INBOX:
+                return self._work_inbox(event, self._engine.deadline(spent_seconds))
+            return _event_response(self._engine.deliver(event, spent_seconds=spent_seconds))
+
+    def _read_changes(self, event: Event, deadline: Deadline) -> Response:
+        """Look at what has changed in ServiceNow, whether anybody told of it or not."""
+        result = self.inbound().poll.run(deadline)
+        counts = {"read": result.read, "queued": result.queued, "worked": result.worked}
+        body = {"event": event.id, "outcomes": [], "sync": counts}
+        if result.failure is None:
+            return answer_json(200, body)
+        return answer_json(503, {**body, "error": result.failure.hint[:ERROR_CHARACTERS_MAX]})
+
+    def _work_inbox(self, event: Event, deadline: Deadline) -> Response:
+        """What the inbox keeps comes back as an event of its INSERT."""
+        row = event.new if isinstance(event.new, dict) else {}
+        result = self.inbound().inbox.work(str(row.get("id")), deadline=deadline)
+        outcomes = result.sync.outcomes if result.sync else ()
+        return _event_response(DeliveryResult(event.id, outcomes, result.retry_after_seconds))
+
+    def _servicenow(self, request: Request) -> Response:
+        from function.sources import servicenow  # noqa: PLC0415  # for those whom ServiceNow answers
+
+        started = time.monotonic()
+        try:
+            body = read_body(
+                request,
+                servicenow.NOTIFICATION_BYTES_MAX,
+                too_large=f"{servicenow.NOTIFICATION_BYTES_MAX} bytes",
             )
+        except BodyTooLarge as error:
+            return answer_json(413, {"error": str(error)})
+        if body is None or not servicenow.verify_signature(
+            request.headers.get("X-ServiceNow-Timestamp"),
+            request.headers.get("X-ServiceNow-Signature"),
+            body,
+            self._settings.servicenow_webhook_secrets,
+            now=time.time(),
+        ):
+            return answer_json(401, {"error": "the signature is missing, wrong or too old"})
+        try:
+            notification = servicenow.parse_notification(body)
+        except hasura.InvalidRequest as error:
+            log.warning("refused", extra={"status": 400, "why": error.message})
+            return answer_json(400, {"error": error.message})
+        return self._take_notification(notification, started)
+
+    def _take_notification(self, notification: "TicketNotification", started: float) -> Response:
+        table, sys_id = notification.table, notification.sys_id
+        if not self._engine.rules.from_table(table):
+            what = f"no rule in the rules file is from servicenow/{table}"
+            log.warning("a notification came for a table that no rule is from: %s", table)
+            return answer_json(422, {"error": what})
+        failpoint("received")
+        allowed = min(NOTIFICATION_SECONDS, self._settings.deadline_seconds)
+        with answer_within(allowed - SPARE_SECONDS):
+            result = self.inbound().tickets.sync_ticket(
+                table,
+                sys_id,
+                mod_count=notification.mod_count,
+                deadline=self._engine.deadline(
+                    time.monotonic() - started + self._settings.deadline_seconds - allowed
+                ),
+            )
+            if result.retry_after_seconds is None:
+                return _event_response(DeliveryResult(result.event, result.outcomes, None))
+            self._ledger.inbox.put(ticket_entry(table, sys_id))
+        outcomes = [_outcome(outcome) for outcome in result.outcomes]
+        return answer_json(202, {"event": result.event, "status": "queued", "outcomes": outcomes})
 
     def _refused(self, status: int, message: str) -> Response:
         log.warning("refused", extra={"status": status, "why": message})
@@ -223,6 +307,7 @@ def _outcome(outcome: Outcome) -> dict[str, object]:
         retry_at = datetime.fromtimestamp(math.ceil(outcome.retry_at), UTC).strftime(
             "%Y-%m-%dT%H:%M:%SZ"
         )
+    answered = {} if outcome.answer is None else {"answer": outcome.answer}
     return {
         "rule": outcome.rule,
         "key": outcome.key,
@@ -230,4 +315,5 @@ def _outcome(outcome: Outcome) -> dict[str, object]:
         "ticket": outcome.ticket or None,
         "reason": outcome.reason.value if outcome.reason else None,
         "retry_at": retry_at,
+        **answered,
     }

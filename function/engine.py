@@ -17,6 +17,7 @@ from function.core.outcome import (
 )
 from function.core.step import Step
 from function.deadline import Deadline, seconds_left
+from function.delivery_context import DeliveryContext
 from function.ledger.deliveries import UNRULED_SAMPLES_MAX
 from function.ledger.ledger import Ledger
 from function.ledger.records import (
@@ -25,7 +26,7 @@ from function.ledger.records import (
 from function.notices.alerts import AlertBuilder, no_rule, unruled_fingerprint
 from function.notices.mailer import AlertMailer
 from function.parallel import WorkThreads
-from function.rule_delivery import DeliveryContext, RuleDelivery, delivery_id
+from function.rule_delivery import RuleDelivery, delivery_id
 from function.rules.evaluate import evaluate
 from function.rules.model import Rule, Rules
 from function.settings import Settings

@@ -6,7 +6,16 @@ Nothing happens there in production. The fault tests listen, and end the process
 from collections.abc import Callable
 from typing import Final, Literal, TypeAlias
 
-Failpoint: TypeAlias = Literal["received", "leased", "before_call", "after_call", "recorded"]
+Failpoint: TypeAlias = Literal[
+    "received",
+    "leased",
+    "before_call",
+    "after_call",
+    "recorded",
+    "looked",
+    "before_mutation",
+    "after_mutation",
+]
 # In the order in which an event comes by: authenticated and read; the key is ours and the attempt
 # counted; the write is written down and not sent; it was answered, or failed, and that is not
 # written down; all is, and nobody was told.
@@ -17,6 +26,9 @@ FAILPOINTS: Final[tuple[Failpoint, ...]] = (
     "after_call",
     "recorded",
 )
+# In the order in which a ticket's change comes by: it was looked at; what the app is given is
+# written down and not sent; it was answered, or failed, and that is not written down.
+SYNC_FAILPOINTS: Final[tuple[Failpoint, ...]] = ("looked", "before_mutation", "after_mutation")
 
 _listener: Callable[[Failpoint], None] | None = None
 

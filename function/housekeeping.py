@@ -2,32 +2,35 @@
 
 import logging
 import uuid
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final
 
-from function.core.outcome import NotDone
-from function.core.step import DesiredState
-from function.core.trail import current_place
 from function.deadline import Deadline
 from function.engine import Engine
 from function.ledger.backend import LedgerRefused, LedgerUnavailable
 from function.log import fault
-from function.rule_delivery import save_under_lease, wanted_at
 from function.rules.model import Rule
-from function.targets.base import LeaseLost, TargetSession, Task
+from function.settling import settle_ticket
+from function.targets.base import LeaseLost, TargetSession
+
+if TYPE_CHECKING:
+    from function.inbound.inbox import InboxWorker
 
 log = logging.getLogger(__name__)
 
 SETTLE_MAX: Final = 200
 OVERDUE_MAX: Final = 1000
+INBOX_MAX: Final = 500
+# What cannot be worked for a fault of ours is left alone so long.
+DEFERRED_SECONDS: Final = 600.0
 
 
 class Housekeeping:
-    """Settles suspects, tells of what waits, forgets what is old."""
+    """Settles suspects, works the inbox, tells of what waits, forgets what is old."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, inbox: Callable[[], "InboxWorker"]) -> None:
         self._engine = engine
+        self._inbox = inbox
         self._ledger = engine.ledger
         self._settings = engine.settings
 
@@ -35,6 +38,7 @@ class Housekeeping:
         """Do all of it, as far as the time for one answer goes; gives how many of each."""
         deadline = self._engine.deadline()
         settled = self._settle_suspects(deadline)
+        worked = self._work_inbox(deadline)
         told = self._tell_of_overdue(deadline)
         # What is old can wait, and mails cannot: they are left half of the time.
         keep_seconds = self._settings.keep_days * 86400.0
@@ -42,7 +46,28 @@ class Housekeeping:
             keep_seconds, for_seconds=max(0.0, deadline.left() / 2)
         )
         mailed = self._engine.notices.flush(timeout_seconds=max(0.0, deadline.left()))
-        return {"settled": settled, "told": told, "forgotten": forgotten, "mailed": mailed}
+        return {
+            "settled": settled,
+            "worked": worked,
+            "told": told,
+            "forgotten": forgotten,
+            "mailed": mailed,
+        }
+
+    def _work_inbox(self, deadline: Deadline) -> int:
+        """Work what Hasura's events have not brought, for half of the time at most."""
+        worked, until = 0, deadline.left() / 2
+        for entry in self._ledger.inbox.due(most=INBOX_MAX):
+            if deadline.left() < max(until, self._engine.context.work_seconds_min):
+                break
+            try:
+                worked += self._inbox().work_entry(entry, deadline).retry_after_seconds is None
+            except LedgerUnavailable:
+                raise
+            except Exception as error:  # noqa: BLE001  # one that cannot be worked must not stop the others
+                log.critical("a fault of ours: %s", fault(error))
+                self._ledger.inbox.defer(entry, seconds=DEFERRED_SECONDS)
+        return worked
 
     def _settle_suspects(self, deadline: Deadline) -> int:
         """Look again at what was left in doubt, of every target: two may stand on one instance."""
@@ -90,37 +115,14 @@ class Housekeeping:
         if leased is None:
             return False
         ticket, now = leased
-        place = current_place(ticket.trail)
-        deadline.begin_row(failed_before=ticket.call_failed)
-        wants = wanted_at(place) if place is not None else None
-        desired = wants if isinstance(wants, DesiredState) else None
-        traits = self._ledger.tickets.traits(session.instance, rule.target.table)
-        task = Task(
-            rule,
-            None,
-            None,
-            desired,
-            ticket,
-            now,
-            deadline,
-            save_under_lease(self._ledger, owner),
-            traits,
-        )
-        settled = False
         try:
-            session.settle(task)
-            settled = True
-        except NotDone as error:
-            log.warning(
-                "a %s could not be looked at",
-                rule.target.kind,
-                extra={"rule": rule.id, "reason": error.failure.reason.value},
+            record, failure = settle_ticket(
+                self._ledger, session, rule, ticket, owner=owner, now=now, deadline=deadline
             )
         except LeaseLost:
             return False
-        record = replace(task.record, call_failed=deadline.failed_now(done=settled))
         self._ledger.tickets.give_back(record, owner=owner)
-        return settled
+        return failure is None
 
     def _tell_of_overdue(self, deadline: Deadline) -> int:
         """People hear of what Hasura did not send again when it should have; in the end

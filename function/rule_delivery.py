@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from function.core.event import Event, Op
@@ -19,14 +19,13 @@ from function.core.outcome import (
     Retryability,
     Status,
 )
-from function.core.permit import HoldKind
-from function.core.retry import wait_seconds
 from function.core.step import DesiredState, Step, wanted_from_json, wanted_to_json
 from function.core.trail import Place, current_place
 from function.deadline import Deadline
+from function.delivery_context import DeliveryContext
 from function.failpoints import failpoint
 from function.ledger.backend import LedgerRefused, LedgerUnavailable
-from function.ledger.holds import PROBE_SECONDS, held_fingerprint
+from function.ledger.holds import PROBE_SECONDS
 from function.ledger.ledger import Ledger
 from function.ledger.records import (
     Acquired,
@@ -43,10 +42,8 @@ from function.ledger.records import (
     Ticket,
 )
 from function.log import fault
-from function.notices.alerts import AlertBuilder
-from function.rules.model import Rule, Rules
-from function.settings import Settings
-from function.targets.base import LeaseLost, Result, Targets, TargetSession, Task
+from function.rules.model import Rule
+from function.targets.base import LeaseLost, Result, TargetSession, Task
 
 log = logging.getLogger(__name__)
 
@@ -56,34 +53,11 @@ LEASE_PATIENCE_SECONDS: Final = 2.0
 # A key is busy for as long as a call takes, seldom for the whole lease of a holder that vanished:
 # asking costs little.
 BUSY_SECONDS_MAX: Final = 10.0
-# Less than this is not enough for a call and its record.
-WORK_SECONDS_MIN: Final = 1.0
 # How often an event is begun on another connection because its own was replaced. After that it is
 # answered 503, and Hasura sends it again.
 CHANGES_MAX: Final = 3
 # Hasura is asked to send again after that, where only the time ran out.
 SOON_SECONDS: Final = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class DeliveryContext:
-    """What every delivery works with. *draw* gives the jitter: a random number in [0, 1)."""
-
-    settings: Settings
-    rules: Rules
-    ledger: Ledger
-    targets: Targets
-    alerts: AlertBuilder
-    draw: Callable[[], float]
-
-    @property
-    def work_seconds_min(self) -> float:
-        """Less time is not enough for a call and its record."""
-        return min(WORK_SECONDS_MIN, self.settings.deadline_seconds / 4)
-
-    def digest(self, session: TargetSession) -> str:
-        """What stands for the rules and settings that decide what becomes of an event."""
-        return f"{self.rules.digest[:16]}{session.settings_digest[:16]}"
 
 
 class RuleDelivery:
@@ -271,6 +245,9 @@ class RuleDelivery:
             begun.status.traits,
             # A dead letter begins anew: its reason is that of before.
             replayed=begun.delivery.attempts == 1 and begun.delivery.reason == Reason.IN_DOUBT,
+            moved=moved,
+            attempt=begun.delivery.attempts,
+            first_seen=begun.delivery.first_seen,
         )
         try:
             result, failure, held = self._apply(task, wants, moved=moved)
@@ -299,7 +276,7 @@ class RuleDelivery:
                 self._rule.id, step.key, result.status, task.record.number, result.reason
             )
         else:
-            outcome = self._failed(step, begun, failure, task.record.number, started=started)
+            outcome = self._failed(begun, failure, task.record.number, started=started)
         alerts, fingerprint = self._alerts(begun, outcome, failure, held, task)
         record = replace(task.record, call_failed=self._deadline.failed_now(done=failure is None))
         try:
@@ -319,7 +296,7 @@ class RuleDelivery:
             raise
         except Exception as error:  # noqa: BLE001  # what the ledger does not take must not cost the event
             self._release_permit(begun)
-            return self._not_recorded(step, begun, error, owner=owner, started=started)
+            return self._not_recorded(begun, error, owner=owner, started=started)
         if not stands:
             self._release_permit(begun)
             retry_at = begun.now + 1.0 + self._settings.lease_seconds * self._context.draw()
@@ -410,11 +387,10 @@ class RuleDelivery:
         ticket = Ticket(session.instance, self._rule.id, step.key)
         status = InstanceStatus(session.version or "", traits=TableTraits(), others=True)
         acquired = Acquired(ticket, delivery, now, status)
-        return self._not_recorded(step, acquired, error, owner="", started=started)
+        return self._not_recorded(acquired, error, owner="", started=started)
 
     def _not_recorded(
         self,
-        step: Step,
         begun: Acquired,
         error: Exception,
         *,
@@ -435,7 +411,7 @@ class RuleDelivery:
             Reason.FAULT,
             f"a fault of ours: the ledger does not take what came of it ({why}); the log has more",
         )
-        outcome = self._failed(step, begun, failure, "", started=started)
+        outcome = self._failed(begun, failure, "", started=started)
         alerts, fingerprint = self._alerts(begun, outcome, failure, None, None)
         self._finish(
             None,
@@ -452,7 +428,6 @@ class RuleDelivery:
 
     def _failed(
         self,
-        step: Step,
         begun: Acquired,
         failure: Failure,
         number: str,
@@ -460,23 +435,8 @@ class RuleDelivery:
         started: float,
     ) -> Outcome:
         """The outcome of a failure: to be tried again, or given up on."""
-        if failure.retryability is Retryability.PERMANENT:
-            return Outcome(
-                self._rule.id, step.key, Status.DEAD, number, failure.reason, hint=failure.hint
-            )
         now = begun.now + time.monotonic() - started
-        if now - begun.delivery.first_seen > self._settings.retry_for_seconds:
-            return Outcome(
-                self._rule.id, step.key, Status.DEAD, number, Reason.GAVE_UP, hint=failure.hint
-            )
-        # Time that ran out is nobody's outage: the rest is done soon.
-        attempt = 1 if failure.reason is Reason.DEADLINE else begun.delivery.attempts
-        wait = wait_seconds(
-            attempt, self._context.draw(), at_least=failure.retry_after_seconds or 0.0
-        )
-        return Outcome(
-            self._rule.id, step.key, Status.RETRYING, number, failure.reason, now + max(1.0, wait)
-        )
+        return self._context.failed_outcome(begun.delivery, failure, number=number, now=now)
 
     def _alerts(
         self,
@@ -495,33 +455,16 @@ class RuleDelivery:
         alerts = []
         if task is not None and task.left_empty:
             alerts.append(builder.left_empty(task.left_empty, known))
+        if task is not None and task.left_alone:
+            alerts.append(builder.left_alone(task.left_alone, known))
         if task is not None and task.mismatched_fields:
             alerts.append(builder.mismatched(task.mismatched_fields, known))
         if failure is None:
             return alerts, ""
-        fingerprint = delivery.fingerprint if outcome.status is Status.RETRYING else ""
-        if outcome.status is Status.DEAD:
-            dead = builder.dead(failure, outcome, known)
-            alerts.append(dead)
-            fingerprint = dead.fingerprint
-        if held is not None:
-            alerts.append(
-                builder.held(
-                    failure,
-                    known,
-                    fingerprint=held_fingerprint(session.instance, held.kind),
-                    since=held.since,
-                    at_once=held.kind in (HoldKind.AUTH, HoldKind.CONFIG),
-                )
-            )
-        age = begun.now - delivery.first_seen
-        held_later = held.since - delivery.first_seen if held is not None else None
-        if builder.needs_own_alert(outcome, failure, age_seconds=age, held_later=held_later):
-            earlier = self._ledger.alerts.find_kind(delivery.fingerprint)
-            waiting = builder.waiting(failure, delivery, earlier=earlier)
-            alerts.append(waiting)
-            fingerprint = waiting.fingerprint
-        return alerts, fingerprint
+        more, fingerprint = self._context.failure_alerts(
+            builder, known, outcome, failure, held, instance=session.instance, now=begun.now
+        )
+        return alerts + more, fingerprint
 
     # Without a key
 

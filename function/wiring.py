@@ -3,6 +3,8 @@
 import logging
 import random
 from collections.abc import Callable, Mapping
+from functools import cache
+from typing import TYPE_CHECKING
 
 from function import secretmanager
 from function.app import App
@@ -12,6 +14,7 @@ from function.connection.probe import ConnectionTester
 from function.connection.store import ConnectionStore
 from function.core.finding import Finding, Level
 from function.engine import Engine
+from function.http.network import read_network
 from function.ledger.database import Database
 from function.ledger.ledger import Ledger
 from function.notices.mailer import AlertMailer
@@ -19,9 +22,18 @@ from function.rules import loader as rules_file
 from function.rules.model import Rules
 from function.rules.ticket import rules_with_tickets, ticket_of
 from function.servicenow import Credential
-from function.servicenow.network import read_network
-from function.settings import Settings, SettingsError, credential, load_settings
+from function.settings import (
+    Settings,
+    SettingsError,
+    credential,
+    load_settings,
+    missing_for_mutate,
+)
+from function.targets.base import Target
 from function.targets.ticket.target import TicketTarget
+
+if TYPE_CHECKING:
+    from function.inbound.work import InboundWork
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +46,16 @@ def build(environ: Mapping[str, str]) -> App:
     """
     settings = load_settings(environ)
     rules = read_rules(settings.rules_file, environ)
+    mutates = rules.hears_tickets
+    if mutates and (missing := missing_for_mutate(settings)):
+        raise SettingsError(*missing)
     if not settings.hasura_event_secrets:
         log.warning("HASURA_EVENT_SECRETS is not set: every event is answered 401")
+    if not settings.servicenow_webhook_secrets:
+        log.warning(
+            "SERVICENOW_WEBHOOK_SECRETS is not set: every notification of ServiceNow's is answered "
+            "401"
+        )
     if not settings.console_token:
         log.warning(
             "CONSOLE_TOKEN is not set: /api/servicenow/config and "
@@ -97,11 +117,37 @@ def create_app(
         settings=settings,
         rules=rules,
         ledger=ledger,
-        targets={"ticket": TicketTarget(connections, ledger, source_name=settings.source_name)},
+        targets=_make_targets(settings, rules, connections, ledger),
         notices=notices,
         draw=random.SystemRandom().random,
     )
-    return App(settings, engine, connections, ledger, configurations, tester)
+
+    @cache
+    def inbound() -> "InboundWork":
+        from function.inbound.work import build_inbound  # noqa: PLC0415  # for those whom ServiceNow answers
+
+        return build_inbound(engine, connections, network)
+
+    return App(settings, engine, connections, ledger, configurations, tester, inbound)
+
+
+def _make_targets(
+    settings: Settings, rules: Rules, connections: ConnectionProvider, ledger: Ledger
+) -> dict[str, Target]:
+    """One for each kind that rules have, and tickets in any case."""
+    targets: dict[str, Target] = {
+        "ticket": TicketTarget(
+            connections,
+            ledger,
+            source_name=settings.source_name,
+            lease_seconds=settings.lease_seconds,
+        )
+    }
+    if any(rule.target.kind == "note" for rule in rules.rules):
+        from function.targets.note.target import NoteTarget  # noqa: PLC0415  # for those who have notes
+
+        targets["note"] = NoteTarget(connections, ledger, source_name=settings.source_name)
+    return targets
 
 
 def _credentials(

@@ -19,7 +19,17 @@ OVERDUE: Final = (
     "it was interrupted, and Hasura has not sent it again: is its event trigger "
     "still there, and running?"
 )
+# What does not pass by itself.
+_AT_ONCE: Final = frozenset({Reason.TOO_MANY_UPDATES})
+# What waits so waits for no trouble of its own: time ran out, or a ticket is under way, of which
+# people are told.
+_OF_OTHERS: Final = frozenset({Reason.DEADLINE, Reason.NO_TICKET})
 _WRITE_OR_REMOVE: Final = "write one, or remove the trigger that sends this"
+
+
+def unread_fingerprint(instance: str, table: str) -> str:
+    """The alert that changes in *table* cannot be read."""
+    return f"unread {instance} {table}"
 
 
 def unruled_fingerprint(source: str) -> str:
@@ -62,6 +72,16 @@ class AlertBuilder:
             wait_seconds=0.0 if at_once else self._notify_after_seconds,
         )
 
+    def held_reading(
+        self, failure: Failure, table: str, *, fingerprint: str, since: float, at_once: bool
+    ) -> Alert:
+        """The same where *table* was to be read."""
+        return replace(
+            self._alert(AlertKind.HELD, failure, table=table, since=since),
+            fingerprint=fingerprint,
+            wait_seconds=0.0 if at_once else self._notify_after_seconds,
+        )
+
     def dead(self, failure: Failure, outcome: Outcome, delivery: Delivery) -> Alert:
         """*outcome* is that *delivery* was given up."""
         failure = replace(failure, reason=outcome.reason or failure.reason)
@@ -97,6 +117,16 @@ class AlertBuilder:
         alert = self._of_event(AlertKind.UNRULED, failure, event, now=now)
         return replace(alert, fingerprint=unruled_fingerprint(event.source))
 
+    def unread(self, failure: Failure, table: str, *, now: float) -> Alert:
+        """What changed in *table* cannot be read; whatever may pass by itself is mailed once it has
+        lasted."""
+        at_once = failure.retryability is Retryability.PERMANENT
+        return replace(
+            self._alert(AlertKind.UNREAD, failure, table=table, since=now),
+            fingerprint=unread_fingerprint(self._instance, table),
+            wait_seconds=0.0 if at_once else self._notify_after_seconds,
+        )
+
     def upstream(self, failure: Failure, source: str, *, now: float) -> Alert:
         """A request from *source* was no event."""
         return self._alert(AlertKind.UPSTREAM, failure, table=source, since=now)
@@ -110,6 +140,12 @@ class AlertBuilder:
             f"{hints}. It is filled in when the record is there and the row changes, unless "
             "people did so before",
         )
+        return self._of_delivery(AlertKind.FIELD, failure, delivery, fields=sorted(reasons))
+
+    def left_alone(self, reasons: dict[str, str], delivery: Delivery) -> Alert:
+        """Fields of another system that were left as they are, by field why."""
+        hints = "; ".join(dict.fromkeys(reasons.values()))
+        failure = Failure(Retryability.PERMANENT, Reason.FOREIGN_MARK, hints)
         return self._of_delivery(AlertKind.FIELD, failure, delivery, fields=sorted(reasons))
 
     def mismatched(self, fields: frozenset[str], delivery: Delivery) -> Alert:
@@ -181,12 +217,12 @@ class AlertBuilder:
         *held_later*: seconds between the event and the hold that keeps it (None: nothing is held).
         """
         waits_alone = held_later is None or held_later > self._notify_after_seconds
-        waits_long = age_seconds >= self._notify_after_seconds
+        waits_long = age_seconds >= self._notify_after_seconds or failure.reason in _AT_ONCE
         return (
             outcome.status is Status.RETRYING
             and waits_long
             and waits_alone
-            and failure.reason is not Reason.DEADLINE
+            and failure.reason not in _OF_OTHERS
         )
 
 

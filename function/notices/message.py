@@ -43,7 +43,18 @@ PHRASES: Final[dict[str, str]] = {
     Reason.UNAUTHORIZED: "{system} refuses our credentials",
     Reason.NOT_SERVICENOW: "something other than {system} answers",
     Reason.BAD_ANSWER: "{system}'s answer cannot be understood",
+    Reason.HASURA_UNREACHABLE: "{system} cannot be reached",
+    Reason.HASURA_TIMEOUT: "{system} does not answer in time",
+    Reason.HASURA_UNAVAILABLE: "{system} is unavailable",
+    Reason.HASURA_OVERLOADED: "{system} is overloaded",
+    Reason.HASURA_UNAUTHORIZED: "{system} refuses our admin secret",
+    Reason.HASURA_BAD_ANSWER: "{system}'s answer cannot be understood",
+    Reason.MUTATION_FAILED: "{system} failed on the mutation",
+    Reason.MUTATION_INVALID: "{system} cannot make sense of the mutation",
+    Reason.MUTATION_FORBIDDEN: "{system} does not permit the mutation",
+    Reason.MUTATION_REFUSED: "the app's database refuses the mutation",
     Reason.WRONG_RECORD: "{system} answers with another record",
+    Reason.TIME_ZONE: "{system} reads times in another time zone than GMT",
     Reason.NOT_KEPT: "{system} did not keep a value",
     Reason.FAULT: "a fault of our own",
     Reason.IN_DOUBT: "it is not known whether {system} did it",
@@ -52,7 +63,8 @@ PHRASES: Final[dict[str, str]] = {
     Reason.DATA_POLICY: "a {system} data policy refuses it",
     Reason.INSERT_FAILED: "{system} could not insert it",
     Reason.REFUSED: "{system} refuses it",
-    Reason.CONFLICT: "another record in {system} has its sys_id",
+    Reason.FOREIGN_MARK: "its ticket has another system's correlation_id",
+    Reason.CONFLICT: "its sys_id in {system} is that of another ticket",
     Reason.MISSING: "its ticket is not in {system} any more",
     Reason.UNKNOWN_REFERENCE: "{system} does not know a name that the rule refers to",
     Reason.BAD_MAPPING: "the rule cannot be applied to the row",
@@ -61,9 +73,11 @@ PHRASES: Final[dict[str, str]] = {
     Reason.NO_RULE: "no rule is for it",
     Reason.NOT_A_ROW: "the event carries no row",
     Reason.NOT_CONFIGURED: "it is not known how to sign in to {system}",
+    Reason.NO_TICKET: "the ticket that it is for is not there yet",
     Reason.BUSY: "another delivery is at work on its key",
     Reason.NO_CAPACITY: "the function has no capacity left",
     Reason.DEADLINE: "there was not enough time to finish",
+    Reason.TOO_MANY_UPDATES: "the app was told of one ticket too often",
     Reason.GAVE_UP: "it kept failing for too long",
 }
 
@@ -199,12 +213,25 @@ def _headline(mail: DueMail) -> tuple[str, str]:
                 f"Calls to {system} are held: {why}. Events wait until a probe passes; Hasura "
                 "sends them again by itself.",
             )
+        case AlertKind.UNREAD:
+            return (
+                f"changes of {concerned} are not read: {why}",
+                f"What changed of {concerned} in {system} cannot be read by `sync`: {why}. It is "
+                "tried again by itself, and goes on from where it was.",
+            )
         case AlertKind.FIELD if alert.reason == Reason.UNKNOWN_REFERENCE:
             fields = ", ".join(alert.fields)
             return (
                 f"left {fields} of {who} empty",
                 f"The ticket of {who} was written without {fields}: {why}. The rule says to leave "
                 "that empty in this case.",
+            )
+        case AlertKind.FIELD if alert.reason == Reason.FOREIGN_MARK:
+            fields = ", ".join(alert.fields)
+            return (
+                f"left {fields} of {who} as it was",
+                f"The ticket of {who} was there already, and its {fields} was left as it was: "
+                f"{why}.",
             )
         case AlertKind.FIELD:
             fields = ", ".join(alert.fields)
@@ -291,6 +318,8 @@ def _commands(mail: DueMail) -> Iterator[tuple[str, str]]:
             )
         case AlertKind.WAITING if alert.event:
             yield "To try it at once:", _replay(alert)
+        case AlertKind.UNREAD:
+            yield "To try it at once:", _SYNC
         case AlertKind.DEAD | AlertKind.UNRULED | AlertKind.UPSTREAM if alert.event:
             yield "Once that is put right, and deployed, this sends it again:", _replay(alert)
     if alert.kind is AlertKind.DEAD and mail.count > 1:
@@ -300,6 +329,7 @@ def _commands(mail: DueMail) -> Iterator[tuple[str, str]]:
 
 
 _CHECK: Final = "python -m function check"
+_SYNC: Final = "python -m function sync"
 
 
 def _details(mail: DueMail) -> str:

@@ -48,8 +48,8 @@ _WHAT_TO_SEND: Final = (
 
 
 class InvalidRequest(Exception):  # noqa: N818  # the request's fault, not an error of ours
-    """The body is nothing that Hasura sends. *message* says what is wrong and what to send instead,
-    and quotes nothing of a row."""
+    """The body is nothing that its source sends. *message* says what is wrong and what to send
+    instead, and quotes nothing of a row."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)

@@ -106,6 +106,13 @@ FIELD = changed(
     ticket="INC0010001",
     fingerprint="outage/fields",
 )
+LEFT_ALONE = changed(
+    FIELD,
+    reason=Reason.FOREIGN_MARK,
+    hint="Another system may go by it.",
+    fields=("correlation_id",),
+    fingerprint="outage/left alone",
+)
 UNRULED = changed(
     HELD,
     kind=AlertKind.UNRULED,
@@ -121,6 +128,13 @@ UPSTREAM = changed(
     reason=Reason.REFUSED,
     hint="The body has the event under `payload`.",
 )
+UNREAD = changed(
+    UPSTREAM,
+    kind=AlertKind.UNREAD,
+    table="incident",
+    reason=Reason.TIME_ZONE,
+    hint="Set the time zone of the integration user to GMT.",
+)
 OVER = changed(WAITING, recovered=True, lasted_seconds=4000.0, count=5)
 SAMPLES = {
     "dead": DEAD,
@@ -128,8 +142,10 @@ SAMPLES = {
     "waiting": WAITING,
     "held": HELD,
     "field": FIELD,
+    "left alone": LEFT_ALONE,
     "unruled": UNRULED,
     "upstream": UPSTREAM,
+    "unread": UNREAD,
     "over": OVER,
     "held and over": changed(HELD, rule="outage", key="42", recovered=True, lasted_seconds=4000.0),
     "dead and over": changed(UNMAPPED, recovered=True, lasted_seconds=90000.0),
@@ -198,6 +214,7 @@ def test_a_permanent_failure_says_what_happened_and_how_to_send_it_again() -> No
         ("field", "[shop-prod] ServiceNow did not keep impact, assignment_group of outage/42"),
         ("unruled", "[shop-prod] no rule is for hasura/public.orders"),
         ("upstream", "[shop-prod] request refused: it is not an event as Hasura sends it"),
+        ("unread", "[shop-prod] changes of incident are not read: ServiceNow reads times in"),
         ("over", "[shop-prod] over after 66 minutes: outage, ServiceNow is unavailable"),
         ("held and over", "[shop-prod] over after 66 minutes: ServiceNow refuses our credentials"),
     ],
@@ -231,6 +248,16 @@ def test_a_field_that_was_not_kept_is_named_with_its_ticket_and_nothing_is_repla
     assert "replay" not in text
 
 
+def test_what_another_system_wrote_and_was_left_alone_is_not_called_a_value_that_was_not_kept() -> (
+    None
+):
+    message = mail(LEFT_ALONE)
+
+    assert "left correlation_id of outage/42 as it was" in str(message["Subject"])
+    assert "its ticket has another system's correlation_id" in " ".join(text_of(message).split())
+    assert "not keep" not in text_of(message)
+
+
 @pytest.mark.parametrize(
     ("notice", "command"),
     [
@@ -240,6 +267,7 @@ def test_a_field_that_was_not_kept_is_named_with_its_ticket_and_nothing_is_repla
         (changed(UNRULED, event="e1"), "replay e1"),
         (changed(WAITING, event="e1"), "replay e1"),
         (UPSTREAM, ""),
+        (UNREAD, "sync"),
         (changed(FIELD, event="e1"), ""),
         (SAMPLES["held and over"], ""),
     ],

@@ -1,0 +1,1 @@
+"""What ServiceNow changes, brought to the app."""
