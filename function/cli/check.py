@@ -23,10 +23,12 @@ from function.log import start_logging
 from function.notices.message import compose_trial
 from function.notices.smtp import MailNotSent, send
 from function.rules.loader import RulesError
-from function.rules.model import Rules
+from function.rules.model import Rule, Rules
+from function.rules.mutate import MutateRule
+from function.rules.note import NoteRule, rules_with_notes
 from function.rules.ticket import rules_with_tickets
 from function.servicenow import ServiceNowError
-from function.settings import Settings, SettingsError, load_settings
+from function.settings import Settings, SettingsError, load_settings, missing_for_mutate
 from function.wiring import create_app, read_rules
 
 # Longer than a server takes that asks others about us first.
@@ -81,21 +83,23 @@ def check(
         report.add_findings(found.faults)
         report.add_findings(found.warnings)
     report.source = settings.source_name if settings else ""
-    if settings is None or rules is None:
+    missing = list(_list_missing(settings, rules))
+    report.add_findings(missing)
+    if settings is None or rules is None or missing:
         if not offline:
             report.print_line(
                 "the ServiceNow instance was not asked: settings and rules come first"
             )
         report.print_summary()
         return
-    report.add_findings(_warn_of_unset(settings))
+    report.add_findings(_warn_of_unset(settings, rules))
     report.print_line(
         f"settings: in order ({settings.source_name} to "
         f"{settings.servicenow_instance_url or 'what is stored'})"
     )
     report.print_line(f"{rules_file}: in order, {counted(len(rules.rules), 'rule')}")
     for rule in rules.rules:
-        report.print_line(f"  {rule.id}: {rule.source} -> {rule.target.table}")
+        report.print_line(f"  {rule.id}: {rule.source} -> {_name_target(rule)}")
     if found is not None and found.faults:
         pass  # printed already
     elif found is None:
@@ -153,7 +157,23 @@ class CheckReport:
             sys.exit(1)
 
 
-def _warn_of_unset(settings: Settings) -> Iterator[Finding]:
+def _name_target(rule: Rule) -> str:
+    """What the rule writes to."""
+    if isinstance(rule.target, NoteRule):
+        return f"{rule.target.table}.{rule.target.journal}, on the tickets of {rule.target.ticket}"
+    if isinstance(rule.target, MutateRule):
+        return f"mutation {rule.target.operation_name}".rstrip()
+    return rule.target.table
+
+
+def _list_missing(settings: Settings | None, rules: Rules | None) -> Iterator[Finding]:
+    """Settings that rules from servicenow/TABLE need, and without which the function does not
+    start."""
+    if settings is not None and rules is not None and rules.hears_tickets:
+        yield from missing_for_mutate(settings)
+
+
+def _warn_of_unset(settings: Settings, rules: Rules) -> Iterator[Finding]:
     """Settings that may be left out, and seldom are."""
     for name, is_set, what in (
         (
@@ -165,6 +185,11 @@ def _warn_of_unset(settings: Settings) -> Iterator[Finding]:
             "SMTP_URL",
             settings.smtp_url,
             "is not set: failures will be kept, but nobody is mailed",
+        ),
+        (
+            "SERVICENOW_WEBHOOK_SECRETS",
+            settings.servicenow_webhook_secrets or not rules.hears_tickets,
+            "is not set: every notification of ServiceNow's will be answered 401",
         ),
     ):
         if not is_set:
@@ -233,8 +258,10 @@ def _check_instance(settings: Settings, rules: Rules, *, write_probe: bool) -> I
             client,
             rules_with_tickets(rules),
             traits=lambda table: app.ledger.tickets.traits(instance_url, table),
+            notes=rules_with_notes(rules),
             write_probe=write_probe,
             progress=_progress_printer(instance_url),
+            reads_changes=rules.hears_tickets,
         )
         yield from examined.findings
         for table, traits in examined.traits.items():

@@ -2,12 +2,12 @@
 
 import click
 
-from function.cli import check, explain, replay, setup
+from function.cli import check, explain, replay, setup, sync
 from function.cli.group import commands, open_settings
 from function.ledger.backend import LedgerUnavailable, LedgerUnfit
 from function.ledger.database import Database
 
-__all__ = ["check", "commands", "explain", "replay", "setup"]
+__all__ = ["check", "commands", "explain", "replay", "setup", "sync"]
 
 
 @commands.command()

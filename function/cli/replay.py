@@ -8,9 +8,10 @@ import click
 
 from function.app import App
 from function.cli.group import commands, open_app
-from function.core.outcome import Status
+from function.core.outcome import Outcome, Status
 from function.core.values import instant
 from function.ledger.backend import LedgerUnavailable
+from function.ledger.records import Delivery
 from function.notices.message import replay_command
 from function.sources.kept import UnknownSource, read_event
 
@@ -58,18 +59,20 @@ def _replay(
                 f"{event}: " + ("already done" if known else "not in the ledger"), err=not known
             )
             tally["already done" if known else "unknown"] += 1
-    # An id that was used again is another event.
-    kept = {(letter.event, letter.content): letter for letter in letters}
+    # An id that was used again is another event; each entry of a ticket's journal is one.
+    kept = {
+        (letter.event, letter.content, letter.key if _is_change(letter) else ""): letter
+        for letter in letters
+    }
     waiting: list[str] = []
-    for number, ((event_id, _), letter) in enumerate(kept.items(), start=1):
+    for number, ((event_id, _, _), letter) in enumerate(kept.items(), start=1):
         try:
-            event_kept = read_event(letter.source, letter.body)
+            outcomes = _deliver_again(app, letter, rule)
         except UnknownSource as error:
             click.echo(f"{event_id}: {error}", err=True)
             tally["unknown"] += 1
             continue
-        delivered = app.engine.deliver(event_kept, fresh=True, only_rules=rule and [rule])
-        for outcome in delivered.outcomes:
+        for outcome in outcomes:
             tally[outcome.status.value] += 1
             said = [
                 outcome.status.value,
@@ -93,3 +96,21 @@ def _replay(
         # Hasura has given these up: nobody but the operator sends them again.
         click.echo(f"to try again: {replay_command(list(dict.fromkeys(waiting)))}")
     return tally
+
+
+def _is_change(letter: Delivery) -> bool:
+    """Whether it is of a ticket's change, and not of an event of Hasura's."""
+    return letter.source.startswith("servicenow/")
+
+
+def _deliver_again(app: App, letter: Delivery, rule: str | None) -> tuple[Outcome, ...]:
+    """Raises UnknownSource, LedgerUnavailable."""
+    if not _is_change(letter):
+        event = read_event(letter.source, letter.body)
+        only_rules = [rule] if rule else None
+        return app.engine.deliver(event, fresh=True, only_rules=only_rules).outcomes
+    table, _, sys_id = letter.event.partition("/")
+    tickets, deadline = app.inbound().tickets, app.engine.deadline()
+    if letter.key == sys_id:
+        return tickets.sync_ticket(table, sys_id, deadline=deadline, fresh=True).outcomes
+    return tickets.give_entry(table, sys_id, letter.rule, letter.key, deadline=deadline).outcomes

@@ -18,9 +18,11 @@ from function.core.lifecycle import lifecycle_of, shipped_choices
 from function.core.outcome import Failure, Reason, Retryability
 from function.ledger.records import KeptMark, TableTraits, kept_mark
 from function.rules.model import Rule, RuleTemplate
+from function.rules.note import note_of
 from function.rules.schema import FIELDS_REFUSED
 from function.rules.ticket import TEMPLATE, TicketRule, ticket_of
 from function.servicenow import Record, ServiceNowError, TableClient, UnknownReference
+from function.servicenow.journal import TABLE as JOURNALS
 from function.servicenow.references import REFERENCES, References
 from function.servicenow.schema import Column, Policy, TableSchema, describe
 
@@ -34,6 +36,10 @@ _TIMES: Final = frozenset({"glide_date_time", "due_date"})
 _OURS: Final = ("correlation_id", "correlation_display")
 # A rate limit below this is soon met: two calls a ticket, and a burst of rows is a few hundred.
 CALLS_PER_HOUR_MIN: Final = 3600
+# Names of GMT that a user's time zone may have.
+_GMT: Final = frozenset(
+    {"GMT", "UTC", "Etc/GMT", "Etc/UTC", "Etc/UCT", "Etc/Greenwich", "Etc/Zulu", "Zulu"}
+)
 # The states in which records begin.
 _FIRST_STATES: Final = {"incident": frozenset({"1"}), "change_request": frozenset({"-5"})}
 # What the platform, or this function, gives every ticket.
@@ -61,24 +67,29 @@ def examine(
     rules: Sequence[Rule],
     *,
     traits: Callable[[str], TableTraits],
+    notes: Sequence[Rule] = (),
     write_probe: bool = False,
     progress: Callable[[str], None] = lambda _: None,
+    reads_changes: bool = False,
 ) -> Examined:
     """Compare the instance with the *rules*, which have tickets; whoever signs in was let in
     already.
 
-    *traits* gives what is known of a table so far. With *write_probe* a record is written into each
-    table, and canceled where the rule knows how. *progress* is told of each step. Raises
-    ServiceNowError where the instance does not work, or lets us in no longer.
+    *traits* gives what is known of a table so far. *notes* are the rules that write into the
+    tickets' journals. With *write_probe* a record is written into each table, and canceled where
+    the rule knows how. *progress* is told of each step. *reads_changes*: there are rules from
+    servicenow/TABLE, for which what has changed is asked for by time. Raises ServiceNowError where
+    the instance does not work, or lets us in no longer.
     """
-    preflight = Preflight(client, progress)
+    preflight = Preflight(client, progress, notes)
     by_table: dict[str, list[Rule]] = {}
     for rule in rules:
         by_table.setdefault(ticket_of(rule).table, []).append(rule)
-    findings = [*preflight.user()]
+    findings = [*preflight.user(reads_changes=reads_changes)]
     for table, concerned in by_table.items():
         progress(table)
         findings += preflight.table(table, concerned)
+    findings += preflight.journals()
     shown: dict[str, TableTraits] = {}
     if write_probe:
         for table, concerned in by_table.items():
@@ -99,12 +110,13 @@ def examine(
 class Preflight:
     client: TableClient
     progress: Callable[[str], None]
+    notes: Sequence[Rule] = ()
     references: References = field(default_factory=References)
     unread: set[str] = field(default_factory=set)
 
     # Who we are
 
-    def user(self) -> Iterator[Finding]:
+    def user(self, *, reads_changes: bool) -> Iterator[Finding]:
         """The user as the instance knows it."""
         where = self.client.instance_url
         # What no name could say: the user of an OAuth client, or of an API key.
@@ -117,14 +129,7 @@ class Preflight:
             )
             return
         [user] = rows
-        zone = user.get("time_zone") or "the instance's"
-        name = user.get("user_name") or "a user without a name"
-        yield Finding(
-            Level.NOTE,
-            where,
-            f"signed in as {name}; its time zone is {zone}, which matters to people only: what "
-            "is sent and read is UTC",
-        )
+        yield from _signed_in(where, user, reads_changes=reads_changes)
         roles = self._roles(user["sys_id"])
         if roles:
             yield Finding(Level.NOTE, where, f"its roles: {_listed(sorted(roles))}")
@@ -139,7 +144,8 @@ class Preflight:
 
     def table(self, table: str, rules: Sequence[Rule]) -> Iterator[Finding]:
         """All that is found of the *rules* that make tickets in *table*."""
-        wanted = {*_OURS, "sys_id", "number", "state"}
+        notes = [note_of(rule) for rule in self.notes if rule.target.table == table]
+        wanted = {*_OURS, "sys_id", "number", "state", *(note.journal for note in notes)}
         for ticket in map(ticket_of, rules):
             wanted |= {*ticket.fields, *ticket.closing_fields, *ticket.choices}
             wanted |= {ticket.states.link} if ticket.states.link else set()
@@ -190,6 +196,39 @@ class Preflight:
             yield Finding(Level.NOTE, f"{self.client.instance_url}: {table}", what)
         for rule in rules:
             yield from self._rule(rule, described)
+        for note in notes:
+            if described.lacks(note.journal):
+                what = (
+                    f"{table} has no {note.journal}, or hides it, and ServiceNow ignores what is "
+                    "sent for it"
+                )
+                do = "Write into the other journal, or let the integration user write the field"
+                yield Finding(Level.FAULT, note.locations["field"], what, do)
+
+    def journals(self) -> Iterator[Finding]:
+        """Whether it can be seen what became of a note whose answer is lost."""
+        if not self.notes:
+            return
+        where = note_of(self.notes[0]).locations["field"]
+        self.progress(JOURNALS)
+        try:
+            rows = self._find(JOURNALS, "", ["element"], 1)
+        except ServiceNowError as error:
+            if _is_serious(error.failure):
+                raise
+            what = (
+                f"{JOURNALS} cannot be read, so that a note whose answer is lost ends as a dead "
+                "letter"
+            )
+            yield Finding(Level.WARNING, where, what, f"Let the integration user read {JOURNALS}")
+            return
+        if not rows:
+            what = (
+                f"{JOURNALS} shows no entry: there is none yet, or the integration user may not "
+                "read it"
+            )
+            do = f"See that it may read {JOURNALS}: a note whose answer is lost is looked for there"
+            yield Finding(Level.WARNING, where, what, do)
 
     def _rule(self, rule: Rule, described: TableSchema) -> Iterator[Finding]:
         ticket = ticket_of(rule)
@@ -628,6 +667,23 @@ def _named_states(conditions: str) -> set[str] | None:
 
 
 # The instance as a whole
+
+
+def _signed_in(where: str, user: Record, *, reads_changes: bool) -> Iterator[Finding]:
+    """Who we are, and in which time zone: in that ServiceNow reads the times of a query."""
+    zone = user.get("time_zone", "")
+    name = user.get("user_name") or "a user without a name"
+    shown = zone or "the instance's"
+    said = f"signed in as {name}; its time zone is {shown}"
+    if not reads_changes:
+        what = f"{said}, which matters to people only: what is sent and read is UTC"
+        yield Finding(Level.NOTE, where, what)
+    elif zone in _GMT:
+        yield Finding(Level.NOTE, where, said)
+    else:
+        level = Level.FAULT if zone else Level.WARNING
+        what = f"{said}, and `sync` asks by time for what has changed: that is read in this zone"
+        yield Finding(level, where, what, "Set the user's time zone (sys_user) to GMT")
 
 
 def _sys_ids(instance_url: str, known: Mapping[str, TableTraits]) -> Iterator[Finding]:

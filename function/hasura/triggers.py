@@ -51,6 +51,12 @@ HASURAS_OWN: Final = "HASURA_GRAPHQL_"
 SECRET_HEADER: Final = "x-webhook-secret"  # noqa: S105  # its name
 HOUSEKEEPING_NAME: Final = "servicenow_housekeeping"
 HOUSEKEEPING: Final = f"cron/{HOUSEKEEPING_NAME}"
+SYNC_NAME: Final = "servicenow_sync"
+SYNC: Final = f"cron/{SYNC_NAME}"
+INBOX_TABLE: Final = "servicenow.inbox"
+INBOX: Final = f"hasura/{INBOX_TABLE}"
+# What the function answers by itself, whatever the rules are.
+_OWN_SOURCES: Final = frozenset({HOUSEKEEPING, SYNC, INBOX})
 
 
 @dataclass(slots=True)
@@ -81,7 +87,13 @@ def check_triggers(
         checking.warn(str(metadata.cron_triggers_file), what)
     if rules is not None:
         checking.against(rules, ours, triggers)
+        checking.way_back(rules, ours, str(metadata.cron_triggers_file))
     return checking.report
+
+
+def _list_sources(rules: Rules) -> set[str]:
+    """Whose events are for this function."""
+    return {rule.source for rule in rules.rules} | _OWN_SOURCES
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +119,7 @@ def _ours(triggers: Collection[_Trigger], rules: Rules | None) -> list[_Trigger]
     table is for somebody else.
     """
     sending = [trigger for trigger in triggers if trigger.sends_secret]
-    sources = {rule.source for rule in rules.rules} | {HOUSEKEEPING} if rules is not None else set()
+    sources = _list_sources(rules) if rules is not None else set()
     sure = [trigger for trigger in sending if trigger.source in sources] or sending
     home = {trigger.webhook for trigger in sure if trigger.source == HOUSEKEEPING} - {""}
     at_home = {trigger.source for trigger in sure if trigger.webhook in home}
@@ -309,8 +321,10 @@ class _Checking:
     ) -> None:
         for rule in rules.rules:
             self.rule(rule, ours, others)
-        sources = {rule.source for rule in rules.rules} | {HOUSEKEEPING}
+        sources = _list_sources(rules)
         for trigger in ours:
+            if trigger.source == INBOX:
+                self.inbox(trigger)
             if trigger.source not in sources:
                 what = (
                     f"no rule is for {trigger.source}, so every event would be answered 422; "
@@ -319,8 +333,8 @@ class _Checking:
                 self.fault(locate(trigger.node, trigger.path), what)
 
     def rule(self, rule: Rule, ours: Iterable[_Trigger], others: Iterable[_Trigger]) -> None:
-        if rule.source == SCHEDULED:
-            return  # no metadata names who schedules them
+        if rule.source == SCHEDULED or rule.ticket_source is not None:
+            return  # no metadata names who sends them
         of_source = [trigger for trigger in ours if trigger.source == rule.source]
         matching = [trigger for trigger in of_source if rule.trigger in ("", trigger.name)]
         if not of_source:
@@ -363,6 +377,46 @@ class _Checking:
             self.warn(locate(definition, f"{matching[0].path}.definition"), what)
         for trigger in matching:
             self.columns(trigger, rule)
+
+    # The way back
+
+    def inbox(self, trigger: _Trigger) -> None:
+        """The trigger that brings back what is in the inbox: by the id of each entry."""
+        definition = read_fields(trigger.node).get("definition", trigger.node)
+        path = f"{trigger.path}.definition"
+        if Op.INSERT not in trigger.ops:
+            what = (
+                "sends no INSERT, by which the function gets its work back; add insert: "
+                "{columns: '*', payload: [id]}"
+            )
+            self.fault(locate(definition, path), what)
+        payload = read_fields(read_fields(definition).get("insert")).get("payload")
+        if isinstance(payload, yaml.SequenceNode) and "id" not in map(
+            read_text, read_items(payload)
+        ):
+            what = "lacks id, by which the function finds the entry; write payload: [id]"
+            self.fault(locate(payload, f"{path}.insert.payload"), what)
+
+    def way_back(self, rules: Rules, ours: Collection[_Trigger], cron_triggers_file: str) -> None:
+        """What rules from servicenow/TABLE need beside a notification."""
+        first = next((rule for rule in rules.rules if rule.ticket_source is not None), None)
+        if first is None:
+            return
+        sources = {trigger.source for trigger in ours}
+        if INBOX not in sources:
+            what = (
+                f"no trigger on {INBOX_TABLE} sends X-Webhook-Secret here: a change that cannot be "
+                "told at once waits for the housekeeping; `python -m function setup hasura` "
+                "prints the trigger"
+            )
+            self.warn(first.where.key("from"), what)
+        if SYNC not in sources:
+            what = (
+                f"has no {SYNC_NAME} that sends X-Webhook-Secret: a change of a ticket whose "
+                "notification is lost does not reach the app; `python -m function setup hasura` "
+                "prints it"
+            )
+            self.warn(cron_triggers_file, what)
 
     def columns(self, trigger: _Trigger, rule: Rule) -> None:
         """That the trigger's lists of columns have those that the rule names; of a deleted row,

@@ -19,7 +19,7 @@ from typing import Any, Final, TypeAlias
 import yaml
 
 from function.core.values import digest
-from function.rules.evaluate import KEY_SEPARATOR
+from function.rules.keys import KEY_SEPARATOR
 from function.rules.model import Rule
 from function.rules.ticket import has_ticket, ticket_of
 
@@ -267,7 +267,7 @@ def _identity(
 
 
 def _part(number: int, parts: int, *, is_plain: bool) -> str:
-    """SQL for one of a key's *parts* (see rules.evaluate.join_key). *is_plain*: what it holds is
+    """SQL for one of a key's *parts* (see rules.keys.join_key). *is_plain*: what it holds is
     never escaped."""
     if is_plain and not number:
         return f"split_part(key, '{KEY_SEPARATOR}', 1)"

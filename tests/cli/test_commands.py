@@ -25,6 +25,15 @@ BROKEN = RULES.replace(
     "when: row.severity in ['major', 'critical']", "when: row.severity != 'minor'"
 )
 MENDED = BROKEN.replace("'minor': 3", "'odd': 3")
+BACK = """\
+  - name: back
+    from: servicenow/incident
+    when: row.state == '6'
+    mutate:
+      query: |
+        mutation Back($id: bigint!) { update_outages_by_pk(pk_columns: {id: $id}) { id } }
+      variables: {id: "{{ link.key }}"}
+"""
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,24 @@ def without_its_database(url: str) -> str:
     return re.sub(r"/t[0-9a-f]{32}\?", "/no_such_one?", url)
 
 
+# setup business-rule
+
+
+def test_setup_business_rule_says_where_no_rule_hears_servicenow(shell: Shell) -> None:
+    refused = shell.run("setup", "business-rule", "--scope", "x_acme_app", "--user", "svc")
+
+    assert refused.status == 1
+    assert refused.out == ""
+    assert "rules.yaml is from servicenow/TABLE: there is nothing" in refused.err
+
+
+def test_setup_business_rule_says_where_the_rules_are_not_there(shell: Shell) -> None:
+    refused = shell.run("setup", "business-rule", RULES_FILE="none.yaml")
+
+    assert refused.status == 1
+    assert "none.yaml: there is no such file" in refused.err
+
+
 # migrate
 
 
@@ -107,7 +134,7 @@ def test_migrate_brings_the_ledger_up_to_date_and_says_so(shell: Shell) -> None:
 
     assert (first.status, first.out) == (
         0,
-        "applied migration 0001, 0002, 0003, 0004, 0005, 0006, 0007, 0008, 0009, 0010\n",
+        "applied migration 0001, 0002, 0003, 0004, 0005, 0006, 0007, 0008, 0009, 0010, 0011\n",
     )
     assert (second.status, second.out) == (0, "the ledger is up to date\n")
 
@@ -215,13 +242,35 @@ def test_check_warns_of_what_is_allowed_and_seldom_meant(shell: Shell) -> None:
     ]
 
 
+def test_check_names_what_rules_from_servicenow_need_of_the_settings(shell: Shell) -> None:
+    shell.rules.write_text(RULES + BACK)
+
+    without = shell.run("check", "--offline", HASURA_GRAPHQL_URL="")
+    told = shell.run(
+        "check",
+        "--offline",
+        HASURA_GRAPHQL_URL="https://hasura.example.com/v1/graphql",
+        SERVICENOW_WEBHOOK_SECRETS="",
+    )
+
+    assert without.status == 1
+    assert without.err.startswith("HASURA_GRAPHQL_URL must be set")
+    assert not any("in order" in line for line in without.lines)
+    assert told.status == 0
+    assert (
+        "warning: SERVICENOW_WEBHOOK_SECRETS is not set: every notification of ServiceNow's will "
+        "be answered 401"
+    ) in told.lines
+    assert "  back: servicenow/incident -> mutation Back" in told.lines
+
+
 def test_check_reads_the_triggers_of_the_hasura_project_that_is_named(shell: Shell) -> None:
     good = shell.run(
         "check", "--offline", "--hasura", str(HERE / "hasura"), RULES_FILE=str(HERE / "rules.yaml")
     )
 
     assert good.status == 0
-    assert good.lines[-1] == f"{HERE / 'hasura'}: in order, 2 event triggers, 1 cron trigger"
+    assert good.lines[-1] == f"{HERE / 'hasura'}: in order, 4 event triggers, 2 cron triggers"
 
 
 def test_check_reads_the_hasura_project_beside_it_and_names_its_faults_with_the_others(
@@ -246,7 +295,10 @@ def test_check_reads_the_hasura_project_beside_it_and_names_its_faults_with_the_
         "hasura/metadata/databases/default/tables/public_meetings.yaml:15: event_triggers[0]: no "
         "rule is for hasura/public.meetings, so every event would be answered 422; add "
         "one, or take it out",
-        "1 to put right",
+        "hasura/metadata/databases/default/tables/public_outage_comments.yaml:9: "
+        "event_triggers[0]: no rule is for hasura/public.outage_comments, so every event would be "
+        "answered 422; add one, or take it out",
+        "2 to put right",
     ]
 
 
@@ -419,7 +471,7 @@ def test_check_asks_the_instance_whatever_is_wrong_with_the_triggers(shell: Shel
     assert bad.status == 1
     assert "no rule is for hasura/public.meetings" in bad.err
     assert "incident has no field catgory" in bad.err
-    assert bad.err.splitlines()[-1] == "2 to put right"
+    assert bad.err.splitlines()[-1] == "3 to put right"
 
 
 def test_check_says_when_the_instance_was_not_asked(shell: Shell) -> None:
@@ -481,6 +533,22 @@ def test_setup_hasura_prints_a_view_for_each_rule(shell: Shell, postgresql: str)
 
     assert (ran.status, ran.err) == (0, "")
     assert "CREATE OR REPLACE VIEW public.ticket_outage AS" in ran.lines
+
+
+def test_setup_hasura_prints_the_inbox_where_a_rule_is_from_servicenow(
+    shell: Shell, postgresql: str
+) -> None:
+    with psycopg.connect(postgresql, autocommit=True) as connection:
+        connection.execute("CREATE TABLE public.outages (id integer PRIMARY KEY)")
+
+    out = shell.run("setup", "hasura", DATABASE_URL=postgresql)
+    shell.rules.write_text(RULES + BACK)
+    both = shell.run("setup", "hasura", DATABASE_URL=postgresql)
+
+    assert (out.status, both.status, both.err) == (0, 0, "")
+    assert not [line for line in out.lines if "servicenow_inbox" in line]
+    assert "  - name: servicenow_inbox" in both.lines
+    assert "- name: servicenow_sync" in both.lines
 
 
 def test_setup_hasura_without_the_apps_tables_is_one_sentence(
@@ -577,6 +645,22 @@ def test_explain_computes_the_address_that_the_ticket_gets(shell: Shell) -> None
     assert f"    sys_id {shell.world.incident['sys_id']} (its first ticket)" in told.lines
 
 
+def test_explain_says_which_ticket_the_row_adopts(shell: Shell) -> None:
+    naming = "      sys_id: row.ticket\n      creates: [INSERT]\n      resolve_when:"
+    shell.rules.write_text(RULES.replace("      resolve_when:", naming))
+    before = outage(42, ticket="AB" * 16, severity="major")
+    body = update("outages", before, before | {"severity": "critical"})
+
+    told = shell.run("explain", "-", stdin=body)
+
+    assert told.lines[3:6] == [
+        "  key 42: UPDATE, incident shop:outage:42",
+        f"    adopts {'ab' * 16}, unless the row has a ticket",
+        "    of an adopted ticket, what follows is taken for sent but for impact",
+    ]
+    assert "opens no ticket" not in told.out
+
+
 def test_explain_needs_the_rules_alone(shell: Shell) -> None:
     unset = {variable.name: "" for variable in VARIABLES if variable.name != "RULES_FILE"}
 
@@ -596,6 +680,7 @@ def test_explain_needs_the_rules_alone(shell: Shell) -> None:
         (delete("outages", outage()), "the row is gone: on_delete is resolve"),
         (insert("meetings", {"id": 1}), "no rule wants it: it would be answered 422"),
         (cron("servicenow_housekeeping"), "this wakes the housekeeping"),
+        (cron("servicenow_sync"), "this has changes in ServiceNow looked for"),
     ],
 )
 def test_explain_says_what_else_may_come_of_an_event(shell: Shell, body: bytes, words: str) -> None:
@@ -603,6 +688,80 @@ def test_explain_says_what_else_may_come_of_an_event(shell: Shell, body: bytes, 
 
     assert told.status == 0
     assert words in told.out
+
+
+NOTED = (
+    RULES
+    + """
+  - name: comment
+    from: hasura/public.outage_comments
+    when: row.body != 'x'
+    note:
+      ticket: outage
+      for: "{{ row.outage_id }}"
+      key: "{{ row.id }}"
+      field: work_notes
+      text: "{{ row.body }}"
+"""
+)
+COMMENT = {"id": 7, "outage_id": 42, "body": "[code]Down[/code]"}
+
+
+def test_explain_says_what_would_be_written_into_whose_journal(shell: Shell) -> None:
+    shell.rules.write_text(NOTED)
+    shell.world.send(insert("outages", outage(42)))
+    shell.world.servicenow.forget()
+
+    told = shell.run("explain", "-", stdin=insert("outage_comments", COMMENT, id="e1"))
+
+    assert told.lines == [
+        "event e1: INSERT from hasura/public.outage_comments",
+        "",
+        "rule comment (line 16)",
+        "  key 7: INSERT, work_notes on the ticket of outage 42",
+        f"    sys_id {shell.world.incident['sys_id']} (the first ticket)",
+        "    text: ［code]Down［/code]",
+    ]
+    assert not shell.world.calls()
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (delete("outage_comments", COMMENT), "the row is gone: nothing is sent"),
+        (insert("outage_comments", COMMENT | {"body": "x"}), "when is false"),
+        (insert("outage_comments", COMMENT | {"body": " "}), "the text has no words"),
+        (insert("outage_comments", COMMENT | {"outage_id": None}), "it names no ticket"),
+        (
+            insert(
+                "outage_comments", COMMENT, session_variables={"X-Hasura-ServiceNow-Event": "1"}
+            ),
+            "the row came from ServiceNow: it is not sent back",
+        ),
+        (
+            update("outage_comments", COMMENT | {"body": "Old"}, COMMENT),
+            "where another text of it was written, this begins with 'edited: '",
+        ),
+    ],
+)
+def test_explain_says_what_else_may_come_of_a_note(shell: Shell, body: bytes, words: str) -> None:
+    shell.rules.write_text(NOTED)
+
+    told = shell.run("explain", "-", stdin=body)
+
+    assert told.status == 0
+    assert words in told.out
+
+
+def test_check_names_the_journal_that_a_rule_writes(shell: Shell) -> None:
+    shell.rules.write_text(NOTED)
+
+    told = shell.run("check", "--offline")
+
+    assert (
+        "  comment: hasura/public.outage_comments -> incident.work_notes, on the tickets of outage"
+        in told.lines
+    )
 
 
 @pytest.mark.parametrize(

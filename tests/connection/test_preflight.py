@@ -10,6 +10,8 @@ from function.connection.preflight import PROBE_WORDS, Examined, examine
 from function.core.finding import Finding, Level
 from function.ledger.records import TableTraits
 from function.rules.loader import load_rules
+from function.rules.note import rules_with_notes
+from function.rules.ticket import rules_with_tickets
 from function.servicenow import Basic, NotAuthorized, ServiceNowClient, Unavailable
 from sandbox.servicenow import ServiceNow
 
@@ -41,14 +43,18 @@ def examined(
     *,
     traits: TableTraits = UNKNOWN,
     write_probe: bool = False,
+    reads_changes: bool = False,
 ) -> Examined:
     client = ServiceNowClient(servicenow.url, Basic(servicenow.username, servicenow.password))
+    loaded = load_rules(rules, environ={})
     try:
         return examine(
             client,
-            load_rules(rules, environ={}).rules,
+            rules_with_tickets(loaded),
             traits=lambda _: traits,
+            notes=rules_with_notes(loaded),
             write_probe=write_probe,
+            reads_changes=reads_changes,
         )
     finally:
         client.close()
@@ -66,6 +72,66 @@ def with_fields(*fields: str, closing: Sequence[str] = ()) -> str:
         + "".join(f"        {field}\n" for field in fields)
         + "".join(f"      {line}\n" for line in closing)
     )
+
+
+NOTED = (
+    RULE
+    + """
+  - name: comment
+    from: hasura/public.outage_comments
+    note:
+      ticket: outage
+      for: "{{ row.outage_id }}"
+      key: "{{ row.id }}"
+      field: comments
+      text: "{{ row.body }}"
+"""
+)
+
+
+class TestNotes:
+    def test_of_a_journal_that_is_there_and_shown_there_is_nothing_to_say(
+        self, servicenow: ServiceNow
+    ) -> None:
+        made = servicenow.tables.insert("incident", {"comments": "Hello"}, by="admin")
+
+        assert made
+        assert told(servicenow, NOTED) == []
+
+    def test_a_journal_that_may_not_be_read_is_found_with_its_line(
+        self, servicenow: ServiceNow
+    ) -> None:
+        servicenow.arm("acl_403", method="GET", table="sys_journal_field", times=None)
+        [found] = told(servicenow, NOTED)
+
+        assert (found.level, found.line) == (WARNING, 17)
+        assert found.problem.startswith("sys_journal_field cannot be read")
+        assert found.remedy == "Let the integration user read sys_journal_field"
+
+    def test_a_journal_that_shows_nothing_is_not_known_to_be_in_order(
+        self, servicenow: ServiceNow
+    ) -> None:
+        [found] = told(servicenow, NOTED)
+
+        assert (found.level, found.line) == (WARNING, 17)
+        assert found.problem.startswith("sys_journal_field shows no entry")
+
+    def test_a_table_without_the_journal_is_a_fault(self, servicenow: ServiceNow) -> None:
+        servicenow.tables.insert("incident", {"comments": "Hello"}, by="admin")
+        table = NOTED.replace(
+            "ticket:\n      key", "ticket:\n      table: sys_user_group\n      key"
+        )
+        found = [each for each in told(servicenow, table) if "comments" in each.problem]
+
+        assert [each.level for each in found] == [FAULT]
+        assert found[0].problem.startswith("sys_user_group has no comments")
+
+    def test_the_journal_is_not_asked_for_where_no_rule_writes_one(
+        self, servicenow: ServiceNow
+    ) -> None:
+        examined(servicenow)
+
+        assert "sys_journal_field" not in {call.table for call in servicenow.calls}
 
 
 class TestFields:
@@ -597,6 +663,22 @@ class TestTheInstance:
 
         assert notes[0].startswith("signed in as svc.hasura; its time zone is Europe/Berlin")
         assert notes[1] == "its roles: itil, snc_basic_auth_api_access"
+
+    @pytest.mark.parametrize(
+        ("zone", "level"),
+        [("GMT", NOTE), ("Etc/UTC", NOTE), ("Europe/London", FAULT), ("", WARNING)],
+    )
+    def test_a_time_zone_other_than_gmt_is_a_fault_where_changes_are_asked_for_by_time(
+        self, zone: str, level: Level
+    ) -> None:
+        with ServiceNow(time_zone=zone) as servicenow:
+            found = examined(servicenow, reads_changes=True).findings[0]
+
+        assert found.level is level
+        assert found.problem.startswith(
+            f"signed in as svc.hasura; its time zone is {zone or 'the instance'}"
+        )
+        assert ("to GMT" in found.remedy) is (level is not NOTE)
 
     @pytest.mark.parametrize(("limit", "level"), [(None, NOTE), (100, WARNING), (100_000, NOTE)])
     def test_a_rate_limit_that_applies_is_told(self, limit: int | None, level: Level) -> None:

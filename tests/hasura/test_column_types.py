@@ -129,9 +129,10 @@ def test_a_declaration_is_found_with_its_line() -> None:
 
 def test_the_types_are_postgresqls_own(postgresql: str) -> None:
     """What is read of the shipped migrations is what a database has after them."""
-    migration = HERE / "hasura/migrations/default/1763712000000_example_tables/up.sql"
+    migrations = HERE / "hasura/migrations/default"
     with psycopg.connect(postgresql, autocommit=True) as connection:
-        connection.execute(migration.read_text("utf-8"))
+        for name in ("1763712000000_example_tables", "1763712120000_comments_of_servicenow"):
+            connection.execute((migrations / name / "up.sql").read_text("utf-8"))
     names = {"bigint": "int8", "timestamp with time zone": "timestamptz"}
     [found] = read_migrations(HERE / "hasura")
 

@@ -9,11 +9,13 @@ import yaml
 
 from function import app
 from function.core.finding import Finding
+from function.hasura import way_back
 from function.hasura.metadata import MetadataError, locate, read_metadata
-from function.hasura.triggers import HOUSEKEEPING, TriggerReport, check_triggers
+from function.hasura.triggers import HOUSEKEEPING, INBOX, SYNC, TriggerReport, check_triggers
 from function.rules import loader as rules
 from function.rules.yaml_nodes import read_entries, read_items, read_plain
 from function.settings import VARIABLES
+from sandbox.parts import switch_on
 from tests.processes import HERE
 
 RULES = """
@@ -58,6 +60,7 @@ UNREAD = """\
     webhok: x
 """
 SECRET = "{name: X-Webhook-Secret, value_from_env: SERVICENOW_FUNCTION_SECRET}"
+SHIPPED = (HERE / "rules.yaml").read_text("utf-8")
 RETRY = "{num_retries: 60, interval_sec: 60, timeout_sec: 60}"
 
 
@@ -196,22 +199,38 @@ def test_a_project_without_databases_and_cron_triggers_has_none(project: Project
 # Checking
 
 
-def test_the_project_that_is_shipped_is_in_order_with_the_rules_that_are() -> None:
-    shipped = rules.load_rules((HERE / "rules.yaml").read_text("utf-8"), environ={})
+@pytest.mark.parametrize("text", [SHIPPED, switch_on(SHIPPED)], ids=["as it is", "switched on"])
+def test_the_project_that_is_shipped_is_in_order_with_the_rules_that_are(text: str) -> None:
+    shipped = rules.load_rules(text, environ={})
 
     found = check_triggers(read_metadata(HERE / "hasura"), shipped, deadline_seconds=50)
 
-    assert (
-        found.event_triggers,
-        found.cron_triggers,
-        sentences(found.faults),
-        sentences(found.warnings),
-    ) == (
-        2,
-        1,
-        [],
-        [],
-    )
+    assert (found.event_triggers, found.cron_triggers) == (4, 2)
+    assert (sentences(found.faults), sentences(found.warnings)) == ([], [])
+
+
+def test_the_rules_that_are_shipped_tell_the_app_when_they_are_switched_on() -> None:
+    names = {
+        text: [
+            rule.name
+            for rule in rules.load_rules(text, environ={}).rules
+            if rule.ticket_source is not None
+        ]
+        for text in (SHIPPED, switch_on(SHIPPED))
+    }
+
+    assert names == {SHIPPED: [], switch_on(SHIPPED): ["outage-back", "outage-comment-back"]}
+    assert switch_on(switch_on(SHIPPED)) == switch_on(SHIPPED)
+
+
+def test_the_project_of_the_two_way_example_is_in_order_with_its_rules() -> None:
+    text = (HERE / "examples" / "two-way.yaml").read_text("utf-8")
+    example = rules.load_rules(text, environ={})
+
+    found = check_triggers(read_metadata(HERE / "examples/two-way"), example, deadline_seconds=50)
+
+    assert (found.event_triggers, found.cron_triggers) == (3, 2)
+    assert (sentences(found.faults), sentences(found.warnings)) == ([], [])
 
 
 def test_the_engine_of_the_compose_file_has_every_variable_that_the_project_names() -> None:
@@ -645,3 +664,90 @@ def test_a_cron_rule_needs_its_cron_trigger(project: Project) -> None:
         "rules.yaml:10: rules[1].from: no trigger sends cron/nightly here; add one"
     ]
     assert (sentences(there.faults), sentences(there.warnings)) == ([], [])
+
+
+def test_the_table_of_a_note_needs_a_trigger_as_any_other(project: Project) -> None:
+    noted = RULES + (
+        "  - {name: n, from: hasura/public.notes, note: {ticket: outage, key: '{{ row.id }}', for: "
+        "['{{ row.outage }}', '{{ row.part }}'], field: comments, text: '{{ row.body }}'}}\n"
+    )
+    note = TRIGGER.replace("outages", "notes")
+
+    assert sentences(project.check(rules_text=noted).faults) == [
+        "rules.yaml:10: rules[1].from: no trigger sends hasura/public.notes here; add one"
+    ]
+    assert sentences(project.check(rules_text=noted, accounts=note).faults) == []
+
+
+# The way back
+
+BACK = """\
+  - name: back
+    from: servicenow/incident
+    when: row.state == '6'
+    mutate:
+      query: "mutation ($id: bigint!) { update_outages_by_pk(pk_columns: {id: $id}) { id } }"
+      variables: {id: "{{ link.key }}"}
+"""
+
+
+def test_the_inbox_and_what_syncs_need_no_rule_and_rules_of_tickets_no_trigger_of_theirs(
+    project: Project,
+) -> None:
+    for text in (RULES, RULES + BACK):
+        found = project.check(accounts=way_back.INBOX, cron=CRON + way_back.SYNC, rules_text=text)
+
+        assert (sentences(found.faults), sentences(found.warnings)) == ([], [])
+
+
+def test_rules_of_tickets_without_the_inbox_and_sync_are_warned_of_what_to_do(
+    project: Project,
+) -> None:
+    found = project.check(rules_text=RULES + BACK)
+
+    assert sentences(found.faults) == []
+    assert sentences(found.warnings) == [
+        "rules.yaml:10: rules[1].from: no trigger on servicenow.inbox sends X-Webhook-Secret here: "
+        "a change that cannot be told at once waits for the housekeeping; `python -m function "
+        "setup hasura` prints the trigger",
+        "meta/cron_triggers.yaml: has no servicenow_sync that sends X-Webhook-Secret: a change of "
+        "a ticket whose notification is lost does not reach the app; `python -m function setup "
+        "hasura` prints it",
+    ]
+    assert (app.SYNC, app.INBOX) == (SYNC, INBOX)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("insert:", "delete:", "9: event_triggers[0].definition: sends no INSERT"),
+        ("[id]", "[subject]", "12: event_triggers[0].definition.insert.payload: lacks id"),
+        ("timeout_sec: 60", "timeout_sec: 50", "16: event_triggers[0].retry_conf.timeout_sec"),
+    ],
+)
+def test_an_inbox_that_brings_nothing_back_is_a_fault(
+    project: Project, old: str, new: str, said: str
+) -> None:
+    found = project.check(
+        accounts=way_back.INBOX.replace(old, new),
+        cron=CRON + way_back.SYNC,
+        rules_text=RULES + BACK,
+    )
+
+    [fault] = sentences(found.faults)
+    assert fault.startswith(f"meta/databases/default/accounts.yaml:{said}")
+
+
+@pytest.mark.parametrize("project_folder", ["hasura", "examples/two-way"])
+def test_setup_hasura_prints_the_inbox_and_what_syncs_as_the_projects_have_them(
+    project_folder: str,
+) -> None:
+    folder = HERE / project_folder
+    parts = re.split(r"^# == (?:into )?([\w/.]+).*\n", way_back.printed(), flags=re.MULTILINE)
+    (inbox, inbox_text), (cron, cron_text) = zip(parts[1::2], parts[2::2], strict=True)
+
+    assert (folder / inbox).read_text("utf-8").strip() == inbox_text.strip()
+    assert (folder / cron).read_text("utf-8").endswith(cron_text)
+    included = (folder / inbox).parent / "tables.yaml"
+    assert f"!include {(folder / inbox).name}" in included.read_text("utf-8")
+    assert f"cron/{yaml.safe_load(cron_text)[0]['name']}" == SYNC

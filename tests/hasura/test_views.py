@@ -32,7 +32,7 @@ from tests.world import World
 
 PROJECT = HERE / "hasura"
 TABLES = PROJECT / "metadata/databases/default/tables"
-EXAMPLE, VIEWS = sorted((PROJECT / "migrations/default").iterdir())
+EXAMPLE, VIEWS, _ = MIGRATIONS = sorted((PROJECT / "migrations/default").iterdir())
 INSTANCE = "https://dev12345.service-now.com"
 
 
@@ -148,7 +148,7 @@ def test_the_shipped_project_has_what_the_command_prints(app: App) -> None:
             assert file.strip() == part.strip()
 
 
-def test_what_is_tracked_is_there_and_no_table_of_the_ledger_is(app: App) -> None:
+def test_what_is_tracked_is_there_and_of_the_ledger_s_tables_only_the_inbox(app: App) -> None:
     app.run((EXAMPLE / "up.sql").read_text("utf-8"))
     app.run((VIEWS / "up.sql").read_text("utf-8"))
 
@@ -162,7 +162,7 @@ def test_what_is_tracked_is_there_and_no_table_of_the_ledger_is(app: App) -> Non
     }
     there = app.run(
         "SELECT table_name, table_schema FROM information_schema.tables WHERE "
-        "table_schema = 'public'"
+        "table_schema = 'public' OR (table_schema, table_name) = ('servicenow', 'inbox')"
     )
     assert tracked == {tuple(table.values()) for table in there}
     assert {file.name for file in TABLES.iterdir()} == {*included, "tables.yaml"}
@@ -178,10 +178,10 @@ def test_every_migration_goes_up_and_down_and_up_again(app: App) -> None:
     before = app.run(things)
 
     for _ in range(2):
-        for folder in (EXAMPLE, VIEWS):
+        for folder in MIGRATIONS:
             app.run((folder / "up.sql").read_text("utf-8"))
         there = app.run(things)
-        for folder in (VIEWS, EXAMPLE):
+        for folder in reversed(MIGRATIONS):
             app.run((folder / "down.sql").read_text("utf-8"))
 
     assert len(there) > len(before)
@@ -618,3 +618,21 @@ def test_pasting_it_all_again_changes_nothing(app: App) -> None:
     made(app, rule("{{ row.id }}"))
 
     assert [row["id"] for row in app.run("SELECT id FROM ticket_r")] == [1]
+
+
+def test_a_rule_of_notes_has_no_view_for_it_makes_no_tickets(app: App) -> None:
+    app.run("CREATE TABLE things (id integer); CREATE TABLE notes (id integer, thing integer)")
+    noted = rules.load_rules(
+        "version: 1\nrules:\n"
+        "  - name: n\n    from: hasura/public.notes\n"
+        "    note: {ticket: r, for: '{{ row.thing }}', key: '{{ row.id }}', field: comments, "
+        "text: x}\n"
+        "  - name: r\n    from: hasura/public.things\n"
+        "    ticket: {key: '{{ row.id }}', fields: {short_description: x}}\n",
+        environ={},
+    ).rules
+    tables = read_tables(app.url, {row for row in map(row_table, noted) if row is not None})
+    [view], missing = views(noted, tables)
+
+    assert view.file == "public_ticket_r.yaml"
+    assert missing == [Missing("n", "it makes no tickets")]

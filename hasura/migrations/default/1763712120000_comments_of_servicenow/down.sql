@@ -1,0 +1,1 @@
+ALTER TABLE public.outage_comments DROP COLUMN servicenow_id;
