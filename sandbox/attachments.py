@@ -39,7 +39,8 @@ def answer(site: Site, request: Request, target: Target) -> Answer:
         case "GET" | "HEAD", sys_id, ("file",):
             return _file(site, _record(site, sys_id))
         case "DELETE", sys_id, () if sys_id:
-            site.tables.delete(_TABLE, _record(site, sys_id, method="DELETE")["sys_id"])
+            attached = _record(site, sys_id, method="DELETE")
+            site.tables.delete(_TABLE, attached["sys_id"], by=site.user)
             return Answer(204, b"", headers())
         case _:
             raise no_such_method(request)

@@ -83,7 +83,7 @@ def _with_one(site: Site, request: Request, method: str, sys_id: str) -> Answer:
             return _changed(site, request, _CHANGE, sys_id)
         case "DELETE":
             site.rights.check("DELETE", _CHANGE, single=True)
-            site.tables.delete(_CHANGE, sys_id)
+            site.tables.delete(_CHANGE, sys_id, by=site.user)
             return Answer(204, b"", headers())
         case _:
             raise no_such_method(request)

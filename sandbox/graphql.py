@@ -90,7 +90,9 @@ class _Request:
 class GraphQLServer:
     """The endpoint, from start to stop. *admin_secret* None: who asks is the admin.
 
-    *port* 0 takes a free one; an OSError with one sentence says that it is taken.
+    *request_count* requests were made so far; *in_flight* of them are not answered yet, though
+    their sender may be gone. *port* 0 takes a free one; an OSError with one sentence says that it
+    is taken.
     """
 
     def __init__(
@@ -99,6 +101,8 @@ class GraphQLServer:
         self.schema = schema
         self._database_url = database_url
         self._admin_secret = admin_secret
+        self.request_count = 0
+        self.in_flight = 0
         self._armed: list[GraphQLFault] = []
         self._lock = threading.Lock()
         self._stopped = False
@@ -123,8 +127,24 @@ class GraphQLServer:
         with self._lock:
             self._armed += [GraphQLFault(fault)] * times
 
+    def disarm(self) -> int:
+        """Remove every fault; gives how many nobody has met."""
+        with self._lock:
+            left, self._armed = len(self._armed), []
+        return left
+
     def answer(self, headers: Mapping[str, str], body: bytes) -> str:
         """The JSON that answers a request; *headers* have lower-case names. Raises AnswerLost."""
+        with self._lock:
+            self.request_count += 1
+            self.in_flight += 1
+        try:
+            return self._answer(headers, body)
+        finally:
+            with self._lock:
+                self.in_flight -= 1
+
+    def _answer(self, headers: Mapping[str, str], body: bytes) -> str:
         is_admin = False
         try:
             session = self._session(headers)

@@ -1,10 +1,11 @@
-"""Pages on which a person plays ServiceNow: the incidents, one with its journal, and the faults.
+"""Pages on which a person plays ServiceNow: the incidents, one with its journal, a new one, and the
+faults.
 
 Forms answer 303 back to their page; what the platform refuses is said there.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
@@ -13,7 +14,7 @@ import jinja2
 
 from sandbox.faults import FAULTS, LOGIN_FAULTS, Fault, Faults
 from sandbox.rest import HTML, Answer, Request, html_page
-from sandbox.schema import Record, Refused
+from sandbox.schema import SCHEMA, Record, Refused, defaults
 from sandbox.tables import ADMIN, CANCELED, CLOSED, RESOLVED, Tables
 
 _REFRESH_SECONDS: Final = 3
@@ -21,6 +22,26 @@ _ROWS_MAX: Final = 200
 # A page that asks for more than itself would not be a small page.
 _HEADERS: Final = (HTML, ("Cache-Control", "no-store"))
 _ENDED: Final = frozenset({RESOLVED, CLOSED, CANCELED})
+# What a person changes by a form, and what it is called there.
+_CHANGEABLE: Final = {
+    "short_description": "Short description",
+    "state": "State",
+    "hold_reason": "On hold reason",
+    "impact": "Impact",
+    "urgency": "Urgency",
+    "assignment_group": "Assignment group",
+    "assigned_to": "Assigned to",
+}
+# What a person says of a new incident.
+_GIVEN: Final = {
+    "short_description": "Short description",
+    "description": "Description",
+    "impact": "Impact",
+    "urgency": "Urgency",
+    "assignment_group": "Assignment group",
+}
+_NEW: Final = "/incidents/new"
+_FORMS: Final = ("/resolve", "/comment", "/change")
 
 
 class Pages:
@@ -43,13 +64,22 @@ class Pages:
                     "faults.html", names=names, armed=self._faults.armed(), said=_said(request)
                 )
             case "POST", "/faults/arm" | "/faults/disarm":
-                return self._posted(request, None)
+                return self._posted(request, None, "/faults")
+            case "GET" | "HEAD", path if path == _NEW:
+                return self._html(
+                    "new.html",
+                    given=self._listed(_GIVEN),
+                    usual=defaults("incident"),
+                    said=_said(request),
+                )
+            case "POST", path if path == _NEW:
+                return self._posted(request, None, _NEW)
             case "GET" | "HEAD", path if found := self._found(path):
                 return self._incident(found, _said(request))
-            case "POST", path if found := self._found(
-                path.removesuffix("/resolve").removesuffix("/comment")
+            case "POST", path if path.endswith(_FORMS) and (
+                found := self._found(path.rpartition("/")[0])
             ):
-                return self._posted(request, found)
+                return self._posted(request, found, f"/incidents/{quote(found['number'])}")
             case "GET" | "HEAD", _:
                 return Answer(404, html_page("Not found", "There is nothing here."), _HEADERS)
             case _:
@@ -70,26 +100,42 @@ class Pages:
 
     def _incident(self, row: Record, said: str) -> Answer:
         journal = self._tables.select("sys_journal_field", f"element_id={row['sys_id']}")
-        codes = self._tables.select(
-            "sys_choice", "name=incident^element=close_code^ORDERBYsequence"
-        )
         return self._html(
             "incident.html",
             row=row,
             shown=self._shown(row, row),
             journal=journal[::-1],
-            codes=[code["value"] for code in codes],
+            codes=[code for code, _ in self._choices("close_code")],
+            changeable=self._listed(_CHANGEABLE),
             ended=row["state"] in _ENDED,
             said=said,
         )
 
-    def _posted(self, request: Request, row: Record | None) -> Answer:
+    def _listed(self, columns: Mapping[str, str]) -> list[tuple[str, str, list[tuple[str, str]]]]:
+        """Each of *columns* with its label and its choices."""
+        return [(column, label, self._choices(column)) for column, label in columns.items()]
+
+    def _choices(self, column: str) -> list[tuple[str, str]]:
+        """The values that a person may choose for *column*, each with its label; none for a text
+        that is typed."""
+        table = SCHEMA["incident"][column].refers_to
+        if table:
+            records = self._tables.select(table, "active=true^ORDERBYname")
+            return [("", "–"), *((record["sys_id"], record["name"]) for record in records)]
+        choices = self._tables.select(
+            "sys_choice", f"name=incident^element={column}^ORDERBYsequence"
+        )
+        # A state is never empty.
+        none = [("", "–")] if column == "hold_reason" else []
+        return none + [(choice["value"], choice["label"]) for choice in choices]
+
+    def _posted(self, request: Request, row: Record | None, back: str) -> Answer:
+        """What a form asks for, of *row* where it is about one; *back* is the form's page."""
         if not _from_here(request):
             return Answer(403, html_page("Forbidden", "The form is of another site."), _HEADERS)
         form = dict(
             parse_qsl((request.body or b"").decode(errors="replace"), keep_blank_values=True)
         )
-        back = "/faults" if row is None else f"/incidents/{quote(row['number'])}"
         action = request.path.rpartition("/")[2]
         try:
             match action:
@@ -97,12 +143,18 @@ class Pages:
                     self._faults.arm(_fault(form))
                 case "disarm":
                     self._faults.disarm(form.get("name") or None)
+                case "new":
+                    fields = {column: form[column] for column in _GIVEN if column in form}
+                    made = self._tables.insert("incident", fields, by=ADMIN)
+                    return _sent_to(f"/incidents/{quote(made['number'])}")
                 case "resolve" if row is not None:
                     fields = {
                         "close_code": form.get("close_code", ""),
                         "close_notes": form.get("close_notes", ""),
                     }
                     self._write(row, fields | {"state": RESOLVED})
+                case "change" if row is not None:
+                    self._write(row, _changed(form))
                 case "comment" if row is not None:
                     kind = "work_notes" if form.get("kind") == "work_notes" else "comments"
                     self._write(row, {kind: form.get("text", "")})
@@ -142,6 +194,15 @@ def _fault(form: Record) -> Fault:
     if times and not re.fullmatch(r"[1-9][0-9]{0,5}", times):
         raise ValueError("times is a number from 1, or empty for always")
     return Fault(form.get("name", ""), int(times) if times else None)
+
+
+def _changed(form: Record) -> Record:
+    """What the person changed: a form that was open for a while must not undo what others did."""
+    return {
+        column: form[column]
+        for column in _CHANGEABLE
+        if column in form and form[column] != form.get(f"was_{column}")
+    }
 
 
 def _sent_to(path: str, *, status: int = 303) -> Answer:

@@ -12,7 +12,9 @@ too, and nobody would be told.
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Final, TypeAlias
 
 from sandbox import scripts
@@ -27,6 +29,7 @@ __all__ = [
     "add_functions",
     "condition",
     "find_column",
+    "named_columns",
     "read",
     "stamp",
     "unimplemented",
@@ -147,6 +150,7 @@ _COMPARISONS: Final = {"EE": "=", "GT": ">", "GE": ">=", "LT": "<", "LE": "<="}
 _INCREMENTS: Final = {name: name for name in ("hour", "day", "week", "month", "quarter", "year")}
 # The operators whose values are several, with an @ between them.
 _SEVERAL: Final = frozenset({"BETWEEN", "ON", "NOTON"})
+_TIME: Final = "%Y-%m-%d %H:%M:%S"
 _DAY = re.compile(r"\d{4}-\d\d-\d\d(?: \d\d:\d\d:\d\d)?", re.ASCII)
 
 
@@ -408,7 +412,7 @@ class _Reader:
                     else (f"{_comparable(sql, column)} {sign} {_comparable(*other)}", [])
                 )
         values = [
-            run_value(one, self.asker)
+            self._in_utc(one, column) or run_value(one, self.asker)
             for one in (written.split("@") if operator in _SEVERAL else [written])
         ]
         if operator in _SEVERAL:
@@ -429,6 +433,16 @@ class _Reader:
                 return _searched(self._shown(sql, column), operator, value)
             case _:
                 return _ordered(sql, column, operator, value)
+
+    def _in_utc(self, written: str, column: Column) -> str:
+        """A time that is *written* in the zone of who asks; empty for what is none, or is in
+        UTC."""
+        if not self.asker.local_times or column.kind is not Kind.DATETIME:
+            return ""
+        with suppress(ValueError):
+            there = datetime.strptime(written, _TIME).replace(tzinfo=self.asker.zone)
+            return there.astimezone(UTC).strftime(_TIME)
+        return ""
 
     def _between(self, sql: str, column: Column, operator: str, values: list[str]) -> Fragment:
         """``BETWEENa@b``, ``ONToday@start@end``, or ``ON`` and a bare day."""
@@ -541,6 +555,13 @@ def find_column(table: str, path: str) -> tuple[str, Column] | None:
     """The column that a dotted *path* leads to, as SQL that knows *table* as ``t``; None where
     there is none."""
     return _Reader(table, Asker()).walk(path)
+
+
+def named_columns(query: str, table: str) -> set[str]:
+    """The columns of *table* that the terms of an encoded query are about, or begin with."""
+    tokens = [token for group in query.split("^NQ") for token in _tokens(group)]
+    found = (_TERM.fullmatch(token.removeprefix("OR")) for token in tokens)
+    return {term[1].partition(".")[0] for term in found if term} & SCHEMA[table].keys()
 
 
 def condition(

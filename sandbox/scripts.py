@@ -95,7 +95,8 @@ def unimplemented(what: str) -> Refused:
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """Who asks, and when, in UNIX seconds: what a script in a query speaks of."""
+    """Who asks, and when, in UNIX seconds: what a script in a query speaks of. *local_times*: a
+    time that stands in a query is one of *zone*."""
 
     user_id: str = ""
     user_name: str = ""
@@ -103,6 +104,7 @@ class Asker:
     zone: tzinfo = UTC
     user: Mapping[str, str] = field(default_factory=dict)
     groups: Callable[[], list[str]] = list
+    local_times: bool = False
 
 
 def stamp(now: float) -> str:

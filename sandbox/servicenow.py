@@ -27,13 +27,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler
 from ipaddress import ip_address
 from typing import Any, Final, Self
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sandbox import attachments, batch, changeapi, statsapi, tableapi
@@ -55,8 +55,8 @@ from sandbox.faults import (
     refusal,
 )
 from sandbox.loopback import Loopback
+from sandbox.notifier import DeliveryFaults, NotifiedTable, Notifier
 from sandbox.oauth import GRANTS, OAuth, TokenRequest
-from sandbox.outbound import Delivery, Outbound, Sent
 from sandbox.pages import Pages
 from sandbox.rest import (
     BODY_BYTES_MAX,
@@ -86,9 +86,10 @@ __all__ = [
     "FAULTS",
     "LOGIN_FAULTS",
     "Call",
-    "Delivery",
+    "DeliveryFaults",
     "Fault",
-    "Sent",
+    "NotifiedTable",
+    "Notifier",
     "ServiceNow",
     "TokenRequest",
     "UserAccount",
@@ -131,6 +132,11 @@ class Call:
     query: str = ""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
+    @property
+    def asks_for_changes(self) -> bool:
+        """Whether it asks for the tickets that changed since some time, as `sync` does."""
+        return "sys_updated_on" in parse_qs(self.query).get("sysparm_query", [""])[0]
+
 
 @dataclass(frozen=True, slots=True)
 class _Late:
@@ -166,14 +172,17 @@ class ServiceNow:
     *port* 0 takes a free one. *honours_sys_id* off: an insert gets an id of the instance's own.
     *clock* gives UNIX seconds. *time_zone* is the integration user's, for display values. *tls*
     makes it https. *users* may sign in too. Entering raises OSError with a sentence where the port
-    is taken.
+    is taken, and ValueError where *notify* names what is not there.
 
     What an administrator may have done: *may_read*, *may_create* and *may_write* name the only
     tables that the integration user has rights on, whatever its roles; the rights of the others
     follow their roles. *basic_auth_allowed* and *oauth_grants* say how one may log in;
     *api_enabled* off refuses all. *rate_limit_per_hour* is a rule for all users, announced on every
     answer; *semaphores* is how many requests may run at once before the next is refused;
-    *batch_items_max* is how much of a batch is done in its time.
+    *batch_items_max* is how much of a batch is done in its time. *local_times*: a time in a query
+    is one of the user's time zone, against which a client guards itself
+    (github.com/gflewis/sndml3/issues/11); a page of ServiceNow's community has it in UTC. *notify*
+    tells an app that tickets have changed.
     """
 
     def __init__(
@@ -199,6 +208,8 @@ class ServiceNow:
         rate_limit_per_hour: int | None = None,
         semaphores: int | None = None,
         batch_items_max: int | None = None,
+        local_times: bool = False,
+        notify: Notifier | None = None,
     ) -> None:
         self._passwords = {account.name: account.password for account in users}
         if len(self._passwords) < len(users) or username in self._passwords:
@@ -214,7 +225,7 @@ class ServiceNow:
         self.batch_items_max = batch_items_max
         self.calls: list[Call] = []
         self.refused_logins: list[float] = []
-        self.outbound: Outbound | None = None
+        self.notifier = notify
         # What people or a flow do when the next PATCH has come in, and is not processed yet; each
         # once.
         self.meanwhile: list[Callable[[], object]] = []
@@ -227,6 +238,7 @@ class ServiceNow:
             time_zone=time_zone,
             written=self._written,
         )
+        self.tables.local_times = local_times
         for account in users:
             self.tables.plant_user(account.name, account.roles, time_zone=account.time_zone)
         self.oauth = OAuth(
@@ -255,11 +267,13 @@ class ServiceNow:
         self._counted = (0, 0)
 
     def __enter__(self) -> Self:
-        try:
+        with ExitStack() as undo:
+            undo.callback(self.tables.close)
+            if self.notifier is not None:
+                self.notifier.start(self.tables, user=self.username, clock=self._clock)
+                undo.callback(self.notifier.stop)
             self._server = _Server(self, self._port, self._tls)
-        except OSError:
-            self.tables.close()
-            raise
+            undo.pop_all()
         self._server.start()
         return self
 
@@ -268,8 +282,8 @@ class ServiceNow:
         self._server.stop()
         if self._latecomers is not None:
             self._latecomers.join()
-        if self.outbound is not None:
-            self.outbound.stop()
+        if self.notifier is not None:
+            self.notifier.stop()
         self.tables.close()
 
     @property
@@ -311,30 +325,13 @@ class ServiceNow:
         """The requests for a token so far, refused ones too."""
         return self.oauth.requests
 
-    def send_webhooks(
-        self,
-        url: str,
-        key: bytes,
-        *,
-        name: str = "hasura",
-        journals: tuple[str, ...] = ("comments",),
-        delivery: Delivery = Delivery.ONCE,
-    ) -> Outbound:
-        """Switch on the business rule that sends what people do to our incidents to *url*; see
-        Outbound."""
-        if self.outbound is not None:
-            self.outbound.stop()
-        self.outbound = Outbound(
-            url,
-            key,
-            tables=self.tables,
-            user=self.username,
-            clock=self._clock,
-            name=name,
-            journals=journals,
-            delivery=delivery,
-        )
-        return self.outbound
+    def start_notifying(self, notifier: Notifier) -> None:
+        """Switch on the business rules that tell an app of changes, in place of those that were
+        there. Raises ValueError."""
+        notifier.start(self.tables, user=self.username, clock=self._clock)
+        before, self.notifier = self.notifier, notifier
+        if before is not None:
+            before.stop()
 
     def commit_now(self, *, due_by: float = math.inf) -> None:
         """Commit what commit_late has taken and not committed yet, in the order in which it came.
@@ -665,8 +662,8 @@ class ServiceNow:
         return represented(answer, request) if answer else None
 
     def _written(self, write: Written) -> None:
-        if self.outbound is not None:
-            self.outbound.written(write)
+        if self.notifier is not None:
+            self.notifier.written(write)
 
     # For other processes.
 
@@ -695,9 +692,14 @@ class ServiceNow:
                     return plainly(200, {})
                 case "GET", "/sandbox/tokens":
                     return plainly(200, [asdict(asked) for asked in self.token_requests])
-                case "POST", "/sandbox/webhook":
-                    self.send_webhooks(**_webhook(request.sent))
+                case "POST", "/sandbox/notifications":
+                    self.start_notifying(_notifier(request.sent))
                     return plainly(200, {})
+                case "PUT", "/sandbox/notifications" if self.notifier is not None:
+                    _disturb(self.notifier, request.sent)
+                    return plainly(200, {})
+                case "GET", "/sandbox/notifications" if self.notifier is not None:
+                    return plainly(200, _summary(self.notifier))
                 case _:
                     return plainly(404, {"error": "no such path"})
         except (Refused, TypeError, ValueError) as wrong:
@@ -807,15 +809,49 @@ def _password(sent: dict[str, Any]) -> str:
     return str(sent["password"])
 
 
-def _webhook(sent: dict[str, Any]) -> dict[str, Any]:
-    url, key = sent.get("url"), sent.get("key")
-    if (
-        not isinstance(url, str)
-        or not isinstance(key, str)
-        or not url.startswith(("http://", "https://"))
-    ):
-        raise TypeError('say {"url": "http…", "key": "…"}')
-    return {"url": url, "key": key.encode(), "delivery": Delivery(sent.get("delivery", "once"))}
+def _notifier(sent: dict[str, Any]) -> Notifier:
+    """Of ``{"url", "secret", "tables": [{"table", "columns", "filter", …}]}``; without tables, that
+    of incidents."""
+    url, secret = sent.get("url"), sent.get("secret")
+    if not isinstance(url, str) or not isinstance(secret, str) or not _is_http(url):
+        raise TypeError('say {"url": "http…", "secret": "…"}')
+    tables = sent.get("tables", [{}])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise TypeError("tables are objects, in a list")
+    return Notifier(url, secret, tables=[_notified_table(**table) for table in tables])
+
+
+def _notified_table(**said: Any) -> NotifiedTable:
+    if not isinstance(said.get("filter", ""), str):
+        raise TypeError("a filter is a text")
+    lists = {name: tuple(names) for name, names in said.items() if isinstance(names, list)}
+    return NotifiedTable(**said | lists)
+
+
+def _is_http(url: str) -> bool:
+    return url.startswith(("http://", "https://"))
+
+
+def _disturb(notifier: Notifier, sent: dict[str, Any]) -> None:
+    """Of ``{"lose", "duplicate", "reorder", "delay_seconds", "held"}``; what is left out is not."""
+    held = sent.pop("held", False)
+    notifier.faults = DeliveryFaults(**sent)
+    if held:
+        notifier.hold()
+    else:
+        notifier.release()
+
+
+def _summary(notifier: Notifier) -> dict[str, Any]:
+    return {
+        "waiting": notifier.waiting,
+        "sent": [
+            sent.notification.fields
+            | {"status": sent.status, "answer": sent.answer.decode(errors="replace")}
+            for sent in notifier.sent
+        ],
+        "lost": [notification.fields for notification in notifier.lost],
+    }
 
 
 # --- the socket
@@ -961,7 +997,10 @@ def main() -> int:
     parser.add_argument(
         "--key", metavar="FILE", help="the certificate's key, where it has a file of its own"
     )
+    _add_notify_options(parser)
     asked = parser.parse_args()
+    if bool(asked.notify_url) is not bool(asked.notify_secret):
+        parser.error("--notify-url and --notify-secret go together")
     stop = threading.Event()
     for sign in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sign, lambda *_: stop.set())
@@ -982,6 +1021,7 @@ def main() -> int:
             time_zone=time_zone,
             users=users,
             tls=tls,
+            notify=_asked_notifier(asked),
         ) as instance:
             print(
                 f"ServiceNow in miniature: {instance.url} (user {instance.username}, password "
@@ -995,6 +1035,8 @@ def main() -> int:
                 print(
                     f"User {account.name}, password {account.password}; roles: {roles}", flush=True
                 )
+            if asked.notify_url:
+                print(f"What people change is told to {asked.notify_url}", flush=True)
             stop.wait()
     except ValueError as wrong:
         print(f"{wrong}.", file=sys.stderr)
@@ -1003,6 +1045,66 @@ def main() -> int:
         print(f"{taken.strerror}. Give another one with --port.", file=sys.stderr)
         return 1
     return 0
+
+
+def _add_notify_options(parser: argparse.ArgumentParser) -> None:
+    usual = NotifiedTable()
+    notify = parser.add_argument_group(
+        "business rules that tell an app that a ticket changed", "For all tables that are named."
+    )
+    notify.add_argument(
+        "--notify-url", type=_http_url, metavar="URL", help="where to post, as …/servicenow"
+    )
+    notify.add_argument("--notify-secret", metavar="SECRET", help="what signs the requests")
+    notify.add_argument(
+        "--notify-table",
+        action="append",
+        metavar="TABLE",
+        help=f"can be given several times (default: {usual.table})",
+    )
+    for option, names in (("columns", usual.columns), ("journals", usual.journals)):
+        notify.add_argument(
+            f"--notify-{option}",
+            type=_names,
+            default=names,
+            metavar="NAME,…",
+            help=f"whose changes are told (default: {','.join(names)})",
+        )
+    notify.add_argument(
+        "--notify-filter",
+        default=usual.filter,
+        metavar="QUERY",
+        help="of which records, as an encoded query (default: of all)",
+    )
+    notify.add_argument("--notify-insert", action="store_true", help="tell of new records too")
+    notify.add_argument("--notify-delete", action="store_true", help="tell of deleted ones too")
+
+
+def _asked_notifier(asked: argparse.Namespace) -> Notifier | None:
+    if not asked.notify_url:
+        return None
+    tables = [
+        NotifiedTable(
+            table,
+            columns=asked.notify_columns,
+            filter=asked.notify_filter,
+            journals=asked.notify_journals,
+            insert=asked.notify_insert,
+            delete=asked.notify_delete,
+        )
+        for table in asked.notify_table or [NotifiedTable().table]
+    ]
+    return Notifier(asked.notify_url, asked.notify_secret, tables=tables)
+
+
+def _http_url(written: str) -> str:
+    if not _is_http(written):
+        raise argparse.ArgumentTypeError("say http://… or https://…")
+    return written
+
+
+def _names(written: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in written.split(",") if name.strip())
 
 
 def _account(written: str) -> UserAccount:

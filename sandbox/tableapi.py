@@ -52,7 +52,7 @@ def answer(site: Site, request: Request, target: Target) -> Answer:
                 now = _found(site, table, sys_id)
             return answered(200, {"result": present.record(table, now)})
         case "DELETE", True:
-            site.tables.delete(_own_table(site, request, target), sys_id)
+            site.tables.delete(_own_table(site, request, target), sys_id, by=site.user)
             return Answer(204, b"", headers())
         case _:
             raise no_such_method(request)

@@ -100,13 +100,19 @@ def is_read_only(table: str, column: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """One write as it was committed. *before* is None for an insert; *journal* are the entries that
-    it made."""
+    """One write of the user *by*, as it was committed. *before* is None for an insert, *after* for
+    a delete; *journal* are the entries that it made."""
 
     table: str
     before: Record | None
-    after: Record
+    after: Record | None
     journal: tuple[Record, ...]
+    by: str
+
+    @property
+    def record(self) -> Record:
+        """The record as it is now, or was before it was deleted."""
+        return self.after or self.before or {}
 
 
 @functools.cache
@@ -163,6 +169,8 @@ class Tables:
         # Columns, as (table, column), that an ACL keeps everybody but an administrator from
         # writing: what is sent for them is dropped without a word, as a field ACL does.
         self.protected: set[tuple[str, str]] = set()
+        # If a time in a query is one of the time zone of who asks, and not of UTC.
+        self.local_times = False
         # Change models that an administrator has made: the states of each, in order.
         self.change_models: dict[str, tuple[str, ...]] = {}
         self._now = now
@@ -252,6 +260,23 @@ class Tables:
             [*asked.values, limit, offset],
         )
 
+    def meets(
+        self,
+        encoded: str,
+        table: str,
+        after: Record,
+        before: Record | None = None,
+        *,
+        by: str = ADMIN,
+    ) -> bool:
+        """If a record that is *after*, and was *before*, meets a condition, as of a business
+        rule."""
+        statement, values = query.condition(
+            encoded, table, after, before or {}, asker=self._asker(by)
+        )
+        with self._lock:
+            return bool(self._db.execute(statement, values).fetchone()[0])
+
     def count(
         self,
         table: str,
@@ -332,7 +357,7 @@ class Tables:
                     raise Refused(403, "Operation Failed", detail) from taken_already
                 journal = self._write_journal(table, after["sys_id"], texts, by=by, at=at)
                 self._before[table, after["sys_id"]] = None
-            self._written(Written(table, None, after, journal))
+            self._written(Written(table, None, after, journal, by))
         return after
 
     def update(
@@ -362,23 +387,25 @@ class Tables:
                 self._change(table, after)
                 journal = self._write_journal(table, after["sys_id"], texts, by=by, at=at)
                 self._before[table, after["sys_id"]] = before
-            self._written(Written(table, before, after, journal))
+            self._written(Written(table, before, after, journal, by))
         return after
 
-    def delete(self, table: str, sys_id: str) -> None:
+    def delete(self, table: str, sys_id: str, *, by: str = ADMIN) -> None:
         """Remove a record, and what is attached to it. Raises Refused (404) where there is none."""
         _check_table(table)
-        with self._lock, self._db:
-            before = self.find(table, sys_id)
-            if before is None:
-                raise missing()
-            attached = (
-                "SELECT * FROM sys_attachment WHERE table_name = ? "
-                "AND table_sys_id = ? COLLATE NOCASE"
-            )
-            for attachment in self._read(attached, [table, sys_id]):
-                self._remove("sys_attachment", attachment)
-            self._remove(table, before)
+        with self._lock:
+            with self._db:
+                before = self.find(table, sys_id)
+                if before is None:
+                    raise missing()
+                attached = (
+                    "SELECT * FROM sys_attachment WHERE table_name = ? "
+                    "AND table_sys_id = ? COLLATE NOCASE"
+                )
+                for attachment in self._read(attached, [table, sys_id]):
+                    self._remove("sys_attachment", attachment)
+                self._remove(table, before)
+            self._written(Written(table, before, None, (), by))
 
     def attach(
         self, table: str, sys_id: str, file_name: str, content: bytes, *, content_type: str, by: str
@@ -513,7 +540,15 @@ class Tables:
         found = self._read("SELECT * FROM sys_user WHERE user_name = ?", [by])
         user = found[0] if found else {}
         user_id = user.get("sys_id", "")
-        return Asker(user_id, by, self._now(), self._zone(by), user, lambda: self._groups(user_id))
+        return Asker(
+            user_id,
+            by,
+            self._now(),
+            self._zone(by),
+            user,
+            lambda: self._groups(user_id),
+            self.local_times,
+        )
 
     def _groups(self, user_id: str) -> list[str]:
         """The active groups that a person is in."""
@@ -659,11 +694,7 @@ class Tables:
             [table],
         )
         for rule in rules:
-            images = (after, before or {})
-            statement, values = query.condition(
-                rule["filter_condition"], table, *images, asker=self._asker(by)
-            )
-            if self._db.execute(statement, values).fetchone()[0]:
+            if self.meets(rule["filter_condition"], table, after, before, by=by):
                 raise aborted(table, rule["name"], rule["sys_id"])
 
     def _write_journal(

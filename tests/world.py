@@ -195,6 +195,9 @@ class World:
                 "table_traits",
                 "configuration",
                 "login_attempt",
+                "shadow",
+                "inbox",
+                "watermark",
             ):
                 self.query(f"DELETE FROM servicenow.{table}")  # noqa: S608  # our own names
 

@@ -1485,6 +1485,22 @@ class TestFaults:
         assert app.hasura.events() == []
         assert app.data(self.INSERT).keys() == {"insert_outages_one"}
 
+    def test_what_nobody_has_met_can_be_taken_back(self, app: App) -> None:
+        app.hasura.graphql.arm("error_before_commit", times=2)
+        app.error(self.INSERT)
+
+        assert app.hasura.graphql.disarm() == 1
+        assert app.data(self.INSERT).keys() == {"insert_outages_one"}
+
+    def test_requests_are_counted(self, app: App) -> None:
+        before = app.hasura.graphql.request_count
+        app.hasura.graphql.arm("error_before_commit")
+        app.error(self.INSERT)
+        app.data("{ outages { id } }")
+
+        assert app.hasura.graphql.request_count == before + 2
+        assert app.hasura.graphql.in_flight == 0
+
     def test_a_fault_that_there_is_not_is_refused(self, app: App) -> None:
         with pytest.raises(ValueError, match="rain"):
             app.hasura.graphql.arm("rain")

@@ -1,10 +1,13 @@
 """A person plays ServiceNow with the sandbox's pages."""
 
+import re
+from html import unescape
+
 import pytest
 import requests
 
 from sandbox.servicenow import ServiceNow
-from tests.sandbox.client import Api
+from tests.sandbox.client import Api, group, user
 
 
 def posted(instance: ServiceNow, path: str, **form: str) -> requests.Response:
@@ -42,6 +45,67 @@ def test_a_button_adds_to_the_journal(api: Api, instance: ServiceNow, kind: str)
         "Grüße & <b>",
         "admin",
     )
+
+
+def form_of(instance: ServiceNow, number: str) -> dict[str, str]:
+    """What a browser sends of the form that changes an incident, if nobody touches it."""
+    page = requests.get(f"{instance.url}/incidents/{number}", timeout=5).text
+    form = page.partition("/change")[2].partition("</form>")[0]
+    sent = dict(re.findall(r'<input (?:type="hidden" )?name="(\w+)" value="([^"]*)"', form))
+    for name, options in re.findall(r'<select name="(\w+)">(.*?)</select>', form, re.DOTALL):
+        [sent[name]] = re.findall(r'<option value="([^"]*)" selected', options)
+    return sent
+
+
+def test_a_form_changes_what_people_change(api: Api, instance: ServiceNow) -> None:
+    made = api.make(short_description="Link & down", hold_reason="3")
+    network, beth = group(instance, "Network"), user(instance, "beth.anglin")
+    form = {name: unescape(value) for name, value in form_of(instance, made["number"]).items()}
+
+    changed = {"state": "2", "assignment_group": network, "assigned_to": beth, "impact": "1"}
+    answer = posted(instance, f"/incidents/{made['number']}/change", **form | changed)
+
+    [row] = instance.rows("incident")
+    assert answer.status_code == 303
+    assert {name: row[name] for name in changed} == changed
+    assert (row["short_description"], row["hold_reason"]) == ("Link & down", "3")
+    assert (row["sys_updated_by"], row["sys_mod_count"]) == ("admin", "1")
+
+
+def test_a_form_that_was_open_for_a_while_undoes_nothing(api: Api, instance: ServiceNow) -> None:
+    made = api.make(short_description="Link down")
+    form = form_of(instance, made["number"])
+    api.patch(made["sys_id"], short_description="Link up again", state="2")
+
+    posted(instance, f"/incidents/{made['number']}/change", **form | {"urgency": "1"})
+
+    [row] = instance.rows("incident")
+    assert (row["short_description"], row["state"], row["urgency"]) == ("Link up again", "2", "1")
+
+
+def test_a_form_that_changes_nothing_is_no_write(api: Api, instance: ServiceNow) -> None:
+    made = api.make(assigned_to=user(instance, "beth.anglin"))
+
+    posted(instance, f"/incidents/{made['number']}/change", **form_of(instance, made["number"]))
+
+    assert instance.rows("incident")[0]["sys_mod_count"] == "0"
+
+
+def test_a_form_can_take_an_incident_from_its_assignee(api: Api, instance: ServiceNow) -> None:
+    made = api.make(assigned_to=user(instance, "beth.anglin"))
+
+    page = requests.get(f"{instance.url}/incidents/{made['number']}", timeout=5).text
+
+    assignees = page.partition('<select name="assigned_to">')[2].partition("</select>")[0]
+    assert '<option value="">' in assignees
+
+
+def test_a_value_that_is_no_choice_stays_as_it_is(api: Api, instance: ServiceNow) -> None:
+    made = api.make(state="42", assigned_to="0" * 32)
+
+    form = form_of(instance, made["number"])
+
+    assert (form["state"], form["assigned_to"]) == ("42", "0" * 32)
 
 
 def test_what_the_platform_refuses_is_said_on_the_page(api: Api, instance: ServiceNow) -> None:
@@ -121,3 +185,43 @@ def test_a_page_on_which_one_types_does_not_refresh_itself(api: Api, instance: S
 
     for path in (f"/incidents/{made['number']}", "/faults"):
         assert "http-equiv" not in requests.get(instance.url + path, timeout=5).text
+
+
+def test_a_person_makes_an_incident_and_is_led_to_its_page(instance: ServiceNow) -> None:
+    software = group(instance, "Software")
+    page = requests.get(f"{instance.url}/incidents/new", timeout=5).text
+    chosen = re.findall(r'<option value="([^"]*)" selected', page)
+
+    answer = posted(
+        instance,
+        "/incidents/new",
+        short_description="Prices <are> wrong",
+        description="All in cents.",
+        impact="1",
+        assignment_group=software,
+        correlation_id="shop:1",
+    )
+
+    [row] = instance.rows("incident")
+    assert chosen == ["3", "3", ""]
+    assert (answer.status_code, answer.headers["Location"]) == (303, f"/incidents/{row['number']}")
+    assert (row["short_description"], row["description"]) == ("Prices <are> wrong", "All in cents.")
+    assert (row["impact"], row["assignment_group"], row["sys_created_by"]) == (
+        "1",
+        software,
+        "admin",
+    )
+    assert row["correlation_id"] == ""
+    assert 'href="/incidents/new"' in requests.get(f"{instance.url}/incidents", timeout=5).text
+
+
+def test_a_new_incident_that_another_sites_form_asks_for_is_not_made(instance: ServiceNow) -> None:
+    answer = requests.post(
+        f"{instance.url}/incidents/new",
+        data={"short_description": "x"},
+        headers={"Origin": "http://elsewhere.example"},
+        timeout=5,
+    )
+
+    assert answer.status_code == 403
+    assert instance.rows("incident") == []

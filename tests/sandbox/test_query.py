@@ -334,6 +334,121 @@ class TestGrammar:
         assert numbers == sorted(numbers)
 
 
+class TestWayBack:
+    """What a client asks that wants to know what changed since it last looked."""
+
+    def test_pages_by_time_and_sys_id_have_every_record_once_also_of_one_second(
+        self, api: Api, instance: ServiceNow, clock: Time
+    ) -> None:
+        ids = [f"{digit}{HEX[1:]}" for digit in "c0a5f9b371"]
+        for place, sys_id in enumerate(ids):
+            clock.now += place % 5 == 0
+            api.make(sys_id=sys_id, correlation_id=f"shop:{place}")
+            api.make(correlation_id=f"market:{place}")
+        clock.now += 1
+        instance.change("incident", ids[3], state="In Progress")
+        ours, order = "correlation_idSTARTSWITHshop:", "ORDERBYsys_updated_on^ORDERBYsys_id"
+        found: list[tuple[str, str]] = []
+        query = f"{ours}^{order}"
+        while rows := api.found(query, sysparm_limit="2", sysparm_fields="sys_id,sys_updated_on"):
+            found += [(row["sys_updated_on"], row["sys_id"]) for row in rows]
+            at, last = found[-1]
+            later, same = f"{ours}^sys_updated_on>{at}", f"{ours}^sys_updated_on={at}^sys_id>{last}"
+            query = f"{later}^NQ{same}^{order}"
+
+        assert [sys_id for _, sys_id in found] == [
+            *sorted(set(ids[:5]) - {ids[3]}),
+            *sorted(ids[5:]),
+            ids[3],
+        ]
+        assert found == sorted(found)
+
+    def test_what_changed_from_a_time_on_is_found_that_second_included(self, four: Api) -> None:
+        rows = four.found("sys_updated_on>=2026-09-21 16:13:20^ORDERBYsys_updated_on")
+
+        assert [row["number"] for row in rows] == ["INC3", "INC4"]
+
+    @pytest.mark.parametrize(
+        ("local", "query", "found"),
+        [
+            (False, "sys_updated_on>=2026-09-21 14:13:20", True),
+            (False, "sys_updated_on>=2026-09-21 16:13:20", False),
+            (True, "sys_updated_on>=2026-09-21 16:13:20", True),
+            (True, "sys_updated_on=2026-09-21 16:13:20", True),
+            (True, "sys_updated_on>=2026-09-21 16:13:21", False),
+            (True, "sys_updated_onBETWEEN2026-09-21 16:13:20@2026-09-21 16:13:20", True),
+            (True, "sys_updated_on>=javascript:gs.dateGenerate('2026-09-21','16:13:20')", True),
+            (True, "numberSTARTSWITHINC^sys_updated_on>=soon", False),
+        ],
+    )
+    def test_an_instance_may_take_a_time_for_one_of_the_user_s_zone(
+        self, clock: Time, local: bool, query: str, found: bool
+    ) -> None:
+        with ServiceNow(clock=clock, time_zone="Europe/Berlin", local_times=local) as instance:
+            api = Api(instance)
+            with api.session:
+                api.make()
+
+                assert bool(api.found(query)) is found
+
+    def test_a_record_has_values_and_display_values_through_references_too(
+        self, four: Api, instance: ServiceNow
+    ) -> None:
+        asked = {
+            "sysparm_fields": "state,assigned_to,assigned_to.email,assigned_to.manager.email",
+            "sysparm_display_value": "all",
+            "sysparm_exclude_reference_link": "true",
+        }
+        [two] = four.found("number=INC2", **asked)
+        [four_] = four.found("number=INC4", **asked)
+
+        beth = user(instance, "beth.anglin")
+        email = next(u["email"] for u in instance.rows("sys_user") if u["sys_id"] == beth)
+        assert email
+        assert two == {
+            "state": {"display_value": "New", "value": "1"},
+            "assigned_to": {"display_value": "Beth Anglin", "value": beth},
+            "assigned_to.email": {"display_value": email, "value": email},
+            "assigned_to.manager.email": {"display_value": "", "value": ""},
+        }
+        assert four_ == {
+            "state": {"display_value": "New", "value": "1"},
+            **{name: {"display_value": "", "value": ""} for name in two if name != "state"},
+        }
+
+    def test_entries_of_a_ticket_s_journals_are_found_from_a_time_on_oldest_first(
+        self, four: Api, instance: ServiceNow, clock: Time
+    ) -> None:
+        one, two = (row["sys_id"] for row in instance.rows("incident")[:2])
+        for text in ("first", "second"):
+            instance.change("incident", one, comments=text, work_notes=f"{text} note")
+        instance.change("incident", two, comments="another's")
+        clock.now += 60
+        four.patch(one, comments="third")
+
+        def entries(query: str) -> list[tuple[str, str, str]]:
+            rows = four.found(
+                f"name=incident^element_id={one}^{query}^ORDERBYsys_created_on",
+                "sys_journal_field",
+                sysparm_fields="sys_id,element,value,sys_created_by,sys_created_on",
+            )
+            assert all(len(row["sys_id"]) == 32 and row["sys_created_on"] for row in rows)
+            return [(row["element"], row["value"], row["sys_created_by"]) for row in rows]
+
+        assert entries("element=comments") == [
+            ("comments", "first", "admin"),
+            ("comments", "second", "admin"),
+            ("comments", "third", "svc.hasura"),
+        ]
+        assert [value for _, value, _ in entries("elementINcomments,work_notes")] == [
+            *("first", "first note", "second", "second note", "third")
+        ]
+        assert entries("element=comments^sys_created_on>=2026-09-21 17:14:20") == [
+            ("comments", "third", "svc.hasura")
+        ]
+        assert entries("element=work_notes^sys_created_on>2026-09-21 17:13:20") == []
+
+
 class TestShown:
     def test_a_dotted_field_comes_back_under_itself(self, four: Api, instance: ServiceNow) -> None:
         fields = (

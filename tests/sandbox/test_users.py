@@ -353,7 +353,7 @@ class TestCommandLine:
 
         page = (Path(__file__).resolve().parents[2] / "docs" / "sandbox.md").read_text("utf-8")
         options = set(re.findall(r"--[a-z][a-z-]+", told)) - {"--help"}
-        assert len(options) == 6
+        assert len(options) == 14
         assert {option for option in options if f"`{option}" not in page} == set()
 
     def test_users_and_a_time_zone_can_be_named(self) -> None:
