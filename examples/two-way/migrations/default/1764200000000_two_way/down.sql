@@ -1,0 +1,3 @@
+DROP TABLE public.outage_comments;
+DROP TABLE public.outages;
+DROP FUNCTION public.set_updated_at();
