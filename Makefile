@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 # A target whose line has a comment after two number signs is listed by `make help`.
-.PHONY: run help test soak lint format types check clean
+.PHONY: run help test soak rounds lint format types check clean
 
 run: .venv/run  ## Start PostgreSQL, Hasura's delivery, a small ServiceNow and the function; show a tour
 	$(BIN)/python -m sandbox
@@ -19,6 +19,10 @@ test: .venv/test  ## Run every test
 # ROWS=1000 SEED=7 FUNCTIONS=2 make it another one; SOAK='--no-faults' or SOAK='--wipe' another kind.
 soak: .venv/test  ## Send rows through thousands of faults; count lost, duplicated and stale tickets
 	$(BIN)/python -m tests.faults.soak $(if $(ROWS),--rows $(ROWS)) $(if $(SEED),--seed $(SEED)) $(if $(FUNCTIONS),--functions $(FUNCTIONS)) $(SOAK)
+
+# TRIPS=100 SEED=7 FUNCTIONS=3 make it another one; ROUNDS='--no-faults' another kind.
+rounds: .venv/test  ## Edit rows and tickets from both sides through hundreds of faults; count lost, duplicated and unequal ones
+	$(BIN)/python -m tests.faults.round_trips $(if $(TRIPS),--trips $(TRIPS)) $(if $(SEED),--seed $(SEED)) $(if $(FUNCTIONS),--functions $(FUNCTIONS)) $(ROUNDS)
 
 lint: .venv/test  ## Look for mistakes (ruff)
 	$(BIN)/ruff check .

@@ -166,7 +166,7 @@ def _audit_events(
 def _audit_row(
     found: Audit, mark: str, life: _Life, tickets: list[dict[str, str]], group: str
 ) -> None:
-    chain = _chain(tickets)
+    chain = chain_generations(tickets)
     if chain is None:
         found.duplicated.append(
             f"{mark} has {[ticket['number'] for ticket in tickets]}, and they are no generations"
@@ -222,7 +222,7 @@ def _audit_ticket(
         found.stale.append(f"{mark}: {ticket['number']} says {wrong}, {_said(row)}")
 
 
-def _chain(tickets: list[dict[str, str]]) -> list[dict[str, str]] | None:
+def chain_generations(tickets: list[dict[str, str]]) -> list[dict[str, str]] | None:
     """One key's tickets as generations, each the parent of the next; None where they are not."""
     by_parent = {ticket["parent_incident"]: ticket for ticket in tickets}
     if len(by_parent) < len(tickets) or (tickets and "" not in by_parent):

@@ -6,6 +6,7 @@ import psycopg
 import pytest
 
 from tests.faults.site import Site
+from tests.faults.two_way_site import TwoWaySite
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +23,24 @@ def calm(site: Site) -> Site:
     """The same, when nothing of an earlier test is under way."""
     site.heal()
     return site
+
+
+@pytest.fixture(scope="module")
+def two_way_site(
+    postgresql_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TwoWaySite]:
+    """The same, where app and service desk answer each other."""
+    url = _database(postgresql_server, "two_way")
+    with TwoWaySite(url, tmp_path_factory.mktemp("two-way")) as site:
+        yield site
+    _drop(postgresql_server, "two_way")
+
+
+@pytest.fixture
+def desk(two_way_site: TwoWaySite) -> TwoWaySite:
+    """The same, when nothing of an earlier test is under way."""
+    two_way_site.heal()
+    return two_way_site
 
 
 def _database(server: str, name: str) -> str:

@@ -59,7 +59,7 @@ class Site:
 
     *database_url* is an empty PostgreSQL database. *settings* are the functions' own, over usual
     ones; *wall_ahead_seconds* has each function's host go wrong by so much; *spare_the_first*: no
-    order is for that one.
+    order is for that one. The first engine answers GraphQL where *graphql_port* is given.
     """
 
     def __init__(
@@ -74,6 +74,8 @@ class Site:
         fetch_interval_seconds: float = 0.05,
         wall_ahead_seconds: Sequence[float] = (),
         spare_the_first: bool = False,
+        graphql_port: int | None = None,
+        admin_secret: str | None = None,
         **settings: str,
     ) -> None:
         self.database_url = database_url
@@ -91,6 +93,8 @@ class Site:
         self._fetch_interval_seconds = fetch_interval_seconds
         self._wall_ahead_seconds = wall_ahead_seconds
         self._spare_the_first = spare_the_first
+        self._graphql_port = graphql_port
+        self._admin_secret = admin_secret
         self._settings = settings
         self._before: set[str] = set()
         self._resting: deque[psycopg.Connection[dict[str, Any]]] = deque()
@@ -140,6 +144,8 @@ class Site:
             fetch_interval_seconds=self._fetch_interval_seconds,
             shutdown_seconds=2.0,
             clock_ahead_seconds=self.clock.ahead,
+            graphql_port=self._graphql_port if function is self.functions[0] else None,
+            admin_secret=self._admin_secret,
         )
 
     def start_engine(self, number: int) -> None:
@@ -332,14 +338,17 @@ class Site:
     def heal(self, seconds: float = 60.0) -> None:
         """No faults any more; everything comes to rest, what is in doubt is looked at. *seconds* of
         real time."""
-        self.servicenow.disarm()
-        self.revoke_orders()
-        self.wake()
+        self._end_faults()
         self.settle(seconds)
         self._pass(900)
         self.housekeep()
         self.settle(seconds)
         self._before = {event["id"] for event in self.events()}
+
+    def _end_faults(self) -> None:
+        self.servicenow.disarm()
+        self.revoke_orders()
+        self.wake()
 
     def skip_waiting(self) -> bool:
         """Move the clock on to the next event that is due, if nothing is under way; True when none
@@ -388,11 +397,15 @@ class Site:
         return float(row["due"]) if row["due"] is not None else None
 
     def housekeep(self) -> Answered:
-        """The cron event that is shipped in metadata, at the first function."""
+        """The cron event of the housekeeping that is shipped in metadata, at the first function."""
+        return self.send_cron("servicenow_housekeeping")
+
+    def send_cron(self, name: str, *, function: int = 0) -> Answered:
+        """A cron event, at the function of that number."""
         body = {
             "id": os.urandom(16).hex(),
-            "name": "servicenow_housekeeping",
+            "name": name,
             "payload": None,
             "scheduled_time": "2026-01-01T00:00:00Z",
         }
-        return self.functions[0].send(json.dumps(body).encode())
+        return self.functions[function].send(json.dumps(body).encode())

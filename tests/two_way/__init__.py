@@ -1,0 +1,1 @@
+"""What ServiceNow changes comes back to the app."""
