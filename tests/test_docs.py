@@ -17,6 +17,7 @@ from function.core.finding import Level
 from function.ledger.records import TableTraits
 from function.rules import loader as rules_file
 from function.rules.model import Rule
+from function.rules.ticket import has_ticket
 from function.servicenow import Basic, ServiceNowClient
 from sandbox.servicenow import ServiceNow
 from tests.payloads import delete, insert, update
@@ -96,6 +97,14 @@ LIVES = {
         again=("reopened", "2"),
         gone="6",
     ),
+    "disturbance": Life(
+        open={"title": "Down", "status": "open", "servicenow_sys_id": None},
+        new="1",
+        done={"status": "fixed"},
+        resolved="6",
+        again=("reopened", "2"),
+        gone="6",
+    ),
     "action-items": Life(
         open={"action_items": [{"id": "a", "summary": "Ask"}, {"id": "b", "summary": "Answer"}]},
         new="1",
@@ -169,6 +178,12 @@ WRITTEN = [
 EXAMPLES = [
     pytest.param(text, rule, id=f"{number}-{rule.name}")
     for number, (text, rule) in enumerate(WRITTEN)
+    if has_ticket(rule)
+]
+NOTES = [
+    pytest.param(text, rule, id=f"{number}-{rule.name}")
+    for number, (text, rule) in enumerate(WRITTEN)
+    if not has_ticket(rule)
 ]
 
 
@@ -241,4 +256,25 @@ def test_check_finds_nothing_that_keeps_an_example_from_working(text: str, rule:
 
 
 def test_the_examples_are_there_and_each_has_its_rows() -> None:
-    assert {rule.name for _, rule in WRITTEN} == LIVES.keys()
+    assert {rule.name for _, rule in WRITTEN if has_ticket(rule)} == LIVES.keys()
+    assert len(NOTES) == 2
+
+
+@pytest.mark.parametrize(("text", "rule"), NOTES)
+def test_an_example_s_note_is_written_and_its_edit_too(text: str, rule: Rule) -> None:
+    outage = {"id": 1, "updated_at": "2026-03-04T05:00:00Z", **LIVES["outage"].open}
+    row = {"id": 7, "outage_id": 1, "author": "Ada", "body": "Still down"}
+    with World(rules=text) as world:
+        run(world, insert("outages", outage))
+
+        assert run(world, insert(table(rule), row)) == {"created"}
+        assert run(
+            world,
+            update(table(rule), row, row | {"body": "Up"}, created_at="2026-03-04T06:00:00"),
+        ) == {"updated"}
+        entries = [entry["value"] for entry in world.servicenow.rows("sys_journal_field")]
+        assert [entry.partition("\n")[0] for entry in entries] == [
+            "Ada: Still down",
+            "edited: Ada: Up",
+        ]
+        assert not world.mails

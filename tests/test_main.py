@@ -21,6 +21,7 @@ LAZY = [
     "prometheus_client",
     "cryptography",
     "psycopg",
+    "graphql",
 ]
 
 

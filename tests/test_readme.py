@@ -16,7 +16,14 @@ from function.cli.main import commands
 from function.core.outcome import Reason
 from function.rules import loader as rules
 from function.rules.filters import FILTERS_OFFERED
-from function.rules.schema import RULE_KEYS, TICKET_KEYS, TOP_KEYS, schema
+from function.rules.schema import (
+    MUTATE_KEYS,
+    NOTE_KEYS,
+    RULE_KEYS,
+    TICKET_KEYS,
+    TOP_KEYS,
+    schema,
+)
 from function.servicenow import ServiceNowClient, ServiceNowError
 from function.settings import load_settings, table
 from sandbox.__main__ import PORTS
@@ -107,7 +114,13 @@ def test_every_option_of_a_command_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("keys", "section"),
-    [(TOP_KEYS, "| Of the file |"), (RULE_KEYS, "| Of a rule |"), (TICKET_KEYS, "| Of a ticket |")],
+    [
+        (TOP_KEYS, "| Of the file |"),
+        (RULE_KEYS, "| Of a rule |"),
+        (TICKET_KEYS, "| Of a ticket |"),
+        (MUTATE_KEYS, "| Of a mutation |"),
+        (NOTE_KEYS, "| Of a note |"),
+    ],
 )
 def test_every_key_of_the_rules_is_explained(keys: dict[str, str], section: str) -> None:
     rows = RULES.partition(section)[2].partition("\n\n")[0].splitlines()[2:]
@@ -143,9 +156,11 @@ def test_the_examples_of_rules_load(text: str) -> None:
     assert rules.load_rules(text, environ={"RUNBOOK_URL": "https://wiki.example.com"}).rules
 
 
-def test_there_are_examples_of_each_and_shared_and_env() -> None:
-    assert len(RULES_FILES) == 3
+def test_there_are_examples_of_what_is_used_seldom() -> None:
+    assert len(RULES_FILES) == 5
     assert all(re.search(word, RULES_FILES[2]) for word in ("each:", "shared: true", "env:"))
+    assert re.search("sys_id:", RULES_FILES[3])
+    assert re.search("note:", RULES_FILES[4])
 
 
 def test_there_is_a_trigger_in_readme_and_in_its_page() -> None:
@@ -216,6 +231,7 @@ def test_the_transcript_is_what_make_run_prints() -> None:
         "--once",
         f"--port={port}",
         "--servicenow-port=0",
+        "--hasura-port=0",
         "--mail-port=0",
     ]
 
@@ -224,7 +240,7 @@ def test_the_transcript_is_what_make_run_prints() -> None:
     ).stdout
 
     steps = re.findall(r"^\d\. .*$", printed, re.MULTILINE)
-    assert len(steps) == 6
+    assert len(steps) == 9
     assert [step for step in steps if step not in README] == []
     assert re.search(r"^ +Subject: .*$", printed, re.MULTILINE)[0] in README  # type: ignore[index]
 
