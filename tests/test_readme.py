@@ -157,7 +157,7 @@ def test_the_examples_of_rules_load(text: str) -> None:
 
 
 def test_there_are_examples_of_what_is_used_seldom() -> None:
-    assert len(RULES_FILES) == 5
+    assert len(RULES_FILES) == 6
     assert all(re.search(word, RULES_FILES[2]) for word in ("each:", "shared: true", "env:"))
     assert re.search("sys_id:", RULES_FILES[3])
     assert re.search("note:", RULES_FILES[4])
