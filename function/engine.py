@@ -306,7 +306,6 @@ def _log(event: Event, outcome: Outcome) -> None:
         level, message = logging.WARNING, "will be tried again"
     fields = {
         "event": event.id,
-        "correlation_id": event.correlation_id,
         "source": event.source,
         "op": event.op.value,
         "rule": outcome.rule,

@@ -100,11 +100,8 @@ class DownstreamSystem:
     def add_fault(self, fault: ReceiverFault) -> None:
         with self._changed:
             self._armed.append(fault)
-            released = self._released
             if fault.kind == "down":
-                self._released = threading.Event()
-        if fault.kind == "down":
-            released.set()
+                self._released.set()  # those that were let in are hung up on
         self._open_or_close()
 
     def disarm(self, kind: str | None = None) -> None:

@@ -300,6 +300,28 @@ def test_at_a_port_of_its_own_nobody_listens_while_a_system_is_down(
     assert [got.body for got in system.received] == [b"1", b"2"]
 
 
+def test_a_system_that_goes_down_hangs_up_on_those_that_wait_and_can_hang_again(
+    receiver: Receiver, system: DownstreamSystem
+) -> None:
+    url = system.open_port()
+    system.arm("hang", seconds=30)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(requests.post, url, b"", timeout=20)
+        system.wait(1, 5)
+        started = time.monotonic()
+        system.arm("down")
+        took = time.monotonic() - started
+        hung_up_on = waiting.exception(5)
+    system.disarm()
+    system.arm("hang", seconds=30)
+
+    assert isinstance(hung_up_on, requests.ConnectionError)
+    assert took < 3
+    with pytest.raises(requests.ReadTimeout):
+        requests.post(url, b"", timeout=0.2)
+    assert receiver["a"].total == 2
+
+
 def test_at_a_path_a_system_that_is_down_resets_and_keeps_nothing(
     receiver: Receiver, system: DownstreamSystem
 ) -> None:
