@@ -188,6 +188,13 @@ def read_rules(
     except (OSError, UnicodeDecodeError) as error:
         what = f"cannot be read: {type(error).__name__}"
         raise rules_file.RulesError(Finding(Level.FAULT, path, what, end="")) from error
+    return parse_rules(text, path.rpartition("/")[2], environ, read_secret=read_secret)
+
+
+def parse_rules(
+    text: str, name: str, environ: Mapping[str, str], *, read_secret: Callable[[str], str]
+) -> Rules:
+    """The same of a file's *text*; *name* is what faults call it."""
     # To look for the variables takes time at each start, and few files name a secret.
     has_secrets = any(
         secretmanager.is_reference(value) and name in text for name, value in environ.items()
@@ -196,7 +203,7 @@ def read_rules(
     read = read_variables(names, environ, read_secret=read_secret)
     return rules_file.load_rules(
         text,
-        name=path.rpartition("/")[2],
+        name=name,
         environ={**environ, **read.values},
         references=read.references,
         unread=read.unread,
