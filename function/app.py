@@ -35,7 +35,8 @@ from function.housekeeping import Housekeeping
 from function.ledger.backend import LedgerRefused, LedgerUnavailable
 from function.ledger.inbox import ticket_entry
 from function.ledger.ledger import Ledger
-from function.log import fault
+from function.log import fault, log_event, name_event
+from function.rule_variables import RuleVariables
 from function.settings import Settings
 from function.sources import hasura
 
@@ -72,9 +73,11 @@ class App:
         configurations: ConnectionStore,
         tester: ConnectionTester,
         inbound: Callable[[], "InboundWork"],
+        variables: RuleVariables,
     ) -> None:
         """*inbound* gives what works on tickets' changes: it is loaded when the first one comes."""
         self._settings = settings
+        self.variables = variables
         self._engine = engine
         self.inbound = inbound
         self.housekeeping = Housekeeping(engine, lambda: inbound().inbox)
@@ -125,6 +128,10 @@ class App:
     def handle(self, request: Request) -> Response:
         """Answer *request*. Whatever happens, nothing of it stands in the log or in the answer of a
         failure."""
+        with log_event():
+            return self._handle(request)
+
+    def _handle(self, request: Request) -> Response:
         try:
             endpoint, _ = self.routes.bind_to_environ(request.environ).match()
             allowed = self._settings.deadline_seconds
@@ -186,6 +193,7 @@ class App:
             except hasura.InvalidRequest as error:
                 return self._refused(400, error.message)
             body.clear()  # the event has it as text
+            name_event(event.id, event.correlation_id)
             failpoint("received")
             if event.source == HOUSEKEEPING:
                 return answer_json(
@@ -249,6 +257,7 @@ class App:
             log.warning("a notification came for a table that no rule is from: %s", table)
             return answer_json(422, {"error": what})
         failpoint("received")
+        name_event(f"{table}/{sys_id}", f"{table}/{sys_id}")
         allowed = min(NOTIFICATION_SECONDS, self._settings.deadline_seconds)
         with answer_within(allowed - SPARE_SECONDS):
             result = self.inbound().tickets.sync_ticket(

@@ -21,13 +21,16 @@ from function.delivery_context import DeliveryContext
 from function.ledger.deliveries import UNRULED_SAMPLES_MAX
 from function.ledger.ledger import Ledger
 from function.ledger.records import (
+    AlertKind,
     DeliveryId,
 )
-from function.notices.alerts import AlertBuilder, no_rule, unruled_fingerprint
+from function.log import log_event
+from function.notices.alerts import AlertBuilder, list_ruled, no_rule, unruled_fingerprint
 from function.notices.mailer import AlertMailer
 from function.parallel import WorkThreads
 from function.rule_delivery import RuleDelivery, delivery_id
 from function.rules.evaluate import evaluate
+from function.rules.event_types import RuleSelection, select_rules
 from function.rules.model import Rule, Rules
 from function.settings import Settings
 from function.targets.base import Targets, TargetSession
@@ -101,16 +104,22 @@ class Engine:
         that is not safe to do again.
         """
         deadline = self.deadline(spent_seconds)
-        if fresh is None:
-            fresh = event.current_retry == 0
-        rules = [
-            rule
-            for rule in self.rules.concerning(event)
-            if only_rules is None or rule.id in only_rules
-        ]
+        with log_event(event.id, event.correlation_id):
+            return self._deliver(
+                event,
+                fresh=event.current_retry == 0 if fresh is None else fresh,
+                deadline=deadline,
+                only_rules=only_rules,
+            )
+
+    def _deliver(
+        self, event: Event, *, fresh: bool, deadline: Deadline, only_rules: Collection[str] | None
+    ) -> DeliveryResult:
+        selection = select_rules(self.rules, event)
+        rules = [rule for rule in selection.rules if only_rules is None or rule.id in only_rules]
         delivery = _EventDelivery(self, event, fresh=fresh, deadline=deadline)
         if not rules:
-            outcomes = [delivery.dead_letter_no_rule()]
+            outcomes = [delivery.dead_letter_unheard(selection)]
         else:
             self._clear_no_rule_alerts()
             outcomes = delivery.apply(rules)
@@ -160,9 +169,11 @@ class Engine:
         """Once for each start, for rules change by a start: events that have a rule now are not
         told of any more."""
         if not self._cleared_no_rule:
-            self.ledger.alerts.end_alerts(
-                sorted({unruled_fingerprint(rule.source) for rule in self.rules.rules})
-            )
+            named: dict[str, set[str]] = {rule.source: set() for rule in self.rules.rules}
+            for rule in self.rules.rules:
+                named[rule.source].update(rule.event_types)
+            alerts = self.ledger.alerts
+            alerts.end_alerts(list_ruled(alerts.open_fingerprints(AlertKind.UNRULED), named))
             self._cleared_no_rule = True
 
 
@@ -253,14 +264,24 @@ class _EventDelivery:
             return {}
         return self.engine.ledger.deliveries.not_due_yet(self.event, deliveries)
 
-    def dead_letter_no_rule(self) -> Outcome:
-        """No rule wants the event: that is a dead letter, for somebody sends it."""
+    def dead_letter_unheard(self, selection: RuleSelection) -> Outcome:
+        """No rule hears the event: that is a dead letter, for somebody sends it.
+
+        Of those that no rule is for, a sample is kept; one whose type cannot be said is kept, as
+        any that a rule cannot map.
+        """
         self.mail_due = True
-        failure = no_rule(self.event, self.engine.settings.rules_file)
+        failure = selection.failure or no_rule(self.event, self.engine.settings.rules_file)
         session = self.engine.session_of()
         builder = self.engine.context.alerts.about(session.system, session.instance)
-        alert = builder.unruled(failure, self.event, now=self.engine.ledger.now())
-        outcome = Outcome("", "", Status.DEAD, reason=Reason.NO_RULE, hint=failure.hint)
+        now = self.engine.ledger.now()
+        is_unruled = failure.reason is Reason.NO_RULE
+        if is_unruled:
+            event_type = selection.event_type
+            alert = builder.unruled(failure, self.event, event_type=event_type, now=now)
+        else:
+            alert = builder.keyless(failure, self.event, rule="", now=now)
+        outcome = Outcome("", "", Status.DEAD, reason=failure.reason, hint=failure.hint)
         return self.engine.ledger.deliveries.record_without_ticket(
             self.event,
             outcome,
@@ -269,7 +290,10 @@ class _EventDelivery:
             digest=self.engine.context.digest(session),
             fresh=self.fresh,
             alert=alert,
-            samples_max=UNRULED_SAMPLES_MAX,
+            samples_max=UNRULED_SAMPLES_MAX if is_unruled else None,
+            crowded_fingerprint=unruled_fingerprint(self.event.source, "")
+            if selection.event_type
+            else "",
         )
 
 

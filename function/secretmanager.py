@@ -4,7 +4,7 @@ is asked for."""
 import functools
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from function.deadline import seconds_left
@@ -32,6 +32,36 @@ def resource(reference: str) -> str | None:
     if "/versions/" not in named:
         named += "/versions/latest"
     return named if reference.startswith("secret://") and _RESOURCE.fullmatch(named) else None
+
+
+def is_reference(written: str) -> bool:
+    """Whether a value names a secret, or several separated by commas, in its stead."""
+    return written.strip().startswith("secret://")
+
+
+def resolve(written: str, read: Callable[[str], str]) -> str:
+    """The value that the references in *written* name, joined by commas where there are several.
+
+    *read* is read_secret(), or stands for it. Raises ValueError with what must be, or why a secret
+    could not be read.
+    """
+    return ",".join(_resolve_one(reference.strip(), read) for reference in written.split(","))
+
+
+def _resolve_one(reference: str, read: Callable[[str], str]) -> str:
+    name = resource(reference)
+    if name is None:
+        raise ValueError(
+            "must be secret://projects/PROJECT/secrets/SECRET, with "
+            "/versions/VERSION if not the latest"
+        )
+    try:
+        return read(name)
+    except SecretUnreadable as error:
+        raise ValueError(
+            f"could not be read from {name} ({error}): check that it exists and that the "
+            "function's service account has the role Secret Manager Secret Accessor"
+        ) from None
 
 
 def read_secret(name: str, *, client: Any = None, seconds: float = READ_SECONDS) -> str:

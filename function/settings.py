@@ -746,24 +746,9 @@ class _Reader:
                 )
 
     def _resolved(self, written: str) -> str:
-        if not written.strip().startswith("secret://"):
+        if not secretmanager.is_reference(written):
             return written if written.strip() else ""
-        return ",".join(self._secret(reference.strip()) for reference in written.split(","))
-
-    def _secret(self, reference: str) -> str:
-        name = secretmanager.resource(reference)
-        if name is None:
-            raise ValueError(
-                "must be secret://projects/PROJECT/secrets/SECRET, with "
-                "/versions/VERSION if not the latest"
-            )
-        try:
-            return self._read_secret(name)
-        except secretmanager.SecretUnreadable as error:
-            raise ValueError(
-                f"could not be read from {name} ({error}): check that it exists and that the "
-                "function's service account has the role Secret Manager Secret Accessor"
-            ) from None
+        return secretmanager.resolve(written, self._read_secret)
 
 
 # How the parts of a connection are read, wherever they are written; each raises ValueError with

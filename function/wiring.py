@@ -18,6 +18,7 @@ from function.http.network import read_network
 from function.ledger.database import Database
 from function.ledger.ledger import Ledger
 from function.notices.mailer import AlertMailer
+from function.rule_variables import RuleVariables, read_variables
 from function.rules import loader as rules_file
 from function.rules.model import Rules
 from function.rules.ticket import rules_with_tickets, ticket_of
@@ -113,6 +114,8 @@ def create_app(
     tester = ConnectionTester(
         settings, ledger, configurations, tables=list(tables) or ["incident"], network=network
     )
+    # Also for targets that send secrets, and are refused.
+    variables = RuleVariables(rules.env, environ, read_secret=read_secret)
     engine = Engine(
         settings=settings,
         rules=rules,
@@ -128,7 +131,7 @@ def create_app(
 
         return build_inbound(engine, connections, network)
 
-    return App(settings, engine, connections, ledger, configurations, tester, inbound)
+    return App(settings, engine, connections, ledger, configurations, tester, inbound, variables)
 
 
 def _make_targets(
@@ -168,8 +171,14 @@ def _credentials(
     )
 
 
-def read_rules(path: str, environ: Mapping[str, str]) -> Rules:
-    """Read and check the rules file. Raises RulesError, also where there is no such file."""
+def read_rules(
+    path: str,
+    environ: Mapping[str, str],
+    *,
+    read_secret: Callable[[str], str] = secretmanager.read_secret,
+) -> Rules:
+    """Read and check the rules file, and the secrets that its variables name. Raises RulesError,
+    also where there is no such file."""
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read()
@@ -179,4 +188,23 @@ def read_rules(path: str, environ: Mapping[str, str]) -> Rules:
     except (OSError, UnicodeDecodeError) as error:
         what = f"cannot be read: {type(error).__name__}"
         raise rules_file.RulesError(Finding(Level.FAULT, path, what, end="")) from error
-    return rules_file.load_rules(text, name=path.rpartition("/")[2], environ=environ)
+    return parse_rules(text, path.rpartition("/")[2], environ, read_secret=read_secret)
+
+
+def parse_rules(
+    text: str, name: str, environ: Mapping[str, str], *, read_secret: Callable[[str], str]
+) -> Rules:
+    """The same of a file's *text*; *name* is what faults call it."""
+    # To look for the variables takes time at each start, and few files name a secret.
+    has_secrets = any(
+        secretmanager.is_reference(value) and name in text for name, value in environ.items()
+    )
+    names = rules_file.list_variables(text) if has_secrets else ()
+    read = read_variables(names, environ, read_secret=read_secret)
+    return rules_file.load_rules(
+        text,
+        name=name,
+        environ={**environ, **read.values},
+        references=read.references,
+        unread=read.unread,
+    )

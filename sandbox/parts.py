@@ -1,6 +1,6 @@
 """The parts of `make run`: a PostgreSQL with the app's tables, Hasura's event delivery and GraphQL,
-a small ServiceNow whose business rules tell of changes, a mailbox, and the function as production
-starts it."""
+a small ServiceNow whose business rules tell of changes, a receiver that is several downstream
+systems, a mailbox, and the function as production starts it."""
 
 import argparse
 import os
@@ -31,6 +31,7 @@ from sandbox.loopback import DIRECT
 from sandbox.mailbox import Mailbox
 from sandbox.notifier import Notifier, SentNotification, notified_tables
 from sandbox.postgresql import PostgreSQL
+from sandbox.receiver import SYSTEMS, Receiver
 from sandbox.servicenow import ServiceNow
 
 HERE: Final = Path(__file__).resolve().parent.parent
@@ -64,6 +65,7 @@ class World:
         self.port: int = asked.port
         self.instance = ServiceNow(port=asked.servicenow_port)
         self.mailbox = Mailbox(port=asked.mail_port)
+        self.receiver = Receiver(SYSTEMS, port=asked.receiver_port)
         self.secret = secrets.token_hex(16)
         self._webhook_secret = secrets.token_hex(16)
         self._admin_secret = secrets.token_hex(16)
@@ -77,6 +79,7 @@ class World:
         with ExitStack() as stack:
             stack.enter_context(self.instance)
             stack.enter_context(self.mailbox)
+            stack.enter_context(self.receiver)
             self.folder = Path(
                 stack.enter_context(tempfile.TemporaryDirectory(prefix="hasura-servicenow-"))
             )
@@ -120,6 +123,12 @@ class World:
     @property
     def graphql_url(self) -> str:
         return f"http://127.0.0.1:{self._graphql_port}{PATH}"
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """What rules may name under `env:`: this shell's variables, and the addresses of the
+        receiver's systems where the shell does not say others."""
+        return {**self.receiver.environ, **os.environ}
 
     @property
     def log(self) -> Path:
@@ -179,12 +188,13 @@ class World:
             "NOTIFY_TO": "you@sandbox.example",
             **QUICK,
         }
+        shown = {**self.receiver.environ, **settings}
         (self.folder / SETTINGS).write_text(
-            "".join(f"{name}={shlex.quote(value)}\n" for name, value in settings.items())
+            "".join(f"{name}={shlex.quote(value)}\n" for name, value in shown.items())
         )
         # What rules of one's own name under `env:` is this shell's to say; the settings are the
         # sandbox's.
-        environ = {**os.environ, **settings}
+        environ = {**self.environ, **settings}
         command = [
             str(Path(sys.executable).parent / "functions-framework"),
             "--target=handle",
@@ -208,7 +218,7 @@ class World:
     def _switch_notifications_on(self) -> None:
         """Have ServiceNow tell of what the rules hear, if they hear anything. Raises
         UnknownTableError."""
-        rules = load_rules(self._rules.read_text("utf-8"), environ=os.environ).rules
+        rules = load_rules(self._rules.read_text("utf-8"), environ=self.environ).rules
         if tables := notified_tables(watched_tables(rules), SOURCE):
             notifier = Notifier(f"{self.url}/servicenow", self._webhook_secret, tables=tables)
             try:

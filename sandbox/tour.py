@@ -220,6 +220,7 @@ class Tour:
         print(f"\nThe incidents, to look at:  {self._incidents}")
         if self._worked_on:
             print(f"One, to work on:            {self._incidents}/{self._worked_on}")
+        print(f"What other systems got:     {world.receiver.url}/")
         print(f"The function's log:         {world.log}")
         print(
             f"For commands as in a mail:  set -a; . {world.folder / SETTINGS}; set +a; . "

@@ -150,6 +150,12 @@ LIVES = {
         again=("reopened", "2"),
         gone="3",
     ),
+    "complaint": Life(
+        open={"body": {"eventType": "complaint_opened", "text": "Too slow"}}, new="1", gone="6"
+    ),
+    "outage-report": Life(
+        open={"body": {"eventType": "OUTAGE_CONFIRMED", "text": "Down"}}, new="1", gone="6"
+    ),
     "report": Life(open={"title": "Slow", "reporter": "employee"}, new="1", gone="6"),
     "till": Life(
         open={"title": "Dead", "urgency": 4, "works": False},

@@ -17,7 +17,7 @@ FLOORS = (
     ("deadline", "failpoints", "http", "log", "parallel"),
     ("rules", "sources", "servicenow", "ledger"),
     ("secretmanager", "notices", "hasura"),
-    ("settings",),
+    ("settings", "rule_variables"),
     ("connection",),
     ("targets",),
     ("delivery_context",),

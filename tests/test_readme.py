@@ -157,10 +157,11 @@ def test_the_examples_of_rules_load(text: str) -> None:
 
 
 def test_there_are_examples_of_what_is_used_seldom() -> None:
-    assert len(RULES_FILES) == 5
+    assert len(RULES_FILES) == 6
     assert all(re.search(word, RULES_FILES[2]) for word in ("each:", "shared: true", "env:"))
-    assert re.search("sys_id:", RULES_FILES[3])
-    assert re.search("note:", RULES_FILES[4])
+    assert re.search("types:", RULES_FILES[3])
+    assert re.search("sys_id:", RULES_FILES[4])
+    assert re.search("note:", RULES_FILES[5])
 
 
 def test_there_is_a_trigger_in_readme_and_in_its_page() -> None:
@@ -231,6 +232,7 @@ def test_the_transcript_is_what_make_run_prints() -> None:
         "--once",
         f"--port={port}",
         "--servicenow-port=0",
+        "--receiver-port=0",
         "--hasura-port=0",
         "--mail-port=0",
     ]

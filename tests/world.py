@@ -23,9 +23,8 @@ from function import secretmanager
 from function.app import App
 from function.ledger.database import Database
 from function.ledger.ledger import Ledger
-from function.rules import loader as rules_file
 from function.settings import load_settings
-from function.wiring import create_app
+from function.wiring import create_app, parse_rules
 from sandbox.mailbox import Mailbox
 from sandbox.servicenow import ServiceNow
 
@@ -167,7 +166,7 @@ class World:
             self.apps.append(
                 create_app(
                     load_settings(environ, read_secret=self.read_secret),
-                    rules_file.load_rules(self._rules, environ=environ),
+                    parse_rules(self._rules, "rules.yaml", environ, read_secret=self.read_secret),
                     Ledger(database),
                     environ,
                     read_secret=self.read_secret,

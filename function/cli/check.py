@@ -99,7 +99,8 @@ def check(
     )
     report.print_line(f"{rules_file}: in order, {counted(len(rules.rules), 'rule')}")
     for rule in rules.rules:
-        report.print_line(f"  {rule.id}: {rule.source} -> {_name_target(rule)}")
+        of_type = f" ({', '.join(rule.event_types)})" if rule.event_types else ""
+        report.print_line(f"  {rule.id}: {rule.source}{of_type} -> {_name_target(rule)}")
     if found is not None and found.faults:
         pass  # printed already
     elif found is None:

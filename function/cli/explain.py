@@ -1,6 +1,7 @@
 """``explain``: what an event means by the rules."""
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, BinaryIO
 
 import click
@@ -8,13 +9,15 @@ import click
 from function.app import HOUSEKEEPING, SYNC
 from function.cli.group import commands, open_app
 from function.core.event import Event, Op
-from function.core.outcome import Failure, NotDone
+from function.core.outcome import Failure, NotDone, Reason
 from function.core.step import DesiredState, Step
 from function.core.values import text
 from function.ledger.backend import LedgerUnavailable
+from function.rule_variables import RuleVariables
 from function.rules.evaluate import evaluate
+from function.rules.event_types import RuleSelection, select_rules, shorten_type
 from function.rules.loader import RulesError
-from function.rules.model import Rule
+from function.rules.model import Rule, Rules
 from function.rules.note import TEXT, TICKET_KEY, NoteRule
 from function.rules.ticket import TicketRule
 from function.sources import hasura
@@ -50,17 +53,41 @@ def _explain_event(event_file: BinaryIO) -> None:
         event = hasura.parse_event(event_file.read())
     except hasura.InvalidRequest as error:
         raise click.ClickException(f"this would be answered 400: {error.message}") from error
+    explain_event(event, rules, environ)
+
+
+def explain_event(event: Event, rules: Rules, environ: Mapping[str, str]) -> None:
+    """Print what each of *rules* would do with *event*. Of secrets the variables' names are
+    shown."""
+    RuleVariables(rules.env, environ).hide()
     click.echo(f"event {event.id}: {event.op.value} from {event.source}")
-    concerned = rules.concerning(event)
+    selection = select_rules(rules, event)
+    _explain_type(selection)
     if event.source == HOUSEKEEPING:
         click.echo("this wakes the housekeeping; no rule is asked")
     elif event.source == SYNC:
         click.echo("this has changes in ServiceNow looked for; no rule is asked")
-    elif not concerned:
+    elif selection.failure is not None and selection.failure.reason is not Reason.NO_RULE:
+        failure = selection.failure
+        click.echo(f"dead letter ({failure.reason.value}), for every rule: {failure.hint}")
+    elif not selection.rules:
         click.echo("no rule wants it: it would be answered 422, kept as a dead letter and mailed")
+        if selection.failure is not None:
+            click.echo(selection.failure.hint)
     else:
-        for rule in concerned:
+        for rule in selection.rules:
             _explain_rule(rule, event, environ.get("SOURCE_NAME", "").strip())
+
+
+def _explain_type(selection: RuleSelection) -> None:
+    if not selection.event_type:
+        return
+    naming = ", ".join(rule.id for rule in selection.naming)
+    others = ", ".join(rule.id for rule in selection.rules if not rule.event_types)
+    click.echo(
+        f"type {shorten_type(selection.event_type)}: named by {naming or 'no rule'}"
+        + (f"; {others} without a `type`" if others else "")
+    )
 
 
 def _explain_rule(rule: Rule, event: Event, source_name: str) -> None:
@@ -143,6 +170,7 @@ def _explain_ticket(number: str) -> None:
     from function.inbound.preview import preview_ticket  # noqa: PLC0415  # for this command only
 
     app = open_app()
+    app.variables.hide()
     try:
         preview = preview_ticket(
             app.engine.context, app.connection, number, deadline=app.engine.deadline()

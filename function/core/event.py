@@ -1,5 +1,6 @@
 """What came in: one thing that happened at a source, verified and parsed. Pure."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,6 +13,12 @@ from function.core.values import Json
 SCHEDULED: Final = "scheduled"
 # The session variable that our own mutations go with: it comes back in the events that they cause.
 OWN_VARIABLE: Final = "x-hasura-servicenow-event"
+# The session variables that carry a caller's correlation id; Hasura itself keeps those that begin
+# with x-hasura- and no others.
+CORRELATION_VARIABLES: Final = ("x-correlation-id", "x-hasura-correlation-id")
+# It goes into log lines and headers, and its sender chooses it: one line of ASCII, no longer than a
+# header that every server takes.
+_CORRELATION_ID: Final = re.compile(r"[!-~](?:[ -~]{0,198}[!-~])?", re.ASCII)
 
 
 def source_table(source: str) -> str:
@@ -63,6 +70,21 @@ class Event:
         """What our mutation carried, where one made the event; "" where none did."""
         names = (name for name in self.session_variables if name.lower() == OWN_VARIABLE)
         return next((self.session_variables[name] for name in names), "")
+
+    @property
+    def correlation_id(self) -> str:
+        """What stands for the request that caused the event: the session's own correlation id, else
+        the trace id, else the event's id.
+
+        It is the same at every attempt. One that is longer than 200 characters, or is not one line
+        of ASCII, is passed over.
+        """
+        session = {name.lower(): value for name, value in self.session_variables.items()}
+        given = (session.get(name, "").strip() for name in CORRELATION_VARIABLES)
+        for correlation_id in (*given, self.trace_id):
+            if _CORRELATION_ID.fullmatch(correlation_id):
+                return correlation_id
+        return self.id
 
     @property
     def is_own_insert(self) -> bool:

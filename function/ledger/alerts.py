@@ -166,6 +166,17 @@ class AlertRepository:
             )
         )
 
+    def open_fingerprints(self, kind: AlertKind) -> list[str]:
+        """Those of the alerts of this *kind* that are not over."""
+        rows = self._database.run(
+            lambda transaction: transaction.execute(
+                "SELECT fingerprint FROM servicenow.alert WHERE kind = :kind "
+                "AND state IN ('pending', 'notified')",
+                kind=kind.value,
+            )
+        )
+        return [row["fingerprint"] for row in rows]
+
     def end_alerts(self, fingerprints: Sequence[str]) -> None:
         """What these alerts are about is over."""
 

@@ -45,6 +45,9 @@ from function.ledger.tickets import TAKE_LEASE, find_lease_left, save_ticket
 # Of a table that no rule wants, so many events are kept: enough to write the rule from, not the
 # whole table.
 UNRULED_SAMPLES_MAX: Final = 10
+# So many unknown types of one source are told of by themselves. More are no types, but what stands
+# in a column that is none: they share one alert.
+UNRULED_TYPES_MAX: Final = 20
 # Hasura counts whole seconds: an event that comes so much early is in time.
 EARLY_SECONDS: Final = 1.0
 # The outcome of a delivery that the rules do not want any more.
@@ -414,25 +417,37 @@ class DeliveryRepository:
         fresh: bool,
         alert: Alert,
         samples_max: int | None = None,
+        crowded_fingerprint: str = "",
     ) -> Outcome:
         """Keep a dead letter that has no key, hence no ticket. Gives the outcome that stands.
 
-        *samples_max*: no more than so many are kept of this event's source and rule.
+        *samples_max*: no more than so many are kept of this event's source and rule with one
+        alert. *crowded_fingerprint*: that of the alert which all share that are more than
+        UNRULED_TYPES_MAX.
         """
         names = delivery.parameters()
+        own_alert = alert
 
         def work(transaction: Transaction) -> Outcome:
+            alert = own_alert
             before = one_row(transaction.execute(_FIND_DELIVERY, **names))
             if isinstance(_ended(before, digest, fresh=fresh), AlreadyDead):
                 return outcome
-            if before is None and samples_max is not None:
-                kept = transaction.execute(
-                    "SELECT count(*) AS n FROM servicenow.delivery "
-                    "WHERE source = :source AND rule = :rule AND status = 'dead'",
-                    source=event.source,
-                    rule=delivery.rule,
-                )
-                if kept[0]["n"] >= samples_max:
+            if samples_max is not None:
+                kept = {
+                    row["fingerprint"]: row["n"]
+                    for row in transaction.execute(
+                        "SELECT fingerprint, count(*) AS n FROM servicenow.delivery "
+                        "WHERE source = :source AND rule = :rule AND status = 'dead' "
+                        "GROUP BY fingerprint",
+                        source=event.source,
+                        rule=delivery.rule,
+                    )
+                }
+                others = kept.keys() - {alert.fingerprint, crowded_fingerprint}
+                if crowded_fingerprint and len(others) >= UNRULED_TYPES_MAX:
+                    alert = replace(alert, fingerprint=crowded_fingerprint)
+                if before is None and kept.get(alert.fingerprint, 0) >= samples_max:
                     raise_alert(transaction, alert)
                     return outcome
             transaction.execute(

@@ -332,7 +332,7 @@ class Alert:
     seconds; nobody is mailed before it has lasted *wait_seconds*. *reason* may be one that only
     another version has. *system* is the name of the system that failed, *instance* where it is;
     *remote_message* are its own. *rule*, *table*, *key*, *event* (its
-    id) and *ticket* (its number) may be "".
+    id), *ticket* (its number) and *event_type* may be "".
     """
 
     fingerprint: str
@@ -353,6 +353,7 @@ class Alert:
     remote_message: str = ""
     attempts: int = 1
     fields: tuple[str, ...] = ()
+    event_type: str = ""
 
     @property
     def is_episode(self) -> bool:
@@ -575,6 +576,7 @@ def read_alert(row: Record) -> Alert:
         remote_message=facts.get("remote_message", facts.get("words", "")),
         attempts=facts["attempts"],
         fields=tuple(facts["fields"]),
+        event_type=facts.get("event_type", ""),  # of before, when events had none
     )
 
 

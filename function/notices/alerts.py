@@ -3,7 +3,7 @@
 An alert's fingerprint is what went wrong, not where: the same thing again is one alert.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 from typing import Final
@@ -32,9 +32,42 @@ def unread_fingerprint(instance: str, table: str) -> str:
     return f"unread {instance} {table}"
 
 
-def unruled_fingerprint(source: str) -> str:
-    """The alert of events from *source* that no rule wants."""
-    return f"unruled {source}"
+# Of a type, in its fingerprint; a longer one is told apart by its digest.
+_TYPE_CHARACTERS_MAX: Final = 200
+# Stands in no source's name.
+_OF_TYPE: Final = "\t"
+
+
+def unruled_fingerprint(source: str, event_type: str | None = None) -> str:
+    """The alert of events from *source* that no rule wants.
+
+    *event_type*: of those of one type, in capitals or not; "" stands for all types beyond the first
+    few; None where the source has none.
+    """
+    if event_type is None:
+        return f"unruled {source}"
+    name = event_type.casefold()
+    if len(name) > _TYPE_CHARACTERS_MAX:
+        name = f"{name[: _TYPE_CHARACTERS_MAX - 40]} {digest(name)}"
+    return f"unruled {source}{_OF_TYPE}{name}"
+
+
+def list_ruled(fingerprints: Collection[str], named: Mapping[str, Collection[str]]) -> list[str]:
+    """Which of these alerts of events without a rule are over, by the rules as they are now.
+
+    *named*: by source that a rule is from, the types that its rules name; none where its events
+    have no types.
+    """
+    known = {unruled_fingerprint(source) for source in named}
+    untyped = {unruled_fingerprint(source) for source, types in named.items() if not types}
+    known |= {
+        unruled_fingerprint(source, name) for source, types in named.items() for name in types
+    }
+    return sorted(
+        fingerprint
+        for fingerprint in fingerprints
+        if fingerprint in known or fingerprint.partition(_OF_TYPE)[0] in untyped
+    )
 
 
 class AlertBuilder:
@@ -112,10 +145,12 @@ class AlertBuilder:
         )
         return self._of_delivery(kind, failure, delivery)
 
-    def unruled(self, failure: Failure, event: Event, *, now: float) -> Alert:
-        """No rule is for *event*."""
+    def unruled(self, failure: Failure, event: Event, *, now: float, event_type: str = "") -> Alert:
+        """No rule is for *event*, which is of a type that none names where it has an
+        *event_type*."""
         alert = self._of_event(AlertKind.UNRULED, failure, event, now=now)
-        return replace(alert, fingerprint=unruled_fingerprint(event.source))
+        fingerprint = unruled_fingerprint(event.source, event_type or None)
+        return replace(alert, fingerprint=fingerprint, event_type=event_type[:_TYPE_CHARACTERS_MAX])
 
     def unread(self, failure: Failure, table: str, *, now: float) -> Alert:
         """What changed in *table* cannot be read; whatever may pass by itself is mailed once it has

@@ -251,10 +251,12 @@ def _headline(mail: DueMail) -> tuple[str, str]:
             opening = (
                 "A one-off scheduled event" if alert.table == SCHEDULED else f"An event of {what}"
             )
+            event_type = single_line(alert.event_type, 60)
+            of_type = f" of the type {event_type}" if event_type else ""
             return (
-                f"no rule is for {what}",
-                f"{opening} came in, and no rule is for it. It was answered 422. Some of these "
-                "events are kept as dead letters, not all.",
+                f"no rule is for {what}{of_type}",
+                f"{opening}{of_type} came in, and no rule is for it. It was answered 422. Some of "
+                "these events are kept as dead letters, not all.",
             )
         case _:
             # The function itself refused it, whatever the reason is called.

@@ -7,6 +7,7 @@ Pure: the caller reads the file. What the rules then make of an event is in eval
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Final, Protocol
 
 import yaml
@@ -20,7 +21,16 @@ from function.rules.note_parser import NoteRuleParser, resolve_tickets
 from function.rules.schema import NAME, RULE_KEYS, SOURCE, TOP_KEYS, VARIABLE
 from function.rules.template_nodes import TemplateReader
 from function.rules.ticket_parser import TicketRuleParser
-from function.rules.yaml_nodes import ENTRIES_MAX, NodeReader, TooManyEntries, line_of, read_entries
+from function.rules.types_parser import TypesParser
+from function.rules.yaml_nodes import (
+    ENTRIES_MAX,
+    NodeReader,
+    TooManyEntries,
+    line_of,
+    read_entries,
+    read_items,
+    read_text,
+)
 
 FAULTS_MAX: Final = 100
 _LATER_RULE_KEYS = ("post", "reply", "data")
@@ -41,14 +51,26 @@ class RulesError(FaultsError):
     """The rules file cannot be used."""
 
 
-def load_rules(text: str, *, name: str = "rules.yaml", environ: Mapping[str, str]) -> Rules:
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+def load_rules(
+    text: str,
+    *,
+    name: str = "rules.yaml",
+    environ: Mapping[str, str],
+    references: Mapping[str, str] = _NONE,
+    unread: Mapping[str, str] = _NONE,
+) -> Rules:
     """Check a rules file whole. *name* is what faults call it; *environ* has the variables that its
     `env` may name.
 
-    Raises RulesError with every fault.
+    *references*: of those whose value is a secret that was read, by variable what stood in its
+    place; no secret is part of the digest. *unread*: by variable, what is wrong with one that could
+    not be read. Raises RulesError with every fault.
     """
     nodes = NodeReader(name)
-    reading = RulesParser(nodes, environ)
+    reading = RulesParser(nodes, environ, unread)
     rules = reading.rules(text)
     if nodes.faults:
         faults = sorted(nodes.faults, key=lambda fault: fault.line or 0)
@@ -57,8 +79,29 @@ def load_rules(text: str, *, name: str = "rules.yaml", environ: Mapping[str, str
             more = Finding(Level.FAULT, name, f"and {hidden} more faults", end="")
             faults[FAULTS_MAX:] = [more]
         raise RulesError(*faults)
-    read = digest(text, *(part for pair in sorted(reading.env.items()) for part in pair))
-    return Rules(introduce_listeners(rules), read, tuple(nodes.warnings))
+    named = {variable: references.get(variable, value) for variable, value in reading.env.items()}
+    read = digest(text, *(part for pair in sorted(named.items()) for part in pair))
+    return Rules(
+        introduce_listeners(rules),
+        read,
+        tuple(nodes.warnings),
+        types=reading.types.expressions,
+        env=reading.env,
+    )
+
+
+def list_variables(text: str) -> tuple[str, ...]:
+    """The variables that the `env` of a rules file names; what is wrong with it, load_rules()
+    says."""
+    nodes = NodeReader("")
+    root = nodes.compose(text)
+    if not isinstance(root, yaml.MappingNode):
+        return ()
+    try:
+        variables = nodes.members(root, "").get("env")
+    except TooManyEntries:
+        return ()
+    return tuple(map(read_text, read_items(variables)))
 
 
 class TargetParser(Protocol):
@@ -78,11 +121,15 @@ class TargetParser(Protocol):
 class RulesParser:
     """Parses one file of rules."""
 
-    def __init__(self, nodes: NodeReader, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, nodes: NodeReader, environ: Mapping[str, str], unread: Mapping[str, str] = _NONE
+    ) -> None:
         self.environ = environ
         self.env: dict[str, str] = {}
         self._nodes = nodes
+        self._unread = unread
         self._templates = TemplateReader(nodes, self.env)
+        self.types = TypesParser(nodes, self._templates)
         self._targets: dict[str, TargetParser] = {
             "ticket": TicketRuleParser(nodes, self._templates),
             "note": NoteRuleParser(nodes, self._templates),
@@ -116,6 +163,8 @@ class RulesParser:
             )
         if "env" in entries:
             self._environment(entries["env"])
+        if "types" in entries:
+            self.types.parse_entries(entries["types"])
         if "rules" not in entries:
             self._nodes.fault(line_of(root), "rules", "is missing")
             return []
@@ -127,6 +176,7 @@ class RulesParser:
             rule = self._rule(node, path, seen)
             if rule is not None:
                 rules.append(rule)
+        self.types.check_use(rules)
         return resolve_tickets(rules, seen, self._nodes)
 
     def _environment(self, node: yaml.Node) -> None:
@@ -144,6 +194,10 @@ class RulesParser:
                     path,
                     f"the environment has no `{variable}`; set it or take it out",
                 )
+                self.env[variable] = ""
+            elif variable in self._unread:
+                what = f"the variable `{variable}` {self._unread[variable]}"
+                self._nodes.fault(entry, path, what)
                 self.env[variable] = ""
             else:
                 self.env[variable] = self.environ[variable]
@@ -167,14 +221,16 @@ class RulesParser:
                 )
         seen.update({label: line for label in (name, identity) if label and label not in seen})
         source = self._source(entries, path, line)
+        event_types = self.types.parse_rule(entries, path, source)
         if source.startswith("servicenow/"):
             parsed = self._change_rule(node, entries, path, source)
         else:
             parsed = self._row_rule(node, entries, path, source)
         if parsed is None:
             return None
+        where = self._nodes.locate(line, path)
         return replace(
-            parsed, name=name, id=identity, source=source, where=self._nodes.locate(line, path)
+            parsed, name=name, id=identity, source=source, event_types=event_types, where=where
         )
 
     def _row_rule(

@@ -150,6 +150,8 @@ class Rule:
     templates: RuleTemplates = field(repr=False)
     env: Mapping[str, str] = field(repr=False)  # may hold secrets
     ticket_source: TicketSource | None = None
+    # The types of event that it hears, as the file spells them; any where it names none.
+    event_types: tuple[str, ...] = ()
 
     def all_templates(self) -> Iterator[RuleTemplate]:
         """Its own and its target's."""
@@ -167,12 +169,16 @@ class Rules:
     """The rules of a file. *digest* stands for its text and the values of the variables that it
     names.
 
-    *warnings*: what is allowed, and seldom meant.
+    *warnings*: what is allowed, and seldom meant. *types*: by source, what gives the type of its
+    events; event_types.py has which rules hear them. *env* is what all rules share, and may hold
+    secrets: rule_variables.py replaces their values in place.
     """
 
     rules: tuple[Rule, ...]
     digest: str
     warnings: tuple[Finding, ...] = ()
+    types: Mapping[str, RuleTemplate] = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def hears_tickets(self) -> bool:
@@ -181,8 +187,8 @@ class Rules:
         return any(rule.ticket_source is not None for rule in self.rules)
 
     def concerning(self, event: Event) -> tuple[Rule, ...]:
-        """The rules whose `from` and `trigger` fit; which of them hear this op is not
-        asked here."""
+        """The rules whose `from` and `trigger` fit; which of them hear this op, and this type, is
+        not asked here."""
         return tuple(
             rule
             for rule in self.rules

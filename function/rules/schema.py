@@ -23,6 +23,11 @@ KEY_PARTS_MAX: Final = 16
 TOP_KEYS: Final = {
     "version": "The version of this language: 1.",
     "env": "The environment variables that templates may name, as env.NAME.",
+    "types": (
+        "By source, an expression that gives the type of each of its events, such as "
+        "row.event_type. A rule's `type` names those that it hears; a type that no rule of the "
+        "source names is an error."
+    ),
     "rules": "Which rows become which tickets.",
 }
 RULE_KEYS: Final = {
@@ -37,6 +42,10 @@ RULE_KEYS: Final = {
         ".work_notes for what people write there."
     ),
     "trigger": "Only events of the event trigger with this name; of any unless given.",
+    "type": (
+        "The type of event that the rule hears, or a list of types, in capitals or not; any type "
+        "that some rule names unless given. `types` has an entry for the rule's source."
+    ),
     "ops": "The kinds of event that the rule hears; all unless given, of a rule from "
     "servicenow/TABLE UPDATE.",
     "when": (
@@ -154,6 +163,8 @@ SOURCE = re.compile(
     rf"hasura/[^/.]+\..+|cron/.+|{SCHEDULED}"
     r"|servicenow/[a-z][a-z0-9_]{0,79}(\.(comments|work_notes))?"
 )
+# Those whose events may have types: what others send is of one kind already.
+TYPED_SOURCE = re.compile(rf"hasura/[^/.]+\..+|cron/.+|{SCHEDULED}")
 # No order, which is ours, and one line.
 ENCODED_QUERY = re.compile(r"(?!.*\bORDERBY)[ -~]{1,2000}", re.ASCII)
 
@@ -170,6 +181,7 @@ def schema() -> dict[str, Any]:
             {"type": "array", "items": key_schema, "minItems": 1, "maxItems": KEY_PARTS_MAX},
         ]
     }
+    type_schema = {"type": ["string", "number", "boolean"], "pattern": r"\S"}
     state_schema = {"type": ["string", "integer"], "pattern": f"^{STATE.pattern}$"}
     column = f"^(?!(?:{'|'.join(FIELDS_REFUSED)})$){COLUMN.pattern}$"
 
@@ -272,6 +284,12 @@ def schema() -> dict[str, Any]:
             "id": name_schema,
             "from": {"type": "string", "pattern": f"^(?:{SOURCE.pattern})$"},
             "trigger": {"type": "string", "minLength": 1},
+            "type": {
+                "anyOf": [
+                    type_schema,
+                    {"type": "array", "items": type_schema, "minItems": 1, "uniqueItems": True},
+                ]
+            },
             "ops": ops(tuple(Op)),
             "when": expression_schema,
             "ticket": ticket,
@@ -288,6 +306,12 @@ def schema() -> dict[str, Any]:
         {
             "version": {"const": 1},
             "env": variables,
+            "types": {
+                "type": "object",
+                "propertyNames": {"pattern": f"^(?:{TYPED_SOURCE.pattern})$"},
+                "additionalProperties": {"type": "string", "minLength": 1},
+                "minProperties": 1,
+            },
             "rules": {"type": "array", "items": rule, "minItems": 1},
         },
     )

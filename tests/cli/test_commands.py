@@ -781,6 +781,77 @@ def test_explain_refuses_a_body_in_the_words_of_the_answer(
     assert words in refused.err
 
 
+TYPED = """\
+version: 1
+types: {hasura/public.events: row.event_type}
+rules:
+  - name: created
+    from: hasura/public.events
+    type: [Customer_Created, Customer_Renamed]
+    ticket: {key: "{{ row.id }}", fields: {short_description: "{{ row.event_type }}"}}
+  - name: every
+    from: hasura/public.events
+    ticket: {key: "{{ row.id }}", fields: {category: network}}
+"""
+
+
+def test_explain_says_the_type_of_an_event_and_which_rules_name_it(shell: Shell) -> None:
+    shell.rules.write_text(TYPED)
+    body = insert("events", {"id": 1, "event_type": "CUSTOMER_CREATED"}, id="e1")
+
+    told = shell.run("explain", "-", stdin=body)
+
+    assert told.lines[:4] == [
+        "event e1: INSERT from hasura/public.events",
+        "type CUSTOMER_CREATED: named by created; every without a `type`",
+        "",
+        "rule created (line 4)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("event_type", "lines"),
+    [
+        (
+            "Customer_Moved",
+            [
+                "type Customer_Moved: named by no rule",
+                "no rule wants it: it would be answered 422, kept as a dead letter and mailed",
+                "no rule in rules.yaml that is `from: hasura/public.events` has the type "
+                "`Customer_Moved`: write one, or correct what sends it; did you mean "
+                "`Customer_Renamed`?",
+            ],
+        ),
+        (
+            None,
+            [
+                "dead letter (bad_mapping), for every rule: rules.yaml:2: "
+                "types.hasura/public.events: is null, and an event must have a type"
+            ],
+        ),
+    ],
+)
+def test_explain_says_why_an_event_of_no_known_type_has_no_rule(
+    shell: Shell, event_type: str | None, lines: list[str]
+) -> None:
+    shell.rules.write_text(TYPED)
+
+    told = shell.run("explain", "-", stdin=insert("events", {"id": 1, "event_type": event_type}))
+
+    assert told.lines[1:] == lines
+
+
+def test_check_names_the_types_that_a_rule_hears(shell: Shell) -> None:
+    shell.rules.write_text(TYPED)
+
+    told = shell.run("check", "--offline")
+
+    assert "  created: hasura/public.events (Customer_Created, Customer_Renamed) -> incident" in (
+        told.lines
+    )
+    assert "  every: hasura/public.events -> incident" in told.lines
+
+
 # replay
 
 

@@ -782,7 +782,7 @@ def test_a_rule_sees_which_columns_changed(op: str, old: Json, new: Json, change
         ("op", "UPDATE"),
         ("event.op", "UPDATE"),
         ("event.id", "e-1"),
-        ("event.correlation_id", "e-1"),
+        ("event.correlation_id", "abc"),
         ("event.schema", "public"),
         ("event.table", "outages"),
         ("event.trigger", "t"),

@@ -16,7 +16,7 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    ports = ("--servicenow-port=0", "--hasura-port=0", "--mail-port=0")
+    ports = ("--servicenow-port=0", "--hasura-port=0", "--mail-port=0", "--receiver-port=0")
     return subprocess.run(
         [sys.executable, "-m", "sandbox", "--once", f"--port={port}", *ports, *options],
         cwd=HERE,
@@ -57,3 +57,16 @@ def test_rules_that_cannot_be_tried_are_a_sentence(
 
     assert (ran.returncode, ran.stderr) == (1, "")
     assert said in ran.stdout
+
+
+def test_rules_may_name_the_systems_of_the_receiver_that_is_started_with_them(
+    tmp_path: Path,
+) -> None:
+    rules = tmp_path / "rules.yaml"
+    text = (HERE / "rules.yaml").read_text("utf-8")
+    rules.write_text(text.replace("version: 1", "version: 1\nenv: [SYSTEM_A_URL]"), "utf-8")
+
+    ran = run(f"--rules={rules}")
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "What other systems got:     http://127.0.0.1:" in ran.stdout

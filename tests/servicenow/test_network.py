@@ -799,6 +799,7 @@ def test_the_sandbox_starts_behind_a_proxy_that_knows_nothing_of_it() -> None:
         "--once",
         f"--port={port}",
         "--servicenow-port=0",
+        "--receiver-port=0",
         "--mail-port=0",
     ]
     environ = {
