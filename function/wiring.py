@@ -3,7 +3,7 @@
 import logging
 import random
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from function import secretmanager
@@ -14,12 +14,13 @@ from function.connection.probe import ConnectionTester
 from function.connection.store import ConnectionStore
 from function.core.finding import Finding, Level
 from function.engine import Engine
-from function.http.network import read_network
+from function.http.network import NetworkSettings, read_network
 from function.ledger.database import Database
 from function.ledger.ledger import Ledger
 from function.notices.mailer import AlertMailer
 from function.rules import loader as rules_file
 from function.rules.model import Rules
+from function.rules.post import fetches_data, rules_with_posts
 from function.rules.ticket import rules_with_tickets, ticket_of
 from function.servicenow import Credential
 from function.settings import (
@@ -27,12 +28,14 @@ from function.settings import (
     SettingsError,
     credential,
     load_settings,
+    missing_for_data,
     missing_for_mutate,
 )
 from function.targets.base import Target
 from function.targets.ticket.target import TicketTarget
 
 if TYPE_CHECKING:
+    from function.connection.guarded_hasura import GuardedGraphql
     from function.inbound.work import InboundWork
 
 log = logging.getLogger(__name__)
@@ -48,6 +51,8 @@ def build(environ: Mapping[str, str]) -> App:
     rules = read_rules(settings.rules_file, environ)
     mutates = rules.hears_tickets
     if mutates and (missing := missing_for_mutate(settings)):
+        raise SettingsError(*missing)
+    if fetches_data(rules) and (missing := missing_for_data(settings)):
         raise SettingsError(*missing)
     if not settings.hasura_event_secrets:
         log.warning("HASURA_EVENT_SECRETS is not set: every event is answered 401")
@@ -117,7 +122,7 @@ def create_app(
         settings=settings,
         rules=rules,
         ledger=ledger,
-        targets=_make_targets(settings, rules, connections, ledger),
+        targets=_make_targets(settings, rules, connections, ledger, network),
         notices=notices,
         draw=random.SystemRandom().random,
     )
@@ -132,7 +137,11 @@ def create_app(
 
 
 def _make_targets(
-    settings: Settings, rules: Rules, connections: ConnectionProvider, ledger: Ledger
+    settings: Settings,
+    rules: Rules,
+    connections: ConnectionProvider,
+    ledger: Ledger,
+    network: NetworkSettings,
 ) -> dict[str, Target]:
     """One for each kind that rules have, and tickets in any case."""
     targets: dict[str, Target] = {
@@ -147,7 +156,36 @@ def _make_targets(
         from function.targets.note.target import NoteTarget  # noqa: PLC0415  # for those who have notes
 
         targets["note"] = NoteTarget(connections, ledger, source_name=settings.source_name)
+    if rules_with_posts(rules):
+        from function.targets.post.target import PostTarget  # noqa: PLC0415  # for those who have posts
+
+        targets["post"] = PostTarget(
+            ledger.holds,
+            graphql=cache(partial(_make_graphql, settings, ledger, network)),
+            network=network,
+            settings_digest=settings.mutate_digest,
+        )
     return targets
+
+
+def _make_graphql(settings: Settings, ledger: Ledger, network: NetworkSettings) -> "GuardedGraphql":
+    """Hasura's GraphQL, for the `data` of posts."""
+    from function.connection.guarded_hasura import GuardedGraphql  # noqa: PLC0415  # for those who have `data`
+    from function.hasura.graphql import GraphqlClient  # noqa: PLC0415
+
+    client = GraphqlClient(
+        settings.hasura_graphql_url,
+        admin_secret=settings.hasura_admin_secret,
+        role=settings.hasura_role,
+        timeout_seconds=settings.hasura_timeout_seconds,
+        network=network,
+    )
+    return GuardedGraphql(
+        client,
+        ledger.holds,
+        admin_secret=settings.hasura_admin_secret,
+        auth_hold_seconds=settings.auth_hold_seconds,
+    )
 
 
 def _credentials(
