@@ -2,6 +2,7 @@
 
 import logging
 import random
+import socket
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from function.connection.store import ConnectionStore
 from function.core.finding import Finding, Level
 from function.engine import Engine
 from function.http.network import NetworkSettings, read_network
+from function.http.session import Resolver
 from function.ledger.database import Database
 from function.ledger.ledger import Ledger
 from function.notices.mailer import AlertMailer
@@ -94,8 +96,10 @@ def create_app(
     environ: Mapping[str, str],
     *,
     read_secret: Callable[[str], str] = secretmanager.read_secret,
+    resolve: Resolver = socket.getaddrinfo,
 ) -> App:
-    """The same from parts that are there already."""
+    """The same from parts that are there already. *resolve* looks up the names of posts'
+    targets."""
 
     notices = AlertMailer(
         ledger,
@@ -122,7 +126,7 @@ def create_app(
         settings=settings,
         rules=rules,
         ledger=ledger,
-        targets=_make_targets(settings, rules, connections, ledger, network),
+        targets=_make_targets(settings, rules, connections, ledger, network, resolve),
         notices=notices,
         draw=random.SystemRandom().random,
     )
@@ -142,6 +146,7 @@ def _make_targets(
     connections: ConnectionProvider,
     ledger: Ledger,
     network: NetworkSettings,
+    resolve: Resolver,
 ) -> dict[str, Target]:
     """One for each kind that rules have, and tickets in any case."""
     targets: dict[str, Target] = {
@@ -164,6 +169,7 @@ def _make_targets(
             graphql=cache(partial(_make_graphql, settings, ledger, network)),
             network=network,
             settings_digest=settings.mutate_digest,
+            resolve=resolve,
         )
     return targets
 

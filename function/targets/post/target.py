@@ -1,7 +1,9 @@
 """Posts, as the engine knows them: a target."""
 
+import socket
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Final
 
 from function.connection.guarded_hasura import GuardedGraphql
@@ -10,7 +12,7 @@ from function.core.values import Json
 from function.deadline import Deadline
 from function.http.addresses import show_target, target_url
 from function.http.network import NetworkSettings
-from function.http.session import ANY_NETWORK, PUBLIC_ONLY, ConnectPolicy
+from function.http.session import ANY_NETWORK, PUBLIC_ONLY, Resolver
 from function.ledger.holds import HoldRepository
 from function.rules.budget import RenderBudget, RenderError
 from function.rules.model import Rule
@@ -42,9 +44,8 @@ class PostTarget:
     """Tells other systems of rows. Threads share it.
 
     *graphql* gives Hasura's GraphQL, for the `data` of rules; *settings_digest* stands for the
-    settings that decide what becomes of an event. *policies* say which addresses are connected to,
-    for rules without and with `allow_private`. *read_again* reads the variables of `env` anew, and
-    says whether any has changed.
+    settings that decide what becomes of an event. *resolve* looks names up. *read_again* reads the
+    variables of `env` anew, and says whether any has changed.
     """
 
     kind = "post"
@@ -56,7 +57,7 @@ class PostTarget:
         graphql: Callable[[], GuardedGraphql],
         network: NetworkSettings,
         settings_digest: str,
-        policies: tuple[ConnectPolicy, ConnectPolicy] = (PUBLIC_ONLY, ANY_NETWORK),
+        resolve: Resolver = socket.getaddrinfo,
         read_again: Callable[[], bool] = lambda: False,
     ) -> None:
         self.settings_digest = settings_digest
@@ -64,7 +65,11 @@ class PostTarget:
         self.read_again = read_again
         self._holds = holds
         self._network = network
-        self._policies = policies
+        # By `allow_private`.
+        self._policies = {
+            False: replace(PUBLIC_ONLY, resolve=resolve),
+            True: replace(ANY_NETWORK, resolve=resolve),
+        }
         self._opening = threading.Lock()
         self._targets: dict[tuple[str, bool, str], GuardedTarget] = {}
 
