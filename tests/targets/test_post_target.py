@@ -110,17 +110,31 @@ def refuse_old(sock: Any, seen: Seen) -> bool:
     return True
 
 
+class Variables:
+    """Those of a rule, whose token was replaced where it is kept."""
+
+    def __init__(self, rule: Rule, replaced_by: str = "new") -> None:
+        self._rule = rule
+        self._token = replaced_by
+        self.version = 7
+
+    def refresh(self, used: int) -> bool:
+        assert used == self.version
+        if self._rule.env["TOKEN"] == self._token:
+            return False
+        self._rule.env["TOKEN"] = self._token  # type: ignore[index]  # the one mapping of all rules
+        self.version += 1
+        return True
+
+
 def test_after_a_401_the_variables_are_read_again_and_a_new_secret_is_sent(
     holds: HoldRepository, receiver: Receiver
 ) -> None:
     receiver.answer = refuse_old
     rule = rule_of(receiver)
+    variables = Variables(rule)
 
-    def read_again() -> bool:
-        rule.env["TOKEN"] = "new"  # type: ignore[index]  # the one mapping of all rules
-        return True
-
-    result = apply(target_of(holds, read_again=read_again), rule)
+    result = apply(target_of(holds, variables=variables), rule)
 
     assert result.status is Status.SENT
     assert [seen.headers["authorization"] for seen in receiver.got] == ["Bearer old", "Bearer new"]
@@ -131,11 +145,13 @@ def test_a_401_with_no_new_secret_is_final_after_one_call(
     holds: HoldRepository, receiver: Receiver
 ) -> None:
     receiver.answer = refuse_old
-    with pytest.raises(NotDone) as caught:
-        apply(target_of(holds), rule_of(receiver))
+    rule = rule_of(receiver)
+    for target in (target_of(holds), target_of(holds, variables=Variables(rule, "old"))):
+        with pytest.raises(NotDone) as caught:
+            apply(target, rule)
+        assert caught.value.failure.reason is Reason.TARGET_UNAUTHORIZED
 
-    assert caught.value.failure.reason is Reason.TARGET_UNAUTHORIZED
-    assert len(receiver.got) == 1
+    assert len(receiver.got) == 2
 
 
 def test_a_url_that_has_become_none_is_final_and_named(

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from function.core.event import Event
 from function.core.outcome import Failure, NotDone, Reason, Retryability, Status
@@ -22,11 +22,24 @@ from function.targets.post.guarded import GuardedTarget
 _CONTENT_TYPE: Final = "content-type"
 
 
+class EnvVariables(Protocol):
+    """The variables of `env`, whose secrets may be replaced while the process runs."""
+
+    @property
+    def version(self) -> int:
+        """Counts how often a value was replaced."""
+
+    def refresh(self, used: int) -> bool:
+        """Whether the values are others than those of the version *used*, which was refused: they
+        are read again for that."""
+
+
 class PostDelivery:
     """One event under a rule with a post.
 
-    *fetch* makes a query of Hasura's for it, *find_target* gives the target at a URL. *read_again*
-    reads the variables of `env` anew, and says whether any has changed.
+    *fetch* makes a query of Hasura's for it, *find_target* gives the target at a URL. *variables*
+    are asked for other secrets where the target does not let one in; None where none can be
+    replaced.
     """
 
     def __init__(
@@ -37,7 +50,7 @@ class PostDelivery:
         *,
         fetch: Callable[[DataQuery, dict[str, Json]], dict[str, Json]],
         find_target: Callable[[str, PostRule], GuardedTarget],
-        read_again: Callable[[], bool],
+        variables: EnvVariables | None,
     ) -> None:
         self._task = task
         self._rule: Rule = task.rule
@@ -46,7 +59,7 @@ class PostDelivery:
         self._step = step
         self._fetch = fetch
         self._find_target = find_target
-        self._read_again = read_again
+        self._variables = variables
 
     def send(self) -> Result:
         """Raises NotDone and LedgerUnavailable."""
@@ -59,16 +72,23 @@ class PostDelivery:
                 names[DATA] = self._fetch(self._post.data, variables)
             if not self._post.is_wanted(names, budget):
                 return Result(Status.SKIPPED, Reason.WHEN_FALSE)
-            try:
-                self._call(names, budget)
-            except PostError as error:
-                if error.failure.reason is not Reason.TARGET_UNAUTHORIZED or not self._read_again():
-                    raise
-                # The secret was replaced: what is rendered now has the new one.
-                self._call(names, budget)
+            self._call_with_new_secrets(names, budget)
         except RenderError as unsaid:
             raise NotDone(unsaid.failure) from None
         return Result(Status.SENT, None)
+
+    def _call_with_new_secrets(self, names: dict[str, Any], budget: RenderBudget) -> None:
+        """Make the call, and once more where its secret turns out to have been replaced."""
+        variables = self._variables
+        used = variables.version if variables is not None else 0
+        try:
+            self._call(names, budget)
+        except PostError as error:
+            if error.failure.reason is not Reason.TARGET_UNAUTHORIZED:
+                raise
+            if variables is None or not variables.refresh(used):
+                raise
+            self._call(names, budget)
 
     def _find_url(self, names: dict[str, Any], budget: RenderBudget) -> str:
         """Raises NotDone for one that must not be called."""

@@ -19,7 +19,7 @@ from function.rules.model import Rule
 from function.rules.post import DataQuery, PostRule, post_of
 from function.targets.base import Result, Task
 from function.targets.post.client import PostClient
-from function.targets.post.delivery import PostDelivery
+from function.targets.post.delivery import EnvVariables, PostDelivery
 from function.targets.post.guarded import GuardedTarget
 
 # There is one for each URL that rules name. More come only where secrets in URLs are replaced.
@@ -44,8 +44,8 @@ class PostTarget:
     """Tells other systems of rows. Threads share it.
 
     *graphql* gives Hasura's GraphQL, for the `data` of rules; *settings_digest* stands for the
-    settings that decide what becomes of an event. *resolve* looks names up. *read_again* reads the
-    variables of `env` anew, and says whether any has changed.
+    settings that decide what becomes of an event. *resolve* looks names up. *variables*
+    are those of `env`, whose secrets may be replaced; None where none can be.
     """
 
     kind = "post"
@@ -58,11 +58,11 @@ class PostTarget:
         network: NetworkSettings,
         settings_digest: str,
         resolve: Resolver = socket.getaddrinfo,
-        read_again: Callable[[], bool] = lambda: False,
+        variables: EnvVariables | None = None,
     ) -> None:
         self.settings_digest = settings_digest
         self.graphql = graphql
-        self.read_again = read_again
+        self.variables = variables
         self._holds = holds
         self._network = network
         # By `allow_private`.
@@ -138,7 +138,7 @@ class PostSession:
             task.step,
             fetch=fetch,
             find_target=self._target.find_target,
-            read_again=self._target.read_again,
+            variables=self._target.variables,
         ).send()
 
     def settle(self, task: Task) -> None:
