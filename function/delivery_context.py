@@ -18,6 +18,8 @@ from function.targets.base import Targets, TargetSession
 # Less than this is not enough for a call and its record.
 WORK_SECONDS_MIN: Final = 1.0
 
+_SOON: Final = frozenset({Reason.DEADLINE, Reason.TARGET_BUSY})
+
 
 @dataclass(frozen=True, slots=True)
 class DeliveryContext:
@@ -49,8 +51,8 @@ class DeliveryContext:
             return Outcome(rule, key, Status.DEAD, number, failure.reason, hint=failure.hint)
         if now - delivery.first_seen > self.settings.retry_for_seconds:
             return Outcome(rule, key, Status.DEAD, number, Reason.GAVE_UP, hint=failure.hint)
-        # Time that ran out is nobody's outage: the rest is done soon.
-        attempt = 1 if failure.reason is Reason.DEADLINE else delivery.attempts
+        # Time that ran out, or a turn that did not come, is nobody's outage: the rest is done soon.
+        attempt = 1 if failure.reason in _SOON else delivery.attempts
         wait = wait_seconds(attempt, self.draw(), at_least=failure.retry_after_seconds or 0.0)
         return Outcome(rule, key, Status.RETRYING, number, failure.reason, now + max(1.0, wait))
 

@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
+from function.core.outcome import Reason
 from function.deadline import Deadline
 from function.engine import Engine
 from function.ledger.backend import LedgerRefused, LedgerUnavailable
@@ -128,6 +129,7 @@ class Housekeeping:
         """People hear of what Hasura did not send again when it should have; in the end
         it is dead."""
         told = 0
+        rules = {(rule.id, rule.target.kind): rule for rule in self._engine.rules.rules}
         now = self._ledger.now()
         for delivery in self._ledger.deliveries.overdue(
             seconds=self._settings.notify_after_seconds,
@@ -138,7 +140,10 @@ class Housekeeping:
                 break
             gave_up = now - delivery.first_seen > self._settings.retry_for_seconds
             session = self._engine.session_of(delivery.id.target)
-            builder = self._engine.context.alerts.about(session.system, session.instance)
+            if (rule := rules.get((delivery.rule, delivery.id.target))) is not None:
+                session = session.for_rule(rule)
+            reason = Reason(delivery.reason or Reason.IN_DOUBT)
+            builder = self._engine.context.alerts.about(*session.find_system(reason))
             alert = builder.overdue(delivery, gave_up=gave_up)
             try:
                 self._ledger.deliveries.mark_overdue(delivery, alert, gave_up=gave_up)

@@ -111,17 +111,22 @@ class RuleDelivery:
 
     def _calls(self, step: Step) -> bool:
         """Whether a call may be made for *step*."""
-        nothing = isinstance(step.wants, DesiredState) and _wants_nothing(
-            self._event, step, step.wants
-        )
-        return bool(step.key) and not nothing
+        return bool(step.key) and not self._wants_nothing(step)
+
+    def _wants_nothing(self, step: Step) -> bool:
+        """Whether there is nothing that *step* could be needed for: no row was there before, or
+        each event is told by itself."""
+        if not isinstance(step.wants, DesiredState) or step.wants.when:
+            return False
+        is_first = self._event.op is Op.INSERT and step.op is Op.INSERT
+        return is_first or not self._rule.target.follows
 
     def apply(self) -> list[Outcome]:
         """Give what followed for each key."""
         return [self._apply_step(step) for step in self._steps]
 
     def _apply_step(self, step: Step) -> Outcome:
-        if isinstance(step.wants, DesiredState) and _wants_nothing(self._event, step, step.wants):
+        if self._wants_nothing(step):
             return self._record_nothing_wanted(step)
         delivery = self._delivery_id(step)
         self.kept.append(delivery)
@@ -138,9 +143,10 @@ class RuleDelivery:
     def _session(self, *, at_once: bool = False) -> TargetSession:
         kind = self._rule.target.kind
         if at_once:
-            self._own_session = self._context.targets[kind].connect(at_once=True)
+            session = self._context.targets[kind].connect(at_once=True)
+            self._own_session = session.for_rule(self._rule)
         elif self._own_session is None:
-            self._own_session = self._first_session(kind)
+            self._own_session = self._first_session(kind).for_rule(self._rule)
         return self._own_session
 
     def _record_nothing_wanted(self, step: Step) -> Outcome:
@@ -448,8 +454,11 @@ class RuleDelivery:
     ) -> tuple[list[Alert], str]:
         """The alerts of one outcome, and of the *task* if it counts; and the fingerprint of the
         delivery's own."""
-        session, delivery = self._session(), begun.delivery
-        builder = self._context.alerts.about(session.system, session.instance)
+        delivery = begun.delivery
+        system, address = self._session().find_system(
+            failure.reason if failure is not None else Reason.FAULT
+        )
+        builder = self._context.alerts.about(system, address)
         # Its record may not have the ticket's number yet.
         known = replace(delivery, ticket=outcome.ticket or delivery.ticket)
         alerts = []
@@ -462,7 +471,7 @@ class RuleDelivery:
         if failure is None:
             return alerts, ""
         more, fingerprint = self._context.failure_alerts(
-            builder, known, outcome, failure, held, instance=session.instance, now=begun.now
+            builder, known, outcome, failure, held, instance=address, now=begun.now
         )
         return alerts + more, fingerprint
 
@@ -472,7 +481,7 @@ class RuleDelivery:
         self.mail_due = True
         self.others.append(True)
         session = self._session()
-        builder = self._context.alerts.about(session.system, session.instance)
+        builder = self._context.alerts.about(*session.find_system(failure.reason))
         now = self._ledger.now()
         alert = builder.keyless(failure, self._event, rule=self._rule.id, now=now)
         outcome = Outcome(self._rule.id, "", Status.DEAD, reason=failure.reason, hint=failure.hint)
@@ -510,10 +519,6 @@ def wanted_at(place: Place, fresh: DesiredState | Failure | None = None) -> Desi
         # key.
         return replace(wants, gone=True, resolved=False, fields={})
     return wants
-
-
-def _wants_nothing(event: Event, step: Step, wants: DesiredState) -> bool:
-    return event.op is Op.INSERT and step.op is Op.INSERT and not wants.when
 
 
 def _retrying(rule: Rule, step: Step, reason: Reason, retry_at: float) -> Outcome:

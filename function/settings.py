@@ -314,22 +314,25 @@ class Settings:
         default="",
     )
     hasura_graphql_url: str = _setting(
-        "Hasura's GraphQL, for rules with `mutate`: `https://hasura.example.com/v1/graphql`; "
-        "`http://` only on this machine and in private networks. Required with such a rule.",
+        "Hasura's GraphQL, for rules with `mutate` or `data`: "
+        "`https://hasura.example.com/v1/graphql`; `http://` only on this machine "
+        "and in private networks. Required with such a rule.",
         graphql_url,
         default="",
     )
     hasura_admin_secret: str = _setting(
-        "Hasura's admin secret, by which mutations are let in.",
+        "Hasura's admin secret, by which mutations and queries are let in.",
         _header_value,
         default="",
         secret=True,
     )
     hasura_role: str = _setting(
-        "The role that mutations are made as; the admin unless set.", _header_value, default=""
+        "The role that mutations and queries are made as; the admin unless set.",
+        _header_value,
+        default="",
     )
     hasura_timeout_seconds: float = _setting(
-        "How long one mutation may take.", _seconds(3600, least=0.2), default=10.0
+        "How long one mutation or query may take.", _seconds(3600, least=0.2), default=10.0
     )
     database_url: str = _setting(
         "The ledger: `postgresql://user:password@host/name` or `sqlite:///path`. Must be set on "
@@ -570,12 +573,18 @@ def load_settings(
 
 def missing_for_mutate(settings: Settings) -> tuple[Finding, ...]:
     """What must be set where a rule has `mutate`, and is not."""
+    return _missing_for_graphql(settings, "`mutate`, which tells the app by it")
+
+
+def missing_for_data(settings: Settings) -> tuple[Finding, ...]:
+    """What must be set where a rule has `data`, and is not."""
+    return _missing_for_graphql(settings, "`data`, which is asked of it")
+
+
+def _missing_for_graphql(settings: Settings, used_by: str) -> tuple[Finding, ...]:
     if settings.hasura_graphql_url:
         return ()
-    what = (
-        "must be set, to the address of Hasura's /v1/graphql: a rule has `mutate`, which "
-        "tells the app by it"
-    )
+    what = f"must be set, to the address of Hasura's /v1/graphql: a rule has {used_by}"
     return (Finding(Level.FAULT, "HASURA_GRAPHQL_URL", what, sep=" "),)
 
 

@@ -2,8 +2,9 @@
 
 import logging
 import random
+import socket
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from function import secretmanager
@@ -14,13 +15,15 @@ from function.connection.probe import ConnectionTester
 from function.connection.store import ConnectionStore
 from function.core.finding import Finding, Level
 from function.engine import Engine
-from function.http.network import read_network
+from function.http.network import NetworkSettings, read_network
+from function.http.session import Resolver
 from function.ledger.database import Database
 from function.ledger.ledger import Ledger
 from function.notices.mailer import AlertMailer
 from function.rule_variables import RuleVariables, read_variables
 from function.rules import loader as rules_file
 from function.rules.model import Rules
+from function.rules.post import fetches_data, rules_with_posts
 from function.rules.ticket import rules_with_tickets, ticket_of
 from function.servicenow import Credential
 from function.settings import (
@@ -28,12 +31,14 @@ from function.settings import (
     SettingsError,
     credential,
     load_settings,
+    missing_for_data,
     missing_for_mutate,
 )
 from function.targets.base import Target
 from function.targets.ticket.target import TicketTarget
 
 if TYPE_CHECKING:
+    from function.connection.guarded_hasura import GuardedGraphql
     from function.inbound.work import InboundWork
 
 log = logging.getLogger(__name__)
@@ -49,6 +54,8 @@ def build(environ: Mapping[str, str]) -> App:
     rules = read_rules(settings.rules_file, environ)
     mutates = rules.hears_tickets
     if mutates and (missing := missing_for_mutate(settings)):
+        raise SettingsError(*missing)
+    if fetches_data(rules) and (missing := missing_for_data(settings)):
         raise SettingsError(*missing)
     if not settings.hasura_event_secrets:
         log.warning("HASURA_EVENT_SECRETS is not set: every event is answered 401")
@@ -90,8 +97,10 @@ def create_app(
     environ: Mapping[str, str],
     *,
     read_secret: Callable[[str], str] = secretmanager.read_secret,
+    resolve: Resolver = socket.getaddrinfo,
 ) -> App:
-    """The same from parts that are there already."""
+    """The same from parts that are there already. *resolve* looks up the names of posts'
+    targets."""
 
     notices = AlertMailer(
         ledger,
@@ -120,7 +129,7 @@ def create_app(
         settings=settings,
         rules=rules,
         ledger=ledger,
-        targets=_make_targets(settings, rules, connections, ledger),
+        targets=_make_targets(settings, rules, connections, ledger, network, resolve),
         notices=notices,
         draw=random.SystemRandom().random,
     )
@@ -135,7 +144,12 @@ def create_app(
 
 
 def _make_targets(
-    settings: Settings, rules: Rules, connections: ConnectionProvider, ledger: Ledger
+    settings: Settings,
+    rules: Rules,
+    connections: ConnectionProvider,
+    ledger: Ledger,
+    network: NetworkSettings,
+    resolve: Resolver,
 ) -> dict[str, Target]:
     """One for each kind that rules have, and tickets in any case."""
     targets: dict[str, Target] = {
@@ -150,7 +164,37 @@ def _make_targets(
         from function.targets.note.target import NoteTarget  # noqa: PLC0415  # for those who have notes
 
         targets["note"] = NoteTarget(connections, ledger, source_name=settings.source_name)
+    if rules_with_posts(rules):
+        from function.targets.post.target import PostTarget  # noqa: PLC0415  # for those who have posts
+
+        targets["post"] = PostTarget(
+            ledger.holds,
+            graphql=cache(partial(_make_graphql, settings, ledger, network)),
+            network=network,
+            settings_digest=settings.mutate_digest,
+            resolve=resolve,
+        )
     return targets
+
+
+def _make_graphql(settings: Settings, ledger: Ledger, network: NetworkSettings) -> "GuardedGraphql":
+    """Hasura's GraphQL, for the `data` of posts."""
+    from function.connection.guarded_hasura import GuardedGraphql  # noqa: PLC0415  # for those who have `data`
+    from function.hasura.graphql import GraphqlClient  # noqa: PLC0415
+
+    client = GraphqlClient(
+        settings.hasura_graphql_url,
+        admin_secret=settings.hasura_admin_secret,
+        role=settings.hasura_role,
+        timeout_seconds=settings.hasura_timeout_seconds,
+        network=network,
+    )
+    return GuardedGraphql(
+        client,
+        ledger.holds,
+        admin_secret=settings.hasura_admin_secret,
+        auth_hold_seconds=settings.auth_hold_seconds,
+    )
 
 
 def _credentials(

@@ -22,6 +22,7 @@ LAZY = [
     "cryptography",
     "psycopg",
     "graphql",
+    "standardwebhooks",
 ]
 
 

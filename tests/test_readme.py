@@ -17,8 +17,10 @@ from function.core.outcome import Reason
 from function.rules import loader as rules
 from function.rules.filters import FILTERS_OFFERED
 from function.rules.schema import (
+    DATA_KEYS,
     MUTATE_KEYS,
     NOTE_KEYS,
+    POST_KEYS,
     RULE_KEYS,
     TICKET_KEYS,
     TOP_KEYS,
@@ -120,10 +122,12 @@ def test_every_option_of_a_command_is_named() -> None:
         (TICKET_KEYS, "| Of a ticket |"),
         (MUTATE_KEYS, "| Of a mutation |"),
         (NOTE_KEYS, "| Of a note |"),
+        (POST_KEYS, "| Of a post |"),
+        (DATA_KEYS, "| Of `data` |"),
     ],
 )
 def test_every_key_of_the_rules_is_explained(keys: dict[str, str], section: str) -> None:
-    rows = RULES.partition(section)[2].partition("\n\n")[0].splitlines()[2:]
+    rows = f"{RULES}{DOCS['posts.md']}".partition(section)[2].partition("\n\n")[0].splitlines()[2:]
     explained = {key for row in rows for key in re.findall(r"`(\w+)`", row.split("|")[1])}
 
     assert explained == set(keys)

@@ -8,6 +8,7 @@ are to be killed.
 import json
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ from flask import Request
 
 from function import secretmanager
 from function.app import App
+from function.http.session import Resolver
 from function.ledger.database import Database
 from function.ledger.ledger import Ledger
 from function.settings import load_settings
@@ -36,7 +38,12 @@ TOKEN = "planted-console-token"
 CONFIG_KEY = "cGxhbnRlZC1jb25maWcta2V5LTMyLWJ5dGVzLWxvbmc="
 STORED_PASSWORD = "planted-stored-password"
 ROW_TEXT = "planted-row-text"
-PLANTED = (SECRET, PASSWORD, ROW_TEXT, TOKEN, CONFIG_KEY, STORED_PASSWORD)
+POST_TOKEN = "planted-post-token"
+POST_SECRET = "whsec_cGxhbnRlZC1wb3N0LXNlY3JldC1vZi0zMi1ieXRlcw=="
+PLANTED = (
+    *(SECRET, PASSWORD, ROW_TEXT, TOKEN, CONFIG_KEY, STORED_PASSWORD),
+    *(POST_TOKEN, POST_SECRET),
+)
 TOLD: list[str] = []
 MEMORY_FOLDER = "/dev/shm"  # noqa: S108  # its files have random names
 RULES = """
@@ -120,6 +127,7 @@ class World:
         self._settings = settings
         self._instances = instances
         self.read_secret: Callable[[str], str] = secretmanager.read_secret
+        self.resolve: Resolver = socket.getaddrinfo
         self.clock = Clock()
         self.servicenow = ServiceNow(honours_sys_id=honours_sys_id, password=PASSWORD)
         self.mailbox = Mailbox()
@@ -170,6 +178,7 @@ class World:
                     Ledger(database),
                     environ,
                     read_secret=self.read_secret,
+                    resolve=self.resolve,
                 )
             )
 

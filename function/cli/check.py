@@ -26,9 +26,16 @@ from function.rules.loader import RulesError
 from function.rules.model import Rule, Rules
 from function.rules.mutate import MutateRule
 from function.rules.note import NoteRule, rules_with_notes
+from function.rules.post import PostRule, fetches_data
 from function.rules.ticket import rules_with_tickets
 from function.servicenow import ServiceNowError
-from function.settings import Settings, SettingsError, load_settings, missing_for_mutate
+from function.settings import (
+    Settings,
+    SettingsError,
+    load_settings,
+    missing_for_data,
+    missing_for_mutate,
+)
 from function.wiring import create_app, read_rules
 
 # Longer than a server takes that asks others about us first.
@@ -162,16 +169,19 @@ def _name_target(rule: Rule) -> str:
     """What the rule writes to."""
     if isinstance(rule.target, NoteRule):
         return f"{rule.target.table}.{rule.target.journal}, on the tickets of {rule.target.ticket}"
+    if isinstance(rule.target, PostRule):
+        return f"a post to {' and '.join(rule.target.url_variables) or 'its URL'}"
     if isinstance(rule.target, MutateRule):
         return f"mutation {rule.target.operation_name}".rstrip()
     return rule.target.table
 
 
 def _list_missing(settings: Settings | None, rules: Rules | None) -> Iterator[Finding]:
-    """Settings that rules from servicenow/TABLE need, and without which the function does not
-    start."""
+    """Settings that rules need, and without which the function does not start."""
     if settings is not None and rules is not None and rules.hears_tickets:
         yield from missing_for_mutate(settings)
+    elif settings is not None and rules is not None and fetches_data(rules):
+        yield from missing_for_data(settings)
 
 
 def _warn_of_unset(settings: Settings, rules: Rules) -> Iterator[Finding]:

@@ -14,11 +14,13 @@ from function.core.step import DesiredState, Step
 from function.core.values import text
 from function.ledger.backend import LedgerUnavailable
 from function.rule_variables import RuleVariables
-from function.rules.evaluate import evaluate
+from function.rules.budget import RenderError
+from function.rules.evaluate import evaluate, names_of
 from function.rules.event_types import RuleSelection, select_rules, shorten_type
 from function.rules.loader import RulesError
 from function.rules.model import Rule, Rules
 from function.rules.note import TEXT, TICKET_KEY, NoteRule
+from function.rules.post import PostRule
 from function.rules.ticket import TicketRule
 from function.sources import hasura
 from function.targets.note.entry import EDITED, write_entry
@@ -107,6 +109,9 @@ def _explain_rule(rule: Rule, event: Event, source_name: str) -> None:
         if isinstance(ticket, NoteRule):
             _explain_note(ticket, event, step, wants, source_name)
             continue
+        if isinstance(ticket, PostRule):
+            _explain_post(ticket, rule, event, step, wants)
+            continue
         if not isinstance(ticket, TicketRule):
             click.echo(f"  key {step.key}: {step.op.value}, {ticket.kind} {ticket.table}")
             continue
@@ -159,6 +164,30 @@ def _explain_note(
         click.echo(f"    text: {_shown(write_entry(wants.fields[TEXT], '', edited=False))}")
         if step.op is not Op.INSERT:
             click.echo(f"    where another text of it was written, this begins with {EDITED!r}")
+
+
+def _explain_post(
+    post: PostRule, rule: Rule, event: Event, step: Step, wants: DesiredState
+) -> None:
+    """Say what would be sent to whom; of headers, which may be secrets, the names alone."""
+    where = " and ".join(post.url_variables) or "its URL"
+    signed = f", signed ({post.sign})" if post.sign else ""
+    click.echo(f"  key {step.key}: {step.op.value}, a post to {where}{signed}")
+    if not wants.when:
+        click.echo("    when is false: nothing is sent")
+        return
+    if post.templates.headers:
+        click.echo(f"    headers: {', '.join(post.templates.headers)}")
+    if post.needs_data:
+        click.echo("    what is sent depends on `data`, which is asked of Hasura at the sending")
+        return
+    try:
+        names, budget = names_of(rule, event, step)
+        body = post.render_body(names, budget).decode()
+    except RenderError as unsaid:
+        click.echo(f"    dead letter ({unsaid.failure.reason.value}): {unsaid.failure.hint}")
+    else:
+        click.echo(f"    body: {_shown(body)}")
 
 
 def _shown(value: str) -> str:

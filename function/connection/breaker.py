@@ -51,6 +51,9 @@ class SystemProfile:
     page: Reason | None
     locks_accounts: bool
     hints: Mapping[HoldKind, str]
+    # There is no probe but a call that is due: for so long after a hold has ended, one that failed
+    # before leaves that to another, for it may fail for its own sake.
+    others_first_seconds: float = 0.0
 
     def judge_failure(self, failure: Failure) -> CallVerdict:
         queued = failure.reason is self.rate_limited and failure.retry_after_seconds is None
@@ -109,7 +112,7 @@ HASURA: Final = SystemProfile(
     ),
     # A trigger that raises an error for one row is answered in the words for a database that
     # cancels every statement.
-    no_verdict=frozenset({Reason.DEADLINE, Reason.MUTATION_FAILED}),
+    no_verdict=frozenset({Reason.DEADLINE, Reason.MUTATION_FAILED, Reason.DATA_FAILED}),
     unauthorized=Reason.HASURA_UNAUTHORIZED,
     rate_limited=Reason.HASURA_OVERLOADED,
     unavailable=Reason.HASURA_UNAVAILABLE,
@@ -133,6 +136,27 @@ HASURA: Final = SystemProfile(
 )
 
 
+# Of a 4xx nothing follows for other events. There is no hold on a credential: what a target does
+# not let in is a dead letter.
+POST_TARGET: Final = SystemProfile(
+    whole_system=frozenset({Reason.TARGET_RATE_LIMITED}),
+    down=frozenset({Reason.TARGET_UNREACHABLE, Reason.TARGET_TIMEOUT, Reason.TARGET_UNAVAILABLE}),
+    no_verdict=frozenset({Reason.DEADLINE, Reason.TARGET_BUSY, Reason.TARGET_ADDRESS}),
+    unauthorized=Reason.TARGET_UNAUTHORIZED,
+    rate_limited=Reason.TARGET_RATE_LIMITED,
+    unavailable=Reason.TARGET_UNAVAILABLE,
+    page=None,
+    locks_accounts=False,
+    hints={
+        HoldKind.RATE: "the target's rate limit is used up; calls are held until it says to go on",
+        HoldKind.DOWN: (
+            "the target does not answer as it should; calls are held until one of them passes"
+        ),
+    },
+    others_first_seconds=10.0,
+)
+
+
 class CircuitBreaker:
     """Holds the calls to one system, for all instances of the function."""
 
@@ -143,12 +167,15 @@ class CircuitBreaker:
         *,
         profile: SystemProfile,
         auth_hold_seconds: float,
+        probe_seconds: float = PROBE_SECONDS,
     ) -> None:
-        """*system* is its address, by which the ledger knows it."""
+        """*system* is its address, by which the ledger knows it. A probe that has told nothing
+        after *probe_seconds* is taken for lost."""
         self.profile = profile
         self._holds = holds
         self._system = system
         self._auth_hold_seconds = auth_hold_seconds
+        self._probe_seconds = probe_seconds
 
     def request_permit(
         self, credential: str, *, verified_after: float | None, failed_before: bool
@@ -157,10 +184,11 @@ class CircuitBreaker:
         return self._holds.request_permit(
             self._system,
             credential,
-            probe_seconds=PROBE_SECONDS,
+            probe_seconds=self._probe_seconds,
             verified_after=verified_after,
             failed_before=failed_before,
             locks_accounts=self.profile.locks_accounts,
+            others_first_seconds=self.profile.others_first_seconds,
         )
 
     def refuse(self, permit: CallPermit) -> CircuitOpen | Failure:

@@ -52,6 +52,23 @@ class Reason(StrEnum):
     MUTATION_INVALID = "mutation_invalid"
     MUTATION_FORBIDDEN = "mutation_forbidden"
     MUTATION_REFUSED = "mutation_refused"
+    # the query for a post's data
+    DATA_FAILED = "data_failed"
+    DATA_INVALID = "data_invalid"
+    DATA_FORBIDDEN = "data_forbidden"
+    # the target of a post, or the way there
+    TARGET_UNREACHABLE = "target_unreachable"
+    TARGET_TIMEOUT = "target_timeout"
+    TARGET_UNAVAILABLE = "target_unavailable"
+    TARGET_RATE_LIMITED = "target_rate_limited"
+    TARGET_NOT_READY = "target_not_ready"
+    TARGET_BUSY = "target_busy"
+    # it said no, or is none to be called
+    TARGET_UNAUTHORIZED = "target_unauthorized"
+    TARGET_REFUSED = "target_refused"
+    TARGET_GONE = "target_gone"
+    TARGET_REDIRECTS = "target_redirects"
+    TARGET_ADDRESS = "target_address"
     # ServiceNow said no
     ACL = "refused_by_acl"
     BUSINESS_RULE = "refused_by_business_rule"
@@ -123,6 +140,7 @@ class Status(StrEnum):
     UPDATED = "updated"
     RESOLVED = "resolved"
     REOPENED = "reopened"
+    SENT = "sent"
     UNCHANGED = "unchanged"
     SUPERSEDED = "superseded"
     SKIPPED = "skipped"

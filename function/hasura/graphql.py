@@ -1,4 +1,4 @@
-"""A client of Hasura's GraphQL, for mutations that can be repeated."""
+"""A client of Hasura's GraphQL, for mutations that can be repeated, and for queries."""
 
 import time
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from urllib.parse import quote
 from function.core.outcome import Failure, NotDone, Reason, Retryability
 from function.core.values import Json, text
 from function.deadline import Deadline
-from function.hasura.graphql_answers import interpret
+from function.hasura.graphql_answers import interpret, reword_for_query
 from function.http.network import NetworkSettings
 from function.http.reply import Reply
 from function.http.session import (
@@ -35,9 +35,9 @@ class HasuraError(NotDone):
 
 
 class GraphqlClient:
-    """Sends mutations to Hasura. Threads may share it.
+    """Sends mutations and queries to Hasura. Threads may share it.
 
-    *url* is the address of GraphQL, *role* whom the mutations are made as ("": the admin). Each
+    *url* is the address of GraphQL, *role* whom they are made as ("": the admin). Each
     takes *timeout_seconds* at most, answer included. (The look-up of the host's name alone is
     bounded by the system's resolver.)
     """
@@ -71,8 +71,9 @@ class GraphqlClient:
         operation_name: str = "",
         event: str = "",
         deadline: Deadline,
+        is_query: bool = False,
     ) -> dict[str, Json]:
-        """Make a mutation; the `data` of its answer. Raises HasuraError.
+        """Make a mutation, or a query; the `data` of its answer. Raises HasuraError.
 
         *event* is what stands in the header `x-hasura-servicenow-event`, and so among the session
         variables of the events that the mutation causes.
@@ -88,7 +89,7 @@ class GraphqlClient:
             raise HasuraError(_NO_TIME)
         answer = self._exchange(text(content).encode(errors="replace"), headers, left_seconds)
         if isinstance(answer, Failure):
-            raise HasuraError(answer)
+            raise HasuraError(reword_for_query(answer) if is_query else answer)
         return answer
 
     def probe(self, *, deadline: Deadline) -> None:
@@ -152,6 +153,5 @@ _BROKEN: Final = (
     "connections."
 )
 _TOO_LARGE: Final = (
-    "Hasura's answer is larger than 1 MiB, and was not read to its end: have the mutation return "
-    "less."
+    "Hasura's answer is larger than 1 MiB, and was not read to its end: have it return less."
 )

@@ -48,6 +48,14 @@ def interpret(reply: Reply, *, now: float) -> dict[str, Json] | Failure:
     )
 
 
+def reword_for_query(failure: Failure) -> Failure:
+    """*failure* as that of a query, which changes nothing."""
+    if failure.reason not in _OF_QUERIES:
+        return failure
+    reason, hint = _OF_QUERIES[failure.reason]
+    return replace(failure, reason=reason, hint=hint)
+
+
 # Behind these words stands a name; whatever else PostgreSQL quotes may be of a row.
 _QUOTED: Final = re.compile(
     r"(\b(?:constraint|table|relation|column|field|type|named|role|function|index)s?:? +)?"
@@ -209,4 +217,24 @@ _CODES: Final = {
     ),
     **dict.fromkeys(("permission-denied", "permission-error"), _FORBIDDEN),
     **dict.fromkeys(("constraint-violation", "data-exception", "not-null-violation"), _REFUSED),
+}
+_DATA_INVALID: Final = (
+    Reason.DATA_INVALID,
+    "Hasura cannot make sense of the query for `data`: the app's tables, columns or types are "
+    "others, HASURA_ROLE does not see them, or a variable is given what its type does not take. "
+    "Hasura's own words say which.",
+)
+_OF_QUERIES: Final = {
+    Reason.MUTATION_FAILED: (
+        Reason.DATA_FAILED,
+        "Hasura, or the app's database, failed on the query for `data`: a lock, a time limit, or "
+        "an error of an Action. Its own words and its log say more.",
+    ),
+    Reason.MUTATION_INVALID: _DATA_INVALID,
+    Reason.MUTATION_REFUSED: _DATA_INVALID,
+    Reason.MUTATION_FORBIDDEN: (
+        Reason.DATA_FORBIDDEN,
+        "A permission of HASURA_ROLE does not let the query for `data` pass. Hasura's own words "
+        "say which.",
+    ),
 }

@@ -18,11 +18,13 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
 from http.cookiejar import DefaultCookiePolicy
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 
 import requests
 import urllib3
@@ -30,7 +32,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, SSLError
 from urllib3.util.connection import create_connection
 
-from function.http.addresses import FORBIDDEN, is_forbidden
+from function.http.addresses import FORBIDDEN, PRIVATE, is_forbidden, is_not_public
 from function.http.network import NetworkSettings, ProxyServer
 from function.http.reply import Reply
 
@@ -87,18 +89,41 @@ class AnswerBroken(Exception):  # noqa: N818  # what happened
 
 
 class AnswerTooLarge(Exception):  # noqa: N818  # what is the case
-    """The answer has more bytes than are read."""
+    """The answer has more bytes than are read. *reply* is what was read of it."""
 
-    def __init__(self, status: int) -> None:
+    def __init__(self, reply: Reply) -> None:
         super().__init__("the answer is too large")
-        self.status = status
+        self.reply = reply
+        self.status = reply.status
+
+
+Resolver: TypeAlias = Callable[..., Sequence[tuple[Any, ...]]]
+"""Looks a name up, as socket.getaddrinfo does."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectPolicy:
+    """Which addresses a session never connects to, and who looks names up.
+
+    *why* says what the refused addresses are.
+    """
+
+    refuses: Callable[[str], bool] = is_forbidden
+    resolve: Resolver = socket.getaddrinfo
+    why: str = FORBIDDEN
+
+
+# All but what is never called, and the public internet alone.
+ANY_NETWORK: Final = ConnectPolicy()
+PUBLIC_ONLY: Final = ConnectPolicy(refuses=is_not_public, why=PRIVATE)
 
 
 class HttpSession:
     """Sends requests to one server. Threads may share it.
 
     *connections_max* stay open between requests. *ca_file* has the certificates to trust instead of
-    those of *network*. No cookie is kept, and no redirect followed.
+    those of *network*. No cookie is kept, and no redirect followed. *policy* is asked of every
+    address before it is connected to.
     """
 
     def __init__(
@@ -108,10 +133,11 @@ class HttpSession:
         connections_max: int,
         network: NetworkSettings,
         ca_file: str | None = None,
+        policy: ConnectPolicy = ANY_NETWORK,
     ) -> None:
         """*address* is what the path of a request is added to."""
         self._address = address
-        self._session = _session(connections_max, network.proxy_for(address))
+        self._session = _session(connections_max, network.proxy_for(address), policy)
         self._session.verify = ca_file or network.ca_path or True
 
     def close(self) -> None:
@@ -155,7 +181,7 @@ class HttpSession:
                 for chunk in response.iter_content(_CHUNK_BYTES):
                     body += chunk
                     if len(body) > body_bytes_max:
-                        raise AnswerTooLarge(status)
+                        raise AnswerTooLarge(Reply(status, received, bytes(body)))
         except (OSError, HTTPError) as error:  # requests' own exceptions are OSErrors
             reply = Reply(status, received, bytes(body))
             raise AnswerBroken(reply, late=time.monotonic() >= deadline) from error
@@ -168,7 +194,9 @@ class _CookielessSession(requests.Session):
         body for that."""
 
 
-def _session(connections_max: int, proxy: ProxyServer | None) -> requests.Session:
+def _session(
+    connections_max: int, proxy: ProxyServer | None, policy: ConnectPolicy
+) -> requests.Session:
     session = _CookielessSession()
     # With trust_env, a .netrc would replace our Authorization; and each call would spend 8 % more
     # CPU on looking for what network.py read once.
@@ -185,14 +213,21 @@ def _session(connections_max: int, proxy: ProxyServer | None) -> requests.Sessio
             "User-Agent": "hasura-servicenow",
         }
     )
-    adapter = _Adapter(proxy, pool_connections=1, pool_maxsize=connections_max, max_retries=0)
+    adapter = _Adapter(
+        proxy, policy, pool_connections=1, pool_maxsize=connections_max, max_retries=0
+    )
     session.mount("https://", adapter)
     session.mount("http://", adapter)
     return session
 
 
 class ForbiddenAddressError(OSError):
-    """The host's name resolves to an address that must not be called."""
+    """The host's name resolves to an address that must not be called: *address*, and *why*."""
+
+    def __init__(self, address: str = "", why: str = FORBIDDEN) -> None:
+        super().__init__("the address must not be called")
+        self.address = address
+        self.why = why
 
 
 def connect(
@@ -201,15 +236,18 @@ def connect(
     *,
     timeout_seconds: Any,
     options: Sequence[tuple[int, int, int | bytes]] | None = None,
+    policy: ConnectPolicy = ANY_NETWORK,
 ) -> socket.socket:
-    """Connect to one of the addresses of *host*, none of which may be forbidden.
+    """Connect to one of the addresses of *host*, none of which *policy* may refuse.
 
+    The name is looked up once: the addresses that were looked at are those that are connected to.
     Raises OSError, and UnicodeError for what cannot be a name.
     """
-    found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+    found = policy.resolve(host.strip("[]"), port, type=socket.SOCK_STREAM)
     addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
-    if any(map(is_forbidden, addresses)):
-        raise ForbiddenAddressError
+    for address in addresses:
+        if policy.refuses(address):
+            raise ForbiddenAddressError(address, policy.why)
     failure: OSError = socket.gaierror(socket.EAI_NONAME, "no address")
     for address in addresses:
         try:
@@ -261,6 +299,7 @@ class _TimedResponse(http.client.HTTPResponse):
 
 class _HttpConnection(urllib3.connection.HTTPConnection):
     response_class = _TimedResponse
+    policy = ANY_NETWORK
     _scope: CancelScope | None = None
     _is_cut = False
 
@@ -273,7 +312,11 @@ class _HttpConnection(urllib3.connection.HTTPConnection):
         if self.proxy is not None:
             return super()._new_conn()
         return connect(
-            self._dns_host, self.port, timeout_seconds=self.timeout, options=self.socket_options
+            self._dns_host,
+            self.port,
+            timeout_seconds=self.timeout,
+            options=self.socket_options,
+            policy=self.policy,
         )
 
     def connect(self) -> None:
@@ -317,30 +360,40 @@ class _SecureConnection(_HttpConnection, urllib3.connection.HTTPSConnection):
 class _Pool(urllib3.HTTPConnectionPool):
     ConnectionCls = _HttpConnection
 
+    def __init__(self, *args: Any, policy: ConnectPolicy, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._policy = policy
 
-class _SecurePool(urllib3.HTTPSConnectionPool):
+    def _new_conn(self) -> Any:
+        connection = super()._new_conn()
+        connection.policy = self._policy  # type: ignore[attr-defined]  # it is of ConnectionCls
+        return connection
+
+
+class _SecurePool(_Pool, urllib3.HTTPSConnectionPool):
     ConnectionCls = _SecureConnection
 
 
 class _Adapter(HTTPAdapter):
-    def __init__(self, proxy: ProxyServer | None, **kwargs: Any) -> None:
+    def __init__(self, proxy: ProxyServer | None, policy: ConnectPolicy, **kwargs: Any) -> None:
         self._proxy = proxy
+        self._pools = {
+            "http": partial(_Pool, policy=policy),
+            "https": partial(_SecurePool, policy=policy),
+        }
         super().__init__(**kwargs)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = _POOLS
+        self.poolmanager.pool_classes_by_scheme = self._pools
 
     def proxy_manager_for(self, proxy: Any, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(proxy, **kwargs)
-        manager.pool_classes_by_scheme = _POOLS
+        manager.pool_classes_by_scheme = self._pools
         return manager
 
     def proxy_headers(self, proxy: Any) -> dict[str, str]:  # noqa: ARG002  # there is one
         return self._proxy.headers if self._proxy else {}
-
-
-_POOLS: Final = {"http": _Pool, "https": _SecurePool}
 
 
 class _BoundedTimeout(urllib3.Timeout):
@@ -416,8 +469,8 @@ def explain_unreached(unreached: NotConnected, *, system: str, setting: str) -> 
                 f"{system} could not be reached through the proxy: check HTTPS_PROXY, and that "
                 f"the proxy is up and lets {setting} through."
             )
-        case ForbiddenAddressError():
-            return f"{setting} names a host whose address is {FORBIDDEN}."
+        case ForbiddenAddressError() as error:
+            return f"{setting} names a host whose address is {error.why}."
         case NameResolutionError() | socket.gaierror() | UnicodeError():
             return (
                 f"{system}'s host name is not known: check {setting}, and the "

@@ -106,6 +106,7 @@ class HoldRepository:
         verified_after: float | None,
         failed_before: bool = False,
         locks_accounts: bool = True,
+        others_first_seconds: float = 0.0,
     ) -> CallPermit:
         """Ask whether the first of some calls may be made now.
 
@@ -116,7 +117,8 @@ class HoldRepository:
         whose last call failed. Where many rows failed and not one write has passed since, such rows
         are tried one at a time, now and then; others need not wait for them. *locks_accounts*: the
         system does so after a few wrong passwords; of any other, no call has to find out first
-        whether a credential is good.
+        whether a credential is good. *others_first_seconds*: for so long after a hold has ended,
+        what failed before is not let in as its probe.
         """
 
         return self._database.run(
@@ -128,6 +130,7 @@ class HoldRepository:
                 verified_after=verified_after,
                 failed_before=failed_before,
                 locks_accounts=locks_accounts,
+                others_first_seconds=others_first_seconds,
             )
         )
 
@@ -344,6 +347,7 @@ def request_permit(
     verified_after: float | None,
     failed_before: bool,
     locks_accounts: bool = True,
+    others_first_seconds: float = 0.0,
 ) -> CallPermit:
     """See HoldRepository.request_permit."""
     if locks_accounts:
@@ -360,8 +364,11 @@ def request_permit(
     if not (failed_before and many_failed):
         rows = [row for row in rows if row["kind"] != HoldKind.ROW]
     for row in rows:
-        if row["until"] > row["now"]:
-            return _refused_permit(row, row["until"] - row["now"], waiting_for_probe=False)
+        until = row["until"]
+        if failed_before and until > 0 and row["kind"] != HoldKind.ROW:
+            until += others_first_seconds
+        if until > row["now"]:
+            return _refused_permit(row, until - row["now"], waiting_for_probe=False)
     needed = [
         row
         for row in rows

@@ -53,6 +53,20 @@ PHRASES: Final[dict[str, str]] = {
     Reason.MUTATION_INVALID: "{system} cannot make sense of the mutation",
     Reason.MUTATION_FORBIDDEN: "{system} does not permit the mutation",
     Reason.MUTATION_REFUSED: "the app's database refuses the mutation",
+    Reason.DATA_FAILED: "{system} failed on the query for `data`",
+    Reason.DATA_INVALID: "{system} cannot make sense of the query for `data`",
+    Reason.DATA_FORBIDDEN: "{system} does not permit the query for `data`",
+    Reason.TARGET_UNREACHABLE: "{system} cannot be reached",
+    Reason.TARGET_TIMEOUT: "{system} does not answer in time",
+    Reason.TARGET_UNAVAILABLE: "{system} is unavailable",
+    Reason.TARGET_RATE_LIMITED: "{system}'s rate limit is reached",
+    Reason.TARGET_NOT_READY: "{system} asks for it to be sent later",
+    Reason.TARGET_BUSY: "{system} is too slow for all that is to be sent",
+    Reason.TARGET_UNAUTHORIZED: "{system} does not let the function in",
+    Reason.TARGET_REFUSED: "{system} refuses it",
+    Reason.TARGET_GONE: "{system} says that what stood there is gone for good",
+    Reason.TARGET_REDIRECTS: "{system} answers with a redirect",
+    Reason.TARGET_ADDRESS: "its URL must not be called",
     Reason.WRONG_RECORD: "{system} answers with another record",
     Reason.TIME_ZONE: "{system} reads times in another time zone than GMT",
     Reason.NOT_KEPT: "{system} did not keep a value",
@@ -85,6 +99,16 @@ PHRASES: Final[dict[str, str]] = {
 # for first.
 RULE_TO_BLAME: Final = frozenset(
     {Reason.BAD_MAPPING, Reason.UNKNOWN_VALUE, Reason.BAD_KEY, Reason.NOT_A_ROW}
+)
+
+# Why calls of a post's target are held.
+_OF_TARGETS: Final = frozenset(
+    {
+        Reason.TARGET_UNREACHABLE,
+        Reason.TARGET_TIMEOUT,
+        Reason.TARGET_UNAVAILABLE,
+        Reason.TARGET_RATE_LIMITED,
+    }
 )
 
 # What the function sends of its own accord, not because a row says so.
@@ -308,6 +332,8 @@ def _commands(mail: DueMail) -> Iterator[tuple[str, str]]:
     match alert.kind:
         case AlertKind.HELD if alert.reason == Reason.RATE_LIMITED:
             return  # events go on at the time that it gave, and a call before it is refused
+        case AlertKind.HELD if alert.reason in _OF_TARGETS:
+            return  # one of the events that wait is the probe, and `check` calls no target
         case AlertKind.HELD if alert.reason in (Reason.UNAUTHORIZED, Reason.NOT_CONFIGURED):
             yield (
                 "Once that is put right, this tries the connection, and events go on at once:",

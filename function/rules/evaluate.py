@@ -46,6 +46,20 @@ def evaluate(rule: Rule, event: Event) -> list[Step]:
     return [Step("", event.op, None, event.content, failure)]
 
 
+def names_of(rule: Rule, event: Event, step: Step) -> tuple[dict[str, Any], RenderBudget]:
+    """What templates see at *step*, which evaluate() gave of *event*, and what they may take.
+
+    `op` is what happened to the key: a row that went over to another key is deleted under its old
+    one. Raises RenderError.
+    """
+    try:
+        evaluation = _Evaluation(rule, event)
+        names = {**evaluation.names_at(step), "op": step.op.value}
+    except (RecursionError, MemoryError, ArithmeticError, ValueError):
+        raise RenderError("the row is nested too deeply", where=rule.where) from None
+    return names, evaluation.budget
+
+
 class _Evaluation:
     """One event under one rule."""
 
@@ -99,6 +113,15 @@ class _Evaluation:
         if failure is not None:
             steps.append(Step("", self.event.op, None, self.event.content, failure))
         return steps
+
+    def names_at(self, step: Step) -> dict[str, Any]:
+        """The names for *step*'s key, at the place that it entered, or left for good."""
+        image = self.old if step.op is Op.DELETE or self.new is None else self.new
+        if image is not None:
+            items, _ = self._keys(image)
+            if step.key in items:
+                return self._scopes(image, items[step.key])[0]
+        raise RenderError("the key is not in the row any more", where=self.rule.where)
 
     def _row(self, image: Json, which: str) -> Row:
         if not isinstance(image, dict):

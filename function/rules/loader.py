@@ -33,7 +33,7 @@ from function.rules.yaml_nodes import (
 )
 
 FAULTS_MAX: Final = 100
-_LATER_RULE_KEYS = ("post", "reply", "data")
+_LATER_RULE_KEYS = ("reply",)
 _CHANGES_ONLY: Final = frozenset({"filter", "answer"})
 _MISSING: Final = {
     "ticket": "is missing: it says what the row becomes",
@@ -43,6 +43,7 @@ _MISPLACED: Final = {
     "ticket": "is for rules that hear of rows; what the app is told of a ticket is a `mutate`",
     "note": "is for rules that hear of rows; what the app is told of a ticket is a `mutate`",
     "mutate": "is for rules from servicenow/TABLE, which tell the app of a ticket",
+    "post": "is for rules that hear of rows; what the app is told of a ticket is a `mutate`",
 }
 TEMPLATE_NAMES = ("row", "old", "new", "op", "changed", "event", "env")
 
@@ -242,10 +243,16 @@ class RulesParser:
             self._nodes.fault(entries[key], f"{path}.{key}", what)
         each = self._templates.expression(entries, "each", path, TEMPLATE_NAMES)
         names = (*TEMPLATE_NAMES, "item") if "each" in entries else TEMPLATE_NAMES
-        when = self._templates.expression(entries, "when", path, names)
         ops = self._nodes.ops(entries, "ops", path, tuple(Op)) or frozenset(Op)
         trigger = self._trigger(entries, path, source)
-        kind = self._kind(node, entries, path, ("ticket", "note"))
+        kind = self._kind(node, entries, path, ("ticket", "note", "post"))
+        if kind == "post":
+            post = self._post_rule(entries, path, names, each)
+            return self._new_rule(*post, ops=ops, trigger=trigger) if post else None
+        if "data" in entries:
+            what = "is fetched for a `post`, and this rule has none; take it out"
+            self._nodes.fault(entries["data"], f"{path}.data", what)
+        when = self._templates.expression(entries, "when", path, names)
         if kind is None:
             return None
         parsed = self._targets[kind].parse(
@@ -254,6 +261,18 @@ class RulesParser:
         if parsed is None:
             return None
         return self._new_rule(*parsed, ops=ops, trigger=trigger)
+
+    def _post_rule(
+        self,
+        entries: Mapping[str, yaml.Node],
+        path: str,
+        names: tuple[str, ...],
+        each: RuleTemplate | None,
+    ) -> tuple[TargetRule, RuleTemplates] | None:
+        from function.rules.post_parser import PostRuleParser  # noqa: PLC0415  # for those who have posts
+
+        parser = PostRuleParser(self._nodes, self._templates, self.environ)
+        return parser.parse(entries, path, names, each=each)
 
     def _change_rule(
         self, node: yaml.Node, entries: Mapping[str, yaml.Node], path: str, source: str
@@ -311,7 +330,7 @@ class RulesParser:
     ) -> str | None:
         """The kind of the rule's target, of which it has one: one of those *fitting* where its
         events come from."""
-        kinds = [kind for kind in (*self._targets, "mutate") if kind in entries]
+        kinds = [kind for kind in (*self._targets, "mutate", "post") if kind in entries]
         for kind in kinds[1:]:
             what = f"a rule has one target, and this one has `{kinds[0]}`; write a rule for each"
             self._nodes.fault(entries[kind], f"{path}.{kind}", what)

@@ -10,9 +10,9 @@ from typing import Final, TypeAlias
 
 import yaml
 
-from function.core.values import did_you_mean
 from function.rules.mutate import VariableList, VariableMapping, VariableTemplate, VariableValue
 from function.rules.operation import MutationOperation, QueryValue, RootField, VariableName
+from function.rules.variable_check import VariableCheck
 from function.rules.yaml_nodes import NodeReader, line_within
 
 # Done twice, they do another thing than done once.
@@ -82,22 +82,8 @@ class MutationCheck:
 
     def check_variables(self, node: yaml.Node, path: str, given: Mapping[str, yaml.Node]) -> None:
         """*given* is what stands at *node*."""
-        declared, used = self._operation.variables, self._operation.uses
-        for name, value in given.items():
-            if name not in declared:
-                what = f"the mutation declares no `${name}`{did_you_mean(name, declared)}"
-                self._nodes.fault(value, f"{path}.{name}", what)
-        for name, declaration in declared.items():
-            if name not in given and declaration.default is None:
-                what = f"is missing: the mutation declares `${name}`, and gives it no default"
-                self._nodes.fault(node, f"{path}.{name}", what)
-            if name not in used:
-                what = f"declares `${name}` and does not use it, which Hasura refuses; take it out"
-                self._fault(declaration.line, what)
-        for name, line in used.items():
-            if name not in declared:
-                what = f"uses `${name}` and does not declare it{did_you_mean(name, declared)}"
-                self._fault(line, what)
+        check = VariableCheck(self._nodes, self._query, self._path, called="the mutation")
+        check.check(self._operation, node, path, given)
 
     def check_repeatable(self) -> None:
         for root in self._operation.roots:

@@ -1,25 +1,32 @@
-"""A GraphQL mutation, as far as a rule has to know it. Pure.
+"""A GraphQL operation, as far as a rule has to know it: a mutation, or a query. Pure.
 
 graphql-core reads it; it is loaded (80 ms, 6 MB) when the first one is met.
 
-    InvalidOperation   a text that is not one GraphQL mutation
+    InvalidOperation   a text that is not the one GraphQL operation that it should be
 """
 
-from collections.abc import Collection, Iterator, Mapping
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from graphql.language import ast
 
+T = TypeVar("T")
+
+# As Hasura names the fields that find a row by its key, also under `naming_convention:
+# graphql-default`.
+_BY_KEY: Final = re.compile(r".+(_by_pk|ByPk)")
 # Far more than people write, and less than Python's stack holds.
 DEPTH_MAX: Final = 60
 ROOTS_MAX: Final = 100
 
 
 class InvalidOperation(Exception):  # noqa: N818  # what is wrong, not whose error it is
-    """A text that is not one GraphQL mutation. *line* counts from 1 within it."""
+    """A text that is not one GraphQL operation of the kind that is asked for. *line* counts from 1
+    within it."""
 
     def __init__(self, what: str, line: int = 1) -> None:
         super().__init__(what)
@@ -36,7 +43,7 @@ class VariableName:
 
 @dataclass(frozen=True, slots=True)
 class QueryValue:
-    """A value in the text of a mutation, and its line; a scalar as it was written, None for
+    """A value in the text of an operation, and its line; a scalar as it was written, None for
     null."""
 
     content: "dict[str, QueryValue] | list[QueryValue] | VariableName | str | None"
@@ -63,6 +70,17 @@ class RootField:
     line: int
 
 
+@dataclass(frozen=True, slots=True)
+class QueryOperation:
+    """One query. *uses* has the line of each variable's first use. *selecting* are the variables
+    that say which rows are meant, at whatever depth."""
+
+    name: str
+    variables: Mapping[str, VariableDeclaration]
+    uses: Mapping[str, int] = field(repr=False)
+    selecting: frozenset[str] = frozenset()
+
+
 # Through which names a value is given: ("updates", "where", "id", "_eq").
 ArgumentPath: TypeAlias = tuple[str, ...]
 
@@ -85,7 +103,16 @@ class MutationOperation:
 
 
 def parse_operation(text: str) -> MutationOperation:
-    """Read *text*. Raises InvalidOperation."""
+    """Read *text*, a mutation. Raises InvalidOperation."""
+    return _read(text, "mutation", lambda reader, node: reader.mutation(node))
+
+
+def parse_query(text: str) -> QueryOperation:
+    """Read *text*, a query. Raises InvalidOperation."""
+    return _read(text, "query", lambda reader, node: reader.query(node))
+
+
+def _read(text: str, kind: str, read: "Callable[[_Reader, ast.OperationDefinitionNode], T]") -> T:
     from graphql.error import GraphQLSyntaxError  # noqa: PLC0415  # see above
     from graphql.language import ast, parse  # noqa: PLC0415
 
@@ -99,8 +126,9 @@ def parse_operation(text: str) -> MutationOperation:
             for one in document.definitions
             if isinstance(one, ast.FragmentDefinitionNode)
         }
-        _check_definitions(document, len(operations), len(operations) + len(fragments))
-        return _Reader(fragments).operation(operations[0])
+        known = len(operations) + len(fragments)
+        _check_definitions(document, len(operations), known, kind=kind)
+        return read(_Reader(fragments), operations[0])
     except GraphQLSyntaxError as error:
         what = f"is not GraphQL: {error.message.removeprefix('Syntax Error: ')}"
         line = error.locations[0].line if error.locations else 1
@@ -109,13 +137,15 @@ def parse_operation(text: str) -> MutationOperation:
         raise InvalidOperation("is nested too deeply") from None
 
 
-def _check_definitions(document: "ast.DocumentNode", operations: int, known: int) -> None:
+def _check_definitions(
+    document: "ast.DocumentNode", operations: int, known: int, *, kind: str
+) -> None:
     if operations != 1:
         what = "has more than one operation" if operations else "has no operation in it"
         line = _line(document.definitions[min(1, len(document.definitions) - 1)])
-        raise InvalidOperation(f"{what}; write one mutation", line)
+        raise InvalidOperation(f"{what}; write one {kind}", line)
     if len(document.definitions) != known:
-        raise InvalidOperation("defines more than a mutation and its fragments, each once")
+        raise InvalidOperation(f"defines more than a {kind} and its fragments, each once")
 
 
 class _Reader:
@@ -125,16 +155,14 @@ class _Reader:
         self._fragments = fragments
         self._uses: dict[str, int] = {}
         self._looked_through: set[str] = set()
+        self._selecting: set[str] = set()
 
-    def operation(self, node: "ast.OperationDefinitionNode") -> MutationOperation:
+    def mutation(self, node: "ast.OperationDefinitionNode") -> MutationOperation:
         kind = node.operation.value
         if kind != "mutation":
             what = f"is a {kind}; write a mutation, for a rule gives the app what changed"
             raise InvalidOperation(what, _line(node))
-        declared = [self._declaration(one) for one in node.variable_definitions or ()]
-        variables = {one.name: one for one in declared}
-        if len(variables) < len(declared):
-            raise InvalidOperation("declares a variable twice", _line(node))
+        variables = self._declarations(node)
         roots = tuple(islice(self._roots(node.selection_set, ()), ROOTS_MAX + 1))
         if len(roots) > ROOTS_MAX:
             raise InvalidOperation(f"has more than {ROOTS_MAX} fields", _line(node))
@@ -146,6 +174,27 @@ class _Reader:
             roots=roots,
             uses=self._uses,
         )
+
+    def query(self, node: "ast.OperationDefinitionNode") -> QueryOperation:
+        kind = node.operation.value
+        if kind != "query":
+            raise InvalidOperation(f"is a {kind}; write a query, which only reads", _line(node))
+        variables = self._declarations(node)
+        self._find_uses(node.selection_set, ())
+        self._find_uses(node.directives, ())
+        return QueryOperation(
+            name=node.name.value if node.name else "",
+            variables=variables,
+            uses=self._uses,
+            selecting=frozenset(self._selecting),
+        )
+
+    def _declarations(self, node: "ast.OperationDefinitionNode") -> dict[str, VariableDeclaration]:
+        declared = [self._declaration(one) for one in node.variable_definitions or ()]
+        variables = {one.name: one for one in declared}
+        if len(variables) < len(declared):
+            raise InvalidOperation("declares a variable twice", _line(node))
+        return variables
 
     @staticmethod
     def _declaration(node: "ast.VariableDefinitionNode") -> VariableDeclaration:
@@ -188,6 +237,8 @@ class _Reader:
         elif hasattr(node, "keys"):
             if node.kind == "variable":
                 self._uses.setdefault(node.name.value, _line(node))
+            if node.kind == "field":
+                self._find_selecting(node)
             for key in node.keys:
                 self._find_uses(getattr(node, key), within)
             if node.kind == "fragment_spread":
@@ -195,6 +246,25 @@ class _Reader:
                 if name not in self._looked_through:
                     self._find_uses(fragment, (*within, name))
                     self._looked_through.add(name)
+
+    def _find_selecting(self, node: Any) -> None:
+        """Remember the variables that say which rows a field is for."""
+        by_key = _BY_KEY.fullmatch(node.name.value) is not None
+        for argument in node.arguments or ():
+            if by_key or argument.name.value == "where":
+                self._selecting.update(_find_variables(_value(argument.value)))
+
+
+def _find_variables(value: QueryValue) -> Iterator[str]:
+    match value.content:
+        case VariableName(name=name):
+            yield name
+        case list(elements):
+            for element in elements:
+                yield from _find_variables(element)
+        case dict(entries):
+            for inner in entries.values():
+                yield from _find_variables(inner)
 
 
 def _value(node: Any, depth: int = 0) -> QueryValue:

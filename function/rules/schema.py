@@ -10,6 +10,7 @@ from function.core.lifecycle import (
     COLUMN_REFERENCES,
     INCIDENT,
 )
+from function.rules.signature import SIGNATURES
 from function.rules.ticket import CLOSE_NOTES_RESOLVED, TEMPLATE
 
 DEFAULT_TABLE: Final = "incident"
@@ -63,6 +64,29 @@ RULE_KEYS: Final = {
     "mutate": "The mutation that tells the app of a ticket, of a rule from servicenow/TABLE.",
     "answer": "A template: what ServiceNow is answered, such as the app's id of the row.",
     "note": "The comment or work note that the row becomes, on the ticket of another row.",
+    "data": "Beside a post: a query of Hasura's GraphQL, whose answer templates call `data`.",
+    "post": "The call of another system that is told of the row.",
+}
+DATA_KEYS: Final = {
+    "query": "One GraphQL query, made as HASURA_ROLE when the post is sent.",
+    "variables": "For each variable of the query, a template, or an object or a list of them.",
+}
+POST_KEYS: Final = {
+    "url": "A template that names variables of `env` only: where to call.",
+    "key": (
+        "A template, or a list of templates: what is kept in step. The target ends with the last "
+        "state of the row; unless given, each event is sent."
+    ),
+    "headers": "For each header, a template.",
+    "body": (
+        "What is sent: any structure with templates for its values, as JSON, or one template that "
+        "gives the whole body."
+    ),
+    "sign": "How the call is signed: standard (Standard Webhooks) or aws (AWS DevOps Agent).",
+    "secret": "The variable of `env` that the call is signed with.",
+    "allow_private": "Whether the URL may be of a private network, and http://.",
+    "timeout_seconds": "How long the call may take, 30 at most; 10 unless given.",
+    "order_by": "An expression: what orders the row's images, such as row.updated_at.",
 }
 MUTATE_KEYS: Final = {
     "query": "One GraphQL mutation, which Hasura is sent.",
@@ -254,15 +278,16 @@ def schema() -> dict[str, Any]:
             "shared": {"type": "boolean", "default": False},
         },
     )
+    variables_schema = {
+        "type": "object",
+        "propertyNames": {"pattern": "^[_A-Za-z][_0-9A-Za-z]*$"},
+    }
     mutate = mapping(
         MUTATE_KEYS,
         ["query"],
         {
             "query": {"type": "string", "minLength": 1},
-            "variables": {
-                "type": "object",
-                "propertyNames": {"pattern": "^[_A-Za-z][_0-9A-Za-z]*$"},
-            },
+            "variables": variables_schema,
         },
     )
     note = mapping(
@@ -273,6 +298,24 @@ def schema() -> dict[str, Any]:
             "key": whole_key_schema,
             "field": {"enum": list(JOURNALS)},
             "text": template_schema,
+            "order_by": expression_schema,
+        },
+    )
+    data = mapping(
+        DATA_KEYS,
+        ["query"],
+        {"query": {"type": "string", "minLength": 1}, "variables": variables_schema},
+    )
+    post = mapping(
+        POST_KEYS,
+        ["url", "body"],
+        {
+            "key": whole_key_schema,
+            "headers": {"type": "object", "additionalProperties": template_schema},
+            "body": {},
+            "sign": {"enum": list(SIGNATURES)},
+            "allow_private": {"type": "boolean", "default": False},
+            "timeout_seconds": {"type": "number", "exclusiveMinimum": 0, "maximum": 30},
             "order_by": expression_schema,
         },
     )
@@ -297,8 +340,10 @@ def schema() -> dict[str, Any]:
             "mutate": mutate,
             "answer": template_schema,
             "note": note,
+            "data": data,
+            "post": post,
         },
-    ) | {"oneOf": [{"required": [target]} for target in ("ticket", "note", "mutate")]}
+    ) | {"oneOf": [{"required": [target]} for target in ("ticket", "note", "mutate", "post")]}
     variables = {"type": "array", "items": {"type": "string", "pattern": f"^{VARIABLE.pattern}$"}}
     top = mapping(
         TOP_KEYS,

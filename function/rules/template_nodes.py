@@ -120,7 +120,10 @@ class TemplateReader:
             if bad.unknown in _CHANGE_NAMES:
                 what = f"there is no `{bad.unknown}` here: rules from servicenow/TABLE have one"
             elif bad.unknown == "data":
-                what = "there is no `data` here: an `answer` has it"
+                what = (
+                    "there is no `data` here: beside `data`, a `post` and the `when` of its rule "
+                    "have it, and so has an `answer`"
+                )
             elif bad.unknown == "item":
                 what = "there is no `item` here: a rule has one beside `each`"
             self._nodes.fault(line_within(node, bad.line), path, what)

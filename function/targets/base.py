@@ -73,8 +73,8 @@ class Result:
 class TargetSession(Protocol):
     """A target on the connection that one delivery began with, and ends on.
 
-    *system* is what people call the other system. *instance* is where what it makes stands: part of
-    a record's key. *version* is that of the stored connection to ServiceNow, "" where none is
+    *system* is what people call the other system. *instance* is a part of a record's key: where
+    what it makes stands. *version* is that of the stored connection to ServiceNow, "" where none is
     stored; None where the target does not use it. *settings_digest* stands for the settings that
     decide what becomes of an event: under others, a dead letter may live.
     """
@@ -90,6 +90,12 @@ class TargetSession(Protocol):
 
     @property
     def settings_digest(self) -> str: ...
+
+    def for_rule(self, rule: Rule) -> "TargetSession":
+        """The same for *rule*, where each rule has a system of its own."""
+
+    def find_system(self, reason: Reason) -> tuple[str, str]:
+        """What people call the system that fails for *reason*, and where it is."""
 
     @property
     def unverified(self) -> str | None:

@@ -1,6 +1,10 @@
 """What every target that writes to ServiceNow has: a connection to it."""
 
+from typing import Self
+
 from function.connection.active import Connection
+from function.core.outcome import Reason
+from function.rules.model import Rule
 
 
 class ServiceNowSession:
@@ -22,6 +26,12 @@ class ServiceNowSession:
     @property
     def settings_digest(self) -> str:
         return self._connection.settings_digest
+
+    def for_rule(self, rule: Rule) -> Self:  # noqa: ARG002  # all rules go to one instance
+        return self
+
+    def find_system(self, reason: Reason) -> tuple[str, str]:  # noqa: ARG002  # nothing else is asked
+        return self.system, self.instance
 
     @property
     def unverified(self) -> str | None:

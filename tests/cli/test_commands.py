@@ -18,7 +18,17 @@ from sandbox.servicenow import ServiceNow
 from tests.mailserver import MailServerFixture
 from tests.payloads import cron, delete, encode, envelope, insert, update
 from tests.processes import HERE
-from tests.world import PASSWORD, ROW_TEXT, RULES, SECRET, STORED_PASSWORD, TOLD, World, outage
+from tests.world import (
+    PASSWORD,
+    POST_TOKEN,
+    ROW_TEXT,
+    RULES,
+    SECRET,
+    STORED_PASSWORD,
+    TOLD,
+    World,
+    outage,
+)
 
 # Major and critical outages are mapped; what is odd is not, until the rules are put right.
 BROKEN = RULES.replace(
@@ -762,6 +772,65 @@ def test_check_names_the_journal_that_a_rule_writes(shell: Shell) -> None:
         "  comment: hasura/public.outage_comments -> incident.work_notes, on the tickets of outage"
         in told.lines
     )
+
+
+POSTS = """
+version: 1
+env: [A_URL, POST_TOKEN]
+rules:
+  - name: a
+    from: hasura/public.outages
+    when: row.severity == 'critical'
+    post:
+      url: "{{ env.A_URL }}"
+      headers: {Authorization: "Bearer {{ env.POST_TOKEN }}"}
+      body: {title: "{{ row.title }}"}
+"""
+POST_DATA = """\
+    data:
+      query: 'query ($id: Int!) { outages_by_pk(id: $id) { title } }'
+      variables: {id: "{{ row.id }}"}
+"""
+POST_ENVIRON = {"A_URL": f"https://a.example.com/{POST_TOKEN}", "POST_TOKEN": POST_TOKEN}
+
+
+def test_explain_says_what_would_be_posted_and_of_headers_the_names(shell: Shell) -> None:
+    shell.rules.write_text(POSTS)
+    body = insert("outages", outage(42), id="e1")
+
+    told = shell.run("explain", "-", stdin=body, **POST_ENVIRON)
+
+    assert told.lines[3:] == [
+        "  key e1: INSERT, a post to A_URL",
+        "    headers: Authorization",
+        f'    body: {{"title": "Checkout is down {ROW_TEXT}"}}',
+    ]
+    assert POST_TOKEN not in told.out
+
+
+def test_explain_says_what_else_may_come_of_a_post(shell: Shell) -> None:
+    shell.rules.write_text(POSTS.replace("row.title", "data.outages_by_pk.title") + POST_DATA)
+
+    fetched = shell.run("explain", "-", stdin=insert("outages", outage(42)), **POST_ENVIRON)
+    low = shell.run(
+        "explain", "-", stdin=insert("outages", outage(42, severity="low")), **POST_ENVIRON
+    )
+
+    assert "depends on `data`" in fetched.out
+    assert "when is false: nothing is sent" in low.out
+
+
+def test_check_names_the_variable_of_a_post_and_what_its_data_needs(shell: Shell) -> None:
+    shell.rules.write_text(POSTS.replace("row.title", "data.outages_by_pk.title") + POST_DATA)
+
+    url = "https://hasura.example.com/v1/graphql"
+    without = shell.run("check", "--offline", stdin=b"", **POST_ENVIRON)
+    told = shell.run("check", "--offline", stdin=b"", **POST_ENVIRON, HASURA_GRAPHQL_URL=url)
+
+    assert without.status == 1
+    assert "HASURA_GRAPHQL_URL must be set" in without.out + without.err
+    assert "  a: hasura/public.outages -> a post to A_URL" in told.lines
+    assert POST_TOKEN not in told.out + told.err
 
 
 @pytest.mark.parametrize(

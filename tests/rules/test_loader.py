@@ -364,14 +364,7 @@ def in_fields(line: str) -> str:
                 "say `shared: true`"
             ),
         ),
-        *(
-            (
-                in_rule(f"{key}: x"),
-                10,
-                f"rules[0].{key}: this version does not have `{key}` rules yet",
-            )
-            for key in ("post", "reply", "data")
-        ),
+        (in_rule("reply: x"), 10, "rules[0].reply: this version does not have `reply` rules yet"),
         (
             "version: 1\nrules:\n  - {name: a, from: cron/a}",
             3,
@@ -543,7 +536,10 @@ def in_fields(line: str) -> str:
         (
             in_fields('impact: "{{ data.x }}"'),
             10,
-            "rules[0].ticket.fields.impact: there is no `data` here: an `answer` has it",
+            (
+                "rules[0].ticket.fields.impact: there is no `data` here: beside `data`, a `post` "
+                "and the `when` of its rule have it, and so has an `answer`"
+            ),
         ),
         (
             in_fields("sys_id: x"),

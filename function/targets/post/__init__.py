@@ -1,0 +1,1 @@
+"""Posts: other systems that are told of a row."""

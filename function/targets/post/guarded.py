@@ -1,0 +1,172 @@
+"""A post's target behind a circuit breaker, and a bound on the calls of it that are under way.
+
+A target that hangs must not use up the threads of the function and the pool of Hasura, which are
+for every other event too. Until it has failed often enough to be held, the bound keeps it to a few
+of them.
+"""
+
+import threading
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+from function.connection.breaker import POST_TARGET, CallVerdict, CircuitBreaker
+from function.connection.system_guard import ASK_SECONDS, SystemGuard
+from function.core.outcome import CircuitOpen, Failure, NotDone, Reason, Retryability
+from function.deadline import Deadline
+from function.ledger.holds import HoldRepository
+from function.rules.post import TIMEOUT_SECONDS_MAX
+from function.targets.post.client import PostClient, PostError
+
+# Calls of one target at a time, of one process: more than a target takes that answers within a
+# second, and few of the hundred that Hasura makes at once.
+CALLS_AT_ONCE: Final = 16
+# Where all are taken, the next one waits so long for its turn.
+TURN_SECONDS: Final = 1.0
+# It does not wait at all where one of them has been under way for so long: that target hangs.
+SLOW_SECONDS: Final = 2.0
+# Within that time a probe has told what it found out, unless its process was killed.
+_PROBE_SECONDS: Final = TIMEOUT_SECONDS_MAX + 5.0
+
+
+class TargetHeld(CircuitOpen, PostError):  # noqa: N818  # a state, not a mistake
+    """The target as a whole does not work."""
+
+
+class CallSlots:
+    """So many calls at a time, first come, first served as far as that goes."""
+
+    def __init__(self, at_once: int) -> None:
+        self._at_once = at_once
+        self._began: dict[object, float] = {}
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def take(self, *, patience_seconds: float) -> Iterator[bool]:
+        """Hold one; False where there was none to be had."""
+        token = object()
+        taken = self._acquire(token, time.monotonic() + patience_seconds)
+        try:
+            yield taken
+        finally:
+            with self._changed:
+                self._began.pop(token, None)
+                self._changed.notify()
+
+    def _acquire(self, token: object, until: float) -> bool:
+        with self._changed:
+            while len(self._began) >= self._at_once:
+                now = time.monotonic()
+                if now >= until or now - min(self._began.values()) > SLOW_SECONDS:
+                    return False
+                self._changed.wait(min(until - now, SLOW_SECONDS / 10))
+            self._began[token] = time.monotonic()
+            return True
+
+
+class GuardedTarget:
+    """Calls one target while it works. Threads may share it. *address* is what people and the
+    ledger know it by."""
+
+    def __init__(
+        self,
+        client: PostClient,
+        holds: HoldRepository,
+        address: str,
+        *,
+        calls_at_once: int = CALLS_AT_ONCE,
+        ask_seconds: float = ASK_SECONDS,
+    ) -> None:
+        self.address = address
+        self._client = client
+        breaker = CircuitBreaker(
+            holds,
+            address,
+            profile=POST_TARGET,
+            auth_hold_seconds=0.0,  # there is no hold on a credential
+            probe_seconds=_PROBE_SECONDS,
+        )
+        self._guard = SystemGuard(breaker, credential=lambda: "", ask_seconds=ask_seconds)
+        self._slots = CallSlots(calls_at_once)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def send(
+        self,
+        body: bytes,
+        headers: Mapping[str, str],
+        *,
+        hidden: Collection[str],
+        timeout_seconds: float,
+        deadline: Deadline,
+    ) -> None:
+        """As PostClient has it. Raises PostError, TargetHeld where it is not called now, and
+        LedgerUnavailable."""
+        is_probe = self._await_permit(deadline)
+        patience_seconds = min(TURN_SECONDS, deadline.left())
+        with self._slots.take(patience_seconds=patience_seconds) as taken:
+            if not taken:
+                if is_probe:
+                    self._guard.release_probe()
+                raise PostError(_BUSY)
+            call = self._guard.begin_call()
+            deadline.called = True
+            try:
+                self._client.send(
+                    body,
+                    headers,
+                    hidden=hidden,
+                    timeout_seconds=timeout_seconds,
+                    deadline=deadline,
+                )
+            except PostError as error:
+                self._judge(error, deadline, is_probe=is_probe)
+                if POST_TARGET.judge_failure(error.failure) is CallVerdict.WORKING:
+                    self._guard.count_success(call)
+                raise
+            deadline.failed = bool(deadline.failed)
+            self._guard.count_success(call)
+
+    def _await_permit(self, deadline: Deadline) -> bool:
+        """Wait for leave to call; whether the call is the probe of a hold that has ended."""
+        try:
+            permit = self._guard.await_permit(deadline)
+        except CircuitOpen as held:
+            raise _held(held) from held
+        except NotDone as refused:
+            raise PostError(refused.failure) from refused
+        return permit is not None and permit.held
+
+    def _judge(self, error: PostError, deadline: Deadline, *, is_probe: bool) -> None:
+        """Remember what the *error* of a call says of the target; raises TargetHeld where it is
+        held now."""
+        failure = error.failure
+        match POST_TARGET.judge_failure(failure):
+            case CallVerdict.UNKNOWN:
+                deadline.failed = bool(deadline.failed)
+                if is_probe:
+                    self._guard.release_probe()
+            case CallVerdict.WORKING:
+                deadline.failed = bool(deadline.failed)
+            case CallVerdict.FAILING:
+                one_event = failure.reason not in POST_TARGET.whole_system
+                deadline.failed = one_event or bool(deadline.failed)
+                if one_event and deadline.alone and not is_probe:
+                    # What fails again for one event holds nobody: it may fail for its own sake.
+                    return
+                held = self._guard.count_failure(failure, claimed=is_probe)
+                if held is not None:
+                    raise _held(held) from error
+
+
+def _held(circuit: CircuitOpen) -> TargetHeld:
+    return TargetHeld(circuit.failure, kind=circuit.kind, since=circuit.since)
+
+
+_BUSY: Final = Failure(
+    Retryability.TRANSIENT,
+    Reason.TARGET_BUSY,
+    "As many calls of the target are under way as are made at a time, and it is slow to answer.",
+)
