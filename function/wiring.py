@@ -129,7 +129,7 @@ def create_app(
         settings=settings,
         rules=rules,
         ledger=ledger,
-        targets=_make_targets(settings, rules, connections, ledger, network, resolve),
+        targets=_make_targets(settings, rules, connections, ledger, network, resolve, variables),
         notices=notices,
         draw=random.SystemRandom().random,
     )
@@ -150,6 +150,7 @@ def _make_targets(
     ledger: Ledger,
     network: NetworkSettings,
     resolve: Resolver,
+    variables: RuleVariables,
 ) -> dict[str, Target]:
     """One for each kind that rules have, and tickets in any case."""
     targets: dict[str, Target] = {
@@ -173,6 +174,7 @@ def _make_targets(
             network=network,
             settings_digest=settings.mutate_digest,
             resolve=resolve,
+            variables=variables,
         )
     return targets
 
