@@ -758,8 +758,11 @@ def _spoiled(fault: str, answer: Answer, method: str, records: Sequence[Record])
 
 def _another(row: Mapping[str, Any], records: Sequence[Record]) -> dict[str, Any]:
     """The same columns of some other record; of one that nobody sees, where there is none."""
+    asked = row.get("sys_id")
+    if isinstance(asked, dict):  # with what people see
+        asked = asked["value"]
     other = next(
-        (record for record in records if record["sys_id"] != row.get("sys_id")),
+        (record for record in records if record["sys_id"] != asked),
         {"sys_id": "0" * 32},
     )
     return {name: other.get(name, "") for name in row}

@@ -36,8 +36,9 @@ PASSWORD = "planted-password"
 TOKEN = "planted-console-token"
 CONFIG_KEY = "cGxhbnRlZC1jb25maWcta2V5LTMyLWJ5dGVzLWxvbmc="
 STORED_PASSWORD = "planted-stored-password"
+SIGNING_SECRET = "planted-slack-signing-secret"
 ROW_TEXT = "planted-row-text"
-PLANTED = (SECRET, PASSWORD, ROW_TEXT, TOKEN, CONFIG_KEY, STORED_PASSWORD)
+PLANTED = (SECRET, PASSWORD, ROW_TEXT, TOKEN, CONFIG_KEY, STORED_PASSWORD, SIGNING_SECRET)
 TOLD: list[str] = []
 MEMORY_FOLDER = "/dev/shm"  # noqa: S108  # its files have random names
 RULES = """

@@ -306,6 +306,11 @@ class _Evaluation:
         return order
 
 
+def name_event(event: Event) -> dict[str, Json]:
+    """What templates read of the *event* itself."""
+    return _described(event)
+
+
 def _changed(old: "Row | None", new: "Row | None") -> list[str]:
     """The columns that changed; all of them where there is but one image."""
     if old is None or new is None:

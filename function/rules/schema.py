@@ -34,7 +34,7 @@ RULE_KEYS: Final = {
     "from": (
         "Where events come from: hasura/SCHEMA.TABLE, cron/NAME, scheduled for one-off scheduled "
         "events, servicenow/TABLE for the changes of tickets, servicenow/TABLE.comments or "
-        ".work_notes for what people write there."
+        ".work_notes for what people write there, slack/COMMAND for a slash command."
     ),
     "trigger": "Only events of the event trigger with this name; of any unless given.",
     "ops": "The kinds of event that the rule hears; all unless given, of a rule from "
@@ -54,6 +54,23 @@ RULE_KEYS: Final = {
     "mutate": "The mutation that tells the app of a ticket, of a rule from servicenow/TABLE.",
     "answer": "A template: what ServiceNow is answered, such as the app's id of the row.",
     "note": "The comment or work note that the row becomes, on the ticket of another row.",
+    "allow": "Of a rule from slack/COMMAND, who may give the command, and where.",
+    "reply": "A template: what the person who gave the command is told when it is done.",
+}
+COMMAND_TICKET_KEYS: Final = {
+    "table": "The table of the ticket; incident unless given.",
+    "number": "A template: the number of the ticket, and what is written behind it, `notes`.",
+    "resolve_when": "An expression: whether the ticket is to be resolved.",
+    "close_code": f"A template: the resolution code; {INCIDENT.close_code} unless given.",
+    "close_notes": "A template: the resolution notes; who resolved it in Slack unless given.",
+}
+ALLOW_KEYS: Final = {
+    "users": "The ids of those who may give the command; everybody unless given.",
+    "channels": "The ids of the channels where it may be given; all unless given.",
+}
+REPLY_KEYS: Final = {
+    "text": "A template: what is told.",
+    "in_channel": "Whether all who are in the channel see it; only the person unless given.",
 }
 MUTATE_KEYS: Final = {
     "query": "One GraphQL mutation, which Hasura is sent.",
@@ -153,6 +170,7 @@ VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 SOURCE = re.compile(
     rf"hasura/[^/.]+\..+|cron/.+|{SCHEDULED}"
     r"|servicenow/[a-z][a-z0-9_]{0,79}(\.(comments|work_notes))?"
+    r"|slack/[a-z0-9_-]{1,32}"
 )
 # No order, which is ours, and one line.
 ENCODED_QUERY = re.compile(r"(?!.*\bORDERBY)[ -~]{1,2000}", re.ASCII)
@@ -264,6 +282,24 @@ def schema() -> dict[str, Any]:
             "order_by": expression_schema,
         },
     )
+    command_ticket = mapping(
+        COMMAND_TICKET_KEYS,
+        ["number"],
+        {
+            "table": {"type": "string", "pattern": f"^{COLUMN.pattern}$", "default": DEFAULT_TABLE},
+            "number": template_schema,
+            "resolve_when": expression_schema,
+            "close_code": template_schema,
+            "close_notes": template_schema,
+        },
+    )
+    ids = {"type": "array", "items": {"type": "string", "pattern": "^[CDGUW][A-Z0-9]+$"}}
+    allow = mapping(ALLOW_KEYS, [], {key: {**ids, "minItems": 1} for key in ALLOW_KEYS})
+    reply = mapping(
+        REPLY_KEYS, ["text"], {"text": template_schema, "in_channel": {"type": "boolean"}}
+    )
+    targets = [{"required": [target]} for target in ("ticket", "note", "mutate")]
+    reply_alone = {"required": ["reply"], "not": {"required": ["ticket"]}}
     rule = mapping(
         RULE_KEYS,
         ["name", "from"],
@@ -274,13 +310,15 @@ def schema() -> dict[str, Any]:
             "trigger": {"type": "string", "minLength": 1},
             "ops": ops(tuple(Op)),
             "when": expression_schema,
-            "ticket": ticket,
+            "ticket": {"anyOf": [ticket, command_ticket]},
             "filter": {"type": "string", "pattern": f"^{ENCODED_QUERY.pattern}$"},
             "mutate": mutate,
             "answer": template_schema,
             "note": note,
+            "allow": allow,
+            "reply": {"anyOf": [{"type": "string", "minLength": 1}, reply]},
         },
-    ) | {"oneOf": [{"required": [target]} for target in ("ticket", "note", "mutate")]}
+    ) | {"oneOf": [*targets, reply_alone]}
     variables = {"type": "array", "items": {"type": "string", "pattern": f"^{VARIABLE.pattern}$"}}
     top = mapping(
         TOP_KEYS,
