@@ -74,7 +74,7 @@ class SlackAnswer:
         return re.findall(r"<([^<>]*)>", self.text)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class TypedCommand:
     """A command that somebody typed, and what came back. *status* 0: no answer came in time.
     *shown* is what the person saw at once."""
@@ -95,8 +95,9 @@ class TypedCommand:
 
 
 class Slack:
-    """Slack, from enter to exit. *clock* tells UNIX seconds; *function_url* is where the page's
-    commands go. *port* 0 takes a free one; an OSError with one sentence says that it is taken."""
+    """Slack, from enter to exit. *clock* tells UNIX seconds, by which an answer's address lives;
+    *function_url* is where the page's commands go. *port* 0 takes a free one; an OSError with one
+    sentence says that it is taken."""
 
     def __init__(
         self,
@@ -109,7 +110,7 @@ class Slack:
         self.signing_secret = signing_secret or secrets.token_hex(16)
         self.function_url = function_url
         self.commands: list[TypedCommand] = []
-        self._clock = clock
+        self.clock = clock
         self._faults: list[tuple[str, int | None]] = []
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
@@ -140,7 +141,7 @@ class Slack:
         found = _COMMAND.fullmatch(text.strip())
         if found is None:
             raise ValueError("a command begins with a slash")
-        typed_at = self._clock()
+        typed_at = self.clock()
         response_url = response_url or (
             f"{self.url}/commands/{TEAM}/{secrets.randbelow(10**12)}/{secrets.token_hex(12)}"
         )
@@ -161,7 +162,8 @@ class Slack:
             **fields,
         }
         body = urlencode(form).encode()
-        headers = self.sign(body, at=typed_at)
+        # The function compares it with its host's own clock.
+        headers = self.sign(body, at=time.time())
         return TypedCommand(text, form["user_name"], body, headers, response_url, typed_at)
 
     def sign(self, body: bytes, *, at: float) -> dict[str, str]:
@@ -185,16 +187,20 @@ class Slack:
     def send(self, function_url: str, command: TypedCommand) -> None:
         """Post *command*, and keep what is answered at once."""
         with self._lock:
-            if command not in self.commands:
-                self.commands.append(command)
+            self.commands.append(command)
+        began = time.monotonic()
+        status, shown = self.send_copy(function_url, command)
+        command.ack_seconds = time.monotonic() - began
+        command.status, command.shown = status, shown
+
+    def send_copy(self, function_url: str, command: TypedCommand) -> tuple[int, str]:
+        """Post *command* once more, byte for byte; the status and the text that is answered at
+        once."""
         request = urllib.request.Request(  # noqa: S310  # the url is the test's
             function_url, command.body, command.headers, method="POST"
         )
-        began = time.monotonic()
         status, answer = _post(request)
-        command.ack_seconds = time.monotonic() - began
-        command.status = status
-        command.shown = _read_text(answer) if status == 200 else ""
+        return status, _read_text(answer) if status == 200 else ""
 
     def wait(self, command: TypedCommand, answers: int = 1, *, seconds: float = 20.0) -> list[str]:
         """What the person has read in answer to *command*, as soon as there are *answers*, or
@@ -253,7 +259,7 @@ class Slack:
     def _keep(self, command: TypedCommand | None, body: bytes) -> tuple[int, bytes]:
         if command is None:
             return 404, b"no_service"
-        age_seconds = self._clock() - command.typed_at
+        age_seconds = self.clock() - command.typed_at
         if age_seconds > LIVES_SECONDS:
             return 404, b"expired_url"
         if command.uses >= USES_MAX:
@@ -278,7 +284,7 @@ class Slack:
         with self._lock:
             commands = self.commands[::-1][:50]
             waiting = any(
-                one.status == 200 and not one.answers and self._clock() - one.typed_at < 60
+                one.status == 200 and not one.answers and self.clock() - one.typed_at < 60
                 for one in commands
             )
         page = self._templates.get_template("slack.html").render(
