@@ -17,6 +17,8 @@ from function.targets.base import Targets, TargetSession
 
 # Less than this is not enough for a call and its record.
 WORK_SECONDS_MIN: Final = 1.0
+# Where a person waits, the back-off ends there: half an hour has room for fifty attempts.
+PATIENCE_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +61,10 @@ class DeliveryContext:
             return Outcome(rule, key, Status.DEAD, number, Reason.GAVE_UP, hint=failure.hint)
         # Time that ran out is nobody's outage: the rest is done soon.
         attempt = 1 if failure.reason is Reason.DEADLINE else delivery.attempts
-        wait = wait_seconds(attempt, self.draw(), at_least=failure.retry_after_seconds or 0.0)
+        asked = failure.retry_after_seconds or 0.0
+        wait = wait_seconds(attempt, self.draw(), at_least=asked)
         if until is not None:
-            wait = min(wait, until - now)
+            wait = min(wait, max(PATIENCE_SECONDS, asked), until - now)
         return Outcome(rule, key, Status.RETRYING, number, failure.reason, now + max(1.0, wait))
 
     def failure_alerts(

@@ -49,11 +49,18 @@ class CommandWorker:
         concurrency_max = engine.settings.servicenow_max_concurrency
         self._slots = threading.BoundedSemaphore(PER_CALL * concurrency_max)
 
+    def crowded_seconds(self) -> float:
+        """After how long a command is to be brought again, where as many as can be are worked on;
+        0 where there is room."""
+        if self._slots.acquire(blocking=False):
+            self._slots.release()
+            return 0.0
+        return 1.0 + (CROWDED_SECONDS_MAX - 1.0) * self._engine.context.draw()
+
     def work(self, entry: InboxEntry, deadline: Deadline) -> CommandWorkResult:
         """Work the command *entry*. Raises LedgerUnavailable."""
         if not self._slots.acquire(blocking=False):
-            wait = 1.0 + (CROWDED_SECONDS_MAX - 1.0) * self._engine.context.draw()
-            return CommandWorkResult((), wait)
+            return CommandWorkResult((), CROWDED_SECONDS_MAX)
         try:
             return self._work(entry, deadline)
         finally:

@@ -41,6 +41,9 @@ class InboxWorker:
 
     def work(self, identity: str, *, deadline: Deadline) -> InboxResult:
         """Work the entry *identity*, if it is still there. Raises LedgerUnavailable."""
+        if identity.startswith(f"{SLACK}/") and (wait := self._commands().crowded_seconds()):
+            # New ones need the threads to be acknowledged by, and the database.
+            return InboxResult(None, wait)
         entry = self._inbox.find(identity)
         return InboxResult() if entry is None else self.work_entry(entry, deadline)
 
@@ -61,7 +64,13 @@ class InboxWorker:
             told = self._inbox.find(result.ticket_entry)
             if told is not None:
                 outcomes += self.work_entry(told, deadline).outcomes
-        return InboxResult(None, self._put_away(entry, result.retry_after_seconds), outcomes)
+        wait = result.retry_after_seconds
+        if wait is None:
+            # It is asked for once: where it is gone, another one has taken it out.
+            self._inbox.remove(entry)
+        else:
+            self._inbox.defer(entry, seconds=wait)
+        return InboxResult(None, wait, outcomes)
 
     def _put_away(self, entry: InboxEntry, wait_seconds: float | None) -> float | None:
         """Take *entry* out where nothing is left to do; gives when it is to be worked again."""

@@ -19,15 +19,19 @@ _ANSWERED: Final = (
 
 
 class UnknownSource(Exception):  # noqa: N818  # what is the case
-    """The event is not delivered again: a later version kept it, from a source that this one does
-    not have, or its sender was told what became of it."""
+    """A later version kept the event, from a source that this one does not have."""
+
+
+class AnsweredEvent(UnknownSource):
+    """Its sender was told what became of it, and that is to stay true."""
 
 
 def read_event(source: str, body: str) -> Event:
-    """The event of *source* whose text was *body*. Raises UnknownSource."""
+    """The event of *source* whose text was *body*. Raises UnknownSource,
+    AnsweredEvent where it is not to be delivered again."""
     kind = source.partition("/")[0]
     if kind == "slack":
-        raise UnknownSource(_ANSWERED)
+        raise AnsweredEvent(_ANSWERED)
     reader = _READERS.get(kind)
     if reader is None:
         raise UnknownSource(f"this version does not read events from {source}")

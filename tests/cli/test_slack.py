@@ -11,7 +11,7 @@ from function.cli.slack_manifest import build_manifest, printed
 from function.rules.loader import load_rules
 from tests.cli.test_commands import Shell
 from tests.processes import HERE
-from tests.slack.desk import RULES
+from tests.slack.desk import RULES, SlackWorld
 from tests.world import SIGNING_SECRET, World
 
 URL = "https://fn.example.com/tickets"
@@ -131,3 +131,19 @@ def test_a_wrong_setting_is_named(shell: Shell, name: str, value: str, said: str
 
     assert ran.status == 1
     assert f"{name} {said}" in ran.err
+
+
+def test_replay_leaves_a_dead_command_as_it_is(tmp_path: Path) -> None:
+    with SlackWorld() as world:
+        shell = Shell(world, tmp_path)
+        shell.rules.write_text(RULES)
+        world.type(f"/ops-resolve {world.open_incident()['number']}")
+        world.clock.advance(26 * 60)
+        world.work()
+
+        ran = shell.run("replay", "--failed")
+
+        assert (ran.status, ran.err) == (0, "")
+        assert "a command of Slack's is not replayed" in ran.out
+        assert ran.lines[-1] == "1 left as it is"
+        assert world.incident["state"] == "1"

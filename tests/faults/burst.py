@@ -5,15 +5,17 @@ Each command that was taken has a final answer, and each ticket is resolved once
 """
 
 import argparse
+import json
 import random
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -23,6 +25,7 @@ from sandbox.postgresql import PostgreSQL
 from sandbox.servicenow import ServiceNow
 from sandbox.slack import TEAM, Slack, TypedCommand
 from tests.faults.site import PROJECT, Site
+from tests.processes import HERE
 from tests.slack.desk import RULES
 from tests.world import PASSWORD, SIGNING_SECRET
 
@@ -84,7 +87,7 @@ class Audit:
     """What came of it. Lists are texts of commands."""
 
     taken: int = 0
-    refused: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
     unanswered: list[str] = field(default_factory=list)
     answered_twice: list[str] = field(default_factory=list)
     interim_words: int = 0
@@ -101,7 +104,7 @@ class Audit:
         ack = sorted(self.ack_seconds)
         return [
             f"commands taken            {self.taken}",
-            f"refused by a dead socket  {self.refused}",
+            f"not taken                 {self.refused.total()} {dict(self.refused)}",
             f"without a final answer    {len(self.unanswered)}",
             f"with two (in doubt)       {len(self.answered_twice)}",
             f"interim words             {self.interim_words}",
@@ -125,22 +128,23 @@ class Burst:
         self._site = site
         self._slack = slack
         self._faults = faults
-        self._half_way = threading.Event()
-        self._is_down = threading.Event()
+        self.ack_seconds: list[float] = []
         self.typed: dict[str, TypedCommand] = {}
 
     def run(self) -> Audit:
         numbers = [self._open(number) for number in range(self._plan.commands)]
+        self.typed = {number: self._prepare(number) for number in numbers}
         self._site.servicenow.forget()
         began = time.monotonic()
         # Some answers arrive, and their sender never hears of it.
         self._slack.arm("taken_then_reset", max(1, self._plan.commands // 20))
-        killing = threading.Thread(target=self._kill_one)
-        killing.start()
-        with ThreadPoolExecutor(self._plan.typists) as typists:
-            list(typists.map(self._type, range(len(numbers)), numbers))
-        self._half_way.set()
-        killing.join()
+        typists = self._start_typists()
+        self._site.until(lambda: self._taken() >= self._plan.commands // 2, seconds=60.0)
+        # kill -9 the last function in the middle of it, and start it again.
+        function = self._site.functions[-1]
+        function.kill()
+        function.start()
+        self._hear(typists)
         self._site.settle(seconds=600.0)
         self._rest()
         return self._audit(time.monotonic() - began)
@@ -149,24 +153,50 @@ class Burst:
         values = {"short_description": f"Outage {number}"}
         return self._site.servicenow.tables.insert("incident", values, by="admin")["number"]
 
-    def _type(self, place: int, number: str) -> None:
-        # As a load balancer has it: to the functions in turn, but to none that is down.
-        function = 0 if self._is_down.is_set() else place % len(self._site.functions)
-        if place == self._plan.commands // 2:
-            self._half_way.set()
-        url = f"{self._site.functions[function].url}/slack"
-        self.typed[number] = command = self._slack.type(url, f"/ops-resolve {number} burst")
-        for _ in range(self._plan.copies - 1 if place % 10 == 0 else 0):
-            self._slack.send_copy(url, command)
+    def _prepare(self, number: str) -> TypedCommand:
+        command = self._slack.prepare(f"/ops-resolve {number} burst")
+        self._slack.commands.append(command)
+        return command
 
-    def _kill_one(self) -> None:
-        """kill -9 the last function in the middle of it, and start it again."""
-        self._half_way.wait()
-        function = self._site.functions[-1]
-        self._is_down.set()
-        function.kill()
-        function.start()
-        self._is_down.clear()
+    def _start_typists(self) -> subprocess.Popen[bytes]:
+        """Every tenth command is sent several times, by somebody who has read it on the wire."""
+        typed = []
+        for place, command in enumerate(self.typed.values()):
+            sheet = {"place": place, "body": command.body.decode(), "headers": command.headers}
+            typed += [sheet] * (self._plan.copies if place % 10 == 0 else 1)
+        urls = [f"{function.url}/slack" for function in self._site.functions]
+        sheet = {"urls": urls, "typists": self._plan.typists, "typed": typed}
+        typists = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.typists"],
+            cwd=HERE,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert typists.stdin is not None
+        typists.stdin.write(json.dumps(sheet).encode())
+        typists.stdin.close()
+        return typists
+
+    def _hear(self, typists: subprocess.Popen[bytes]) -> None:
+        """What the functions answered at once; of a command that was sent several times, the
+        best."""
+        with typists:
+            assert typists.stdout is not None
+            answers = iter(json.load(typists.stdout))
+        for place, command in enumerate(self.typed.values()):
+            for _ in range(self._plan.copies if place % 10 == 0 else 1):
+                status, answer, seconds = next(answers)
+                self.ack_seconds += [seconds] if status else []
+                shown = json.loads(answer).get("text", "") if status == 200 else answer
+                if (command.status, command.shown) != (200, TAKEN):
+                    command.status, command.shown = status, shown
+
+    def _taken(self) -> int:
+        """How many commands were kept so far."""
+        [row] = self._site.sql(
+            "SELECT count(*) AS n FROM hdb_catalog.event_log WHERE table_name = 'inbox'"
+        )
+        return int(row["n"])
 
     def _rest(self) -> None:
         """What waits for a lease of the dead, or is in doubt, comes to rest."""
@@ -184,13 +214,13 @@ class Burst:
     def _audit(self, seconds: float) -> Audit:
         audit = Audit(faults=self._faults.met, seconds=seconds, left=self._inbox())
         audit.calls = len(self._site.calls())
+        audit.ack_seconds = self.ack_seconds
         rows = {row["number"]: row for row in self._site.servicenow.rows("incident")}
         for number, command in self.typed.items():
             if (command.status, command.shown) != (200, TAKEN):
-                audit.refused += 1
+                audit.refused[f"{command.status} {command.shown[:30]}".strip()] += 1
                 continue
             audit.taken += 1
-            audit.ack_seconds.append(command.ack_seconds)
             words = [answer.text for answer in command.answers]
             last = [text for text in words if not text.startswith(INTERIM)]
             audit.interim_words += len(words) - len(last)

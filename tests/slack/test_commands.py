@@ -1,12 +1,15 @@
 """A command of Slack's, from what a person types to what is told; in this process."""
 
 import logging
+import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
 import pytest
 
+from function.ledger.ticket_syncs import SyncBegun
 from tests.slack.desk import RULES, SlackWorld
 from tests.world import SIGNING_SECRET
 
@@ -161,9 +164,14 @@ def test_a_rule_keeps_a_command_to_the_tickets_that_it_names() -> None:
         theirs = world.open_incident()
         ours = world.open_incident(assignment_group=group["sys_id"])
 
-        assert "its rule does not allow it" in world.run(f"/ops-resolve {theirs['number']}")[0]
+        refusal = world.run(f"/ops-resolve {theirs['number']}")
+        world.servicenow.change("incident", theirs["sys_id"], **ended("Resolved"))
+
+        assert refusal == world.run(f"/ops-resolve {theirs['number']}")
+        assert "its rule does not allow it" in refusal[0]
         assert "is resolved" in world.run(f"/ops-resolve {ours['number']}")[0]
-        assert (world.row(theirs)["state"], world.row(ours)["state"]) == ("1", "6")
+        assert world.row(theirs)["close_notes"] == ended("")["close_notes"]
+        assert world.row(ours)["state"] == "6"
 
 
 @pytest.mark.parametrize("seconds", [-360, 360])
@@ -451,17 +459,27 @@ def test_a_reply_that_slack_does_not_take_is_sent_again() -> None:
         assert world.calls() == ["GET incident", "GET incident", "PATCH incident"]
 
 
-@pytest.mark.parametrize("fault", ["not_found_404", "gone_410", "redirect_302"])
-def test_a_reply_that_slack_never_takes_is_mailed(fault: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("not_found_404", "reply_url_expired"),
+        ("gone_410", "reply_url_expired"),
+        ("redirect_302", "slack_refused"),
+    ],
+)
+def test_a_reply_that_slack_never_takes_is_mailed(fault: str, reason: str) -> None:
     with SlackWorld() as world:
         command = world.type(f"/ops-resolve {numbered(world)}")
         world.slack.arm(fault)
         [answered] = world.work()
 
         assert answered.status == 422
+        assert [outcome["reason"] for outcome in answered.body["outcomes"]] == [None, reason]
         assert (command.answers, len(command.tries), world.inbox) == ([], 1, [])
         [mail] = world.mails
-        assert "Tell them" in mail.get_content()
+        text = " ".join(mail.get_content().split())
+        assert "tell Slack's user U0ADA0001" in text
+        assert "function replay" not in text
         assert world.incident["state"] == "6"
 
 
@@ -591,7 +609,7 @@ def test_a_command_that_is_found_too_late_is_not_done() -> None:
 
 
 def test_a_dead_command_is_no_dead_letter_to_be_replayed() -> None:
-    from function.sources.kept import UnknownSource, read_event
+    from function.sources.kept import AnsweredEvent, read_event
 
     with SlackWorld() as world:
         world.type(f"/ops-resolve {numbered(world)}")
@@ -600,7 +618,7 @@ def test_a_dead_command_is_no_dead_letter_to_be_replayed() -> None:
         [dead] = world.ledger.deliveries.dead_letters()
 
         assert dead.reason == "gave_up"
-        with pytest.raises(UnknownSource, match="not replayed"):
+        with pytest.raises(AnsweredEvent, match="not replayed"):
             read_event(dead.source, dead.body)
 
 
@@ -616,3 +634,74 @@ def test_more_commands_than_are_worked_at_a_time_come_again_soon() -> None:
         assert answered.retry_after is not None
         assert answered.retry_after <= 6
         assert world.calls() == []
+
+
+def test_a_person_who_waits_does_not_wait_for_a_long_back_off() -> None:
+    with SlackWorld() as world:
+        world.type(f"/ops-resolve {numbered(world)}")
+        world.servicenow.arm("error_500", times=None)
+        waits = []
+        for _ in range(12):
+            [answered] = world.work()
+            waits.append(answered.retry_after or 0)
+            advance(world, 31)
+
+        assert max(waits[:4]) <= 31
+        # Later ServiceNow as a whole is held for a while, up to 5 minutes.
+        assert max(waits) <= 300
+
+
+# Several at once
+
+
+def test_two_instances_that_are_brought_one_command_do_it_once() -> None:
+    with SlackWorld(instances=2) as world:
+        command = world.type(f"/ops-resolve {numbered(world)}")
+        [identity] = [row["id"] for row in world.inbox]
+        world.servicenow.arm("slow", times=None, seconds=0.2)
+        with ThreadPoolExecutor(2) as threads:
+            answered = list(
+                threads.map(lambda instance: world.bring(identity, instance=instance), (0, 1))
+            )
+
+        assert {one.status for one in answered} == {200}
+        assert world.calls() == ["GET incident", "GET incident", "PATCH incident"]
+        assert len(command.answers) == 1
+
+
+def test_while_the_row_of_a_ticket_is_worked_on_a_command_waits_and_says_nothing() -> None:
+    with SlackWorld() as world:
+        incident = world.open_incident()
+        begun = world.ledger.syncs.begin(
+            world.servicenow.url,
+            incident["sys_id"],
+            event="a row's",
+            owner="another",
+            lease_seconds=60,
+        )
+        assert isinstance(begun, SyncBegun)
+        command = world.type(f"/ops-resolve {incident['number']}")
+        [answered] = world.work()
+        world.ledger.syncs.release(begun.record, owner="another")
+        world.work()
+
+        assert (answered.status, answered.outcome["reason"]) == (503, "key_busy")
+        assert [answer.text for answer in command.answers] == [f"{incident['number']} is resolved"]
+
+
+def test_any_signed_bytes_are_taken_or_refused_and_never_a_fault_of_ours() -> None:
+    draw = random.Random(7)
+    pieces = [b"command=/ops-resolve", b"team_id=T0SANDBOX", b"user_id=U1", b"response_url=", b"&"]
+    with SlackWorld() as world:
+        for _ in range(300):
+            body = b"&".join(draw.choices(pieces, k=draw.randrange(6))) + draw.randbytes(
+                draw.randrange(40)
+            )
+            status, _text = world.post(body, world.slack.sign(body, at=time.time()))
+            assert status in (200, 400, 401)
+        assert world.inbox == []
+
+
+def test_only_a_post_is_taken() -> None:
+    with SlackWorld() as world:
+        assert world.request("GET", "/slack").status == 405

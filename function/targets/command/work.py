@@ -105,12 +105,8 @@ class CommandWork:
             self._forget_sent()
             return Result(Status.SKIPPED, Reason.MISSING)
         self._remember(found)
-        # What was sent may have changed what the rule asks for.
-        if self._sent is None:
-            if not self._is_allowed(found):
-                return _NOT_ALLOWED
-            if not self._wants_end(found):
-                return Result(Status.UNCHANGED, None)
+        if not self._rule.resolves:
+            return Result(Status.UNCHANGED, None) if self._is_allowed(found) else _NOT_ALLOWED
         with hold_ticket(
             self._ledger,
             instance=self._instance,
@@ -192,13 +188,16 @@ class CommandWork:
         if decision is False:
             self._forget_sent()
             return Result(Status.RESOLVED, None)
-        if isinstance(decision, Reason):
-            self._forget_sent()
-            return Result(Status.SKIPPED, decision)
-        self._check_doubt()
+        if decision is True:
+            self._check_doubt()
+        self._forget_sent()
+        # Who may not is told nothing of the ticket.
         if not self._is_allowed(record):
-            self._forget_sent()
             return _NOT_ALLOWED
+        if isinstance(decision, Reason):
+            return Result(Status.SKIPPED, decision)
+        if not self._wants_end(record):
+            return Result(Status.UNCHANGED, None)
         return self._write(record, self._close_fields(record))
 
     def _check_doubt(self) -> None:
@@ -222,7 +221,6 @@ class CommandWork:
 
     def _write(self, record: Record, values: Mapping[str, str]) -> Result:
         """Send *values*. Raises NotDone, LeaseLost."""
-        before = self._task.record.last_sent
         # Who is killed now has sent it by the end of the lease, if at all.
         until = self._clock() + self._lease_seconds + IN_DOUBT_SECONDS
         self._mark_sent(SentWrite(values["close_notes"], until))
@@ -239,7 +237,7 @@ class CommandWork:
             failpoint("after_call")
         except ServiceNowError as error:
             failpoint("after_call")
-            return self._judge(error, record, values, before)
+            return self._judge(error, record, values)
         return self._written(record, answer)
 
     def _written(self, record: Record, answer: Record) -> Result:
@@ -258,14 +256,12 @@ class CommandWork:
         error: ServiceNowError,
         record: Record,
         values: Mapping[str, str],
-        before: Mapping[str, str],
     ) -> Result:
-        """What an answer that is none, or a refusal, means: *before* is what was in doubt already.
-        Raises ServiceNowError."""
+        """What an answer that is none, or a refusal, means. Raises ServiceNowError."""
         failure = error.failure
         if isinstance(error, CircuitOpen) or failure.retryability is Retryability.TRANSIENT:
             # It was not sent, or certainly not done.
-            self._task.record = replace(self._task.record, last_sent=before)
+            self._forget_sent()
             raise error
         if failure.retryability is Retryability.PERMANENT and failure.status == 403:
             # A refusal may be of what comes after the write.
@@ -276,7 +272,7 @@ class CommandWork:
                 self._forget_sent()
                 return Result(Status.RESOLVED, None)
         if failure.retryability is Retryability.PERMANENT:
-            self._task.record = replace(self._task.record, last_sent=before)
+            self._forget_sent()
             raise error
         self._mark_sent(SentWrite(values["close_notes"], self._clock() + IN_DOUBT_SECONDS))
         asked = max(LOOK_SECONDS, failure.retry_after_seconds or 0.0)

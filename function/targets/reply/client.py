@@ -22,10 +22,7 @@ TIMEOUT_SECONDS: Final = 10.0
 # Slack answers `ok`, or a word that says why not.
 _BODY_BYTES_MAX: Final = 64 * 1024
 _CONNECTIONS_MAX: Final = 16
-_EXPIRED: Final = (
-    "Slack takes no more answers there (30 minutes, or five answers, are over): the person has not "
-    "heard what became of the command. Tell them"
-)
+_EXPIRED: Final = "Slack takes no more answers there: 30 minutes, or five answers, are over"
 
 
 class SlackError(NotDone):
@@ -116,11 +113,7 @@ def judge_reply(reply: Reply, *, now: float) -> Failure | None:
             retry_after_seconds=wait,
             status=status,
         )
-    return _permanent(
-        f"Slack does not take the answer (HTTP {status}): the person has not heard what became of "
-        "the command. Tell them",
-        status=status,
-    )
+    return _permanent(f"Slack does not take the answer (HTTP {status})", status=status)
 
 
 def _permanent(hint: str, *, status: int = 0) -> Failure:

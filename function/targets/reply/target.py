@@ -5,6 +5,7 @@ import time
 from dataclasses import replace
 from typing import Final
 
+from function.core.event import Event
 from function.core.outcome import Failure, NotDone, Reason, Retryability, Status
 from function.ledger.ledger import Ledger
 from function.ledger.records import DeliveryId
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 INSTANCE: Final = "https://hooks.slack.com"
 # Slack takes an answer for 30 minutes.
 _LATE_SECONDS: Final = GRACE_SECONDS + 60.0
+_LATE: Final = "30 minutes are over, in which Slack takes an answer"
 
 
 class ReplyTarget:
@@ -61,18 +63,34 @@ class ReplySession:
             return Result(Status.SKIPPED, Reason.NO_REPLY_URL)
         task.record = replace(task.record, number=result.number)
         if event.expires_at is not None and task.now > event.expires_at + _LATE_SECONDS:
-            hint = "30 minutes are over: the person has not heard what became of it. Tell them"
-            raise NotDone(Failure(Retryability.PERMANENT, Reason.REPLY_EXPIRED, hint))
+            failure = Failure(Retryability.PERMANENT, Reason.REPLY_EXPIRED, _LATE)
+            raise NotDone(_say_whom(failure, event))
         text, in_channel, problem = compose_reply(rule, event, result)
         if problem:
             log.error("a reply could not be written as the rule says: %s", problem)
         left_seconds = task.deadline.left()
         body = write_message(text, in_channel=in_channel)
         began = time.monotonic()
-        self._client.post(event.reply_url, body, left_seconds=left_seconds)
+        try:
+            self._client.post(event.reply_url, body, left_seconds=left_seconds)
+        except NotDone as error:
+            error.failure = _say_whom(error.failure, event)
+            raise
         log.info("answered in Slack", extra={"ms": int((time.monotonic() - began) * 1000)})
         return Result(Status.CREATED, None)
 
     def settle(self, task: Task) -> None:
         """Nothing is left to be found out: what is in doubt is sent again."""
         task.record = task.record.without_suspicion()
+
+
+def _say_whom(failure: Failure, event: Event) -> Failure:
+    """*failure* with what is to be done, where Slack will never take the answer."""
+    if failure.retryability is not Retryability.PERMANENT:
+        return failure
+    row = event.new if isinstance(event.new, dict) else {}
+    hint = (
+        f"{failure.hint}. The person has not heard what became of the command: tell Slack's user "
+        f"{row.get('user_id')}"
+    )
+    return replace(failure, hint=hint)
