@@ -249,6 +249,8 @@ def run(plan: Plan, database_url: str, folder: Path) -> Audit:
             rules=RULES,
             project=project,
             fetch_interval_seconds=0.2,
+            # As main.py sets it; functions-framework has four for each core.
+            THREADS="100",
             SERVICENOW_TIMEOUT_SECONDS="5",
             SLACK_SIGNING_SECRET=SIGNING_SECRET,
             SLACK_ALLOWED_TEAMS=TEAM,

@@ -523,6 +523,24 @@ def test_a_lost_answer_is_looked_for_and_ours_is_ours() -> None:
         assert world.calls().count("PATCH incident") == 1
 
 
+def test_lost_answers_that_open_the_circuit_are_in_doubt_all_the_same() -> None:
+    with SlackWorld() as world:
+        numbers = [numbered(world) for _ in range(7)]
+        world.servicenow.arm("commit_then_reset", times=None, method="PATCH")
+        commands = [world.type(f"/ops-resolve {number} mine") for number in numbers]
+        world.work()
+        world.servicenow.disarm()
+        held = world.query("SELECT 1 FROM servicenow.hold WHERE kind = 'down' AND until > 0")
+        for _ in range(6):
+            advance(world, 70)
+            world.work()
+
+        assert held
+        assert [command.answers[-1].text for command in commands] == [
+            f"{number} is resolved" for number in numbers
+        ]
+
+
 def test_what_was_not_done_is_not_sent_again_before_it_is_certain() -> None:
     with SlackWorld() as world:
         incident = world.open_incident()

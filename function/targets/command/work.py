@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from function.connection.active import Connection
-from function.core.outcome import CircuitOpen, Failure, NotDone, Reason, Retryability, Status
+from function.core.outcome import Failure, NotDone, Reason, Retryability, Status
 from function.failpoints import failpoint
 from function.ledger.inbox import ticket_entry
 from function.ledger.ledger import Ledger
@@ -259,7 +259,7 @@ class CommandWork:
     ) -> Result:
         """What an answer that is none, or a refusal, means. Raises ServiceNowError."""
         failure = error.failure
-        if isinstance(error, CircuitOpen) or failure.retryability is Retryability.TRANSIENT:
+        if failure.retryability is Retryability.TRANSIENT:
             # It was not sent, or certainly not done.
             self._forget_sent()
             raise error
