@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 # A target whose line has a comment after two number signs is listed by `make help`.
-.PHONY: run help test soak rounds lint format types check clean
+.PHONY: run help test soak rounds burst lint format types check clean
 
 run: .venv/run  ## Start PostgreSQL, Hasura's delivery, a small ServiceNow and the function; show a tour
 	$(BIN)/python -m sandbox
@@ -23,6 +23,10 @@ soak: .venv/test  ## Send rows through thousands of faults; count lost, duplicat
 # TRIPS=100 SEED=7 FUNCTIONS=3 make it another one; ROUNDS='--no-faults' another kind.
 rounds: .venv/test  ## Edit rows and tickets from both sides through hundreds of faults; count lost, duplicated and unequal ones
 	$(BIN)/python -m tests.faults.round_trips $(if $(TRIPS),--trips $(TRIPS)) $(if $(SEED),--seed $(SEED)) $(if $(FUNCTIONS),--functions $(FUNCTIONS)) $(ROUNDS)
+
+# COMMANDS=100 SEED=7 make it another one.
+burst: .venv/test  ## Type 500 slash commands at once, kill a function half-way; count lost and doubled ones
+	$(BIN)/python -m tests.faults.burst $(if $(COMMANDS),--commands $(COMMANDS)) $(if $(SEED),--seed $(SEED)) $(BURST)
 
 lint: .venv/test  ## Look for mistakes (ruff)
 	$(BIN)/ruff check .

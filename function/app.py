@@ -15,6 +15,7 @@ from werkzeug.routing import Rule as Route
 from function.admission import BodyAdmission, MemoryBusy
 from function.answers import (
     BROKEN_OFF,
+    JSON_TYPE,
     BodyTooLarge,
     answer_json,
     answer_unavailable,
@@ -33,7 +34,7 @@ from function.engine import DeliveryResult, Engine
 from function.failpoints import failpoint
 from function.housekeeping import Housekeeping
 from function.ledger.backend import LedgerRefused, LedgerUnavailable
-from function.ledger.inbox import ticket_entry
+from function.ledger.inbox import InboxEntry, ticket_entry
 from function.ledger.ledger import Ledger
 from function.log import fault, log_event, name_event
 from function.rule_variables import RuleVariables
@@ -43,6 +44,7 @@ from function.sources import hasura
 if TYPE_CHECKING:
     from function.inbound.work import InboundWork
     from function.sources.servicenow import TicketNotification
+    from function.sources.slack import SlackCommand
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,12 @@ SYNC: Final = "cron/servicenow_sync"
 INBOX: Final = "hasura/servicenow.inbox"
 # ServiceNow waits ten seconds for an answer, and sends nothing again.
 NOTIFICATION_SECONDS: Final = 8.0
+# Slack waits three seconds for an answer, and sends no command again.
+COMMAND_SECONDS: Final = 2.0
+UNCERTAIN: Final = (
+    "Your command is not certain to be taken: the function's database does not answer just now. If "
+    "it was, you hear what became of it within half an hour; if you hear nothing, it was not."
+)
 # A large event waits so long for others to be done: Hasura keeps it, and sends it again.
 PATIENCE_SECONDS: Final = 10.0
 # Whether something was done before is not known there: it is found out when the event comes again.
@@ -91,6 +99,7 @@ class App:
                 Route("/", endpoint=self._hasura, methods=["POST"]),
                 Route("/hasura", endpoint=self._hasura, methods=["POST"]),
                 Route("/servicenow", endpoint=self._servicenow, methods=["POST"]),
+                Route("/slack", endpoint=self._slack, methods=["POST"]),
                 *OperatorApi(settings, connections, configurations, tester).routes(),
                 Route("/healthz", endpoint=self._healthz, methods=["GET"]),
                 Route("/readyz", endpoint=self._readyz, methods=["GET"]),
@@ -220,8 +229,9 @@ class App:
         """What the inbox keeps comes back as an event of its INSERT."""
         row = event.new if isinstance(event.new, dict) else {}
         result = self.inbound().inbox.work(str(row.get("id")), deadline=deadline)
-        outcomes = result.sync.outcomes if result.sync else ()
-        return _event_response(DeliveryResult(event.id, outcomes, result.retry_after_seconds))
+        return _event_response(
+            DeliveryResult(event.id, result.outcomes, result.retry_after_seconds)
+        )
 
     def _servicenow(self, request: Request) -> Response:
         from function.sources import servicenow  # noqa: PLC0415  # for those whom ServiceNow answers
@@ -274,6 +284,57 @@ class App:
         outcomes = [_outcome(outcome) for outcome in result.outcomes]
         return answer_json(202, {"event": result.event, "status": "queued", "outcomes": outcomes})
 
+    def _slack(self, request: Request) -> Response:
+        """Accept a slash command; nothing of it is worked here. What is answered 200 is shown to
+        its person alone."""
+        from function.sources import slack  # noqa: PLC0415  # for those who have Slack
+
+        try:
+            body = read_body(
+                request, slack.COMMAND_BYTES_MAX, too_large=f"{slack.COMMAND_BYTES_MAX} bytes"
+            )
+        except BodyTooLarge as error:
+            return answer_json(413, {"error": str(error)})
+        if body is not None and slack.is_ssl_check(body):
+            return answer_json(200, {})
+        signature = request.headers.get("X-Slack-Signature")
+        if body is None or not slack.verify_signature(
+            request.headers.get("X-Slack-Request-Timestamp"),
+            signature,
+            body,
+            self._settings.slack_signing_secret,
+            now=time.time(),
+        ):
+            return answer_json(401, {"error": "the signature is missing, wrong or too old"})
+        try:
+            command = slack.parse_command(body, sandbox_url=self._settings.slack_sandbox_url)
+        except hasura.InvalidRequest as error:
+            log.warning("refused", extra={"status": 400, "why": error.message})
+            return answer_json(400, {"error": error.message})
+        return self._accept_command(command, slack.command_id(signature or ""))
+
+    def _accept_command(self, command: "SlackCommand", identity: str) -> Response:
+        from function.commands import refuse_command  # noqa: PLC0415  # likewise
+        from function.sources.slack import KeptCommand, write_command  # noqa: PLC0415  # likewise
+        from function.targets.reply.words import PROCESSING, write_message  # noqa: PLC0415  # for those who have Slack
+
+        refusal = refuse_command(command, self._settings, self._engine.rules.rules)
+        if refusal:
+            text, why = refusal
+            fields = {"command": command.name, "team": command.team_id, "user": command.user_id}
+            log.warning("a command was refused: %s", why, extra=fields)
+            return _shown(write_message(text))
+        failpoint("received")
+        entry = InboxEntry(identity, "slack", command.name, write_command(KeptCommand(command)))
+        try:
+            with answer_within(COMMAND_SECONDS):
+                self._ledger.inbox.put_new(entry)
+        except LedgerUnavailable as error:
+            log.error("a command may not have been taken: %s", error)  # noqa: TRY400  # the message is the whole story
+            return _shown(write_message(UNCERTAIN))
+        failpoint("accepted")
+        return _shown(write_message(PROCESSING))
+
     def _refused(self, status: int, message: str) -> Response:
         log.warning("refused", extra={"status": status, "why": message})
         try:
@@ -291,6 +352,11 @@ class App:
     def _readyz(self, request: Request) -> Response:  # noqa: ARG002  # every endpoint is given it
         self._ledger.database.ready()
         return answer_json(200, {"status": "ready"})
+
+
+def _shown(body: bytes) -> Response:
+    """What Slack shows the person who gave a command."""
+    return Response(body, status=200, content_type=JSON_TYPE)
 
 
 def _event_response(delivered: DeliveryResult) -> Response:

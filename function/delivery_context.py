@@ -17,6 +17,8 @@ from function.targets.base import Targets, TargetSession
 
 # Less than this is not enough for a call and its record.
 WORK_SECONDS_MIN: Final = 1.0
+# Where a person waits, the back-off ends there: half an hour has room for fifty attempts.
+PATIENCE_SECONDS: Final = 30.0
 
 _SOON: Final = frozenset({Reason.DEADLINE, Reason.TARGET_BUSY})
 
@@ -42,18 +44,29 @@ class DeliveryContext:
         return f"{self.rules.digest[:16]}{session.settings_digest[:16]}"
 
     def failed_outcome(
-        self, delivery: Delivery, failure: Failure, *, number: str, now: float
+        self,
+        delivery: Delivery,
+        failure: Failure,
+        *,
+        number: str,
+        now: float,
+        until: float | None = None,
     ) -> Outcome:
         """The outcome of a failure: to be tried again, or given up on. *number* is the ticket's;
-        *now* is in UNIX seconds."""
+        *now* is in UNIX seconds, and so is *until*, when it is given up (None: by the settings);
+        it is tried once more then."""
         rule, key = delivery.rule, delivery.key
         if failure.retryability is Retryability.PERMANENT:
             return Outcome(rule, key, Status.DEAD, number, failure.reason, hint=failure.hint)
-        if now - delivery.first_seen > self.settings.retry_for_seconds:
+        end = delivery.first_seen + self.settings.retry_for_seconds if until is None else until
+        if now > end:
             return Outcome(rule, key, Status.DEAD, number, Reason.GAVE_UP, hint=failure.hint)
         # Time that ran out, or a turn that did not come, is nobody's outage: the rest is done soon.
         attempt = 1 if failure.reason in _SOON else delivery.attempts
-        wait = wait_seconds(attempt, self.draw(), at_least=failure.retry_after_seconds or 0.0)
+        asked = failure.retry_after_seconds or 0.0
+        wait = wait_seconds(attempt, self.draw(), at_least=asked)
+        if until is not None:
+            wait = min(wait, max(PATIENCE_SECONDS, asked), until - now)
         return Outcome(rule, key, Status.RETRYING, number, failure.reason, now + max(1.0, wait))
 
     def failure_alerts(

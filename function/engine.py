@@ -93,17 +93,19 @@ class Engine:
         fresh: bool | None = None,
         spent_seconds: float = 0.0,
         only_rules: Collection[str] | None = None,
+        deadline: Deadline | None = None,
     ) -> DeliveryResult:
         """Do what the rules say of *event*, remember it, and say what followed.
 
-        *spent_seconds*: what it took to receive it, of the time within which it is to be answered.
+        *spent_seconds*: what it took to receive it, of the time within which it is to be answered;
+        or *deadline*: by when.
 
         *fresh*: a dead letter is tried again with a new clock; by default when Hasura sends it as
         if for the first time (a console Redeliver sets the count of retries to 0). *only_rules*:
         the ids of those that are tried, all by default. Raises LedgerUnavailable, with nothing done
         that is not safe to do again.
         """
-        deadline = self.deadline(spent_seconds)
+        deadline = deadline or self.deadline(spent_seconds)
         with log_event(event.id, event.correlation_id):
             return self._deliver(
                 event,
@@ -188,6 +190,7 @@ class _EventDelivery:
         self._sessions: dict[str, TargetSession] = {}
         self._lock = threading.Lock()
         self._first_try_taken = False
+        self._works: list[RuleDelivery] = []
         # What has a record.
         self.kept: list[DeliveryId] = []
         # Whether the event has records besides, and whether mails are due: so until the ledger has
@@ -204,7 +207,21 @@ class _EventDelivery:
 
     def apply(self, rules: Collection[Rule]) -> list[Outcome]:
         """Have each of *rules* applied, several at a time; gives what followed for each of its
-        keys, in the order of the rules."""
+        keys, in the order of the rules. One that is for after another of them comes last, and only
+        where that one is over."""
+        outcomes = self._apply_together([rule for rule in rules if not rule.after])
+        waiting = {outcome.rule for outcome in outcomes if outcome.status is Status.RETRYING}
+        followers = [rule for rule in rules if rule.after and rule.id not in waiting]
+        if followers:
+            outcomes += self._apply_together(followers)
+        reports = [others for work in self._works for others in work.others]
+        self.kept = [delivery for work in self._works for delivery in work.kept]
+        self.has_others = any(reports) or not reports
+        self.mail_due = any(work.mail_due for work in self._works)
+        return outcomes
+
+    def _apply_together(self, rules: Collection[Rule]) -> list[Outcome]:
+        """Have *rules* applied, none of which waits for another one."""
         event = self.event
         steps = [(rule, evaluate(rule, event)) for rule in rules if event.op in rule.ops]
         not_due = self._not_due_yet(steps)
@@ -223,12 +240,8 @@ class _EventDelivery:
             )
             for rule, steps_of_rule in steps
         ]
-        outcomes = self._run(works)
-        reports = [others for work in works for others in work.others]
-        self.kept = [delivery for work in works for delivery in work.kept]
-        self.has_others = any(reports) or not reports
-        self.mail_due = any(work.mail_due for work in works)
-        return [outcome for of_rule in outcomes for outcome in of_rule]
+        self._works += works
+        return [outcome for of_rule in self._run(works) for outcome in of_rule]
 
     def _run(self, works: Sequence[RuleDelivery]) -> list[list[Outcome]]:
         """Do *works*, several at a time once a call of this event was let in; until then one after

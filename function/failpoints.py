@@ -15,6 +15,7 @@ Failpoint: TypeAlias = Literal[
     "looked",
     "before_mutation",
     "after_mutation",
+    "accepted",
 ]
 # In the order in which an event comes by: authenticated and read; the key is ours and the attempt
 # counted; the write is written down and not sent; it was answered, or failed, and that is not

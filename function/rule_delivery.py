@@ -442,7 +442,11 @@ class RuleDelivery:
     ) -> Outcome:
         """The outcome of a failure: to be tried again, or given up on."""
         now = begun.now + time.monotonic() - started
-        return self._context.failed_outcome(begun.delivery, failure, number=number, now=now)
+        expires_at = self._event.expires_at
+        until = None if expires_at is None else expires_at + self._rule.grace_seconds
+        return self._context.failed_outcome(
+            begun.delivery, failure, number=number, now=now, until=until
+        )
 
     def _alerts(
         self,

@@ -123,6 +123,28 @@ def _public_url(written: str) -> str:
     return url
 
 
+def _slack_ids(letters: str, of_what: str, example: str) -> Callable[[str], tuple[str, ...]]:
+    def read(written: str) -> tuple[str, ...]:
+        ids = _list(written)
+        if not all(re.fullmatch(rf"[{letters}][A-Z0-9]{{2,30}}", each) for each in ids):
+            raise ValueError(
+                f"must be the id of {of_what} such as {example}, or several separated by commas"
+            )
+        return ids
+
+    return read
+
+
+def _sandbox_url(written: str) -> str:
+    url = written.strip().rstrip("/")
+    if not re.fullmatch(r"http://(localhost|127\.0\.0\.1|\[::1\]):\d{1,5}", url, re.ASCII):
+        raise ValueError(
+            "must be on this machine, such as http://127.0.0.1:8093; replies to Slack itself need "
+            "no setting"
+        )
+    return url
+
+
 def _is_this_machine(url: str) -> bool:
     return re.match(r"http://(localhost|127\.0\.0\.1|\[::1\])(?=[:/]|$)", url) is not None
 
@@ -308,9 +330,35 @@ class Settings:
         secret=True,
     )
     public_url: str = _setting(
-        "Where ServiceNow reaches the function: its address without the route, such as "
-        "`https://europe-west1-shop.cloudfunctions.net/tickets`. `setup business-rule` prints it.",
+        "Where ServiceNow and Slack reach the function: its address without the route, such as "
+        "`https://europe-west1-shop.cloudfunctions.net/tickets`. `setup business-rule` and `setup "
+        "slack` print it.",
         _public_url,
+        default="",
+    )
+    slack_signing_secret: tuple[str, ...] = _setting(
+        "What Slack signs its requests with: the app's Signing Secret. Several, separated by "
+        "commas, while one is replaced. Unset, every command is answered 401.",
+        _secrets,
+        default=(),
+        secret=True,
+    )
+    slack_allowed_teams: tuple[str, ...] = _setting(
+        "The workspaces whose commands are taken, by their ids (`T…`), separated by commas. "
+        "Unset, none is.",
+        _slack_ids("T", "a workspace", "T0123ABCD"),
+        default=(),
+    )
+    slack_allowed_users: tuple[str, ...] = _setting(
+        "The people whose commands are taken, by their ids (`U…` or `W…`), separated by commas. "
+        "Unset, all of an allowed workspace are.",
+        _slack_ids("UW", "a person", "U0123ABCD"),
+        default=(),
+    )
+    slack_sandbox_url: str = _setting(
+        "Where `make run` has its Slack, on this machine: replies may go there too. Not for "
+        "production, where they go to Slack alone.",
+        _sandbox_url,
         default="",
     )
     hasura_graphql_url: str = _setting(
@@ -586,6 +634,22 @@ def _missing_for_graphql(settings: Settings, used_by: str) -> tuple[Finding, ...
         return ()
     what = f"must be set, to the address of Hasura's /v1/graphql: a rule has {used_by}"
     return (Finding(Level.FAULT, "HASURA_GRAPHQL_URL", what, sep=" "),)
+
+
+# What follows of each that a rule from slack/COMMAND needs and is not set.
+SLACK_UNSET: Final = {
+    "SLACK_SIGNING_SECRET": "every command of Slack's is answered 401",
+    "SLACK_ALLOWED_TEAMS": "every command of Slack's is refused, whatever workspace it is from",
+}
+
+
+def missing_for_slack(settings: Settings) -> tuple[str, ...]:
+    """Of SLACK_UNSET, those that are not set."""
+    is_set = {
+        "SLACK_SIGNING_SECRET": settings.slack_signing_secret,
+        "SLACK_ALLOWED_TEAMS": settings.slack_allowed_teams,
+    }
+    return tuple(name for name in SLACK_UNSET if not is_set[name])
 
 
 def _is_left_to_http(environ: Mapping[str, str]) -> bool:

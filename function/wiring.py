@@ -27,19 +27,23 @@ from function.rules.post import fetches_data, rules_with_posts
 from function.rules.ticket import rules_with_tickets, ticket_of
 from function.servicenow import Credential
 from function.settings import (
+    SLACK_UNSET,
     Settings,
     SettingsError,
     credential,
     load_settings,
     missing_for_data,
     missing_for_mutate,
+    missing_for_slack,
 )
 from function.targets.base import Target
 from function.targets.ticket.target import TicketTarget
 
 if TYPE_CHECKING:
     from function.connection.guarded_hasura import GuardedGraphql
+    from function.inbound.commands import CommandWorker
     from function.inbound.work import InboundWork
+    from function.targets.reply.client import ReplyClient
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +68,10 @@ def build(environ: Mapping[str, str]) -> App:
             "SERVICENOW_WEBHOOK_SECRETS is not set: every notification of ServiceNow's is answered "
             "401"
         )
+    for name in missing_for_slack(settings) if rules.hears_slack else ():
+        log.warning("%s is not set: %s", name, SLACK_UNSET[name])
+    if settings.slack_sandbox_url:
+        log.warning("SLACK_SANDBOX_URL is set: replies may go to this machine instead of Slack")
     if not settings.console_token:
         log.warning(
             "CONSOLE_TOKEN is not set: /api/servicenow/config and "
@@ -82,7 +90,7 @@ def build(environ: Mapping[str, str]) -> App:
     )
     log.info(
         "ready: %d rules of %s, to %s unless another instance is stored, ledger on %s",
-        len(rules.rules),
+        sum(not rule.after for rule in rules.rules),
         settings.rules_file,
         settings.servicenow_instance_url or "no instance",
         settings.database_url.partition(":")[0],
@@ -125,11 +133,20 @@ def create_app(
     )
     # Also for targets that send secrets, and are refused.
     variables = RuleVariables(rules.env, environ, read_secret=read_secret)
+
+    @cache
+    def replies() -> "ReplyClient":
+        from function.targets.reply.client import ReplyClient  # noqa: PLC0415  # for those who have Slack
+
+        return ReplyClient(network, sandbox_url=settings.slack_sandbox_url)
+
     engine = Engine(
         settings=settings,
         rules=rules,
         ledger=ledger,
-        targets=_make_targets(settings, rules, connections, ledger, network, resolve, variables),
+        targets=_make_targets(
+            settings, rules, connections, ledger, network, resolve, variables, replies
+        ),
         notices=notices,
         draw=random.SystemRandom().random,
     )
@@ -138,7 +155,13 @@ def create_app(
     def inbound() -> "InboundWork":
         from function.inbound.work import build_inbound  # noqa: PLC0415  # for those whom ServiceNow answers
 
-        return build_inbound(engine, connections, network)
+        return build_inbound(engine, connections, network, commands)
+
+    @cache
+    def commands() -> "CommandWorker":
+        from function.inbound.commands import CommandWorker  # noqa: PLC0415  # for those who have Slack
+
+        return CommandWorker(engine, replies())
 
     return App(settings, engine, connections, ledger, configurations, tester, inbound, variables)
 
@@ -151,6 +174,7 @@ def _make_targets(
     network: NetworkSettings,
     resolve: Resolver,
     variables: RuleVariables,
+    replies: Callable[[], "ReplyClient"],
 ) -> dict[str, Target]:
     """One for each kind that rules have, and tickets in any case."""
     targets: dict[str, Target] = {
@@ -176,6 +200,18 @@ def _make_targets(
             resolve=resolve,
             variables=variables,
         )
+    if rules.hears_slack:
+        from function.targets.command.target import CommandTarget  # noqa: PLC0415  # for those who have Slack
+        from function.targets.reply.target import ReplyTarget  # noqa: PLC0415  # likewise
+
+        sources = (rule.ticket_source for rule in rules.rules)
+        targets["command"] = CommandTarget(
+            connections,
+            ledger,
+            lease_seconds=settings.lease_seconds,
+            heard_tables=frozenset(source.table for source in sources if source is not None),
+        )
+        targets["reply"] = ReplyTarget(replies(), ledger, settings_digest=settings.digest)
     return targets
 
 

@@ -1,6 +1,7 @@
 """`make run`: the main job on embedded parts. A PostgreSQL with the example tables, Hasura's event
-delivery and GraphQL, a small ServiceNow, a receiver, a mailbox, the function as production starts
-it; and a row's life, written in SQL and on ServiceNow's pages."""
+delivery and GraphQL, a small ServiceNow, a small Slack where the rules have commands, a receiver, a
+mailbox, the function as production starts it; and a row's life, written in SQL and on ServiceNow's
+pages."""
 
 import argparse
 import os
@@ -22,6 +23,7 @@ PORTS: Final = (
     ("--servicenow-port", "SERVICENOW_PORT", "8091", "sandbox ServiceNow"),
     ("--hasura-port", "HASURA_PORT", "8092", "sandbox Hasura's GraphQL"),
     ("--mail-port", "MAIL_PORT", "8025", "sandbox mailbox"),
+    ("--slack-port", "SLACK_PORT", "8093", "sandbox Slack"),
     ("--receiver-port", "RECEIVER_PORT", "8094", "sandbox receiver"),
 )
 

@@ -1,6 +1,6 @@
 """The parts of `make run`: a PostgreSQL with the app's tables, Hasura's event delivery and GraphQL,
-a small ServiceNow whose business rules tell of changes, a receiver that is several downstream
-systems, a mailbox, and the function as production starts it."""
+a small ServiceNow whose business rules tell of changes, a small Slack, a receiver that is several
+downstream systems, a mailbox, and the function as production starts it."""
 
 import argparse
 import os
@@ -23,7 +23,8 @@ from psycopg.rows import dict_row
 
 from function.cli.business_rule import watched_tables
 from function.ledger.database import Database
-from function.rules.loader import load_rules
+from function.rules.command import command_of, rules_with_commands, write_usage
+from function.rules.loader import RulesError, load_rules
 from sandbox.catalog import migrate
 from sandbox.graphql import PATH
 from sandbox.hasura import Hasura
@@ -33,6 +34,7 @@ from sandbox.notifier import Notifier, SentNotification, notified_tables
 from sandbox.postgresql import PostgreSQL
 from sandbox.receiver import SYSTEMS, Receiver
 from sandbox.servicenow import ServiceNow
+from sandbox.slack import TEAM, Slack
 
 HERE: Final = Path(__file__).resolve().parent.parent
 SOURCE: Final = "sandbox"
@@ -71,6 +73,9 @@ class World:
         self._admin_secret = secrets.token_hex(16)
         # The function is told where it is before Hasura is there.
         self._graphql_port: int = asked.hasura_port or _free_port()
+        # Where the rules hear of commands.
+        self.slack: Slack | None = None
+        self._slack_port: int = asked.slack_port
         self._own_rules = Path(asked.rules).resolve() if asked.rules else None
         self._project = Path(asked.project).resolve() if asked.project else HERE / "hasura"
         self._open = ExitStack()
@@ -84,6 +89,9 @@ class World:
                 stack.enter_context(tempfile.TemporaryDirectory(prefix="hasura-servicenow-"))
             )
             self._rules = self._own_rules or self._write_rules()
+            if self.commands:
+                slack = Slack(port=self._slack_port, function_url=f"{self.url}/slack")
+                self.slack = stack.enter_context(slack)
             server = stack.enter_context(PostgreSQL())
             self.database_url = server.url
             self._write_psql(server.psql)
@@ -129,6 +137,16 @@ class World:
         """What rules may name under `env:`: this shell's variables, and the addresses of the
         receiver's systems where the shell does not say others."""
         return {**self.receiver.environ, **os.environ}
+
+    @property
+    def commands(self) -> list[str]:
+        """How each slash command of the rules is written; none where they cannot be read, which the
+        function says."""
+        try:
+            rules = load_rules(self._rules.read_text("utf-8"), environ=self.environ)
+        except (RulesError, OSError):
+            return []
+        return [write_usage(command_of(rule)) for rule in rules_with_commands(rules)]
 
     @property
     def log(self) -> Path:
@@ -186,6 +204,7 @@ class World:
             "SMTP_URL": self.mailbox.url,
             "NOTIFY_FROM": "tickets@sandbox.example",
             "NOTIFY_TO": "you@sandbox.example",
+            **self._slack_settings(),
             **QUICK,
         }
         shown = {**self.receiver.environ, **settings}
@@ -205,6 +224,15 @@ class World:
             return subprocess.Popen(
                 command, cwd=HERE, env=environ, stdout=log, stderr=log, start_new_session=True
             )
+
+    def _slack_settings(self) -> dict[str, str]:
+        if self.slack is None:
+            return {}
+        return {
+            "SLACK_SIGNING_SECRET": self.slack.signing_secret,
+            "SLACK_ALLOWED_TEAMS": TEAM,
+            "SLACK_SANDBOX_URL": self.slack.url,
+        }
 
     def _end(self) -> None:
         if self.function.poll() is None:

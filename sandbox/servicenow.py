@@ -182,7 +182,8 @@ class ServiceNow:
     *batch_items_max* is how much of a batch is done in its time. *local_times*: a time in a query
     is one of the user's time zone, against which a client guards itself
     (github.com/gflewis/sndml3/issues/11); a page of ServiceNow's community has it in UTC. *notify*
-    tells an app that tickets have changed.
+    tells an app that tickets have changed. *faults* decides what a request meets, where that is not
+    armed by hand.
     """
 
     def __init__(
@@ -210,6 +211,7 @@ class ServiceNow:
         batch_items_max: int | None = None,
         local_times: bool = False,
         notify: Notifier | None = None,
+        faults: Faults | None = None,
     ) -> None:
         self._passwords = {account.name: account.password for account in users}
         if len(self._passwords) < len(users) or username in self._passwords:
@@ -253,7 +255,7 @@ class ServiceNow:
         self._port = port
         self._tls = tls
         self._clock = clock
-        self._faults = Faults()
+        self._faults = faults or Faults()
         self._pages = Pages(self.tables, self._faults)
         self._lock = threading.Lock()
         self._failures: dict[str, list[float]] = {}
@@ -758,8 +760,11 @@ def _spoiled(fault: str, answer: Answer, method: str, records: Sequence[Record])
 
 def _another(row: Mapping[str, Any], records: Sequence[Record]) -> dict[str, Any]:
     """The same columns of some other record; of one that nobody sees, where there is none."""
+    asked = row.get("sys_id")
+    if isinstance(asked, dict):  # with what people see
+        asked = asked["value"]
     other = next(
-        (record for record in records if record["sys_id"] != row.get("sys_id")),
+        (record for record in records if record["sys_id"] != asked),
         {"sys_id": "0" * 32},
     )
     return {name: other.get(name, "") for name in row}

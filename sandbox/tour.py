@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from sandbox.loopback import DIRECT
 from sandbox.notifier import SentNotification
 from sandbox.parts import SETTINGS, World
+from sandbox.slack import Slack
 
 STATES: Final = {
     "1": "New",
@@ -221,6 +222,10 @@ class Tour:
         if self._worked_on:
             print(f"One, to work on:            {self._incidents}/{self._worked_on}")
         print(f"What other systems got:     {world.receiver.url}/")
+        if world.slack is not None:
+            print(f"Slack, to type commands:    {world.slack.url}/")
+            for usage in world.commands:
+                print(f"                            {usage}")
         print(f"The function's log:         {world.log}")
         print(
             f"For commands as in a mail:  set -a; . {world.folder / SETTINGS}; set +a; . "
@@ -234,12 +239,13 @@ class Tour:
             print(f'{psql} -c "{statement}"', flush=True)
 
     def watch(self) -> None:
-        """Stay until the function ends, and show each call to ServiceNow, each notification
-        and each mail as it comes."""
+        """Stay until the function ends, and show each call to ServiceNow, each notification, each
+        command with its answers, and each mail as it comes."""
         world = self._world
         print("\nCalls and mails are shown as they come. Ctrl-C ends it.", flush=True)
         world.instance.forget()
         mails, notifications = len(world.mailbox.messages), len(world.notifications)
+        chat = _ChatLog(world.slack)
         while world.function.poll() is None:
             time.sleep(0.3)
             for call in world.instance.take_calls():
@@ -251,6 +257,8 @@ class Tour:
                 notifications += 1
                 table = sent.notification.fields["table"]
                 print(f"notification: {table} -> {said_of(sent)}", flush=True)
+            for line in chat.news():
+                print(line, flush=True)
             for message in world.mailbox.messages[mails:]:
                 mails += 1
                 print(f"mail: {message['Subject']}", flush=True)
@@ -265,6 +273,27 @@ class Tour:
             *(text.get_content().splitlines() if text else []),
         ]:
             print(f"    {line}".rstrip())
+
+
+class _ChatLog:
+    """What people type in Slack and are answered, line by line; nothing where there is no Slack."""
+
+    def __init__(self, slack: Slack | None) -> None:
+        self._slack = slack
+        # How many answers of each command were shown.
+        self._shown: list[int] = []
+
+    def news(self) -> list[str]:
+        """What has come since the last time of asking."""
+        lines = []
+        for number, command in enumerate(self._slack.commands if self._slack else ()):
+            if number == len(self._shown):
+                self._shown.append(0)
+                lines.append(f"Slack: {command.user} types {command.text}")
+            for answer in command.answers[self._shown[number] :]:
+                self._shown[number] += 1
+                lines.append(f"Slack: {command.user} reads: {answer.shown}")
+        return lines
 
 
 def said_of(sent: SentNotification) -> str:

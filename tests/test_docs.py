@@ -189,7 +189,7 @@ EXAMPLES = [
 NOTES = [
     pytest.param(text, rule, id=f"{number}-{rule.name}")
     for number, (text, rule) in enumerate(WRITTEN)
-    if not has_ticket(rule)
+    if rule.target.kind == "note"
 ]
 
 

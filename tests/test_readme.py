@@ -142,7 +142,7 @@ def test_every_filter_is_named() -> None:
 
 def test_every_field_that_is_refused_is_named() -> None:
     listed = re.search(r"^- Refused under `fields`(.*)$", RULES, re.MULTILINE)
-    ticket = schema()["properties"]["rules"]["items"]["properties"]["ticket"]
+    ticket = schema()["properties"]["rules"]["items"]["properties"]["ticket"]["anyOf"][0]
     refused = re.findall(
         r"\w+",
         ticket["properties"]["fields"]["patternProperties"]

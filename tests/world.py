@@ -37,12 +37,13 @@ PASSWORD = "planted-password"
 TOKEN = "planted-console-token"
 CONFIG_KEY = "cGxhbnRlZC1jb25maWcta2V5LTMyLWJ5dGVzLWxvbmc="
 STORED_PASSWORD = "planted-stored-password"
+SIGNING_SECRET = "planted-slack-signing-secret"
 ROW_TEXT = "planted-row-text"
 POST_TOKEN = "planted-post-token"
 POST_SECRET = "whsec_cGxhbnRlZC1wb3N0LXNlY3JldC1vZi0zMi1ieXRlcw=="
 PLANTED = (
     *(SECRET, PASSWORD, ROW_TEXT, TOKEN, CONFIG_KEY, STORED_PASSWORD),
-    *(POST_TOKEN, POST_SECRET),
+    *(POST_TOKEN, POST_SECRET, SIGNING_SECRET),
 )
 TOLD: list[str] = []
 MEMORY_FOLDER = "/dev/shm"  # noqa: S108  # its files have random names

@@ -22,19 +22,23 @@ from function.ledger.ledger import Ledger
 from function.log import start_logging
 from function.notices.message import compose_trial
 from function.notices.smtp import MailNotSent, send
+from function.rules.command import CommandRule
 from function.rules.loader import RulesError
 from function.rules.model import Rule, Rules
 from function.rules.mutate import MutateRule
 from function.rules.note import NoteRule, rules_with_notes
 from function.rules.post import PostRule, fetches_data
+from function.rules.reply import ReplyRule
 from function.rules.ticket import rules_with_tickets
 from function.servicenow import ServiceNowError
 from function.settings import (
+    SLACK_UNSET,
     Settings,
     SettingsError,
     load_settings,
     missing_for_data,
     missing_for_mutate,
+    missing_for_slack,
 )
 from function.wiring import create_app, read_rules
 
@@ -104,7 +108,8 @@ def check(
         f"settings: in order ({settings.source_name} to "
         f"{settings.servicenow_instance_url or 'what is stored'})"
     )
-    report.print_line(f"{rules_file}: in order, {counted(len(rules.rules), 'rule')}")
+    written = [rule for rule in rules.rules if not rule.after]
+    report.print_line(f"{rules_file}: in order, {counted(len(written), 'rule')}")
     for rule in rules.rules:
         of_type = f" ({', '.join(rule.event_types)})" if rule.event_types else ""
         report.print_line(f"  {rule.id}: {rule.source}{of_type} -> {_name_target(rule)}")
@@ -171,6 +176,11 @@ def _name_target(rule: Rule) -> str:
         return f"{rule.target.table}.{rule.target.journal}, on the tickets of {rule.target.ticket}"
     if isinstance(rule.target, PostRule):
         return f"a post to {' and '.join(rule.target.url_variables) or 'its URL'}"
+    if isinstance(rule.target, CommandRule):
+        done = "resolve" if rule.target.resolves else "look up"
+        return f"{done} {rule.target.table}" if rule.target.table else "no ticket"
+    if isinstance(rule.target, ReplyRule):
+        return "reply in the channel" if rule.target.in_channel else "reply"
     if isinstance(rule.target, MutateRule):
         return f"mutation {rule.target.operation_name}".rstrip()
     return rule.target.table
@@ -202,9 +212,22 @@ def _warn_of_unset(settings: Settings, rules: Rules) -> Iterator[Finding]:
             settings.servicenow_webhook_secrets or not rules.hears_tickets,
             "is not set: every notification of ServiceNow's will be answered 401",
         ),
+        (
+            "PUBLIC_URL",
+            settings.public_url or not rules.hears_slack,
+            "is not set: `setup slack` cannot say where commands go",
+        ),
     ):
         if not is_set:
             yield Finding(Level.WARNING, name, what, sep=" ", end="")
+    for name in missing_for_slack(settings) if rules.hears_slack else ():
+        yield Finding(Level.WARNING, name, f"is not set: {SLACK_UNSET[name]}", sep=" ", end="")
+    if rules.hears_slack and settings.database_url.startswith("sqlite:"):
+        what = (
+            "is SQLite's, which sends no events of its inbox: a command of Slack's waits for the "
+            "housekeeping"
+        )
+        yield Finding(Level.WARNING, "DATABASE_URL", what, sep=" ", end="")
 
 
 def _check_mail_server(settings: Settings) -> Iterator[Finding]:

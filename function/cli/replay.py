@@ -13,7 +13,7 @@ from function.core.values import instant
 from function.ledger.backend import LedgerUnavailable
 from function.ledger.records import Delivery
 from function.notices.message import replay_command
-from function.sources.kept import UnknownSource, read_event
+from function.sources.kept import AnsweredEvent, UnknownSource, read_event
 
 
 @commands.command()
@@ -69,8 +69,9 @@ def _replay(
         try:
             outcomes = _deliver_again(app, letter, rule)
         except UnknownSource as error:
-            click.echo(f"{event_id}: {error}", err=True)
-            tally["unknown"] += 1
+            is_answered = isinstance(error, AnsweredEvent)
+            click.echo(f"{event_id}: {error}", err=not is_answered)
+            tally["left as it is" if is_answered else "unknown"] += 1
             continue
         for outcome in outcomes:
             tally[outcome.status.value] += 1

@@ -1,10 +1,10 @@
-"""``setup``: what to paste into a Hasura project, and into ServiceNow."""
+"""``setup``: what to paste into a Hasura project, into ServiceNow, and into Slack."""
 
 import os
 
 import click
 
-from function.cli import business_rule
+from function.cli import business_rule, slack_manifest
 from function.cli.business_rule import NotificationSetup
 from function.cli.group import commands, open_settings
 from function.hasura import views as setup_hasura
@@ -36,7 +36,7 @@ def print_hasura() -> None:
         raise click.ClickException(str(error)) from error
     views, missing = setup_hasura.views(rules.rules, tables)
     click.echo(setup_hasura.printed(views, missing), nl=False)
-    if rules.hears_tickets:
+    if rules.hears_tickets or rules.hears_slack:
         click.echo(f"\n{way_back.printed()}", nl=False)
     faulty = [
         f"rule {none.rule}: {none.why}: check DATABASE_URL" for none in missing if none.faulty
@@ -76,6 +76,27 @@ def print_business_rule(scope: str, user: str) -> None:
     except (RulesError, business_rule.UnfitName) as error:
         raise click.ClickException(str(error)) from error
     click.echo(text, nl=False)
+
+
+@setup.command("slack")
+def print_slack() -> None:
+    """Print the manifest of the Slack app that has the commands, to be pasted where a new app is
+    made from a manifest."""
+    settings = open_settings()
+    try:
+        rules = read_rules(settings.rules_file, os.environ)
+    except RulesError as error:
+        raise click.ClickException(str(error)) from error
+    if not rules.hears_slack:
+        raise click.ClickException(
+            f"no rule of {settings.rules_file} is from slack/COMMAND: there is nothing that Slack "
+            "has to send"
+        )
+    if not settings.public_url.startswith("https://"):
+        raise click.ClickException(
+            "PUBLIC_URL must be set, and begin with https://: where Slack reaches the function"
+        )
+    click.echo(slack_manifest.printed(rules, settings.source_name, settings.public_url), nl=False)
 
 
 def notification_setup(settings: Settings, scope: str, user: str) -> NotificationSetup:

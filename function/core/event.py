@@ -39,7 +39,8 @@ class Op(StrEnum):
 class Event:
     """One thing that happened at a source, verified and parsed.
 
-    *source* is spelled as rules spell it: ``hasura/public.outages``, ``cron/NAME``, ``scheduled``.
+    *source* is spelled as rules spell it: ``hasura/public.outages``, ``cron/NAME``, ``scheduled``,
+    ``slack/COMMAND``.
     *old* and *new* are the row's images; either may be None, and *new* of a MANUAL may be any JSON.
     *created_at* is the sender's idea of when, in UTC as far as it says so; None when it said
     nothing readable. *content* is a digest of source, op and images: an event is known by id
@@ -64,6 +65,10 @@ class Event:
     session_variables: Mapping[str, str] = field(default_factory=dict)
     trace_id: str = ""
     absent_is_null: bool = False
+    # Where a person who waits is answered: a secret, which is never kept. When the event is given
+    # up, in UNIX seconds by the ledger's clock; None: as the settings say.
+    reply_url: str = field(default="", kw_only=True, repr=False)
+    expires_at: float | None = field(default=None, kw_only=True)
 
     @property
     def mark(self) -> str:

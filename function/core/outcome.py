@@ -27,6 +27,9 @@ class Reason(StrEnum):
     TICKET_MISSING = "ticket_missing"
     NOT_LINKED = "not_linked"
     FROM_SERVICENOW = "from_servicenow"
+    NOT_UNDERSTOOD = "command_not_understood"
+    NOT_ALLOWED = "command_not_allowed"
+    NO_REPLY_URL = "no_reply_url"
     # ServiceNow as a whole, or the way there
     UNREACHABLE = "servicenow_unreachable"
     TIMEOUT = "servicenow_timeout"
@@ -69,6 +72,13 @@ class Reason(StrEnum):
     TARGET_GONE = "target_gone"
     TARGET_REDIRECTS = "target_redirects"
     TARGET_ADDRESS = "target_address"
+    # Slack, or the way there
+    SLACK_UNREACHABLE = "slack_unreachable"
+    SLACK_TIMEOUT = "slack_timeout"
+    SLACK_UNAVAILABLE = "slack_unavailable"
+    SLACK_RATE_LIMITED = "slack_rate_limited"
+    SLACK_REFUSED = "slack_refused"
+    REPLY_EXPIRED = "reply_url_expired"
     # ServiceNow said no
     ACL = "refused_by_acl"
     BUSINESS_RULE = "refused_by_business_rule"

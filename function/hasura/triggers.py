@@ -333,7 +333,7 @@ class _Checking:
                 self.fault(locate(trigger.node, trigger.path), what)
 
     def rule(self, rule: Rule, ours: Iterable[_Trigger], others: Iterable[_Trigger]) -> None:
-        if rule.source == SCHEDULED or rule.ticket_source is not None:
+        if rule.source == SCHEDULED or rule.source.startswith(("servicenow/", "slack/")):
             return  # no metadata names who sends them
         of_source = [trigger for trigger in ours if trigger.source == rule.source]
         matching = [trigger for trigger in of_source if rule.trigger in ("", trigger.name)]
@@ -396,13 +396,29 @@ class _Checking:
         ):
             what = "lacks id, by which the function finds the entry; write payload: [id]"
             self.fault(locate(payload, f"{path}.insert.payload"), what)
+        if not isinstance(payload, yaml.SequenceNode) or "body" in map(
+            read_text, read_items(payload)
+        ):
+            what = (
+                "has Hasura keep what the entry says, and where a command of Slack's is answered "
+                "is a secret; write payload: [id]"
+            )
+            self.warn(locate(payload or definition, f"{path}.insert.payload"), what)
 
     def way_back(self, rules: Rules, ours: Collection[_Trigger], cron_triggers_file: str) -> None:
-        """What rules from servicenow/TABLE need beside a notification."""
+        """What rules from slack/COMMAND need, and those from servicenow/TABLE beside a
+        notification."""
+        sources = {trigger.source for trigger in ours}
+        command = next((rule for rule in rules.rules if rule.source.startswith("slack/")), None)
+        if command is not None and INBOX not in sources:
+            what = (
+                f"no trigger on {INBOX_TABLE} sends X-Webhook-Secret here: a command waits for the "
+                "housekeeping; `python -m function setup hasura` prints the trigger"
+            )
+            self.warn(command.where.key("from"), what)
         first = next((rule for rule in rules.rules if rule.ticket_source is not None), None)
         if first is None:
             return
-        sources = {trigger.source for trigger in ours}
         if INBOX not in sources:
             what = (
                 f"no trigger on {INBOX_TABLE} sends X-Webhook-Secret here: a change that cannot be "

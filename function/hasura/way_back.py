@@ -1,5 +1,5 @@
-"""What a Hasura project needs for rules from servicenow/TABLE: the inbox, tracked with its trigger,
-and the cron trigger that finds what no notification told of."""
+"""What a Hasura project needs for rules from servicenow/TABLE and slack/COMMAND: the inbox, tracked
+with its trigger, and the cron trigger that finds what no notification told of."""
 
 from typing import Final
 
@@ -8,8 +8,8 @@ from function.hasura.views import TABLES_FOLDER
 INBOX_FILE: Final = "servicenow_inbox.yaml"
 CRON_FILE: Final = "metadata/cron_triggers.yaml"
 INBOX: Final = """\
-# The ledger's inbox: what ServiceNow tells of and cannot be done at once. An entry is an event,
-# which brings the work back to the function as a request of its own. No role may ask for it.
+# The ledger's inbox: what waits to be worked. An entry is an event, which brings the work back; of
+# its id alone, for where a command of Slack's is answered is a secret. No role may ask for it.
 table:
   name: inbox
   schema: servicenow

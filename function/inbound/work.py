@@ -1,6 +1,8 @@
 """What works on tickets' changes, put together."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from function.connection.active import ConnectionProvider
 from function.connection.guarded_hasura import GuardedGraphql
@@ -10,6 +12,9 @@ from function.http.network import NetworkSettings
 from function.inbound.inbox import InboxWorker
 from function.inbound.poll import TicketPoll
 from function.inbound.sync import TicketSync
+
+if TYPE_CHECKING:
+    from function.inbound.commands import CommandWorker
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +28,12 @@ class InboundWork:
 
 
 def build_inbound(
-    engine: Engine, connections: ConnectionProvider, network: NetworkSettings
+    engine: Engine,
+    connections: ConnectionProvider,
+    network: NetworkSettings,
+    commands: Callable[[], "CommandWorker"],
 ) -> InboundWork:
-    """It goes by the settings and the rules of *engine*."""
+    """It goes by the settings and the rules of *engine*. *commands* gives what works Slack's."""
     settings = engine.settings
     client = GraphqlClient(
         settings.hasura_graphql_url,
@@ -41,7 +49,7 @@ def build_inbound(
         auth_hold_seconds=settings.auth_hold_seconds,
     )
     tickets = TicketSync(engine.context, connections, graphql, engine.notices)
-    inbox = InboxWorker(engine.ledger, tickets)
+    inbox = InboxWorker(engine.ledger, tickets, commands)
     # Hasura's event triggers are on PostgreSQL.
     worked_by = inbox if settings.database_url.startswith("sqlite:") else None
     poll = TicketPoll(engine.context, connections, engine.notices, worked_by)

@@ -1,7 +1,7 @@
 """What was accepted and is not yet worked. Each row's INSERT is an event of Hasura's, which brings
 the work back to us as a request of its own."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from function.ledger.backend import Record
@@ -18,15 +18,23 @@ VALUES (:id, :source, :subject, :body, 1, {now}, {now} + :grace)
 ON CONFLICT (id) DO UPDATE SET notified = i.notified + 1, body = :body
 """
 
+_PUT_NEW = """
+INSERT INTO servicenow.inbox (id, source, subject, body, notified, received, due_at)
+VALUES (:id, :source, :subject, :body, 1, {now}, {now} + :grace)
+ON CONFLICT (id) DO NOTHING
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class InboxEntry:
-    """Work that is to be done. *notified*: how often it was asked for."""
+    """Work that is to be done. *notified*: how often it was asked for. *received* is when it was
+    first, in UNIX seconds by the ledger's clock. A command's *body* holds where it is answered,
+    which is a secret."""
 
     id: str
     source: str
     subject: str
-    body: str
+    body: str = field(repr=False)
     notified: int = 1
     received: float = 0.0
 
@@ -40,6 +48,33 @@ class InboxRepository:
     def put(self, entry: InboxEntry) -> None:
         """Keep *entry*; where it is there already, it is worked once more."""
         self._database.run(lambda transaction: put_entry(transaction, entry))
+
+    def put_new(self, entry: InboxEntry) -> None:
+        """Keep *entry*, unless it is there already: what is said twice is done once."""
+        self._database.run(
+            lambda transaction: transaction.execute(
+                _PUT_NEW,
+                id=entry.id,
+                source=entry.source,
+                subject=entry.subject,
+                body=entry.body,
+                grace=GRACE_SECONDS,
+            )
+        )
+
+    def replace_body(self, entry: InboxEntry, body: str) -> bool:
+        """Have *entry* say *body* from now on. False where it is gone, or says something else than
+        *entry* by now: of several who ask, one is told True."""
+        replaced = self._database.run(
+            lambda transaction: transaction.execute(
+                "UPDATE servicenow.inbox SET body = :body WHERE id = :id AND body = :before "
+                "RETURNING id",
+                id=entry.id,
+                body=body,
+                before=entry.body,
+            )
+        )
+        return bool(replaced)
 
     def find(self, identity: str) -> InboxEntry | None:
         row = self._database.run(

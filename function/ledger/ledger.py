@@ -19,6 +19,7 @@ from function.ledger.shadows import ShadowRepository
 from function.ledger.tickets import TicketRepository
 
 if TYPE_CHECKING:
+    from function.ledger.commands import CommandRepository
     from function.ledger.ticket_syncs import SyncRepository
     from function.ledger.watermarks import WatermarkRepository
 
@@ -68,6 +69,12 @@ class Ledger:
         from function.ledger.watermarks import WatermarkRepository  # noqa: PLC0415  # likewise
 
         return WatermarkRepository(self._database)
+
+    @cached_property
+    def commands(self) -> "CommandRepository":
+        from function.ledger.commands import CommandRepository  # noqa: PLC0415  # for those who have Slack
+
+        return CommandRepository(self._database)
 
     @property
     def database(self) -> Database:

@@ -67,6 +67,12 @@ PHRASES: Final[dict[str, str]] = {
     Reason.TARGET_GONE: "{system} says that what stood there is gone for good",
     Reason.TARGET_REDIRECTS: "{system} answers with a redirect",
     Reason.TARGET_ADDRESS: "its URL must not be called",
+    Reason.SLACK_UNREACHABLE: "{system} cannot be reached",
+    Reason.SLACK_TIMEOUT: "{system} does not answer in time",
+    Reason.SLACK_UNAVAILABLE: "{system} is unavailable",
+    Reason.SLACK_RATE_LIMITED: "{system} takes fewer answers at a time",
+    Reason.SLACK_REFUSED: "{system} refuses the answer",
+    Reason.REPLY_EXPIRED: "{system} takes no answer there any more",
     Reason.WRONG_RECORD: "{system} answers with another record",
     Reason.TIME_ZONE: "{system} reads times in another time zone than GMT",
     Reason.NOT_KEPT: "{system} did not keep a value",
@@ -110,6 +116,10 @@ _OF_TARGETS: Final = frozenset(
         Reason.TARGET_RATE_LIMITED,
     }
 )
+
+# How the id of a command of Slack's begins: it is not sent again, for its person was told what
+# became of it.
+COMMAND_EVENT: Final = "slack/"
 
 # What the function sends of its own accord, not because a row says so.
 UNMAPPED: Final = frozenset({"state", "correlation_id"})
@@ -329,6 +339,8 @@ def _commands(mail: DueMail) -> Iterator[tuple[str, str]]:
     """What to run, each with the line above it. The event of a field's mail was delivered: it needs
     none."""
     alert, system = mail.alert, _system(mail.alert)
+    if alert.event.startswith(COMMAND_EVENT):
+        return
     match alert.kind:
         case AlertKind.HELD if alert.reason == Reason.RATE_LIMITED:
             return  # events go on at the time that it gave, and a call before it is refused

@@ -27,13 +27,12 @@ from function.rules.yaml_nodes import (
     NodeReader,
     TooManyEntries,
     line_of,
-    read_entries,
     read_items,
     read_text,
 )
 
 FAULTS_MAX: Final = 100
-_LATER_RULE_KEYS = ("reply",)
+_COMMANDS_ONLY: Final = frozenset({"allow", "reply"})
 _CHANGES_ONLY: Final = frozenset({"filter", "answer"})
 _MISSING: Final = {
     "ticket": "is missing: it says what the row becomes",
@@ -129,6 +128,8 @@ class RulesParser:
         self.env: dict[str, str] = {}
         self._nodes = nodes
         self._unread = unread
+        # The line of the rule for each command.
+        self._commands: dict[str, int] = {}
         self._templates = TemplateReader(nodes, self.env)
         self.types = TypesParser(nodes, self._templates)
         self._targets: dict[str, TargetParser] = {
@@ -169,14 +170,12 @@ class RulesParser:
         if "rules" not in entries:
             self._nodes.fault(line_of(root), "rules", "is missing")
             return []
-        rules = []
+        rules: list[Rule] = []
         seen: dict[str, int] = {}
         for node, path in self._nodes.elements(
             entries["rules"], "rules", empty="has no rules in it"
         ):
-            rule = self._rule(node, path, seen)
-            if rule is not None:
-                rules.append(rule)
+            rules += self._rule(node, path, seen)
         self.types.check_use(rules)
         return resolve_tickets(rules, seen, self._nodes)
 
@@ -203,11 +202,11 @@ class RulesParser:
             else:
                 self.env[variable] = self.environ[variable]
 
-    def _rule(self, node: yaml.Node, path: str, seen: dict[str, int]) -> Rule | None:
-        later = {key: f"this version does not have `{key}` rules yet" for key in _LATER_RULE_KEYS}
-        entries = self._nodes.mapping(node, path, RULE_KEYS, refused=later)
+    def _rule(self, node: yaml.Node, path: str, seen: dict[str, int]) -> list[Rule]:
+        """The rule at *node*: one, or several with the same name; none after a fault."""
+        entries = self._nodes.mapping(node, path, RULE_KEYS)
         if entries is None:
-            return None
+            return []
         line = line_of(node)
         name = self._name(entries, "name", path) or ""
         identity = self._name(entries, "id", path) or name
@@ -223,21 +222,47 @@ class RulesParser:
         seen.update({label: line for label in (name, identity) if label and label not in seen})
         source = self._source(entries, path, line)
         event_types = self.types.parse_rule(entries, path, source)
-        if source.startswith("servicenow/"):
-            parsed = self._change_rule(node, entries, path, source)
+        parsed: list[Rule | None]
+        if source.startswith("slack/"):
+            parsed = [*self._command_rules(node, entries, path, source)]
+        elif source.startswith("servicenow/"):
+            parsed = [self._change_rule(node, entries, path, source)]
         else:
-            parsed = self._row_rule(node, entries, path, source)
-        if parsed is None:
-            return None
+            parsed = [self._row_rule(node, entries, path, source)]
         where = self._nodes.locate(line, path)
-        return replace(
-            parsed, name=name, id=identity, source=source, event_types=event_types, where=where
-        )
+        return [
+            replace(
+                rule, name=name, id=identity, source=source, event_types=event_types, where=where
+            )
+            for rule in parsed
+            if rule is not None
+        ]
+
+    def _command_rules(
+        self, node: yaml.Node, entries: Mapping[str, yaml.Node], path: str, source: str
+    ) -> list[Rule]:
+        """A rule that hears a slash command: the command, and after it the reply."""
+        from function.rules.command_parser import CommandRuleParser  # noqa: PLC0415  # for those who have Slack
+        from function.rules.reply import GRACE_SECONDS  # noqa: PLC0415  # likewise
+
+        line = self._commands.setdefault(source, line_of(node))
+        if line != line_of(node):
+            what = f"`{source}` has a rule already, in line {line}: a command is answered once"
+            self._nodes.fault(entries["from"], f"{path}.from", what)
+        parsed = CommandRuleParser(self._nodes, self._templates).parse(node, entries, path, source)
+        if parsed is None:
+            return []
+        ops = frozenset({Op.INSERT})
+        command = self._new_rule(parsed.command, parsed.templates, ops=ops)
+        reply = self._new_rule(parsed.reply, parsed.templates, ops=ops)
+        kind = parsed.command.kind
+        return [command, replace(reply, after=kind, grace_seconds=GRACE_SECONDS)]
 
     def _row_rule(
         self, node: yaml.Node, entries: Mapping[str, yaml.Node], path: str, source: str
     ) -> Rule | None:
         """A rule that hears of rows."""
+        self._refuse_commands_keys(entries, path)
         for key in _CHANGES_ONLY & entries.keys():
             what = "is for rules from servicenow/TABLE, which tell the app of a ticket"
             self._nodes.fault(entries[key], f"{path}.{key}", what)
@@ -278,6 +303,7 @@ class RulesParser:
         self, node: yaml.Node, entries: Mapping[str, yaml.Node], path: str, source: str
     ) -> Rule | None:
         """A rule that hears of the changes of tickets."""
+        self._refuse_commands_keys(entries, path)
         from function.rules.change_parser import ChangeRuleParser  # noqa: PLC0415  # for those whom ServiceNow answers
 
         if self._kind(node, entries, path, ("mutate",)) is None:
@@ -287,6 +313,11 @@ class RulesParser:
             return None
         rule = self._new_rule(parsed.target, parsed.templates, ops=parsed.ops)
         return replace(rule, ticket_source=parsed.source)
+
+    def _refuse_commands_keys(self, entries: Mapping[str, yaml.Node], path: str) -> None:
+        for key in _COMMANDS_ONLY & entries.keys():
+            what = "is for rules from slack/COMMAND, which a person gives and waits for"
+            self._nodes.fault(entries[key], f"{path}.{key}", what)
 
     def _new_rule(
         self,
@@ -335,8 +366,7 @@ class RulesParser:
             what = f"a rule has one target, and this one has `{kinds[0]}`; write a rule for each"
             self._nodes.fault(entries[kind], f"{path}.{kind}", what)
         if not kinds:
-            if not any(key in _LATER_RULE_KEYS for key, _, _ in read_entries(node)):
-                self._nodes.fault(node, f"{path}.{fitting[0]}", _MISSING[fitting[0]])
+            self._nodes.fault(node, f"{path}.{fitting[0]}", _MISSING[fitting[0]])
             return None
         if kinds[0] in fitting:
             return kinds[0]
@@ -366,7 +396,7 @@ class RulesParser:
             return source or ""
         kind, _, rest = source.partition("/")
         if kind == "slack":
-            what = f"this version does not hear {kind}/… yet"
+            what = "must be slack/COMMAND: the command without its slash, of a-z, 0-9, - and _"
         elif kind == "servicenow":
             what = (
                 "must be servicenow/TABLE, servicenow/TABLE.comments or servicenow/TABLE.work_notes"
@@ -374,6 +404,9 @@ class RulesParser:
         elif kind == "hasura" and rest and "." not in rest:
             what = f"names no schema; did you mean `hasura/public.{rest}`?"
         else:
-            what = "must be hasura/SCHEMA.TABLE, cron/NAME, scheduled or servicenow/TABLE"
+            what = (
+                "must be hasura/SCHEMA.TABLE, cron/NAME, scheduled, servicenow/TABLE or "
+                "slack/COMMAND"
+            )
         self._nodes.fault(line_of(node), f"{path}.from", what)
         return ""

@@ -138,7 +138,11 @@ class TicketSource:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Which rows become what; or, with a *ticket_source*, which changes of tickets."""
+    """Which rows become what; or, with a *ticket_source*, which changes of tickets.
+
+    *after* is the kind of the target of another rule with the same id, which is to be over before
+    this one is begun; "" for none. An event that expires is still tried for *grace_seconds*.
+    """
 
     name: str
     id: str
@@ -152,6 +156,8 @@ class Rule:
     ticket_source: TicketSource | None = None
     # The types of event that it hears, as the file spells them; any where it names none.
     event_types: tuple[str, ...] = ()
+    after: str = ""
+    grace_seconds: float = 0.0
 
     def all_templates(self) -> Iterator[RuleTemplate]:
         """Its own and its target's."""
@@ -185,6 +191,11 @@ class Rules:
         """Whether any rule is from servicenow/TABLE: those need Hasura's GraphQL, and events of the
         function's own."""
         return any(rule.ticket_source is not None for rule in self.rules)
+
+    @property
+    def hears_slack(self) -> bool:
+        """Whether any rule is from slack/COMMAND."""
+        return any(rule.source.startswith("slack/") for rule in self.rules)
 
     def concerning(self, event: Event) -> tuple[Rule, ...]:
         """The rules whose `from` and `trigger` fit; which of them hear this op, and this type, is

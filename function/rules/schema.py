@@ -40,7 +40,7 @@ RULE_KEYS: Final = {
     "from": (
         "Where events come from: hasura/SCHEMA.TABLE, cron/NAME, scheduled for one-off scheduled "
         "events, servicenow/TABLE for the changes of tickets, servicenow/TABLE.comments or "
-        ".work_notes for what people write there."
+        ".work_notes for what people write there, slack/COMMAND for a slash command."
     ),
     "trigger": "Only events of the event trigger with this name; of any unless given.",
     "type": (
@@ -66,6 +66,8 @@ RULE_KEYS: Final = {
     "note": "The comment or work note that the row becomes, on the ticket of another row.",
     "data": "Beside a post: a query of Hasura's GraphQL, whose answer templates call `data`.",
     "post": "The call of another system that is told of the row.",
+    "allow": "Of a rule from slack/COMMAND, who may give the command, and where.",
+    "reply": "A template: what the person who gave the command is told when it is done.",
 }
 DATA_KEYS: Final = {
     "query": "One GraphQL query, made as HASURA_ROLE when the post is sent.",
@@ -87,6 +89,21 @@ POST_KEYS: Final = {
     "allow_private": "Whether the URL may be of a private network, and http://.",
     "timeout_seconds": "How long the call may take, 30 at most; 10 unless given.",
     "order_by": "An expression: what orders the row's images, such as row.updated_at.",
+}
+COMMAND_TICKET_KEYS: Final = {
+    "table": "The table of the ticket; incident unless given.",
+    "number": "A template: the number of the ticket, and what is written behind it, `notes`.",
+    "resolve_when": "An expression: whether the ticket is to be resolved.",
+    "close_code": f"A template: the resolution code; {INCIDENT.close_code} unless given.",
+    "close_notes": "A template: the resolution notes; who resolved it in Slack unless given.",
+}
+ALLOW_KEYS: Final = {
+    "users": "The ids of those who may give the command; everybody unless given.",
+    "channels": "The ids of the channels where it may be given; all unless given.",
+}
+REPLY_KEYS: Final = {
+    "text": "A template: what is told.",
+    "in_channel": "Whether all who are in the channel see it; only the person unless given.",
 }
 MUTATE_KEYS: Final = {
     "query": "One GraphQL mutation, which Hasura is sent.",
@@ -186,6 +203,7 @@ VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 SOURCE = re.compile(
     rf"hasura/[^/.]+\..+|cron/.+|{SCHEDULED}"
     r"|servicenow/[a-z][a-z0-9_]{0,79}(\.(comments|work_notes))?"
+    r"|slack/[a-z0-9_-]{1,32}"
 )
 # Those whose events may have types: what others send is of one kind already.
 TYPED_SOURCE = re.compile(rf"hasura/[^/.]+\..+|cron/.+|{SCHEDULED}")
@@ -319,6 +337,24 @@ def schema() -> dict[str, Any]:
             "order_by": expression_schema,
         },
     )
+    command_ticket = mapping(
+        COMMAND_TICKET_KEYS,
+        ["number"],
+        {
+            "table": {"type": "string", "pattern": f"^{COLUMN.pattern}$", "default": DEFAULT_TABLE},
+            "number": template_schema,
+            "resolve_when": expression_schema,
+            "close_code": template_schema,
+            "close_notes": template_schema,
+        },
+    )
+    ids = {"type": "array", "items": {"type": "string", "pattern": "^[CDGUW][A-Z0-9]+$"}}
+    allow = mapping(ALLOW_KEYS, [], {key: {**ids, "minItems": 1} for key in ALLOW_KEYS})
+    reply = mapping(
+        REPLY_KEYS, ["text"], {"text": template_schema, "in_channel": {"type": "boolean"}}
+    )
+    targets = [{"required": [target]} for target in ("ticket", "note", "mutate", "post")]
+    reply_alone = {"required": ["reply"], "not": {"required": ["ticket"]}}
     rule = mapping(
         RULE_KEYS,
         ["name", "from"],
@@ -335,15 +371,17 @@ def schema() -> dict[str, Any]:
             },
             "ops": ops(tuple(Op)),
             "when": expression_schema,
-            "ticket": ticket,
+            "ticket": {"anyOf": [ticket, command_ticket]},
             "filter": {"type": "string", "pattern": f"^{ENCODED_QUERY.pattern}$"},
             "mutate": mutate,
             "answer": template_schema,
             "note": note,
             "data": data,
             "post": post,
+            "allow": allow,
+            "reply": {"anyOf": [{"type": "string", "minLength": 1}, reply]},
         },
-    ) | {"oneOf": [{"required": [target]} for target in ("ticket", "note", "mutate", "post")]}
+    ) | {"oneOf": [*targets, reply_alone]}
     variables = {"type": "array", "items": {"type": "string", "pattern": f"^{VARIABLE.pattern}$"}}
     top = mapping(
         TOP_KEYS,

@@ -61,8 +61,8 @@ class TicketRuleParser:
         when: RuleTemplate | None,
         each: RuleTemplate | None,
     ) -> tuple[TicketRule, RuleTemplates] | None:
-        later = {"number": "this version does not have tickets by their number yet"}
-        entries = self._nodes.mapping(node, path, TICKET_KEYS, refused=later)
+        commands = {"number": "is for rules from slack/COMMAND; a row's ticket has a `key`"}
+        entries = self._nodes.mapping(node, path, TICKET_KEYS, refused=commands)
         if entries is None:
             return None
         table = (

@@ -6,6 +6,7 @@ import psycopg
 import pytest
 
 from tests.faults.site import Site
+from tests.faults.slack_site import SlackSite
 from tests.faults.two_way_site import TwoWaySite
 
 
@@ -53,3 +54,21 @@ def _database(server: str, name: str) -> str:
 def _drop(server: str, name: str) -> None:
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+def slack_site(
+    postgresql_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SlackSite]:
+    """The same, with people in Slack."""
+    url = _database(postgresql_server, "slack")
+    with SlackSite(url, tmp_path_factory.mktemp("slack")) as site:
+        yield site
+    _drop(postgresql_server, "slack")
+
+
+@pytest.fixture
+def chat(slack_site: SlackSite) -> SlackSite:
+    """The same, when nothing of an earlier test is under way."""
+    slack_site.heal()
+    return slack_site

@@ -49,6 +49,7 @@ class TwoWaySite(Site):
         fetch_interval_seconds: float = 0.05,
         spare_the_first: bool = False,
         deadline_seconds: float = 50.0,
+        **settings: Any,
     ) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -68,6 +69,7 @@ class TwoWaySite(Site):
             HASURA_TIMEOUT_SECONDS="2",
             SERVICENOW_WEBHOOK_SECRETS=WEBHOOK_SECRET,
             DEADLINE_SECONDS=f"{deadline_seconds:g}",
+            **settings,
         )
         self._seed = seed
         self._asked_before = 0

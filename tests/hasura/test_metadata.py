@@ -717,6 +717,37 @@ def test_rules_of_tickets_without_the_inbox_and_sync_are_warned_of_what_to_do(
     assert (app.SYNC, app.INBOX) == (SYNC, INBOX)
 
 
+COMMAND = """
+  - {name: hi, from: slack/hi, reply: Hi}
+"""
+
+
+def test_a_command_without_the_inbox_is_warned_of_and_needs_no_trigger_of_its_own(
+    project: Project,
+) -> None:
+    without = project.check(rules_text=RULES + COMMAND)
+    with_it = project.check(accounts=way_back.INBOX, rules_text=RULES + COMMAND)
+
+    assert (sentences(without.faults), sentences(with_it.faults)) == ([], [])
+    assert sentences(without.warnings) == [
+        "rules.yaml:11: rules[1].from: no trigger on servicenow.inbox sends X-Webhook-Secret here: "
+        "a command waits for the housekeeping; `python -m function setup hasura` prints the trigger"
+    ]
+    assert sentences(with_it.warnings) == []
+
+
+@pytest.mark.parametrize("payload", ["", "payload: [id, body]"])
+def test_an_inbox_that_tells_hasura_what_it_holds_is_warned_of(
+    project: Project, payload: str
+) -> None:
+    accounts = way_back.INBOX.replace("payload: [id]", payload)
+    found = project.check(accounts=accounts, rules_text=RULES + COMMAND)
+
+    assert sentences(found.faults) == []
+    [warning] = sentences(found.warnings)
+    assert "where a command of Slack's is answered is a secret" in warning
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
@@ -738,7 +769,7 @@ def test_an_inbox_that_brings_nothing_back_is_a_fault(
     assert fault.startswith(f"meta/databases/default/accounts.yaml:{said}")
 
 
-@pytest.mark.parametrize("project_folder", ["hasura", "examples/two-way"])
+@pytest.mark.parametrize("project_folder", ["hasura", "examples/two-way", "examples/chatops"])
 def test_setup_hasura_prints_the_inbox_and_what_syncs_as_the_projects_have_them(
     project_folder: str,
 ) -> None:

@@ -309,12 +309,18 @@ def in_fields(line: str) -> str:
         (
             FIRST.replace("hasura/", "slack/"),
             5,
-            "rules[0].from: this version does not hear slack/… yet",
+            (
+                "rules[0].from: must be slack/COMMAND: the command without its slash, of a-z, "
+                "0-9, - and _"
+            ),
         ),
         (
             FIRST.replace("hasura/", "kafka/"),
             5,
-            "rules[0].from: must be hasura/SCHEMA.TABLE, cron/NAME, scheduled or servicenow/TABLE",
+            (
+                "rules[0].from: must be hasura/SCHEMA.TABLE, cron/NAME, scheduled, "
+                "servicenow/TABLE or slack/COMMAND"
+            ),
         ),
         (
             in_rule("trigger: ''"),
@@ -364,7 +370,15 @@ def in_fields(line: str) -> str:
                 "say `shared: true`"
             ),
         ),
-        (in_rule("reply: x"), 10, "rules[0].reply: this version does not have `reply` rules yet"),
+        *(
+            (
+                in_rule(f"{key}: x"),
+                10,
+                f"rules[0].{key}: is for rules from slack/COMMAND, which a person gives and "
+                "waits for",
+            )
+            for key in ("reply", "allow")
+        ),
         (
             "version: 1\nrules:\n  - {name: a, from: cron/a}",
             3,
@@ -419,7 +433,7 @@ def in_fields(line: str) -> str:
         (
             in_ticket("number: INC1"),
             10,
-            "rules[0].ticket.number: this version does not have tickets by their number yet",
+            "rules[0].ticket.number: is for rules from slack/COMMAND; a row's ticket has a `key`",
         ),
         (
             in_ticket("onmissing: fail"),

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import psycopg
 import pytest
@@ -31,17 +31,20 @@ COMMENT = "INSERT INTO outage_comments (outage_id, author, body) VALUES (%s, 'ad
 
 
 class Run:
-    """A `make run` with the example's rules and project, from enter to exit."""
+    """A `make run` with an example's rules and project, from enter to exit."""
 
-    def __enter__(self) -> "Run":
+    def __init__(self, example: str = "two-way") -> None:
+        self._example = example
+
+    def __enter__(self) -> Self:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         # What make exports of its own command line.
         ports = dict.fromkeys((variable for _, variable, _, _ in PORTS), "0")
         own = {
-            "RULES_FILE": "examples/two-way.yaml",
-            "PROJECT": "examples/two-way",
+            "RULES_FILE": f"examples/{self._example}.yaml",
+            "PROJECT": f"examples/{self._example}",
             "PORT": str(port),
         }
         self._process = subprocess.Popen(
@@ -63,6 +66,7 @@ class Run:
             assert line, printed
             printed += line
         too_late.cancel()
+        self.printed = printed
         [settings] = re.findall(r"set -a; \. (\S+);", printed)
         self.environ = dict(
             line.split("=", 1) for line in shlex.split(Path(settings).read_text("utf-8"))

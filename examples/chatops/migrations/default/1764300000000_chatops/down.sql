@@ -1,0 +1,2 @@
+DROP TABLE public.outages;
+DROP FUNCTION public.set_updated_at();

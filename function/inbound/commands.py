@@ -1,0 +1,134 @@
+"""A command of Slack's that was accepted is worked: delivered by its rule, and answered."""
+
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from function.core.event import Event
+from function.core.outcome import NotDone, Outcome, Reason, Status
+from function.deadline import Deadline
+from function.engine import Engine
+from function.ledger.inbox import InboxEntry, ticket_entry
+from function.ledger.records import DeliveryId
+from function.rules.command import COMMAND, CommandRule
+from function.sources.slack import KeptCommand, read_command, to_event, write_command
+from function.targets.reply.client import ReplyClient
+from function.targets.reply.target import INSTANCE
+from function.targets.reply.words import compose_interim, compose_no_rule, write_message
+
+log = logging.getLogger(__name__)
+
+# So many for each call to ServiceNow that is made at a time: while those wait, others are got
+# ready. More would take the threads that new commands are acknowledged by.
+PER_CALL: Final = 2
+# Where all of them are at work, one is brought again after up to this many seconds.
+CROWDED_SECONDS_MAX: Final = 6.0
+# These pass by themselves within seconds, and say nothing of ServiceNow.
+_SOON: Final = frozenset({Reason.BUSY, Reason.DEADLINE, Reason.NO_CAPACITY})
+
+
+@dataclass(frozen=True, slots=True)
+class CommandWorkResult:
+    """What became of a command. *ticket_entry* is the inbox's entry by which the app is told of the
+    ticket that it resolved; None for none."""
+
+    outcomes: tuple[Outcome, ...]
+    retry_after_seconds: float | None
+    ticket_entry: str | None = None
+
+
+class CommandWorker:
+    """Works commands; one for a process, used by many threads."""
+
+    def __init__(self, engine: Engine, replies: ReplyClient) -> None:
+        self._engine = engine
+        self._ledger = engine.ledger
+        self._replies = replies
+        concurrency_max = engine.settings.servicenow_max_concurrency
+        self._slots = threading.BoundedSemaphore(PER_CALL * concurrency_max)
+
+    def crowded_seconds(self) -> float:
+        """After how long a command is to be brought again, where as many as can be are worked on;
+        0 where there is room."""
+        if self._slots.acquire(blocking=False):
+            self._slots.release()
+            return 0.0
+        return 1.0 + (CROWDED_SECONDS_MAX - 1.0) * self._engine.context.draw()
+
+    def work(self, entry: InboxEntry, deadline: Deadline) -> CommandWorkResult:
+        """Work the command *entry*. Raises LedgerUnavailable."""
+        if not self._slots.acquire(blocking=False):
+            return CommandWorkResult((), CROWDED_SECONDS_MAX)
+        try:
+            return self._work(entry, deadline)
+        finally:
+            self._slots.release()
+
+    def _work(self, entry: InboxEntry, deadline: Deadline) -> CommandWorkResult:
+        kept = read_command(entry.body)
+        event = to_event(kept.command, entry.id, received=entry.received)
+        # A copy that comes late is no new attempt: what its person was told stays true.
+        delivered = self._engine.deliver(event, fresh=False, deadline=deadline)
+        if not self._engine.rules.concerning(event):
+            self._tell(event, compose_no_rule(kept.command.name), deadline)
+        elif delivered.retry_after_seconds is not None:
+            self._tell_interim(entry, kept, event, delivered.outcomes, deadline)
+        return CommandWorkResult(
+            delivered.outcomes,
+            delivered.retry_after_seconds,
+            self._find_ticket_entry(event, delivered.outcomes),
+        )
+
+    def _tell_interim(
+        self,
+        entry: InboxEntry,
+        kept: KeptCommand,
+        event: Event,
+        outcomes: Sequence[Outcome],
+        deadline: Deadline,
+    ) -> None:
+        """Tell the person once that it takes longer, where that is because of ServiceNow."""
+        waits = [outcome for outcome in outcomes if _waits_for_servicenow(outcome)]
+        if kept.interim or not waits:
+            return
+        if not self._ledger.inbox.replace_body(entry, write_command(replace(kept, interim=True))):
+            return
+        result = self._ledger.commands.find_result(
+            DeliveryId(event.id, event.content, waits[0].rule, COMMAND, event.id),
+            reply_instance=INSTANCE,
+        )
+        number = result.number if result is not None else ""
+        in_doubt = result is not None and result.in_doubt
+        self._tell(event, compose_interim(number, in_doubt=in_doubt), deadline)
+
+    def _tell(self, event: Event, text: str, deadline: Deadline) -> None:
+        """Say *text*, which nothing depends on: it is said once, or not."""
+        try:
+            self._replies.post(
+                event.reply_url, write_message(text), left_seconds=max(0.0, deadline.left())
+            )
+        except NotDone as error:
+            reason = error.failure.reason.value
+            log.warning("an interim word did not reach Slack", extra={"reason": reason})
+
+    def _find_ticket_entry(self, event: Event, outcomes: Sequence[Outcome]) -> str | None:
+        """The inbox's entry for the ticket that the command resolved just now."""
+        resolved = [outcome for outcome in outcomes if outcome.status is Status.RESOLVED]
+        for rule in self._engine.rules.concerning(event) if resolved else ():
+            if isinstance(rule.target, CommandRule) and rule.id == resolved[0].rule:
+                delivery = DeliveryId(event.id, event.content, rule.id, COMMAND, event.id)
+                result = self._ledger.commands.find_result(delivery, reply_instance=INSTANCE)
+                if result is not None and (sys_id := result.record.get("sys_id")):
+                    return ticket_entry(rule.target.table, sys_id).id
+        return None
+
+
+def _waits_for_servicenow(outcome: Outcome) -> bool:
+    waits = outcome.status is Status.RETRYING and outcome.reason is not None
+    return waits and outcome.reason not in _SOON and not _is_of_slack(outcome.reason)
+
+
+def _is_of_slack(reason: Reason | None) -> bool:
+    return reason is not None and reason.value.startswith("slack_")

@@ -1,0 +1,296 @@
+"""One command in one attempt: the ticket is looked up, and resolved under its own lease.
+
+The write is, to the rest of the system, an edit of a person's: what is known of a linked row's
+ticket stays as it was, and the app is told by a look of its own (inbound/sync.py).
+"""
+
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from function.connection.active import Connection
+from function.core.outcome import Failure, NotDone, Reason, Retryability, Status
+from function.failpoints import failpoint
+from function.ledger.inbox import ticket_entry
+from function.ledger.ledger import Ledger
+from function.ledger.records import IN_DOUBT_SECONDS
+from function.rules.budget import RenderBudget, RenderError
+from function.rules.command import NOTES, NUMBER, command_names, command_of
+from function.servicenow import Record, ServiceNowError, equals, is_sys_id, split_shown
+from function.targets.base import Result, Task
+from function.targets.command.decide import SentWrite, decide_end, read_sent
+from function.targets.command.lease import hold_ticket
+
+# A number is one ticket's; an instance that leaves a term of a query out gives others.
+TICKETS_MAX: Final = 5
+# Whoever waits for a command in doubt hears soon if it is done. It is not sent again before it is
+# certain that it is not.
+LOOK_SECONDS: Final = 10.0
+# What ServiceNow says no to is the person's to hear: trying again does not help, and the operators
+# have nothing to put right.
+_TOLD: Final = frozenset(
+    {
+        Reason.MISSING,
+        Reason.ACL,
+        Reason.BUSINESS_RULE,
+        Reason.DATA_POLICY,
+        Reason.REFUSED,
+        Reason.NOT_KEPT,
+    }
+)
+
+
+class CommandWork:
+    """One command in one attempt."""
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        connection: Connection,
+        ledger: Ledger,
+        lease_seconds: float,
+        heard_tables: Collection[str],
+    ) -> None:
+        self._task = task
+        self._rule = command_of(task.rule)
+        self._tables = connection.tables
+        self._instance = connection.instance_url
+        self._ledger = ledger
+        self._lease_seconds = lease_seconds
+        self._is_heard = self._rule.table in heard_tables
+        self._ahead = task.now - time.monotonic()
+        self._budget = RenderBudget()
+        self._notes = ""
+
+    def run(self) -> Result:
+        """Raises NotDone, LeaseLost, LedgerUnavailable."""
+        if not self._rule.table:
+            return Result(Status.UNCHANGED, None) if self._is_allowed(None) else _NOT_ALLOWED
+        desired = self._task.desired
+        assert desired is not None  # noqa: S101  # for the type checker: the engine has said what is desired
+        if NUMBER not in desired.fields:
+            return Result(Status.SKIPPED, Reason.NOT_UNDERSTOOD)
+        number, self._notes = desired.fields[NUMBER], desired.fields[NOTES]
+        self._task.record = replace(self._task.record, number=number, table=self._rule.table)
+        self._check_time()
+        try:
+            return self._work(number)
+        except ServiceNowError as error:
+            failure = error.failure
+            told = failure.retryability is Retryability.PERMANENT and failure.reason in _TOLD
+            if not told or self._sent is not None:
+                raise
+            return Result(Status.SKIPPED, failure.reason)
+
+    @property
+    def _sent(self) -> SentWrite | None:
+        return read_sent(self._task.record.last_sent)
+
+    def _clock(self) -> float:
+        """The ledger's clock, as it has gone on since the work began."""
+        return self._ahead + time.monotonic()
+
+    def _check_time(self) -> None:
+        """Raise NotDone where it is too late to begin: the person would hear nothing of it."""
+        expires_at = self._task.event.expires_at if self._task.event else None
+        if expires_at is not None and self._clock() > expires_at and self._sent is None:
+            hint = "the command was not worked on within 25 minutes; it is given up, and not done"
+            raise NotDone(Failure(Retryability.PERMANENT, Reason.GAVE_UP, hint))
+
+    def _work(self, number: str) -> Result:
+        found = self._find(number)
+        if found is None:
+            self._forget_sent()
+            return Result(Status.SKIPPED, Reason.MISSING)
+        self._remember(found)
+        if not self._rule.resolves:
+            return Result(Status.UNCHANGED, None) if self._is_allowed(found) else _NOT_ALLOWED
+        with hold_ticket(
+            self._ledger,
+            instance=self._instance,
+            table=self._rule.table,
+            sys_id=found["sys_id"],
+            lease_seconds=self._lease_seconds,
+            deadline=self._task.deadline,
+        ):
+            result = self._resolve(self._get(found["sys_id"]))
+            if result.status is Status.RESOLVED and self._is_heard:
+                # Whatever becomes of this process, the app is told.
+                self._ledger.inbox.put(ticket_entry(self._rule.table, found["sys_id"]))
+        return result
+
+    def _find(self, number: str) -> Record | None:
+        """The ticket *number*, with what people see. Raises ServiceNowError."""
+        rows = self._tables.find(
+            self._rule.table,
+            equals("number", number),
+            fields=self._rule.asked_columns,
+            limit=TICKETS_MAX,
+            deadline=self._task.deadline,
+            shown=True,
+        )
+        # A term that it does not understand, ServiceNow leaves out.
+        ours = [
+            row
+            for row in rows
+            if row.get("number", "").upper() == number and is_sys_id(row.get("sys_id", ""))
+        ]
+        return ours[0] if ours else None
+
+    def _get(self, sys_id: str) -> Record:
+        """The same ticket, looked at under its lease. Raises ServiceNowError."""
+        return self._tables.get(
+            self._rule.table,
+            sys_id,
+            fields=self._rule.asked_columns,
+            deadline=self._task.deadline,
+            shown=True,
+        )
+
+    # What the rule says
+
+    def _names(self, record: Record | None) -> dict[str, Any]:
+        assert self._task.event is not None  # noqa: S101  # for the type checker: a command is never only looked at
+        values, shown = split_shown(record) if record is not None else (None, None)
+        return command_names(
+            self._task.rule, self._task.event, notes=self._notes, values=values, shown=shown
+        )
+
+    def _is_allowed(self, record: Record | None) -> bool:
+        """Raises NotDone where that cannot be said."""
+        try:
+            return self._rule.is_allowed(self._names(record), self._budget)
+        except RenderError as unsaid:
+            raise NotDone(unsaid.failure) from None
+
+    def _wants_end(self, record: Record) -> bool:
+        """Raises NotDone where that cannot be said."""
+        try:
+            return self._rule.wants_end(self._names(record), self._budget)
+        except RenderError as unsaid:
+            raise NotDone(unsaid.failure) from None
+
+    def _close_fields(self, record: Record) -> dict[str, str]:
+        """Raises NotDone where that cannot be said."""
+        try:
+            return self._rule.close_fields(self._names(record), self._budget)
+        except RenderError as unsaid:
+            raise NotDone(unsaid.failure) from None
+
+    # The write
+
+    def _resolve(self, record: Record) -> Result:
+        """Resolve the ticket as it is in *record*. Raises NotDone, LeaseLost."""
+        self._remember(record)
+        decision = decide_end(self._rule.states, record, self._sent)
+        if decision is False:
+            self._forget_sent()
+            return Result(Status.RESOLVED, None)
+        if decision is True:
+            self._check_doubt()
+        self._forget_sent()
+        # Who may not is told nothing of the ticket.
+        if not self._is_allowed(record):
+            return _NOT_ALLOWED
+        if isinstance(decision, Reason):
+            return Result(Status.SKIPPED, decision)
+        if not self._wants_end(record):
+            return Result(Status.UNCHANGED, None)
+        return self._write(record, self._close_fields(record))
+
+    def _check_doubt(self) -> None:
+        """Raise in doubt while what was sent may still be done; it is looked for again then."""
+        sent = self._sent
+        wait = sent.until - self._clock() if sent is not None else 0.0
+        expires_at = self._task.event.expires_at if self._task.event else None
+        if wait <= 0 and sent is not None and expires_at is not None and self._clock() > expires_at:
+            # It is certain by now that it was not done, and too late to do it.
+            self._forget_sent()
+            self._check_time()
+        if wait > 0:
+            hint = "ServiceNow has not said whether the ticket is resolved; it is looked at again"
+            failure = Failure(
+                Retryability.IN_DOUBT,
+                Reason.IN_DOUBT,
+                hint,
+                retry_after_seconds=min(LOOK_SECONDS, wait),
+            )
+            raise ServiceNowError(failure)
+
+    def _write(self, record: Record, values: Mapping[str, str]) -> Result:
+        """Send *values*. Raises NotDone, LeaseLost."""
+        # Who is killed now has sent it by the end of the lease, if at all.
+        until = self._clock() + self._lease_seconds + IN_DOUBT_SECONDS
+        self._mark_sent(SentWrite(values["close_notes"], until))
+        self._task.save(self._task.record)
+        failpoint("before_call")
+        try:
+            answer = self._tables.update(
+                self._rule.table,
+                record["sys_id"],
+                values,
+                fields=self._rule.asked_columns,
+                deadline=self._task.deadline,
+            )
+            failpoint("after_call")
+        except ServiceNowError as error:
+            failpoint("after_call")
+            return self._judge(error, record, values)
+        return self._written(record, answer)
+
+    def _written(self, record: Record, answer: Record) -> Result:
+        """ServiceNow answered that the ticket is as in *answer* now."""
+        self._forget_sent()
+        state = answer.get("state", "")
+        label = self._rule.states.names.get(state, state)
+        self._remember({**record, **answer, "state:shown": label})
+        if state and state not in self._rule.states.ended:
+            # A business rule or an access control has set it back.
+            return Result(Status.SKIPPED, Reason.NOT_KEPT)
+        return Result(Status.RESOLVED, None)
+
+    def _judge(
+        self,
+        error: ServiceNowError,
+        record: Record,
+        values: Mapping[str, str],
+    ) -> Result:
+        """What an answer that is none, or a refusal, means. Raises ServiceNowError."""
+        failure = error.failure
+        if failure.retryability is Retryability.TRANSIENT:
+            # It was not sent, or certainly not done.
+            self._forget_sent()
+            raise error
+        if failure.retryability is Retryability.PERMANENT and failure.status == 403:
+            # A refusal may be of what comes after the write.
+            current = self._get(record["sys_id"])
+            self._remember(current)
+            sent = SentWrite(values["close_notes"], self._clock())
+            if decide_end(self._rule.states, current, sent) is False:
+                self._forget_sent()
+                return Result(Status.RESOLVED, None)
+        if failure.retryability is Retryability.PERMANENT:
+            self._forget_sent()
+            raise error
+        self._mark_sent(SentWrite(values["close_notes"], self._clock() + IN_DOUBT_SECONDS))
+        asked = max(LOOK_SECONDS, failure.retry_after_seconds or 0.0)
+        error.failure = replace(failure, retry_after_seconds=asked)
+        raise error
+
+    # What is known
+
+    def _remember(self, record: Record) -> None:
+        """Its person is told of the ticket as it is in *record*."""
+        self._task.record = replace(self._task.record, known=dict(record))
+
+    def _mark_sent(self, sent: SentWrite) -> None:
+        self._task.record = replace(self._task.record, last_sent=sent.to_mapping())
+
+    def _forget_sent(self) -> None:
+        """Nothing that was sent is in doubt any more."""
+        self._task.record = replace(self._task.record, last_sent={})
+
+
+_NOT_ALLOWED: Final = Result(Status.SKIPPED, Reason.NOT_ALLOWED)

@@ -1,0 +1,1 @@
+"""What a person is told in Slack of a command that is over."""
