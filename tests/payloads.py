@@ -10,6 +10,7 @@ from typing import Any, TypedDict, Unpack
 
 # Facts of the delivery that a test seldom cares for.
 CREATED_AT = "2026-03-04T05:06:07.123456"
+TRACE_ID = "00112233445566778899aabbccddeeff"
 
 
 class Over(TypedDict, total=False):
@@ -102,7 +103,7 @@ def envelope(table: str, op: str, old: object, new: object, **over: Unpack[Over]
                 {
                     "sampling_state": "1",
                     "span_id": "0123456789abcdef",
-                    "trace_id": "00112233445566778899aabbccddeeff",
+                    "trace_id": TRACE_ID,
                 },
             ),
         },

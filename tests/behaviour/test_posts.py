@@ -20,7 +20,7 @@ from function.core.outcome import Status
 from function.targets.post.client import BODY_BYTES_MAX
 from function.targets.post.guarded import CALLS_AT_ONCE
 from tests.answers import Answer, Seen, Server, http
-from tests.payloads import delete, insert, update
+from tests.payloads import TRACE_ID, delete, insert, update
 from tests.receiver import TAKEN, Receiver
 from tests.world import POST_SECRET, POST_TOKEN, ROW_TEXT, Answered, World, leaks, outage
 
@@ -323,7 +323,7 @@ def test_headers_are_those_of_the_rule() -> None:
         site.world.send(created(title=" Größe 🦀 "))
         [seen] = site.a.got
 
-        assert seen.headers["x-id"] == "e"
+        assert seen.headers["x-id"] == TRACE_ID
         assert seen.headers["authorization"] == f"Bearer {POST_TOKEN}"
         assert seen.headers["content-type"] == "text/plain"
         assert seen.headers["x-name"].encode("latin-1") == "Größe 🦀".encode()
