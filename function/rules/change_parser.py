@@ -23,6 +23,7 @@ CHANGE_OPS: Final = (Op.INSERT, Op.UPDATE, Op.DELETE)
 _ROWS_ONLY: Final[Mapping[str, str]] = {
     "each": "is for rules from hasura/…: a ticket is no list; leave it out",
     "trigger": "is for rules from hasura/…, and ServiceNow has no triggers; leave it out",
+    "data": "is for rules from hasura/… with a `post`; leave it out",
 }
 
 

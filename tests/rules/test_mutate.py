@@ -746,6 +746,15 @@ def test_only_a_rule_from_servicenow_has_a_mutation(source: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("key", ["each", "trigger", "data"])
+def test_a_rule_from_servicenow_is_refused_what_is_for_rows(key: str) -> None:
+    text = FILE.format(source="servicenow/incident") + f"    {key}: {{query: 'query {{ a }}'}}\n"
+    with pytest.raises(RulesError) as caught:
+        load_rules(text, environ={})
+
+    assert f"rules.yaml:7: rules[0].{key}: is for rules" in str(caught.value)
+
+
 def test_a_rule_has_a_ticket_or_a_mutation() -> None:
     text = FILE.format(source="cron/a") + "    ticket: {key: a, fields: {b: c}}\n"
     with pytest.raises(RulesError) as caught:
