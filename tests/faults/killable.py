@@ -34,7 +34,9 @@ def _end_here(place: failpoints.Failpoint) -> None:
             order.unlink()
         except FileNotFoundError:
             continue
-        (FOLDER / f"{what}-at-{place}.done").write_text(str(os.getpid()))
+        met = FOLDER / f"met-{os.getpid()}-{threading.get_ident()}"
+        met.write_text(str(os.getpid()))
+        met.rename(FOLDER / f"{what}-at-{place}.done")
         # To this thread: sent to the process, another one may take it, and this one goes on for a
         # moment.
         signal.pthread_kill(threading.get_ident(), sign)

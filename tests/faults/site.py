@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -52,6 +53,14 @@ def project_with(folder: Path, *, num_retries: int) -> Path:
             re.sub(r"num_retries: \d+", f"num_retries: {num_retries}", file.read_text())
         )
     return project
+
+
+def has_stopped(pid: int) -> bool:
+    """Whether that process is stopped, or ended."""
+    try:
+        return psutil.Process(pid).status() in {psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE}
+    except psutil.NoSuchProcess:
+        return True
 
 
 class Site:
@@ -287,7 +296,12 @@ class Site:
         return len(revoked)
 
     def wake(self) -> None:
-        """Wake every function that was stopped."""
+        """Wake every function that was stopped. One that has come to its place and not stopped yet
+        is waited for: woken before, it would stop for good."""
+        for file in self.folder.glob("stop-at-*.done"):
+            if pid := file.read_text():
+                self.until(partial(has_stopped, int(pid)))
+                file.write_text("")
         for function in self.functions:
             for process in [psutil.Process(function.pid), *psutil.Process(function.pid).children()]:
                 with suppress(psutil.NoSuchProcess):

@@ -1416,7 +1416,9 @@ class TestSearch:
             nonlocal writes
             while not stop.wait(0.02):  # before, between and behind what is being read
                 writes += 1
-                opened(instance, number=f"INC{random.choice([1, 5_010_000, 7_000_000])}-{writes}")
+                # Each that comes behind the last page, while that is read, costs one more.
+                places = [1, 5_010_000, 7_000_000] if writes < 20 else [1, 5_010_000]
+                opened(instance, number=f"INC{random.choice(places)}-{writes}")
                 instance.tables.update(
                     "incident", random.choice(there), {"category": f"c{writes}"}, by="admin"
                 )
