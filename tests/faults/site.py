@@ -328,11 +328,10 @@ class Site:
                 return
             time.sleep(0.02)
 
-    def let_lease_end(self) -> None:
-        """Whoever was killed or stopped keeps its key's lease for a while; that while
-        is over now."""
+    def let_lease_end(self, seconds: float = LEASE_SECONDS) -> None:
+        """Whoever was killed or stopped keeps its key's lease for *seconds*; they are over now."""
         self.until(lambda: self.servicenow.in_flight == 0)
-        self._pass(LEASE_SECONDS + 1.0)
+        self._pass(seconds + 1.0)
 
     def _pass(self, seconds: float) -> None:
         """Time goes by: what is committed late is committed when its time comes, and reads catch up

@@ -7,9 +7,12 @@ import psycopg
 import pytest
 
 from function.failpoints import FAILPOINTS
+from function.ledger.records import IN_DOUBT_SECONDS
 from tests.behaviour.test_adoption import ADOPTING
-from tests.faults.site import COMMITS_WITHIN_SECONDS, Site
+from tests.faults.site import COMMITS_WITHIN_SECONDS, LEASE_SECONDS, Site
 
+# A ticket that is no row's yet is kept for as long as its write may still commit, too.
+ADOPTION_LEASE_SECONDS = LEASE_SECONDS + IN_DOUBT_SECONDS
 WORDS = ("Checkout is slow", "Since noon")
 INSERT = (
     "INSERT INTO outages (id, title, severity, servicenow_sys_id) "
@@ -104,6 +107,7 @@ def test_killed_while_a_ticket_is_adopted_and_the_ledger_is_lost(
     for table in LOST:
         calm.sql(f"DELETE FROM servicenow.{table}")  # noqa: S608  # our own names
     calm.sql(WORSE, row)
+    calm.let_lease_end(ADOPTION_LEASE_SECONDS)
     calm.settle()
 
     assert said(calm, row) == [(ticket, "Checkout is down", WORDS[1], "3", "1")]
@@ -140,7 +144,7 @@ def test_killed_while_two_rows_name_one_ticket(
     ticket = born(calm)
     kill(calm, place, commits, row, ticket)
     calm.sql(INSERT, row + 1, ticket)
-    calm.let_lease_end()
+    calm.let_lease_end(ADOPTION_LEASE_SECONDS)
     calm.settle()
 
     assert sorted(len(said(calm, number)) for number in (row, row + 1)) == [0, 1]
