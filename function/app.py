@@ -318,10 +318,11 @@ class App:
         from function.sources.slack import KeptCommand, write_command  # noqa: PLC0415  # likewise
         from function.targets.reply.words import PROCESSING, write_message  # noqa: PLC0415  # for those who have Slack
 
+        name_event(identity, identity)
+        fields = {"command": command.name, "team": command.team_id, "user": command.user_id}
         refusal = refuse_command(command, self._settings, self._engine.rules.rules)
         if refusal:
             text, why = refusal
-            fields = {"command": command.name, "team": command.team_id, "user": command.user_id}
             log.warning("a command was refused: %s", why, extra=fields)
             return _shown(write_message(text))
         failpoint("received")
@@ -333,6 +334,7 @@ class App:
             log.error("a command may not have been taken: %s", error)  # noqa: TRY400  # the message is the whole story
             return _shown(write_message(UNCERTAIN))
         failpoint("accepted")
+        log.info("a command was taken", extra=fields)
         return _shown(write_message(PROCESSING))
 
     def _refused(self, status: int, message: str) -> Response:

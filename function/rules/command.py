@@ -12,7 +12,7 @@ from function.core.lifecycle import Lifecycle
 from function.core.step import DesiredState
 from function.core.values import truncate_field
 from function.rules.budget import RenderBudget
-from function.rules.evaluate import name_event
+from function.rules.evaluate import describe_event
 from function.rules.model import Rule, Rules, RuleTemplate, evaluate_condition
 from function.rules.template_values import RowImage
 
@@ -221,7 +221,7 @@ def command_names(
     row = event.new if isinstance(event.new, dict) else {}
     return {
         "row": RowImage(row, ()),
-        "event": name_event(event),
+        "event": describe_event(event),
         "env": rule.env,
         "notes": notes,
         "ticket": RowImage(dict(values), ()) if values is not None else RowImage(None, ()),

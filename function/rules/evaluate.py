@@ -87,7 +87,7 @@ class _Evaluation:
             "new": self.new_image,
             "op": event.op.value,
             "changed": _changed(self.old, self.new) if self._asks("changed") else [],
-            "event": _described(event),
+            "event": describe_event(event),
             "env": rule.env,
         }
 
@@ -329,11 +329,6 @@ class _Evaluation:
         return order
 
 
-def name_event(event: Event) -> dict[str, Json]:
-    """What templates read of the *event* itself."""
-    return _described(event)
-
-
 def _changed(old: "Row | None", new: "Row | None") -> list[str]:
     """The columns that changed; all of them where there is but one image."""
     if old is None or new is None:
@@ -350,7 +345,8 @@ def _is_same(one: Json, other: Json) -> bool:
     return canonical(one) == canonical(other)
 
 
-def _described(event: Event) -> dict[str, Json]:
+def describe_event(event: Event) -> dict[str, Json]:
+    """What templates read of the *event* itself."""
     schema, _, table = (
         event.source.removeprefix("hasura/").partition(".")
         if event.source[:7] == "hasura/"

@@ -14,7 +14,7 @@ from function.core.event import Event, Op
 from function.core.outcome import Failure, Reason, Retryability
 from function.core.values import Json, did_you_mean, text
 from function.rules.budget import RenderBudget, RenderError
-from function.rules.evaluate import name_event
+from function.rules.evaluate import describe_event
 from function.rules.model import Rule, Rules, RuleTemplate
 from function.rules.template_values import RowImage
 
@@ -114,7 +114,7 @@ def _names(expression: RuleTemplate, event: Event, env: dict[str, str]) -> dict[
         "old": old_image,
         "new": new_image,
         "op": event.op.value,
-        "event": name_event(event),
+        "event": describe_event(event),
         "env": env,
     }
 

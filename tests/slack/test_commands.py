@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from function.ledger.ticket_syncs import SyncBegun
+from function.log import EventFields
 from tests.slack.desk import RULES, SlackWorld
 from tests.world import SIGNING_SECRET
 
@@ -128,6 +129,22 @@ def test_another_workspace_is_refused_in_private_and_in_the_log(
     with SlackWorld() as world, caplog.at_level(logging.WARNING):
         assert "workspace may not" in refused(world, team_id="T0OTHER")
         assert "its workspace is not among SLACK_ALLOWED_TEAMS" in caplog.text
+
+
+def test_a_command_has_one_id_in_the_log_from_its_acceptance_to_its_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with (
+        SlackWorld() as world,
+        caplog.at_level(logging.INFO, logger="function"),
+        caplog.filtering(EventFields()),
+    ):
+        world.type(f"/ops-resolve {numbered(world)}")
+        [identity] = [entry["id"] for entry in world.inbox]
+        world.work()
+
+        said = {record.getMessage(): record.__dict__.get("event") for record in caplog.records}
+        assert said["a command was taken"] == said["delivered"] == identity
 
 
 def test_without_a_workspace_set_every_command_is_refused() -> None:
