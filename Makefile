@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 # A target whose line has a comment after two number signs is listed by `make help`.
-.PHONY: run help test soak rounds burst lint format types check clean
+.PHONY: run help test soak rounds burst hanging lint format types check clean
 
 run: .venv/run  ## Start PostgreSQL, Hasura's delivery, a small ServiceNow and the function; show a tour
 	$(BIN)/python -m sandbox
@@ -27,6 +27,10 @@ rounds: .venv/test  ## Edit rows and tickets from both sides through hundreds of
 # COMMANDS=100 SEED=7 make it another one.
 burst: .venv/test  ## Type 500 slash commands at once, kill a function half-way; count lost and doubled ones
 	$(BIN)/python -m tests.faults.burst $(if $(COMMANDS),--commands $(COMMANDS)) $(if $(SEED),--seed $(SEED)) $(BURST)
+
+# ROWS=200 makes it a smaller one.
+hanging: .venv/test  ## Send rows to tickets and to a system that hangs; compare the tickets' times with those without
+	$(BIN)/python -m tests.faults.hanging_target $(if $(ROWS),--rows $(ROWS)) $(HANGING)
 
 lint: .venv/test  ## Look for mistakes (ruff)
 	$(BIN)/ruff check .

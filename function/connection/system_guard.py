@@ -37,7 +37,8 @@ class SystemGuard:
     """What a process knows of one system behind *breaker*. Threads share it.
 
     *credential* gives what stands in the ledger for what the calls sign in with. While nothing is
-    wrong the ledger is asked every *ask_seconds*.
+    wrong the ledger is asked every *ask_seconds*. While another's probe is under way a call waits
+    *probe_wait_seconds* for what it finds out.
     """
 
     def __init__(
@@ -46,11 +47,13 @@ class SystemGuard:
         *,
         credential: Callable[[], str],
         ask_seconds: float = ASK_SECONDS,
+        probe_wait_seconds: float = WAIT_SECONDS,
     ) -> None:
         self._breaker = breaker
         self._find_credential = credential
         self._asking = threading.Lock()
         self._ask_seconds = ask_seconds
+        self._probe_wait_seconds = probe_wait_seconds
         self._asked_at: float | None = None
         # What is known of failures; they are counted, so that a call that was sent before one of
         # them proves nothing.
@@ -76,7 +79,7 @@ class SystemGuard:
                 if permit.wait_seconds <= 0 and not permit.held:
                     return None
                 self._is_troubled = True
-        patience = Deadline.after(min(WAIT_SECONDS, deadline.left()))
+        patience = Deadline.after(min(self._probe_wait_seconds, deadline.left()))
         while True:
             permit = permit or self._request_permit(deadline)
             if permit.wait_seconds <= 0:

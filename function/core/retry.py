@@ -7,6 +7,8 @@ from typing import Final
 # under an hour, so that its end is noticed within one.
 BASE_SECONDS: Final = 5.0
 CAP_SECONDS: Final = 3600.0
+# Who was asked to wait longer than this is not kept longer still.
+SPREAD_SECONDS_MAX: Final = 300.0
 
 
 def backoff_seconds(attempt: int, jitter: float) -> float:
@@ -20,9 +22,15 @@ def backoff_seconds(attempt: int, jitter: float) -> float:
 
 
 def wait_seconds(attempt: int, jitter: float, *, at_least: float = 0.0) -> float:
-    """The wait before the next attempt: the back-off, but never less than what was asked for
-    (*at_least*)."""
-    return max(at_least, backoff_seconds(attempt, jitter))
+    """The wait before the next attempt: what was asked for (*at_least*), and jitter on top of it.
+
+    All that wait for one moment, the end of a hold say, would come back together: they come within
+    as long as they waited, or the back-off where that is longer.
+    """
+    spread_seconds = max(
+        backoff_seconds(attempt, jitter), min(at_least, SPREAD_SECONDS_MAX) * jitter
+    )
+    return at_least + spread_seconds
 
 
 def retry_after(seconds: float) -> int:

@@ -26,6 +26,9 @@ CALLS_AT_ONCE: Final = 16
 TURN_SECONDS: Final = 1.0
 # It does not wait at all where one of them has been under way for so long: that target hangs.
 SLOW_SECONDS: Final = 2.0
+# A probe of a target that works again is answered by then. One that hangs is waited for by nobody:
+# each that waits keeps one of Hasura's calls.
+PROBE_WAIT_SECONDS: Final = 0.2
 # Within that time a probe has told what it found out, unless its process was killed.
 _PROBE_SECONDS: Final = TIMEOUT_SECONDS_MAX + 5.0
 
@@ -87,7 +90,12 @@ class GuardedTarget:
             auth_hold_seconds=0.0,  # there is no hold on a credential
             probe_seconds=_PROBE_SECONDS,
         )
-        self._guard = SystemGuard(breaker, credential=lambda: "", ask_seconds=ask_seconds)
+        self._guard = SystemGuard(
+            breaker,
+            credential=lambda: "",
+            ask_seconds=ask_seconds,
+            probe_wait_seconds=PROBE_WAIT_SECONDS,
+        )
         self._slots = CallSlots(calls_at_once)
 
     def close(self) -> None:
