@@ -222,6 +222,8 @@ class Tour:
         if self._worked_on:
             print(f"One, to work on:            {self._incidents}/{self._worked_on}")
         print(f"What other systems got:     {world.receiver.url}/")
+        for variable, system in world.stand_ins.items():
+            print(f"  {variable} is".ljust(28) + f"{world.receiver.url}/systems/{system}")
         if world.slack is not None:
             print(f"Slack, to type commands:    {world.slack.url}/")
             for usage in world.commands:
@@ -232,7 +234,8 @@ class Tour:
             ".venv/bin/activate"
         )
         if has_own_tables:
-            print(f"For SQL:                    {psql}", flush=True)
+            print(f"For SQL:                    {psql}")
+            print("".join(f"\n{line}" for line in world.suggestions), flush=True)
             return
         print("A row of your own, to paste, and what the app then knows of its ticket:\n")
         for statement in (PASTE, LOOK, COMMENTS):
