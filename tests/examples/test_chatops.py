@@ -195,7 +195,7 @@ def test_an_incident_of_high_priority_is_a_row_and_the_agent_is_called_once(
         "incidentId": incident["number"],
         "action": "created",
         "priority": told,
-        "title": "Payments & refunds <fail>",
+        "title": f"{incident['number']}: Payments & refunds <fail>",
         "description": "Since 08:02.",
         "service": "unknown",
         "data": {"outage": row["id"], "severity": row["severity"]},
@@ -246,7 +246,7 @@ def test_the_call_has_the_signature_that_an_independent_hmac_gives(run: AgentRun
     mac = hmac.new(run.environ["AGENT_SECRET"].encode(), signed, hashlib.sha256)
     assert call.headers["x-amzn-event-signature"] == base64.b64encode(mac.digest()).decode()
     assert call.headers["content-type"] == "application/json"
-    assert call.json["title"] == "Müller's “mail” is 📭"
+    assert call.json["title"].endswith(": Müller's “mail” is 📭")
 
 
 def test_a_notification_that_comes_twice_and_events_that_come_again_are_one_call(
@@ -264,7 +264,11 @@ def test_a_notification_that_comes_twice_and_events_that_come_again_are_one_call
     events = run.sql(again.format(of_row), incident["number"])
     run.settle()
 
-    assert events
+    answers = run.sql(
+        "SELECT status FROM hdb_catalog.event_invocation_logs WHERE event_id = ANY(%s)",
+        [event["id"] for event in events],
+    )
+    assert [answer["status"] for answer in answers] == [200] * 2 * len(events)
     assert len(run.rows_of(incident)) == 1
     assert len(run.calls(incident["number"])) == 1
 
@@ -324,6 +328,25 @@ def test_an_outage_of_the_app_has_one_incident_and_one_call(run: AgentRun) -> No
     assert len(run.sql("SELECT 1 FROM outages WHERE title = 'Checkout is down'")) == 1
     [call] = run.calls(row["ticket_number"])
     assert (call.json["priority"], call.json["data"]["outage"]) == ("CRITICAL", row["id"])
+
+
+def test_an_outage_whose_incident_a_person_raises_calls_the_agent_then_and_only_once(
+    run: AgentRun,
+) -> None:
+    number = run.open_outage("Invoices are wrong")["ticket_number"]
+    run.settle()
+    before = run.calls(number)
+    run.play(f"{number}/change", urgency="1", was_urgency="2")
+    wait_for(lambda: run.calls(number))
+    run.settle()
+    run.play(f"{number}/change", urgency="2", was_urgency="1")
+    run.settle()
+    run.play(f"{number}/change", impact="1", was_impact="2", urgency="1", was_urgency="2")
+    run.settle()
+
+    assert before == []
+    [call] = run.calls(number)
+    assert call.json["priority"] == "HIGH"
 
 
 def test_an_outage_of_the_app_that_is_made_worse_calls_the_agent_then_and_only_once(

@@ -20,7 +20,7 @@ CREATE TABLE public.outages (
     resolution        text,
     -- What only ServiceNow says.
     ticket_number     text,
-    -- 1 or 2, as ServiceNow stores it, once it is as high as that: what the agent is called for. It stays.
+    -- As ServiceNow stores it, once it is 1 or 2: what the agent is called for. It is never null again.
     priority          text CHECK (priority IN ('1', '2')),
     -- Of an outage that began as an incident: which one. Unique, so that it begins once.
     servicenow_sys_id text UNIQUE,
