@@ -4,10 +4,13 @@ is to be tried."""
 from pathlib import Path
 
 import pytest
+import requests
 
 from function.rules.signature import find_secret_fault
+from sandbox.receiver import Receiver
 from sandbox.stand_ins import find_systems, make_secrets
 from sandbox.suggestions import SuggestionsError, read_suggestions
+from sandbox.tour import PostLog
 from tests.sandbox.test_run import run
 
 RULES = """
@@ -95,3 +98,19 @@ def test_a_project_that_names_what_there_is_not_is_told_so(
     with pytest.raises(SuggestionsError) as refused:
         read_suggestions(tmp_path, {"psql": "", "slack": ""})
     assert said in str(refused.value)
+
+
+def test_a_run_shows_what_the_systems_get_once_each_as_it_comes() -> None:
+    with Receiver(("agent",)) as receiver:
+        url, headers = receiver.url_of("agent"), {"webhook-id": "first"}
+        requests.post(url, b"{}", headers=headers, timeout=5)
+        posts = PostLog(receiver)
+        receiver["agent"].arm("status", status=503)
+        for webhook_id in ("second", "third"):
+            requests.post(url, b"{}", headers={"webhook-id": webhook_id}, timeout=5)
+
+        assert posts.news() == ["post: agent second -> 503", "post: agent third -> 200"]
+        assert posts.news() == []
+        receiver["agent"].forget()
+        requests.post(url, b"{}", headers=headers, timeout=5)
+        assert posts.news() == ["post: agent first -> 200"]
