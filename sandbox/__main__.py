@@ -16,6 +16,7 @@ import psycopg
 from function.hasura.metadata import MetadataError
 from sandbox.catalog import InconsistentMetadata
 from sandbox.parts import FunctionNotStartedError, UnknownTableError, World
+from sandbox.suggestions import SuggestionsError
 from sandbox.tour import Tour, TourStuckError
 
 PORTS: Final = (
@@ -88,6 +89,7 @@ def main() -> int:
         FunctionNotStartedError,
         InconsistentMetadata,
         MetadataError,
+        SuggestionsError,
         TourStuckError,
         UnknownTableError,
     ) as why:

@@ -35,6 +35,8 @@ from sandbox.postgresql import PostgreSQL
 from sandbox.receiver import SYSTEMS, Receiver
 from sandbox.servicenow import ServiceNow
 from sandbox.slack import TEAM, Slack
+from sandbox.stand_ins import find_systems, make_secrets
+from sandbox.suggestions import read_suggestions
 
 HERE: Final = Path(__file__).resolve().parent.parent
 SOURCE: Final = "sandbox"
@@ -67,7 +69,6 @@ class World:
         self.port: int = asked.port
         self.instance = ServiceNow(port=asked.servicenow_port)
         self.mailbox = Mailbox(port=asked.mail_port)
-        self.receiver = Receiver(SYSTEMS, port=asked.receiver_port)
         self.secret = secrets.token_hex(16)
         self._webhook_secret = secrets.token_hex(16)
         self._admin_secret = secrets.token_hex(16)
@@ -78,6 +79,13 @@ class World:
         self._slack_port: int = asked.slack_port
         self._own_rules = Path(asked.rules).resolve() if asked.rules else None
         self._project = Path(asked.project).resolve() if asked.project else HERE / "hasura"
+        text = _read(self._own_rules) if self._own_rules else ""
+        own = [f"SYSTEM_{name.upper()}_URL" for name in SYSTEMS]
+        # By variable, the system of the receiver that stands in for a target of the rules.
+        self.stand_ins = find_systems(text, {**dict.fromkeys(own, ""), **os.environ})
+        self._made_secrets = make_secrets(text, os.environ)
+        systems = dict.fromkeys([*SYSTEMS, *self.stand_ins.values()])
+        self.receiver = Receiver(list(systems), port=asked.receiver_port)
         self._open = ExitStack()
 
     def __enter__(self) -> "World":
@@ -134,9 +142,14 @@ class World:
 
     @property
     def environ(self) -> dict[str, str]:
-        """What rules may name under `env:`: this shell's variables, and the addresses of the
-        receiver's systems where the shell does not say others."""
-        return {**self.receiver.environ, **os.environ}
+        """What rules may name under `env:`: this shell's variables, and what stands in for those
+        that it does not set."""
+        return {**self._stand_in_environ, **os.environ}
+
+    @property
+    def _stand_in_environ(self) -> dict[str, str]:
+        systems = {name: self.receiver.url_of(system) for name, system in self.stand_ins.items()}
+        return {**self.receiver.environ, **systems, **self._made_secrets}
 
     @property
     def commands(self) -> list[str]:
@@ -147,6 +160,21 @@ class World:
         except (RulesError, OSError):
             return []
         return [write_usage(command_of(rule)) for rule in rules_with_commands(rules)]
+
+    @property
+    def suggestions(self) -> list[str]:
+        """What the project says is to be tried here, line by line."""
+        return read_suggestions(
+            self._project,
+            {
+                "psql": str(self.folder / "psql"),
+                "incidents": f"{self.instance.url}/incidents",
+                "receiver": self.receiver.url,
+                "slack": f"{self.slack.url}/" if self.slack else "",
+                "graphql": self.graphql_url,
+                "admin_secret": self._admin_secret,
+            },
+        )
 
     @property
     def log(self) -> Path:
@@ -207,7 +235,7 @@ class World:
             **self._slack_settings(),
             **QUICK,
         }
-        shown = {**self.receiver.environ, **settings}
+        shown = {**self._stand_in_environ, **settings}
         (self.folder / SETTINGS).write_text(
             "".join(f"{name}={shlex.quote(value)}\n" for name, value in shown.items())
         )
@@ -274,6 +302,14 @@ class World:
 def switch_on(rules: str) -> str:
     """The text of a rules file with the number sign taken away before each line of a rule."""
     return _SWITCHED_OFF.sub(r"\1", rules)
+
+
+def _read(rules: Path) -> str:
+    """The text of a rules file; of one that cannot be read, which the function says, nothing."""
+    try:
+        return rules.read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _free_port() -> int:

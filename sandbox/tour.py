@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from sandbox.loopback import DIRECT
 from sandbox.notifier import SentNotification
 from sandbox.parts import SETTINGS, World
+from sandbox.receiver import Receiver
 from sandbox.slack import Slack
 
 STATES: Final = {
@@ -222,6 +223,8 @@ class Tour:
         if self._worked_on:
             print(f"One, to work on:            {self._incidents}/{self._worked_on}")
         print(f"What other systems got:     {world.receiver.url}/")
+        for variable, system in world.stand_ins.items():
+            print(f"  {variable} is".ljust(28) + f"{world.receiver.url}/systems/{system}")
         if world.slack is not None:
             print(f"Slack, to type commands:    {world.slack.url}/")
             for usage in world.commands:
@@ -232,7 +235,8 @@ class Tour:
             ".venv/bin/activate"
         )
         if has_own_tables:
-            print(f"For SQL:                    {psql}", flush=True)
+            print(f"For SQL:                    {psql}")
+            print("".join(f"\n{line}" for line in world.suggestions), flush=True)
             return
         print("A row of your own, to paste, and what the app then knows of its ticket:\n")
         for statement in (PASTE, LOOK, COMMENTS):
@@ -240,12 +244,13 @@ class Tour:
 
     def watch(self) -> None:
         """Stay until the function ends, and show each call to ServiceNow, each notification, each
-        command with its answers, and each mail as it comes."""
+        command with its answers, what other systems get, and each mail as it comes."""
         world = self._world
         print("\nCalls and mails are shown as they come. Ctrl-C ends it.", flush=True)
         world.instance.forget()
         mails, notifications = len(world.mailbox.messages), len(world.notifications)
         chat = _ChatLog(world.slack)
+        posts = PostLog(world.receiver)
         while world.function.poll() is None:
             time.sleep(0.3)
             for call in world.instance.take_calls():
@@ -257,7 +262,7 @@ class Tour:
                 notifications += 1
                 table = sent.notification.fields["table"]
                 print(f"notification: {table} -> {said_of(sent)}", flush=True)
-            for line in chat.news():
+            for line in (*posts.news(), *chat.news()):
                 print(line, flush=True)
             for message in world.mailbox.messages[mails:]:
                 mails += 1
@@ -273,6 +278,28 @@ class Tour:
             *(text.get_content().splitlines() if text else []),
         ]:
             print(f"    {line}".rstrip())
+
+
+class PostLog:
+    """What the receiver's systems get, line by line."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._systems = receiver.systems.values()
+        # When the last one that was shown of each arrived: numbers begin anew where a person has a
+        # system forget.
+        self._shown = dict.fromkeys(receiver.systems, 0.0)
+        self.news()
+
+    def news(self) -> list[str]:
+        """What has come since the last time of asking."""
+        lines = []
+        for system in self._systems:
+            for request in system.received:
+                if request.at > self._shown[system.name]:
+                    self._shown[system.name] = request.at
+                    answer = request.status or "no answer"
+                    lines.append(f"post: {system.name} {request.webhook_id} -> {answer}")
+        return lines
 
 
 class _ChatLog:

@@ -109,6 +109,9 @@ def test_check_says_nothing_of_slack_where_all_is_set(shell: Shell, postgresql: 
         SERVICENOW_WEBHOOK_SECRETS="planted-nowhere-else",
         SLACK_SIGNING_SECRET=SIGNING_SECRET,
         SLACK_ALLOWED_TEAMS="T0123ABCD",
+        AGENT_URL="https://agent.example.com/hook",
+        AGENT_SECRET="planted-nowhere-else",
+        SLACK_CHANNEL_URL="https://hooks.slack.com/services/T0/B0/planted",
     )
 
     assert (ran.status, ran.err) == (0, "")
