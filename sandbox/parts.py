@@ -25,6 +25,8 @@ from function.cli.business_rule import watched_tables
 from function.ledger.database import Database
 from function.rules.command import command_of, rules_with_commands, write_usage
 from function.rules.loader import RulesError, load_rules
+from function.rules.model import Rules
+from function.rules.ticket import rules_with_tickets, ticket_of
 from sandbox.catalog import migrate
 from sandbox.graphql import PATH
 from sandbox.hasura import Hasura
@@ -42,6 +44,7 @@ HERE: Final = Path(__file__).resolve().parent.parent
 SOURCE: Final = "sandbox"
 LOG: Final = "function.log"
 SETTINGS: Final = "settings.env"
+# In a Hasura project: what a reader may try with its tables.
 START_SECONDS_MAX: Final = 30.0
 # A process that is killed keeps its lease for DEADLINE + TIMEOUT + 10 s: short here, so that the
 # tour is.
@@ -155,10 +158,7 @@ class World:
     def commands(self) -> list[str]:
         """How each slash command of the rules is written; none where they cannot be read, which the
         function says."""
-        try:
-            rules = load_rules(self._rules.read_text("utf-8"), environ=self.environ)
-        except (RulesError, OSError):
-            return []
+        rules = self._read_rules()
         return [write_usage(command_of(rule)) for rule in rules_with_commands(rules)]
 
     @property
@@ -175,6 +175,12 @@ class World:
                 "admin_secret": self._admin_secret,
             },
         )
+
+    @property
+    def other_tables(self) -> list[str]:
+        """The tables, beside incidents, in which the rules make tickets: these have no pages."""
+        tables = {ticket_of(rule).table for rule in rules_with_tickets(self._read_rules())}
+        return sorted(tables - {"incident"})
 
     @property
     def log(self) -> Path:
@@ -252,6 +258,13 @@ class World:
             return subprocess.Popen(
                 command, cwd=HERE, env=environ, stdout=log, stderr=log, start_new_session=True
             )
+
+    def _read_rules(self) -> Rules:
+        """Without any where they cannot be read, which the function says."""
+        try:
+            return load_rules(self._rules.read_text("utf-8"), environ=self.environ)
+        except (RulesError, OSError):
+            return Rules((), "")
 
     def _slack_settings(self) -> dict[str, str]:
         if self.slack is None:

@@ -44,6 +44,9 @@ LOOK: Final = (
     "SELECT id, title, status, number, state FROM outages LEFT JOIN ticket_outage USING (id)"
 )
 COMMENTS: Final = "SELECT outage_id, author, body FROM outage_comments"
+# What is shown of records that have no page.
+SHOWN: Final = "number,state,short_description,close_code,close_notes"
+NEWEST: Final = "correlation_idISNOTEMPTY^ORDERBYDESCnumber"
 PASTE: Final = "INSERT INTO outages (title, severity) VALUES ('Login is slow', 'major')"
 
 
@@ -222,6 +225,8 @@ class Tour:
         print(f"\nThe incidents, to look at:  {self._incidents}")
         if self._worked_on:
             print(f"One, to work on:            {self._incidents}/{self._worked_on}")
+        for table in world.other_tables:
+            print(f"{f'Records of {table}:':27} {self._write_query(table)}")
         print(f"What other systems got:     {world.receiver.url}/")
         for variable, system in world.stand_ins.items():
             print(f"  {variable} is".ljust(28) + f"{world.receiver.url}/systems/{system}")
@@ -241,6 +246,16 @@ class Tour:
         print("A row of your own, to paste, and what the app then knows of its ticket:\n")
         for statement in (PASTE, LOOK, COMMENTS):
             print(f'{psql} -c "{statement}"', flush=True)
+
+    def _write_query(self, table: str) -> str:
+        """The command that asks for the records of *table* as people see them, to be pasted."""
+        instance = self._world.instance
+        query = urlencode(
+            {"sysparm_display_value": "true", "sysparm_fields": SHOWN, "sysparm_query": NEWEST},
+            safe=",",
+        )
+        address = f"{instance.url}/api/now/table/{table}?{query}"
+        return f"curl -u {instance.username}:{instance.password} '{address}'"
 
     def watch(self) -> None:
         """Stay until the function ends, and show each call to ServiceNow, each notification, each

@@ -233,6 +233,15 @@ def test_the_project_of_the_two_way_example_is_in_order_with_its_rules() -> None
     assert (sentences(found.faults), sentences(found.warnings)) == ([], [])
 
 
+def test_the_project_of_the_itsm_example_is_in_order_with_its_rules() -> None:
+    example = rules.load_rules((HERE / "examples" / "itsm.yaml").read_text("utf-8"), environ={})
+
+    found = check_triggers(read_metadata(HERE / "examples/itsm"), example, deadline_seconds=50)
+
+    assert (found.event_triggers, found.cron_triggers) == (3, 1)
+    assert (sentences(found.faults), sentences(found.warnings)) == ([], [])
+
+
 def test_the_engine_of_the_compose_file_has_every_variable_that_the_project_names() -> None:
     services = yaml.safe_load((HERE / "docker-compose.yaml").read_text("utf-8"))["services"]
     found = read_metadata(HERE / "hasura")

@@ -1,6 +1,8 @@
 """`make run` with rules of one's own. With those that are shipped it is tried in
 tests/test_readme.py, with those of the example in tests/two_way/test_example.py."""
 
+import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.parts import switch_on
+from sandbox.suggestions import FILE
 from tests.processes import HERE
 
 
@@ -70,3 +73,38 @@ def test_rules_may_name_the_systems_of_the_receiver_that_is_started_with_them(
 
     assert (ran.returncode, ran.stderr) == (0, "")
     assert "What other systems got:     http://127.0.0.1:" in ran.stdout
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project with nothing to try."""
+    project = tmp_path / "project"
+    shutil.copytree(HERE / "examples" / "itsm", project)
+    (project / FILE).unlink()
+    return project
+
+
+def test_what_a_project_has_to_try_is_printed(project: Path) -> None:
+    (project / FILE).write_text("-- A meeting.\nINSERT INTO meetings (title) VALUES ('X');\n")
+
+    ran = run("--rules=examples/itsm.yaml", f"--project={project}")
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "/psql\n\n-- A meeting.\nINSERT INTO" in ran.stdout
+
+
+def test_a_project_may_have_nothing_to_try(project: Path) -> None:
+    ran = run("--rules=examples/itsm.yaml", f"--project={project}")
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.rstrip().endswith("/psql")
+
+
+def test_records_that_have_no_page_are_shown_by_a_command(project: Path) -> None:
+    with_changes = run("--rules=examples/itsm.yaml", f"--project={project}").stdout
+    without = run("--rules=rules.yaml").stdout
+
+    assert re.findall(r"^Records of (\w+): +curl -u ", with_changes, re.MULTILINE) == [
+        "change_request"
+    ]
+    assert "Records of" not in without
