@@ -1,6 +1,6 @@
 """The agent of examples/chatops.yaml, as `make run RULES_FILE=examples/chatops.yaml
 PROJECT=examples/chatops` runs it: it is called once for each incident of high priority, and what it
-found is resolved from Slack. The commands alone are tried in tests/slack/test_example.py."""
+found is resolved from Slack. The commands alone are tried in tests/examples/test_slack.py."""
 
 import base64
 import hashlib
@@ -18,9 +18,8 @@ from typing import Any
 import pytest
 import requests
 
+from tests.examples.run import ChatRun, wait_for
 from tests.processes import HERE
-from tests.slack.test_example import ChatRun
-from tests.two_way.test_example import wait_for
 
 OUTAGE = "INSERT INTO outages (title, details, severity) VALUES (%s, 'In SQL.', %s) RETURNING id"
 FINDING = """

@@ -3,30 +3,16 @@ PROJECT=examples/dispatcher` runs it: a change reaches the systems that it is fo
 
 import base64
 import json
-import os
-import re
-import shlex
-import signal
-import socket
-import subprocess
-import sys
-import threading
 import time
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 import requests
-from psycopg.rows import dict_row
 
-from sandbox.__main__ import PORTS
-from tests.processes import HERE
+from tests.examples.run import COME_SECONDS_MAX, Run
 
-START_SECONDS_MAX = 60.0
-COME_SECONDS_MAX = 20.0
 SYSTEMS = "abcd"
 ACCOUNT = "INSERT INTO accounts (name, email, vin) VALUES (%s, %s, %s) RETURNING id"
 SUBSCRIPTION = (
@@ -35,57 +21,15 @@ SUBSCRIPTION = (
 MESSAGE = "INSERT INTO events (message) VALUES (%s) RETURNING id"
 
 
-class Run:
-    """A `make run` with the example's rules and project, from enter to exit."""
+class DispatcherRun(Run):
+    """An app, and four systems that are told of it."""
 
-    def __enter__(self) -> "Run":
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        ports = dict.fromkeys((variable for _, variable, _, _ in PORTS), "0")
-        own = {
-            "RULES_FILE": "examples/dispatcher.yaml",
-            "PROJECT": "examples/dispatcher",
-            "PORT": str(port),
-        }
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "sandbox"],
-            cwd=HERE,
-            env={**os.environ, **ports, **own},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        assert self._process.stdout is not None
-        # One that never comes up says no more.
-        too_late = threading.Timer(START_SECONDS_MAX, self._process.kill)
-        too_late.daemon = True
-        too_late.start()
-        printed = ""
-        while "Ctrl-C" not in printed:
-            line = self._process.stdout.readline()
-            assert line, printed
-            printed += line
-        too_late.cancel()
-        [settings] = re.findall(r"set -a; \. (\S+);", printed)
-        self.environ = dict(
-            line.split("=", 1) for line in shlex.split(Path(settings).read_text("utf-8"))
-        )
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.send_signal(signal.SIGINT)
-        self._process.communicate(timeout=30)
+    def __init__(self) -> None:
+        super().__init__("dispatcher")
 
     @property
     def receiver(self) -> str:
         return self.environ["SYSTEM_A_URL"].removesuffix("/hooks/a")
-
-    def sql(self, statement: str, *values: object) -> list[dict[str, Any]]:
-        url = self.environ["DATABASE_URL"]
-        with psycopg.connect(url, row_factory=dict_row) as connection:
-            cursor = connection.execute(statement, values)
-            return cursor.fetchall() if cursor.description else []
 
     def insert(self, statement: str, *values: object) -> str:
         [row] = self.sql(statement, *values)
@@ -129,13 +73,13 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def run() -> Iterator[Run]:
-    with Run() as run:
+def run() -> Iterator[DispatcherRun]:
+    with DispatcherRun() as run:
         yield run
 
 
 @pytest.fixture
-def account(run: Run) -> str:
+def account(run: DispatcherRun) -> str:
     """An account with two subscriptions, of which everybody has been told."""
     account = run.insert(ACCOUNT, "Ada & Söhne", "ada@example.com", "WVW123")
     run.insert(SUBSCRIPTION, account, "basic", "active")
@@ -145,7 +89,7 @@ def account(run: Run) -> str:
 
 
 @pytest.fixture
-def subscription(run: Run, account: str) -> str:
+def subscription(run: DispatcherRun, account: str) -> str:
     subscription = run.insert(SUBSCRIPTION, account, "extra", "active")
     run.forget()
     return subscription
@@ -163,7 +107,7 @@ def subscription(run: Run, account: str) -> str:
     ],
 )
 def test_a_message_about_an_account_reaches_its_systems_and_no_other(
-    run: Run, account: str, event_type: str, told: dict[str, int]
+    run: DispatcherRun, account: str, event_type: str, told: dict[str, int]
 ) -> None:
     run.say(event_type, account)
 
@@ -172,21 +116,25 @@ def test_a_message_about_an_account_reaches_its_systems_and_no_other(
 
 @pytest.mark.parametrize("event_type", ["Create_Subscription", "Update_Subscription"])
 def test_a_message_about_a_subscription_reaches_its_systems_and_no_other(
-    run: Run, subscription: str, event_type: str
+    run: DispatcherRun, subscription: str, event_type: str
 ) -> None:
     run.say(event_type, subscription)
 
     assert run.counts() == {"b": 1, "d": 1}
 
 
-def test_a_message_carries_its_own_correlation_id_to_every_system(run: Run, account: str) -> None:
+def test_a_message_carries_its_own_correlation_id_to_every_system(
+    run: DispatcherRun, account: str
+) -> None:
     run.say("Update_Account", account, **{"X-CorrelationId": "c-77"})
     run.settle()
 
     assert {run.got(name)[0]["headers"]["x-correlationid"] for name in "abc"} == {"c-77"}
 
 
-def test_a_message_without_one_has_one_and_the_same_everywhere(run: Run, account: str) -> None:
+def test_a_message_without_one_has_one_and_the_same_everywhere(
+    run: DispatcherRun, account: str
+) -> None:
     run.say("Update_Account", account)
     run.settle()
 
@@ -194,7 +142,9 @@ def test_a_message_without_one_has_one_and_the_same_everywhere(run: Run, account
     assert len(correlation_id) > 8
 
 
-def test_b_gets_the_whole_account_and_c_what_it_wants_of_it(run: Run, account: str) -> None:
+def test_b_gets_the_whole_account_and_c_what_it_wants_of_it(
+    run: DispatcherRun, account: str
+) -> None:
     run.say("Update_Account", account)
     run.settle()
 
@@ -216,14 +166,16 @@ def test_b_gets_the_whole_account_and_c_what_it_wants_of_it(run: Run, account: s
     }
 
 
-def test_of_an_account_that_is_gone_those_are_not_told_that_need_what_it_says(run: Run) -> None:
+def test_of_an_account_that_is_gone_those_are_not_told_that_need_what_it_says(
+    run: DispatcherRun,
+) -> None:
     run.forget()
     run.say("Update_Account", str(uuid.uuid4()))
 
     assert run.counts() == {"a": 1}
 
 
-def test_an_unknown_type_reaches_nobody_and_is_named(run: Run, account: str) -> None:
+def test_an_unknown_type_reaches_nobody_and_is_named(run: DispatcherRun, account: str) -> None:
     run.say("Close_Account", account)
     until = time.monotonic() + COME_SECONDS_MAX
     while not (
@@ -239,7 +191,9 @@ def test_an_unknown_type_reaches_nobody_and_is_named(run: Run, account: str) -> 
     assert run.counts() == {}
 
 
-def test_what_one_system_does_not_take_is_sent_again_to_it_alone(run: Run, account: str) -> None:
+def test_what_one_system_does_not_take_is_sent_again_to_it_alone(
+    run: DispatcherRun, account: str
+) -> None:
     run.arm("b", kind="status", status="503", times="1")
     run.say("Create_Account", account)
     counts = run.counts()
@@ -251,7 +205,7 @@ def test_what_one_system_does_not_take_is_sent_again_to_it_alone(run: Run, accou
 # By tables
 
 
-def test_a_new_account_reaches_a_and_b(run: Run) -> None:
+def test_a_new_account_reaches_a_and_b(run: DispatcherRun) -> None:
     run.forget()
     account = run.insert(ACCOUNT, "Ada", None, "WVW123")
 
@@ -267,7 +221,7 @@ def test_a_new_account_reaches_a_and_b(run: Run) -> None:
     }
 
 
-def test_an_account_that_is_updated_reaches_a_b_and_c(run: Run, account: str) -> None:
+def test_an_account_that_is_updated_reaches_a_b_and_c(run: DispatcherRun, account: str) -> None:
     run.sql("UPDATE accounts SET email = 'ada@new.example' WHERE id = %s", account)
 
     assert run.counts() == {"a": 1, "b": 1, "c": 1}
@@ -278,7 +232,7 @@ def test_an_account_that_is_updated_reaches_a_b_and_c(run: Run, account: str) ->
 
 
 def test_a_subscription_reaches_b_and_d_when_it_is_new_and_when_it_changes(
-    run: Run, account: str
+    run: DispatcherRun, account: str
 ) -> None:
     subscription = run.insert(SUBSCRIPTION, account, "extra", "active")
     first = run.counts()

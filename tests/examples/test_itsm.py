@@ -14,11 +14,11 @@ import requests
 from function.failpoints import FAILPOINTS, Failpoint
 from sandbox.hasura import Hasura
 from sandbox.suggestions import FILE
+from tests.examples.run import COME_SECONDS_MAX, Run
 from tests.faults.clock import SharedClock
 from tests.faults.site import KILLABLE
 from tests.payloads import insert, update
 from tests.processes import HERE, Function
-from tests.two_way.test_example import COME_SECONDS_MAX, Run
 from tests.world import World
 
 PROJECT = HERE / "examples" / "itsm"

@@ -1,5 +1,5 @@
 """`make run` with rules of one's own. With those that are shipped it is tried in
-tests/test_readme.py, with those of the example in tests/two_way/test_example.py."""
+tests/test_readme.py, with those of the examples in tests/examples/."""
 
 import re
 import shutil

@@ -1,5 +1,4 @@
-"""examples/two-way.yaml, as `make run RULES_FILE=examples/two-way.yaml PROJECT=examples/two-way`
-runs it: a row and its incident, both ways; a person uses ServiceNow's pages."""
+"""A `make run` of one of the examples, and what the tests of the examples ask it."""
 
 import json
 import os
@@ -11,12 +10,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import psycopg
-import pytest
 import requests
 from psycopg.rows import dict_row
 
@@ -26,14 +25,13 @@ from tests.processes import HERE
 Found = TypeVar("Found")
 START_SECONDS_MAX = 60.0
 COME_SECONDS_MAX = 20.0
-ROW = "INSERT INTO outages (title, severity) VALUES (%s, 'major') RETURNING id"
-COMMENT = "INSERT INTO outage_comments (outage_id, author, body) VALUES (%s, 'ada', %s)"
+OUTAGE = "INSERT INTO outages (title, severity) VALUES (%s, 'major') RETURNING id"
 
 
 class Run:
-    """A `make run` with an example's rules and project, from enter to exit."""
+    """A `make run` with the rules and project, from enter to exit."""
 
-    def __init__(self, example: str = "two-way") -> None:
+    def __init__(self, example: str) -> None:
         self._example = example
 
     def __enter__(self) -> Self:
@@ -88,14 +86,6 @@ class Run:
             cursor = connection.execute(statement, values)
             return cursor.fetchall() if cursor.description else []
 
-    def row(self, id: int) -> dict[str, Any]:
-        [row] = self.sql("SELECT * FROM outages WHERE id = %s", id)
-        return row
-
-    def comments(self, id: int) -> list[tuple[str, str]]:
-        rows = self.sql("SELECT * FROM outage_comments WHERE outage_id = %s ORDER BY id", id)
-        return [(row["author"], row["body"]) for row in rows]
-
     def records(self, table: str, query: str) -> list[dict[str, str]]:
         """What is in ServiceNow, as its integration user sees it."""
         login = (self.environ["SERVICENOW_USERNAME"], self.environ["SERVICENOW_PASSWORD"])
@@ -115,6 +105,21 @@ class Run:
         assert "said=" not in answer.url
         return answer.url
 
+
+class OutageRun(Run):
+    """An app with outages, and a person in front of ServiceNow's pages."""
+
+    def __init__(self, example: str = "two-way") -> None:
+        super().__init__(example)
+
+    def row(self, id: int) -> dict[str, Any]:
+        [row] = self.sql("SELECT * FROM outages WHERE id = %s", id)
+        return row
+
+    def comments(self, id: int) -> list[tuple[str, str]]:
+        rows = self.sql("SELECT * FROM outage_comments WHERE outage_id = %s ORDER BY id", id)
+        return [(row["author"], row["body"]) for row in rows]
+
     def answers(self, sys_id: str) -> list[dict[str, Any]]:
         """What the function answered when it was told of a ticket."""
         told = requests.get(f"{self.instance}/sandbox/notifications", timeout=10).json()["sent"]
@@ -122,7 +127,7 @@ class Run:
 
     def open_outage(self, title: str) -> dict[str, Any]:
         """A new row, once it knows its ticket's number."""
-        [made] = self.sql(ROW, title)
+        [made] = self.sql(OUTAGE, title)
         return wait_for(lambda: row if (row := self.row(made["id"]))["ticket_number"] else None)
 
     def open_incident(self, title: str) -> dict[str, str]:
@@ -145,88 +150,39 @@ class Run:
         return row
 
 
+class ChatRun(OutageRun):
+    """A person in front of the sandbox's Slack."""
+
+    def __init__(self) -> None:
+        super().__init__("chatops")
+
+    @property
+    def chat(self) -> str:
+        return self.environ["SLACK_SANDBOX_URL"]
+
+    def type(self, text: str) -> None:
+        answer = requests.post(f"{self.chat}/", data={"text": text}, timeout=10)
+        assert answer.status_code == 200
+
+    def read(self, text: str) -> list[str]:
+        """What the page shows under the newest command *text*: at once, and later."""
+        page = requests.get(f"{self.chat}/", timeout=10).text
+        [_, entry, *_] = page.split(f'<span class="id">{text}</span>')
+        shown = re.findall(
+            r'<div class="reply"><span class="dim">(.*?)</span>(.*?)</div>',
+            entry.partition('<div class="entry')[0],
+            re.DOTALL,
+        )
+        return [unescape(f"{to.partition(' · ')[0]}: {words.strip()}") for to, words in shown]
+
+    def answer_to(self, text: str) -> str:
+        """What comes after the acknowledgement."""
+        return wait_for(lambda: self.read(text)[1:])[0]
+
+
 def wait_for(find: Callable[[], Found | None]) -> Found:
     until = time.monotonic() + COME_SECONDS_MAX
     while not (found := find()):
         assert time.monotonic() < until, "it did not come"
         time.sleep(0.05)
     return found
-
-
-@pytest.fixture(scope="module")
-def run() -> Iterator[Run]:
-    with Run() as run:
-        yield run
-
-
-def test_a_row_has_the_number_of_its_incident(run: Run) -> None:
-    row = run.open_outage("Checkout is down")
-
-    [incident] = run.records("incident", f"number={row['ticket_number']}")
-    assert (incident["short_description"], incident["impact"]) == ("Checkout is down", "2")
-
-
-def test_what_a_person_changes_there_the_row_says_too(run: Run) -> None:
-    row = run.open_outage("Search is slow")
-
-    number = row["ticket_number"]
-    run.play(f"{number}/change", impact="1", was_impact="2", short_description="Search is down")
-    run.play(f"{number}/resolve", close_code="Solution provided", close_notes="Built the index.")
-    changed = wait_for(lambda: new if (new := run.row(row["id"]))["status"] == "fixed" else None)
-
-    assert (changed["title"], changed["severity"]) == ("Search is down", "critical")
-    assert changed["resolution"] == "Built the index."
-
-
-def test_comments_go_both_ways_once(run: Run) -> None:
-    row = run.open_outage("Mails are late")
-    where = f"element_id={run.records('incident', 'number=' + row['ticket_number'])[0]['sys_id']}"
-
-    run.sql(COMMENT, row["id"], "How long?")
-    wait_for(lambda: run.records("sys_journal_field", where))
-    run.play(f"{row['ticket_number']}/comment", text="An hour, I think.", kind="comments")
-    wait_for(lambda: run.comments(row["id"])[1:])
-    run.sql(COMMENT, row["id"], "Thank you.")
-    wait_for(lambda: run.records("sys_journal_field", where)[2:])
-
-    assert run.comments(row["id"]) == [
-        ("ada", "How long?"),
-        ("admin", "An hour, I think."),
-        ("ada", "Thank you."),
-    ]
-    entries = [entry["value"] for entry in run.records("sys_journal_field", where)]
-    assert sorted(entry.partition("\n")[0] for entry in entries) == [
-        "An hour, I think.",
-        "ada: How long?",
-        "ada: Thank you.",
-    ]
-
-
-def test_an_incident_that_begins_there_is_a_row_whose_id_is_answered(run: Run) -> None:
-    incident = run.open_incident("Prices are wrong")
-    row = run.row_of(incident)
-    [answer] = wait_for(lambda: run.answers(incident["sys_id"]))
-
-    assert (row["title"], row["details"]) == ("Prices are wrong", "All in cents.")
-    assert (row["severity"], row["ticket_number"]) == ("critical", incident["number"])
-    assert [outcome["answer"] for outcome in answer["outcomes"] if "answer" in outcome] == [
-        row["id"]
-    ]
-
-
-def test_a_row_that_began_there_keeps_its_incident_both_ways(run: Run) -> None:
-    incident = run.open_incident("Receipts are blank")
-    row = run.row_of(incident)
-    ours = f"correlation_id=sandbox:outage:{row['id']}"
-
-    wait_for(lambda: run.records("incident", ours))
-    run.sql("UPDATE outages SET title = 'Receipts have no sum' WHERE id = %s", row["id"])
-    wait_for(lambda: run.records("incident", f"{ours}^short_description=Receipts have no sum"))
-    run.play(
-        f"{incident['number']}/resolve", close_code="Solution provided", close_notes="Reprinted."
-    )
-    fixed = wait_for(lambda: new if (new := run.row(row["id"]))["status"] == "fixed" else None)
-
-    assert fixed["resolution"] == "Reprinted."
-    [there] = run.records("incident", "short_descriptionSTARTSWITHReceipts")
-    assert (there["number"], there["description"]) == (incident["number"], "All in cents.")

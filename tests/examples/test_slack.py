@@ -1,44 +1,12 @@
 """examples/chatops.yaml, as `make run RULES_FILE=examples/chatops.yaml PROJECT=examples/chatops`
 runs it: a person types commands on the page of the sandbox's Slack."""
 
-import re
 from collections.abc import Iterator
-from html import unescape
 
 import pytest
 import requests
 
-from tests.two_way.test_example import Run, wait_for
-
-
-class ChatRun(Run):
-    """A person in front of the sandbox's Slack."""
-
-    def __init__(self) -> None:
-        super().__init__("chatops")
-
-    @property
-    def chat(self) -> str:
-        return self.environ["SLACK_SANDBOX_URL"]
-
-    def type(self, text: str) -> None:
-        answer = requests.post(f"{self.chat}/", data={"text": text}, timeout=10)
-        assert answer.status_code == 200
-
-    def read(self, text: str) -> list[str]:
-        """What the page shows under the newest command *text*: at once, and later."""
-        page = requests.get(f"{self.chat}/", timeout=10).text
-        [_, entry, *_] = page.split(f'<span class="id">{text}</span>')
-        shown = re.findall(
-            r'<div class="reply"><span class="dim">(.*?)</span>(.*?)</div>',
-            entry.partition('<div class="entry')[0],
-            re.DOTALL,
-        )
-        return [unescape(f"{to.partition(' · ')[0]}: {words.strip()}") for to, words in shown]
-
-    def answer_to(self, text: str) -> str:
-        """What comes after the acknowledgement."""
-        return wait_for(lambda: self.read(text)[1:])[0]
+from tests.examples.run import ChatRun, wait_for
 
 
 @pytest.fixture(scope="module")
