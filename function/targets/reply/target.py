@@ -72,11 +72,11 @@ class ReplySession:
         if event.expires_at is not None and task.now > event.expires_at + _LATE_SECONDS:
             failure = Failure(Retryability.PERMANENT, Reason.REPLY_EXPIRED, _LATE)
             raise NotDone(_say_whom(failure, event))
-        text, in_channel, problem = compose_reply(rule, event, result)
-        if problem:
-            log.error("a reply could not be written as the rule says: %s", problem)
+        reply = compose_reply(rule, event, result)
+        if reply.problem:
+            log.error("a reply could not be written as the rule says: %s", reply.problem)
         left_seconds = task.deadline.left()
-        body = write_message(text, in_channel=in_channel)
+        body = write_message(reply.text, in_channel=reply.in_channel)
         began = time.monotonic()
         try:
             self._client.post(event.reply_url, body, left_seconds=left_seconds)

@@ -6,6 +6,7 @@ that nothing that stands in a ticket is a mention or a link).
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -40,18 +41,27 @@ def write_message(text: str, *, in_channel: bool = False) -> bytes:
     return json.dumps({"response_type": response_type, "text": escape_text(text)}).encode()
 
 
-def compose_reply(rule: Rule, event: Event, result: CommandResult) -> tuple[str, bool, str]:
-    """What is told of the command *event* that is over, whether all in the channel are told, and
-    what is wrong with the rule's own text ("" for nothing)."""
+@dataclass(frozen=True, slots=True)
+class CommandReply:
+    """What is told of a command that is over: to all who are in the channel where *in_channel*.
+    *problem* is what is wrong with the rule's own text, "" for nothing."""
+
+    text: str
+    in_channel: bool = False
+    problem: str = ""
+
+
+def compose_reply(rule: Rule, event: Event, result: CommandResult) -> CommandReply:
+    """What is told of the command *event* that is over."""
     reply = reply_of(rule)
     if result.status not in (Status.SKIPPED, Status.DEAD, Status.RETRYING):
         try:
-            return _render(rule, reply, event, result), reply.in_channel, ""
+            return CommandReply(_render(rule, reply, event, result), reply.in_channel)
         except RenderError as unsaid:
-            return _done(reply.command, result), False, unsaid.failure.hint
+            return CommandReply(_done(reply.command, result), problem=unsaid.failure.hint)
     if result.status is Status.SKIPPED:
-        return _say_skipped(reply.command, result), False, ""
-    return _say_failed(reply.command, result), False, ""
+        return CommandReply(_say_skipped(reply.command, result))
+    return CommandReply(_say_failed(reply.command, result))
 
 
 def compose_interim(number: str, *, in_doubt: bool) -> str:
@@ -73,14 +83,18 @@ def compose_no_rule(command: str) -> str:
 
 
 def _render(rule: Rule, reply: ReplyRule, event: Event, result: CommandResult) -> str:
-    """The rule's own text. Raises RenderError."""
+    """The rule's own text. Raises RenderError, also where it is blank: Slack takes no such
+    answer."""
     values, shown = split_shown(dict(result.record)) if reply.command.table else (None, None)
     budget = RenderBudget()
     names: dict[str, Any] = command_names(rule, event, notes="", values=values, shown=shown)
     number = reply.command.templates.number
     named = parse_ticket(number.text(names, budget)) if number is not None else None
     names["notes"] = named.notes if named is not None else ""
-    return reply.text.text(names, budget)
+    text = reply.text.text(names, budget)
+    if not text.strip():
+        raise RenderError("says nothing; give it a text for every ticket", where=reply.text.where)
+    return text
 
 
 def _done(command: CommandRule, result: CommandResult) -> str:
