@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 PER_CALL: Final = 2
 # Where all of them are at work, one is brought again after up to this many seconds.
 CROWDED_SECONDS_MAX: Final = 6.0
-# These pass by themselves within seconds, and say nothing of ServiceNow.
+# These pass by themselves within seconds: nobody need be told.
 _SOON: Final = frozenset({Reason.BUSY, Reason.DEADLINE, Reason.NO_CAPACITY})
 
 
@@ -89,19 +89,20 @@ class CommandWorker:
         outcomes: Sequence[Outcome],
         deadline: Deadline,
     ) -> None:
-        """Tell the person once that it takes longer, where that is because of ServiceNow."""
-        waits = [outcome for outcome in outcomes if _waits_for_servicenow(outcome)]
-        if kept.interim or not waits:
+        """Tell the person once that it takes longer."""
+        wait = _find_wait(outcomes)
+        if kept.interim or wait is None:
             return
+        rule, reason = wait
         if not self._ledger.inbox.replace_body(entry, write_command(replace(kept, interim=True))):
             return
         result = self._ledger.commands.find_result(
-            DeliveryId(event.id, event.content, waits[0].rule, COMMAND, event.id),
+            DeliveryId(event.id, event.content, rule, COMMAND, event.id),
             reply_instance=INSTANCE,
         )
         number = result.number if result is not None else ""
         in_doubt = result is not None and result.in_doubt
-        self._tell(event, compose_interim(number, in_doubt=in_doubt), deadline)
+        self._tell(event, compose_interim(number, reason, in_doubt=in_doubt), deadline)
 
     def _tell(self, event: Event, text: str, deadline: Deadline) -> None:
         """Say *text*, which nothing depends on: it is said once, or not."""
@@ -125,10 +126,12 @@ class CommandWorker:
         return None
 
 
-def _waits_for_servicenow(outcome: Outcome) -> bool:
-    waits = outcome.status is Status.RETRYING and outcome.reason is not None
-    return waits and outcome.reason not in _SOON and not _is_of_slack(outcome.reason)
-
-
-def _is_of_slack(reason: Reason | None) -> bool:
-    return reason is not None and reason.value.startswith("slack_")
+def _find_wait(outcomes: Sequence[Outcome]) -> tuple[str, Reason] | None:
+    """The rule that waits for longer, and why; None where nothing does but Slack."""
+    for outcome in outcomes:
+        reason = outcome.reason
+        if outcome.status is not Status.RETRYING or reason is None or reason in _SOON:
+            continue
+        if not reason.value.startswith("slack_"):
+            return outcome.rule, reason
+    return None

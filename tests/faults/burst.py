@@ -34,7 +34,9 @@ FAULTS: Final = (
     *("error_500", "adc_502", "unavailable_503", "reset", "semaphore_429"),
     *("commit_then_reset", "commit_then_500", "truncated_200", "partial_200"),
 )
-INTERIM: Final = ("ServiceNow has not confirmed", "ServiceNow does not answer")
+INTERIM: Final = (
+    *("ServiceNow has not confirmed", "ServiceNow does not answer", "It cannot be done just now"),
+)
 TAKEN: Final = "Processing…"
 
 

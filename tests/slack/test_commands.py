@@ -608,7 +608,7 @@ def test_after_25_minutes_it_is_given_up_and_that_stays_true() -> None:
         world.work()
 
         assert [answer.text for answer in command.answers][1:] == [
-            f"Not done: ServiceNow could not be reached for 25 minutes, and {number} was given up. "
+            f"Not done: it did not succeed within 25 minutes, and {number} was given up. "
             "Try again later."
         ]
         assert (world.incident["state"], world.inbox) == ("1", [])

@@ -1,8 +1,14 @@
 """What the inbox keeps of commands, and what their people are told in the end; in this process."""
 
+from typing import Any
+
 from tests.slack.desk import RULES, SlackWorld
 
 REPLY = 'reply: "{{ ticket.number }} is resolved"'
+LATER = (
+    "It cannot be done just now. It is tried again for up to 25 minutes; you hear what became of "
+    "it."
+)
 
 
 # The reply
@@ -14,3 +20,61 @@ def test_a_reply_that_says_nothing_says_that_it_is_done() -> None:
         number = world.open_incident()["number"]
 
         assert world.run(f"/ops-resolve {number}") == [f"{number} is resolved."]
+
+
+def test_what_was_found_too_late_is_not_laid_to_servicenow() -> None:
+    with SlackWorld() as world:
+        number = world.open_incident()["number"]
+        command = world.type(f"/ops-resolve {number}")
+        world.clock.advance(26 * 60)
+        world.work()
+
+        assert [answer.text for answer in command.answers] == [
+            f"Not done: it did not succeed within 25 minutes, and {number} was given up. "
+            "Try again later."
+        ]
+
+
+def test_a_fault_of_the_functions_own_is_not_laid_to_servicenow() -> None:
+    with SlackWorld() as world:
+        command = world.type(f"/ops-resolve {world.open_incident()['number']}")
+        target: Any = world.apps[0].engine.targets["command"]
+        target._ledger = None  # whatever breaks
+        world.work()
+
+        assert [answer.text for answer in command.answers] == [LATER]
+
+
+def test_a_wrong_password_is_not_told_as_servicenow_that_does_not_answer() -> None:
+    with SlackWorld(SERVICENOW_PASSWORD="planted-password-of-before") as world:
+        command = world.type("/ops-status INC0010001")
+        world.work()
+
+        assert [answer.text for answer in command.answers] == [LATER]
+
+
+def test_a_ticket_that_is_set_back_is_not_told_as_left_alone() -> None:
+    with SlackWorld() as world:
+        incident = world.open_incident()
+        world.servicenow.overrides["state"] = "2"
+
+        assert world.run(f"/ops-resolve {incident['number']}") == [
+            f"Not done: ServiceNow took the change, but {incident['number']} is not resolved. "
+            "Its close notes may have been written."
+        ]
+        assert world.row(incident)["close_notes"]
+
+
+def test_of_a_reply_that_may_have_arrived_nobody_says_that_it_has_not() -> None:
+    with SlackWorld() as world:
+        command = world.type(f"/ops-resolve {world.open_incident()['number']}")
+        world.slack.arm("taken_then_reset", 5)
+        for _ in range(6):
+            world.work()
+            world.clock.advance(60)
+
+        assert (len(command.answers), command.tries[-1]) == (5, 404)
+        [mail] = world.mails
+        assert "may not have heard what became of the command" in " ".join(
+            mail.get_content().split()
+        )

@@ -71,7 +71,7 @@ class ReplySession:
         task.record = replace(task.record, number=result.number)
         if event.expires_at is not None and task.now > event.expires_at + _LATE_SECONDS:
             failure = Failure(Retryability.PERMANENT, Reason.REPLY_EXPIRED, _LATE)
-            raise NotDone(_say_whom(failure, event))
+            raise NotDone(_name_person(failure, event))
         reply = compose_reply(rule, event, result)
         if reply.problem:
             log.error("a reply could not be written as the rule says: %s", reply.problem)
@@ -81,7 +81,7 @@ class ReplySession:
         try:
             self._client.post(event.reply_url, body, left_seconds=left_seconds)
         except NotDone as error:
-            error.failure = _say_whom(error.failure, event)
+            error.failure = _name_person(error.failure, event)
             raise
         log.info("answered in Slack", extra={"ms": int((time.monotonic() - began) * 1000)})
         return Result(Status.CREATED, None)
@@ -91,13 +91,13 @@ class ReplySession:
         task.record = task.record.without_suspicion()
 
 
-def _say_whom(failure: Failure, event: Event) -> Failure:
-    """*failure* with what is to be done, where Slack will never take the answer."""
+def _name_person(failure: Failure, event: Event) -> Failure:
+    """*failure* with whom to tell, where Slack will never take the answer."""
     if failure.retryability is not Retryability.PERMANENT:
         return failure
     row = event.new if isinstance(event.new, dict) else {}
     hint = (
-        f"{failure.hint}. The person has not heard what became of the command: tell Slack's user "
-        f"{row.get('user_id')}"
+        f"{failure.hint}. The person may not have heard what became of the command: tell Slack's "
+        f"user {row.get('user_id')}"
     )
     return replace(failure, hint=hint)

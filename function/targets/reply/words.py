@@ -23,6 +23,17 @@ PROCESSING: Final = "Processing…"
 # Slack shows longer texts behind "see more", and cuts those over 40,000.
 TEXT_CHARACTERS_MAX: Final = 3000
 _NOTES_CHARACTERS_MAX: Final = 300
+# Others, such as a password that is refused, or a fault of ours, are not ServiceNow's.
+_NO_ANSWER: Final = frozenset(
+    {
+        Reason.UNREACHABLE,
+        Reason.TIMEOUT,
+        Reason.UNAVAILABLE,
+        Reason.HIBERNATING,
+        Reason.OVERLOADED,
+        Reason.RATE_LIMITED,
+    }
+)
 _FAILED_ALONE: Final = (
     "Whoever looks after the function has been told. Try again later, or do it in ServiceNow."
 )
@@ -64,17 +75,15 @@ def compose_reply(rule: Rule, event: Event, result: CommandResult) -> CommandRep
     return CommandReply(_say_failed(reply.command, result))
 
 
-def compose_interim(number: str, *, in_doubt: bool) -> str:
-    """What is told of a command that takes longer because of ServiceNow."""
+def compose_interim(number: str, reason: Reason, *, in_doubt: bool) -> str:
+    """What is told of a command that takes longer, because of *reason*."""
     if in_doubt:
         return (
             f"ServiceNow has not confirmed that {number or 'it'} is done. It is being looked at "
             "again; you hear what became of it within half an hour."
         )
-    return (
-        "ServiceNow does not answer just now. It is tried again for up to 25 minutes; you hear "
-        "what became of it."
-    )
+    why = "ServiceNow does not answer" if reason in _NO_ANSWER else "It cannot be done"
+    return f"{why} just now. It is tried again for up to 25 minutes; you hear what became of it."
 
 
 def compose_no_rule(command: str) -> str:
@@ -127,7 +136,10 @@ def _say_skipped(command: CommandRule, result: CommandResult) -> str:
         case Reason.ACL:
             return f"Not done: the function has no right in ServiceNow to do this to {number}."
         case Reason.NOT_KEPT:
-            return f"Not done: ServiceNow took it, and left {number} as it was."
+            return (
+                f"Not done: ServiceNow took the change, but {number} is not resolved. Its close "
+                "notes may have been written."
+            )
         case _:
             return f"Not done: ServiceNow refused to resolve {number}."
 
@@ -141,8 +153,8 @@ def _say_failed(command: CommandRule, result: CommandResult) -> str:
         )
     if result.reason is Reason.GAVE_UP:
         return (
-            f"Not done: ServiceNow could not be reached for 25 minutes, and {number or 'it'} was "
-            "given up. Try again later."
+            f"Not done: it did not succeed within 25 minutes, and {number or 'it'} was given up. "
+            "Try again later."
         )
     what = f"/{command.command} {number}".rstrip()
     return f"Not done: {what} failed. {_FAILED_ALONE}"
