@@ -120,6 +120,7 @@ def test_check_says_nothing_of_slack_where_all_is_set(shell: Shell, postgresql: 
     [
         ("SLACK_ALLOWED_TEAMS", "acme", "must be the id of a workspace such as T0123ABCD"),
         ("SLACK_ALLOWED_USERS", "U0123ABCD,@ada", "must be the id of a person such as U0123ABCD"),
+        ("SLACK_ALLOWED_USERS", " , ,", "must be the id of a person such as U0123ABCD"),
         ("SLACK_SIGNING_SECRET", "short", "must be a secret of 16 or more characters"),
         ("SLACK_SANDBOX_URL", "https://example.com", "must be on this machine"),
         ("SLACK_SANDBOX_URL", "http://127.0.0.1:8093/x", "must be on this machine"),
