@@ -99,7 +99,7 @@ class App:
                 Route("/", endpoint=self._hasura, methods=["POST"]),
                 Route("/hasura", endpoint=self._hasura, methods=["POST"]),
                 Route("/servicenow", endpoint=self._servicenow, methods=["POST"]),
-                Route("/slack", endpoint=self._slack, methods=["POST"]),
+                Route("/slack", endpoint=self._slack, methods=["GET", "POST"]),
                 *OperatorApi(settings, connections, configurations, tester).routes(),
                 Route("/healthz", endpoint=self._healthz, methods=["GET"]),
                 Route("/readyz", endpoint=self._readyz, methods=["GET"]),
@@ -289,6 +289,10 @@ class App:
         its person alone."""
         from function.sources import slack  # noqa: PLC0415  # for those who have Slack
 
+        if request.method != "POST":
+            if slack.is_ssl_check(request.query_string):
+                return answer_json(200, {})
+            raise MethodNotAllowed(["POST"])
         try:
             body = read_body(
                 request, slack.COMMAND_BYTES_MAX, too_large=f"{slack.COMMAND_BYTES_MAX} bytes"

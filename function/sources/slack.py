@@ -19,6 +19,7 @@ from function.sources.hasura import InvalidRequest
 
 # 4,000 characters of four bytes each, percent-encoded, and what is sent beside them.
 COMMAND_BYTES_MAX: Final = 64 * 1024
+SSL_CHECK_BYTES_MAX: Final = 1000
 # What Slack calls the hosts of its `response_url`: the second is GovSlack's.
 REPLY_HOSTS: Final = ("hooks.slack.com", "hooks.slack-gov.com")
 # A `response_url` is good for 30 minutes. A command is given up before that, so that its last word
@@ -76,9 +77,11 @@ class KeptCommand:
 
 
 def is_ssl_check(body: bytes | bytearray) -> bool:
-    """Whether Slack only asks if anybody is there, which it does now and then with a form of one
-    field."""
-    return len(body) < 1000 and b"ssl_check=1" in bytes(body).split(b"&")
+    """Whether Slack only asks if anybody is there, as it does now and then: a form, or the query of
+    a GET, that says so and has no command."""
+    fields = bytes(body[:SSL_CHECK_BYTES_MAX]).split(b"&")
+    has_command = any(field.startswith(b"command=") for field in fields)
+    return len(body) < SSL_CHECK_BYTES_MAX and b"ssl_check=1" in fields and not has_command
 
 
 def verify_signature(

@@ -78,3 +78,21 @@ def test_of_a_reply_that_may_have_arrived_nobody_says_that_it_has_not() -> None:
         assert "may not have heard what became of the command" in " ".join(
             mail.get_content().split()
         )
+
+
+# What is taken
+
+
+def test_slacks_check_of_the_certificate_is_answered_as_a_get_and_as_a_post() -> None:
+    with SlackWorld() as world:
+        assert world.request("GET", "/slack?ssl_check=1&token=x").status == 200
+        assert world.post(b"token=x&ssl_check=1", {})[0] == 200
+        assert world.request("GET", "/slack?token=x").status == 405
+
+
+def test_a_command_that_says_that_it_is_a_check_is_a_command_all_the_same() -> None:
+    with SlackWorld() as world:
+        command = world.type("/ops-status INC0010001", ssl_check="1")
+
+        assert (command.status, command.shown, len(world.inbox)) == (200, "Processing…", 1)
+        assert world.post(command.body, {})[0] == 401
