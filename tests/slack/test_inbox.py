@@ -5,6 +5,8 @@ from typing import Any
 from tests.slack.desk import RULES, SlackWorld
 
 REPLY = 'reply: "{{ ticket.number }} is resolved"'
+# What goes with the state cannot be said.
+BROKEN = RULES.replace("notes or 'Resolved in Slack'", "ticket.nowhere")
 LATER = (
     "It cannot be done just now. It is tried again for up to 25 minutes; you hear what became of "
     "it."
@@ -96,3 +98,42 @@ def test_a_command_that_says_that_it_is_a_check_is_a_command_all_the_same() -> N
 
         assert (command.status, command.shown, len(world.inbox)) == (200, "Processing…", 1)
         assert world.post(command.body, {})[0] == 401
+
+
+# Once, and what was told stays true
+
+
+def test_what_was_told_as_not_done_is_not_done_after_a_deployment() -> None:
+    with SlackWorld(rules=BROKEN) as world:
+        incident = world.open_incident()
+        command = world.type(f"/ops-resolve {incident['number']}")
+        kept = world.inbox[0]
+        world.work()
+        # As it is where the function is killed after the person was told.
+        world.query(
+            "INSERT INTO servicenow.inbox (id, source, subject, body, notified, received, due_at) "
+            "VALUES (:id, :source, :subject, :body, 1, :received, 0) "
+            "ON CONFLICT (id) DO UPDATE SET source = :source, body = :body",
+            **{name: kept[name] for name in ("id", "source", "subject", "body", "received")},
+        )
+        world.start(rules=RULES)
+        world.work()
+
+        assert len(command.answers) == 1
+        assert command.answers[0].text.startswith("Not done: ")
+        assert world.row(incident)["state"] == "1"
+        assert world.inbox == []
+
+
+def test_a_reply_that_waited_is_said_after_a_deployment() -> None:
+    with SlackWorld(rules=BROKEN) as world:
+        incident = world.open_incident()
+        command = world.type(f"/ops-resolve {incident['number']}")
+        world.slack.arm("error_500")
+        world.work()
+        world.clock.advance(60)
+        world.start(rules=RULES)
+        world.work()
+
+        assert [answer.text[:10] for answer in command.answers] == ["Not done: "]
+        assert world.row(incident)["state"] == "1"
