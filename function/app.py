@@ -318,7 +318,7 @@ class App:
         return self._accept_command(command, slack.command_id(signature or ""))
 
     def _accept_command(self, command: "SlackCommand", identity: str) -> Response:
-        from function.commands import refuse_command  # noqa: PLC0415  # likewise
+        from function.command_access import refuse_command  # noqa: PLC0415  # likewise
         from function.sources.slack import KeptCommand, write_command  # noqa: PLC0415  # likewise
         from function.targets.reply.words import PROCESSING, write_message  # noqa: PLC0415  # for those who have Slack
 
