@@ -40,6 +40,7 @@ class Housekeeping:
         deadline = self._engine.deadline()
         settled = self._settle_suspects(deadline)
         worked = self._work_inbox(deadline)
+        self._ledger.inbox.forget_ended()
         told = self._tell_of_overdue(deadline)
         # What is old can wait, and mails cannot: they are left half of the time.
         keep_seconds = self._settings.keep_days * 86400.0
@@ -62,7 +63,7 @@ class Housekeeping:
             if deadline.left() < max(until, self._engine.context.work_seconds_min):
                 break
             try:
-                worked += self._inbox().work_entry(entry, deadline).retry_after_seconds is None
+                worked += self._inbox().work_due(entry, deadline).retry_after_seconds is None
             except LedgerUnavailable:
                 raise
             except Exception as error:  # noqa: BLE001  # one that cannot be worked must not stop the others

@@ -49,22 +49,35 @@ class CommandWorker:
         concurrency_max = engine.settings.servicenow_max_concurrency
         self._slots = threading.BoundedSemaphore(PER_CALL * concurrency_max)
 
-    def crowded_seconds(self) -> float:
-        """After how long a command is to be brought again, where as many as can be are worked on;
-        0 where there is room."""
-        if self._slots.acquire(blocking=False):
-            self._slots.release()
-            return 0.0
-        return 1.0 + (CROWDED_SECONDS_MAX - 1.0) * self._engine.context.draw()
-
-    def work(self, entry: InboxEntry, deadline: Deadline) -> CommandWorkResult:
-        """Work the command *entry*. Raises LedgerUnavailable."""
+    def work(
+        self, identity: str, deadline: Deadline, *, only_due: bool = False
+    ) -> CommandWorkResult:
+        """Work the command *identity*, if the inbox still keeps it; *only_due*: and if nobody else
+        may be working it. Raises LedgerUnavailable."""
         if not self._slots.acquire(blocking=False):
-            return CommandWorkResult((), CROWDED_SECONDS_MAX)
+            # New ones need the threads to be acknowledged by, and the database.
+            wait = 1.0 + (CROWDED_SECONDS_MAX - 1.0) * self._engine.context.draw()
+            return CommandWorkResult((), wait)
         try:
-            return self._work(entry, deadline)
+            return self._work_claimed(identity, deadline, only_due=only_due)
         finally:
             self._slots.release()
+
+    def _work_claimed(
+        self, identity: str, deadline: Deadline, *, only_due: bool
+    ) -> CommandWorkResult:
+        inbox = self._ledger.inbox
+        # The housekeeping is to leave it alone for as long as this attempt may take.
+        left_seconds = max(0.0, deadline.left())
+        entry = inbox.claim(identity, seconds=left_seconds, only_due=only_due)
+        if entry is None:
+            return CommandWorkResult((), None)
+        result = self._work(entry, deadline)
+        if result.retry_after_seconds is None:
+            inbox.end(entry)
+        else:
+            inbox.defer(entry, seconds=result.retry_after_seconds)
+        return result
 
     def _work(self, entry: InboxEntry, deadline: Deadline) -> CommandWorkResult:
         kept = read_command(entry.body)
@@ -100,9 +113,11 @@ class CommandWorker:
             DeliveryId(event.id, event.content, rule, COMMAND, event.id),
             reply_instance=INSTANCE,
         )
-        number = result.number if result is not None else ""
-        in_doubt = result is not None and result.in_doubt
-        self._tell(event, compose_interim(number, reason, in_doubt=in_doubt), deadline)
+        if result is None or result.status is Status.RETRYING:
+            # Where it is over by now, its last word may have been said.
+            number = result.number if result is not None else ""
+            in_doubt = result is not None and result.in_doubt
+            self._tell(event, compose_interim(number, reason, in_doubt=in_doubt), deadline)
 
     def _tell(self, event: Event, text: str, deadline: Deadline) -> None:
         """Say *text*, which nothing depends on: it is said once, or not."""

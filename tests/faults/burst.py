@@ -211,7 +211,9 @@ class Burst:
                 return
 
     def _inbox(self) -> int:
-        return int(self._site.sql("SELECT count(*) AS n FROM servicenow.inbox")[0]["n"])
+        """How many entries are to be worked."""
+        sql = "SELECT count(*) AS n FROM servicenow.inbox WHERE source <> 'ended'"
+        return int(self._site.sql(sql)[0]["n"])
 
     def _audit(self, seconds: float) -> Audit:
         audit = Audit(faults=self._faults.met, seconds=seconds, left=self._inbox())

@@ -1,5 +1,7 @@
 """What the inbox keeps of commands, and what their people are told in the end; in this process."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tests.slack.desk import RULES, SlackWorld
@@ -137,3 +139,56 @@ def test_a_reply_that_waited_is_said_after_a_deployment() -> None:
 
         assert [answer.text[:10] for answer in command.answers] == ["Not done: "]
         assert world.row(incident)["state"] == "1"
+
+
+def test_a_copy_after_a_deployment_does_not_do_what_was_told_as_not_done() -> None:
+    with SlackWorld() as world:
+        incident = world.open_incident()
+        command = world.type(f"/ops-resolve {incident['number']}")
+        world.start(rules=RULES.replace("slack/ops-resolve", "slack/ops-close"))
+        world.clock.advance(300)
+        world.work()
+        world.start(rules=RULES)
+        world.post(command.body, command.headers)
+        world.work()
+
+        assert "nothing was done" in command.answers[0].text
+        assert (len(command.answers), world.row(incident)["state"]) == (1, "1")
+
+
+def test_of_a_command_that_is_over_its_id_is_left_for_as_long_as_a_copy_is_taken() -> None:
+    with SlackWorld() as world:
+        command = world.type(f"/ops-resolve {world.open_incident()['number']}")
+        world.work()
+        [left] = world.query("SELECT * FROM servicenow.inbox")
+        world.clock.advance(14 * 60)
+        world.apps[0].housekeeping.run()
+        kept = world.query("SELECT * FROM servicenow.inbox")
+        world.clock.advance(2 * 60)
+        world.apps[0].housekeeping.run()
+
+        assert (left["source"], left["body"]) == ("ended", "")
+        assert kept == [left]
+        assert world.query("SELECT * FROM servicenow.inbox") == []
+        assert len(command.answers) == 1
+
+
+def test_the_last_word_is_the_final_one_where_the_interim_word_is_slow() -> None:
+    with SlackWorld(instances=2) as world:
+        number = world.open_incident()["number"]
+        command = world.type(f"/ops-resolve {number}")
+        [identity] = [entry["id"] for entry in world.inbox]
+        world.servicenow.arm("unavailable_503", times=1)
+        world.slack.arm("late")
+        with ThreadPoolExecutor(1) as threads:
+            first = threads.submit(world.bring, identity)
+            while world.slack.armed:
+                time.sleep(0.01)
+            world.clock.advance(40)
+            world.apps[1].housekeeping.run()
+            first.result()
+        world.clock.advance(60)
+        world.apps[1].housekeeping.run()
+
+        assert [answer.text for answer in command.answers][1:] == [f"{number} is resolved"]
+        assert world.inbox == []
