@@ -70,10 +70,14 @@ class SlackCommand:
 
 @dataclass(frozen=True, slots=True)
 class KeptCommand:
-    """A command as the inbox keeps it. *interim*: its person was told that it takes longer."""
+    """A command as the inbox keeps it. *interim*: its person was told that it takes longer.
+    *refusal* is what its person is told where it is not done, "" where it may be: from then on it
+    is told that, and nothing else. *is_dead*: such a one is a dead letter."""
 
     command: SlackCommand
     interim: bool = False
+    refusal: str = ""
+    is_dead: bool = False
 
 
 def is_ssl_check(body: bytes | bytearray) -> bool:
@@ -180,6 +184,8 @@ def write_command(kept: KeptCommand) -> str:
             "fields": dict(command.fields),
             "response_url": command.response_url,
             "interim": kept.interim,
+            "refusal": kept.refusal,
+            "dead": kept.is_dead,
         }
     )
 
@@ -189,7 +195,12 @@ def read_command(body: str) -> KeptCommand:
     read = json.loads(body)
     fields = {str(name): str(value) for name, value in read["fields"].items()}
     command = SlackCommand(fields["command"].removeprefix("/"), fields, str(read["response_url"]))
-    return KeptCommand(command, bool(read.get("interim")))
+    return KeptCommand(
+        command,
+        bool(read.get("interim")),
+        str(read.get("refusal", "")),
+        bool(read.get("dead")),
+    )
 
 
 def to_event(command: SlackCommand, identity: str, *, received: float) -> Event:

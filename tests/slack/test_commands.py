@@ -359,6 +359,7 @@ def test_a_command_whose_rule_was_taken_out_meanwhile_is_told_so() -> None:
     with SlackWorld() as world:
         command = world.type("/ops-resolve INC0010001")
         world.start(rules=RULES.replace("slack/ops-resolve", "slack/ops-close"))
+        world.clock.advance(200)
         [answered] = world.work()
 
         assert (answered.status, answered.outcome["reason"]) == (422, "no_rule")

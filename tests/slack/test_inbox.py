@@ -192,3 +192,94 @@ def test_the_last_word_is_the_final_one_where_the_interim_word_is_slow() -> None
 
         assert [answer.text for answer in command.answers][1:] == [f"{number} is resolved"]
         assert world.inbox == []
+
+
+# What is refused when it is worked
+
+
+OTHER_COMMANDS = RULES.replace("slack/ops-resolve", "slack/ops-close")
+
+
+def test_a_command_without_a_rule_is_told_so_though_slack_fails_once() -> None:
+    with SlackWorld() as world:
+        command = world.type("/ops-resolve INC0010001")
+        world.start(rules=OTHER_COMMANDS)
+        world.clock.advance(200)
+        world.slack.arm("error_500")
+        [first] = world.work()
+        world.clock.advance(30)
+        # A rule that comes back changes nothing of what its person may have read.
+        world.start(rules=RULES)
+        [second] = world.work()
+
+        assert (first.status, command.tries) == (503, [500, 200])
+        assert (second.status, second.said) == (422, "dead no_rule")
+        assert "nothing was done" in command.answers[0].text
+        assert (world.inbox, world.calls()) == ([], [])
+        assert "no_rule" in str(world.ledger.deliveries.dead_letters())
+
+
+def test_a_command_that_only_a_newer_revision_knows_waits_for_it() -> None:
+    with SlackWorld() as world:
+        number = world.open_incident()["number"]
+        command = world.type(f"/ops-resolve {number}")
+        world.start(rules=OTHER_COMMANDS)
+        [first] = world.work()
+        world.start(rules=RULES)
+        world.work()
+
+        assert (first.status, first.retry_after) == (503, 10)
+        assert [answer.text for answer in command.answers] == [f"{number} is resolved"]
+
+
+def test_of_a_command_that_was_done_nobody_reads_that_nothing_was_done() -> None:
+    with SlackWorld() as world:
+        command = world.type(f"/ops-resolve {world.open_incident()['number']}")
+        world.slack.arm("error_500")
+        world.work()
+        world.start(rules=OTHER_COMMANDS)
+        world.clock.advance(200)
+        world.work()
+
+        assert world.incident["state"] == "6"
+        assert [answer.text for answer in command.answers] == [
+            "/ops-resolve is not set up any more. It may be done: look before you do it again."
+        ]
+
+
+def test_a_person_who_may_not_any_more_is_refused_when_the_command_is_worked() -> None:
+    with SlackWorld() as world:
+        command = world.type(f"/ops-resolve {world.open_incident()['number']}")
+        world.start(SLACK_ALLOWED_USERS="U0BOB0001")
+        [answered] = world.work()
+
+        assert (answered.status, answered.said) == (200, "skipped command_not_allowed")
+        assert "You may not" in command.answers[0].text
+        assert (world.incident["state"], world.inbox, world.calls()) == ("1", [], [])
+
+
+def test_a_person_who_may_not_any_more_is_refused_while_servicenow_is_down() -> None:
+    with SlackWorld() as world:
+        command = world.type(f"/ops-resolve {world.open_incident()['number']}")
+        world.servicenow.arm("unavailable_503", times=1)
+        world.work()
+        world.start(SLACK_ALLOWED_USERS="U0BOB0001")
+        world.clock.advance(60)
+        world.work()
+        waiting = world.query("SELECT * FROM servicenow.delivery WHERE status = 'waiting'")
+
+        assert "You may not" in command.answers[-1].text
+        assert (world.incident["state"], world.inbox, waiting) == ("1", [], [])
+
+
+def test_what_was_sent_is_looked_for_though_the_person_may_not_any_more() -> None:
+    with SlackWorld() as world:
+        number = world.open_incident()["number"]
+        command = world.type(f"/ops-resolve {number}")
+        world.servicenow.arm("commit_then_reset", times=1, method="PATCH")
+        world.work()
+        world.start(SLACK_ALLOWED_USERS="U0BOB0001")
+        world.clock.advance(60)
+        world.work()
+
+        assert command.answers[-1].text == f"{number} is resolved"

@@ -86,8 +86,11 @@ def compose_interim(number: str, reason: Reason, *, in_doubt: bool) -> str:
     return f"{why} just now. It is tried again for up to 25 minutes; you hear what became of it."
 
 
-def compose_no_rule(command: str) -> str:
-    """What is told of a command that no rule is for any more."""
+def compose_no_rule(command: str, *, begun: bool) -> str:
+    """What is told of a command that no rule is for any more. *begun*: one was, and its work began
+    by it."""
+    if begun:
+        return f"/{command} is not set up any more. It may be done: look before you do it again."
     return f"/{command} is not set up any more: nothing was done."
 
 
