@@ -16,7 +16,7 @@ from function.ledger.inbox import InboxEntry, ticket_entry
 from function.ledger.records import DeliveryId
 from function.rules.command import COMMAND, CommandRule
 from function.sources.slack import (
-    GIVE_UP_SECONDS,
+    ANSWERED_SECONDS,
     KeptCommand,
     read_command,
     to_event,
@@ -38,8 +38,6 @@ CROWDED_SECONDS_MAX: Final = 6.0
 REVISIONS_SECONDS: Final = 180.0
 # So often meanwhile, and so often where Slack does not take what is told.
 TELL_AGAIN_SECONDS: Final = 10.0
-# For how long Slack takes an answer, with a minute to spare.
-ANSWERED_SECONDS: Final = GIVE_UP_SECONDS + 4 * 60.0
 # These pass by themselves within seconds: nobody need be told.
 _SOON: Final = frozenset({Reason.BUSY, Reason.DEADLINE, Reason.NO_CAPACITY})
 

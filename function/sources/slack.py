@@ -25,6 +25,8 @@ REPLY_HOSTS: Final = ("hooks.slack.com", "hooks.slack-gov.com")
 # A `response_url` is good for 30 minutes. A command is given up before that, so that its last word
 # can still be said, and stays true.
 GIVE_UP_SECONDS: Final = 25 * 60.0
+# What is not told by then is not told any more.
+ANSWERED_SECONDS: Final = 29 * 60.0
 SOURCE: Final = "slack"
 
 _TIMESTAMP: Final = re.compile(r"[0-9]{1,12}", re.ASCII)

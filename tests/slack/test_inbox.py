@@ -283,3 +283,18 @@ def test_what_was_sent_is_looked_for_though_the_person_may_not_any_more() -> Non
         world.work()
 
         assert command.answers[-1].text == f"{number} is resolved"
+
+
+def test_a_command_that_cannot_be_read_goes_when_nobody_can_be_answered_any_more() -> None:
+    with SlackWorld() as world:
+        world.type("/ops-resolve INC0010001")
+        world.query("UPDATE servicenow.inbox SET body = :body", body='{"version": 2}')
+        world.clock.advance(60)
+        world.apps[0].housekeeping.run()
+        kept = world.inbox
+        world.clock.advance(30 * 60)
+        world.apps[0].housekeeping.run()
+
+        assert len(kept) == 1
+        assert world.inbox == []
+        assert world.query("SELECT body FROM servicenow.inbox") == [{"body": ""}]
