@@ -53,11 +53,14 @@ def test_the_manifest_keeps_to_slacks_limits() -> None:
     rules = "version: 1\nrules:\n" + "".join(
         f"  - {{name: r{number}, from: slack/c{number}, reply: x}}\n" for number in range(60)
     )
-    manifest = build_manifest(load_rules(rules, environ={}), "s" * 40, URL)
+    read = load_rules(rules, environ={})
+    manifest = build_manifest(read, "s" * 40, URL)
 
     assert len(manifest["display_information"]["name"]) <= 35
     assert len(manifest["features"]["slash_commands"]) == 50
     assert "usage_hint" not in manifest["features"]["slash_commands"][0]
+    left_out = ", ".join(f"/c{number}" for number in range(50, 60))
+    assert f"# An app has 50 commands at most. Left out: {left_out}\n" in printed(read, "s", URL)
     assert yaml.safe_load(printed(load_rules(rules, environ={}), "s", URL))
 
 
