@@ -60,7 +60,7 @@ UNCERTAIN: Final = (
     "it was, you hear what became of it within half an hour; if you hear nothing, it was not."
 )
 # A large event waits so long for others to be done: Hasura keeps it, and sends it again.
-PATIENCE_SECONDS: Final = 10.0
+ADMISSION_PATIENCE_SECONDS: Final = 10.0
 # Whether something was done before is not known there: it is found out when the event comes again.
 LEDGER_UNAVAILABLE: Final = "the ledger is unavailable: send it again"
 # Kept back from every deadline for what is not waiting.
@@ -176,7 +176,7 @@ class App:
         ):
             return answer_json(401, {"error": "the header X-Webhook-Secret is missing or wrong"})
         started = time.monotonic()
-        patience = min(PATIENCE_SECONDS, self._settings.deadline_seconds / 5)
+        patience = min(ADMISSION_PATIENCE_SECONDS, self._settings.deadline_seconds / 5)
         try:
             with self._admission.admit_reading(request.content_length, timeout_seconds=patience):
                 return self._receive(request, started, patience - (time.monotonic() - started))

@@ -39,7 +39,7 @@ REVISIONS_SECONDS: Final = 180.0
 # So often meanwhile, and so often where Slack does not take what is told.
 TELL_AGAIN_SECONDS: Final = 10.0
 # These pass by themselves within seconds: nobody need be told.
-_SOON: Final = frozenset({Reason.BUSY, Reason.DEADLINE, Reason.NO_CAPACITY})
+_UNTOLD: Final = frozenset({Reason.BUSY, Reason.DEADLINE, Reason.NO_CAPACITY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +232,7 @@ def _find_wait(outcomes: Sequence[Outcome]) -> tuple[str, Reason] | None:
     """The rule that waits for longer, and why; None where nothing does but Slack."""
     for outcome in outcomes:
         reason = outcome.reason
-        if outcome.status is not Status.RETRYING or reason is None or reason in _SOON:
+        if outcome.status is not Status.RETRYING or reason is None or reason in _UNTOLD:
             continue
         if not reason.value.startswith("slack_"):
             return outcome.rule, reason

@@ -10,7 +10,7 @@ from function.ledger.records import one_row
 
 # Hasura's event has come by then; where it has not, or where the ledger is in no database of
 # Hasura's, the housekeeping does the work.
-GRACE_SECONDS: Final = 5.0
+EVENT_WAIT_SECONDS: Final = 5.0
 
 # The source of what is over and only leaves its id behind, so that a copy of it is no new work. A
 # copy that comes later than this has a signature that is too old.
@@ -63,7 +63,7 @@ class InboxRepository:
                 source=entry.source,
                 subject=entry.subject,
                 body=entry.body,
-                grace=GRACE_SECONDS,
+                grace=EVENT_WAIT_SECONDS,
             )
         )
 
@@ -159,7 +159,7 @@ class InboxRepository:
             lambda transaction: transaction.execute(
                 "UPDATE servicenow.inbox SET due_at = {now} + :seconds WHERE id = :id",
                 id=entry.id,
-                seconds=seconds + GRACE_SECONDS,
+                seconds=seconds + EVENT_WAIT_SECONDS,
             )
         )
 
@@ -171,7 +171,7 @@ def put_entry(transaction: Transaction, entry: InboxEntry) -> None:
         source=entry.source,
         subject=entry.subject,
         body=entry.body,
-        grace=GRACE_SECONDS,
+        grace=EVENT_WAIT_SECONDS,
     )
 
 

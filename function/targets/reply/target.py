@@ -10,7 +10,7 @@ from function.core.outcome import Failure, NotDone, Reason, Retryability, Status
 from function.ledger.ledger import Ledger
 from function.ledger.records import DeliveryId
 from function.rules.model import Rule
-from function.rules.reply import GRACE_SECONDS
+from function.rules.reply import REPLY_GRACE_SECONDS
 from function.targets.base import Result, Task
 from function.targets.reply.client import ReplyClient
 from function.targets.reply.words import compose_reply, write_message
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 # What replies are kept under in the ledger; GovSlack's too.
 INSTANCE: Final = "https://hooks.slack.com"
 # Slack takes an answer for 30 minutes.
-_LATE_SECONDS: Final = GRACE_SECONDS + 60.0
+_LATE_SECONDS: Final = REPLY_GRACE_SECONDS + 60.0
 _LATE: Final = "30 minutes are over, in which Slack takes an answer"
 
 
