@@ -60,7 +60,7 @@ UNCERTAIN: Final = (
     "it was, you hear what became of it within half an hour; if you hear nothing, it was not."
 )
 # A large event waits so long for others to be done: Hasura keeps it, and sends it again.
-PATIENCE_SECONDS: Final = 10.0
+ADMISSION_PATIENCE_SECONDS: Final = 10.0
 # Whether something was done before is not known there: it is found out when the event comes again.
 LEDGER_UNAVAILABLE: Final = "the ledger is unavailable: send it again"
 # Kept back from every deadline for what is not waiting.
@@ -99,7 +99,7 @@ class App:
                 Route("/", endpoint=self._hasura, methods=["POST"]),
                 Route("/hasura", endpoint=self._hasura, methods=["POST"]),
                 Route("/servicenow", endpoint=self._servicenow, methods=["POST"]),
-                Route("/slack", endpoint=self._slack, methods=["POST"]),
+                Route("/slack", endpoint=self._slack, methods=["GET", "POST"]),
                 *OperatorApi(settings, connections, configurations, tester).routes(),
                 Route("/healthz", endpoint=self._healthz, methods=["GET"]),
                 Route("/readyz", endpoint=self._readyz, methods=["GET"]),
@@ -176,7 +176,7 @@ class App:
         ):
             return answer_json(401, {"error": "the header X-Webhook-Secret is missing or wrong"})
         started = time.monotonic()
-        patience = min(PATIENCE_SECONDS, self._settings.deadline_seconds / 5)
+        patience = min(ADMISSION_PATIENCE_SECONDS, self._settings.deadline_seconds / 5)
         try:
             with self._admission.admit_reading(request.content_length, timeout_seconds=patience):
                 return self._receive(request, started, patience - (time.monotonic() - started))
@@ -289,6 +289,10 @@ class App:
         its person alone."""
         from function.sources import slack  # noqa: PLC0415  # for those who have Slack
 
+        if request.method != "POST":
+            if slack.is_ssl_check(request.query_string):
+                return answer_json(200, {})
+            raise MethodNotAllowed(["POST"])
         try:
             body = read_body(
                 request, slack.COMMAND_BYTES_MAX, too_large=f"{slack.COMMAND_BYTES_MAX} bytes"
@@ -314,7 +318,7 @@ class App:
         return self._accept_command(command, slack.command_id(signature or ""))
 
     def _accept_command(self, command: "SlackCommand", identity: str) -> Response:
-        from function.commands import refuse_command  # noqa: PLC0415  # likewise
+        from function.command_access import refuse_command  # noqa: PLC0415  # likewise
         from function.sources.slack import KeptCommand, write_command  # noqa: PLC0415  # likewise
         from function.targets.reply.words import PROCESSING, write_message  # noqa: PLC0415  # for those who have Slack
 

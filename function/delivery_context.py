@@ -18,9 +18,9 @@ from function.targets.base import Targets, TargetSession
 # Less than this is not enough for a call and its record.
 WORK_SECONDS_MIN: Final = 1.0
 # Where a person waits, the back-off ends there: half an hour has room for fifty attempts.
-PATIENCE_SECONDS: Final = 30.0
+PERSON_WAIT_SECONDS_MAX: Final = 30.0
 
-_SOON: Final = frozenset({Reason.DEADLINE, Reason.TARGET_BUSY})
+_NO_OUTAGE: Final = frozenset({Reason.DEADLINE, Reason.TARGET_BUSY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +62,11 @@ class DeliveryContext:
         if now > end:
             return Outcome(rule, key, Status.DEAD, number, Reason.GAVE_UP, hint=failure.hint)
         # Time that ran out, or a turn that did not come, is nobody's outage: the rest is done soon.
-        attempt = 1 if failure.reason in _SOON else delivery.attempts
+        attempt = 1 if failure.reason in _NO_OUTAGE else delivery.attempts
         asked = failure.retry_after_seconds or 0.0
         wait = wait_seconds(attempt, self.draw(), at_least=asked)
         if until is not None:
-            wait = min(wait, max(PATIENCE_SECONDS, asked), until - now)
+            wait = min(wait, max(PERSON_WAIT_SECONDS_MAX, asked), until - now)
         return Outcome(rule, key, Status.RETRYING, number, failure.reason, now + max(1.0, wait))
 
     def failure_alerts(

@@ -9,6 +9,7 @@ from function.core.outcome import Reason
 from function.deadline import Deadline
 from function.engine import Engine
 from function.ledger.backend import LedgerRefused, LedgerUnavailable
+from function.ledger.inbox import InboxEntry
 from function.log import fault
 from function.rules.model import Rule
 from function.settling import settle_ticket
@@ -40,6 +41,7 @@ class Housekeeping:
         deadline = self._engine.deadline()
         settled = self._settle_suspects(deadline)
         worked = self._work_inbox(deadline)
+        self._ledger.inbox.forget_ended()
         told = self._tell_of_overdue(deadline)
         # What is old can wait, and mails cannot: they are left half of the time.
         keep_seconds = self._settings.keep_days * 86400.0
@@ -62,13 +64,25 @@ class Housekeeping:
             if deadline.left() < max(until, self._engine.context.work_seconds_min):
                 break
             try:
-                worked += self._inbox().work_entry(entry, deadline).retry_after_seconds is None
+                worked += self._inbox().work_due(entry, deadline).retry_after_seconds is None
             except LedgerUnavailable:
                 raise
             except Exception as error:  # noqa: BLE001  # one that cannot be worked must not stop the others
                 log.critical("a fault of ours: %s", fault(error))
-                self._ledger.inbox.defer(entry, seconds=DEFERRED_SECONDS)
+                self._put_off(entry)
         return worked
+
+    def _put_off(self, entry: InboxEntry) -> None:
+        """Leave *entry*, which cannot be worked for a fault of ours, alone for a while. A command
+        goes once nobody can be answered any more: what it holds is a secret."""
+        from function.sources.slack import ANSWERED_SECONDS, SOURCE  # noqa: PLC0415  # for those who have Slack
+
+        age_seconds = self._ledger.now() - entry.received
+        if entry.source == SOURCE and age_seconds > ANSWERED_SECONDS:
+            log.critical("a command is given up: it cannot be worked", extra={"event": entry.id})
+            self._ledger.inbox.end(entry)
+        else:
+            self._ledger.inbox.defer(entry, seconds=DEFERRED_SECONDS)
 
     def _settle_suspects(self, deadline: Deadline) -> int:
         """Look again at what was left in doubt, of every target: two may stand on one instance."""

@@ -126,7 +126,8 @@ def _public_url(written: str) -> str:
 def _slack_ids(letters: str, of_what: str, example: str) -> Callable[[str], tuple[str, ...]]:
     def read(written: str) -> tuple[str, ...]:
         ids = _list(written)
-        if not all(re.fullmatch(rf"[{letters}][A-Z0-9]{{2,30}}", each) for each in ids):
+        # One that names nobody is no list: unset, it lets in everybody.
+        if not ids or not all(re.fullmatch(rf"[{letters}][A-Z0-9]{{2,30}}", each) for each in ids):
             raise ValueError(
                 f"must be the id of {of_what} such as {example}, or several separated by commas"
             )

@@ -42,11 +42,13 @@ ACK_SECONDS_MAX: Final = 3.0
 TEAM: Final = "T0SANDBOX"
 USER: Final = ("U0ADA0001", "ada")
 CHANNEL: Final = ("C0OPS0001", "ops")
-# What an answer meets. *taken* ones arrive, and their sender does not hear of it.
+# What an answer meets. *taken* ones arrive, and their sender does not hear of it; a *late* one
+# arrives after LATE_SECONDS.
 FAULTS: Final = (
     *("not_found_404", "gone_410", "error_500", "rate_limit_429", "redirect_302"),
-    *("hang", "reset", "taken_then_500", "taken_then_reset"),
+    *("hang", "reset", "late", "taken_then_500", "taken_then_reset"),
 )
+LATE_SECONDS: Final = 1.0
 _HANG_SECONDS: Final = 30.0
 _BODY_BYTES_MAX: Final = 1024 * 1024
 # A client that says nothing for so long is hung up on.
@@ -242,10 +244,13 @@ class Slack:
 
     def take_answer(self, path: str, body: bytes) -> tuple[int, bytes, str]:
         """What an answer posted to *path* gets: status, words, and the fault that it meets."""
+        with self._lock:
+            fault = self._take_fault()
+        if fault == "late":
+            self._stopped.wait(LATE_SECONDS)
         with self._arrived:
             url = f"{self.url}{path}"
             found = next((one for one in self.commands if one.response_url == url), None)
-            fault = self._take_fault()
             status, words = _REFUSED.get(fault, (0, b""))
             if not status and fault not in ("hang", "reset"):
                 status, words = self._keep(found, body)

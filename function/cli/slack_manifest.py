@@ -7,11 +7,10 @@ from typing import Any, Final
 
 import yaml
 
-from function.rules.command import CommandRule, rules_with_commands, write_usage
+from function.rules.command import CommandRule, command_of, rules_with_commands, write_usage
 from function.rules.model import Rules
 
 NAME_CHARACTERS_MAX: Final = 35
-COMMAND_CHARACTERS_MAX: Final = 32
 COMMANDS_MAX: Final = 50
 _STEPS: Final = """\
 # At https://api.slack.com/apps: Create New App, From a manifest, the workspace, YAML; paste this,
@@ -24,16 +23,20 @@ _STEPS: Final = """\
 def printed(rules: Rules, source_name: str, public_url: str) -> str:
     """The steps, and the manifest as YAML."""
     manifest = build_manifest(rules, source_name, public_url)
-    return _STEPS + yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True, width=1000)
+    left_out = [command_of(rule).command for rule in rules_with_commands(rules)[COMMANDS_MAX:]]
+    steps = _STEPS
+    if left_out:
+        names = ", ".join(f"/{name}" for name in left_out)
+        steps += f"# An app has {COMMANDS_MAX} commands at most. Left out: {names}\n"
+    return steps + yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True, width=1000)
 
 
 def build_manifest(rules: Rules, source_name: str, public_url: str) -> dict[str, Any]:
     """An app with the commands of *rules*, which go to *public_url*. It asks for no right but to
     have commands."""
     commands = [
-        describe_command(rule.target, public_url)
-        for rule in rules_with_commands(rules)
-        if isinstance(rule.target, CommandRule)
+        describe_command(command_of(rule), public_url)
+        for rule in rules_with_commands(rules)[:COMMANDS_MAX]
     ]
     name = f"ServiceNow {source_name}"[:NAME_CHARACTERS_MAX]
     return {
@@ -41,7 +44,7 @@ def build_manifest(rules: Rules, source_name: str, public_url: str) -> dict[str,
             "name": name,
             "description": "Looks up and resolves ServiceNow tickets.",
         },
-        "features": {"slash_commands": commands[:COMMANDS_MAX]},
+        "features": {"slash_commands": commands},
         "oauth_config": {"scopes": {"bot": ["commands"]}},
         "settings": {
             "org_deploy_enabled": False,

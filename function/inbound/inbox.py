@@ -41,36 +41,35 @@ class InboxWorker:
 
     def work(self, identity: str, *, deadline: Deadline) -> InboxResult:
         """Work the entry *identity*, if it is still there. Raises LedgerUnavailable."""
-        if identity.startswith(f"{SLACK}/") and (wait := self._commands().crowded_seconds()):
-            # New ones need the threads to be acknowledged by, and the database.
-            return InboxResult(None, wait)
+        if identity.startswith(f"{SLACK}/"):
+            return self._work_command(identity, deadline)
         entry = self._inbox.find(identity)
-        return InboxResult() if entry is None else self.work_entry(entry, deadline)
+        return InboxResult() if entry is None else self._work_ticket(entry, deadline)
 
-    def work_entry(self, entry: InboxEntry, deadline: Deadline) -> InboxResult:
-        """Work *entry*, and take it out if it is done. Raises LedgerUnavailable."""
+    def work_due(self, entry: InboxEntry, deadline: Deadline) -> InboxResult:
+        """Work *entry*, which Hasura's event has not brought. Raises LedgerUnavailable."""
         if entry.source == SLACK:
-            return self._work_command(entry, deadline)
+            return self._work_command(entry.id, deadline, only_due=True)
+        return self._work_ticket(entry, deadline)
+
+    def _work_ticket(self, entry: InboxEntry, deadline: Deadline) -> InboxResult:
+        """Look at a ticket, and take *entry* out if it is done."""
         table, _, sys_id = entry.subject.partition("/")
         result = self._tickets.sync_ticket(table, sys_id, deadline=deadline)
         wait = self._put_away(entry, result.retry_after_seconds)
         return InboxResult(result, wait, result.outcomes)
 
-    def _work_command(self, entry: InboxEntry, deadline: Deadline) -> InboxResult:
+    def _work_command(
+        self, identity: str, deadline: Deadline, *, only_due: bool = False
+    ) -> InboxResult:
         """Work a command; where it resolved a ticket, the app is told at once."""
-        result = self._commands().work(entry, deadline)
+        result = self._commands().work(identity, deadline, only_due=only_due)
         outcomes = result.outcomes
         if result.ticket_entry is not None:
             told = self._inbox.find(result.ticket_entry)
             if told is not None:
-                outcomes += self.work_entry(told, deadline).outcomes
-        wait = result.retry_after_seconds
-        if wait is None:
-            # It is asked for once: where it is gone, another one has taken it out.
-            self._inbox.remove(entry)
-        else:
-            self._inbox.defer(entry, seconds=wait)
-        return InboxResult(None, wait, outcomes)
+                outcomes += self._work_ticket(told, deadline).outcomes
+        return InboxResult(None, result.retry_after_seconds, outcomes)
 
     def _put_away(self, entry: InboxEntry, wait_seconds: float | None) -> float | None:
         """Take *entry* out where nothing is left to do; gives when it is to be worked again."""

@@ -147,19 +147,22 @@ class DeliveryRepository:
         was not yet.
 
         *wanted* is what the step desires, as JSON text. *fresh*: a dead letter is tried again with
-        a new clock; otherwise, under the same *digest*, it stays dead. *version* is that of the
+        a new clock; otherwise, under the same *digest*, it stays dead; so does one whose event is
+        given up at a time of its own, whatever is asked. *version* is that of the
         stored connection that the work goes by (None: by none); where another is in force, nothing
         is begun. *table* is the one whose traits are asked for. *permit_for*: the digest of the
         credential for which leave to make the first call is asked, good for *probe_seconds*.
         """
         names = delivery.parameters()
+        # Its person was told that it is not done, and that stays true.
+        for_good = event.expires_at is not None
 
         def work(transaction: Transaction) -> BeginResult:
             status = _instance_status(transaction, instance=instance, table=table, names=names)
             if version is not None and status.version != version:
                 return ConnectionChanged()
             before = one_row(transaction.execute(_FIND_DELIVERY, **names))
-            ended = _ended(before, digest, fresh=fresh)
+            ended = _ended(before, digest, fresh=fresh, for_good=for_good)
             if ended is not None:
                 return ended
             keyed = {"instance": instance, "rule": delivery.rule, "key": delivery.key}
@@ -170,7 +173,7 @@ class DeliveryRepository:
                 return KeyBusy(find_lease_left(transaction, **keyed))
             # Whoever held the lease a moment ago may have finished this very event.
             before = one_row(transaction.execute(_FIND_DELIVERY, **names))
-            ended = _ended(before, digest, fresh=fresh)
+            ended = _ended(before, digest, fresh=fresh, for_good=for_good)
             if ended is not None:
                 transaction.execute(
                     "UPDATE servicenow.ticket SET lease_owner = '' WHERE instance = :instance "
@@ -637,7 +640,11 @@ def save_delivery(
     )
 
 
-def _ended(before: Record | None, digest: str, *, fresh: bool) -> AlreadyDone | AlreadyDead | None:
+def _ended(
+    before: Record | None, digest: str, *, fresh: bool, for_good: bool = False
+) -> AlreadyDone | AlreadyDead | None:
+    """How a delivery has ended; None where it has not, or begins again. One that is dead *for_good*
+    does not, whatever the rules and settings say by now."""
     if before is None:
         return None
     # What the rules did not want is wanted again by others, perhaps.
@@ -648,7 +655,8 @@ def _ended(before: Record | None, digest: str, *, fresh: bool) -> AlreadyDone | 
         and not belongs_to_predecessor
     ):
         return AlreadyDone(before["ticket"])
-    if before["status"] == DeliveryStatus.DEAD and not fresh and before["digest"] == digest:
+    stays_dead = for_good or (not fresh and before["digest"] == digest)
+    if before["status"] == DeliveryStatus.DEAD and stays_dead:
         return AlreadyDead(before["ticket"], before["reason"], before["hint"])
     return None
 

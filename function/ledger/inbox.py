@@ -10,7 +10,12 @@ from function.ledger.records import one_row
 
 # Hasura's event has come by then; where it has not, or where the ledger is in no database of
 # Hasura's, the housekeeping does the work.
-GRACE_SECONDS: Final = 5.0
+EVENT_WAIT_SECONDS: Final = 5.0
+
+# The source of what is over and only leaves its id behind, so that a copy of it is no new work. A
+# copy that comes later than this has a signature that is too old.
+ENDED: Final = "ended"
+ENDED_SECONDS: Final = 15 * 60.0
 
 _PUT = """
 INSERT INTO servicenow.inbox AS i (id, source, subject, body, notified, received, due_at)
@@ -29,7 +34,7 @@ ON CONFLICT (id) DO NOTHING
 class InboxEntry:
     """Work that is to be done. *notified*: how often it was asked for. *received* is when it was
     first, in UNIX seconds by the ledger's clock. A command's *body* holds where it is answered,
-    which is a secret."""
+    which is a secret; it is blank once the command is over."""
 
     id: str
     source: str
@@ -58,7 +63,7 @@ class InboxRepository:
                 source=entry.source,
                 subject=entry.subject,
                 body=entry.body,
-                grace=GRACE_SECONDS,
+                grace=EVENT_WAIT_SECONDS,
             )
         )
 
@@ -84,11 +89,54 @@ class InboxRepository:
         )
         return _read(row) if row is not None else None
 
+    def claim(self, identity: str, *, seconds: float, only_due: bool = False) -> InboxEntry | None:
+        """The entry *identity*, which the housekeeping leaves alone for *seconds* from now on. None
+        where it is over; *only_due*: or where it is not due."""
+        row = self._database.run(
+            lambda transaction: one_row(
+                transaction.execute(
+                    "UPDATE servicenow.inbox SET due_at = {now} + :seconds "
+                    "WHERE id = :id AND source <> :ended AND (due_at <= {now} OR NOT :only_due) "
+                    "RETURNING *",
+                    id=identity,
+                    seconds=seconds,
+                    ended=ENDED,
+                    only_due=only_due,
+                )
+            )
+        )
+        return _read(row) if row is not None else None
+
+    def end(self, entry: InboxEntry) -> None:
+        """*entry*, which is asked for once, is over: nothing but its id is left, for a while."""
+        self._database.run(
+            lambda transaction: transaction.execute(
+                "UPDATE servicenow.inbox SET source = :ended, body = '', "
+                "due_at = {now} + :seconds WHERE id = :id",
+                id=entry.id,
+                ended=ENDED,
+                seconds=ENDED_SECONDS,
+            )
+        )
+
+    def forget_ended(self) -> int:
+        """Forget what has been over for ENDED_SECONDS; gives how many went."""
+        gone = self._database.run(
+            lambda transaction: transaction.execute(
+                "DELETE FROM servicenow.inbox WHERE source = :ended AND due_at <= {now} "
+                "RETURNING id",
+                ended=ENDED,
+            )
+        )
+        return len(gone)
+
     def due(self, *, most: int) -> list[InboxEntry]:
         """What Hasura's events have not brought, oldest first."""
         rows = self._database.run(
             lambda transaction: transaction.execute(
-                "SELECT * FROM servicenow.inbox WHERE due_at <= {now} ORDER BY due_at LIMIT :most",
+                "SELECT * FROM servicenow.inbox WHERE due_at <= {now} AND source <> :ended "
+                "ORDER BY due_at LIMIT :most",
+                ended=ENDED,
                 most=most,
             )
         )
@@ -111,7 +159,7 @@ class InboxRepository:
             lambda transaction: transaction.execute(
                 "UPDATE servicenow.inbox SET due_at = {now} + :seconds WHERE id = :id",
                 id=entry.id,
-                seconds=seconds + GRACE_SECONDS,
+                seconds=seconds + EVENT_WAIT_SECONDS,
             )
         )
 
@@ -123,7 +171,7 @@ def put_entry(transaction: Transaction, entry: InboxEntry) -> None:
         source=entry.source,
         subject=entry.subject,
         body=entry.body,
-        grace=GRACE_SECONDS,
+        grace=EVENT_WAIT_SECONDS,
     )
 
 

@@ -243,7 +243,7 @@ class RulesParser:
     ) -> list[Rule]:
         """A rule that hears a slash command: the command, and after it the reply."""
         from function.rules.command_parser import CommandRuleParser  # noqa: PLC0415  # for those who have Slack
-        from function.rules.reply import GRACE_SECONDS  # noqa: PLC0415  # likewise
+        from function.rules.reply import REPLY_GRACE_SECONDS  # noqa: PLC0415  # likewise
 
         line = self._commands.setdefault(source, line_of(node))
         if line != line_of(node):
@@ -256,7 +256,7 @@ class RulesParser:
         command = self._new_rule(parsed.command, parsed.templates, ops=ops)
         reply = self._new_rule(parsed.reply, parsed.templates, ops=ops)
         kind = parsed.command.kind
-        return [command, replace(reply, after=kind, grace_seconds=GRACE_SECONDS)]
+        return [command, replace(reply, after=kind, grace_seconds=REPLY_GRACE_SECONDS)]
 
     def _row_rule(
         self, node: yaml.Node, entries: Mapping[str, yaml.Node], path: str, source: str

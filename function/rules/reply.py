@@ -13,7 +13,7 @@ from function.rules.model import Rule, RuleTemplate
 
 REPLY: Final = "reply"
 # The command is given up 25 minutes after it was taken, and where it is answered lives for 30.
-GRACE_SECONDS: Final = 4 * 60.0
+REPLY_GRACE_SECONDS: Final = 4 * 60.0
 
 
 @dataclass(frozen=True, slots=True)

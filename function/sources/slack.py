@@ -19,11 +19,14 @@ from function.sources.hasura import InvalidRequest
 
 # 4,000 characters of four bytes each, percent-encoded, and what is sent beside them.
 COMMAND_BYTES_MAX: Final = 64 * 1024
+SSL_CHECK_BYTES_MAX: Final = 1000
 # What Slack calls the hosts of its `response_url`: the second is GovSlack's.
 REPLY_HOSTS: Final = ("hooks.slack.com", "hooks.slack-gov.com")
 # A `response_url` is good for 30 minutes. A command is given up before that, so that its last word
 # can still be said, and stays true.
 GIVE_UP_SECONDS: Final = 25 * 60.0
+# What is not told by then is not told any more.
+ANSWERED_SECONDS: Final = 29 * 60.0
 SOURCE: Final = "slack"
 
 _TIMESTAMP: Final = re.compile(r"[0-9]{1,12}", re.ASCII)
@@ -69,16 +72,22 @@ class SlackCommand:
 
 @dataclass(frozen=True, slots=True)
 class KeptCommand:
-    """A command as the inbox keeps it. *interim*: its person was told that it takes longer."""
+    """A command as the inbox keeps it. *interim*: its person was told that it takes longer.
+    *refusal* is what its person is told where it is not done, "" where it may be: from then on it
+    is told that, and nothing else. *is_dead*: such a one is a dead letter."""
 
     command: SlackCommand
     interim: bool = False
+    refusal: str = ""
+    is_dead: bool = False
 
 
 def is_ssl_check(body: bytes | bytearray) -> bool:
-    """Whether Slack only asks if anybody is there, which it does now and then with a form of one
-    field."""
-    return len(body) < 1000 and b"ssl_check=1" in bytes(body).split(b"&")
+    """Whether Slack only asks if anybody is there, as it does now and then: a form, or the query of
+    a GET, that says so and has no command."""
+    fields = bytes(body[:SSL_CHECK_BYTES_MAX]).split(b"&")
+    has_command = any(field.startswith(b"command=") for field in fields)
+    return len(body) < SSL_CHECK_BYTES_MAX and b"ssl_check=1" in fields and not has_command
 
 
 def verify_signature(
@@ -177,6 +186,8 @@ def write_command(kept: KeptCommand) -> str:
             "fields": dict(command.fields),
             "response_url": command.response_url,
             "interim": kept.interim,
+            "refusal": kept.refusal,
+            "dead": kept.is_dead,
         }
     )
 
@@ -186,7 +197,12 @@ def read_command(body: str) -> KeptCommand:
     read = json.loads(body)
     fields = {str(name): str(value) for name, value in read["fields"].items()}
     command = SlackCommand(fields["command"].removeprefix("/"), fields, str(read["response_url"]))
-    return KeptCommand(command, bool(read.get("interim")))
+    return KeptCommand(
+        command,
+        bool(read.get("interim")),
+        str(read.get("refusal", "")),
+        bool(read.get("dead")),
+    )
 
 
 def to_event(command: SlackCommand, identity: str, *, received: float) -> Event:

@@ -53,11 +53,14 @@ def test_the_manifest_keeps_to_slacks_limits() -> None:
     rules = "version: 1\nrules:\n" + "".join(
         f"  - {{name: r{number}, from: slack/c{number}, reply: x}}\n" for number in range(60)
     )
-    manifest = build_manifest(load_rules(rules, environ={}), "s" * 40, URL)
+    read = load_rules(rules, environ={})
+    manifest = build_manifest(read, "s" * 40, URL)
 
     assert len(manifest["display_information"]["name"]) <= 35
     assert len(manifest["features"]["slash_commands"]) == 50
     assert "usage_hint" not in manifest["features"]["slash_commands"][0]
+    left_out = ", ".join(f"/c{number}" for number in range(50, 60))
+    assert f"# An app has 50 commands at most. Left out: {left_out}\n" in printed(read, "s", URL)
     assert yaml.safe_load(printed(load_rules(rules, environ={}), "s", URL))
 
 
@@ -123,6 +126,7 @@ def test_check_says_nothing_of_slack_where_all_is_set(shell: Shell, postgresql: 
     [
         ("SLACK_ALLOWED_TEAMS", "acme", "must be the id of a workspace such as T0123ABCD"),
         ("SLACK_ALLOWED_USERS", "U0123ABCD,@ada", "must be the id of a person such as U0123ABCD"),
+        ("SLACK_ALLOWED_USERS", " , ,", "must be the id of a person such as U0123ABCD"),
         ("SLACK_SIGNING_SECRET", "short", "must be a secret of 16 or more characters"),
         ("SLACK_SANDBOX_URL", "https://example.com", "must be on this machine"),
         ("SLACK_SANDBOX_URL", "http://127.0.0.1:8093/x", "must be on this machine"),

@@ -34,7 +34,9 @@ FAULTS: Final = (
     *("error_500", "adc_502", "unavailable_503", "reset", "semaphore_429"),
     *("commit_then_reset", "commit_then_500", "truncated_200", "partial_200"),
 )
-INTERIM: Final = ("ServiceNow has not confirmed", "ServiceNow does not answer")
+INTERIM: Final = (
+    *("ServiceNow has not confirmed", "ServiceNow does not answer", "It cannot be done just now"),
+)
 TAKEN: Final = "Processing…"
 
 
@@ -88,6 +90,8 @@ class Audit:
 
     taken: int = 0
     refused: Counter[str] = field(default_factory=Counter)
+    # Of those that were not taken, as far as their person saw: kept and worked all the same.
+    kept_unacknowledged: int = 0
     unanswered: list[str] = field(default_factory=list)
     answered_twice: list[str] = field(default_factory=list)
     interim_words: int = 0
@@ -105,6 +109,7 @@ class Audit:
         return [
             f"commands taken            {self.taken}",
             f"not taken                 {self.refused.total()} {dict(self.refused)}",
+            f"of these worked though    {self.kept_unacknowledged}",
             f"without a final answer    {len(self.unanswered)}",
             f"with two (in doubt)       {len(self.answered_twice)}",
             f"interim words             {self.interim_words}",
@@ -186,7 +191,9 @@ class Burst:
         for place, command in enumerate(self.typed.values()):
             for _ in range(self._plan.copies if place % 10 == 0 else 1):
                 status, answer, seconds = next(answers)
-                self.ack_seconds += [seconds] if status else []
+                # An answer that did not come in time was too late. One that died with its function
+                # tells nothing.
+                self.ack_seconds += [seconds] if status or answer == "TimeoutError" else []
                 shown = json.loads(answer).get("text", "") if status == 200 else answer
                 if (command.status, command.shown) != (200, TAKEN):
                     command.status, command.shown = status, shown
@@ -209,7 +216,9 @@ class Burst:
                 return
 
     def _inbox(self) -> int:
-        return int(self._site.sql("SELECT count(*) AS n FROM servicenow.inbox")[0]["n"])
+        """How many entries are to be worked."""
+        sql = "SELECT count(*) AS n FROM servicenow.inbox WHERE source <> 'ended'"
+        return int(self._site.sql(sql)[0]["n"])
 
     def _audit(self, seconds: float) -> Audit:
         audit = Audit(faults=self._faults.met, seconds=seconds, left=self._inbox())
@@ -217,8 +226,12 @@ class Burst:
         audit.ack_seconds = self.ack_seconds
         rows = {row["number"]: row for row in self._site.servicenow.rows("incident")}
         for number, command in self.typed.items():
+            # One that was kept, and died before it was acknowledged, is done once too.
+            if int(rows[number]["sys_mod_count"]) > 1:
+                audit.resolved_twice.append(command.text)
             if (command.status, command.shown) != (200, TAKEN):
                 audit.refused[f"{command.status} {command.shown[:30]}".strip()] += 1
+                audit.kept_unacknowledged += bool(command.answers)
                 continue
             audit.taken += 1
             words = [answer.text for answer in command.answers]
@@ -231,8 +244,6 @@ class Burst:
             audit.other_words += [text for text in last if text != f"{number} is resolved"]
             if rows[number]["state"] != "6":
                 audit.unresolved.append(command.text)
-            if int(rows[number]["sys_mod_count"]) > 1:
-                audit.resolved_twice.append(command.text)
         return audit
 
 

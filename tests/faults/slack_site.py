@@ -58,7 +58,8 @@ class SlackSite(TwoWaySite):
 
     @property
     def inbox(self) -> list[dict[str, Any]]:
-        return self.sql("SELECT * FROM servicenow.inbox")
+        """What is to be worked."""
+        return self.sql("SELECT * FROM servicenow.inbox WHERE source <> 'ended'")
 
     def places_of(self, secret: str) -> list[str]:
         """Where *secret* stands: tables, and the functions' logs."""

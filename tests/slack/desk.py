@@ -89,7 +89,10 @@ class SlackWorld(World):
 
     @property
     def inbox(self) -> list[dict[str, Any]]:
-        return self.query("SELECT * FROM servicenow.inbox ORDER BY received, id")
+        """What is to be worked."""
+        return self.query(
+            "SELECT * FROM servicenow.inbox WHERE source <> 'ended' ORDER BY received, id"
+        )
 
     def work(self, *, instance: int = 0) -> list[Answered]:
         """Hasura's events on what is in the inbox now, each brought once."""

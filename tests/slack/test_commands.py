@@ -359,6 +359,7 @@ def test_a_command_whose_rule_was_taken_out_meanwhile_is_told_so() -> None:
     with SlackWorld() as world:
         command = world.type("/ops-resolve INC0010001")
         world.start(rules=RULES.replace("slack/ops-resolve", "slack/ops-close"))
+        world.clock.advance(200)
         [answered] = world.work()
 
         assert (answered.status, answered.outcome["reason"]) == (422, "no_rule")
@@ -608,7 +609,7 @@ def test_after_25_minutes_it_is_given_up_and_that_stays_true() -> None:
         world.work()
 
         assert [answer.text for answer in command.answers][1:] == [
-            f"Not done: ServiceNow could not be reached for 25 minutes, and {number} was given up. "
+            f"Not done: it did not succeed within 25 minutes, and {number} was given up. "
             "Try again later."
         ]
         assert (world.incident["state"], world.inbox) == ("1", [])

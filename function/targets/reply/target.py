@@ -10,7 +10,7 @@ from function.core.outcome import Failure, NotDone, Reason, Retryability, Status
 from function.ledger.ledger import Ledger
 from function.ledger.records import DeliveryId
 from function.rules.model import Rule
-from function.rules.reply import GRACE_SECONDS
+from function.rules.reply import REPLY_GRACE_SECONDS
 from function.targets.base import Result, Task
 from function.targets.reply.client import ReplyClient
 from function.targets.reply.words import compose_reply, write_message
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 # What replies are kept under in the ledger; GovSlack's too.
 INSTANCE: Final = "https://hooks.slack.com"
 # Slack takes an answer for 30 minutes.
-_LATE_SECONDS: Final = GRACE_SECONDS + 60.0
+_LATE_SECONDS: Final = REPLY_GRACE_SECONDS + 60.0
 _LATE: Final = "30 minutes are over, in which Slack takes an answer"
 
 
@@ -71,17 +71,17 @@ class ReplySession:
         task.record = replace(task.record, number=result.number)
         if event.expires_at is not None and task.now > event.expires_at + _LATE_SECONDS:
             failure = Failure(Retryability.PERMANENT, Reason.REPLY_EXPIRED, _LATE)
-            raise NotDone(_say_whom(failure, event))
-        text, in_channel, problem = compose_reply(rule, event, result)
-        if problem:
-            log.error("a reply could not be written as the rule says: %s", problem)
+            raise NotDone(_name_person(failure, event))
+        reply = compose_reply(rule, event, result)
+        if reply.problem:
+            log.error("a reply could not be written as the rule says: %s", reply.problem)
         left_seconds = task.deadline.left()
-        body = write_message(text, in_channel=in_channel)
+        body = write_message(reply.text, in_channel=reply.in_channel)
         began = time.monotonic()
         try:
             self._client.post(event.reply_url, body, left_seconds=left_seconds)
         except NotDone as error:
-            error.failure = _say_whom(error.failure, event)
+            error.failure = _name_person(error.failure, event)
             raise
         log.info("answered in Slack", extra={"ms": int((time.monotonic() - began) * 1000)})
         return Result(Status.CREATED, None)
@@ -91,13 +91,13 @@ class ReplySession:
         task.record = task.record.without_suspicion()
 
 
-def _say_whom(failure: Failure, event: Event) -> Failure:
-    """*failure* with what is to be done, where Slack will never take the answer."""
+def _name_person(failure: Failure, event: Event) -> Failure:
+    """*failure* with whom to tell, where Slack will never take the answer."""
     if failure.retryability is not Retryability.PERMANENT:
         return failure
     row = event.new if isinstance(event.new, dict) else {}
     hint = (
-        f"{failure.hint}. The person has not heard what became of the command: tell Slack's user "
-        f"{row.get('user_id')}"
+        f"{failure.hint}. The person may not have heard what became of the command: tell Slack's "
+        f"user {row.get('user_id')}"
     )
     return replace(failure, hint=hint)

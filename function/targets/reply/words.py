@@ -6,6 +6,7 @@ that nothing that stands in a ticket is a mention or a link).
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -22,6 +23,17 @@ PROCESSING: Final = "Processing…"
 # Slack shows longer texts behind "see more", and cuts those over 40,000.
 TEXT_CHARACTERS_MAX: Final = 3000
 _NOTES_CHARACTERS_MAX: Final = 300
+# Others, such as a password that is refused, or a fault of ours, are not ServiceNow's.
+_NO_ANSWER: Final = frozenset(
+    {
+        Reason.UNREACHABLE,
+        Reason.TIMEOUT,
+        Reason.UNAVAILABLE,
+        Reason.HIBERNATING,
+        Reason.OVERLOADED,
+        Reason.RATE_LIMITED,
+    }
+)
 _FAILED_ALONE: Final = (
     "Whoever looks after the function has been told. Try again later, or do it in ServiceNow."
 )
@@ -40,47 +52,61 @@ def write_message(text: str, *, in_channel: bool = False) -> bytes:
     return json.dumps({"response_type": response_type, "text": escape_text(text)}).encode()
 
 
-def compose_reply(rule: Rule, event: Event, result: CommandResult) -> tuple[str, bool, str]:
-    """What is told of the command *event* that is over, whether all in the channel are told, and
-    what is wrong with the rule's own text ("" for nothing)."""
+@dataclass(frozen=True, slots=True)
+class CommandReply:
+    """What is told of a command that is over: to all who are in the channel where *in_channel*.
+    *problem* is what is wrong with the rule's own text, "" for nothing."""
+
+    text: str
+    in_channel: bool = False
+    problem: str = ""
+
+
+def compose_reply(rule: Rule, event: Event, result: CommandResult) -> CommandReply:
+    """What is told of the command *event* that is over."""
     reply = reply_of(rule)
     if result.status not in (Status.SKIPPED, Status.DEAD, Status.RETRYING):
         try:
-            return _render(rule, reply, event, result), reply.in_channel, ""
+            return CommandReply(_render(rule, reply, event, result), reply.in_channel)
         except RenderError as unsaid:
-            return _done(reply.command, result), False, unsaid.failure.hint
+            return CommandReply(_done(reply.command, result), problem=unsaid.failure.hint)
     if result.status is Status.SKIPPED:
-        return _say_skipped(reply.command, result), False, ""
-    return _say_failed(reply.command, result), False, ""
+        return CommandReply(_say_skipped(reply.command, result))
+    return CommandReply(_say_failed(reply.command, result))
 
 
-def compose_interim(number: str, *, in_doubt: bool) -> str:
-    """What is told of a command that takes longer because of ServiceNow."""
+def compose_interim(number: str, reason: Reason, *, in_doubt: bool) -> str:
+    """What is told of a command that takes longer, because of *reason*."""
     if in_doubt:
         return (
             f"ServiceNow has not confirmed that {number or 'it'} is done. It is being looked at "
             "again; you hear what became of it within half an hour."
         )
-    return (
-        "ServiceNow does not answer just now. It is tried again for up to 25 minutes; you hear "
-        "what became of it."
-    )
+    why = "ServiceNow does not answer" if reason in _NO_ANSWER else "It cannot be done"
+    return f"{why} just now. It is tried again for up to 25 minutes; you hear what became of it."
 
 
-def compose_no_rule(command: str) -> str:
-    """What is told of a command that no rule is for any more."""
+def compose_no_rule(command: str, *, begun: bool) -> str:
+    """What is told of a command that no rule is for any more. *begun*: one was, and its work began
+    by it."""
+    if begun:
+        return f"/{command} is not set up any more. It may be done: look before you do it again."
     return f"/{command} is not set up any more: nothing was done."
 
 
 def _render(rule: Rule, reply: ReplyRule, event: Event, result: CommandResult) -> str:
-    """The rule's own text. Raises RenderError."""
+    """The rule's own text. Raises RenderError, also where it is blank: Slack takes no such
+    answer."""
     values, shown = split_shown(dict(result.record)) if reply.command.table else (None, None)
     budget = RenderBudget()
     names: dict[str, Any] = command_names(rule, event, notes="", values=values, shown=shown)
     number = reply.command.templates.number
     named = parse_ticket(number.text(names, budget)) if number is not None else None
     names["notes"] = named.notes if named is not None else ""
-    return reply.text.text(names, budget)
+    text = reply.text.text(names, budget)
+    if not text.strip():
+        raise RenderError("says nothing; give it a text for every ticket", where=reply.text.where)
+    return text
 
 
 def _done(command: CommandRule, result: CommandResult) -> str:
@@ -113,7 +139,10 @@ def _say_skipped(command: CommandRule, result: CommandResult) -> str:
         case Reason.ACL:
             return f"Not done: the function has no right in ServiceNow to do this to {number}."
         case Reason.NOT_KEPT:
-            return f"Not done: ServiceNow took it, and left {number} as it was."
+            return (
+                f"Not done: ServiceNow took the change, but {number} is not resolved. Its close "
+                "notes may have been written."
+            )
         case _:
             return f"Not done: ServiceNow refused to resolve {number}."
 
@@ -127,8 +156,8 @@ def _say_failed(command: CommandRule, result: CommandResult) -> str:
         )
     if result.reason is Reason.GAVE_UP:
         return (
-            f"Not done: ServiceNow could not be reached for 25 minutes, and {number or 'it'} was "
-            "given up. Try again later."
+            f"Not done: it did not succeed within 25 minutes, and {number or 'it'} was given up. "
+            "Try again later."
         )
     what = f"/{command.command} {number}".rstrip()
     return f"Not done: {what} failed. {_FAILED_ALONE}"
