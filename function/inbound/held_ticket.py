@@ -22,7 +22,14 @@ from function.ledger.records import (
     Shadow,
     Ticket,
 )
-from function.ledger.ticket_syncs import NO_RULE, Attempt, AttemptEnd, LinkChanged, SyncBegun
+from function.ledger.ticket_syncs import (
+    NO_RULE,
+    Attempt,
+    AttemptEnd,
+    LinkChanged,
+    SyncBegun,
+    find_known_count,
+)
 from function.rules.model import Rule
 from function.rules.ticket import TicketRule
 from function.rules.ticket_change import TicketLink
@@ -34,8 +41,6 @@ from function.targets.ticket.address import find_generation, is_of_source
 
 # A waiter polls the lease that long; then the inbox keeps the work.
 PATIENCE_SECONDS: Final = 2.0
-# A count that went back so long after the last look is a restored instance's.
-COUNT_SECONDS: Final = 60.0
 
 
 class HeldTicket:
@@ -163,10 +168,7 @@ class HeldTicket:
 
     def _known_count(self) -> int:
         """The count of changes that we have seen of late."""
-        since = self.now - COUNT_SECONDS
-        record = [self.record.mod_count] if self.record.updated_at > since else []
-        seen = [shadow.mod_count for shadow in self.shadows if shadow.updated_at > since]
-        return max([*record, *seen], default=0)
+        return find_known_count(self.record, self.shadows, now=self.now)
 
     def _settle(self) -> None:
         """A ticket in doubt is settled first: what we sent may still come to stand there."""
@@ -223,7 +225,7 @@ class HeldTicket:
         self.release()
         if not self.take_lease(row):
             raise ServiceNowError(_BUSY)
-        if self.record.rule != NO_RULE and not self.record.sys_id and not self._is_in_doubt:
+        if self.record.rule != NO_RULE and not self.record.sys_id and not self.record.is_in_doubt:
             generation = find_generation(self.table, correlation, self.sys_id)
             if generation < self.record.generation:
                 # The row's next ticket is still to be made: this one is a former one.
@@ -236,10 +238,6 @@ class HeldTicket:
             )
             self.record = adopted.made(row_resolved=False)
         return True
-
-    @property
-    def _is_in_doubt(self) -> bool:
-        return self.record.suspect_until is not None or self.record.pending_write is not None
 
     # Written down
 

@@ -20,7 +20,8 @@ from function.rules.command import NOTES, NUMBER, command_names, command_of
 from function.servicenow import Record, ServiceNowError, equals, is_sys_id, split_shown
 from function.targets.base import Result, Task
 from function.targets.command.decide import SentWrite, decide_end, read_sent
-from function.targets.command.lease import hold_ticket
+from function.targets.command.lease import LeasedTicket, lease_ticket
+from function.targets.ticket.access import LAG_SECONDS
 
 # A number is one ticket's; an instance that leaves a term of a query out gives others.
 TICKETS_MAX: Final = 5
@@ -107,15 +108,15 @@ class CommandWork:
         self._remember(found)
         if not self._rule.resolves:
             return Result(Status.UNCHANGED, None) if self._is_allowed(found) else _NOT_ALLOWED
-        with hold_ticket(
+        with lease_ticket(
             self._ledger,
             instance=self._instance,
             table=self._rule.table,
             sys_id=found["sys_id"],
             lease_seconds=self._lease_seconds,
             deadline=self._task.deadline,
-        ):
-            result = self._resolve(self._get(found["sys_id"]))
+        ) as leased:
+            result = self._resolve(leased, self._look(leased, found["sys_id"]))
             if result.status is Status.RESOLVED and self._is_heard:
                 # Whatever becomes of this process, the app is told.
                 self._ledger.inbox.put(ticket_entry(self._rule.table, found["sys_id"]))
@@ -139,8 +140,19 @@ class CommandWork:
         ]
         return ours[0] if ours else None
 
+    def _look(self, leased: LeasedTicket, sys_id: str) -> Record:
+        """The same ticket, looked at under its lease. Raises ServiceNowError, transient where what
+        is told is older than what is known."""
+        record = self._get(sys_id)
+        if leased.is_behind(record):
+            time.sleep(max(0.0, min(LAG_SECONDS, self._task.deadline.left())))
+            record = self._get(sys_id)
+        if leased.is_behind(record):
+            raise ServiceNowError(_BEHIND)
+        leased.remember_count(record)
+        return record
+
     def _get(self, sys_id: str) -> Record:
-        """The same ticket, looked at under its lease. Raises ServiceNowError."""
         return self._tables.get(
             self._rule.table,
             sys_id,
@@ -181,7 +193,7 @@ class CommandWork:
 
     # The write
 
-    def _resolve(self, record: Record) -> Result:
+    def _resolve(self, leased: LeasedTicket, record: Record) -> Result:
         """Resolve the ticket as it is in *record*. Raises NotDone, LeaseLost."""
         self._remember(record)
         decision = decide_end(self._rule.states, record, self._sent)
@@ -198,7 +210,7 @@ class CommandWork:
             return Result(Status.SKIPPED, decision)
         if not self._wants_end(record):
             return Result(Status.UNCHANGED, None)
-        return self._write(record, self._close_fields(record))
+        return self._write(leased, record, self._close_fields(record))
 
     def _check_doubt(self) -> None:
         """Raise in doubt while what was sent may still be done; it is looked for again then."""
@@ -219,7 +231,7 @@ class CommandWork:
             )
             raise ServiceNowError(failure)
 
-    def _write(self, record: Record, values: Mapping[str, str]) -> Result:
+    def _write(self, leased: LeasedTicket, record: Record, values: Mapping[str, str]) -> Result:
         """Send *values*. Raises NotDone, LeaseLost."""
         # Who is killed now has sent it by the end of the lease, if at all.
         until = self._clock() + self._lease_seconds + IN_DOUBT_SECONDS
@@ -237,7 +249,8 @@ class CommandWork:
             failpoint("after_call")
         except ServiceNowError as error:
             failpoint("after_call")
-            return self._judge(error, record, values)
+            return self._judge(leased, error, record, values)
+        leased.remember_count(answer)
         return self._written(record, answer)
 
     def _written(self, record: Record, answer: Record) -> Result:
@@ -253,6 +266,7 @@ class CommandWork:
 
     def _judge(
         self,
+        leased: LeasedTicket,
         error: ServiceNowError,
         record: Record,
         values: Mapping[str, str],
@@ -265,7 +279,7 @@ class CommandWork:
             raise error
         if failure.retryability is Retryability.PERMANENT and failure.status == 403:
             # A refusal may be of what comes after the write.
-            current = self._get(record["sys_id"])
+            current = self._look(leased, record["sys_id"])
             self._remember(current)
             sent = SentWrite(values["close_notes"], self._clock())
             if decide_end(self._rule.states, current, sent) is False:
@@ -293,4 +307,10 @@ class CommandWork:
         self._task.record = replace(self._task.record, last_sent={})
 
 
+_BEHIND: Final = Failure(
+    Retryability.TRANSIENT,
+    Reason.BAD_ANSWER,
+    "ServiceNow tells of the ticket as it was before its last change: its reads lag behind",
+    retry_after_seconds=LAG_SECONDS * 10,
+)
 _NOT_ALLOWED: Final = Result(Status.SKIPPED, Reason.NOT_ALLOWED)

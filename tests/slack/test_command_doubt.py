@@ -1,0 +1,103 @@
+"""A command whose write is in doubt, or whose look comes too early."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.payloads import insert
+from tests.slack.desk import RULES, SlackWorld
+from tests.world import RULES as OUTAGES
+from tests.world import outage
+
+# The tickets of outages, whose changes the app is told of; its GraphQL does not answer, so that
+# what it is still to be told stays in the inbox.
+LINKED = (
+    OUTAGES
+    + RULES.partition("rules:\n")[2]
+    + """
+  - name: back
+    from: servicenow/incident
+    mutate:
+      query: >-
+        mutation M($id: bigint!, $s: String!)
+        { update_outages_by_pk(pk_columns: {id: $id}, _set: {status: $s}) { id } }
+      variables: {id: "{{ link.key }}", s: "{{ row.state }}"}
+"""
+)
+
+
+@contextmanager
+def linked_world() -> Iterator[tuple[SlackWorld, dict[str, str]]]:
+    """A world with the ticket of a row, of which the app has nothing left to be told."""
+    hasura = {
+        "HASURA_GRAPHQL_URL": "http://127.0.0.1:9/v1/graphql",
+        "HASURA_ADMIN_SECRET": "x" * 20,
+        "HASURA_ROLE": "servicenow",
+    }
+    with SlackWorld(rules=LINKED, **hasura) as world:
+        world.send(insert("public.outages", outage()))
+        world.apps[0].housekeeping.run()
+        world.query("DELETE FROM servicenow.inbox")
+        world.servicenow.catch_up()
+        yield world, world.incident
+
+
+def sources(world: SlackWorld) -> list[str]:
+    """Whose work the inbox keeps."""
+    return sorted(row["source"] for row in world.inbox)
+
+
+# A look that comes too early
+
+
+def test_a_row_is_told_though_the_first_look_is_older_than_the_write() -> None:
+    with linked_world() as (world, incident):
+        world.servicenow.meanwhile.append(
+            lambda: world.servicenow.arm("stale_read", method="GET", times=1)
+        )
+        world.type(f"/ops-resolve {incident['number']}")
+        world.work()
+
+        assert world.incident["state"] == "6"
+        assert sources(world) == ["servicenow"]
+
+
+def test_a_second_command_whose_look_is_older_than_the_first_ones_write_changes_nothing() -> None:
+    with SlackWorld() as world:
+        incident = world.open_incident()
+        world.servicenow.catch_up()
+        world.run(f"/ops-resolve {incident['number']} first")
+        world.servicenow.arm("stale_read", method="GET", times=2)
+        [said] = world.run(f"/ops-resolve {incident['number']} second")
+
+        assert "is resolved already" in said
+        assert world.row(incident)["close_notes"] == "first (ada, U0ADA0001)"
+        assert world.row(incident)["sys_mod_count"] == "1"
+
+
+def test_a_command_waits_while_every_look_is_older_than_what_is_known() -> None:
+    with SlackWorld() as world:
+        incident = world.open_incident()
+        world.servicenow.catch_up()
+        world.run(f"/ops-resolve {incident['number']} first")
+        world.servicenow.arm("stale_read", method="GET", times=3)
+        command = world.type(f"/ops-resolve {incident['number']} second")
+        [answered] = world.work()
+        world.clock.advance(6)
+        world.work()
+
+        assert (answered.status, answered.outcome["reason"]) == (503, "servicenow_bad_answer")
+        assert "is resolved already" in command.answers[-1].text
+        assert world.row(incident)["sys_mod_count"] == "1"
+
+
+def test_a_count_that_went_back_is_a_restored_instances_after_a_minute() -> None:
+    with SlackWorld() as world:
+        incident = world.open_incident()
+        world.run(f"/ops-resolve {incident['number']}")
+        world.query("UPDATE servicenow.ticket SET mod_count = 9 WHERE rule = ''")
+        command = world.type(f"/ops-resolve {incident['number']}")
+        for _ in range(8):
+            world.work()
+            world.clock.advance(11)
+
+        assert "is resolved already" in command.answers[-1].text
