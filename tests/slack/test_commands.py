@@ -310,6 +310,17 @@ def test_what_servicenow_refuses_is_told_in_words_and_mailed_to_nobody(
         assert (world.incident["state"], world.inbox, list(world.mails)) == ("1", [], [])
 
 
+def test_a_ticket_that_its_rule_does_not_resolve_is_told_to_be_left_as_it_is() -> None:
+    rules = RULES.replace("resolve_when: true", "resolve_when: ticket.priority != '5'")
+    with SlackWorld(rules=rules) as world:
+        number = numbered(world, impact="3", urgency="3")
+
+        assert world.run(f"/ops-resolve {number}") == [
+            f"{number} is left as it is: its rule does not resolve it."
+        ]
+        assert (world.incident["state"], list(world.mails)) == ("1", [])
+
+
 def test_what_stands_in_a_ticket_pings_nobody() -> None:
     with SlackWorld() as world:
         number = numbered(world, short_description="<!channel> & <https://evil.example|click>")

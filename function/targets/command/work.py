@@ -209,7 +209,7 @@ class CommandWork:
         if isinstance(decision, Reason):
             return Result(Status.SKIPPED, decision)
         if not self._wants_end(record):
-            return Result(Status.UNCHANGED, None)
+            return Result(Status.SKIPPED, Reason.RESOLVE_WHEN_FALSE)
         return self._write(leased, record, self._close_fields(record))
 
     def _check_doubt(self) -> None:

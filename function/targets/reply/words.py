@@ -103,6 +103,8 @@ def _say_skipped(command: CommandRule, result: CommandResult) -> str:
         case Reason.TICKET_CLOSED:
             state = command.states.names.get(result.record.get("state", ""), "closed").lower()
             return f"{number} is {state}{_ended(result.record, 'closed')}: it stays as it is."
+        case Reason.RESOLVE_WHEN_FALSE:
+            return f"{number} is left as it is: its rule does not resolve it."
         case Reason.BUSINESS_RULE:
             return f"Not done: a business rule of ServiceNow's does not let {number} be resolved."
         case Reason.DATA_POLICY:
