@@ -289,6 +289,18 @@ def test_a_ticket_that_there_is_not_is_told_so() -> None:
         assert not world.mails
 
 
+def test_of_two_tickets_with_one_number_neither_is_resolved() -> None:
+    with SlackWorld() as world:
+        number = numbered(world)
+        numbered(world, number=number)
+
+        assert world.run(f"/ops-resolve {number}") == [
+            f"Two tickets go by the number {number}: nothing was done."
+        ]
+        assert [row["state"] for row in world.incidents] == ["1", "1"]
+        assert not world.mails
+
+
 @pytest.mark.parametrize(
     ("fault", "words"),
     [

@@ -101,10 +101,11 @@ class CommandWork:
             raise NotDone(Failure(Retryability.PERMANENT, Reason.GAVE_UP, hint))
 
     def _work(self, number: str) -> Result:
-        found = self._find(number)
-        if found is None:
+        tickets = self._find(number)
+        if len(tickets) != 1:
             self._forget_sent()
-            return Result(Status.SKIPPED, Reason.MISSING)
+            return Result(Status.SKIPPED, Reason.SEVERAL_TICKETS if tickets else Reason.MISSING)
+        [found] = tickets
         self._remember(found)
         if not self._rule.resolves:
             return Result(Status.UNCHANGED, None) if self._is_allowed(found) else _NOT_ALLOWED
@@ -122,8 +123,9 @@ class CommandWork:
                 self._ledger.inbox.put(ticket_entry(self._rule.table, found["sys_id"]))
         return result
 
-    def _find(self, number: str) -> Record | None:
-        """The ticket *number*, with what people see. Raises ServiceNowError."""
+    def _find(self, number: str) -> list[Record]:
+        """The tickets with *number*, which should be one, with what people see. Raises
+        ServiceNowError."""
         rows = self._tables.find(
             self._rule.table,
             equals("number", number),
@@ -133,12 +135,12 @@ class CommandWork:
             shown=True,
         )
         # A term that it does not understand, ServiceNow leaves out.
-        ours = [
-            row
+        ours = {
+            row["sys_id"]: row
             for row in rows
             if row.get("number", "").upper() == number and is_sys_id(row.get("sys_id", ""))
-        ]
-        return ours[0] if ours else None
+        }
+        return [*ours.values()]
 
     def _look(self, leased: LeasedTicket, sys_id: str) -> Record:
         """The same ticket, looked at under its lease. Raises ServiceNowError, transient where what

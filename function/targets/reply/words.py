@@ -98,6 +98,8 @@ def _say_skipped(command: CommandRule, result: CommandResult) -> str:
             return f"You may not use /{command.command}{of_ticket}: its rule does not allow it."
         case Reason.MISSING:
             return f"{number} was not found: there is no such {_noun(command)}, or it is hidden."
+        case Reason.SEVERAL_TICKETS:
+            return f"Two tickets go by the number {number}: nothing was done."
         case Reason.ALREADY_RESOLVED:
             return f"{number} is resolved already{_ended(result.record, 'resolved')}."
         case Reason.TICKET_CLOSED:
