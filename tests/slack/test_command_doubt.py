@@ -101,3 +101,44 @@ def test_a_count_that_went_back_is_a_restored_instances_after_a_minute() -> None
             world.clock.advance(11)
 
         assert "is resolved already" in command.answers[-1].text
+
+
+# A lost answer
+
+
+def lose_answer(world: SlackWorld) -> None:
+    """Have the next write done, and its answer lost."""
+    world.servicenow.arm("commit_then_reset", times=1, method="PATCH")
+
+
+def test_a_ticket_that_a_person_reopens_meanwhile_is_not_resolved_again() -> None:
+    with SlackWorld() as world:
+        incident = world.open_incident()
+        lose_answer(world)
+        command = world.type(f"/ops-resolve {incident['number']} mine")
+        world.work()
+        world.servicenow.change("incident", incident["sys_id"], state="In Progress")
+        for _ in range(8):
+            world.clock.advance(11)
+            world.work()
+
+        assert world.row(incident)["state"] == "2"
+        assert command.answers[-1].text == (
+            f"{incident['number']} was resolved, and has been opened again since: it stays open."
+        )
+        assert world.inbox == []
+
+
+def test_the_notes_of_an_earlier_command_are_not_taken_for_those_of_one_that_was_not_done() -> None:
+    with SlackWorld() as world:
+        incident = world.open_incident()
+        world.run(f"/ops-resolve {incident['number']} mine")
+        world.servicenow.change("incident", incident["sys_id"], state="In Progress")
+        world.servicenow.arm("reset", times=1, method="PATCH")
+        command = world.type(f"/ops-resolve {incident['number']} mine")
+        for _ in range(9):
+            world.work()
+            world.clock.advance(11)
+
+        assert command.answers[-1].text == f"{incident['number']} is resolved"
+        assert world.row(incident)["state"] == "6"

@@ -19,9 +19,9 @@ from function.rules.budget import RenderBudget, RenderError
 from function.rules.command import NOTES, NUMBER, command_names, command_of
 from function.servicenow import Record, ServiceNowError, equals, is_sys_id, split_shown
 from function.targets.base import Result, Task
-from function.targets.command.decide import SentWrite, decide_end, read_sent
+from function.targets.command.decide import SentWrite, TicketVerdict, decide_end, read_sent
 from function.targets.command.lease import LeasedTicket, lease_ticket
-from function.targets.ticket.access import LAG_SECONDS
+from function.targets.ticket.access import LAG_SECONDS, count_of
 
 # A number is one ticket's; an instance that leaves a term of a query out gives others.
 TICKETS_MAX: Final = 5
@@ -198,18 +198,23 @@ class CommandWork:
     def _resolve(self, leased: LeasedTicket, record: Record) -> Result:
         """Resolve the ticket as it is in *record*. Raises NotDone, LeaseLost."""
         self._remember(record)
-        decision = decide_end(self._rule.states, record, self._sent)
-        if decision is False:
-            self._forget_sent()
-            return Result(Status.RESOLVED, None)
-        if decision is True:
+        verdict = decide_end(self._rule.states, record, self._sent)
+        if verdict is TicketVerdict.OPEN:
             self._check_doubt()
         self._forget_sent()
+        match verdict:
+            case TicketVerdict.RESOLVED_BY_US:
+                return Result(Status.RESOLVED, None)
+            case TicketVerdict.REOPENED:
+                return Result(Status.SKIPPED, Reason.REOPENED)
         # Who may not is told nothing of the ticket.
         if not self._is_allowed(record):
             return _NOT_ALLOWED
-        if isinstance(decision, Reason):
-            return Result(Status.SKIPPED, decision)
+        match verdict:
+            case TicketVerdict.RESOLVED_BEFORE:
+                return Result(Status.SKIPPED, Reason.ALREADY_RESOLVED)
+            case TicketVerdict.OVER:
+                return Result(Status.SKIPPED, Reason.TICKET_CLOSED)
         if not self._wants_end(record):
             return Result(Status.SKIPPED, Reason.RESOLVE_WHEN_FALSE)
         return self._write(leased, record, self._close_fields(record))
@@ -237,7 +242,7 @@ class CommandWork:
         """Send *values*. Raises NotDone, LeaseLost."""
         # Who is killed now has sent it by the end of the lease, if at all.
         until = self._clock() + self._lease_seconds + IN_DOUBT_SECONDS
-        self._mark_sent(SentWrite(values["close_notes"], until))
+        self._mark_sent(SentWrite(values["close_notes"], until, count_of(record)))
         self._task.save(self._task.record)
         failpoint("before_call")
         try:
@@ -283,14 +288,15 @@ class CommandWork:
             # A refusal may be of what comes after the write.
             current = self._look(leased, record["sys_id"])
             self._remember(current)
-            sent = SentWrite(values["close_notes"], self._clock())
-            if decide_end(self._rule.states, current, sent) is False:
+            verdict = decide_end(self._rule.states, current, self._sent)
+            if verdict is TicketVerdict.RESOLVED_BY_US:
                 self._forget_sent()
                 return Result(Status.RESOLVED, None)
         if failure.retryability is Retryability.PERMANENT:
             self._forget_sent()
             raise error
-        self._mark_sent(SentWrite(values["close_notes"], self._clock() + IN_DOUBT_SECONDS))
+        until = self._clock() + IN_DOUBT_SECONDS
+        self._mark_sent(SentWrite(values["close_notes"], until, count_of(record)))
         asked = max(LOOK_SECONDS, failure.retry_after_seconds or 0.0)
         error.failure = replace(failure, retry_after_seconds=asked)
         raise error

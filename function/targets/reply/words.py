@@ -105,6 +105,8 @@ def _say_skipped(command: CommandRule, result: CommandResult) -> str:
         case Reason.TICKET_CLOSED:
             state = command.states.names.get(result.record.get("state", ""), "closed").lower()
             return f"{number} is {state}{_ended(result.record, 'closed')}: it stays as it is."
+        case Reason.REOPENED:
+            return f"{number} was resolved, and has been opened again since: it stays open."
         case Reason.RESOLVE_WHEN_FALSE:
             return f"{number} is left as it is: its rule does not resolve it."
         case Reason.BUSINESS_RULE:
