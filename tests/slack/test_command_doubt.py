@@ -142,3 +142,45 @@ def test_the_notes_of_an_earlier_command_are_not_taken_for_those_of_one_that_was
 
         assert command.answers[-1].text == f"{incident['number']} is resolved"
         assert world.row(incident)["state"] == "6"
+
+
+# The row of a ticket in doubt
+
+
+def test_while_a_write_is_in_doubt_the_app_is_to_look_at_the_ticket() -> None:
+    with linked_world() as (world, incident):
+        lose_answer(world)
+        world.type(f"/ops-resolve {incident['number']}")
+        world.work()
+
+        assert sources(world) == ["servicenow", "slack"]
+
+
+def test_of_a_command_that_is_given_up_in_doubt_the_app_is_to_look_at_the_ticket() -> None:
+    with linked_world() as (world, incident):
+        world.type(f"/ops-resolve {incident['number']}")
+        lose_answer(world)
+        world.work()
+        world.query("DELETE FROM servicenow.inbox WHERE source = 'servicenow'")
+        world.servicenow.arm("unavailable_503", times=None)
+        for _ in range(28):
+            world.clock.advance(60)
+            world.work()
+
+        assert world.incident["state"] == "6"
+        assert sources(world) == ["servicenow"]
+
+
+def test_when_it_is_settled_the_app_is_to_look_at_the_ticket_whoever_ended_it() -> None:
+    with linked_world() as (world, incident):
+        world.servicenow.arm("reset", times=1, method="PATCH")
+        command = world.type(f"/ops-resolve {incident['number']}")
+        world.work()
+        closed = {"close_code": "Solution provided", "close_notes": "By hand"}
+        world.servicenow.change("incident", incident["sys_id"], state="Resolved", **closed)
+        world.query("DELETE FROM servicenow.inbox WHERE source = 'servicenow'")
+        world.clock.advance(11)
+        world.work()
+
+        assert "is resolved already" in command.answers[-1].text
+        assert sources(world) == ["servicenow"]

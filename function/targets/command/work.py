@@ -76,6 +76,18 @@ class CommandWork:
         number, self._notes = desired.fields[NUMBER], desired.fields[NOTES]
         self._task.record = replace(self._task.record, number=number, table=self._rule.table)
         self._check_time()
+        was_in_doubt = self._sent is not None
+        try:
+            result = self._attempt(number)
+        except NotDone:
+            self._have_app_look(is_due=was_in_doubt or self._sent is not None)
+            raise
+        was_written = result.status is Status.RESOLVED or result.reason is Reason.NOT_KEPT
+        self._have_app_look(is_due=was_in_doubt or was_written)
+        return result
+
+    def _attempt(self, number: str) -> Result:
+        """Raises NotDone, LeaseLost."""
         try:
             return self._work(number)
         except ServiceNowError as error:
@@ -117,11 +129,14 @@ class CommandWork:
             lease_seconds=self._lease_seconds,
             deadline=self._task.deadline,
         ) as leased:
-            result = self._resolve(leased, self._look(leased, found["sys_id"]))
-            if result.status is Status.RESOLVED and self._is_heard:
-                # Whatever becomes of this process, the app is told.
-                self._ledger.inbox.put(ticket_entry(self._rule.table, found["sys_id"]))
-        return result
+            return self._resolve(leased, self._look(leased, found["sys_id"]))
+
+    def _have_app_look(self, *, is_due: bool) -> None:
+        """Have the app told of the ticket, whatever becomes of this process: it was written, or
+        may have been, for a write was in doubt in this attempt."""
+        sys_id = self._task.record.known.get("sys_id")
+        if is_due and self._is_heard and sys_id:
+            self._ledger.inbox.put(ticket_entry(self._rule.table, sys_id))
 
     def _find(self, number: str) -> list[Record]:
         """The tickets with *number*, which should be one, with what people see. Raises
