@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from tests.payloads import insert
 from tests.slack.desk import RULES, SlackWorld
 from tests.world import RULES as OUTAGES
@@ -184,3 +186,18 @@ def test_when_it_is_settled_the_app_is_to_look_at_the_ticket_whoever_ended_it() 
 
         assert "is resolved already" in command.answers[-1].text
         assert sources(world) == ["servicenow"]
+
+
+@pytest.mark.parametrize("changed", ["{} [closed by API]", "[closed by API]\r\n{}"])
+def test_our_own_notes_to_which_the_instance_adds_are_ours(changed: str) -> None:
+    with SlackWorld() as world:
+        incident = world.open_incident()
+        lose_answer(world)
+        command = world.type(f"/ops-resolve {incident['number']} mine")
+        world.work()
+        notes = changed.format(world.row(incident)["close_notes"])
+        world.servicenow.change("incident", incident["sys_id"], close_notes=notes)
+        world.clock.advance(11)
+        world.work()
+
+        assert command.answers[-1].text == f"{incident['number']} is resolved"

@@ -61,9 +61,16 @@ def decide_end(states: Lifecycle, values: Record, sent: SentWrite | None) -> Tic
 
 
 def _is_done(values: Record, sent: SentWrite, *, has_ended: bool) -> bool:
-    """Whether *sent* was done. Notes alone say so only where the ticket has ended: in an open one
-    they may be those of before it was opened again."""
-    if not is_kept(values.get(_NOTES, ""), sent.notes):
-        return False
+    """Whether *sent* was done: its notes stand there, and the ticket was changed since. Where that
+    is not counted, an open ticket's notes may be those of before it was opened again."""
+    notes = values.get(_NOTES, "")
     before, count = sent.mod_count, count_of(values)
-    return has_ended if before is None or count is None else count > before
+    if before is None or count is None:
+        return has_ended and is_kept(notes, sent.notes)
+    return count > before and (is_kept(notes, sent.notes) or _is_added_to(notes, sent.notes))
+
+
+def _is_added_to(notes: str, sent: str) -> bool:
+    """Whether *notes* are what was *sent*, to which the instance has added something."""
+    notes, sent = " ".join(notes.split()), " ".join(sent.split())
+    return bool(sent) and (notes.startswith(sent) or notes.endswith(sent))
