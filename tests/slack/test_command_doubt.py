@@ -201,3 +201,47 @@ def test_our_own_notes_to_which_the_instance_adds_are_ours(changed: str) -> None
         world.work()
 
         assert command.answers[-1].text == f"{incident['number']} is resolved"
+
+
+# Two commands for one ticket
+
+
+def test_while_a_write_of_one_command_may_still_be_done_another_one_waits() -> None:
+    with SlackWorld() as world:
+        incident = world.open_incident()
+        world.servicenow.arm("commit_late", times=1, method="PATCH", seconds=3600)
+        first = world.type(f"/ops-resolve {incident['number']} first")
+        world.work()
+        second = world.type(f"/ops-resolve {incident['number']} second")
+        answered = world.bring(next(row["id"] for row in world.inbox if "second" in row["body"]))
+        world.servicenow.commit_now()
+        for _ in range(2):
+            world.clock.advance(11)
+            world.work()
+
+        assert (answered.status, answered.outcome["reason"]) == (503, "key_busy")
+        assert first.answers[-1].text == f"{incident['number']} is resolved"
+        assert ["is resolved already" in answer.text for answer in second.answers] == [True]
+        assert world.row(incident)["close_notes"] == "first (ada, U0ADA0001)"
+        assert world.row(incident)["sys_mod_count"] == "1"
+
+
+def test_another_command_resolves_a_ticket_that_the_first_ones_write_did_not_reach() -> None:
+    with SlackWorld() as world:
+        incident = world.open_incident()
+        world.servicenow.arm("reset", times=1, method="PATCH")
+        first = world.type(f"/ops-resolve {incident['number']} first")
+        world.work()
+        first_entry = world.inbox[0]["id"]
+        world.type(f"/ops-resolve {incident['number']} second")
+        entry = next(row["id"] for row in world.inbox if row["id"] != first_entry)
+        statuses = []
+        for _ in range(8):
+            statuses.append(world.bring(entry).status)
+            world.clock.advance(11)
+        world.bring(first_entry)
+
+        assert statuses[:5] == [503] * 5
+        assert 200 in statuses
+        assert world.row(incident)["close_notes"] == "second (ada, U0ADA0001)"
+        assert "is resolved already" in first.answers[-1].text

@@ -16,7 +16,7 @@ from function.ledger.inbox import ticket_entry
 from function.ledger.ledger import Ledger
 from function.ledger.records import IN_DOUBT_SECONDS
 from function.rules.budget import RenderBudget, RenderError
-from function.rules.command import NOTES, NUMBER, command_names, command_of
+from function.rules.command import COMMAND, NOTES, NUMBER, command_names, command_of
 from function.servicenow import Record, ServiceNowError, equals, is_sys_id, split_shown
 from function.targets.base import Result, Task
 from function.targets.command.decide import SentWrite, TicketVerdict, decide_end, read_sent
@@ -232,6 +232,7 @@ class CommandWork:
                 return Result(Status.SKIPPED, Reason.TICKET_CLOSED)
         if not self._wants_end(record):
             return Result(Status.SKIPPED, Reason.RESOLVE_WHEN_FALSE)
+        self._check_other_commands()
         return self._write(leased, record, self._close_fields(record))
 
     def _check_doubt(self) -> None:
@@ -249,6 +250,29 @@ class CommandWork:
                 Retryability.IN_DOUBT,
                 Reason.IN_DOUBT,
                 hint,
+                retry_after_seconds=min(LOOK_SECONDS, wait),
+            )
+            raise ServiceNowError(failure)
+
+    def _check_other_commands(self) -> None:
+        """Raise busy while what another command has sent to the ticket may still be done: it would
+        be done over what we write."""
+        assert self._task.event is not None  # noqa: S101  # for the type checker: a command is never only looked at
+        others = self._ledger.commands.find_sent(
+            self._instance,
+            target=COMMAND,
+            table=self._rule.table,
+            number=self._task.record.number,
+            other_than=self._task.event.id,
+        )
+        now = self._clock()
+        waits = [sent.until - now for sent in map(read_sent, others) if sent is not None]
+        wait = max(waits, default=0.0)
+        if wait > 0:
+            failure = Failure(
+                Retryability.TRANSIENT,
+                Reason.BUSY,
+                "another command's write may still commit; the ticket is looked at again then",
                 retry_after_seconds=min(LOOK_SECONDS, wait),
             )
             raise ServiceNowError(failure)
