@@ -354,6 +354,17 @@ def test_a_rule_that_cannot_be_followed_is_told_and_mailed() -> None:
         assert (len(world.mails), world.inbox, world.incident["state"]) == (1, [], "1")
 
 
+def test_a_rule_whose_table_there_is_not_is_told_as_failed_and_mailed() -> None:
+    number = 'number: "{{ row.text }}"\n    reply: >-'
+    rules = RULES.replace(number, f"table: u_nowhere\n      {number}")
+    with SlackWorld(rules=rules) as world:
+        [said] = world.run("/ops-status INC0010001")
+
+        assert said.startswith("Not done: /ops-status INC0010001 failed.")
+        assert "Whoever looks after the function has been told" in said
+        assert (len(world.mails), world.inbox) == (1, [])
+
+
 def test_a_reply_that_cannot_be_written_says_that_it_is_done() -> None:
     rules = RULES.replace('"{{ ticket.number }} is resolved"', '"{{ row.text.nowhere }}"')
     with SlackWorld(rules=rules) as world:

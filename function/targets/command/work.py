@@ -29,17 +29,13 @@ TICKETS_MAX: Final = 5
 # certain that it is not.
 LOOK_SECONDS: Final = 10.0
 # What ServiceNow says no to is the person's to hear: trying again does not help, and the operators
-# have nothing to put right.
-_TOLD: Final = frozenset(
-    {
-        Reason.MISSING,
-        Reason.ACL,
-        Reason.BUSINESS_RULE,
-        Reason.DATA_POLICY,
-        Reason.REFUSED,
-        Reason.NOT_KEPT,
-    }
-)
+# have nothing to put right. A look-up that it refuses is another matter: its rule is wrong.
+_TOLD_OF_LOOKS: Final = frozenset({Reason.MISSING, Reason.ACL})
+_TOLD_OF_WRITES: Final = _TOLD_OF_LOOKS | {
+    Reason.BUSINESS_RULE,
+    Reason.DATA_POLICY,
+    Reason.REFUSED,
+}
 
 
 class CommandWork:
@@ -91,11 +87,9 @@ class CommandWork:
         try:
             return self._work(number)
         except ServiceNowError as error:
-            failure = error.failure
-            told = failure.retryability is Retryability.PERMANENT and failure.reason in _TOLD
-            if not told or self._sent is not None:
+            if self._sent is not None or not _is_told(error.failure, _TOLD_OF_LOOKS):
                 raise
-            return Result(Status.SKIPPED, failure.reason)
+            return Result(Status.SKIPPED, error.failure.reason)
 
     @property
     def _sent(self) -> SentWrite | None:
@@ -333,7 +327,9 @@ class CommandWork:
                 return Result(Status.RESOLVED, None)
         if failure.retryability is Retryability.PERMANENT:
             self._forget_sent()
-            raise error
+            if not _is_told(failure, _TOLD_OF_WRITES):
+                raise error
+            return Result(Status.SKIPPED, failure.reason)
         until = self._clock() + IN_DOUBT_SECONDS
         self._mark_sent(SentWrite(values["close_notes"], until, count_of(record)))
         asked = max(LOOK_SECONDS, failure.retry_after_seconds or 0.0)
@@ -352,6 +348,11 @@ class CommandWork:
     def _forget_sent(self) -> None:
         """Nothing that was sent is in doubt any more."""
         self._task.record = replace(self._task.record, last_sent={})
+
+
+def _is_told(failure: Failure, reasons: Collection[Reason]) -> bool:
+    """Whether *failure* is final, and the person's to hear."""
+    return failure.retryability is Retryability.PERMANENT and failure.reason in reasons
 
 
 _BEHIND: Final = Failure(
