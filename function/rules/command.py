@@ -24,8 +24,8 @@ NOTES: Final = "notes"
 # The columns that are asked for whatever the rule names: what a ticket says of its end, and how
 # often it was written, by which a look that came too early is known.
 OWN_COLUMNS: Final = (
-    *("number", "state", "close_notes", "resolved_by", "resolved_at", "closed_by", "closed_at"),
-    "sys_mod_count",
+    *("number", "state", "close_code", "close_notes", "sys_mod_count"),
+    *("resolved_by", "resolved_at", "closed_by", "closed_at"),
 )
 # Nobody types more; and what is longer is not looked at.
 TEXT_CHARACTERS_MAX: Final = 2000

@@ -245,3 +245,18 @@ def test_another_command_resolves_a_ticket_that_the_first_ones_write_did_not_rea
         assert 200 in statuses
         assert world.row(incident)["close_notes"] == "second (ada, U0ADA0001)"
         assert "is resolved already" in first.answers[-1].text
+
+
+def test_a_write_whose_answer_does_not_tell_the_state_is_looked_at_again() -> None:
+    with SlackWorld() as world:
+        incident = world.open_incident()
+        world.servicenow.meanwhile.append(lambda: world.servicenow.overrides.update(state=""))
+        command = world.type(f"/ops-resolve {incident['number']}")
+        [answered] = world.work()
+        world.servicenow.overrides.clear()
+        world.clock.advance(11)
+        world.work()
+
+        assert (answered.status, answered.outcome["reason"]) == (503, "in_doubt")
+        assert command.answers[-1].text == f"{incident['number']} is resolved"
+        assert world.row(incident)["sys_mod_count"] == "1"

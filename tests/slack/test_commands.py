@@ -354,6 +354,28 @@ def test_a_rule_that_cannot_be_followed_is_told_and_mailed() -> None:
         assert (len(world.mails), world.inbox, world.incident["state"]) == (1, [], "1")
 
 
+def test_close_fields_that_servicenow_drops_are_mailed() -> None:
+    with SlackWorld() as world:
+        number = numbered(world)
+        world.servicenow.overrides |= {"close_code": "", "close_notes": ""}
+
+        assert world.run(f"/ops-resolve {number} mine") == [f"{number} is resolved"]
+        [mail] = world.mails
+        assert "close_code, close_notes" in mail.get_content()
+
+
+def test_a_ticket_whose_state_is_hidden_is_not_written_and_mailed() -> None:
+    with SlackWorld() as world:
+        number = numbered(world)
+        world.servicenow.overrides["state"] = ""
+        [said] = world.run(f"/ops-resolve {number}")
+
+        assert said.startswith(f"Not done: /ops-resolve {number} failed.")
+        assert "PATCH incident" not in world.calls()
+        [mail] = world.mails
+        assert "read the column `state`" in " ".join(mail.get_content().split())
+
+
 def test_a_rule_whose_table_there_is_not_is_told_as_failed_and_mailed() -> None:
     number = 'number: "{{ row.text }}"\n    reply: >-'
     rules = RULES.replace(number, f"table: u_nowhere\n      {number}")

@@ -10,6 +10,7 @@ from function.servicenow import Record
 from function.servicenow.values import is_kept
 from function.targets.ticket.access import count_of
 
+_CODE: Final = "close_code"
 _NOTES: Final = "close_notes"
 _UNTIL: Final = "until"
 _COUNT: Final = "mod_count"
@@ -67,10 +68,21 @@ def _is_done(values: Record, sent: SentWrite, *, has_ended: bool) -> bool:
     before, count = sent.mod_count, count_of(values)
     if before is None or count is None:
         return has_ended and is_kept(notes, sent.notes)
-    return count > before and (is_kept(notes, sent.notes) or _is_added_to(notes, sent.notes))
+    return count > before and _hold_notes(notes, sent.notes)
 
 
-def _is_added_to(notes: str, sent: str) -> bool:
-    """Whether *notes* are what was *sent*, to which the instance has added something."""
+def find_dropped(answer: Record, sent: Mapping[str, str]) -> frozenset[str]:
+    """The close fields that are not in *answer* as they were *sent*."""
+    is_kept_as = {
+        _CODE: is_kept(answer.get(_CODE, ""), sent[_CODE]),
+        _NOTES: _hold_notes(answer.get(_NOTES, ""), sent[_NOTES]),
+    }
+    return frozenset(field for field, is_same in is_kept_as.items() if not is_same)
+
+
+def _hold_notes(notes: str, sent: str) -> bool:
+    """Whether *notes* are what was *sent*; the instance may have added something."""
+    if is_kept(notes, sent):
+        return True
     notes, sent = " ".join(notes.split()), " ".join(sent.split())
     return bool(sent) and (notes.startswith(sent) or notes.endswith(sent))

@@ -19,7 +19,13 @@ from function.rules.budget import RenderBudget, RenderError
 from function.rules.command import COMMAND, NOTES, NUMBER, command_names, command_of
 from function.servicenow import Record, ServiceNowError, equals, is_sys_id, split_shown
 from function.targets.base import Result, Task
-from function.targets.command.decide import SentWrite, TicketVerdict, decide_end, read_sent
+from function.targets.command.decide import (
+    SentWrite,
+    TicketVerdict,
+    decide_end,
+    find_dropped,
+    read_sent,
+)
 from function.targets.command.lease import LeasedTicket, lease_ticket
 from function.targets.ticket.access import LAG_SECONDS, count_of
 
@@ -207,6 +213,8 @@ class CommandWork:
     def _resolve(self, leased: LeasedTicket, record: Record) -> Result:
         """Resolve the ticket as it is in *record*. Raises NotDone, LeaseLost."""
         self._remember(record)
+        if not record.get("state"):
+            raise NotDone(_HIDDEN)
         verdict = decide_end(self._rule.states, record, self._sent)
         if verdict is TicketVerdict.OPEN:
             self._check_doubt()
@@ -291,17 +299,21 @@ class CommandWork:
             failpoint("after_call")
             return self._judge(leased, error, record, values)
         leased.remember_count(answer)
-        return self._written(record, answer)
+        if not answer.get("state"):
+            return self._judge(leased, ServiceNowError(_UNTOLD), record, values)
+        return self._written(record, answer, values)
 
-    def _written(self, record: Record, answer: Record) -> Result:
-        """ServiceNow answered that the ticket is as in *answer* now."""
+    def _written(self, record: Record, answer: Record, values: Mapping[str, str]) -> Result:
+        """ServiceNow answered that the ticket is as in *answer* now, for which *values* were
+        sent."""
         self._forget_sent()
-        state = answer.get("state", "")
+        state = answer["state"]
         label = self._rule.states.names.get(state, state)
         self._remember({**record, **answer, "state:shown": label})
-        if state and state not in self._rule.states.ended:
+        if state not in self._rule.states.ended:
             # A business rule or an access control has set it back.
             return Result(Status.SKIPPED, Reason.NOT_KEPT)
+        self._task.mismatched_fields |= find_dropped(answer, values)
         return Result(Status.RESOLVED, None)
 
     def _judge(
@@ -360,5 +372,16 @@ _BEHIND: Final = Failure(
     Reason.BAD_ANSWER,
     "ServiceNow tells of the ticket as it was before its last change: its reads lag behind",
     retry_after_seconds=LAG_SECONDS * 10,
+)
+_UNTOLD: Final = Failure(
+    Retryability.IN_DOUBT,
+    Reason.IN_DOUBT,
+    "ServiceNow took the write and does not tell the ticket's state; it is looked at again",
+)
+_HIDDEN: Final = Failure(
+    Retryability.PERMANENT,
+    Reason.ACL,
+    "ServiceNow does not tell the ticket's state, so that nobody could say whether it is resolved: "
+    "let the function's user read the column `state`",
 )
 _NOT_ALLOWED: Final = Result(Status.SKIPPED, Reason.NOT_ALLOWED)
