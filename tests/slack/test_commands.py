@@ -57,6 +57,17 @@ def test_a_status_is_told_in_words_with_one_call() -> None:
         assert not world.slack.commands[0].answers[0].in_channel
 
 
+def test_what_people_see_of_a_resolved_ticket_is_as_of_after_the_write() -> None:
+    told = "{{ ticket.number }} {{ shown.state }}, {{ shown.close_notes }}, {{ shown.resolved_by }}"
+    rules = RULES.replace("{{ ticket.number }} is resolved", told)
+    with SlackWorld(rules=rules) as world:
+        number = numbered(world)
+        [said] = world.run(f"/ops-resolve {number} restarted")
+
+        assert said.startswith(f"{number} Resolved, restarted (ada, U0ADA0001), ")
+        assert not said.endswith(", ")
+
+
 def test_what_is_asked_for_in_the_channel_is_told_there() -> None:
     rules = RULES.replace(
         'reply: "{{ ticket.number }} is resolved"',

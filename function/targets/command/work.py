@@ -293,6 +293,7 @@ class CommandWork:
                 values,
                 fields=self._rule.asked_columns,
                 deadline=self._task.deadline,
+                shown=True,
             )
             failpoint("after_call")
         except ServiceNowError as error:
@@ -308,8 +309,7 @@ class CommandWork:
         sent."""
         self._forget_sent()
         state = answer["state"]
-        label = self._rule.states.names.get(state, state)
-        self._remember({**record, **answer, "state:shown": label})
+        self._remember({**record, **answer})
         if state not in self._rule.states.ended:
             # A business rule or an access control has set it back.
             return Result(Status.SKIPPED, Reason.NOT_KEPT)
