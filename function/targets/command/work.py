@@ -5,9 +5,9 @@ ticket stays as it was, and the app is told by a look of its own (inbound/sync.p
 """
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from function.connection.active import Connection
 from function.core.outcome import Failure, NotDone, Reason, Retryability, Status
@@ -28,6 +28,8 @@ from function.targets.command.decide import (
 )
 from function.targets.command.lease import LeasedTicket, lease_ticket
 from function.targets.ticket.access import LAG_SECONDS, count_of
+
+T = TypeVar("T")
 
 # A number is one ticket's; an instance that leaves a term of a query out gives others.
 TICKETS_MAX: Final = 5
@@ -187,26 +189,18 @@ class CommandWork:
             self._task.rule, self._task.event, notes=self._notes, values=values, shown=shown
         )
 
+    def _evaluate(
+        self, ask: Callable[[Mapping[str, Any], RenderBudget], T], record: Record | None
+    ) -> T:
+        """What the rule says to *ask* of the ticket. Raises NotDone where that cannot be said."""
+        try:
+            return ask(self._names(record), self._budget)
+        except RenderError as unsaid:
+            raise NotDone(unsaid.failure) from None
+
     def _is_allowed(self, record: Record | None) -> bool:
         """Raises NotDone where that cannot be said."""
-        try:
-            return self._rule.is_allowed(self._names(record), self._budget)
-        except RenderError as unsaid:
-            raise NotDone(unsaid.failure) from None
-
-    def _wants_end(self, record: Record) -> bool:
-        """Raises NotDone where that cannot be said."""
-        try:
-            return self._rule.wants_end(self._names(record), self._budget)
-        except RenderError as unsaid:
-            raise NotDone(unsaid.failure) from None
-
-    def _close_fields(self, record: Record) -> dict[str, str]:
-        """Raises NotDone where that cannot be said."""
-        try:
-            return self._rule.close_fields(self._names(record), self._budget)
-        except RenderError as unsaid:
-            raise NotDone(unsaid.failure) from None
+        return self._evaluate(self._rule.is_allowed, record)
 
     # The write
 
@@ -232,10 +226,10 @@ class CommandWork:
                 return Result(Status.SKIPPED, Reason.ALREADY_RESOLVED)
             case TicketVerdict.OVER:
                 return Result(Status.SKIPPED, Reason.TICKET_CLOSED)
-        if not self._wants_end(record):
+        if not self._evaluate(self._rule.wants_end, record):
             return Result(Status.SKIPPED, Reason.RESOLVE_WHEN_FALSE)
         self._check_other_commands()
-        return self._write(leased, record, self._close_fields(record))
+        return self._write(leased, record, self._evaluate(self._rule.close_fields, record))
 
     def _check_doubt(self) -> None:
         """Raise in doubt while what was sent may still be done; it is looked for again then."""
