@@ -1,6 +1,5 @@
 """One ticket under its lease: settled where something is in doubt, looked at, and written down."""
 
-import random
 import time
 import uuid
 from collections.abc import Collection, Sequence
@@ -9,7 +8,7 @@ from typing import Final
 
 from function.connection.active import Connection
 from function.core.outcome import Failure, Reason, Retryability
-from function.deadline import Deadline
+from function.deadline import Deadline, lease_tries
 from function.delivery_context import DeliveryContext
 from function.inbound.look import TicketReader, asked_columns, parse_correlation
 from function.inbound.plan import TicketLook
@@ -18,7 +17,6 @@ from function.ledger.records import (
     AlreadyDead,
     Delivery,
     DeliveryId,
-    KeyBusy,
     Shadow,
     Ticket,
 )
@@ -38,9 +36,6 @@ from function.settling import settle_ticket
 from function.targets.base import LeaseLost
 from function.targets.ticket.access import remember_record
 from function.targets.ticket.address import find_generation, is_of_source
-
-# A waiter polls the lease that long; then the inbox keeps the work.
-PATIENCE_SECONDS: Final = 2.0
 
 
 class HeldTicket:
@@ -94,8 +89,7 @@ class HeldTicket:
     def take_lease(self, link: tuple[str, str] | None = None) -> bool:
         """Take the ticket's lease; False where somebody else has it all the time. *link*: the row
         that the ticket says it is for."""
-        patience = Deadline.after(min(PATIENCE_SECONDS, max(0.0, self._deadline.left())))
-        while True:
+        for _ in lease_tries(self._deadline):
             begun = self._ledger.syncs.begin(
                 self._connection.instance_url,
                 self.sys_id,
@@ -110,10 +104,7 @@ class HeldTicket:
                 return True
             if isinstance(begun, LinkChanged):
                 link = None
-            if patience.left() <= 0:
-                return False
-            if isinstance(begun, KeyBusy):
-                time.sleep(min(0.02 + 0.1 * random.random(), max(0.0, patience.left())))  # noqa: S311  # jitter
+        return False
 
     # The look
 

@@ -1,8 +1,6 @@
 """The lease of the ticket that a command is for: the linked row's, so that nothing else works on
 the ticket meanwhile."""
 
-import random
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,15 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from function.core.outcome import Failure, Reason, Retryability
-from function.deadline import Deadline
+from function.deadline import Deadline, lease_tries
 from function.ledger.ledger import Ledger
 from function.ledger.records import Ticket
 from function.ledger.ticket_syncs import SyncBegun, find_known_count
 from function.servicenow import Record, ServiceNowError
 from function.targets.ticket.access import count_of
 
-# A waiter polls the lease that long; then the inbox keeps the work.
-PATIENCE_SECONDS: Final = 2.0
 _BUSY: Final = Failure(
     Retryability.TRANSIENT,
     Reason.BUSY,
@@ -66,16 +62,14 @@ def lease_ticket(
     written down as doubt.
     """
     owner = uuid.uuid4().hex
-    patience = Deadline.after(min(PATIENCE_SECONDS, max(0.0, deadline.left())))
-    while True:
+    for _ in lease_tries(deadline):
         begun = ledger.syncs.begin(
             instance, sys_id, event=f"{table}/{sys_id}", owner=owner, lease_seconds=lease_seconds
         )
         if isinstance(begun, SyncBegun):
             break
-        if patience.left() <= 0:
-            raise ServiceNowError(_BUSY)
-        time.sleep(min(0.02 + 0.1 * random.random(), max(0.0, patience.left())))  # noqa: S311  # jitter
+    else:
+        raise ServiceNowError(_BUSY)
     known_count = find_known_count(begun.record, begun.shadows, now=begun.now)
     leased = LeasedTicket(begun.record, known_count)
     try:
