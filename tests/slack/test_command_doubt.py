@@ -260,3 +260,19 @@ def test_a_write_whose_answer_does_not_tell_the_state_is_looked_at_again() -> No
         assert (answered.status, answered.outcome["reason"]) == (503, "in_doubt")
         assert command.answers[-1].text == f"{incident['number']} is resolved"
         assert world.row(incident)["sys_mod_count"] == "1"
+
+
+def test_a_ticket_that_is_not_found_while_its_write_is_in_doubt_is_looked_for_again() -> None:
+    with SlackWorld() as world:
+        incident, _ = world.open_incident(), world.open_incident()
+        lose_answer(world)
+        command = world.type(f"/ops-resolve {incident['number']}")
+        world.work()
+        world.servicenow.arm("another_record", times=1, method="GET")
+        for _ in range(2):
+            world.clock.advance(11)
+            world.work()
+
+        assert [answer.text for answer in command.answers[1:]] == [
+            f"{incident['number']} is resolved"
+        ]

@@ -117,7 +117,8 @@ class CommandWork:
     def _work(self, number: str) -> Result:
         tickets = self._find(number)
         if len(tickets) != 1:
-            self._forget_sent()
+            if self._sent is not None:
+                raise ServiceNowError(_NOT_FOUND_AGAIN)
             return Result(Status.SKIPPED, Reason.SEVERAL_TICKETS if tickets else Reason.MISSING)
         [found] = tickets
         self._remember(found)
@@ -366,6 +367,12 @@ _BEHIND: Final = Failure(
     Reason.BAD_ANSWER,
     "ServiceNow tells of the ticket as it was before its last change: its reads lag behind",
     retry_after_seconds=LAG_SECONDS * 10,
+)
+_NOT_FOUND_AGAIN: Final = Failure(
+    Retryability.IN_DOUBT,
+    Reason.IN_DOUBT,
+    "ServiceNow does not tell of the ticket that may be resolved; it is looked for again",
+    retry_after_seconds=LOOK_SECONDS,
 )
 _UNTOLD: Final = Failure(
     Retryability.IN_DOUBT,
