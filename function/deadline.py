@@ -1,13 +1,19 @@
 """By when an answer has to be given: whatever waits for another system asks how long it may."""
 
 import math
+import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Final
 
 from function.core.permit import CallPermit
+
+# A waiter polls a lease that long; then the work comes again, for threads and Hasura's pool are not
+# for waiting.
+LEASE_PATIENCE_SECONDS: Final = 2.0
 
 _until: ContextVar[float] = ContextVar("until", default=math.inf)
 
@@ -68,3 +74,13 @@ class Deadline:
         """Whether the row's next failure says nothing about ServiceNow as a whole. *done*: nothing
         is left to do."""
         return self.alone if self.failed is None else self.failed and not done
+
+
+def lease_tries(deadline: Deadline) -> Iterator[None]:
+    """The moments to ask for a lease that others may have: now, and again and again as long as one
+    waits for it."""
+    patience = Deadline.after(min(LEASE_PATIENCE_SECONDS, max(0.0, deadline.left())))
+    yield
+    while patience.left() > 0:
+        time.sleep(min(0.02 + 0.1 * random.random(), max(0.0, patience.left())))  # noqa: S311  # jitter
+        yield

@@ -1,7 +1,6 @@
 """One event under one rule: for each of its keys lease, have the target act, record."""
 
 import logging
-import random
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +20,7 @@ from function.core.outcome import (
 )
 from function.core.step import DesiredState, Step, wanted_from_json, wanted_to_json
 from function.core.trail import Place, current_place
-from function.deadline import Deadline
+from function.deadline import Deadline, lease_tries
 from function.delivery_context import DeliveryContext
 from function.failpoints import failpoint
 from function.ledger.backend import LedgerRefused, LedgerUnavailable
@@ -47,9 +46,6 @@ from function.targets.base import LeaseLost, Result, TargetSession, Task
 
 log = logging.getLogger(__name__)
 
-# A waiter polls the key's lease that long, then Hasura is asked to come back: threads and its pool
-# are not for waiting.
-LEASE_PATIENCE_SECONDS: Final = 2.0
 # A key is busy for as long as a call takes, seldom for the whole lease of a holder that vanished:
 # asking costs little.
 BUSY_SECONDS_MAX: Final = 10.0
@@ -205,9 +201,17 @@ class RuleDelivery:
                 return self._attempt(step, beginning, owner=owner, started=started)
 
     def _begin(self, step: Step, *, owner: str) -> BeginResult:
+        beginning: BeginResult = KeyBusy(0.0)
+        for _ in lease_tries(self._deadline):
+            beginning = self._begin_once(step, owner=owner)
+            if not isinstance(beginning, KeyBusy):
+                break
+        return beginning
+
+    def _begin_once(self, step: Step, *, owner: str) -> BeginResult:
+        """Begin on the connection that is in force."""
         session = self._session()
         changes_left = CHANGES_MAX
-        patience = Deadline.after(min(LEASE_PATIENCE_SECONDS, max(0.0, self._deadline.left())))
         while True:
             beginning = self._ledger.deliveries.begin(
                 self._event,
@@ -225,13 +229,10 @@ class RuleDelivery:
                 probe_seconds=PROBE_SECONDS,
                 with_trail=self._rule.target.follows,
             )
-            if isinstance(beginning, ConnectionChanged) and changes_left:
-                session = self._session(at_once=True)
-                changes_left -= 1
-                continue
-            if not isinstance(beginning, KeyBusy) or patience.left() <= 0:
+            if not isinstance(beginning, ConnectionChanged) or not changes_left:
                 return beginning
-            time.sleep(min(0.02 + 0.1 * random.random(), max(0.0, patience.left())))  # noqa: S311  # jitter
+            session = self._session(at_once=True)
+            changes_left -= 1
 
     def _attempt(self, step: Step, begun: Acquired, *, owner: str, started: float) -> Outcome:
         place = current_place(begun.ticket.trail)

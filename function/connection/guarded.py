@@ -79,6 +79,7 @@ class GuardedTables(Protocol):
         *,
         fields: Sequence[str],
         deadline: Deadline,
+        shown: bool = False,
     ) -> Record: ...
 
 
@@ -173,12 +174,13 @@ class GuardedClient:
         *,
         fields: Sequence[str],
         deadline: Deadline,
+        shown: bool = False,
     ) -> Record:
         return self._call(
             table,
             deadline,
             lambda left: self._client.update(
-                table, sys_id, values, fields=fields, timeout_seconds=left
+                table, sys_id, values, fields=fields, timeout_seconds=left, shown=shown
             ),
             writes=True,
         )

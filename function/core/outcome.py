@@ -29,6 +29,9 @@ class Reason(StrEnum):
     FROM_SERVICENOW = "from_servicenow"
     NOT_UNDERSTOOD = "command_not_understood"
     NOT_ALLOWED = "command_not_allowed"
+    SEVERAL_TICKETS = "several_tickets"
+    REOPENED = "ticket_reopened"
+    RESOLVE_WHEN_FALSE = "resolve_when_false"
     NO_REPLY_URL = "no_reply_url"
     # ServiceNow as a whole, or the way there
     UNREACHABLE = "servicenow_unreachable"

@@ -1,6 +1,5 @@
 """One ticket under its lease: settled where something is in doubt, looked at, and written down."""
 
-import random
 import time
 import uuid
 from collections.abc import Collection, Sequence
@@ -9,7 +8,7 @@ from typing import Final
 
 from function.connection.active import Connection
 from function.core.outcome import Failure, Reason, Retryability
-from function.deadline import Deadline
+from function.deadline import Deadline, lease_tries
 from function.delivery_context import DeliveryContext
 from function.inbound.look import TicketReader, asked_columns, parse_correlation
 from function.inbound.plan import TicketLook
@@ -18,11 +17,17 @@ from function.ledger.records import (
     AlreadyDead,
     Delivery,
     DeliveryId,
-    KeyBusy,
     Shadow,
     Ticket,
 )
-from function.ledger.ticket_syncs import NO_RULE, Attempt, AttemptEnd, LinkChanged, SyncBegun
+from function.ledger.ticket_syncs import (
+    NO_RULE,
+    Attempt,
+    AttemptEnd,
+    LinkChanged,
+    SyncBegun,
+    find_known_count,
+)
 from function.rules.model import Rule
 from function.rules.ticket import TicketRule
 from function.rules.ticket_change import TicketLink
@@ -31,11 +36,6 @@ from function.settling import settle_ticket
 from function.targets.base import LeaseLost
 from function.targets.ticket.access import remember_record
 from function.targets.ticket.address import find_generation, is_of_source
-
-# A waiter polls the lease that long; then the inbox keeps the work.
-PATIENCE_SECONDS: Final = 2.0
-# A count that went back so long after the last look is a restored instance's.
-COUNT_SECONDS: Final = 60.0
 
 
 class HeldTicket:
@@ -89,8 +89,7 @@ class HeldTicket:
     def take_lease(self, link: tuple[str, str] | None = None) -> bool:
         """Take the ticket's lease; False where somebody else has it all the time. *link*: the row
         that the ticket says it is for."""
-        patience = Deadline.after(min(PATIENCE_SECONDS, max(0.0, self._deadline.left())))
-        while True:
+        for _ in lease_tries(self._deadline):
             begun = self._ledger.syncs.begin(
                 self._connection.instance_url,
                 self.sys_id,
@@ -105,10 +104,7 @@ class HeldTicket:
                 return True
             if isinstance(begun, LinkChanged):
                 link = None
-            if patience.left() <= 0:
-                return False
-            if isinstance(begun, KeyBusy):
-                time.sleep(min(0.02 + 0.1 * random.random(), max(0.0, patience.left())))  # noqa: S311  # jitter
+        return False
 
     # The look
 
@@ -163,10 +159,7 @@ class HeldTicket:
 
     def _known_count(self) -> int:
         """The count of changes that we have seen of late."""
-        since = self.now - COUNT_SECONDS
-        record = [self.record.mod_count] if self.record.updated_at > since else []
-        seen = [shadow.mod_count for shadow in self.shadows if shadow.updated_at > since]
-        return max([*record, *seen], default=0)
+        return find_known_count(self.record, self.shadows, now=self.now)
 
     def _settle(self) -> None:
         """A ticket in doubt is settled first: what we sent may still come to stand there."""
@@ -223,7 +216,7 @@ class HeldTicket:
         self.release()
         if not self.take_lease(row):
             raise ServiceNowError(_BUSY)
-        if self.record.rule != NO_RULE and not self.record.sys_id and not self._is_in_doubt:
+        if self.record.rule != NO_RULE and not self.record.sys_id and not self.record.is_in_doubt:
             generation = find_generation(self.table, correlation, self.sys_id)
             if generation < self.record.generation:
                 # The row's next ticket is still to be made: this one is a former one.
@@ -236,10 +229,6 @@ class HeldTicket:
             )
             self.record = adopted.made(row_resolved=False)
         return True
-
-    @property
-    def _is_in_doubt(self) -> bool:
-        return self.record.suspect_until is not None or self.record.pending_write is not None
 
     # Written down
 

@@ -144,6 +144,11 @@ class Ticket:
     written_fields: frozenset[str] = frozenset()
     shadow_update: ShadowUpdate | None = None
 
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether something that was sent may still change it, or have made it."""
+        return self.suspect_until is not None or self.pending_write is not None
+
     def without_suspicion(self) -> "Ticket":
         """Nothing is left to look at."""
         return replace(self, suspect_until=None, suspect_fields=frozenset())

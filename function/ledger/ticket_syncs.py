@@ -27,6 +27,8 @@ from function.ledger.records import (
 from function.ledger.shadows import drop_shadows, find_shadows, save_shadows
 from function.ledger.tickets import TAKE_LEASE, find_lease_left, save_ticket
 
+# A count that went back so long after the last look is a restored instance's.
+COUNT_SECONDS: Final = 60.0
 # The rule of a record that only serialises the work on a ticket that is no row's.
 NO_RULE: Final = ""
 
@@ -272,6 +274,15 @@ class SyncRepository:
                 owner=owner,
             )
         )
+
+
+def find_known_count(record: Ticket, shadows: Sequence[Shadow], *, now: float) -> int:
+    """The count of the ticket's changes that we have seen of late; 0 where we have seen none. *now*
+    is the ledger's clock."""
+    since = now - COUNT_SECONDS
+    counted = [record.mod_count] if record.updated_at > since else []
+    seen = [shadow.mod_count for shadow in shadows if shadow.updated_at > since]
+    return max([*counted, *seen], default=0)
 
 
 def _find_link(transaction: Transaction, instance: str, sys_id: str) -> tuple[str, str] | None:

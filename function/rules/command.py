@@ -21,18 +21,26 @@ COMMAND: Final = "command"
 # where the text is not understood.
 NUMBER: Final = "number"
 NOTES: Final = "notes"
-# The columns that are asked for whatever the rule names: what a ticket says of its end.
+# The columns that are asked for whatever the rule names: what a ticket says of its end, and how
+# often it was written, by which a look that came too early is known.
 OWN_COLUMNS: Final = (
-    *("number", "state", "close_notes", "resolved_by", "resolved_at", "closed_by", "closed_at"),
+    *("number", "state", "close_code", "close_notes", "sys_mod_count"),
+    *("resolved_by", "resolved_at", "closed_by", "closed_at"),
 )
 # Nobody types more; and what is longer is not looked at.
 TEXT_CHARACTERS_MAX: Final = 2000
 
 # As ServiceNow makes numbers: a prefix, and digits with zeros before them. People leave a blank
-# between.
-_NUMBER: Final = re.compile(r"([A-Za-z]{2,8})\s?([0-9]{4,12})(?=\s|$)", re.ASCII)
+# between; a word before a blank is a prefix only where it is one of ServiceNow's own.
+_DIGITS: Final = "[0-9]{4,12}"
+_PREFIXES: Final = "INC|CHG|CTASK|PRB|PTASK|REQ|RITM|SCTASK|TASK"
+_NUMBER: Final = re.compile(
+    rf"([A-Z]{{2,8}}(?={_DIGITS})|(?:{_PREFIXES})(?=\s))\s?({_DIGITS})", re.ASCII | re.IGNORECASE
+)
 # Slack's form of a link, of which the text is what people see.
-_LINK: Final = re.compile(r"<https?://[^<>|\s]{1,1500}\|([^<>|]{1,100})>(?=\s|$)")
+_LINK: Final = re.compile(r"<https?://[^<>|\s]{1,1500}\|([^<>|]{1,100})>")
+# What stands between two numbers that are listed.
+_JOINT: Final = re.compile(r"^(?:and|&amp;|[&,;+/])\s*", re.IGNORECASE)
 # Slack writes these three so in all that people type.
 _ENTITIES: Final = (("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&"))
 
@@ -56,11 +64,20 @@ def parse_ticket(written: str) -> NamedTicket | None:
     if found is None:
         return None
     number, rest = found
-    if _take_number(rest) is not None:
+    if rest and not rest[0].isspace():
+        return None
+    rest = rest.strip()
+    if _begins_with_number(rest):
         return None
     for entity, character in _ENTITIES:
         rest = rest.replace(entity, character)
     return NamedTicket(number, rest)
+
+
+def _begins_with_number(rest: str) -> bool:
+    """Whether what follows a number begins with another one."""
+    found = _take_number(_JOINT.sub("", rest))
+    return found is not None and not found[1][:1].isalnum()
 
 
 def _take_number(text: str) -> tuple[str, str] | None:
@@ -68,9 +85,9 @@ def _take_number(text: str) -> tuple[str, str] | None:
     link = _LINK.match(text)
     if link is not None:
         label = _NUMBER.fullmatch(link[1].strip())
-        return (_join(label), text[link.end() :].strip()) if label else None
+        return (_join(label), text[link.end() :]) if label else None
     found = _NUMBER.match(text)
-    return (_join(found), text[found.end() :].strip()) if found else None
+    return (_join(found), text[found.end() :]) if found else None
 
 
 def _join(found: re.Match[str]) -> str:

@@ -55,7 +55,7 @@ class ParsedCommand:
     templates: RuleTemplates
 
 
-class CommandRuleParser:
+class CommandParser:
     """Parses rules from slack/COMMAND, and reports each fault with its line."""
 
     def __init__(self, nodes: NodeReader, templates: TemplateReader) -> None:

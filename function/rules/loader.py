@@ -242,14 +242,14 @@ class RulesParser:
         self, node: yaml.Node, entries: Mapping[str, yaml.Node], path: str, source: str
     ) -> list[Rule]:
         """A rule that hears a slash command: the command, and after it the reply."""
-        from function.rules.command_parser import CommandRuleParser  # noqa: PLC0415  # for those who have Slack
+        from function.rules.command_parser import CommandParser  # noqa: PLC0415  # for those who have Slack
         from function.rules.reply import REPLY_GRACE_SECONDS  # noqa: PLC0415  # likewise
 
         line = self._commands.setdefault(source, line_of(node))
         if line != line_of(node):
             what = f"`{source}` has a rule already, in line {line}: a command is answered once"
             self._nodes.fault(entries["from"], f"{path}.from", what)
-        parsed = CommandRuleParser(self._nodes, self._templates).parse(node, entries, path, source)
+        parsed = CommandParser(self._nodes, self._templates).parse(node, entries, path, source)
         if parsed is None:
             return []
         ops = frozenset({Op.INSERT})

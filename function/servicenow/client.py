@@ -139,11 +139,12 @@ class TableClient:
         *,
         fields: Sequence[str],
         timeout_seconds: float,
+        shown: bool = False,
     ) -> Record:
-        """Change some fields of a record and return it as ServiceNow has it then."""
-        return self._call(
-            _addressed("PATCH", table, sys_id), _params(fields), values, timeout_seconds
-        )[0]
+        """Change some fields of a record and return it as ServiceNow has it then. *shown* as in
+        get()."""
+        params = _params(fields, shown=shown)
+        return self._call(_addressed("PATCH", table, sys_id), params, values, timeout_seconds)[0]
 
     def close(self) -> None:
         self._transport.close()

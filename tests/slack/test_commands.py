@@ -57,6 +57,17 @@ def test_a_status_is_told_in_words_with_one_call() -> None:
         assert not world.slack.commands[0].answers[0].in_channel
 
 
+def test_what_people_see_of_a_resolved_ticket_is_as_of_after_the_write() -> None:
+    told = "{{ ticket.number }} {{ shown.state }}, {{ shown.close_notes }}, {{ shown.resolved_by }}"
+    rules = RULES.replace("{{ ticket.number }} is resolved", told)
+    with SlackWorld(rules=rules) as world:
+        number = numbered(world)
+        [said] = world.run(f"/ops-resolve {number} restarted")
+
+        assert said.startswith(f"{number} Resolved, restarted (ada, U0ADA0001), ")
+        assert not said.endswith(", ")
+
+
 def test_what_is_asked_for_in_the_channel_is_told_there() -> None:
     rules = RULES.replace(
         'reply: "{{ ticket.number }} is resolved"',
@@ -289,6 +300,18 @@ def test_a_ticket_that_there_is_not_is_told_so() -> None:
         assert not world.mails
 
 
+def test_of_two_tickets_with_one_number_neither_is_resolved() -> None:
+    with SlackWorld() as world:
+        number = numbered(world)
+        numbered(world, number=number)
+
+        assert world.run(f"/ops-resolve {number}") == [
+            f"Two tickets go by the number {number}: nothing was done."
+        ]
+        assert [row["state"] for row in world.incidents] == ["1", "1"]
+        assert not world.mails
+
+
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
@@ -310,6 +333,17 @@ def test_what_servicenow_refuses_is_told_in_words_and_mailed_to_nobody(
         assert (world.incident["state"], world.inbox, list(world.mails)) == ("1", [], [])
 
 
+def test_a_ticket_that_its_rule_does_not_resolve_is_told_to_be_left_as_it_is() -> None:
+    rules = RULES.replace("resolve_when: true", "resolve_when: ticket.priority != '5'")
+    with SlackWorld(rules=rules) as world:
+        number = numbered(world, impact="3", urgency="3")
+
+        assert world.run(f"/ops-resolve {number}") == [
+            f"{number} is left as it is: its rule does not resolve it."
+        ]
+        assert (world.incident["state"], list(world.mails)) == ("1", [])
+
+
 def test_what_stands_in_a_ticket_pings_nobody() -> None:
     with SlackWorld() as world:
         number = numbered(world, short_description="<!channel> & <https://evil.example|click>")
@@ -329,6 +363,39 @@ def test_a_rule_that_cannot_be_followed_is_told_and_mailed() -> None:
         assert answered.status == 422
         assert "Whoever looks after the function has been told" in command.answers[0].text
         assert (len(world.mails), world.inbox, world.incident["state"]) == (1, [], "1")
+
+
+def test_close_fields_that_servicenow_drops_are_mailed() -> None:
+    with SlackWorld() as world:
+        number = numbered(world)
+        world.servicenow.overrides |= {"close_code": "", "close_notes": ""}
+
+        assert world.run(f"/ops-resolve {number} mine") == [f"{number} is resolved"]
+        [mail] = world.mails
+        assert "close_code, close_notes" in mail.get_content()
+
+
+def test_a_ticket_whose_state_is_hidden_is_not_written_and_mailed() -> None:
+    with SlackWorld() as world:
+        number = numbered(world)
+        world.servicenow.overrides["state"] = ""
+        [said] = world.run(f"/ops-resolve {number}")
+
+        assert said.startswith(f"Not done: /ops-resolve {number} failed.")
+        assert "PATCH incident" not in world.calls()
+        [mail] = world.mails
+        assert "read the column `state`" in " ".join(mail.get_content().split())
+
+
+def test_a_rule_whose_table_there_is_not_is_told_as_failed_and_mailed() -> None:
+    number = 'number: "{{ row.text }}"\n    reply: >-'
+    rules = RULES.replace(number, f"table: u_nowhere\n      {number}")
+    with SlackWorld(rules=rules) as world:
+        [said] = world.run("/ops-status INC0010001")
+
+        assert said.startswith("Not done: /ops-status INC0010001 failed.")
+        assert "Whoever looks after the function has been told" in said
+        assert (len(world.mails), world.inbox) == (1, [])
 
 
 def test_a_reply_that_cannot_be_written_says_that_it_is_done() -> None:

@@ -124,11 +124,17 @@ def _say_skipped(command: CommandRule, result: CommandResult) -> str:
             return f"You may not use /{command.command}{of_ticket}: its rule does not allow it."
         case Reason.MISSING:
             return f"{number} was not found: there is no such {_noun(command)}, or it is hidden."
+        case Reason.SEVERAL_TICKETS:
+            return f"Two tickets go by the number {number}: nothing was done."
         case Reason.ALREADY_RESOLVED:
             return f"{number} is resolved already{_ended(result.record, 'resolved')}."
         case Reason.TICKET_CLOSED:
             state = command.states.names.get(result.record.get("state", ""), "closed").lower()
             return f"{number} is {state}{_ended(result.record, 'closed')}: it stays as it is."
+        case Reason.REOPENED:
+            return f"{number} was resolved, and has been opened again since: it stays open."
+        case Reason.RESOLVE_WHEN_FALSE:
+            return f"{number} is left as it is: its rule does not resolve it."
         case Reason.BUSINESS_RULE:
             return f"Not done: a business rule of ServiceNow's does not let {number} be resolved."
         case Reason.DATA_POLICY:
