@@ -806,3 +806,33 @@ def test_nothing_that_was_rendered_is_kept_of_what_was_done() -> None:
 
         assert ROW_TEXT in site.a.got[0].body.decode()
         assert ROW_TEXT not in dump(site.world)
+
+
+@pytest.mark.parametrize("form", ["path", "query", "user"])
+def test_a_secret_of_the_url_that_the_answer_repeats_is_nowhere(form: str) -> None:
+    secret = "uRlS3cr3tT0ken99"
+    basic = base64.b64encode(f"u:{secret}".encode()).decode()
+
+    def cannot_post(sock: socket.socket, seen: Seen) -> bool:
+        said = seen.headers["authorization"] if form == "user" else seen.target
+        sock.sendall(http(404, f"Cannot POST {said}"))
+        return True
+
+    with Site(ONE) as site:
+        port = site.a.url.split(":")[2].split("/")[0]
+        urls = {
+            "path": f"http://127.0.0.1:{port}/services/T0/{secret}",
+            "query": f"http://127.0.0.1:{port}/hook?token={secret}",
+            "user": f"http://u:{secret}@127.0.0.1:{port}/hook",
+        }
+        site.world.stop()
+        site.world.start(A_URL=urls[form])
+        site.a.answer = cannot_post
+        answer = site.world.send(created())
+        told = " ".join(
+            [dump(site.world), str(answer.body), *map(str, site.world.mails)]
+        ) + " ".join(mail.get_content() for mail in site.world.mails)
+
+        assert "Cannot POST" in told
+        assert secret not in told
+        assert basic not in told

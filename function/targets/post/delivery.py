@@ -18,6 +18,7 @@ from function.rules.signature import WEBHOOK_ID, find_secret_fault, sign_call
 from function.targets.base import Result, Task
 from function.targets.post.client import PostError
 from function.targets.post.guarded import GuardedTarget
+from function.targets.post.secrets import list_secrets
 
 _CONTENT_TYPE: Final = "content-type"
 
@@ -104,19 +105,19 @@ class PostDelivery:
         return url
 
     def _call(self, names: dict[str, Any], budget: RenderBudget) -> None:
-        target = self._find_target(self._find_url(names, budget), self._post)
+        url = self._find_url(names, budget)
+        target = self._find_target(url, self._post)
         own = self._post.render_headers(names, budget)
         body = self._post.render_body(names, budget)
         headers = {WEBHOOK_ID: self._webhook_id(), **own, **self._sign(body)}
         if not any(name.lower() == _CONTENT_TYPE for name in own):
             headers[_CONTENT_TYPE] = "application/json"
-        hidden = [*own.values(), *self._rule.env.values()]
         failpoint("before_call")
         try:
             target.send(
                 body,
                 headers,
-                hidden=hidden,
+                hidden=list_secrets(url, own, self._rule.env),
                 timeout_seconds=self._post.timeout_seconds,
                 deadline=self._task.deadline,
             )
