@@ -26,7 +26,8 @@ class Task:
 
     *event* is the one that came, *step* what it did; both are None where only a look is due.
     *desired* is what the rule wants where the row is (None: that cannot be said). *moved*: the step
-    took the row there. *record* is
+    took the row there. *overtaken*: a
+    later step took it there again. *record* is
     always what is known by now, also after NotDone: the engine writes it down. *now* is the
     ledger's clock when the work began, in UNIX seconds. *save* writes the record down before a
     call, and raises LeaseLost. *traits*: what is known of its table. *replayed*: somebody has
@@ -55,6 +56,7 @@ class Task:
     traits: TableTraits
     replayed: bool = False
     moved: bool = False
+    overtaken: bool = False
     attempt: int = 1
     first_seen: float = 0.0
     mismatched_fields: frozenset[str] = frozenset()

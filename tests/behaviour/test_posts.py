@@ -233,6 +233,39 @@ def test_an_older_event_that_arrives_late_is_superseded() -> None:
         assert [body["title"] for body in site.a.bodies] == ["two"]
 
 
+@pytest.mark.parametrize("order", ["created_at", "order_by"])
+def test_an_older_event_is_superseded_where_the_row_came_back_to_its_state(order: str) -> None:
+    opened = outage(status="open", updated_at="2026-03-04T05:06:08")
+    closed = outage(status="closed", updated_at="2026-03-04T05:06:09")
+    again = opened
+    times = [FIRST, LATER, LAST]
+    lines = ["key: '{{ row.id }}'"]
+    if order == "order_by":
+        # The clock of the events says nothing, and the row's own does.
+        lines.append("order_by: event.session_variables['x-at']")
+        times = [FIRST] * 3
+    events = [
+        insert("outages", opened, id="e1", created_at=times[0], session_variables={"x-at": "1"}),
+        update(
+            "outages", opened, closed, id="e2", created_at=times[1], session_variables={"x-at": "2"}
+        ),
+        update(
+            "outages", closed, again, id="e3", created_at=times[2], session_variables={"x-at": "3"}
+        ),
+    ]
+    with Site(ENV + rule("a", *lines, body='"{{ event.id }} {{ op }}"')) as site:
+        site.a.answer = AWAY
+        site.world.send(events[0])
+        site.a.answer = TAKEN
+        for each in events[1:]:
+            assert site.world.send(each).said == "sent"
+        site.world.clock.advance(60)
+        late = site.world.send(events[0])
+
+        assert (late.status, late.said) == (200, "superseded")
+        assert [seen.body for seen in site.a.got] == [b"e1 INSERT", b"e2 UPDATE", b"e3 UPDATE"]
+
+
 def test_two_calls_for_one_key_never_overlap() -> None:
     def slow(sock: socket.socket, seen: Seen) -> bool:
         time.sleep(0.1)

@@ -120,8 +120,8 @@ class PostSession:
         return self._locate()
 
     def apply(self, task: Task) -> Result:
-        if not task.moved:
-            # The row is elsewhere by now, and its last event tells the target so.
+        if not task.moved or task.overtaken:
+            # The row is elsewhere by now, or was; its last event tells the target so.
             return Result(Status.SUPERSEDED, None)
         assert task.desired is not None  # noqa: S101  # for the type checker: the engine has said what is desired
         assert task.event is not None  # noqa: S101  # likewise: a post leaves nothing to be looked at
