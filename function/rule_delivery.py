@@ -257,6 +257,7 @@ class RuleDelivery:
             and is_overtaken(place, step, sent_at=self._event.created_at),
             attempt=begun.delivery.attempts,
             first_seen=begun.delivery.first_seen,
+            last_reason=begun.delivery.reason if begun.delivery.attempts > 1 else "",
         )
         try:
             result, failure, held = self._apply(task, wants, moved=moved)

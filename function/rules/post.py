@@ -1,7 +1,7 @@
 """The `post` of a rule: a call of another system, and the `data` that is fetched for it. Pure."""
 
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -94,6 +94,15 @@ class PostRule:
         if self.data is not None:
             for value in self.data.variables.values():
                 yield from list_templates(value)
+
+    def list_variables(self, env: Collection[str]) -> frozenset[str]:
+        """Those of the variables *env* that a call is made with."""
+        names = {self.secret} if self.secret else set()
+        for one in self._own_templates():
+            if "env" in one.syntax.names:
+                # One that names none by its name may read any.
+                names |= one.syntax.find_parts("env") or set(env)
+        return frozenset(names)
 
     def is_resolved(self, names: Mapping[str, Any], budget: RenderBudget) -> bool:  # noqa: ARG002  # the protocol's
         """Nothing about a call is ever over."""

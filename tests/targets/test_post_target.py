@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,6 +19,7 @@ from function.http.network import NetworkSettings
 from function.ledger.database import Database
 from function.ledger.holds import HoldRepository
 from function.ledger.records import TableTraits, Ticket
+from function.rule_variables import SecretRefresh
 from function.rules.evaluate import evaluate
 from function.rules.loader import load_rules
 from function.rules.model import Rule
@@ -116,15 +117,22 @@ class Variables:
     def __init__(self, rule: Rule, replaced_by: str = "new") -> None:
         self._rule = rule
         self._token = replaced_by
-        self.version = 7
+        self._replacements = 7
+        self.doubtful_seconds = 0.0
 
-    def refresh(self, used: int) -> bool:
-        assert used == self.version
-        if self._rule.env["TOKEN"] == self._token:
-            return False
+    def count_replacements(self, names: Collection[str]) -> int:
+        assert names == {"A_URL", "TOKEN"}
+        return self._replacements
+
+    def refresh(
+        self, names: Collection[str], used: int, *, refused_before: bool = False
+    ) -> SecretRefresh:
+        assert (names, used, refused_before) == ({"A_URL", "TOKEN"}, self._replacements, False)
+        if self.doubtful_seconds or self._rule.env["TOKEN"] == self._token:
+            return SecretRefresh(replaced=False, wait_seconds=self.doubtful_seconds)
         self._rule.env["TOKEN"] = self._token  # type: ignore[index]  # the one mapping of all rules
-        self.version += 1
-        return True
+        self._replacements += 1
+        return SecretRefresh(replaced=True)
 
 
 def test_after_a_401_the_variables_are_read_again_and_a_new_secret_is_sent(
@@ -152,6 +160,22 @@ def test_a_401_with_no_new_secret_is_final_after_one_call(
         assert caught.value.failure.reason is Reason.TARGET_UNAUTHORIZED
 
     assert len(receiver.got) == 2
+
+
+def test_a_401_while_the_secrets_may_be_out_of_date_is_tried_again_when_they_are_read(
+    holds: HoldRepository, receiver: Receiver
+) -> None:
+    receiver.answer = refuse_old
+    rule = rule_of(receiver)
+    variables = Variables(rule)
+    variables.doubtful_seconds = 42.0
+    with pytest.raises(NotDone) as caught:
+        apply(target_of(holds, variables=variables), rule)
+
+    failure = caught.value.failure
+    assert (failure.retryability, failure.reason) == ("transient", Reason.TARGET_UNAUTHORIZED)
+    assert failure.retry_after_seconds == 42.0
+    assert len(receiver.got) == 1
 
 
 def test_a_url_that_has_become_none_is_final_and_named(

@@ -1,7 +1,8 @@
 """One event, told to one target: rendered anew at each attempt, and kept nowhere."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from function.core.event import Event
@@ -10,6 +11,7 @@ from function.core.step import Step
 from function.core.values import Json, digest
 from function.failpoints import failpoint
 from function.http.addresses import refuse_target, target_url
+from function.rule_variables import SecretRefresh
 from function.rules.budget import RenderBudget, RenderError
 from function.rules.evaluate import names_of
 from function.rules.model import Rule
@@ -26,13 +28,14 @@ _CONTENT_TYPE: Final = "content-type"
 class EnvVariables(Protocol):
     """The variables of `env`, whose secrets may be replaced while the process runs."""
 
-    @property
-    def version(self) -> int:
-        """Counts how often a value was replaced."""
+    def count_replacements(self, names: Collection[str]) -> int:
+        """How often the values of the variables *names* were replaced."""
 
-    def refresh(self, used: int) -> bool:
-        """Whether the values are others than those of the version *used*, which was refused: they
-        are read again for that."""
+    def refresh(
+        self, names: Collection[str], used: int, *, refused_before: bool = False
+    ) -> SecretRefresh:
+        """Read the secrets among the variables *names* again, which were refused as they were after
+        *used* replacements. *refused_before*: so was the attempt before this one."""
 
 
 class PostDelivery:
@@ -81,13 +84,22 @@ class PostDelivery:
     def _call_with_new_secrets(self, names: dict[str, Any], budget: RenderBudget) -> None:
         """Make the call, and once more where its secret turns out to have been replaced."""
         variables = self._variables
-        used = variables.version if variables is not None else 0
+        if variables is None:
+            self._call(names, budget)
+            return
+        sent = self._post.list_variables(self._rule.env)
+        used = variables.count_replacements(sent)
         try:
             self._call(names, budget)
         except PostError as error:
-            if error.failure.reason is not Reason.TARGET_UNAUTHORIZED:
+            failure = error.failure
+            if failure.reason is not Reason.TARGET_UNAUTHORIZED:
                 raise
-            if variables is None or not variables.refresh(used):
+            before = self._task.last_reason == failure.reason
+            refresh = variables.refresh(sent, used, refused_before=before)
+            if refresh.wait_seconds:
+                raise PostError(_wait_for_secrets(failure, refresh.wait_seconds)) from None
+            if not refresh.replaced:
                 raise
             self._call(names, budget)
 
@@ -138,3 +150,14 @@ class PostDelivery:
     def _webhook_id(self) -> str:
         """The same for every attempt and every replay, and another one for each key."""
         return digest(self._event.id, self._event.content, self._rule.id, self._step.key)
+
+
+def _wait_for_secrets(failure: Failure, seconds: float) -> Failure:
+    """The *failure* of a call whose secrets were read so shortly before that they may have been
+    replaced since."""
+    return replace(
+        failure,
+        retryability=Retryability.TRANSIENT,
+        hint=f"{failure.hint}; its secrets are read again before the next attempt",
+        retry_after_seconds=seconds,
+    )
