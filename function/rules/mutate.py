@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from function.core.finding import FileLocation
-from function.core.values import Json
+from function.core.values import Json, holds_null
 from function.rules.budget import RenderBudget, RenderError
 from function.rules.model import RuleTemplate
 
@@ -19,13 +19,15 @@ class VariableTemplate:
     """One value of a variable. *columns* are those of the ticket that it reads, *shown_columns*
     those of them whose display values it reads.
 
-    *selects*: it says which rows of the app the mutation is for.
+    *selects*: it says which rows of the app the mutation is for. *updates*: it gives updates, each
+    with a `where` and a `_set`.
     """
 
     rule_template: RuleTemplate
     columns: frozenset[str]
     shown_columns: frozenset[str]
     selects: bool
+    updates: bool
 
     @property
     def names_link(self) -> bool:
@@ -170,9 +172,19 @@ def _render_template(
         raise
     if rendered is None and value.names_link:
         raise RenderError(_NOT_LINKED if names.get(LINK) is None else _NULL_LINK, where=where)
-    if rendered is None and value.selects:
+    if any(map(holds_null, _conditions(value, rendered))):
         raise RenderError(_NULL_SELECTS, where=where)
     return rendered
+
+
+def _conditions(value: VariableTemplate, rendered: Json) -> list[Json]:
+    """What of the *rendered* value says which rows are meant."""
+    if value.selects:
+        return [rendered]
+    if not value.updates:
+        return []
+    updates = rendered if isinstance(rendered, list) else [rendered]
+    return [each["where"] for each in updates if isinstance(each, dict) and "where" in each]
 
 
 _NOT_LINKED: Final = (

@@ -178,6 +178,7 @@ class _VariableReader:
             columns=frozenset().union(*columns.values()),
             shown_columns=columns.get("shown", frozenset()),
             selects=use is VariableUse.SELECTS,
+            updates=use is VariableUse.UPDATES,
         )
 
 

@@ -6,7 +6,7 @@ from typing import Any, Final, TypeAlias
 
 import yaml
 
-from function.core.values import Json
+from function.core.values import Json, holds_null
 from function.rules.budget import RenderBudget, RenderError
 from function.rules.model import RuleTemplate
 from function.rules.template_nodes import TemplateReader
@@ -61,7 +61,7 @@ def render_structure(
             return [render_structure(inner, names, budget, null=null) for inner in elements]
         case RuleTemplate(where=where):
             rendered = value.plain_value(names, budget)
-            if rendered is None and null:
+            if null and holds_null(rendered):
                 raise RenderError(null, where=where)
             return rendered
 

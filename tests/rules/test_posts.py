@@ -383,6 +383,24 @@ def test_a_null_never_says_which_rows_are_asked_for(query: str, refused: bool) -
         assert post.data.render(names, budget) == {"id": None}
 
 
+@pytest.mark.parametrize(
+    "where",
+    [
+        """\"{{ {'id': {'_eq': row.none}} }}\"""",
+        """\"{{ {'_and': [{'id': {'_in': [1, row.none]}}]} }}\"""",
+        """{id: "{{ {'_eq': row.none} }}"}""",
+    ],
+)
+def test_a_null_within_a_condition_never_says_which_rows_are_asked_for(where: str) -> None:
+    query = "query($w: accounts_bool_exp) { accounts(where: $w) { name } }"
+    rule = POST + f"    data:\n      query: '{query}'\n      variables: {{w: {where}}}\n"
+    post, names, budget = rendered(rule, none=None)
+    assert post.data is not None
+
+    with pytest.raises(RenderError, match="would match every row"):
+        post.data.render(names, budget)
+
+
 def test_a_key_that_the_row_does_not_have_is_a_failure_of_the_event() -> None:
     [rule] = read(having("key: '{{ row.name }}'")).rules
 
