@@ -7,6 +7,7 @@ file and nothing of the row.
 
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Final
 
 from function.core import trail
@@ -47,17 +48,31 @@ def evaluate(rule: Rule, event: Event) -> list[Step]:
 
 
 def names_of(rule: Rule, event: Event, step: Step) -> tuple[dict[str, Any], RenderBudget]:
-    """What templates see at *step*, which evaluate() gave of *event*, and what they may take.
+    """What templates see at *step*: see StepNames, which is for several of an event's."""
+    return StepNames(rule, event).find(step)
 
-    `op` is what happened to the key: a row that went over to another key is deleted under its old
-    one. Raises RenderError.
-    """
-    try:
-        evaluation = _Evaluation(rule, event)
-        names = {**evaluation.names_at(step), "op": step.op.value}
-    except (RecursionError, MemoryError, ArithmeticError, ValueError):
-        raise RenderError("the row is nested too deeply", where=rule.where) from None
-    return names, evaluation.budget
+
+class StepNames:
+    """What templates see at the steps of *event* under *rule*, worked out once for all of them."""
+
+    def __init__(self, rule: Rule, event: Event) -> None:
+        self.event = event
+        self._rule = rule
+        self._evaluation: _Evaluation | None = None
+
+    def find(self, step: Step) -> tuple[dict[str, Any], RenderBudget]:
+        """The names at *step*, which evaluate() gave of the event, and what its templates may take.
+
+        `op` is what happened to the key: a row that went over to another key is deleted under its
+        old one. Raises RenderError.
+        """
+        try:
+            if self._evaluation is None:
+                self._evaluation = _Evaluation(self._rule, self.event)
+            names = {**self._evaluation.names_at(step), "op": step.op.value}
+        except (RecursionError, MemoryError, ArithmeticError, ValueError):
+            raise RenderError("the row is nested too deeply", where=self._rule.where) from None
+        return names, RenderBudget()
 
 
 class _Evaluation:
@@ -92,15 +107,12 @@ class _Evaluation:
         }
 
     def steps(self) -> list[Step]:
-        before: dict[str, list[Json]] = {}
-        failure = None
-        if self.old is not None:
-            before, failure = self._keys(self.old)
+        before, failure = self._keys_before
         after: dict[str, list[Json]] = {}
         if self.new is not None:
             # An old image whose key cannot be rendered never had a ticket: only the new one's
             # failure counts.
-            after, failure = self._keys(self.new)
+            after, failure = self._keys_after
         steps = []
         if self.old is not None and (self.new is None or failure is None):
             steps = [
@@ -116,11 +128,10 @@ class _Evaluation:
 
     def names_at(self, step: Step) -> dict[str, Any]:
         """The names for *step*'s key, at the place that it entered, or left for good."""
-        image = self.old if step.op is Op.DELETE or self.new is None else self.new
-        if image is not None:
-            items, _ = self._keys(image)
-            if step.key in items:
-                return self._scopes(image, items[step.key])[0]
+        left = step.op is Op.DELETE or self.new is None
+        image, (items, _) = (self.old, self._keys_before) if left else (self.new, self._keys_after)
+        if image is not None and step.key in items:
+            return self._scopes(image, items[step.key])[0]
         raise RenderError("the key is not in the row any more", where=self.rule.where)
 
     def _row(self, image: Json, which: str) -> Row:
@@ -149,7 +160,15 @@ class _Evaluation:
         may any field."""
         return place if self.templates.each is None else trail.place(place, *items)
 
-    def _keys(self, image: Row) -> tuple[dict[str, list[Json]], Failure | None]:
+    @cached_property
+    def _keys_before(self) -> tuple[dict[str, list[Json]], Failure | None]:
+        return self._keys(self.old)
+
+    @cached_property
+    def _keys_after(self) -> tuple[dict[str, list[Json]], Failure | None]:
+        return self._keys(self.new)
+
+    def _keys(self, image: "Row | None") -> tuple[dict[str, list[Json]], Failure | None]:
         """The image's keys, each with its elements (None without `each`), and why one that there
         should be is not.
 
@@ -157,6 +176,8 @@ class _Evaluation:
         """
         found: dict[str, list[Json]] = {}
         failure = None
+        if image is None:
+            return found, failure
         try:
             elements = self._elements(image)
         except RenderError as unsaid:

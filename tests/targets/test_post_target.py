@@ -12,7 +12,7 @@ import pytest
 from function.connection.guarded_hasura import GuardedGraphql
 from function.core.event import Event, Op
 from function.core.outcome import NotDone, Reason, Status
-from function.core.step import DesiredState
+from function.core.step import DesiredState, Step
 from function.deadline import Deadline
 from function.hasura.graphql import GraphqlClient
 from function.http.network import NetworkSettings
@@ -78,11 +78,9 @@ def rule_of(receiver: Receiver, text: str = RULES, **environ: str) -> Rule:
     return load_rules(text, environ={"A_URL": receiver.url, "TOKEN": "old", **environ}).rules[0]
 
 
-def apply(target: PostTarget, rule: Rule, *, moved: bool = True, **columns: Any) -> Result:
-    event = Event("e", rule.source, Op.INSERT, None, {"id": 1, **columns}, "c", "{}")
-    [step] = evaluate(rule, event)
+def task_of(rule: Rule, event: Event, step: Step, *, moved: bool = True) -> Task:
     assert isinstance(step.wants, DesiredState)
-    task = Task(
+    return Task(
         rule,
         event,
         step,
@@ -94,7 +92,34 @@ def apply(target: PostTarget, rule: Rule, *, moved: bool = True, **columns: Any)
         TableTraits(),
         moved=moved,
     )
-    return target.connect().for_rule(rule).apply(task)
+
+
+def apply(target: PostTarget, rule: Rule, *, moved: bool = True, **columns: Any) -> Result:
+    event = Event("e", rule.source, Op.INSERT, None, {"id": 1, **columns}, "c", "{}")
+    [step] = evaluate(rule, event)
+    return target.connect().for_rule(rule).apply(task_of(rule, event, step, moved=moved))
+
+
+def test_each_element_of_a_long_list_costs_as_much_as_one_of_a_short_list(
+    holds: HoldRepository, receiver: Receiver
+) -> None:
+    each = RULES.replace("row.id", "item").replace("    post:", "    each: row.list\n    post:")
+    rule = rule_of(receiver, each + "      key: '{{ item }}'\n")
+
+    def cost_of(elements: int) -> float:
+        event = Event("e", rule.source, Op.INSERT, None, {"list": [*range(elements)]}, "c", "{}")
+        steps = evaluate(rule, event)
+        session = target_of(holds).connect().for_rule(rule)
+        began = time.thread_time()
+        for step in steps[-30:]:
+            assert session.apply(task_of(rule, event, step)).status is Status.SENT
+        return time.thread_time() - began
+
+    cost_of(1)
+    short, long = cost_of(30), cost_of(500)
+
+    assert [body["id"] for body in receiver.bodies][-30:] == [*range(470, 500)]
+    assert long < 3 * short
 
 
 def test_where_another_event_took_the_row_elsewhere_nothing_is_sent(

@@ -5,7 +5,6 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
-from function.core.event import Event
 from function.core.outcome import Failure, NotDone, Reason, Retryability, Status
 from function.core.step import Step
 from function.core.values import Json, digest
@@ -13,7 +12,7 @@ from function.failpoints import failpoint
 from function.http.addresses import refuse_target, target_url
 from function.rule_variables import SecretRefresh
 from function.rules.budget import RenderBudget, RenderError
-from function.rules.evaluate import names_of
+from function.rules.evaluate import StepNames
 from function.rules.model import Rule
 from function.rules.post import DATA, DataQuery, PostRule, post_of
 from function.rules.signature import WEBHOOK_ID, find_secret_fault, sign_call
@@ -39,7 +38,7 @@ class EnvVariables(Protocol):
 
 
 class PostDelivery:
-    """One event under a rule with a post.
+    """One event under a rule with a post, at *step*; *names* has what templates see there.
 
     *fetch* makes a query of Hasura's for it, *find_target* gives the target at a URL. *variables*
     are asked for other secrets where the target does not let one in; None where none can be
@@ -49,8 +48,8 @@ class PostDelivery:
     def __init__(
         self,
         task: Task,
-        event: Event,
         step: Step,
+        names: StepNames,
         *,
         fetch: Callable[[DataQuery, dict[str, Json]], dict[str, Json]],
         find_target: Callable[[str, PostRule], GuardedTarget],
@@ -59,8 +58,9 @@ class PostDelivery:
         self._task = task
         self._rule: Rule = task.rule
         self._post = post_of(task.rule)
-        self._event = event
+        self._event = names.event
         self._step = step
+        self._names = names
         self._fetch = fetch
         self._find_target = find_target
         self._variables = variables
@@ -68,7 +68,7 @@ class PostDelivery:
     def send(self) -> Result:
         """Raises NotDone and LedgerUnavailable."""
         try:
-            names, budget = names_of(self._rule, self._event, self._step)
+            names, budget = self._names.find(self._step)
             # Before anything is asked for what cannot be sent.
             self._find_url(names, budget)
             if self._post.needs_data and self._post.data is not None:
