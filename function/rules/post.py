@@ -18,6 +18,8 @@ DATA: Final = "data"
 # is for all rules of the event together.
 TIMEOUT_SECONDS_DEFAULT: Final = 10.0
 TIMEOUT_SECONDS_MAX: Final = 30.0
+# In less, no connection is made.
+TIMEOUT_SECONDS_MIN: Final = 0.1
 # Most servers take 8 KiB of headers in all.
 HEADER_CHARACTERS_MAX: Final = 4096
 

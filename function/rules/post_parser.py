@@ -15,6 +15,7 @@ from function.rules.post import (
     DATA,
     TIMEOUT_SECONDS_DEFAULT,
     TIMEOUT_SECONDS_MAX,
+    TIMEOUT_SECONDS_MIN,
     DataQuery,
     PostRule,
     PostTemplates,
@@ -264,8 +265,12 @@ class PostRuleParser:
         if key not in entries:
             return TIMEOUT_SECONDS_DEFAULT
         written = self._nodes.text(entries[key], f"{path}.{key}") or ""
-        if _SECONDS.fullmatch(written) and 0 < float(written) <= TIMEOUT_SECONDS_MAX:
-            return float(written)
-        what = f"must be a number of seconds, above 0 and {TIMEOUT_SECONDS_MAX:g} at most"
+        seconds = float(written) if _SECONDS.fullmatch(written) else 0.0
+        if TIMEOUT_SECONDS_MIN <= seconds <= TIMEOUT_SECONDS_MAX:
+            return seconds
+        what = (
+            f"must be a number of seconds, {TIMEOUT_SECONDS_MIN:g} at least and "
+            f"{TIMEOUT_SECONDS_MAX:g} at most"
+        )
         self._nodes.fault(entries[key], f"{path}.{key}", what)
         return TIMEOUT_SECONDS_DEFAULT

@@ -17,6 +17,7 @@ import pytest
 from standardwebhooks import Webhook
 
 from function.core.outcome import Status
+from function.rules.post import TIMEOUT_SECONDS_MIN
 from function.targets.post.client import BODY_BYTES_MAX
 from function.targets.post.guarded import CALLS_AT_ONCE
 from tests.answers import Answer, Seen, Server, http
@@ -437,6 +438,11 @@ def test_a_target_that_hangs_is_given_its_own_time_and_no_more() -> None:
         assert time.monotonic() - began < 3
         assert statuses(answer) == ["retrying", "created"]
         assert reasons(answer) == ["target_timeout", None]
+
+
+def test_the_shortest_time_that_a_rule_may_give_is_enough_for_a_call() -> None:
+    with Site(ENV + rule("a", f"timeout_seconds: {TIMEOUT_SECONDS_MIN}")) as site:
+        assert site.world.send(created()).outcome["reason"] != "deadline"
 
 
 def test_a_port_where_nobody_listens_is_tried_again() -> None:

@@ -100,6 +100,7 @@ def body_of(rule: str, **columns: Json) -> bytes:
         (having("allow_private: maybe"), "post.allow_private: must be true or false"),
         (having("timeout_seconds: 31"), "post.timeout_seconds: must be a number of seconds"),
         (having("timeout_seconds: 0"), "post.timeout_seconds: must be a number of seconds"),
+        (having("timeout_seconds: 0.09"), "post.timeout_seconds: must be a number of seconds, 0.1"),
         (having("headers: {Host: x}"), "post.headers.Host: is written by HTTP itself"),
         (having("headers: {Webhook-Id: x}"), "post.headers.Webhook-Id: is written by the function"),
         (having("headers: {'X Y': x}"), "post.headers.X Y: is not the name of a header"),
