@@ -135,8 +135,18 @@ class PostRule:
         return self.templates.url.text(names, budget).strip()
 
     def is_wanted(self, names: Mapping[str, Any], budget: RenderBudget) -> bool:
-        """Whether `when` holds, where it names `data`. Raises RenderError."""
-        return evaluate_condition(self.templates.when, names, budget, without=True, unsaid=None)
+        """Whether `when` holds, where it names `data`. Of a row that is gone it does not, even
+        where it asks what the row holds. Raises RenderError."""
+        when = self.templates.when
+        try:
+            return evaluate_condition(when, names, budget, without=True, unsaid=None)
+        except RenderError:
+            data = names.get(DATA) or {}
+            if when is not None and any(
+                data.get(root, "") is None for root in when.syntax.find_parts(DATA)
+            ):
+                return False
+            raise
 
     def render_headers(self, names: Mapping[str, Any], budget: RenderBudget) -> dict[str, str]:
         """Raises RenderError, also for a value that would be another header."""

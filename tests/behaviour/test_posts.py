@@ -734,6 +734,21 @@ def test_a_row_that_is_gone_before_its_data_is_asked_for_is_skipped(graphql: Gra
         assert (site.a.got, site.world.mails) == ([], [])
 
 
+def test_a_row_that_is_gone_is_skipped_by_a_when_that_asks_what_it_holds(
+    graphql: Graphql,
+) -> None:
+    with fetching(graphql, FETCHED + "    when: data.outages_by_pk.severity == 'low'\n") as site:
+        there = site.world.send(created(id="e1"))
+        graphql.answer = {"data": {"outages_by_pk": None}}
+        gone = site.world.send(created(id="e2"))
+        graphql.answer = {"data": {"outages_by_pk": {"title": "Now"}}}
+        asked_too_little = site.world.send(created(id="e3"))
+
+        assert (there.said, gone.said) == ("sent", "skipped when_false")
+        assert asked_too_little.said == "dead bad_mapping"
+        assert len(site.a.got) == 1
+
+
 def test_without_such_a_when_a_row_that_is_gone_is_a_dead_letter(graphql: Graphql) -> None:
     with fetching(graphql) as site:
         graphql.answer = {"data": {"outages_by_pk": None}}
