@@ -1,5 +1,6 @@
 """The `post` of a rule: a call of another system, and the `data` that is fetched for it. Pure."""
 
+import re
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,10 @@ TIMEOUT_SECONDS_MIN: Final = 0.1
 # Most servers take 8 KiB of headers in all.
 HEADER_CHARACTERS_MAX: Final = 4096
 
+_WITH_USER: Final = re.compile(r"[^/?#]*//[^/?#]*@")
+_TWO_CREDENTIALS: Final = (
+    "has a user, which is sent in the place of the rule's own header Authorization: leave one out"
+)
 _NULL_SELECTS: Final = "gives null, which in a `where` would match every row"
 
 
@@ -133,6 +138,11 @@ class PostRule:
     def render_url(self, names: Mapping[str, Any], budget: RenderBudget) -> str:
         """As the environment has it now. Raises RenderError."""
         return self.templates.url.text(names, budget).strip()
+
+    def refuse_user(self, url: str) -> str:
+        """Why *url*, which can be read as one, does not go with the headers; "" where it does."""
+        has_header = any(name.lower() == "authorization" for name in self.templates.headers)
+        return _TWO_CREDENTIALS if has_header and _WITH_USER.match(url) else ""
 
     def is_wanted(self, names: Mapping[str, Any], budget: RenderBudget) -> bool:
         """Whether `when` holds, where it names `data`. Of a row that is gone it does not, even

@@ -83,7 +83,6 @@ class PostRuleParser:
         sign, secret = self._parse_signature(entries, path, node)
         url = self._templates.template(entries["url"], f"{path}.url", ("env",))
         variables = tuple(sorted(url.syntax.find_parts("env")))
-        self._check_url(url, variables, private=allow_private)
         asks_data = when is not None and DATA in when.syntax.names
         post = PostRule(
             url_variables=variables,
@@ -104,6 +103,7 @@ class PostRuleParser:
             locations=dict.fromkeys(("", *POST_KEYS), self._nodes.locate(node, path))
             | {key: self._nodes.locate(value, f"{path}.{key}") for key, value in entries.items()},
         )
+        self._check_url(post)
         if data is not None and not post.needs_data:
             what = "is fetched for nothing: neither `when` nor the post names `data`"
             self._nodes.warn(self._nodes.locate(rule[DATA], f"{of_rule}.{DATA}"), what)
@@ -134,9 +134,10 @@ class PostRuleParser:
             self._nodes.fault(entries["order_by"], f"{path}.order_by", what)
         return self._templates.expression(entries, "order_by", path, names)
 
-    def _check_url(self, url: RuleTemplate, variables: tuple[str, ...], *, private: bool) -> None:
+    def _check_url(self, post: PostRule) -> None:
         """Look at the URL that the environment has now. One that must not be called is no fault of
         the file: its events are dead letters."""
+        url, variables = post.templates.url, post.url_variables
         if not all(name in self._environ for name in variables):
             return
         shown = " and ".join(f"`{name}`" for name in variables) or "it"
@@ -147,7 +148,9 @@ class PostRuleParser:
         except RenderError as error:
             self._nodes.fault(url.where.line, url.where.path, error.sentence)
         else:
-            if refused := refuse_target(written, allow_private=private):
+            if fault := post.refuse_user(written):
+                self._nodes.fault(url.where.line, url.where.path, f"{shown} {fault}")
+            if refused := refuse_target(written, allow_private=post.allow_private):
                 what = f"{shown} {refused}. Every event of this rule becomes a dead letter"
                 self._nodes.warn(url.where, what)
 

@@ -155,6 +155,16 @@ def test_a_malformed_url_is_refused_at_start_by_name_and_not_quoted(url: str, fa
     assert "planted" not in told
 
 
+def test_a_user_in_the_url_beside_a_header_for_it_is_refused_at_start() -> None:
+    header = having("headers: {authorization: 'Bearer {{ env.A_TOKEN }}'}")
+    url = "https://planted:word@a.example.com/"
+    [told] = faults(header, A_URL=url)
+
+    assert "post.url: `A_URL` has a user, which is sent in the place of" in told
+    assert "planted" not in told
+    assert read(POST, A_URL=url).warnings == ()
+
+
 def test_a_url_that_the_environment_lacks_is_one_fault() -> None:
     text = f"version: 1\nenv: [A_URL]\nrules:\n{POST}"
     with pytest.raises(RulesError) as caught:

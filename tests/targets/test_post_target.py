@@ -217,6 +217,20 @@ def test_a_url_that_has_become_none_is_final_and_named(
     assert target_of(holds).connect().for_rule(rule).find_system(Reason.TARGET_ADDRESS)[1] == ""
 
 
+def test_a_url_that_is_given_a_user_beside_the_rule_s_own_header_is_final(
+    holds: HoldRepository, receiver: Receiver
+) -> None:
+    rule = rule_of(receiver)
+    rule.env["A_URL"] = receiver.url.replace("://", "://planted:word@")  # type: ignore[index]  # as a secret that was replaced
+    with pytest.raises(NotDone) as caught:
+        apply(target_of(holds), rule)
+
+    assert caught.value.failure.reason is Reason.TARGET_ADDRESS
+    assert "A_URL has a user" in caught.value.failure.hint
+    assert "planted" not in caught.value.failure.hint
+    assert receiver.got == []
+
+
 def test_calls_that_hang_leave_no_turn_and_nobody_waits_for_one() -> None:
     slots = CallSlots(1)
     with slots.take(patience_seconds=1) as first:

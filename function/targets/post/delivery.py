@@ -109,6 +109,7 @@ class PostDelivery:
         try:
             url = target_url(self._post.render_url(names, budget))
             refused = refuse_target(url, allow_private=self._post.allow_private)
+            refused = refused or self._post.refuse_user(url)
         except ValueError as error:
             refused = str(error)
         if refused:
