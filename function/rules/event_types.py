@@ -80,8 +80,8 @@ def find_event_type(expression: RuleTemplate, event: Event, env: dict[str, str])
         raise RenderError("is null, and an event must have a type", where=expression.where)
     if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
         raise RenderError("is neither a text nor a number", where=expression.where)
-    event_type = text(value)
-    if not event_type.strip():
+    event_type = text(value).strip()
+    if not event_type:
         raise RenderError("is empty, and an event must have a type", where=expression.where)
     return event_type
 
