@@ -223,7 +223,7 @@ def test_what_is_read_is_in_order_by_the_schema_too(rule: str) -> None:
     jsonschema.validate(yaml.safe_load(text), schema())
 
 
-def test_the_example_of_the_docs_is_in_order() -> None:
+def example_of_the_docs() -> Rules:
     page = (Path(__file__).resolve().parents[2] / "docs" / "posts.md").read_text("utf-8")
     example = page.partition("```yaml\n")[2].partition("```")[0]
     environ = {
@@ -232,10 +232,36 @@ def test_the_example_of_the_docs_is_in_order() -> None:
         "BILLING_URL": "https://billing.example.com",
         "BILLING_TOKEN": "token",
     }
-    rules = load_rules(f"version: 1\n{example}", environ=environ)
+    return load_rules(f"version: 1\n{example}", environ=environ)
+
+
+def test_the_example_of_the_docs_is_in_order() -> None:
+    rules = example_of_the_docs()
 
     assert [rule.target.kind for rule in rules.rules] == ["post", "post"]
     assert rules.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("op", "account", "sent"),
+    [
+        ("INSERT", {"name": "Ada", "plan": {"code": "P"}}, {"name": "Ada", "plan": "P"}),
+        ("INSERT", None, None),
+        ("DELETE", None, {"name": None, "plan": None}),
+    ],
+)
+def test_the_example_of_the_docs_tells_a_deletion_and_skips_what_is_gone_by_then(
+    op: str, account: Json, sent: dict[str, Json] | None
+) -> None:
+    rule = example_of_the_docs().rules[0]
+    of = event(op, ROW, None) if op == "DELETE" else event(op, None, ROW)
+    names, budget = names_of(rule, of, step_of(rule, of))
+    names["data"] = {"accounts_by_pk": account}
+    post = post_of(rule)
+
+    assert post.is_wanted(names, budget) is (sent is not None)
+    if sent is not None:
+        assert json.loads(post.render_body(names, budget)) == {"op": op, "id": 7, **sent}
 
 
 # What is wanted of a row
