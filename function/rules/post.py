@@ -28,25 +28,20 @@ _WITH_USER: Final = re.compile(r"[^/?#]*//[^/?#]*@")
 _TWO_CREDENTIALS: Final = (
     "has a user, which is sent in the place of the rule's own header Authorization: leave one out"
 )
-_NULL_SELECTS: Final = "gives null, which in a `where` would match every row"
 
 
 @dataclass(frozen=True, slots=True)
 class DataQuery:
-    """What Hasura is asked before the call. *selecting* are the variables that say which rows are
-    meant: a null in one of them might match every row."""
+    """What Hasura is asked before the call."""
 
     query: str
     operation_name: str
     variables: Mapping[str, StructuredValue] = field(repr=False)
-    selecting: frozenset[str]
 
     def render(self, names: Mapping[str, Any], budget: RenderBudget) -> dict[str, Json]:
         """The values of the variables. Raises RenderError."""
         return {
-            name: render_structure(
-                value, names, budget, null=_NULL_SELECTS if name in self.selecting else ""
-            )
+            name: render_structure(value, lambda template: template.render(names, budget))
             for name, value in self.variables.items()
         }
 
@@ -100,7 +95,7 @@ class PostRule:
         yield from self._own_templates()
         if self.data is not None:
             for value in self.data.variables.values():
-                yield from list_templates(value)
+                yield from (one.rule_template for one in list_templates(value))
 
     def list_variables(self, env: Collection[str]) -> frozenset[str]:
         """Those of the variables *env* that a call is made with."""
@@ -167,7 +162,9 @@ class PostRule:
 
     def render_body(self, names: Mapping[str, Any], budget: RenderBudget) -> bytes:
         """JSON in UTF-8; of one template that gives a text, that text. Raises RenderError."""
-        value = render_structure(self.templates.body, names, budget)
+        value = render_structure(
+            self.templates.body, lambda template: template.render(names, budget)
+        )
         written = "null" if value is None else text(value)
         return written.encode(errors="replace")
 
@@ -175,7 +172,7 @@ class PostRule:
         templates = self.templates
         yield templates.url
         yield from templates.headers.values()
-        yield from list_templates(templates.body)
+        yield from (one.rule_template for one in list_templates(templates.body))
         if templates.when is not None:
             yield templates.when
 

@@ -219,9 +219,12 @@ class PostRuleParser:
         query = entries["query"]
         operation = self._parse_query(query, f"{path}.query")
         given = self._read_variables(entries, path)
-        reader = StructureReader(self._nodes, self._templates, names)
+        selecting = operation.selecting if operation is not None else frozenset()
         variables = {
-            name: reader.read(value, f"{path}.variables.{name}") for name, value in given.items()
+            name: StructureReader(
+                self._nodes, self._templates, names, selects=name in selecting
+            ).read(value, f"{path}.variables.{name}")
+            for name, value in given.items()
         }
         if operation is None:
             return None
@@ -231,7 +234,6 @@ class PostRuleParser:
             query=query.value,
             operation_name=operation.name,
             variables=variables,
-            selecting=operation.selecting,
         )
 
     def _parse_query(self, node: yaml.Node, path: str) -> QueryOperation | None:
