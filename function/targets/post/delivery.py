@@ -69,39 +69,44 @@ class PostDelivery:
         """Raises NotDone and LedgerUnavailable."""
         try:
             names, budget = self._names.find(self._step)
+            used = self._count_replacements()
             # Before anything is asked for what cannot be sent.
-            self._find_url(names, budget)
+            url = self._find_url(names, budget)
             if self._post.needs_data and self._post.data is not None:
                 variables = self._post.data.render(names, budget)
                 names[DATA] = self._fetch(self._post.data, variables)
             if not self._post.is_wanted(names, budget):
                 return Result(Status.SKIPPED, Reason.WHEN_FALSE)
-            self._call_with_new_secrets(names, budget)
+            try:
+                self._call(url, names, budget)
+            except PostError as error:
+                if not self._refresh_secrets(error, used):
+                    raise
+                self._call(self._find_url(names, budget), names, budget)
         except RenderError as unsaid:
             raise NotDone(unsaid.failure) from None
         return Result(Status.SENT, None)
 
-    def _call_with_new_secrets(self, names: dict[str, Any], budget: RenderBudget) -> None:
-        """Make the call, and once more where its secret turns out to have been replaced."""
-        variables = self._variables
-        if variables is None:
-            self._call(names, budget)
-            return
-        sent = self._post.list_variables(self._rule.env)
-        used = variables.count_replacements(sent)
-        try:
-            self._call(names, budget)
-        except PostError as error:
-            failure = error.failure
-            if failure.reason is not Reason.TARGET_UNAUTHORIZED:
-                raise
-            before = self._task.last_reason == failure.reason
-            refresh = variables.refresh(sent, used, refused_before=before)
-            if refresh.wait_seconds:
-                raise PostError(_wait_for_secrets(failure, refresh.wait_seconds)) from None
-            if not refresh.replaced:
-                raise
-            self._call(names, budget)
+    def _count_replacements(self) -> int:
+        """How often what the call is made with was replaced."""
+        if self._variables is None:
+            return 0
+        return self._variables.count_replacements(self._post.list_variables(self._rule.env))
+
+    def _refresh_secrets(self, error: PostError, used: int) -> bool:
+        """Whether a call that gave *error*, made with the secrets after *used* replacements, is to
+        be made with others. Raises PostError where that is to be seen later."""
+        failure = error.failure
+        if self._variables is None or failure.reason is not Reason.TARGET_UNAUTHORIZED:
+            return False
+        refresh = self._variables.refresh(
+            self._post.list_variables(self._rule.env),
+            used,
+            refused_before=self._task.last_reason == failure.reason,
+        )
+        if refresh.wait_seconds:
+            raise PostError(_wait_for_secrets(failure, refresh.wait_seconds)) from None
+        return refresh.replaced
 
     def _find_url(self, names: dict[str, Any], budget: RenderBudget) -> str:
         """Raises NotDone for one that must not be called."""
@@ -117,8 +122,7 @@ class PostDelivery:
             raise NotDone(Failure(Retryability.PERMANENT, Reason.TARGET_ADDRESS, hint))
         return url
 
-    def _call(self, names: dict[str, Any], budget: RenderBudget) -> None:
-        url = self._find_url(names, budget)
+    def _call(self, url: str, names: dict[str, Any], budget: RenderBudget) -> None:
         target = self._find_target(url, self._post)
         own = self._post.render_headers(names, budget)
         body = self._post.render_body(names, budget)
