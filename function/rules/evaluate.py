@@ -7,11 +7,13 @@ file and nothing of the row.
 
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
 from function.core import trail
 from function.core.event import Event, Op
+from function.core.finding import FileLocation
 from function.core.outcome import Failure, Reason, Retryability
 from function.core.step import STATE, DesiredState, Step
 from function.core.values import Json, Row, canonical
@@ -52,6 +54,36 @@ def names_of(rule: Rule, event: Event, step: Step) -> tuple[dict[str, Any], Rend
     return StepNames(rule, event).find(step)
 
 
+@dataclass(frozen=True, slots=True)
+class RowImages:
+    """The row before and after an event, each with what templates see of it; None where there was
+    none, or the event does not say."""
+
+    old: "Row | None"
+    new: "Row | None"
+    old_image: RowImage
+    new_image: RowImage
+
+
+def read_images(event: Event, *, where: FileLocation) -> RowImages:
+    """Raises RenderError where an image is no row; *where* is what of the rules file reads it."""
+    old = new = None
+    if event.op is Op.DELETE or (event.op is Op.UPDATE and event.old is not None):
+        old = _read_row(event.old, "old", where)
+    if event.op is not Op.DELETE:
+        new = _read_row(event.new, "new", where)
+    # A view of both: a row may have a million columns in a jsonb's stead.
+    known = None if event.absent_is_null else ChainMap(old or {}, new or {})
+    return RowImages(old, new, RowImage(old, known), RowImage(new, known))
+
+
+def _read_row(image: Json, which: str, where: FileLocation) -> Row:
+    if not isinstance(image, dict):
+        what = f"the event's `{which}` is not a row but another JSON value"
+        raise RenderError(what, Reason.NOT_A_ROW, where=where)
+    return image
+
+
 class StepNames:
     """What templates see at the steps of *event* under *rule*, worked out once for all of them."""
 
@@ -85,18 +117,12 @@ class _Evaluation:
         self._target = rule.target
         self.event = event
         self.budget = RenderBudget()
-        self.old: Row | None = None
-        self.new: Row | None = None
-        if event.op is Op.DELETE or (event.op is Op.UPDATE and event.old is not None):
-            self.old = self._row(event.old, "old")
-        if event.op is not Op.DELETE:
-            self.new = self._row(event.new, "new")
+        images = read_images(event, where=rule.where)
+        self.old, self.new = images.old, images.new
         # Each rule would work it out anew, and of a large image that takes a second.
         self.old_place = event.old_place or trail.place(self.old)
         self.new_place = event.new_place or trail.place(self.new)
-        # A view of both: a row may have a million columns in a jsonb's stead.
-        known = None if event.absent_is_null else ChainMap(self.old or {}, self.new or {})
-        self.old_image, self.new_image = RowImage(self.old, known), RowImage(self.new, known)
+        self.old_image, self.new_image = images.old_image, images.new_image
         self.names = {
             "old": self.old_image,
             "new": self.new_image,
@@ -133,15 +159,6 @@ class _Evaluation:
         if image is not None and step.key in items:
             return self._scopes(image, items[step.key])[0]
         raise RenderError("the key is not in the row any more", where=self.rule.where)
-
-    def _row(self, image: Json, which: str) -> Row:
-        if not isinstance(image, dict):
-            raise RenderError(
-                f"the event's `{which}` is not a row but another JSON value",
-                Reason.NOT_A_ROW,
-                where=self.rule.where,
-            )
-        return image
 
     def _asks(self, name: str) -> bool:
         return any(
