@@ -84,10 +84,10 @@ def explain_event(event: Event, rules: Rules, environ: Mapping[str, str]) -> Non
 def _explain_type(selection: RuleSelection) -> None:
     if not selection.event_type:
         return
-    naming = ", ".join(rule.id for rule in selection.naming)
+    named_by = ", ".join(rule.id for rule in selection.rules if rule.event_types)
     others = ", ".join(rule.id for rule in selection.rules if not rule.event_types)
     click.echo(
-        f"type {shorten_type(selection.event_type)}: named by {naming or 'no rule'}"
+        f"type {shorten_type(selection.event_type)}: named by {named_by or 'no rule'}"
         + (f"; {others} without a `type`" if others else "")
     )
 

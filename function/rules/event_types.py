@@ -32,11 +32,6 @@ class RuleSelection:
     event_type: str = ""
     failure: Failure | None = None
 
-    @property
-    def naming(self) -> tuple[Rule, ...]:
-        """Of the rules, those that name the type."""
-        return tuple(rule for rule in self.rules if rule.event_types)
-
 
 def select_rules(rules: Rules, event: Event) -> RuleSelection:
     """The rules that *event* concerns; which of them hear its op is not asked here."""

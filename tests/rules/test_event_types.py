@@ -74,7 +74,6 @@ def test_every_rule_that_names_the_type_hears_it_in_capitals_or_not(spelled: str
     selection = selected(spelled)
 
     assert names(selection) == ["created", "both", "any"]
-    assert [rule.name for rule in selection.naming] == ["created", "both"]
     assert (selection.event_type, selection.failure) == (spelled.strip(), None)
 
 
