@@ -117,7 +117,8 @@ class RuleVariables:
             if self.count_replacements(secrets) != used:
                 return SecretRefresh(replaced=True)
             doubtful = secrets & self._unread if refused_before else secrets - (due - self._unread)
-            wait = max(map(self._due_seconds, doubtful), default=0.0)
+            # A clock that went on meanwhile must not make it none.
+            wait = max((max(1.0, self._due_seconds(name)) for name in doubtful), default=0.0)
             return SecretRefresh(replaced=False, wait_seconds=wait)
         finally:
             self._lock.release()
