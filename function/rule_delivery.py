@@ -19,7 +19,7 @@ from function.core.outcome import (
     Status,
 )
 from function.core.step import DesiredState, Step, wanted_from_json, wanted_to_json
-from function.core.trail import Place, current_place
+from function.core.trail import Place, current_place, is_overtaken
 from function.deadline import Deadline, lease_tries
 from function.delivery_context import DeliveryContext
 from function.failpoints import failpoint
@@ -253,8 +253,12 @@ class RuleDelivery:
             # A dead letter begins anew: its reason is that of before.
             replayed=begun.delivery.attempts == 1 and begun.delivery.reason == Reason.IN_DOUBT,
             moved=moved,
+            overtaken=place is not None
+            and moved
+            and is_overtaken(place, step, sent_at=self._event.created_at),
             attempt=begun.delivery.attempts,
             first_seen=begun.delivery.first_seen,
+            last_reason=begun.delivery.reason if begun.delivery.attempts > 1 else "",
         )
         try:
             result, failure, held = self._apply(task, wants, moved=moved)

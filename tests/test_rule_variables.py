@@ -12,10 +12,10 @@ import pytest
 
 from function.cli.explain import explain_event
 from function.deadline import answer_within
-from function.rule_variables import REFRESH_SECONDS, RuleVariables
+from function.rule_variables import REFRESH_SECONDS, RuleVariables, SecretRefresh
 from function.rules.loader import RulesError
 from function.rules.model import Rules
-from function.secretmanager import SecretUnreadable
+from function.secretmanager import READ_SECONDS, SecretUnreadable
 from function.sources.hasura import parse_event
 from function.wiring import read_rules
 from tests.payloads import insert
@@ -192,60 +192,109 @@ def test_googles_library_is_loaded_for_a_rules_file_with_a_secret_only(tmp_path:
 # Again, after one was refused
 
 
+def refresh(
+    variables: RuleVariables, *names: str, used: int | None = None, refused_before: bool = False
+) -> SecretRefresh:
+    """After a call with the variables *names* (HOOK) as they are now, or were after *used*
+    replacements."""
+    sent = names or ("HOOK", "TEAM")
+    before = variables.count_replacements(sent) if used is None else used
+    return variables.refresh(sent, before, refused_before=refused_before)
+
+
+REPLACED = SecretRefresh(replaced=True)
+CURRENT = SecretRefresh(replaced=False)
+
+
+def doubtful(seconds: float) -> SecretRefresh:
+    return SecretRefresh(replaced=False, wait_seconds=seconds)
+
+
 def test_a_replaced_secret_is_in_the_rules_after_a_refusal(site: Site) -> None:
     rules = site.read()
     variables = site.variables(rules)
-    used = variables.version
     site.vault.holds[LATEST] = "replaced"
 
-    assert variables.refresh(used)
+    assert refresh(variables) == REPLACED
     assert rules.rules[0].env["HOOK"] == "replaced"
-    assert not variables.refresh(variables.version)
 
 
 def test_where_nothing_was_replaced_the_refusal_stands(site: Site) -> None:
-    variables = site.variables(site.read())
+    assert refresh(site.variables(site.read())) == CURRENT
 
-    assert not variables.refresh(variables.version)
+
+def test_what_is_no_secret_is_not_read(site: Site) -> None:
+    variables = site.variables(site.read())
+    asked = len(site.vault.asked)
+
+    assert refresh(variables, "TEAM") == CURRENT
+    assert len(site.vault.asked) == asked
 
 
 def test_secrets_are_read_again_once_in_a_while_and_not_at_each_refusal(site: Site) -> None:
     variables = site.variables(site.read())
-    variables.refresh(variables.version)
+    refresh(variables)
     asked = len(site.vault.asked)
     site.vault.holds[LATEST] = "replaced"
 
     site.now += REFRESH_SECONDS - 1
-    too_early = variables.refresh(variables.version)
+    too_early = refresh(variables)
     asked_too_early = len(site.vault.asked)
     site.now += 1
-    due = variables.refresh(variables.version)
+    due = refresh(variables)
 
-    assert (too_early, asked_too_early) == (False, asked)
-    assert due
+    assert (too_early, asked_too_early) == (doubtful(1), asked)
+    assert due == REPLACED
+
+
+def test_each_secret_has_its_own_time_and_only_those_that_were_refused_are_read(
+    site: Site,
+) -> None:
+    variables = site.variables(site.read())
+    asked = len(site.vault.asked)
+    refresh(variables, "HOOK")
+    asked_for_hook = len(site.vault.asked)
+    site.vault.holds["projects/p/secrets/hook/versions/1"] = "replaced"
+
+    assert asked_for_hook == asked + 1
+    assert refresh(variables, "KEYS") == REPLACED
+    assert refresh(variables, "HOOK", "KEYS") == doubtful(REFRESH_SECONDS)
+
+
+def test_what_waited_for_its_secrets_is_not_kept_waiting_by_those_who_read_them(
+    site: Site,
+) -> None:
+    variables = site.variables(site.read())
+    refresh(variables)
+    site.now += REFRESH_SECONDS / 2
+
+    assert refresh(variables) == doubtful(REFRESH_SECONDS / 2)
+    site.now += REFRESH_SECONDS / 2
+    assert refresh(variables, refused_before=True) == CURRENT
+    assert refresh(variables, refused_before=True) == CURRENT
+    assert refresh(variables) == doubtful(REFRESH_SECONDS)
 
 
 def test_who_was_refused_with_what_others_have_replaced_meanwhile_is_told_so(site: Site) -> None:
     variables = site.variables(site.read())
-    used = variables.version
     site.vault.holds[LATEST] = "replaced"
-    variables.refresh(used)
+    refresh(variables)
     asked = len(site.vault.asked)
 
-    assert variables.refresh(used)
+    assert refresh(variables, used=0) == REPLACED
     assert len(site.vault.asked) == asked
 
 
-def test_a_secret_that_cannot_be_read_again_stays_and_is_named_in_the_log(
+def test_a_secret_that_cannot_be_read_again_stays_in_doubt_and_is_named_in_the_log(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     rules = site.read()
     variables = site.variables(rules)
     del site.vault.holds[LATEST]
     with caplog.at_level(logging.INFO, "function"):
-        refreshed = variables.refresh(variables.version)
+        refreshed = [refresh(variables), refresh(variables, refused_before=True)]
 
-    assert not refreshed
+    assert refreshed == [doubtful(REFRESH_SECONDS)] * 2
     assert rules.env["HOOK"] == "planted-hook"
     assert "the variable HOOK was not read again" in caplog.text
     assert "planted" not in caplog.text
@@ -257,7 +306,7 @@ def test_the_log_says_which_secret_was_replaced_and_not_by_what(
     variables = site.variables(site.read())
     site.vault.holds[LATEST] = "planted-anew"
     with caplog.at_level(logging.INFO, "function"):
-        variables.refresh(variables.version)
+        refresh(variables)
 
     assert "the secrets of the variables HOOK were replaced" in caplog.text
     assert "planted" not in caplog.text
@@ -266,19 +315,18 @@ def test_the_log_says_which_secret_was_replaced_and_not_by_what(
 def test_many_threads_that_are_refused_at_once_read_it_once(site: Site) -> None:
     rules = site.read()
     variables = site.variables(rules)
-    used = variables.version
     site.vault.holds[LATEST] = "replaced"
     asked = len(site.vault.asked)
     together = threading.Barrier(16)
 
-    def refused(_: int) -> bool:
+    def refused(_: int) -> SecretRefresh:
         together.wait()
-        return variables.refresh(used)
+        return refresh(variables, "HOOK", "KEYS", used=0)
 
     with ThreadPoolExecutor(16) as pool:
         told = list(pool.map(refused, range(16)))
 
-    assert told == [True] * 16
+    assert told == [REPLACED] * 16
     # One for HOOK, and two for KEYS.
     assert len(site.vault.asked) == asked + 3
 
@@ -292,24 +340,24 @@ def test_who_has_no_time_left_does_not_wait_for_another_one_s_reading() -> None:
         return "replaced"
 
     variables = RuleVariables({"HOOK": "first"}, ENVIRON, read_secret=hang)
-    thread = threading.Thread(target=variables.refresh, args=(0,))
+    thread = threading.Thread(target=variables.refresh, args=(["HOOK"], 0))
     thread.start()
     assert reading.wait(10)
     with answer_within(0.05):
-        told = variables.refresh(0)
+        told = refresh(variables)
     still_reading = thread.is_alive()
     go_on.set()
     thread.join()
 
-    assert (told, still_reading) == (False, True)
-    assert variables.version == 1
+    assert (told, still_reading) == (doubtful(READ_SECONDS), True)
+    assert variables.count_replacements(["HOOK"]) == 1
 
 
 def test_without_secrets_there_is_nothing_to_read_again() -> None:
     vault = Vault()
     variables = RuleVariables({"TEAM": "network"}, {"TEAM": "network"}, read_secret=vault.read)
 
-    assert not variables.refresh(variables.version)
+    assert refresh(variables) == CURRENT
     assert vault.asked == []
 
 

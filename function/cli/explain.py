@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -14,7 +14,7 @@ from function.core.step import DesiredState, Step
 from function.core.values import text
 from function.ledger.backend import LedgerUnavailable
 from function.rule_variables import RuleVariables
-from function.rules.budget import RenderError
+from function.rules.budget import RenderBudget, RenderError
 from function.rules.evaluate import evaluate, names_of
 from function.rules.event_types import RuleSelection, select_rules, shorten_type
 from function.rules.loader import RulesError
@@ -59,8 +59,8 @@ def _explain_event(event_file: BinaryIO) -> None:
 
 
 def explain_event(event: Event, rules: Rules, environ: Mapping[str, str]) -> None:
-    """Print what each of *rules* would do with *event*. Of secrets the variables' names are
-    shown."""
+    """Print what each of *rules* would do with *event*. Of secrets, and of all variables in a post,
+    the names are shown."""
     RuleVariables(rules.env, environ).hide()
     click.echo(f"event {event.id}: {event.op.value} from {event.source}")
     selection = select_rules(rules, event)
@@ -84,10 +84,10 @@ def explain_event(event: Event, rules: Rules, environ: Mapping[str, str]) -> Non
 def _explain_type(selection: RuleSelection) -> None:
     if not selection.event_type:
         return
-    naming = ", ".join(rule.id for rule in selection.naming)
+    named_by = ", ".join(rule.id for rule in selection.rules if rule.event_types)
     others = ", ".join(rule.id for rule in selection.rules if not rule.event_types)
     click.echo(
-        f"type {shorten_type(selection.event_type)}: named by {naming or 'no rule'}"
+        f"type {shorten_type(selection.event_type)}: named by {named_by or 'no rule'}"
         + (f"; {others} without a `type`" if others else "")
     )
 
@@ -183,11 +183,22 @@ def _explain_post(
         return
     try:
         names, budget = names_of(rule, event, step)
-        body = post.render_body(names, budget).decode()
+        post.render_headers(names, budget)
+        post.render_body(names, budget)
     except RenderError as unsaid:
         click.echo(f"    dead letter ({unsaid.failure.reason.value}): {unsaid.failure.hint}")
     else:
-        click.echo(f"    body: {_shown(body)}")
+        click.echo(f"    body: {_show_body(post, names, budget)}")
+
+
+def _show_body(post: PostRule, names: dict[str, Any], budget: RenderBudget) -> str:
+    """The body with the names of variables in the place of their values, of which any may be a
+    secret."""
+    env = {name: f"(variable {name})" for name in names["env"]}
+    try:
+        return _shown(post.render_body({**names, "env": env}, budget).decode())
+    except RenderError:
+        return "not shown, for it is worked out from the value of a variable"
 
 
 def _shown(value: str) -> str:

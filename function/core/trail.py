@@ -223,6 +223,14 @@ def current_place(trail: Trail) -> Place | None:
     return replace(place, belongs_to_predecessor=belongs_to_predecessor)
 
 
+def is_overtaken(place: Place, step: Step, *, sent_at: datetime | None) -> bool:
+    """Whether the row came back to *place*, which *step* of *sent_at* entered, by a later step."""
+    if place.entered is None:
+        return False
+    own = Entered(step.order, sent_at.timestamp() if sent_at else None, place.entered.step_count)
+    return _later(place.entered, own)
+
+
 def lacks_step(trail: Trail) -> bool:
     """Whether a step is missing, which may still arrive: the row left a place more often than it
     came there. A row that is older than its trail was somewhere when that began."""

@@ -80,6 +80,20 @@ def settle_value(value: Json) -> Json:
             return value
 
 
+def holds_null(value: Json) -> bool:
+    """Whether *value* is null, or a null stands in it at any depth."""
+    left = [value]
+    while left:
+        match left.pop():
+            case None:
+                return True
+            case dict() as entries:
+                left.extend(entries.values())
+            case list() as elements:
+                left.extend(elements)
+    return False
+
+
 def digest(*parts: str) -> str:
     """128 bits that stand for *parts*, as 32 hex digits."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

@@ -7,10 +7,13 @@ file and nothing of the row.
 
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 from function.core import trail
 from function.core.event import Event, Op
+from function.core.finding import FileLocation
 from function.core.outcome import Failure, Reason, Retryability
 from function.core.step import STATE, DesiredState, Step
 from function.core.values import Json, Row, canonical
@@ -47,17 +50,61 @@ def evaluate(rule: Rule, event: Event) -> list[Step]:
 
 
 def names_of(rule: Rule, event: Event, step: Step) -> tuple[dict[str, Any], RenderBudget]:
-    """What templates see at *step*, which evaluate() gave of *event*, and what they may take.
+    """What templates see at *step*: see StepNames, which is for several of an event's."""
+    return StepNames(rule, event).find(step)
 
-    `op` is what happened to the key: a row that went over to another key is deleted under its old
-    one. Raises RenderError.
-    """
-    try:
-        evaluation = _Evaluation(rule, event)
-        names = {**evaluation.names_at(step), "op": step.op.value}
-    except (RecursionError, MemoryError, ArithmeticError, ValueError):
-        raise RenderError("the row is nested too deeply", where=rule.where) from None
-    return names, evaluation.budget
+
+@dataclass(frozen=True, slots=True)
+class RowImages:
+    """The row before and after an event, each with what templates see of it; None where there was
+    none, or the event does not say."""
+
+    old: "Row | None"
+    new: "Row | None"
+    old_image: RowImage
+    new_image: RowImage
+
+
+def read_images(event: Event, *, where: FileLocation) -> RowImages:
+    """Raises RenderError where an image is no row; *where* is what of the rules file reads it."""
+    old = new = None
+    if event.op is Op.DELETE or (event.op is Op.UPDATE and event.old is not None):
+        old = _read_row(event.old, "old", where)
+    if event.op is not Op.DELETE:
+        new = _read_row(event.new, "new", where)
+    # A view of both: a row may have a million columns in a jsonb's stead.
+    known = None if event.absent_is_null else ChainMap(old or {}, new or {})
+    return RowImages(old, new, RowImage(old, known), RowImage(new, known))
+
+
+def _read_row(image: Json, which: str, where: FileLocation) -> Row:
+    if not isinstance(image, dict):
+        what = f"the event's `{which}` is not a row but another JSON value"
+        raise RenderError(what, Reason.NOT_A_ROW, where=where)
+    return image
+
+
+class StepNames:
+    """What templates see at the steps of *event* under *rule*, worked out once for all of them."""
+
+    def __init__(self, rule: Rule, event: Event) -> None:
+        self.event = event
+        self._rule = rule
+        self._evaluation: _Evaluation | None = None
+
+    def find(self, step: Step) -> tuple[dict[str, Any], RenderBudget]:
+        """The names at *step*, which evaluate() gave of the event, and what its templates may take.
+
+        `op` is what happened to the key: a row that went over to another key is deleted under its
+        old one. Raises RenderError.
+        """
+        try:
+            if self._evaluation is None:
+                self._evaluation = _Evaluation(self._rule, self.event)
+            names = {**self._evaluation.names_at(step), "op": step.op.value}
+        except (RecursionError, MemoryError, ArithmeticError, ValueError):
+            raise RenderError("the row is nested too deeply", where=self._rule.where) from None
+        return names, RenderBudget()
 
 
 class _Evaluation:
@@ -70,18 +117,12 @@ class _Evaluation:
         self._target = rule.target
         self.event = event
         self.budget = RenderBudget()
-        self.old: Row | None = None
-        self.new: Row | None = None
-        if event.op is Op.DELETE or (event.op is Op.UPDATE and event.old is not None):
-            self.old = self._row(event.old, "old")
-        if event.op is not Op.DELETE:
-            self.new = self._row(event.new, "new")
+        images = read_images(event, where=rule.where)
+        self.old, self.new = images.old, images.new
         # Each rule would work it out anew, and of a large image that takes a second.
         self.old_place = event.old_place or trail.place(self.old)
         self.new_place = event.new_place or trail.place(self.new)
-        # A view of both: a row may have a million columns in a jsonb's stead.
-        known = None if event.absent_is_null else ChainMap(self.old or {}, self.new or {})
-        self.old_image, self.new_image = RowImage(self.old, known), RowImage(self.new, known)
+        self.old_image, self.new_image = images.old_image, images.new_image
         self.names = {
             "old": self.old_image,
             "new": self.new_image,
@@ -92,15 +133,12 @@ class _Evaluation:
         }
 
     def steps(self) -> list[Step]:
-        before: dict[str, list[Json]] = {}
-        failure = None
-        if self.old is not None:
-            before, failure = self._keys(self.old)
+        before, failure = self._keys_before
         after: dict[str, list[Json]] = {}
         if self.new is not None:
             # An old image whose key cannot be rendered never had a ticket: only the new one's
             # failure counts.
-            after, failure = self._keys(self.new)
+            after, failure = self._keys_after
         steps = []
         if self.old is not None and (self.new is None or failure is None):
             steps = [
@@ -116,21 +154,11 @@ class _Evaluation:
 
     def names_at(self, step: Step) -> dict[str, Any]:
         """The names for *step*'s key, at the place that it entered, or left for good."""
-        image = self.old if step.op is Op.DELETE or self.new is None else self.new
-        if image is not None:
-            items, _ = self._keys(image)
-            if step.key in items:
-                return self._scopes(image, items[step.key])[0]
+        left = step.op is Op.DELETE or self.new is None
+        image, (items, _) = (self.old, self._keys_before) if left else (self.new, self._keys_after)
+        if image is not None and step.key in items:
+            return self._scopes(image, items[step.key])[0]
         raise RenderError("the key is not in the row any more", where=self.rule.where)
-
-    def _row(self, image: Json, which: str) -> Row:
-        if not isinstance(image, dict):
-            raise RenderError(
-                f"the event's `{which}` is not a row but another JSON value",
-                Reason.NOT_A_ROW,
-                where=self.rule.where,
-            )
-        return image
 
     def _asks(self, name: str) -> bool:
         return any(
@@ -149,7 +177,15 @@ class _Evaluation:
         may any field."""
         return place if self.templates.each is None else trail.place(place, *items)
 
-    def _keys(self, image: Row) -> tuple[dict[str, list[Json]], Failure | None]:
+    @cached_property
+    def _keys_before(self) -> tuple[dict[str, list[Json]], Failure | None]:
+        return self._keys(self.old)
+
+    @cached_property
+    def _keys_after(self) -> tuple[dict[str, list[Json]], Failure | None]:
+        return self._keys(self.new)
+
+    def _keys(self, image: "Row | None") -> tuple[dict[str, list[Json]], Failure | None]:
         """The image's keys, each with its elements (None without `each`), and why one that there
         should be is not.
 
@@ -157,6 +193,8 @@ class _Evaluation:
         """
         found: dict[str, list[Json]] = {}
         failure = None
+        if image is None:
+            return found, failure
         try:
             elements = self._elements(image)
         except RenderError as unsaid:

@@ -5,18 +5,16 @@ names has no rule, whatever the others hear: a type that somebody has added or m
 error, and not a silent success.
 """
 
-from collections import ChainMap
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
 from function.core.event import Event, Op
 from function.core.outcome import Failure, Reason, Retryability
-from function.core.values import Json, did_you_mean, text
+from function.core.values import did_you_mean, text
 from function.rules.budget import RenderBudget, RenderError
-from function.rules.evaluate import describe_event
+from function.rules.evaluate import describe_event, read_images
 from function.rules.model import Rule, Rules, RuleTemplate
-from function.rules.template_values import RowImage
 
 # So much of a type is told where it is unknown: it comes from the row, and may be anything.
 TYPE_CHARACTERS_MAX: Final = 100
@@ -33,11 +31,6 @@ class RuleSelection:
     rules: tuple[Rule, ...]
     event_type: str = ""
     failure: Failure | None = None
-
-    @property
-    def naming(self) -> tuple[Rule, ...]:
-        """Of the rules, those that name the type."""
-        return tuple(rule for rule in self.rules if rule.event_types)
 
 
 def select_rules(rules: Rules, event: Event) -> RuleSelection:
@@ -80,8 +73,8 @@ def find_event_type(expression: RuleTemplate, event: Event, env: dict[str, str])
         raise RenderError("is null, and an event must have a type", where=expression.where)
     if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
         raise RenderError("is neither a text nor a number", where=expression.where)
-    event_type = text(value)
-    if not event_type.strip():
+    event_type = text(value).strip()
+    if not event_type:
         raise RenderError("is empty, and an event must have a type", where=expression.where)
     return event_type
 
@@ -95,24 +88,11 @@ def shorten_type(event_type: str) -> str:
 
 
 def _names(expression: RuleTemplate, event: Event, env: dict[str, str]) -> dict[str, object]:
-    old, new = event.old, event.new
-    row = old if event.op is Op.DELETE else new
-    if not isinstance(row, dict):
-        which = "old" if event.op is Op.DELETE else "new"
-        raise RenderError(
-            f"the event's `{which}` is not a row but another JSON value",
-            Reason.NOT_A_ROW,
-            where=expression.where,
-        )
-    before: dict[str, Json] = old if isinstance(old, dict) else {}
-    after: dict[str, Json] = new if isinstance(new, dict) else {}
-    known = None if event.absent_is_null else ChainMap(before, after)
-    old_image = RowImage(before if isinstance(old, dict) else None, known)
-    new_image = RowImage(after if isinstance(new, dict) else None, known)
+    images = read_images(event, where=expression.where)
     return {
-        "row": old_image if event.op is Op.DELETE else new_image,
-        "old": old_image,
-        "new": new_image,
+        "row": images.old_image if event.op is Op.DELETE else images.new_image,
+        "old": images.old_image,
+        "new": images.new_image,
         "op": event.op.value,
         "event": describe_event(event),
         "env": env,

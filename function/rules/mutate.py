@@ -2,53 +2,22 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from function.core.finding import FileLocation
 from function.core.values import Json
 from function.rules.budget import RenderBudget, RenderError
 from function.rules.model import RuleTemplate
+from function.rules.structure import (
+    StructuredValue,
+    ValueTemplate,
+    list_templates,
+    render_structure,
+)
 
 # What of the names that templates see has the columns of a ticket.
 IMAGES: Final = ("row", "new", "old", "shown")
 LINK: Final = "link"
-
-
-@dataclass(frozen=True, slots=True)
-class VariableTemplate:
-    """One value of a variable. *columns* are those of the ticket that it reads, *shown_columns*
-    those of them whose display values it reads.
-
-    *selects*: it says which rows of the app the mutation is for.
-    """
-
-    rule_template: RuleTemplate
-    columns: frozenset[str]
-    shown_columns: frozenset[str]
-    selects: bool
-
-    @property
-    def names_link(self) -> bool:
-        return LINK in self.rule_template.syntax.names
-
-
-@dataclass(frozen=True, slots=True)
-class VariableMapping:
-    """An object. *sets*: it is what `_set` is given, so that an entry which is left out leaves the
-    app's column alone."""
-
-    entries: "Mapping[str, VariableValue]"
-    sets: bool
-    where: FileLocation
-
-
-@dataclass(frozen=True, slots=True)
-class VariableList:
-    elements: "tuple[VariableValue, ...]"
-    where: FileLocation
-
-
-VariableValue: TypeAlias = VariableTemplate | VariableMapping | VariableList
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +33,7 @@ class MutateRule:
     query: str
     operation_name: str
     response_keys: tuple[str, ...]
-    variables: Mapping[str, VariableValue] = field(repr=False)
+    variables: Mapping[str, StructuredValue] = field(repr=False)
     locations: Mapping[str, FileLocation] = field(repr=False)
 
     @property
@@ -89,7 +58,7 @@ class MutateRule:
     @property
     def needs_link(self) -> bool:
         """Whether the mutation is for a row that the ticket is linked to."""
-        return any(one.names_link for one in self._templates())
+        return any(LINK in one.rule_template.syntax.names for one in self._templates())
 
     def all_templates(self) -> Iterator[RuleTemplate]:
         return (one.rule_template for one in self._templates())
@@ -110,68 +79,37 @@ class MutateRule:
             if not frozenset().union(*selecting).isdisjoint(changed):
                 changed = None
         return {
-            name: _render(value, names, budget, changed) for name, value in self.variables.items()
+            name: render_structure(
+                value,
+                lambda template: _render_template(template, names, budget),
+                is_set=lambda entry: changed is None or _concerns(entry, changed),
+            )
+            for name, value in self.variables.items()
         }
 
-    def _templates(self) -> Iterator[VariableTemplate]:
+    def _templates(self) -> Iterator[ValueTemplate]:
         for value in self.variables.values():
-            yield from find_templates(value)
+            yield from list_templates(value)
 
 
-def find_templates(value: VariableValue) -> Iterator[VariableTemplate]:
-    """Those that *value* is made of."""
-    match value:
-        case VariableTemplate():
-            yield value
-        case VariableMapping(entries=entries):
-            for inner in entries.values():
-                yield from find_templates(inner)
-        case VariableList(elements=elements):
-            for inner in elements:
-                yield from find_templates(inner)
-
-
-def _render(
-    value: VariableValue,
-    names: Mapping[str, Any],
-    budget: RenderBudget,
-    changed: Collection[str] | None,
-) -> Json:
-    match value:
-        case VariableTemplate():
-            return _render_template(value, names, budget)
-        case VariableList(elements=elements):
-            return [_render(element, names, budget, changed) for element in elements]
-        case VariableMapping(entries=entries, sets=sets):
-            return {
-                name: _render(entry, names, budget, changed)
-                for name, entry in entries.items()
-                if changed is None or not sets or _concerns(entry, changed)
-            }
-
-
-def _concerns(entry: VariableValue, changed: Collection[str]) -> bool:
+def _concerns(entry: StructuredValue, changed: Collection[str]) -> bool:
     """Whether *entry* reads a column that is *changed*, or none at all."""
-    columns = frozenset[str]().union(*(one.columns for one in find_templates(entry)))
+    columns = frozenset[str]().union(*(one.columns for one in list_templates(entry)))
     return not columns or not columns.isdisjoint(changed)
 
 
-def _render_template(
-    value: VariableTemplate, names: Mapping[str, Any], budget: RenderBudget
-) -> Json:
-    """Raises RenderError, also for a null that could stand in a condition: Hasura takes that for
-    every row, if it is told to (HASURA_GRAPHQL_V1_BOOLEAN_NULL_COLLAPSE)."""
-    where = value.rule_template.where
+def _render_template(value: ValueTemplate, names: Mapping[str, Any], budget: RenderBudget) -> Json:
+    """Raises RenderError, also for a null where the template names `link`."""
+    names_link = LINK in value.rule_template.syntax.names
     try:
-        rendered = value.rule_template.plain_value(names, budget)
+        rendered = value.render(names, budget)
     except RenderError:
-        if value.names_link and names.get(LINK) is None:
-            raise RenderError(_NOT_LINKED, where=where) from None
-        raise
-    if rendered is None and value.names_link:
-        raise RenderError(_NOT_LINKED if names.get(LINK) is None else _NULL_LINK, where=where)
-    if rendered is None and value.selects:
-        raise RenderError(_NULL_SELECTS, where=where)
+        if not names_link or names.get(LINK) is not None:
+            raise
+        rendered = None
+    if rendered is None and names_link:
+        what = _NOT_LINKED if names.get(LINK) is None else _NULL_LINK
+        raise RenderError(what, where=value.rule_template.where)
     return rendered
 
 
@@ -180,4 +118,3 @@ _NOT_LINKED: Final = (
     "row; say `when: link`"
 )
 _NULL_LINK: Final = "names `link` and gives null, which in a `where` would match every row"
-_NULL_SELECTS: Final = "gives null, which in a `where` would match every row"

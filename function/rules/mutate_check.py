@@ -10,8 +10,8 @@ from typing import Final, TypeAlias
 
 import yaml
 
-from function.rules.mutate import VariableList, VariableMapping, VariableTemplate, VariableValue
 from function.rules.operation import MutationOperation, QueryValue, RootField, VariableName
+from function.rules.structure import StructuredValue, ValueList, ValueObject, ValueTemplate
 from function.rules.variable_check import VariableCheck
 from function.rules.yaml_nodes import NodeReader, line_within
 
@@ -72,7 +72,7 @@ class MutationCheck:
         query: yaml.Node,
         path: str,
         operation: MutationOperation,
-        variables: Mapping[str, VariableValue],
+        variables: Mapping[str, StructuredValue],
     ) -> None:
         self._nodes = nodes
         self._query = query
@@ -137,12 +137,12 @@ class MutationCheck:
                 for inner in entries.values():
                     self._check_nested(inner)
 
-    def _check_nested_variable(self, value: VariableValue) -> None:
+    def _check_nested_variable(self, value: StructuredValue) -> None:
         match value:
-            case VariableList(elements=elements):
+            case ValueList(elements=elements):
                 for element in elements:
                     self._check_nested_variable(element)
-            case VariableMapping(entries=entries, where=where):
+            case ValueObject(entries=entries, where=where):
                 if _is_relationship(entries):
                     conflicts = [entries[name] for name in _ON_CONFLICT if name in entries]
                     what = "" if conflicts else _NESTED
@@ -205,14 +205,14 @@ def _find_conflict_fault(conflict: _Constant) -> str:
     return _CONDITION if conflict.get("where") is not None else ""
 
 
-def _read_given(value: VariableValue) -> _Constant:
+def _read_given(value: StructuredValue) -> _Constant:
     """Raises _NotConstant."""
     match value:
-        case VariableList(elements=elements):
+        case ValueList(elements=elements):
             return [_read_given(element) for element in elements]
-        case VariableMapping(entries=entries):
+        case ValueObject(entries=entries):
             return {name: _read_given(entry) for name, entry in entries.items()}
-        case VariableTemplate(rule_template=rule_template):
+        case ValueTemplate(rule_template=rule_template):
             literals = rule_template.syntax.find_literals()
             if rule_template.syntax.names or len(literals) != 1:
                 raise _NotConstant

@@ -11,10 +11,6 @@ from function.rules.model import RuleTemplate, RuleTemplates
 from function.rules.mutate import (
     IMAGES,
     MutateRule,
-    VariableList,
-    VariableMapping,
-    VariableTemplate,
-    VariableValue,
 )
 from function.rules.mutate_check import NOT_REPEATABLE, MutationCheck, explain_repeated, is_json
 from function.rules.operation import (
@@ -26,6 +22,7 @@ from function.rules.operation import (
     parse_operation,
 )
 from function.rules.schema import MUTATE_KEYS
+from function.rules.structure import StructuredValue, ValueList, ValueObject, ValueTemplate
 from function.rules.template_nodes import TemplateReader
 from function.rules.yaml_nodes import NodeReader, line_within
 
@@ -131,19 +128,18 @@ class _VariableReader:
 
     def read(
         self, node: yaml.Node, path: str, use: VariableUse, *, is_json: bool, depth: int = 0
-    ) -> VariableValue:
+    ) -> StructuredValue:
         """*is_json*: its entries are the app's own."""
-        where = self._nodes.locate(node, path)
         if depth > DEPTH_MAX:  # an alias may even hold itself
             self._nodes.fault(node, path, "is nested too deeply")
-            return VariableList((), where)
+            return ValueList(())
         if isinstance(node, yaml.SequenceNode):
             inner = use if use is not VariableUse.SETS else VariableUse.VALUES
             elements = tuple(
                 self.read(*element, inner, is_json=is_json, depth=depth + 1)
                 for element in self._nodes.elements(node, path)
             )
-            return VariableList(elements, where)
+            return ValueList(elements)
         if isinstance(node, yaml.MappingNode):
             members = self._nodes.members(node, path)
             for name in () if is_json else sorted(members.keys() & NOT_REPEATABLE):
@@ -158,12 +154,12 @@ class _VariableReader:
                 )
                 for name, value in members.items()
             }
-            return VariableMapping(entries, use is VariableUse.SETS, where)
+            return ValueObject(entries, self._nodes.locate(node, path), use is VariableUse.SETS)
         return self._read_template(node, path, use, is_json=is_json)
 
     def _read_template(
         self, node: yaml.Node, path: str, use: VariableUse, *, is_json: bool
-    ) -> VariableTemplate:
+    ) -> ValueTemplate:
         rule_template = self._templates.typed(node, path, self._names)
         texts = frozenset() if is_json else rule_template.syntax.find_texts()
         for text in sorted(texts & NOT_REPEATABLE):
@@ -173,11 +169,12 @@ class _VariableReader:
             for image in IMAGES
             if image in rule_template.syntax.names
         }
-        return VariableTemplate(
+        return ValueTemplate(
             rule_template,
             columns=frozenset().union(*columns.values()),
             shown_columns=columns.get("shown", frozenset()),
             selects=use is VariableUse.SELECTS,
+            updates=use is VariableUse.UPDATES,
         )
 
 

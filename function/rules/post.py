@@ -1,7 +1,8 @@
 """The `post` of a rule: a call of another system, and the `data` that is fetched for it. Pure."""
 
+import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -18,28 +19,29 @@ DATA: Final = "data"
 # is for all rules of the event together.
 TIMEOUT_SECONDS_DEFAULT: Final = 10.0
 TIMEOUT_SECONDS_MAX: Final = 30.0
+# In less, no connection is made.
+TIMEOUT_SECONDS_MIN: Final = 0.1
 # Most servers take 8 KiB of headers in all.
 HEADER_CHARACTERS_MAX: Final = 4096
 
-_NULL_SELECTS: Final = "gives null, which in a `where` would match every row"
+_WITH_USER: Final = re.compile(r"[^/?#]*//[^/?#]*@")
+_TWO_CREDENTIALS: Final = (
+    "has a user, which is sent in the place of the rule's own header Authorization: leave one out"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class DataQuery:
-    """What Hasura is asked before the call. *selecting* are the variables that say which rows are
-    meant: a null in one of them might match every row."""
+    """What Hasura is asked before the call."""
 
     query: str
     operation_name: str
     variables: Mapping[str, StructuredValue] = field(repr=False)
-    selecting: frozenset[str]
 
     def render(self, names: Mapping[str, Any], budget: RenderBudget) -> dict[str, Json]:
         """The values of the variables. Raises RenderError."""
         return {
-            name: render_structure(
-                value, names, budget, null=_NULL_SELECTS if name in self.selecting else ""
-            )
+            name: render_structure(value, lambda template: template.render(names, budget))
             for name, value in self.variables.items()
         }
 
@@ -93,7 +95,16 @@ class PostRule:
         yield from self._own_templates()
         if self.data is not None:
             for value in self.data.variables.values():
-                yield from list_templates(value)
+                yield from (one.rule_template for one in list_templates(value))
+
+    def list_variables(self, env: Collection[str]) -> frozenset[str]:
+        """Those of the variables *env* that a call is made with."""
+        names = {self.secret} if self.secret else set()
+        for one in self._own_templates():
+            if "env" in one.syntax.names:
+                # One that names none by its name may read any.
+                names |= one.syntax.find_parts("env") or set(env)
+        return frozenset(names)
 
     def is_resolved(self, names: Mapping[str, Any], budget: RenderBudget) -> bool:  # noqa: ARG002  # the protocol's
         """Nothing about a call is ever over."""
@@ -123,9 +134,24 @@ class PostRule:
         """As the environment has it now. Raises RenderError."""
         return self.templates.url.text(names, budget).strip()
 
+    def refuse_user(self, url: str) -> str:
+        """Why *url*, which can be read as one, does not go with the headers; "" where it does."""
+        has_header = any(name.lower() == "authorization" for name in self.templates.headers)
+        return _TWO_CREDENTIALS if has_header and _WITH_USER.match(url) else ""
+
     def is_wanted(self, names: Mapping[str, Any], budget: RenderBudget) -> bool:
-        """Whether `when` holds, where it names `data`. Raises RenderError."""
-        return evaluate_condition(self.templates.when, names, budget, without=True, unsaid=None)
+        """Whether `when` holds, where it names `data`. Of a row that is gone it does not, even
+        where it asks what the row holds. Raises RenderError."""
+        when = self.templates.when
+        try:
+            return evaluate_condition(when, names, budget, without=True, unsaid=None)
+        except RenderError:
+            data = names.get(DATA) or {}
+            if when is not None and any(
+                data.get(root, "") is None for root in when.syntax.find_parts(DATA)
+            ):
+                return False
+            raise
 
     def render_headers(self, names: Mapping[str, Any], budget: RenderBudget) -> dict[str, str]:
         """Raises RenderError, also for a value that would be another header."""
@@ -136,7 +162,9 @@ class PostRule:
 
     def render_body(self, names: Mapping[str, Any], budget: RenderBudget) -> bytes:
         """JSON in UTF-8; of one template that gives a text, that text. Raises RenderError."""
-        value = render_structure(self.templates.body, names, budget)
+        value = render_structure(
+            self.templates.body, lambda template: template.render(names, budget)
+        )
         written = "null" if value is None else text(value)
         return written.encode(errors="replace")
 
@@ -144,7 +172,7 @@ class PostRule:
         templates = self.templates
         yield templates.url
         yield from templates.headers.values()
-        yield from list_templates(templates.body)
+        yield from (one.rule_template for one in list_templates(templates.body))
         if templates.when is not None:
             yield templates.when
 

@@ -15,6 +15,7 @@ from function.rules.post import (
     DATA,
     TIMEOUT_SECONDS_DEFAULT,
     TIMEOUT_SECONDS_MAX,
+    TIMEOUT_SECONDS_MIN,
     DataQuery,
     PostRule,
     PostTemplates,
@@ -82,7 +83,6 @@ class PostRuleParser:
         sign, secret = self._parse_signature(entries, path, node)
         url = self._templates.template(entries["url"], f"{path}.url", ("env",))
         variables = tuple(sorted(url.syntax.find_parts("env")))
-        self._check_url(url, variables, private=allow_private)
         asks_data = when is not None and DATA in when.syntax.names
         post = PostRule(
             url_variables=variables,
@@ -103,6 +103,7 @@ class PostRuleParser:
             locations=dict.fromkeys(("", *POST_KEYS), self._nodes.locate(node, path))
             | {key: self._nodes.locate(value, f"{path}.{key}") for key, value in entries.items()},
         )
+        self._check_url(post)
         if data is not None and not post.needs_data:
             what = "is fetched for nothing: neither `when` nor the post names `data`"
             self._nodes.warn(self._nodes.locate(rule[DATA], f"{of_rule}.{DATA}"), what)
@@ -133,9 +134,10 @@ class PostRuleParser:
             self._nodes.fault(entries["order_by"], f"{path}.order_by", what)
         return self._templates.expression(entries, "order_by", path, names)
 
-    def _check_url(self, url: RuleTemplate, variables: tuple[str, ...], *, private: bool) -> None:
+    def _check_url(self, post: PostRule) -> None:
         """Look at the URL that the environment has now. One that must not be called is no fault of
         the file: its events are dead letters."""
+        url, variables = post.templates.url, post.url_variables
         if not all(name in self._environ for name in variables):
             return
         shown = " and ".join(f"`{name}`" for name in variables) or "it"
@@ -146,7 +148,9 @@ class PostRuleParser:
         except RenderError as error:
             self._nodes.fault(url.where.line, url.where.path, error.sentence)
         else:
-            if refused := refuse_target(written, allow_private=private):
+            if fault := post.refuse_user(written):
+                self._nodes.fault(url.where.line, url.where.path, f"{shown} {fault}")
+            if refused := refuse_target(written, allow_private=post.allow_private):
                 what = f"{shown} {refused}. Every event of this rule becomes a dead letter"
                 self._nodes.warn(url.where, what)
 
@@ -215,9 +219,12 @@ class PostRuleParser:
         query = entries["query"]
         operation = self._parse_query(query, f"{path}.query")
         given = self._read_variables(entries, path)
-        reader = StructureReader(self._nodes, self._templates, names)
+        selecting = operation.selecting if operation is not None else frozenset()
         variables = {
-            name: reader.read(value, f"{path}.variables.{name}") for name, value in given.items()
+            name: StructureReader(
+                self._nodes, self._templates, names, selects=name in selecting
+            ).read(value, f"{path}.variables.{name}")
+            for name, value in given.items()
         }
         if operation is None:
             return None
@@ -227,7 +234,6 @@ class PostRuleParser:
             query=query.value,
             operation_name=operation.name,
             variables=variables,
-            selecting=operation.selecting,
         )
 
     def _parse_query(self, node: yaml.Node, path: str) -> QueryOperation | None:
@@ -264,8 +270,12 @@ class PostRuleParser:
         if key not in entries:
             return TIMEOUT_SECONDS_DEFAULT
         written = self._nodes.text(entries[key], f"{path}.{key}") or ""
-        if _SECONDS.fullmatch(written) and 0 < float(written) <= TIMEOUT_SECONDS_MAX:
-            return float(written)
-        what = f"must be a number of seconds, above 0 and {TIMEOUT_SECONDS_MAX:g} at most"
+        seconds = float(written) if _SECONDS.fullmatch(written) else 0.0
+        if TIMEOUT_SECONDS_MIN <= seconds <= TIMEOUT_SECONDS_MAX:
+            return seconds
+        what = (
+            f"must be a number of seconds, {TIMEOUT_SECONDS_MIN:g} at least and "
+            f"{TIMEOUT_SECONDS_MAX:g} at most"
+        )
         self._nodes.fault(entries[key], f"{path}.{key}", what)
         return TIMEOUT_SECONDS_DEFAULT

@@ -87,7 +87,7 @@ POST_KEYS: Final = {
     "sign": "How the call is signed: standard (Standard Webhooks) or aws (AWS DevOps Agent).",
     "secret": "The variable of `env` that the call is signed with.",
     "allow_private": "Whether the URL may be of a private network, and http://.",
-    "timeout_seconds": "How long the call may take, 30 at most; 10 unless given.",
+    "timeout_seconds": "How long the call may take, from 0.1 to 30; 10 unless given.",
     "order_by": "An expression: what orders the row's images, such as row.updated_at.",
 }
 COMMAND_TICKET_KEYS: Final = {
@@ -333,7 +333,7 @@ def schema() -> dict[str, Any]:
             "body": {},
             "sign": {"enum": list(SIGNATURES)},
             "allow_private": {"type": "boolean", "default": False},
-            "timeout_seconds": {"type": "number", "exclusiveMinimum": 0, "maximum": 30},
+            "timeout_seconds": {"type": "number", "minimum": 0.1, "maximum": 30},
             "order_by": expression_schema,
         },
     )

@@ -74,10 +74,11 @@ class TypesParser:
         )
 
     def _one_type(self, node: yaml.Node, path: str) -> Sequence[str]:
-        name = self._nodes.text(node, path)
-        if name is None:
+        written = self._nodes.text(node, path)
+        if written is None:
             return ()
-        if not name.strip():
+        name = written.strip()
+        if not name:
             self._nodes.fault(node, path, "is empty; leave it out to hear every type")
             return ()
         if "{{" in name or "{%" in name:

@@ -26,12 +26,14 @@ class Task:
 
     *event* is the one that came, *step* what it did; both are None where only a look is due.
     *desired* is what the rule wants where the row is (None: that cannot be said). *moved*: the step
-    took the row there. *record* is
+    took the row there. *overtaken*: a
+    later step took it there again. *record* is
     always what is known by now, also after NotDone: the engine writes it down. *now* is the
     ledger's clock when the work began, in UNIX seconds. *save* writes the record down before a
     call, and raises LeaseLost. *traits*: what is known of its table. *replayed*: somebody has
     looked for what a dead letter in doubt may have made, and sent it again. *attempt* counts from
-    1, and the first one was at *first_seen*, UNIX seconds.
+    1, and the first one was at *first_seen*, UNIX seconds; *last_reason* is why the one before this
+    was not done, "" for the first.
 
     What the record means to the engine and the ledger, whatever the target: `sys_id` is not empty
     once the thing exists, and `row_resolved` true once its end was told. `pending_write` is what
@@ -55,8 +57,10 @@ class Task:
     traits: TableTraits
     replayed: bool = False
     moved: bool = False
+    overtaken: bool = False
     attempt: int = 1
     first_seen: float = 0.0
+    last_reason: str = ""
     mismatched_fields: frozenset[str] = frozenset()
     left_empty: dict[str, str] = field(default_factory=dict)
     left_alone: dict[str, str] = field(default_factory=dict)

@@ -17,6 +17,7 @@ import pytest
 from standardwebhooks import Webhook
 
 from function.core.outcome import Status
+from function.rules.post import TIMEOUT_SECONDS_MIN
 from function.targets.post.client import BODY_BYTES_MAX
 from function.targets.post.guarded import CALLS_AT_ONCE
 from tests.answers import Answer, Seen, Server, http
@@ -233,6 +234,39 @@ def test_an_older_event_that_arrives_late_is_superseded() -> None:
         assert [body["title"] for body in site.a.bodies] == ["two"]
 
 
+@pytest.mark.parametrize("order", ["created_at", "order_by"])
+def test_an_older_event_is_superseded_where_the_row_came_back_to_its_state(order: str) -> None:
+    opened = outage(status="open", updated_at="2026-03-04T05:06:08")
+    closed = outage(status="closed", updated_at="2026-03-04T05:06:09")
+    again = opened
+    times = [FIRST, LATER, LAST]
+    lines = ["key: '{{ row.id }}'"]
+    if order == "order_by":
+        # The clock of the events says nothing, and the row's own does.
+        lines.append("order_by: event.session_variables['x-at']")
+        times = [FIRST] * 3
+    events = [
+        insert("outages", opened, id="e1", created_at=times[0], session_variables={"x-at": "1"}),
+        update(
+            "outages", opened, closed, id="e2", created_at=times[1], session_variables={"x-at": "2"}
+        ),
+        update(
+            "outages", closed, again, id="e3", created_at=times[2], session_variables={"x-at": "3"}
+        ),
+    ]
+    with Site(ENV + rule("a", *lines, body='"{{ event.id }} {{ op }}"')) as site:
+        site.a.answer = AWAY
+        site.world.send(events[0])
+        site.a.answer = TAKEN
+        for each in events[1:]:
+            assert site.world.send(each).said == "sent"
+        site.world.clock.advance(60)
+        late = site.world.send(events[0])
+
+        assert (late.status, late.said) == (200, "superseded")
+        assert [seen.body for seen in site.a.got] == [b"e1 INSERT", b"e2 UPDATE", b"e3 UPDATE"]
+
+
 def test_two_calls_for_one_key_never_overlap() -> None:
     def slow(sock: socket.socket, seen: Seen) -> bool:
         time.sleep(0.1)
@@ -404,6 +438,11 @@ def test_a_target_that_hangs_is_given_its_own_time_and_no_more() -> None:
         assert time.monotonic() - began < 3
         assert statuses(answer) == ["retrying", "created"]
         assert reasons(answer) == ["target_timeout", None]
+
+
+def test_the_shortest_time_that_a_rule_may_give_is_enough_for_a_call() -> None:
+    with Site(ENV + rule("a", f"timeout_seconds: {TIMEOUT_SECONDS_MIN}")) as site:
+        assert site.world.send(created()).outcome["reason"] != "deadline"
 
 
 def test_a_port_where_nobody_listens_is_tried_again() -> None:
@@ -695,6 +734,21 @@ def test_a_row_that_is_gone_before_its_data_is_asked_for_is_skipped(graphql: Gra
         assert (site.a.got, site.world.mails) == ([], [])
 
 
+def test_a_row_that_is_gone_is_skipped_by_a_when_that_asks_what_it_holds(
+    graphql: Graphql,
+) -> None:
+    with fetching(graphql, FETCHED + "    when: data.outages_by_pk.severity == 'low'\n") as site:
+        there = site.world.send(created(id="e1"))
+        graphql.answer = {"data": {"outages_by_pk": None}}
+        gone = site.world.send(created(id="e2"))
+        graphql.answer = {"data": {"outages_by_pk": {"title": "Now"}}}
+        asked_too_little = site.world.send(created(id="e3"))
+
+        assert (there.said, gone.said) == ("sent", "skipped when_false")
+        assert asked_too_little.said == "dead bad_mapping"
+        assert len(site.a.got) == 1
+
+
 def test_without_such_a_when_a_row_that_is_gone_is_a_dead_letter(graphql: Graphql) -> None:
     with fetching(graphql) as site:
         graphql.answer = {"data": {"outages_by_pk": None}}
@@ -806,3 +860,33 @@ def test_nothing_that_was_rendered_is_kept_of_what_was_done() -> None:
 
         assert ROW_TEXT in site.a.got[0].body.decode()
         assert ROW_TEXT not in dump(site.world)
+
+
+@pytest.mark.parametrize("form", ["path", "query", "user"])
+def test_a_secret_of_the_url_that_the_answer_repeats_is_nowhere(form: str) -> None:
+    secret = "uRlS3cr3tT0ken99"
+    basic = base64.b64encode(f"u:{secret}".encode()).decode()
+
+    def cannot_post(sock: socket.socket, seen: Seen) -> bool:
+        said = seen.headers["authorization"] if form == "user" else seen.target
+        sock.sendall(http(404, f"Cannot POST {said}"))
+        return True
+
+    with Site(ONE) as site:
+        port = site.a.url.split(":")[2].split("/")[0]
+        urls = {
+            "path": f"http://127.0.0.1:{port}/services/T0/{secret}",
+            "query": f"http://127.0.0.1:{port}/hook?token={secret}",
+            "user": f"http://u:{secret}@127.0.0.1:{port}/hook",
+        }
+        site.world.stop()
+        site.world.start(A_URL=urls[form])
+        site.a.answer = cannot_post
+        answer = site.world.send(created())
+        told = " ".join(
+            [dump(site.world), str(answer.body), *map(str, site.world.mails)]
+        ) + " ".join(mail.get_content() for mail in site.world.mails)
+
+        assert "Cannot POST" in told
+        assert secret not in told
+        assert basic not in told

@@ -808,6 +808,39 @@ def test_explain_says_what_would_be_posted_and_of_headers_the_names(shell: Shell
     assert POST_TOKEN not in told.out
 
 
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        ('{auth: "{{ env.POST_TOKEN }}"}', 'body: {"auth": "(variable POST_TOKEN)"}'),
+        ("""{n: "{{ {'4711': 1}[env.NUMBER] }}"}""", "body: not shown, for it is worked out from"),
+    ],
+)
+def test_explain_shows_no_value_of_a_variable_in_a_post(
+    shell: Shell, body: str, shown: str
+) -> None:
+    rules = POSTS.replace("env: [", "env: [NUMBER, ")
+    shell.rules.write_text(rules.replace('{title: "{{ row.title }}"}', body))
+
+    told = shell.run(
+        "explain", "-", stdin=insert("outages", outage(42)), **POST_ENVIRON, NUMBER="4711"
+    )
+
+    assert shown in told.out
+    assert POST_TOKEN not in told.out
+    assert "471" not in told.out
+
+
+def test_explain_foresees_a_dead_letter_of_a_header(shell: Shell) -> None:
+    shell.rules.write_text(POSTS.replace("Bearer {{ env.POST_TOKEN }}", "{{ row.title }}"))
+
+    told = shell.run(
+        "explain", "-", stdin=insert("outages", outage(42, title="a\nb")), **POST_ENVIRON
+    )
+
+    assert "dead letter (bad_mapping)" in told.out
+    assert "headers.Authorization: gives a control character" in told.out
+
+
 def test_explain_says_what_else_may_come_of_a_post(shell: Shell) -> None:
     shell.rules.write_text(POSTS.replace("row.title", "data.outages_by_pk.title") + POST_DATA)
 

@@ -16,6 +16,7 @@ from function.core.trail import (
     PLACES_MAX,
     Trail,
     current_place,
+    is_overtaken,
     lacks_step,
     place,
     record_step,
@@ -368,3 +369,28 @@ def test_a_row_that_is_older_than_its_trail_lacks_no_step() -> None:
 
     assert not lacks_step(step_count(first, second))
     assert lacks_step(step_count(first, third))
+
+
+@pytest.mark.parametrize(
+    ("orders", "seconds", "overtaken"),
+    [
+        ((None, None), (0, 2), True),
+        ((None, None), (2, 0), False),
+        ((None, None), (0, 0), False),
+        ((1, 3), (0, 0), True),
+        ((3, 1), (0, 2), False),
+        ((1, 1), (0, 2), True),
+    ],
+)
+def test_a_step_is_overtaken_by_a_later_one_to_the_same_place(
+    orders: tuple[Json, Json], seconds: tuple[int, int], overtaken: bool
+) -> None:
+    first, back = step(NOT_YET, "a", orders[0]), step("b", "a", orders[1])
+    times = [NOON + timedelta(seconds=each) for each in seconds]
+    reached = current_place(
+        step_count((first, times[0]), (step("a", "b", 2), NOON), (back, times[1]))
+    )
+
+    assert reached is not None
+    assert reached.digest == "a"
+    assert is_overtaken(reached, first, sent_at=times[0]) is overtaken

@@ -60,13 +60,27 @@ def names(selection: RuleSelection) -> list[str]:
 # Which rules hear an event
 
 
-@pytest.mark.parametrize("spelled", ["Customer_Created", "customer_created", "CUSTOMER_CREATED"])
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        "Customer_Created",
+        "customer_created",
+        "CUSTOMER_CREATED",
+        "Customer_Created ",
+        " \tCustomer_Created\n",
+    ],
+)
 def test_every_rule_that_names_the_type_hears_it_in_capitals_or_not(spelled: str) -> None:
     selection = selected(spelled)
 
     assert names(selection) == ["created", "both", "any"]
-    assert [rule.name for rule in selection.naming] == ["created", "both"]
-    assert (selection.event_type, selection.failure) == (spelled, None)
+    assert (selection.event_type, selection.failure) == (spelled.strip(), None)
+
+
+def test_blanks_around_a_type_in_the_rules_do_not_matter_either() -> None:
+    text = HEAD + rule("created", "type: 'Customer_Created '")
+
+    assert names(selected("Customer_Created", text)) == ["created"]
 
 
 def test_a_rule_with_another_trigger_does_not_hear_it_but_the_type_is_known() -> None:

@@ -707,12 +707,26 @@ def test_a_rule_may_say_what_stands_in_the_place_of_a_link() -> None:
         ("update_t_many(updates: $x)", [{"where": {"id": "{{ none }}"}, "_set": {}}]),
         ("delete_t_by_pk(id: $x)", "{{ none }}"),
         ("delete_t(where: $x)", "{{ none }}"),
+        ("update_t(where: $x, _set: {a: 1})", "{{ {'id': {'_eq': none}} }}"),
+        ("update_t(where: $x, _set: {a: 1})", "{{ {'_or': [{'id': {'_in': [1, none]}}]} }}"),
+        ("update_t(where: {_and: $x}, _set: {a: 1})", ["{{ {'id': {'_eq': none}} }}"]),
+        ("update_t_many(updates: $x)", "{{ [{'where': {'id': {'_eq': none}}, '_set': {}}] }}"),
+        ("update_t_many(updates: $x)", ["{{ {'where': {'id': {'_eq': none}}, '_set': {}} }}"]),
     ],
 )
 def test_a_null_that_would_match_every_row_is_refused(field: str, value: Any) -> None:
     mutate = rule(one_field(field, declared="$x: x", variables={"x": value}))
 
     assert "in a `where` would match every row" in refusal(mutate).sentence
+
+
+def test_a_null_that_is_set_is_told() -> None:
+    value = "{{ [{'where': {'id': {'_eq': 1}}, '_set': {'a': none}}] }}"
+    mutate = rule(one_field("update_t_many(updates: $x)", declared="$x: x", variables={"x": value}))
+
+    assert render(mutate, everything=True) == {
+        "x": [{"where": {"id": {"_eq": 1}}, "_set": {"a": None}}]
+    }
 
 
 def test_what_cannot_be_rendered_names_its_place_and_nothing_of_the_ticket() -> None:

@@ -100,6 +100,7 @@ def body_of(rule: str, **columns: Json) -> bytes:
         (having("allow_private: maybe"), "post.allow_private: must be true or false"),
         (having("timeout_seconds: 31"), "post.timeout_seconds: must be a number of seconds"),
         (having("timeout_seconds: 0"), "post.timeout_seconds: must be a number of seconds"),
+        (having("timeout_seconds: 0.09"), "post.timeout_seconds: must be a number of seconds, 0.1"),
         (having("headers: {Host: x}"), "post.headers.Host: is written by HTTP itself"),
         (having("headers: {Webhook-Id: x}"), "post.headers.Webhook-Id: is written by the function"),
         (having("headers: {'X Y': x}"), "post.headers.X Y: is not the name of a header"),
@@ -152,6 +153,16 @@ def test_a_malformed_url_is_refused_at_start_by_name_and_not_quoted(url: str, fa
 
     assert fault in told
     assert "planted" not in told
+
+
+def test_a_user_in_the_url_beside_a_header_for_it_is_refused_at_start() -> None:
+    header = having("headers: {authorization: 'Bearer {{ env.A_TOKEN }}'}")
+    url = "https://planted:word@a.example.com/"
+    [told] = faults(header, A_URL=url)
+
+    assert "post.url: `A_URL` has a user, which is sent in the place of" in told
+    assert "planted" not in told
+    assert read(POST, A_URL=url).warnings == ()
 
 
 def test_a_url_that_the_environment_lacks_is_one_fault() -> None:
@@ -212,7 +223,7 @@ def test_what_is_read_is_in_order_by_the_schema_too(rule: str) -> None:
     jsonschema.validate(yaml.safe_load(text), schema())
 
 
-def test_the_example_of_the_docs_is_in_order() -> None:
+def example_of_the_docs() -> Rules:
     page = (Path(__file__).resolve().parents[2] / "docs" / "posts.md").read_text("utf-8")
     example = page.partition("```yaml\n")[2].partition("```")[0]
     environ = {
@@ -221,10 +232,36 @@ def test_the_example_of_the_docs_is_in_order() -> None:
         "BILLING_URL": "https://billing.example.com",
         "BILLING_TOKEN": "token",
     }
-    rules = load_rules(f"version: 1\n{example}", environ=environ)
+    return load_rules(f"version: 1\n{example}", environ=environ)
+
+
+def test_the_example_of_the_docs_is_in_order() -> None:
+    rules = example_of_the_docs()
 
     assert [rule.target.kind for rule in rules.rules] == ["post", "post"]
     assert rules.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("op", "account", "sent"),
+    [
+        ("INSERT", {"name": "Ada", "plan": {"code": "P"}}, {"name": "Ada", "plan": "P"}),
+        ("INSERT", None, None),
+        ("DELETE", None, {"name": None, "plan": None}),
+    ],
+)
+def test_the_example_of_the_docs_tells_a_deletion_and_skips_what_is_gone_by_then(
+    op: str, account: Json, sent: dict[str, Json] | None
+) -> None:
+    rule = example_of_the_docs().rules[0]
+    of = event(op, ROW, None) if op == "DELETE" else event(op, None, ROW)
+    names, budget = names_of(rule, of, step_of(rule, of))
+    names["data"] = {"accounts_by_pk": account}
+    post = post_of(rule)
+
+    assert post.is_wanted(names, budget) is (sent is not None)
+    if sent is not None:
+        assert json.loads(post.render_body(names, budget)) == {"op": op, "id": 7, **sent}
 
 
 # What is wanted of a row
@@ -381,6 +418,24 @@ def test_a_null_never_says_which_rows_are_asked_for(query: str, refused: bool) -
             post.data.render(names, budget)
     else:
         assert post.data.render(names, budget) == {"id": None}
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        """\"{{ {'id': {'_eq': row.none}} }}\"""",
+        """\"{{ {'_and': [{'id': {'_in': [1, row.none]}}]} }}\"""",
+        """{id: "{{ {'_eq': row.none} }}"}""",
+    ],
+)
+def test_a_null_within_a_condition_never_says_which_rows_are_asked_for(where: str) -> None:
+    query = "query($w: accounts_bool_exp) { accounts(where: $w) { name } }"
+    rule = POST + f"    data:\n      query: '{query}'\n      variables: {{w: {where}}}\n"
+    post, names, budget = rendered(rule, none=None)
+    assert post.data is not None
+
+    with pytest.raises(RenderError, match="would match every row"):
+        post.data.render(names, budget)
 
 
 def test_a_key_that_the_row_does_not_have_is_a_failure_of_the_event() -> None:

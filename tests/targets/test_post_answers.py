@@ -5,6 +5,7 @@ import pytest
 from function.core.outcome import Failure, Reason, Retryability
 from function.http.reply import RETRY_AFTER_SECONDS_MAX, Reply
 from function.targets.post.answers import WORDS_MAX, interpret_answer, read_words
+from function.targets.post.secrets import list_secrets
 
 NOW = 1_700_000_000.0
 
@@ -113,3 +114,57 @@ def test_a_secret_at_the_cut_is_not_kept_by_half() -> None:
     words = read_words(b"x" * (WORDS_MAX - 3) + b"s3cret-token", ["s3cret-token"])
 
     assert "s3" not in words
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        r'{"got": "Bearer abc\/defghi+jk=="}',
+        r'{"got": "Bearer abc\u002fdefghi+jk=="}',
+        "token=abc%2Fdefghi%2Bjk%3D%3D is unknown",
+        "token=abc%252Fdefghi%252Bjk%253D%253D is unknown",
+        "abc&#x2F;defghi+jk== is unknown",
+        "ABC/DEFGHI+JK== is unknown",
+    ],
+)
+def test_a_secret_in_another_spelling_is_not_kept(said: str) -> None:
+    words = read_words(said.encode(), ["Bearer abc/defghi+jk=="])
+
+    assert "defghi" not in words.lower()
+
+
+def test_words_without_a_secret_are_kept_with_their_escapes() -> None:
+    said = r'{"error": "no \"plan\" in 100%25 of \/orders &amp; so"}'
+
+    assert read_words(said.encode(), ["Bearer abc/defghi+jk=="]) == said
+
+
+URL = (
+    "https://jo%40x:p%2Fpassword@a.example.com/services/T0/B1/s3cr%2Ft-path/"
+    "?token=s3cr%2Ft+query&v=1"
+)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Cannot POST /services/T0/B1/s3cr%2Ft-path/",
+        "no hook s3cr/t-path",
+        "the token s3cr%2Ft+query is unknown",
+        "the token s3cr/t query is unknown",
+        "Authorization: Basic am9AeDpwL3Bhc3N3b3Jk",
+        "jo@x may not use p/password",
+    ],
+)
+def test_what_may_be_secret_of_the_url_is_not_kept(said: str) -> None:
+    words = read_words(said.encode(), list_secrets(URL, {}, {"A_URL": URL}))
+
+    assert not [part for part in ("s3cr", "am9AeDpw", "password") if part in words]
+    assert words.strip("…")
+
+
+def test_what_is_too_short_for_a_secret_stays_readable() -> None:
+    hidden = list_secrets("https://a.example.com/hooks/in?v=1", {"X-A": "json"}, {})
+    said = "no json in 1 call of /hooks/in"
+
+    assert read_words(said.encode(), hidden) == said

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,13 +12,14 @@ import pytest
 from function.connection.guarded_hasura import GuardedGraphql
 from function.core.event import Event, Op
 from function.core.outcome import NotDone, Reason, Status
-from function.core.step import DesiredState
+from function.core.step import DesiredState, Step
 from function.deadline import Deadline
 from function.hasura.graphql import GraphqlClient
 from function.http.network import NetworkSettings
 from function.ledger.database import Database
 from function.ledger.holds import HoldRepository
 from function.ledger.records import TableTraits, Ticket
+from function.rule_variables import SecretRefresh
 from function.rules.evaluate import evaluate
 from function.rules.loader import load_rules
 from function.rules.model import Rule
@@ -77,11 +78,9 @@ def rule_of(receiver: Receiver, text: str = RULES, **environ: str) -> Rule:
     return load_rules(text, environ={"A_URL": receiver.url, "TOKEN": "old", **environ}).rules[0]
 
 
-def apply(target: PostTarget, rule: Rule, *, moved: bool = True, **columns: Any) -> Result:
-    event = Event("e", rule.source, Op.INSERT, None, {"id": 1, **columns}, "c", "{}")
-    [step] = evaluate(rule, event)
+def task_of(rule: Rule, event: Event, step: Step, *, moved: bool = True) -> Task:
     assert isinstance(step.wants, DesiredState)
-    task = Task(
+    return Task(
         rule,
         event,
         step,
@@ -93,7 +92,34 @@ def apply(target: PostTarget, rule: Rule, *, moved: bool = True, **columns: Any)
         TableTraits(),
         moved=moved,
     )
-    return target.connect().for_rule(rule).apply(task)
+
+
+def apply(target: PostTarget, rule: Rule, *, moved: bool = True, **columns: Any) -> Result:
+    event = Event("e", rule.source, Op.INSERT, None, {"id": 1, **columns}, "c", "{}")
+    [step] = evaluate(rule, event)
+    return target.connect().for_rule(rule).apply(task_of(rule, event, step, moved=moved))
+
+
+def test_each_element_of_a_long_list_costs_as_much_as_one_of_a_short_list(
+    holds: HoldRepository, receiver: Receiver
+) -> None:
+    each = RULES.replace("row.id", "item").replace("    post:", "    each: row.list\n    post:")
+    rule = rule_of(receiver, each + "      key: '{{ item }}'\n")
+
+    def cost_of(elements: int) -> float:
+        event = Event("e", rule.source, Op.INSERT, None, {"list": [*range(elements)]}, "c", "{}")
+        steps = evaluate(rule, event)
+        session = target_of(holds).connect().for_rule(rule)
+        began = time.thread_time()
+        for step in steps[-30:]:
+            assert session.apply(task_of(rule, event, step)).status is Status.SENT
+        return time.thread_time() - began
+
+    cost_of(1)
+    short, long = cost_of(30), cost_of(500)
+
+    assert [body["id"] for body in receiver.bodies][-30:] == [*range(470, 500)]
+    assert long < 3 * short
 
 
 def test_where_another_event_took_the_row_elsewhere_nothing_is_sent(
@@ -116,15 +142,22 @@ class Variables:
     def __init__(self, rule: Rule, replaced_by: str = "new") -> None:
         self._rule = rule
         self._token = replaced_by
-        self.version = 7
+        self._replacements = 7
+        self.doubtful_seconds = 0.0
 
-    def refresh(self, used: int) -> bool:
-        assert used == self.version
-        if self._rule.env["TOKEN"] == self._token:
-            return False
+    def count_replacements(self, names: Collection[str]) -> int:
+        assert names == {"A_URL", "TOKEN"}
+        return self._replacements
+
+    def refresh(
+        self, names: Collection[str], used: int, *, refused_before: bool = False
+    ) -> SecretRefresh:
+        assert (names, used, refused_before) == ({"A_URL", "TOKEN"}, self._replacements, False)
+        if self.doubtful_seconds or self._rule.env["TOKEN"] == self._token:
+            return SecretRefresh(replaced=False, wait_seconds=self.doubtful_seconds)
         self._rule.env["TOKEN"] = self._token  # type: ignore[index]  # the one mapping of all rules
-        self.version += 1
-        return True
+        self._replacements += 1
+        return SecretRefresh(replaced=True)
 
 
 def test_after_a_401_the_variables_are_read_again_and_a_new_secret_is_sent(
@@ -154,6 +187,22 @@ def test_a_401_with_no_new_secret_is_final_after_one_call(
     assert len(receiver.got) == 2
 
 
+def test_a_401_while_the_secrets_may_be_out_of_date_is_tried_again_when_they_are_read(
+    holds: HoldRepository, receiver: Receiver
+) -> None:
+    receiver.answer = refuse_old
+    rule = rule_of(receiver)
+    variables = Variables(rule)
+    variables.doubtful_seconds = 42.0
+    with pytest.raises(NotDone) as caught:
+        apply(target_of(holds, variables=variables), rule)
+
+    failure = caught.value.failure
+    assert (failure.retryability, failure.reason) == ("transient", Reason.TARGET_UNAUTHORIZED)
+    assert failure.retry_after_seconds == 42.0
+    assert len(receiver.got) == 1
+
+
 def test_a_url_that_has_become_none_is_final_and_named(
     holds: HoldRepository, receiver: Receiver
 ) -> None:
@@ -166,6 +215,20 @@ def test_a_url_that_has_become_none_is_final_and_named(
     assert "A_URL" in caught.value.failure.hint
     assert "planted" not in caught.value.failure.hint
     assert target_of(holds).connect().for_rule(rule).find_system(Reason.TARGET_ADDRESS)[1] == ""
+
+
+def test_a_url_that_is_given_a_user_beside_the_rule_s_own_header_is_final(
+    holds: HoldRepository, receiver: Receiver
+) -> None:
+    rule = rule_of(receiver)
+    rule.env["A_URL"] = receiver.url.replace("://", "://planted:word@")  # type: ignore[index]  # as a secret that was replaced
+    with pytest.raises(NotDone) as caught:
+        apply(target_of(holds), rule)
+
+    assert caught.value.failure.reason is Reason.TARGET_ADDRESS
+    assert "A_URL has a user" in caught.value.failure.hint
+    assert "planted" not in caught.value.failure.hint
+    assert receiver.got == []
 
 
 def test_calls_that_hang_leave_no_turn_and_nobody_waits_for_one() -> None:

@@ -5,11 +5,10 @@ from typing import Final
 
 from function.core.outcome import Failure, Reason, Retryability
 from function.http.reply import Reply, bound_wait, read_retry_after, shorten_words
+from function.targets.post.secrets import hide_secrets
 
 # Of an answer so much is kept, for the ledger and the mail.
 WORDS_MAX: Final = 200
-# What is shorter is a word as any other, and no secret.
-_SECRET_CHARACTERS_MIN: Final = 6
 
 
 def interpret_answer(
@@ -40,11 +39,7 @@ def interpret_answer(
 
 def read_words(body: bytes, hidden: Collection[str]) -> str:
     """The beginning of what *body* says, without what *hidden* holds."""
-    words = body.decode("utf-8", "replace")
-    parts = {part for value in hidden for part in (value, *value.split())}
-    for part in sorted(parts, key=len, reverse=True):
-        if len(part) >= _SECRET_CHARACTERS_MIN:
-            words = words.replace(part, "…")
+    words = hide_secrets(body.decode("utf-8", "replace"), hidden)
     return shorten_words(words)[:WORDS_MAX]
 
 

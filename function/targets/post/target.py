@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from function.connection.guarded_hasura import GuardedGraphql
+from function.core.event import Event
 from function.core.outcome import Reason, Status
 from function.core.values import Json
 from function.deadline import Deadline
@@ -15,6 +16,7 @@ from function.http.network import NetworkSettings
 from function.http.session import ANY_NETWORK, PUBLIC_ONLY, Resolver
 from function.ledger.holds import HoldRepository
 from function.rules.budget import RenderBudget, RenderError
+from function.rules.evaluate import StepNames
 from function.rules.model import Rule
 from function.rules.post import DataQuery, PostRule, post_of
 from function.targets.base import Result, Task
@@ -102,6 +104,7 @@ class PostSession:
     def __init__(self, target: PostTarget, rule: Rule | None) -> None:
         self._target = target
         self._rule = rule
+        self._names: StepNames | None = None
 
     @property
     def settings_digest(self) -> str:
@@ -120,8 +123,8 @@ class PostSession:
         return self._locate()
 
     def apply(self, task: Task) -> Result:
-        if not task.moved:
-            # The row is elsewhere by now, and its last event tells the target so.
+        if not task.moved or task.overtaken:
+            # The row is elsewhere by now, or was; its last event tells the target so.
             return Result(Status.SUPERSEDED, None)
         assert task.desired is not None  # noqa: S101  # for the type checker: the engine has said what is desired
         assert task.event is not None  # noqa: S101  # likewise: a post leaves nothing to be looked at
@@ -134,12 +137,18 @@ class PostSession:
 
         return PostDelivery(
             task,
-            task.event,
             task.step,
+            self._names_of(task.rule, task.event),
             fetch=fetch,
             find_target=self._target.find_target,
             variables=self._target.variables,
         ).send()
+
+    def _names_of(self, rule: Rule, event: Event) -> StepNames:
+        """Those of the event that the session is for, worked out once for all of its keys."""
+        if self._names is None or self._names.event is not event:
+            self._names = StepNames(rule, event)
+        return self._names
 
     def settle(self, task: Task) -> None:
         """A call whose answer was lost is made again by its event, which the receiver knows by its
