@@ -466,6 +466,25 @@ def test_what_fails_again_for_one_event_holds_nobody() -> None:
         assert site.world.send(created(id="sound")).said == "sent"
 
 
+def test_a_target_whose_name_nobody_looks_up_in_time_is_held() -> None:
+    asked = []
+
+    def hang(host: str, port: int, **_: Any) -> Sequence[tuple[Any, ...]]:
+        asked.append(host)
+        time.sleep(0.6)
+        raise socket.gaierror(socket.EAI_AGAIN, "try again")
+
+    with Site(ENV + rule("a", "timeout_seconds: 0.2")) as site:
+        site.world.resolve = hang
+        site.world.start(A_URL="http://slow.example.com/")
+        began = time.monotonic()
+        answers = [site.world.send(created(id=f"e{number}", number=number)) for number in range(8)]
+
+        assert {answer.said for answer in answers} == {"retrying target_unreachable"}
+        assert len(asked) == 5
+        assert time.monotonic() - began < 2
+
+
 def test_people_are_told_of_a_hold_by_host_and_address_without_a_secret_of_the_url() -> None:
     with Site(ONE) as site:
         site.world.stop()
