@@ -201,7 +201,6 @@ class HttpSession:
                 allow_redirects=False,
                 stream=True,
             ) as response:
-                call.status = response.status_code
                 received = {name.lower(): value for name, value in response.headers.items()}
                 for chunk in response.iter_content(_CHUNK_BYTES):
                     body += chunk
@@ -336,15 +335,31 @@ class _TimedReader(io.RawIOBase):
 
 
 class _TimedResponse(http.client.HTTPResponse):
-    """An answer whose every byte is read before what is, at its start, the socket's time-out."""
+    """An answer whose every byte is read before what is, at its start, the socket's time-out. Its
+    status is known to the call, whatever becomes of the rest."""
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
         self.fp.close()
         self.fp = io.BufferedReader(_TimedReader(sock, time.monotonic() + (sock.gettimeout() or 0)))
 
+    def _read_status(self) -> tuple[str, int, str]:
+        """Of the last answer to come: http.client itself skips a 100, and takes any other interim
+        one (RFC 9110, 15.2) for the last."""
+        while True:
+            version, status, reason = super()._read_status()  # type: ignore[misc]  # unknown to typeshed
+            if not 100 < status < 200 or status == http.HTTPStatus.SWITCHING_PROTOCOLS:
+                return version, status, reason
+            http.client.parse_headers(self.fp)
+
     def begin(self) -> None:
-        super().begin()
+        try:
+            super().begin()
+        finally:
+            call = _CALL.get(None)
+            # The version is text until a status of HTTP has been read.
+            if call is not None and isinstance(self.version, int):
+                call.status = self.status
         if self.msg.defects:
             # urllib3 would read on, and log what it could not parse, which may be anything.
             raise http.client.HTTPException("the answer's headers are malformed")

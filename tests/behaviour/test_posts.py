@@ -374,6 +374,71 @@ def test_what_follows_a_2xx_does_not_matter(answer: bytes | Answer) -> None:
         assert site.world.send(created()).said == "sent"
 
 
+# After the status, which is followed by what is none of HTTP, or more than is read.
+BROKEN_HEADS = {
+    "no colon": b"Bad Header Line\r\nContent-Length: 0\r\n\r\n",
+    "blank before the colon": b"X-A : 1\r\nContent-Length: 0\r\n\r\n",
+    "folded first": b" folded\r\nContent-Length: 0\r\n\r\n",
+    "two lengths": b"Content-Length: 0\r\nContent-Length: 5\r\n\r\n",
+    "no length": b"Content-Length: abc\r\n\r\n",
+    "long line": b"X-L: " + b"x" * 70_000 + b"\r\nContent-Length: 0\r\n\r\n",
+    "many lines": b"X-N: 1\r\n" * 150 + b"Content-Length: 0\r\n\r\n",
+    "bad chunk": b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "bad gzip": b"Content-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
+    "cut": b"X-A: 1\r\n",
+}
+
+
+@pytest.mark.parametrize("head", BROKEN_HEADS.values(), ids=BROKEN_HEADS)
+@pytest.mark.parametrize(
+    ("status", "said"), [(b"200 OK", "sent"), (b"400 No", "dead target_refused")]
+)
+def test_the_status_counts_whatever_is_wrong_with_the_headers(
+    head: bytes, status: bytes, said: str
+) -> None:
+    def once(sock: socket.socket, seen: Seen) -> bool:
+        sock.sendall(b"HTTP/1.1 " + status + b"\r\n" + head)
+        return False
+
+    with Site(ONE) as site:
+        site.a.answer = once
+        answers = [site.world.send(created(id=f"e{number}", number=number)) for number in range(2)]
+
+        assert [answer.said for answer in answers] == [said, said]
+
+
+def test_the_status_counts_though_its_headers_never_end() -> None:
+    def hang(sock: socket.socket, seen: Seen) -> bool:
+        sock.sendall(b"HTTP/1.1 200 OK\r\nX-A")
+        return not site.a.server.stopping.wait(10)
+
+    with Site(ENV + rule("a", "timeout_seconds: 0.3")) as site:
+        site.a.answer = hang
+
+        assert site.world.send(created()).said == "sent"
+
+
+@pytest.mark.parametrize(
+    "interim",
+    [
+        b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n",
+        b"HTTP/1.1 102 Processing\r\n\r\n" * 3,
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n",
+    ],
+    ids=["103", "102", "100"],
+)
+def test_an_interim_answer_is_not_taken_for_the_last_one(interim: bytes) -> None:
+    with Site(ONE) as site:
+        site.a.answer = interim + TAKEN
+        taken = [site.world.send(created(id=f"e{number}", number=number)) for number in range(2)]
+        site.a.answer = interim + http(404)
+        refused = site.world.send(created(id="last"))
+
+        assert [answer.said for answer in taken] == ["sent", "sent"]
+        assert refused.said == "dead target_refused"
+        assert {seen.connection for seen in site.a.got} == {1}
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
