@@ -518,6 +518,37 @@ def test_each_probe_that_fails_doubles_the_hold_and_one_that_failed_before_comes
         assert site.world.send(created(1, id="e0", number=0)).said == "sent"
 
 
+def test_a_probe_that_passes_ends_the_hold_though_an_older_call_fails_meanwhile() -> None:
+    probed = threading.Event()
+
+    def answer(sock: socket.socket, seen: Seen) -> bool:
+        if b"old" in seen.body:
+            probed.wait(10)
+            sock.sendall(AWAY)
+            return True
+        if b"probe" in seen.body:
+            probed.set()
+            time.sleep(0.5)
+        sock.sendall(AWAY if b"fails" in seen.body else TAKEN)
+        return True
+
+    with Site(ONE) as site:
+        site.a.answer = answer
+        with ThreadPoolExecutor(2) as pool:
+            old = pool.submit(site.world.send, created(id="old", title="old"))
+            while not site.a.got:
+                time.sleep(0.01)
+            for number in range(5):
+                site.world.send(created(id=f"e{number}", title="fails", number=number))
+            site.world.clock.advance(16)
+            probe = pool.submit(site.world.send, created(id="probe", title="probe"))
+            said = [old.result().said, probe.result().said]
+        after = site.world.send(created(id="after", title="fine"))
+
+        assert said == ["retrying target_unavailable", "sent"]
+        assert after.said == "sent"
+
+
 def test_what_fails_again_for_one_event_holds_nobody() -> None:
     def poisoned(sock: socket.socket, seen: Seen) -> bool:
         sock.sendall(AWAY if b"poison" in seen.body else TAKEN)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from function.connection.breaker import POST_TARGET, CallVerdict, CircuitBreaker
-from function.connection.system_guard import ASK_SECONDS, SystemGuard
+from function.connection.system_guard import ASK_SECONDS, CallStart, SystemGuard
 from function.core.outcome import CircuitOpen, Failure, NotDone, Reason, Retryability
 from function.deadline import Deadline
 from function.ledger.holds import HoldRepository
@@ -130,12 +130,10 @@ class GuardedTarget:
                     deadline=deadline,
                 )
             except PostError as error:
-                self._judge(error, deadline, is_probe=is_probe)
-                if POST_TARGET.judge_failure(error.failure) is CallVerdict.WORKING:
-                    self._guard.count_success(call)
+                self._judge(error, call, deadline, is_probe=is_probe)
                 raise
             deadline.failed = bool(deadline.failed)
-            self._guard.count_success(call)
+            self._guard.count_success(call, claimed=is_probe)
 
     def _await_permit(self, deadline: Deadline) -> bool:
         """Wait for leave to call; whether the call is the probe of a hold that has ended."""
@@ -147,7 +145,9 @@ class GuardedTarget:
             raise PostError(refused.failure) from refused
         return permit is not None and permit.held
 
-    def _judge(self, error: PostError, deadline: Deadline, *, is_probe: bool) -> None:
+    def _judge(
+        self, error: PostError, call: CallStart, deadline: Deadline, *, is_probe: bool
+    ) -> None:
         """Remember what the *error* of a call says of the target; raises TargetHeld where it is
         held now."""
         failure = error.failure
@@ -158,13 +158,14 @@ class GuardedTarget:
                     self._guard.release_probe()
             case CallVerdict.WORKING:
                 deadline.failed = bool(deadline.failed)
+                self._guard.count_success(call, claimed=is_probe)
             case CallVerdict.FAILING:
                 one_event = failure.reason not in POST_TARGET.whole_system
                 deadline.failed = one_event or bool(deadline.failed)
                 if one_event and deadline.alone and not is_probe:
                     # What fails again for one event holds nobody: it may fail for its own sake.
                     return
-                held = self._guard.count_failure(failure, claimed=is_probe)
+                held = self._guard.count_failure(failure, call, claimed=is_probe)
                 if held is not None:
                     raise _held(held) from error
 
