@@ -22,15 +22,14 @@ def backoff_seconds(attempt: int, jitter: float) -> float:
 
 
 def wait_seconds(attempt: int, jitter: float, *, at_least: float = 0.0) -> float:
-    """The wait before the next attempt: what was asked for (*at_least*), and jitter on top of it.
+    """The wait before the next attempt: the back-off, but never less than what was asked for
+    (*at_least*), and jitter on top of that.
 
     All that wait for one moment, the end of a hold say, would come back together: they come within
-    as long as they waited, or the back-off where that is longer.
+    as long again as they waited.
     """
-    spread_seconds = max(
-        backoff_seconds(attempt, jitter), min(at_least, SPREAD_SECONDS_MAX) * jitter
-    )
-    return at_least + spread_seconds
+    spread_seconds = min(at_least, SPREAD_SECONDS_MAX) * jitter
+    return max(at_least + spread_seconds, backoff_seconds(attempt, jitter))
 
 
 def retry_after(seconds: float) -> int:
