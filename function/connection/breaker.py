@@ -191,6 +191,10 @@ class CircuitBreaker:
             others_first_seconds=self.profile.others_first_seconds,
         )
 
+    def find_probe_age(self, permit: CallPermit) -> float:
+        """For how many seconds the probe that *permit* waits for has been under way."""
+        return self._probe_seconds - permit.wait_seconds
+
     def refuse(self, permit: CallPermit) -> CircuitOpen | Failure:
         """Why no call may be made: the circuit is open, or this row's own last call failed."""
         if permit.kind is HoldKind.ROW:

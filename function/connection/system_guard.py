@@ -37,8 +37,8 @@ class SystemGuard:
     """What a process knows of one system behind *breaker*. Threads share it.
 
     *credential* gives what stands in the ledger for what the calls sign in with. While nothing is
-    wrong the ledger is asked every *ask_seconds*. While another's probe is under way a call waits
-    *probe_wait_seconds* for what it finds out.
+    wrong the ledger is asked every *ask_seconds*. A call waits for what another's probe finds out,
+    but not for one that has been under way for longer than *probe_wait_seconds*.
     """
 
     def __init__(
@@ -83,7 +83,8 @@ class SystemGuard:
             permit = permit or self._request_permit(deadline)
             if permit.wait_seconds <= 0:
                 return permit
-            if not permit.waiting_for_probe or patience.left() <= 0:
+            is_slow = self._breaker.find_probe_age(permit) > self._probe_wait_seconds
+            if not permit.waiting_for_probe or is_slow or patience.left() <= 0:
                 refused = self._breaker.refuse(permit)
                 raise NotDone(refused) if isinstance(refused, Failure) else refused
             permit = None

@@ -18,7 +18,7 @@ from standardwebhooks import Webhook
 
 from function.core.outcome import Status
 from function.targets.post.client import BODY_BYTES_MAX
-from function.targets.post.guarded import CALLS_AT_ONCE
+from function.targets.post.guarded import CALLS_AT_ONCE, PROBE_WAIT_SECONDS
 from tests.answers import Answer, Seen, Server, http
 from tests.payloads import TRACE_ID, delete, insert, update
 from tests.receiver import TAKEN, Receiver
@@ -604,6 +604,29 @@ def test_people_are_told_of_a_hold_by_host_and_address_without_a_secret_of_the_u
         assert "http://127.0.0.1:" in texts
         assert POST_TOKEN not in texts
         assert "python -m function check" not in texts
+
+
+def test_nobody_waits_for_a_probe_that_hangs() -> None:
+    with Site(ENV + rule("a", "timeout_seconds: 3")) as site:
+        site.a.answer = AWAY
+        for number in range(5):
+            site.world.send(created(id=f"e{number}", number=number))
+        site.world.clock.advance(16)
+        site.a.answer = lambda sock, seen: not site.a.server.stopping.wait(20)
+        with ThreadPoolExecutor(1) as pool:
+            probe = pool.submit(site.world.send, created(id="probe"))
+            while len(site.a.got) < 6:
+                time.sleep(0.01)
+            time.sleep(PROBE_WAIT_SECONDS)
+            began = time.monotonic()
+            answers = [site.world.send(created(id=f"w{number}")) for number in range(10)]
+            took = time.monotonic() - began
+            site.a.server.stopping.set()
+            probe.result()
+
+        assert {answer.said for answer in answers} == {"retrying target_unavailable"}
+        assert took < 5 * PROBE_WAIT_SECONDS
+        assert len(site.a.got) == 6
 
 
 def test_a_hanging_target_does_not_hold_up_tickets() -> None:

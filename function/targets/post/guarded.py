@@ -26,8 +26,8 @@ CALLS_AT_ONCE: Final = 16
 TURN_SECONDS: Final = 1.0
 # It does not wait at all where one of them has been under way for so long: that target hangs.
 SLOW_SECONDS: Final = 2.0
-# A probe of a target that works again is answered by then. One that hangs is waited for by nobody:
-# each that waits keeps one of Hasura's calls.
+# A probe of a target that works again is answered by then. One that takes longer is waited for by
+# nobody: each that waits keeps one of Hasura's calls.
 PROBE_WAIT_SECONDS: Final = 0.2
 # Within that time a probe has told what it found out, unless its process was killed.
 _PROBE_SECONDS: Final = TIMEOUT_SECONDS_MAX + 5.0
