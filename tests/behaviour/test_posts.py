@@ -629,6 +629,17 @@ def test_nobody_waits_for_a_probe_that_hangs() -> None:
         assert len(site.a.got) == 6
 
 
+def test_one_url_in_two_variables_is_one_target_with_its_calls_at_a_time() -> None:
+    with Site(ENV + rule("a", "timeout_seconds: 2.5") + rule("b", "timeout_seconds: 2.5")) as site:
+        site.world.start(B_URL=site.a.url)
+        site.a.answer = lambda sock, seen: not site.a.server.stopping.wait(5)
+        with ThreadPoolExecutor(2 * CALLS_AT_ONCE) as pool:
+            bodies = [created(id=f"e{number}", number=number) for number in range(40)]
+            list(pool.map(site.world.send, bodies))
+
+        assert site.a.server.in_flight_max == CALLS_AT_ONCE
+
+
 def test_a_hanging_target_does_not_hold_up_tickets() -> None:
     """Bounded here: the measurement of a thousand events is bench's."""
     with Site(ENV + rule("a", "timeout_seconds: 2").replace("outages", "orders") + TICKET) as site:

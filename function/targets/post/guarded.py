@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from function.connection.breaker import POST_TARGET, CallVerdict, CircuitBreaker
-from function.connection.system_guard import ASK_SECONDS, CallStart, SystemGuard
+from function.connection.system_guard import CallStart, SystemGuard
 from function.core.outcome import CircuitOpen, Failure, NotDone, Reason, Retryability
 from function.deadline import Deadline
 from function.ledger.holds import HoldRepository
@@ -68,21 +68,11 @@ class CallSlots:
             return True
 
 
-class GuardedTarget:
-    """Calls one target while it works. Threads may share it. *address* is what people and the
-    ledger know it by."""
+class TargetLimits:
+    """Whether one target is called now, and how often at a time. All share it who call the target,
+    which the ledger knows by *address*."""
 
-    def __init__(
-        self,
-        client: PostClient,
-        holds: HoldRepository,
-        address: str,
-        *,
-        calls_at_once: int = CALLS_AT_ONCE,
-        ask_seconds: float = ASK_SECONDS,
-    ) -> None:
-        self.address = address
-        self._client = client
+    def __init__(self, holds: HoldRepository, address: str) -> None:
         breaker = CircuitBreaker(
             holds,
             address,
@@ -90,13 +80,19 @@ class GuardedTarget:
             auth_hold_seconds=0.0,  # there is no hold on a credential
             probe_seconds=_PROBE_SECONDS,
         )
-        self._guard = SystemGuard(
-            breaker,
-            credential=lambda: "",
-            ask_seconds=ask_seconds,
-            probe_wait_seconds=PROBE_WAIT_SECONDS,
+        self.guard = SystemGuard(
+            breaker, credential=lambda: "", probe_wait_seconds=PROBE_WAIT_SECONDS
         )
-        self._slots = CallSlots(calls_at_once)
+        self.slots = CallSlots(CALLS_AT_ONCE)
+
+
+class GuardedTarget:
+    """Calls one target while it works. Threads may share it."""
+
+    def __init__(self, client: PostClient, limits: TargetLimits) -> None:
+        self._client = client
+        self._limits = limits
+        self._guard = limits.guard
 
     def close(self) -> None:
         self._client.close()
@@ -114,7 +110,7 @@ class GuardedTarget:
         LedgerUnavailable."""
         is_probe = self._await_permit(deadline)
         patience_seconds = min(TURN_SECONDS, deadline.left())
-        with self._slots.take(patience_seconds=patience_seconds) as taken:
+        with self._limits.slots.take(patience_seconds=patience_seconds) as taken:
             if not taken:
                 if is_probe:
                     self._guard.release_probe()
