@@ -562,6 +562,20 @@ def test_what_fails_again_for_one_event_holds_nobody() -> None:
         assert site.world.send(created(id="sound")).said == "sent"
 
 
+def test_the_hold_of_a_target_that_no_rule_names_any_more_is_forgotten() -> None:
+    with Site(ENV + rule("a") + rule("b")) as site:
+        site.a.answer = http(429, "", Retry_After="60")
+        for number in range(5):
+            site.b.answer = AWAY
+            site.world.send(created(id=f"e{number}", number=number))
+        held = site.world.query("SELECT kind FROM servicenow.hold ORDER BY kind")
+        site.world.clock.advance(91 * 86400)
+        site.world.ledger.forget_older_than(90 * 86400)
+
+        assert [row["kind"] for row in held] == ["down", "rate"]
+        assert site.world.query("SELECT * FROM servicenow.hold") == []
+
+
 def test_a_target_whose_name_nobody_looks_up_in_time_is_held() -> None:
     asked = []
 
