@@ -549,6 +549,17 @@ def test_a_probe_that_passes_ends_the_hold_though_an_older_call_fails_meanwhile(
         assert after.said == "sent"
 
 
+@pytest.mark.parametrize("asked", ["0", "Tue, 14 Nov 2023 22:13:20 GMT"])
+def test_a_rate_limit_whose_time_is_over_holds_nobody(asked: str) -> None:
+    with Site(ONE) as site:
+        site.a.answer = http(429, "", Retry_After=asked)
+        limited = site.world.send(created())
+        site.a.answer = TAKEN
+
+        assert limited.said == "retrying target_unavailable"
+        assert site.world.send(created(id="next")).said == "sent"
+
+
 def test_what_fails_again_for_one_event_holds_nobody() -> None:
     def poisoned(sock: socket.socket, seen: Seen) -> bool:
         sock.sendall(AWAY if b"poison" in seen.body else TAKEN)
