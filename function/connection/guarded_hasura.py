@@ -46,9 +46,6 @@ class GuardedGraphql:
         """By which the ledger knows its holds."""
         return self._client.url
 
-    def close(self) -> None:
-        self._client.close()
-
     def execute(
         self,
         query: str,

@@ -697,6 +697,27 @@ def test_a_hanging_target_does_not_hold_up_tickets() -> None:
         assert "target_busy" in {answer.outcome["reason"] for answer in answers}
 
 
+def test_a_function_that_ends_leaves_no_connection_to_a_target() -> None:
+    kept = []
+
+    def keep(sock: socket.socket, seen: Seen) -> bool:
+        kept.append(sock)
+        sock.sendall(TAKEN)
+        return True
+
+    with Site(ONE) as site:
+        site.a.answer = keep
+        site.world.send(created())
+        is_kept = kept[0].fileno() != -1
+        site.world.stop()
+        until = time.monotonic() + 2
+        while kept[0].fileno() != -1 and time.monotonic() < until:
+            time.sleep(0.01)
+
+        assert is_kept
+        assert kept[0].fileno() == -1
+
+
 # Where a post may go
 
 REFUSED = {

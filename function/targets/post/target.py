@@ -78,6 +78,11 @@ class PostTarget:
         # By address: one target may stand in several variables.
         self._limits = WeakValueDictionary[str, TargetLimits]()
 
+    def close(self) -> None:
+        with self._opening:
+            for target in self._targets.values():
+                target.close()
+
     def connect(self, *, at_once: bool = False) -> "PostSession":  # noqa: ARG002  # there is nothing that another could replace
         return PostSession(self, None)
 
