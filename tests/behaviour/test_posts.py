@@ -5,15 +5,18 @@ import hashlib
 import hmac
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from standardwebhooks import Webhook
 
 from function.core.outcome import Status
@@ -813,6 +816,71 @@ def test_with_allow_private_an_internal_name_is_called() -> None:
 
         assert site.world.send(created()).said == "sent"
         assert site.a.got[0].headers["host"].startswith("orders.internal:")
+
+
+class SecureSite:
+    """A world whose one rule calls https://orders.example.com, which is a receiver of this machine
+    with a certificate for *name* by *authority*. The function trusts *trusted*."""
+
+    def __init__(
+        self, folder: Path, *, name: str, authority: trustme.CA, trusted: trustme.CA
+    ) -> None:
+        trusted.cert_pem.write_to_path(folder / "ca.pem")
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert(name).configure_cert(tls)
+        self.receiver = Receiver(tls=tls)
+        self._ca_file = str(folder / "ca.pem")
+
+    def __enter__(self) -> "SecureSite":
+        def resolve(host: str, port: int, **_: Any) -> Sequence[tuple[Any, ...]]:
+            assert host == "orders.example.com"
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+        with ExitStack() as opened:
+            opened.enter_context(self.receiver)
+            port = self.receiver.url.split(":")[2]
+            url = f"https://orders.example.com:{port}"
+            rules = ONE.replace("[A_URL, B_URL, C_URL, POST_SECRET, POST_TOKEN]", "[A_URL]")
+            self.world = World(rules=rules, A_URL=url, SSL_CERT_FILE=self._ca_file)
+            self.world.resolve = resolve
+            opened.enter_context(self.world)
+            self._open = opened.pop_all()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._open.close()
+
+
+def test_over_https_a_host_with_a_certificate_for_its_name_is_told(tmp_path: Path) -> None:
+    ours = trustme.CA()
+    with SecureSite(tmp_path, name="orders.example.com", authority=ours, trusted=ours) as site:
+        answers = [site.world.send(created(id=f"e{number}", number=number)) for number in range(2)]
+
+        assert [answer.said for answer in answers] == ["sent", "sent"]
+        assert site.receiver.bodies == [{"title": outage()["title"]}] * 2
+        assert site.receiver.got[0].headers["host"].startswith("orders.example.com:")
+        assert {seen.connection for seen in site.receiver.got} == {1}
+
+
+@pytest.mark.parametrize(
+    ("name", "is_trusted"),
+    [("orders.example.com", False), ("example.com", True), ("127.0.0.1", True)],
+    ids=["of nobody we trust", "of another name", "of its address"],
+)
+def test_over_https_nothing_is_sent_to_a_host_with_another_certificate(
+    tmp_path: Path, name: str, is_trusted: bool
+) -> None:
+    ours = trustme.CA()
+    authority = ours if is_trusted else trustme.CA()
+    with SecureSite(tmp_path, name=name, authority=authority, trusted=ours) as site:
+        answer = site.world.send(created())
+        site.world.clock.advance(100_000)
+        site.world.send(created(1))
+
+        assert answer.said == "retrying target_unreachable"
+        assert site.receiver.got == []
+        told = " ".join(site.world.mails[0].get_content().split())
+        assert "check A_URL and the host's certificate" in told
 
 
 def test_an_unset_url_keeps_the_function_from_starting_and_is_named() -> None:
