@@ -1,5 +1,5 @@
-"""Calls that are held while ServiceNow, or another system, as a whole does not answer as it should,
-for all instances of the function. A system is known by its address: *instance*."""
+"""Calls that are held while another system as a whole does not answer as it should, for all
+instances of the function. A system is known by its address: *instance*."""
 
 from typing import Final
 
@@ -135,7 +135,7 @@ class HoldRepository:
         )
 
     def record_success(self, instance: str, credential: str, *, sent_seconds_ago: float) -> None:
-        """ServiceNow answered: no hold that began before the call stands any more, and what was
+        """The system answered: no hold that began before the call stands any more, and what was
         held is over."""
         self._database.run(
             lambda transaction: _end_holds(
@@ -146,7 +146,7 @@ class HoldRepository:
     def record_probe_success(
         self, instance: str, credential: str, *, sent_seconds_ago: float
     ) -> None:
-        """ServiceNow answered a probe: the same, but should event after event fail again before one
+        """It answered a probe: the same, but should event after event fail again before one
         of them passes, the next hold is a longer one."""
         self._database.run(
             lambda transaction: _end_holds(
