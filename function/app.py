@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -82,14 +83,17 @@ class App:
         tester: ConnectionTester,
         inbound: Callable[[], "InboundWork"],
         variables: RuleVariables,
+        opened: ExitStack,
     ) -> None:
-        """*inbound* gives what works on tickets' changes: it is loaded when the first one comes."""
+        """*inbound* gives what works on tickets' changes: it is loaded when the first one comes.
+        *opened* closes the connections to other systems than ServiceNow."""
         self._settings = settings
         self.variables = variables
         self._engine = engine
         self.inbound = inbound
         self.housekeeping = Housekeeping(engine, lambda: inbound().inbox)
         self._connections = connections
+        self._opened = opened
         self._ledger = ledger
         self._configurations = configurations
         self._tester = tester
@@ -131,6 +135,7 @@ class App:
 
     def close(self) -> None:
         """Close what is open to the outside."""
+        self._opened.close()
         self._connections.close()
         self._ledger.database.close()
 

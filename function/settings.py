@@ -479,10 +479,10 @@ class Settings:
     def lease_seconds(self) -> float:
         """How long the lease on a key lasts: longer than one attempt can take, however it goes.
 
-        An attempt makes no call after its deadline, and each call's time-outs are cut to what is
-        left of it. The last call can still outlast it by connecting and then waiting, each for that
-        long: one time-out more. Ten seconds are for what the ledger takes to write it down (its
-        statements' own limit). A lease shorter than a POST makes two tickets.
+        An attempt makes no call after its deadline, and each call, a post's too, ends by then. A
+        lease shorter than a POST makes two tickets, so there is one time-out more, for a process
+        that is slow to notice. Ten seconds are for what the ledger takes to write it down (its
+        statements' own limit).
         """
         timeout = self.servicenow_timeout_seconds
         if self.hasura_graphql_url:

@@ -4,6 +4,7 @@ import logging
 import random
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
@@ -119,6 +120,8 @@ def create_app(
     )
 
     network = read_network(environ)
+    opened = ExitStack()
+    graphql = cache(partial(_make_graphql, settings, ledger, network, opened))
     configurations = ConnectionStore(ledger.database, settings.config_key)
     connections = ConnectionProvider(
         settings=settings,
@@ -138,15 +141,29 @@ def create_app(
     def replies() -> "ReplyClient":
         from function.targets.reply.client import ReplyClient  # noqa: PLC0415  # for those who have Slack
 
-        return ReplyClient(network, sandbox_url=settings.slack_sandbox_url)
+        client = ReplyClient(network, sandbox_url=settings.slack_sandbox_url)
+        opened.callback(client.close)
+        return client
 
+    targets = _make_targets(settings, rules, connections, ledger, replies)
+    if rules_with_posts(rules):
+        from function.targets.post.target import PostTarget  # noqa: PLC0415  # for those who have posts
+
+        posts = PostTarget(
+            ledger.holds,
+            graphql=graphql,
+            network=network,
+            settings_digest=settings.mutate_digest,
+            resolve=resolve,
+            variables=variables,
+        )
+        opened.callback(posts.close)
+        targets[posts.kind] = posts
     engine = Engine(
         settings=settings,
         rules=rules,
         ledger=ledger,
-        targets=_make_targets(
-            settings, rules, connections, ledger, network, resolve, variables, replies
-        ),
+        targets=targets,
         notices=notices,
         draw=random.SystemRandom().random,
     )
@@ -155,7 +172,7 @@ def create_app(
     def inbound() -> "InboundWork":
         from function.inbound.work import build_inbound  # noqa: PLC0415  # for those whom ServiceNow answers
 
-        return build_inbound(engine, connections, network, commands)
+        return build_inbound(engine, connections, graphql(), commands)
 
     @cache
     def commands() -> "CommandWorker":
@@ -163,7 +180,9 @@ def create_app(
 
         return CommandWorker(engine, replies())
 
-    return App(settings, engine, connections, ledger, configurations, tester, inbound, variables)
+    return App(
+        settings, engine, connections, ledger, configurations, tester, inbound, variables, opened
+    )
 
 
 def _make_targets(
@@ -171,12 +190,9 @@ def _make_targets(
     rules: Rules,
     connections: ConnectionProvider,
     ledger: Ledger,
-    network: NetworkSettings,
-    resolve: Resolver,
-    variables: RuleVariables,
     replies: Callable[[], "ReplyClient"],
 ) -> dict[str, Target]:
-    """One for each kind that rules have, and tickets in any case."""
+    """One for each kind that rules have but posts, and tickets in any case."""
     targets: dict[str, Target] = {
         "ticket": TicketTarget(
             connections,
@@ -189,17 +205,6 @@ def _make_targets(
         from function.targets.note.target import NoteTarget  # noqa: PLC0415  # for those who have notes
 
         targets["note"] = NoteTarget(connections, ledger, source_name=settings.source_name)
-    if rules_with_posts(rules):
-        from function.targets.post.target import PostTarget  # noqa: PLC0415  # for those who have posts
-
-        targets["post"] = PostTarget(
-            ledger.holds,
-            graphql=cache(partial(_make_graphql, settings, ledger, network)),
-            network=network,
-            settings_digest=settings.mutate_digest,
-            resolve=resolve,
-            variables=variables,
-        )
     if rules.hears_slack:
         from function.targets.command.target import CommandTarget  # noqa: PLC0415  # for those who have Slack
         from function.targets.reply.target import ReplyTarget  # noqa: PLC0415  # likewise
@@ -215,8 +220,10 @@ def _make_targets(
     return targets
 
 
-def _make_graphql(settings: Settings, ledger: Ledger, network: NetworkSettings) -> "GuardedGraphql":
-    """Hasura's GraphQL, for the `data` of posts."""
+def _make_graphql(
+    settings: Settings, ledger: Ledger, network: NetworkSettings, opened: ExitStack
+) -> "GuardedGraphql":
+    """Hasura's GraphQL, for mutations and the `data` of posts; *opened* closes it."""
     from function.connection.guarded_hasura import GuardedGraphql  # noqa: PLC0415  # for those who have `data`
     from function.hasura.graphql import GraphqlClient  # noqa: PLC0415
 
@@ -227,6 +234,7 @@ def _make_graphql(settings: Settings, ledger: Ledger, network: NetworkSettings) 
         timeout_seconds=settings.hasura_timeout_seconds,
         network=network,
     )
+    opened.callback(client.close)
     return GuardedGraphql(
         client,
         ledger.holds,

@@ -36,10 +36,11 @@ class SystemProfile:
     """How one system fails, and what is said of it while calls are held.
 
     *whole_system*: reasons that are never one row's. *down*: one row's, or the system's as a whole.
-    *no_verdict*: these say nothing about whether it works. *unauthorized*, *rate_limited* (a wait
-    that it does not give is one call's), *unavailable* and *page* (of a page in an answer's place;
-    None where that is one failure as any) are its own reasons for these. *locks_accounts*: after a
-    few wrong passwords, so that one call alone finds out whether a new one is good.
+    *no_verdict*: these say nothing about whether it works. *unauthorized*, *rate_limited* (one
+    call's without a wait, or with one that is over), *unavailable* and *page* (of a page in an
+    answer's place; None where that is one failure as any) are its own reasons for these.
+    *locks_accounts*: after a few wrong passwords, so that one call alone finds out whether a new
+    one is good.
     """
 
     whole_system: frozenset[Reason]
@@ -56,7 +57,7 @@ class SystemProfile:
     others_first_seconds: float = 0.0
 
     def judge_failure(self, failure: Failure) -> CallVerdict:
-        queued = failure.reason is self.rate_limited and failure.retry_after_seconds is None
+        queued = failure.reason is self.rate_limited and not failure.retry_after_seconds
         if failure.reason in self.no_verdict or queued:
             return CallVerdict.UNKNOWN
         failing = failure.reason in self.down | self.whole_system
@@ -190,6 +191,10 @@ class CircuitBreaker:
             locks_accounts=self.profile.locks_accounts,
             others_first_seconds=self.profile.others_first_seconds,
         )
+
+    def find_probe_age(self, permit: CallPermit) -> float:
+        """For how many seconds the probe that *permit* waits for has been under way."""
+        return self._probe_seconds - permit.wait_seconds
 
     def refuse(self, permit: CallPermit) -> CircuitOpen | Failure:
         """Why no call may be made: the circuit is open, or this row's own last call failed."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from function.connection.breaker import HASURA, CallVerdict, CircuitBreaker
-from function.connection.system_guard import ASK_SECONDS, SystemGuard
+from function.connection.system_guard import ASK_SECONDS, CallStart, SystemGuard
 from function.core.outcome import CircuitOpen, Failure, NotDone
 from function.core.values import Json, digest, digest_secret
 from function.deadline import Deadline
@@ -46,9 +46,6 @@ class GuardedGraphql:
         """By which the ledger knows its holds."""
         return self._client.url
 
-    def close(self) -> None:
-        self._client.close()
-
     def execute(
         self,
         query: str,
@@ -81,16 +78,16 @@ class GuardedGraphql:
         except HasuraError as error:
             verdict = HASURA.judge_failure(error.failure)
             if verdict is CallVerdict.FAILING:
-                held = self._count_failure(error.failure, own)
+                held = self._count_failure(error.failure, call, own)
                 if held is not None:
                     raise held from error
             else:
                 own.failed = bool(own.failed)
                 if verdict is CallVerdict.WORKING:
-                    self._guard.count_success(call)
+                    self._guard.count_success(call, claimed=False)
             raise
         own.failed = bool(own.failed)
-        self._guard.count_success(call)
+        self._guard.count_success(call, claimed=False)
         return answer
 
     def _await_permit(self, deadline: Deadline) -> None:
@@ -114,7 +111,7 @@ class GuardedGraphql:
         except HasuraError as error:
             match HASURA.judge_failure(error.failure):
                 case CallVerdict.FAILING:
-                    held = self._guard.count_failure(error.failure, claimed=True)
+                    held = self._guard.count_failure(error.failure, call, claimed=True)
                     if held is not None:
                         raise _held(held) from error
                     raise
@@ -123,7 +120,9 @@ class GuardedGraphql:
                     raise
         self._guard.count_probe_success(call)
 
-    def _count_failure(self, failure: Failure, deadline: Deadline) -> HasuraHeld | None:
+    def _count_failure(
+        self, failure: Failure, call: CallStart, deadline: Deadline
+    ) -> HasuraHeld | None:
         """Remember that a call failed; the error to raise where they are held now."""
         if failure.reason not in HASURA.whole_system:
             deadline.failed = True
@@ -131,7 +130,7 @@ class GuardedGraphql:
                 # Whoever has failed before closes no line: it may be for its row's sake.
                 self._guard.count_row_failure(failure)
                 return None
-        held = self._guard.count_failure(failure, claimed=False)
+        held = self._guard.count_failure(failure, call, claimed=False)
         return None if held is None else _held(held)
 
 

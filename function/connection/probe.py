@@ -27,7 +27,13 @@ from function.core.permit import HoldKind
 from function.core.values import digest
 from function.http.addresses import FORBIDDEN
 from function.http.network import ProxyServer, load_certificates
-from function.http.session import ForbiddenAddressError, connect, open_tunnel, proxy_refusal
+from function.http.session import (
+    TRUSTED,
+    ForbiddenAddressError,
+    connect,
+    open_tunnel,
+    proxy_refusal,
+)
 from function.ledger.ledger import Ledger
 from function.servicenow import (
     Basic,
@@ -112,10 +118,7 @@ def reach(
     network: NetworkSettings = NetworkSettings(),  # noqa: B008  # it is frozen
 ) -> str:
     """Connect to the instance, and say what is wrong with the way there; "" for nothing. Sends it
-    nothing.
-
-    (The look-up of the host's name alone is bounded by the system's resolver.)
-    """
+    nothing."""
     parts = urlsplit(instance_url)
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
     proxy = network.proxy_for(instance_url)
@@ -146,7 +149,7 @@ def _tunnel(
     with ExitStack() as opened:
         try:
             sock = opened.enter_context(
-                socket.create_connection((proxy.host, proxy.port), timeout=timeout_seconds)
+                connect(proxy.host, proxy.port, timeout_seconds=timeout_seconds, policy=TRUSTED)
             )
             status = open_tunnel(sock, proxy, host, port)
         except (socket.gaierror, UnicodeError):

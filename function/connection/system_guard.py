@@ -4,6 +4,7 @@ As long as all goes well the ledger is asked every few seconds, not for each cal
 saw no failure has nothing to tell, and hears soon enough of another's.
 """
 
+import math
 import random
 import threading
 import time
@@ -27,9 +28,8 @@ WAIT_SECONDS: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class CallStart:
-    """A call that begins: after how many failures, and when on the monotonic clock."""
+    """A call that begins, at a moment of the monotonic clock."""
 
-    epoch: int
     at: float
 
 
@@ -37,8 +37,8 @@ class SystemGuard:
     """What a process knows of one system behind *breaker*. Threads share it.
 
     *credential* gives what stands in the ledger for what the calls sign in with. While nothing is
-    wrong the ledger is asked every *ask_seconds*. While another's probe is under way a call waits
-    *probe_wait_seconds* for what it finds out.
+    wrong the ledger is asked every *ask_seconds*. A call waits for what another's probe finds out,
+    but not for one that has been under way for longer than *probe_wait_seconds*.
     """
 
     def __init__(
@@ -55,10 +55,9 @@ class SystemGuard:
         self._ask_seconds = ask_seconds
         self._probe_wait_seconds = probe_wait_seconds
         self._asked_at: float | None = None
-        # What is known of failures; they are counted, so that a call that was sent before one of
-        # them proves nothing.
+        # When the last call began of those that failed: one that began before it proves nothing.
         self._state = threading.Lock()
-        self._failure_epoch = 0
+        self._failed_at = -math.inf
         self._is_troubled = False
 
     @cached_property
@@ -84,40 +83,46 @@ class SystemGuard:
             permit = permit or self._request_permit(deadline)
             if permit.wait_seconds <= 0:
                 return permit
-            if not permit.waiting_for_probe or patience.left() <= 0:
+            is_slow = self._breaker.find_probe_age(permit) > self._probe_wait_seconds
+            if not permit.waiting_for_probe or is_slow or patience.left() <= 0:
                 refused = self._breaker.refuse(permit)
                 raise NotDone(refused) if isinstance(refused, Failure) else refused
             permit = None
             time.sleep(min(0.02 + random.random() * 0.05, max(0.0, patience.left())))  # noqa: S311  # jitter
 
     def begin_call(self) -> CallStart:
-        return CallStart(self._failure_epoch, time.monotonic())
+        return CallStart(time.monotonic())
 
     def count_row_failure(self, failure: Failure) -> None:
         """Remember a *failure* of a row whose last call failed too: it may be for its own sake."""
         with suppress(LedgerUnavailable):
             self._breaker.count_row_failure(failure)
 
-    def count_failure(self, failure: Failure, *, claimed: bool) -> CircuitOpen | None:
+    def count_failure(
+        self, failure: Failure, call: CallStart, *, claimed: bool
+    ) -> CircuitOpen | None:
         """Remember a *failure* of the system as a whole; the hold, where calls are held now.
         *claimed*: the call was a probe of ours."""
         with self._state:
-            self._failure_epoch += 1
+            self._failed_at = max(self._failed_at, call.at)
             self._is_troubled = True
         try:
             return self._breaker.count_failure(failure, self._credential, claimed=claimed)
         except LedgerUnavailable:
             return None  # the failure itself says more
 
-    def count_success(self, call: CallStart) -> None:
-        """The system answered: where something was wrong, that is over now."""
-        if not self._is_troubled or call.epoch != self._failure_epoch:
+    def count_success(self, call: CallStart, *, claimed: bool) -> None:
+        """The system answered: where something was wrong, that is over now. *claimed*: the call was
+        a probe of ours."""
+        if not self._is_troubled or call.at <= self._failed_at:
+            if claimed:
+                self.release_probe()
             return
         sent_seconds_ago = time.monotonic() - call.at
         with suppress(LedgerUnavailable):  # it is done all the same; the next one says so
             self._breaker.record_success(self._credential, sent_seconds_ago=sent_seconds_ago)
             with self._state:
-                self._is_troubled = self._is_troubled and call.epoch != self._failure_epoch
+                self._is_troubled = self._is_troubled and call.at <= self._failed_at
 
     def count_probe_success(self, call: CallStart) -> None:
         """A probe, which wrote nothing, was answered. Raises LedgerUnavailable."""

@@ -24,6 +24,9 @@ _FORBIDDEN_NETWORKS: Final = tuple(
             "100.100.100.200/32",  # Alibaba's
             "168.63.129.16/32",  # Azure's
             "192.0.0.192/32",  # Oracle's
+            # NAT64 of a network's own (RFC 8215): where in it the IPv4 address stands is for the
+            # network to say (RFC 6052, 2.2), so any of the above may be behind it
+            "64:ff9b:1::/48",
         ),
     )
 )
@@ -63,11 +66,9 @@ _NOT_PUBLIC_V6: Final = tuple(
     map(ip_network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"))
 )
 _FORBIDDEN_NAMES: Final = ("metadata.google.internal", "metadata.goog", "metadata", "instance-data")
-# Networks whose addresses end in an IPv4 address: IPv4-compatible (RFC 4291), NAT64 (RFC 6052, RFC
-# 8215) and IPv4-translated (RFC 2765).
-_CARRYING: Final = tuple(
-    map(ip_network, ("::/96", "64:ff9b::/96", "64:ff9b:1::/96", "::ffff:0:0:0/96"))
-)
+# Networks whose addresses end in an IPv4 address: IPv4-compatible (RFC 4291), NAT64 (RFC 6052) and
+# IPv4-translated (RFC 2765).
+_CARRYING: Final = tuple(map(ip_network, ("::/96", "64:ff9b::/96", "::ffff:0:0:0/96")))
 
 
 def split_address(written: str, host: re.Pattern[str], form: str) -> SplitResult:

@@ -16,6 +16,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from function.core.finding import FaultsError, Finding, Level
+from function.http.addresses import is_ip
 
 PROXIES: Final = ("HTTPS_PROXY", "ALL_PROXY")
 # The first that is set counts, for HTTPS; mail goes by the last two, which OpenSSL reads itself.
@@ -141,7 +142,7 @@ def _proxy(written: str) -> ProxyServer:
             "What goes through the proxy is encrypted all the same"
         )
     if (
-        not (_HOST.fullmatch(host) or _is_ip(host))
+        not (_HOST.fullmatch(host) or is_ip(host))
         or parts.path not in ("", "/")
         or parts.query
         or parts.fragment
@@ -163,21 +164,13 @@ def _is_meant(entry: str, host: str, port: int) -> bool:
         name, _, entry_port = name.partition(":")
     if entry_port and entry_port != str(port):
         return False
-    if _is_ip(host):
+    if is_ip(host):
         try:
             return ip_address(host) in ip_network(name, strict=False)
         except ValueError:
             return False
     name = name.removeprefix("*").strip(".")
     return bool(name) and (host == name or host.endswith(f".{name}"))
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _file_fault(path: str, *, may_be_folder: bool) -> str:

@@ -13,7 +13,7 @@ WORDS_MAX: Final = 300
 # A longer wait is a mistake, or not the system's.
 RETRY_AFTER_SECONDS_MAX: Final = 3600.0
 
-_WHOLE: Final = re.compile(r"\d{1,12}", re.ASCII)
+_WHOLE: Final = re.compile(r"\d+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -29,16 +30,18 @@ from typing import Any, Final, TypeAlias, cast
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, SSLError
+from urllib3.exceptions import HTTPError, SSLError
 from urllib3.util.connection import create_connection
 
-from function.http.addresses import FORBIDDEN, PRIVATE, is_forbidden, is_not_public
+from function.http.addresses import FORBIDDEN, PRIVATE, is_forbidden, is_ip, is_not_public
 from function.http.network import NetworkSettings, ProxyServer
 from function.http.reply import Reply
 
 # A call that has less left could only end in doubt.
 CALL_SECONDS_MIN: Final = 0.05
 _CHUNK_BYTES: Final = 64 * 1024
+# What TLS sends at a time (RFC 8446, 5.1), each piece of which Python gives the whole time-out.
+_SENT_BYTES: Final = 16 * 1024
 # Connecting to each of a host's addresses, and TLS after that, may take this part of the time that
 # is left.
 _CONNECT_SHARE: Final = 0.25
@@ -62,6 +65,25 @@ class CancelScope:
 SCOPE: Final[ContextVar[CancelScope | None]] = ContextVar("SCOPE", default=None)
 # Held while a connection is cut, or taken for a request: one that was given back is another call's.
 _CUTTING: Final = threading.Lock()
+
+
+@dataclass(slots=True)
+class _CallProgress:
+    """A call under way: by when it is over, on the monotonic clock, and how it was answered: 0
+    before its status was read."""
+
+    deadline: float
+    status: int = 0
+
+    def left(self) -> float:
+        """Raises TimeoutError where nothing is."""
+        left_seconds = self.deadline - time.monotonic()
+        if left_seconds <= 0:
+            raise TimeoutError("the call took too long")
+        return left_seconds
+
+
+_CALL: Final[ContextVar[_CallProgress]] = ContextVar("_CALL")
 
 
 class NotConnected(Exception):  # noqa: N818  # what is the case
@@ -116,6 +138,8 @@ class ConnectPolicy:
 # All but what is never called, and the public internet alone.
 ANY_NETWORK: Final = ConnectPolicy()
 PUBLIC_ONLY: Final = ConnectPolicy(refuses=is_not_public, why=PRIVATE)
+# A proxy: the environment names it.
+TRUSTED: Final = ConnectPolicy(refuses=lambda _: False)
 
 
 class HttpSession:
@@ -159,11 +183,12 @@ class HttpSession:
         Raises what is at the top of this file. The exception behind it is to be let go: its text
         may hold the address and what was received.
         """
-        deadline = time.monotonic() + left_seconds
-        status, received, body = 0, dict[str, str](), bytearray()
+        call = _CallProgress(time.monotonic() + left_seconds)
+        received, body = dict[str, str](), bytearray()
         # requests hands urllib3's own kind of time-out through, which bounds connecting and
         # answering together.
-        bound = _BoundedTimeout(deadline)
+        bound = _BoundedTimeout(call.deadline)
+        token = _CALL.set(call)
         try:
             with self._session.request(
                 method,
@@ -176,16 +201,17 @@ class HttpSession:
                 allow_redirects=False,
                 stream=True,
             ) as response:
-                status = response.status_code
                 received = {name.lower(): value for name, value in response.headers.items()}
                 for chunk in response.iter_content(_CHUNK_BYTES):
                     body += chunk
                     if len(body) > body_bytes_max:
-                        raise AnswerTooLarge(Reply(status, received, bytes(body)))
+                        raise AnswerTooLarge(Reply(call.status, received, bytes(body)))
         except (OSError, HTTPError) as error:  # requests' own exceptions are OSErrors
-            reply = Reply(status, received, bytes(body))
-            raise AnswerBroken(reply, late=time.monotonic() >= deadline) from error
-        return Reply(status, received, bytes(body))
+            reply = Reply(call.status, received, bytes(body))
+            raise AnswerBroken(reply, late=time.monotonic() >= call.deadline) from error
+        finally:
+            _CALL.reset(token)
+        return Reply(call.status, received, bytes(body))
 
 
 class _CookielessSession(requests.Session):
@@ -234,29 +260,55 @@ def connect(
     host: str,
     port: int,
     *,
-    timeout_seconds: Any,
+    timeout_seconds: float,
+    address_seconds: float | None = None,
     options: Sequence[tuple[int, int, int | bytes]] | None = None,
     policy: ConnectPolicy = ANY_NETWORK,
 ) -> socket.socket:
-    """Connect to one of the addresses of *host*, none of which *policy* may refuse.
+    """Connect to one of the addresses of *host*, none of which *policy* may refuse, within
+    *timeout_seconds*, of which each address is given *address_seconds* at most.
 
     The name is looked up once: the addresses that were looked at are those that are connected to.
     Raises OSError, and UnicodeError for what cannot be a name.
     """
-    found = policy.resolve(host.strip("[]"), port, type=socket.SOCK_STREAM)
-    addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
+    deadline = time.monotonic() + timeout_seconds
+    addresses = _look_up(host.strip("[]"), port, policy.resolve, timeout_seconds)
     for address in addresses:
         if policy.refuses(address):
             raise ForbiddenAddressError(address, policy.why)
     failure: OSError = socket.gaierror(socket.EAI_NONAME, "no address")
     for address in addresses:
+        left_seconds = deadline - time.monotonic()
+        if left_seconds <= 0:
+            raise TimeoutError("connecting took too long") from failure
+        seconds = min(left_seconds, address_seconds or left_seconds)
         try:
-            return create_connection(
-                (address, port), timeout_seconds, socket_options=list(options or ())
-            )
+            return create_connection((address, port), seconds, socket_options=list(options or ()))
         except OSError as error:
             failure = error
     raise failure
+
+
+def _look_up(host: str, port: int, resolve: Resolver, timeout_seconds: float) -> list[str]:
+    """The addresses of *host*. Raises OSError, of which TimeoutError where they are not known in
+    time, and UnicodeError.
+
+    Nothing ends the system's look-up of a name before its own time, which is half a minute and
+    more where the name service is silent: it is left to a thread.
+    """
+    found = Future[Sequence[tuple[Any, ...]]]()
+
+    def work() -> None:
+        try:
+            found.set_result(resolve(host, port, type=socket.SOCK_STREAM))
+        except Exception as error:  # noqa: BLE001  # raised where it is waited for
+            found.set_exception(error)
+
+    if is_ip(host):
+        work()
+    else:
+        threading.Thread(target=work, name="look-up", daemon=True).start()
+    return list(dict.fromkeys(str(address[0]) for *_, address in found.result(timeout_seconds)))
 
 
 class _TimedReader(io.RawIOBase):
@@ -283,15 +335,31 @@ class _TimedReader(io.RawIOBase):
 
 
 class _TimedResponse(http.client.HTTPResponse):
-    """An answer whose every byte is read before what is, at its start, the socket's time-out."""
+    """An answer whose every byte is read before what is, at its start, the socket's time-out. Its
+    status is known to the call, whatever becomes of the rest."""
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
         self.fp.close()
         self.fp = io.BufferedReader(_TimedReader(sock, time.monotonic() + (sock.gettimeout() or 0)))
 
+    def _read_status(self) -> tuple[str, int, str]:
+        """Of the last answer to come: http.client itself skips a 100, and takes any other interim
+        one (RFC 9110, 15.2) for the last."""
+        while True:
+            version, status, reason = super()._read_status()  # type: ignore[misc]  # unknown to typeshed
+            if not 100 < status < 200 or status == http.HTTPStatus.SWITCHING_PROTOCOLS:
+                return version, status, reason
+            http.client.parse_headers(self.fp)
+
     def begin(self) -> None:
-        super().begin()
+        try:
+            super().begin()
+        finally:
+            call = _CALL.get(None)
+            # The version is text until a status of HTTP has been read.
+            if call is not None and isinstance(self.version, int):
+                call.status = self.status
         if self.msg.defects:
             # urllib3 would read on, and log what it could not parse, which may be anything.
             raise http.client.HTTPException("the answer's headers are malformed")
@@ -302,6 +370,7 @@ class _HttpConnection(urllib3.connection.HTTPConnection):
     policy = ANY_NETWORK
     _scope: CancelScope | None = None
     _is_cut = False
+    _is_connecting = False
 
     def _new_conn(self) -> socket.socket:
         """Connect to an address that was looked at: the name may resolve to another one the next
@@ -309,26 +378,47 @@ class _HttpConnection(urllib3.connection.HTTPConnection):
 
         A proxy is whom the environment trusts, and looks at addresses itself.
         """
-        if self.proxy is not None:
-            return super()._new_conn()
-        return connect(
+        call = _CALL.get()
+        share_seconds = self.timeout or call.left()
+        sock = connect(
             self._dns_host,
             self.port,
-            timeout_seconds=self.timeout,
+            timeout_seconds=call.left(),
+            address_seconds=share_seconds,
             options=self.socket_options,
-            policy=self.policy,
+            policy=self.policy if self.proxy is None else TRUSTED,
         )
+        # What follows is TLS.
+        sock.settimeout(min(share_seconds, call.left()))
+        return sock
 
     def connect(self) -> None:
+        self._is_connecting = True
         try:
             super().connect()
+            if _CALL.get().left() < CALL_SECONDS_MIN:
+                raise TimeoutError("connecting took too long")
         except (OSError, UnicodeError, HTTPError, http.client.HTTPException) as error:
+            self.close()
             raise NotConnected(error, by_proxy=self.proxy is not None) from error
+        finally:
+            self._is_connecting = False
         self._take()
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         self._take()
         super().request(*args, **kwargs)
+
+    def send(self, data: Any) -> None:
+        """Send *data*, bytes, within what is left of the call, or for connecting."""
+        if self.sock is None:
+            self.connect()
+        if self._is_connecting:
+            super().send(data)
+            return
+        for start in range(0, len(data), _SENT_BYTES):
+            self.sock.settimeout(_CALL.get().left())
+            super().send(data[start : start + _SENT_BYTES])
 
     def close(self) -> None:
         super().close()
@@ -453,7 +543,7 @@ def explain_unreached(unreached: NotConnected, *, system: str, setting: str) -> 
     match unreached.cause:
         case OSError() as error if unreached.by_proxy and (refused := _NO_TUNNEL.match(str(error))):
             return proxy_refusal(int(refused[1]), system=system, setting=setting)
-        case NameResolutionError() | UnicodeError() if unreached.by_proxy:
+        case socket.gaierror() | UnicodeError() if unreached.by_proxy:
             return (
                 "The host name of the proxy is not known: check HTTPS_PROXY, and the "
                 "network's name service."
@@ -471,14 +561,14 @@ def explain_unreached(unreached: NotConnected, *, system: str, setting: str) -> 
             )
         case ForbiddenAddressError() as error:
             return f"{setting} names a host whose address is {error.why}."
-        case NameResolutionError() | socket.gaierror() | UnicodeError():
+        case socket.gaierror() | UnicodeError():
             return (
                 f"{system}'s host name is not known: check {setting}, and the "
                 "network's name service."
             )
         case ssl.SSLError() | SSLError():
             return f"No secure connection to {system}: check {setting} and the host's certificate."
-        case ConnectTimeoutError() | TimeoutError():
+        case TimeoutError():
             return (
                 f"{system} could not be reached in time: check {setting}, "
                 "firewalls and egress rules."

@@ -1,5 +1,5 @@
-"""Calls that are held while ServiceNow, or another system, as a whole does not answer as it should,
-for all instances of the function. A system is known by its address: *instance*."""
+"""Calls that are held while another system as a whole does not answer as it should, for all
+instances of the function. A system is known by its address: *instance*."""
 
 from typing import Final
 
@@ -77,11 +77,11 @@ ON CONFLICT (instance, kind, credential) DO UPDATE SET
     reason = :reason, remote_message = :remote_message, failures = h.failures + 1,
     verified_at = CASE WHEN :kind = 'auth' THEN 0 ELSE h.verified_at END,
     since = CASE WHEN h.failures = 0 THEN {{now}} ELSE h.since END,
-    doublings = CASE WHEN h.until = 0 OR h.until > {{now}}
+    doublings = CASE WHEN h.until = 0 OR h.until > {{now}} OR :sent_before
         THEN h.doublings ELSE h.doublings + 1 END,
     until = CASE
         WHEN :fixed THEN {{now}} + :seconds
-        WHEN h.until > {{now}} THEN h.until
+        WHEN h.until > {{now}} OR (h.until > 0 AND :sent_before) THEN h.until
         WHEN h.until = 0 AND h.failures + 1 < :in_a_row AND NOT :at_once
             AND NOT COALESCE(
                 h.verified_at + CAST(:page_seconds AS DOUBLE PRECISION) <= {{now}}, FALSE) THEN 0
@@ -135,7 +135,7 @@ class HoldRepository:
         )
 
     def record_success(self, instance: str, credential: str, *, sent_seconds_ago: float) -> None:
-        """ServiceNow answered: no hold that began before the call stands any more, and what was
+        """The system answered: no hold that began before the call stands any more, and what was
         held is over."""
         self._database.run(
             lambda transaction: _end_holds(
@@ -146,7 +146,7 @@ class HoldRepository:
     def record_probe_success(
         self, instance: str, credential: str, *, sent_seconds_ago: float
     ) -> None:
-        """ServiceNow answered a probe: the same, but should event after event fail again before one
+        """It answered a probe: the same, but should event after event fail again before one
         of them passes, the next hold is a longer one."""
         self._database.run(
             lambda transaction: _end_holds(
@@ -200,8 +200,9 @@ class HoldRepository:
 
         Held from *in_a_row* failures on, or *at_once*, for *seconds*; each probe that fails doubles
         it up to *seconds_max*, unless it is *fixed*. *claimed*: it was a probe of ours, which has
-        ended. *at_once_unless_proven_seconds*: at once, unless a hold of its kind was ended by a
-        probe so short a time ago.
+        ended; what fails beside one was sent before the hold, and leaves it as it is.
+        *at_once_unless_proven_seconds*: at once, unless a hold of its kind was ended by a probe so
+        short a time ago.
         """
 
         def work(transaction: Transaction) -> tuple[float, float]:
@@ -218,6 +219,7 @@ class HoldRepository:
                 at_once=at_once,
                 page_seconds=at_once_unless_proven_seconds,
                 fixed=fixed,
+                sent_before=not claimed and kind is not HoldKind.ROW,
             )[0]
             if claimed:
                 transaction.execute(_END_PROBE, instance=instance, credential=credential)

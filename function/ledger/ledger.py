@@ -38,8 +38,8 @@ _OLD: Final = (
     "WHERE state = 'closed' AND last_at < {now} - :seconds LIMIT :most) AND state = "
     "'closed' RETURNING kind",
     "DELETE FROM servicenow.hold WHERE (instance, kind, credential) IN (SELECT instance, kind, "
-    "credential FROM servicenow.hold WHERE kind IN ('auth', 'down', 'row') AND since < {now} - "
-    ":seconds AND verified_at < {now} - :seconds AND until < {now} LIMIT :most) RETURNING kind",
+    "credential FROM servicenow.hold WHERE since < {now} - :seconds AND verified_at < {now} - "
+    ":seconds AND until < {now} LIMIT :most) RETURNING kind",
     "DELETE FROM servicenow.login_attempt WHERE (instance, account) IN "
     "(SELECT instance, account FROM servicenow.login_attempt "
     "WHERE last_at < {now} - :seconds LIMIT :most) RETURNING account",

@@ -5,21 +5,24 @@ import hashlib
 import hmac
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from standardwebhooks import Webhook
 
 from function.core.outcome import Status
 from function.rules.post import TIMEOUT_SECONDS_MIN
 from function.targets.post.client import BODY_BYTES_MAX
-from function.targets.post.guarded import CALLS_AT_ONCE
+from function.targets.post.guarded import CALLS_AT_ONCE, PROBE_WAIT_SECONDS
 from tests.answers import Answer, Seen, Server, http
 from tests.payloads import TRACE_ID, delete, insert, update
 from tests.receiver import TAKEN, Receiver
@@ -408,6 +411,71 @@ def test_what_follows_a_2xx_does_not_matter(answer: bytes | Answer) -> None:
         assert site.world.send(created()).said == "sent"
 
 
+# After the status, which is followed by what is none of HTTP, or more than is read.
+BROKEN_HEADS = {
+    "no colon": b"Bad Header Line\r\nContent-Length: 0\r\n\r\n",
+    "blank before the colon": b"X-A : 1\r\nContent-Length: 0\r\n\r\n",
+    "folded first": b" folded\r\nContent-Length: 0\r\n\r\n",
+    "two lengths": b"Content-Length: 0\r\nContent-Length: 5\r\n\r\n",
+    "no length": b"Content-Length: abc\r\n\r\n",
+    "long line": b"X-L: " + b"x" * 70_000 + b"\r\nContent-Length: 0\r\n\r\n",
+    "many lines": b"X-N: 1\r\n" * 150 + b"Content-Length: 0\r\n\r\n",
+    "bad chunk": b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "bad gzip": b"Content-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
+    "cut": b"X-A: 1\r\n",
+}
+
+
+@pytest.mark.parametrize("head", BROKEN_HEADS.values(), ids=BROKEN_HEADS)
+@pytest.mark.parametrize(
+    ("status", "said"), [(b"200 OK", "sent"), (b"400 No", "dead target_refused")]
+)
+def test_the_status_counts_whatever_is_wrong_with_the_headers(
+    head: bytes, status: bytes, said: str
+) -> None:
+    def once(sock: socket.socket, seen: Seen) -> bool:
+        sock.sendall(b"HTTP/1.1 " + status + b"\r\n" + head)
+        return False
+
+    with Site(ONE) as site:
+        site.a.answer = once
+        answers = [site.world.send(created(id=f"e{number}", number=number)) for number in range(2)]
+
+        assert [answer.said for answer in answers] == [said, said]
+
+
+def test_the_status_counts_though_its_headers_never_end() -> None:
+    def hang(sock: socket.socket, seen: Seen) -> bool:
+        sock.sendall(b"HTTP/1.1 200 OK\r\nX-A")
+        return not site.a.server.stopping.wait(10)
+
+    with Site(ENV + rule("a", "timeout_seconds: 0.3")) as site:
+        site.a.answer = hang
+
+        assert site.world.send(created()).said == "sent"
+
+
+@pytest.mark.parametrize(
+    "interim",
+    [
+        b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n",
+        b"HTTP/1.1 102 Processing\r\n\r\n" * 3,
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n",
+    ],
+    ids=["103", "102", "100"],
+)
+def test_an_interim_answer_is_not_taken_for_the_last_one(interim: bytes) -> None:
+    with Site(ONE) as site:
+        site.a.answer = interim + TAKEN
+        taken = [site.world.send(created(id=f"e{number}", number=number)) for number in range(2)]
+        site.a.answer = interim + http(404)
+        refused = site.world.send(created(id="last"))
+
+        assert [answer.said for answer in taken] == ["sent", "sent"]
+        assert refused.said == "dead target_refused"
+        assert {seen.connection for seen in site.a.got} == {1}
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
@@ -492,6 +560,48 @@ def test_each_probe_that_fails_doubles_the_hold_and_one_that_failed_before_comes
         assert site.world.send(created(1, id="e0", number=0)).said == "sent"
 
 
+def test_a_probe_that_passes_ends_the_hold_though_an_older_call_fails_meanwhile() -> None:
+    probed = threading.Event()
+
+    def answer(sock: socket.socket, seen: Seen) -> bool:
+        if b"old" in seen.body:
+            probed.wait(10)
+            sock.sendall(AWAY)
+            return True
+        if b"probe" in seen.body:
+            probed.set()
+            time.sleep(0.5)
+        sock.sendall(AWAY if b"fails" in seen.body else TAKEN)
+        return True
+
+    with Site(ONE) as site:
+        site.a.answer = answer
+        with ThreadPoolExecutor(2) as pool:
+            old = pool.submit(site.world.send, created(id="old", title="old"))
+            while not site.a.got:
+                time.sleep(0.01)
+            for number in range(5):
+                site.world.send(created(id=f"e{number}", title="fails", number=number))
+            site.world.clock.advance(16)
+            probe = pool.submit(site.world.send, created(id="probe", title="probe"))
+            said = [old.result().said, probe.result().said]
+        after = site.world.send(created(id="after", title="fine"))
+
+        assert said == ["retrying target_unavailable", "sent"]
+        assert after.said == "sent"
+
+
+@pytest.mark.parametrize("asked", ["0", "Tue, 14 Nov 2023 22:13:20 GMT"])
+def test_a_rate_limit_whose_time_is_over_holds_nobody(asked: str) -> None:
+    with Site(ONE) as site:
+        site.a.answer = http(429, "", Retry_After=asked)
+        limited = site.world.send(created())
+        site.a.answer = TAKEN
+
+        assert limited.said == "retrying target_unavailable"
+        assert site.world.send(created(id="next")).said == "sent"
+
+
 def test_what_fails_again_for_one_event_holds_nobody() -> None:
     def poisoned(sock: socket.socket, seen: Seen) -> bool:
         sock.sendall(AWAY if b"poison" in seen.body else TAKEN)
@@ -503,6 +613,39 @@ def test_what_fails_again_for_one_event_holds_nobody() -> None:
 
         assert len(site.a.got) == 9
         assert site.world.send(created(id="sound")).said == "sent"
+
+
+def test_the_hold_of_a_target_that_no_rule_names_any_more_is_forgotten() -> None:
+    with Site(ENV + rule("a") + rule("b")) as site:
+        site.a.answer = http(429, "", Retry_After="60")
+        for number in range(5):
+            site.b.answer = AWAY
+            site.world.send(created(id=f"e{number}", number=number))
+        held = site.world.query("SELECT kind FROM servicenow.hold ORDER BY kind")
+        site.world.clock.advance(91 * 86400)
+        site.world.ledger.forget_older_than(90 * 86400)
+
+        assert [row["kind"] for row in held] == ["down", "rate"]
+        assert site.world.query("SELECT * FROM servicenow.hold") == []
+
+
+def test_a_target_whose_name_nobody_looks_up_in_time_is_held() -> None:
+    asked = []
+
+    def hang(host: str, port: int, **_: Any) -> Sequence[tuple[Any, ...]]:
+        asked.append(host)
+        time.sleep(0.6)
+        raise socket.gaierror(socket.EAI_AGAIN, "try again")
+
+    with Site(ENV + rule("a", "timeout_seconds: 0.2")) as site:
+        site.world.resolve = hang
+        site.world.start(A_URL="http://slow.example.com/")
+        began = time.monotonic()
+        answers = [site.world.send(created(id=f"e{number}", number=number)) for number in range(8)]
+
+        assert {answer.said for answer in answers} == {"retrying target_unreachable"}
+        assert len(asked) == 5
+        assert time.monotonic() - began < 2
 
 
 def test_people_are_told_of_a_hold_by_host_and_address_without_a_secret_of_the_url() -> None:
@@ -528,6 +671,40 @@ def test_people_are_told_of_a_hold_by_host_and_address_without_a_secret_of_the_u
         assert "http://127.0.0.1:" in texts
         assert POST_TOKEN not in texts
         assert "python -m function check" not in texts
+
+
+def test_nobody_waits_for_a_probe_that_hangs() -> None:
+    with Site(ENV + rule("a", "timeout_seconds: 3")) as site:
+        site.a.answer = AWAY
+        for number in range(5):
+            site.world.send(created(id=f"e{number}", number=number))
+        site.world.clock.advance(16)
+        site.a.answer = lambda sock, seen: not site.a.server.stopping.wait(20)
+        with ThreadPoolExecutor(1) as pool:
+            probe = pool.submit(site.world.send, created(id="probe"))
+            while len(site.a.got) < 6:
+                time.sleep(0.01)
+            time.sleep(PROBE_WAIT_SECONDS)
+            began = time.monotonic()
+            answers = [site.world.send(created(id=f"w{number}")) for number in range(10)]
+            took = time.monotonic() - began
+            site.a.server.stopping.set()
+            probe.result()
+
+        assert {answer.said for answer in answers} == {"retrying target_unavailable"}
+        assert took < 5 * PROBE_WAIT_SECONDS
+        assert len(site.a.got) == 6
+
+
+def test_one_url_in_two_variables_is_one_target_with_its_calls_at_a_time() -> None:
+    with Site(ENV + rule("a", "timeout_seconds: 2.5") + rule("b", "timeout_seconds: 2.5")) as site:
+        site.world.start(B_URL=site.a.url)
+        site.a.answer = lambda sock, seen: not site.a.server.stopping.wait(5)
+        with ThreadPoolExecutor(2 * CALLS_AT_ONCE) as pool:
+            bodies = [created(id=f"e{number}", number=number) for number in range(40)]
+            list(pool.map(site.world.send, bodies))
+
+        assert site.a.server.in_flight_max == CALLS_AT_ONCE
 
 
 def test_a_hanging_target_does_not_hold_up_tickets() -> None:
@@ -560,6 +737,27 @@ def test_a_hanging_target_does_not_hold_up_tickets() -> None:
         assert {answer.status for answer in answers} == {503}
         assert len(site.a.got) <= CALLS_AT_ONCE
         assert "target_busy" in {answer.outcome["reason"] for answer in answers}
+
+
+def test_a_function_that_ends_leaves_no_connection_to_a_target() -> None:
+    kept = []
+
+    def keep(sock: socket.socket, seen: Seen) -> bool:
+        kept.append(sock)
+        sock.sendall(TAKEN)
+        return True
+
+    with Site(ONE) as site:
+        site.a.answer = keep
+        site.world.send(created())
+        is_kept = kept[0].fileno() != -1
+        site.world.stop()
+        until = time.monotonic() + 2
+        while kept[0].fileno() != -1 and time.monotonic() < until:
+            time.sleep(0.01)
+
+        assert is_kept
+        assert kept[0].fileno() == -1
 
 
 # Where a post may go
@@ -657,6 +855,71 @@ def test_with_allow_private_an_internal_name_is_called() -> None:
 
         assert site.world.send(created()).said == "sent"
         assert site.a.got[0].headers["host"].startswith("orders.internal:")
+
+
+class SecureSite:
+    """A world whose one rule calls https://orders.example.com, which is a receiver of this machine
+    with a certificate for *name* by *authority*. The function trusts *trusted*."""
+
+    def __init__(
+        self, folder: Path, *, name: str, authority: trustme.CA, trusted: trustme.CA
+    ) -> None:
+        trusted.cert_pem.write_to_path(folder / "ca.pem")
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert(name).configure_cert(tls)
+        self.receiver = Receiver(tls=tls)
+        self._ca_file = str(folder / "ca.pem")
+
+    def __enter__(self) -> "SecureSite":
+        def resolve(host: str, port: int, **_: Any) -> Sequence[tuple[Any, ...]]:
+            assert host == "orders.example.com"
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+        with ExitStack() as opened:
+            opened.enter_context(self.receiver)
+            port = self.receiver.url.split(":")[2]
+            url = f"https://orders.example.com:{port}"
+            rules = ONE.replace("[A_URL, B_URL, C_URL, POST_SECRET, POST_TOKEN]", "[A_URL]")
+            self.world = World(rules=rules, A_URL=url, SSL_CERT_FILE=self._ca_file)
+            self.world.resolve = resolve
+            opened.enter_context(self.world)
+            self._open = opened.pop_all()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._open.close()
+
+
+def test_over_https_a_host_with_a_certificate_for_its_name_is_told(tmp_path: Path) -> None:
+    ours = trustme.CA()
+    with SecureSite(tmp_path, name="orders.example.com", authority=ours, trusted=ours) as site:
+        answers = [site.world.send(created(id=f"e{number}", number=number)) for number in range(2)]
+
+        assert [answer.said for answer in answers] == ["sent", "sent"]
+        assert site.receiver.bodies == [{"title": outage()["title"]}] * 2
+        assert site.receiver.got[0].headers["host"].startswith("orders.example.com:")
+        assert {seen.connection for seen in site.receiver.got} == {1}
+
+
+@pytest.mark.parametrize(
+    ("name", "is_trusted"),
+    [("orders.example.com", False), ("example.com", True), ("127.0.0.1", True)],
+    ids=["of nobody we trust", "of another name", "of its address"],
+)
+def test_over_https_nothing_is_sent_to_a_host_with_another_certificate(
+    tmp_path: Path, name: str, is_trusted: bool
+) -> None:
+    ours = trustme.CA()
+    authority = ours if is_trusted else trustme.CA()
+    with SecureSite(tmp_path, name=name, authority=authority, trusted=ours) as site:
+        answer = site.world.send(created())
+        site.world.clock.advance(100_000)
+        site.world.send(created(1))
+
+        assert answer.said == "retrying target_unreachable"
+        assert site.receiver.got == []
+        told = " ".join(site.world.mails[0].get_content().split())
+        assert "check A_URL and the host's certificate" in told
 
 
 def test_an_unset_url_keeps_the_function_from_starting_and_is_named() -> None:

@@ -12,6 +12,14 @@ from contextlib import contextmanager
 
 import pytest
 
+from function.connection.breaker import (
+    HASURA,
+    POST_TARGET,
+    SERVICENOW,
+    CallVerdict,
+    SystemProfile,
+)
+from function.core.outcome import Failure, Retryability
 from tests.answers import Answer, Seen, Server, always, http, reset, result
 from tests.behaviour.test_hazards import Gate
 from tests.payloads import insert, update
@@ -128,6 +136,19 @@ def test_a_rate_limit_is_kept_until_its_time_by_all(world: World) -> None:
     assert second.retry_after is not None
     assert (first.retry_after >= 119, second.retry_after >= 100) == (True, True)
     assert world.calls() == []
+
+
+@pytest.mark.parametrize("profile", [SERVICENOW, HASURA, POST_TARGET])
+def test_a_rate_limit_whose_time_is_over_says_nothing_of_other_events(
+    profile: SystemProfile,
+) -> None:
+    def judge(seconds: float) -> CallVerdict:
+        failure = Failure(
+            Retryability.TRANSIENT, profile.rate_limited, "", retry_after_seconds=seconds
+        )
+        return profile.judge_failure(failure)
+
+    assert (judge(1.0), judge(0.0)) == (CallVerdict.FAILING, CallVerdict.UNKNOWN)
 
 
 def test_a_wrong_password_is_tried_once_and_then_held_and_mailed_at_once(world: World) -> None:

@@ -1,15 +1,21 @@
 """An address is checked where the connection is made, and is the one that is connected to."""
 
 import socket
+import ssl
+import threading
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
+import trustme
 
 from function.http.addresses import is_not_public
 from function.http.network import NetworkSettings
 from function.http.session import (
     PUBLIC_ONLY,
+    AnswerBroken,
     AnswerTooLarge,
     ConnectPolicy,
     ForbiddenAddressError,
@@ -165,3 +171,138 @@ def test_what_was_read_of_a_large_answer_is_kept_with_its_headers() -> None:
         session.close()
 
     assert (caught.value.status, caught.value.reply.headers["retry-after"]) == (503, "7")
+
+
+# What bounds a call
+
+
+@pytest.fixture
+def silent() -> Iterator[list[str]]:
+    """The PORT of this machine, on many addresses, where whoever connects hears nothing."""
+    with ExitStack() as opened:
+        first = opened.enter_context(socket.socket())
+        first.bind(("127.0.0.2", 0))
+        port = first.getsockname()[1]
+        addresses = [f"127.0.0.{2 + number}" for number in range(24)]
+        for address in addresses:
+            listener = first if address == "127.0.0.2" else opened.enter_context(socket.socket())
+            if listener is not first:
+                listener.bind((address, port))
+            listener.listen(0)
+            for _ in range(3):  # more than wait to be accepted
+                waiting = opened.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex((address, port))
+        yield [str(port), *addresses]
+
+
+def test_a_name_of_many_silent_addresses_is_tried_for_the_time_of_one_call(
+    silent: list[str],
+) -> None:
+    port, *addresses = silent
+    session = HttpSession(
+        f"http://many.example.com:{port}",
+        connections_max=2,
+        network=NetworkSettings(),
+        policy=ConnectPolicy(resolve=Resolver(addresses)),
+    )
+    began = time.monotonic()
+    with pytest.raises(NotConnected) as caught:
+        session.exchange("POST", data=b"x", headers={}, left_seconds=0.8, body_bytes_max=1000)
+    session.close()
+
+    assert isinstance(caught.value.cause, TimeoutError)
+    assert time.monotonic() - began < 1.2
+
+
+@pytest.mark.parametrize("slow_seconds", [0.47, 1.5])
+def test_where_a_name_is_looked_up_for_as_long_as_a_call_may_take_none_is_made(
+    hosts: TwoHosts, slow_seconds: float
+) -> None:
+    class SlowResolver(Resolver):
+        def __call__(self, host: str, port: int, **options: Any) -> list[tuple[Any, ...]]:
+            time.sleep(slow_seconds)
+            return super().__call__(host, port, **options)
+
+    began = time.monotonic()
+    refused = exchange(hosts, SlowResolver([PUBLIC]), seconds=0.5)
+
+    assert isinstance(refused, NotConnected)
+    assert isinstance(refused.cause, TimeoutError)
+    assert time.monotonic() - began < 0.9
+
+
+class SlowReader:
+    """Reads what it is sent at BYTES_PER_SECOND, and answers where a request is whole."""
+
+    BYTES_PER_SECOND = 5_000_000
+
+    def __init__(self, tls: ssl.SSLContext | None) -> None:
+        self._tls = tls
+        self._listener = socket.socket()
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        self._listener.bind(("127.0.0.1", 0))
+        self._listener.listen()
+        self._thread = threading.Thread(target=self._serve)
+        scheme = "https" if tls else "http"
+        self.url = f"{scheme}://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def __enter__(self) -> "SlowReader":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._thread.join()
+        self._listener.close()
+
+    def _serve(self) -> None:
+        with suppress(OSError), ExitStack() as opened:
+            sock = opened.enter_context(self._listener.accept()[0])
+            sock.settimeout(5)
+            if self._tls is not None:
+                sock = opened.enter_context(self._tls.wrap_socket(sock, server_side=True))
+            received, began = b"", time.monotonic()
+            while not received.endswith(b"end"):
+                chunk = sock.recv(65536)
+                if not chunk:
+                    return
+                received += chunk
+                due = began + len(received) / self.BYTES_PER_SECOND
+                time.sleep(max(0.0, due - time.monotonic()))
+            sock.sendall(http(204))
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize(
+    ("body_bytes", "seconds", "is_answered"), [(8_000_000, 2.4, True), (16_000_000, 1.0, False)]
+)
+def test_a_body_may_be_sent_for_as_long_as_the_call_may_take_and_no_longer(
+    scheme: str, body_bytes: int, seconds: float, is_answered: bool, tmp_path: Any
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    with SlowReader(tls if scheme == "https" else None) as reader:
+        session = HttpSession(
+            reader.url,
+            connections_max=2,
+            network=NetworkSettings(),
+            ca_file=str(tmp_path / "ca.pem"),
+        )
+        began = time.monotonic()
+        try:
+            status = session.exchange(
+                "POST",
+                data=b"x" * body_bytes + b"end",
+                headers={},
+                left_seconds=seconds,
+                body_bytes_max=1000,
+            ).status
+        except AnswerBroken as broken:
+            status = broken.reply.status
+        took = time.monotonic() - began
+        session.close()
+
+    assert status == (204 if is_answered else 0)
+    assert took < seconds + 0.4

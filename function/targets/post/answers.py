@@ -24,8 +24,8 @@ def interpret_answer(
     retryability, reason, hint = _classify(reply.status)
     wait = read_retry_after(reply, now)
     permanent = retryability is Retryability.PERMANENT
-    if reason is Reason.TARGET_RATE_LIMITED and wait is None:
-        # One that gives no time may be overloaded as with a 503.
+    if reason is Reason.TARGET_RATE_LIMITED and (wait is None or wait <= 0):
+        # One that gives no time, or one that is over, may be overloaded as with a 503.
         reason = Reason.TARGET_UNAVAILABLE
     return Failure(
         retryability,

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from function.connection.breaker import POST_TARGET, CallVerdict, CircuitBreaker
-from function.connection.system_guard import ASK_SECONDS, SystemGuard
+from function.connection.system_guard import CallStart, SystemGuard
 from function.core.outcome import CircuitOpen, Failure, NotDone, Reason, Retryability
 from function.deadline import Deadline
 from function.ledger.holds import HoldRepository
@@ -26,8 +26,8 @@ CALLS_AT_ONCE: Final = 16
 TURN_SECONDS: Final = 1.0
 # It does not wait at all where one of them has been under way for so long: that target hangs.
 SLOW_SECONDS: Final = 2.0
-# A probe of a target that works again is answered by then. One that hangs is waited for by nobody:
-# each that waits keeps one of Hasura's calls.
+# A probe of a target that works again is answered by then. One that takes longer is waited for by
+# nobody: each that waits keeps one of Hasura's calls.
 PROBE_WAIT_SECONDS: Final = 0.2
 # Within that time a probe has told what it found out, unless its process was killed.
 _PROBE_SECONDS: Final = TIMEOUT_SECONDS_MAX + 5.0
@@ -68,21 +68,11 @@ class CallSlots:
             return True
 
 
-class GuardedTarget:
-    """Calls one target while it works. Threads may share it. *address* is what people and the
-    ledger know it by."""
+class TargetLimits:
+    """Whether one target is called now, and how often at a time. All share it who call the target,
+    which the ledger knows by *address*."""
 
-    def __init__(
-        self,
-        client: PostClient,
-        holds: HoldRepository,
-        address: str,
-        *,
-        calls_at_once: int = CALLS_AT_ONCE,
-        ask_seconds: float = ASK_SECONDS,
-    ) -> None:
-        self.address = address
-        self._client = client
+    def __init__(self, holds: HoldRepository, address: str) -> None:
         breaker = CircuitBreaker(
             holds,
             address,
@@ -90,13 +80,19 @@ class GuardedTarget:
             auth_hold_seconds=0.0,  # there is no hold on a credential
             probe_seconds=_PROBE_SECONDS,
         )
-        self._guard = SystemGuard(
-            breaker,
-            credential=lambda: "",
-            ask_seconds=ask_seconds,
-            probe_wait_seconds=PROBE_WAIT_SECONDS,
+        self.guard = SystemGuard(
+            breaker, credential=lambda: "", probe_wait_seconds=PROBE_WAIT_SECONDS
         )
-        self._slots = CallSlots(calls_at_once)
+        self.slots = CallSlots(CALLS_AT_ONCE)
+
+
+class GuardedTarget:
+    """Calls one target while it works. Threads may share it."""
+
+    def __init__(self, client: PostClient, limits: TargetLimits) -> None:
+        self._client = client
+        self._limits = limits
+        self._guard = limits.guard
 
     def close(self) -> None:
         self._client.close()
@@ -114,7 +110,7 @@ class GuardedTarget:
         LedgerUnavailable."""
         is_probe = self._await_permit(deadline)
         patience_seconds = min(TURN_SECONDS, deadline.left())
-        with self._slots.take(patience_seconds=patience_seconds) as taken:
+        with self._limits.slots.take(patience_seconds=patience_seconds) as taken:
             if not taken:
                 if is_probe:
                     self._guard.release_probe()
@@ -130,12 +126,10 @@ class GuardedTarget:
                     deadline=deadline,
                 )
             except PostError as error:
-                self._judge(error, deadline, is_probe=is_probe)
-                if POST_TARGET.judge_failure(error.failure) is CallVerdict.WORKING:
-                    self._guard.count_success(call)
+                self._judge(error, call, deadline, is_probe=is_probe)
                 raise
             deadline.failed = bool(deadline.failed)
-            self._guard.count_success(call)
+            self._guard.count_success(call, claimed=is_probe)
 
     def _await_permit(self, deadline: Deadline) -> bool:
         """Wait for leave to call; whether the call is the probe of a hold that has ended."""
@@ -147,7 +141,9 @@ class GuardedTarget:
             raise PostError(refused.failure) from refused
         return permit is not None and permit.held
 
-    def _judge(self, error: PostError, deadline: Deadline, *, is_probe: bool) -> None:
+    def _judge(
+        self, error: PostError, call: CallStart, deadline: Deadline, *, is_probe: bool
+    ) -> None:
         """Remember what the *error* of a call says of the target; raises TargetHeld where it is
         held now."""
         failure = error.failure
@@ -158,13 +154,14 @@ class GuardedTarget:
                     self._guard.release_probe()
             case CallVerdict.WORKING:
                 deadline.failed = bool(deadline.failed)
+                self._guard.count_success(call, claimed=is_probe)
             case CallVerdict.FAILING:
                 one_event = failure.reason not in POST_TARGET.whole_system
                 deadline.failed = one_event or bool(deadline.failed)
                 if one_event and deadline.alone and not is_probe:
                     # What fails again for one event holds nobody: it may fail for its own sake.
                     return
-                held = self._guard.count_failure(failure, claimed=is_probe)
+                held = self._guard.count_failure(failure, call, claimed=is_probe)
                 if held is not None:
                     raise _held(held) from error
 

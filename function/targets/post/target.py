@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
+from weakref import WeakValueDictionary
 
 from function.connection.guarded_hasura import GuardedGraphql
 from function.core.event import Event
@@ -13,7 +14,7 @@ from function.core.values import Json
 from function.deadline import Deadline
 from function.http.addresses import show_target, target_url
 from function.http.network import NetworkSettings
-from function.http.session import ANY_NETWORK, PUBLIC_ONLY, Resolver
+from function.http.session import ANY_NETWORK, PUBLIC_ONLY, ConnectPolicy, Resolver
 from function.ledger.holds import HoldRepository
 from function.rules.budget import RenderBudget, RenderError
 from function.rules.evaluate import StepNames
@@ -22,9 +23,10 @@ from function.rules.post import DataQuery, PostRule, post_of
 from function.targets.base import Result, Task
 from function.targets.post.client import PostClient
 from function.targets.post.delivery import EnvVariables, PostDelivery
-from function.targets.post.guarded import GuardedTarget
+from function.targets.post.guarded import GuardedTarget, TargetLimits
 
-# There is one for each URL that rules name. More come only where secrets in URLs are replaced.
+# There is one for each URL that rules name. More come only where secrets in URLs are replaced; then
+# the one that was not called for longest goes.
 TARGETS_MAX: Final = 1000
 _UNNAMED: Final = "the target of a post"
 _OF_HASURA: Final = frozenset(
@@ -73,7 +75,15 @@ class PostTarget:
             True: replace(ANY_NETWORK, resolve=resolve),
         }
         self._opening = threading.Lock()
+        # The last called stands last.
         self._targets: dict[tuple[str, bool, str], GuardedTarget] = {}
+        # By address: one target may stand in several variables.
+        self._limits = WeakValueDictionary[str, TargetLimits]()
+
+    def close(self) -> None:
+        with self._opening:
+            for target in self._targets.values():
+                target.close()
 
     def connect(self, *, at_once: bool = False) -> "PostSession":  # noqa: ARG002  # there is nothing that another could replace
         return PostSession(self, None)
@@ -83,14 +93,20 @@ class PostTarget:
         setting = " and ".join(post.url_variables) or "the rule's URL"
         known_by = (url, post.allow_private, setting)
         with self._opening:
-            if known_by not in self._targets:
-                if len(self._targets) >= TARGETS_MAX:
-                    self._targets.clear()
-                policy = self._policies[post.allow_private]
-                client = PostClient(url, setting=setting, policy=policy, network=self._network)
-                _, address = show_target(url)
-                self._targets[known_by] = GuardedTarget(client, self._holds, address)
-            return self._targets[known_by]
+            target = self._targets.pop(known_by, None)
+            if target is None:
+                target = self._open_target(url, setting, self._policies[post.allow_private])
+            self._targets[known_by] = target
+            if len(self._targets) > TARGETS_MAX:
+                self._targets.pop(next(iter(self._targets))).close()
+            return target
+
+    def _open_target(self, url: str, setting: str, policy: ConnectPolicy) -> GuardedTarget:
+        client = PostClient(url, setting=setting, policy=policy, network=self._network)
+        _, address = show_target(url)
+        limits = self._limits.get(address) or TargetLimits(self._holds, address)
+        self._limits[address] = limits
+        return GuardedTarget(client, limits)
 
 
 class PostSession:
