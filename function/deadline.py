@@ -70,6 +70,10 @@ class Deadline:
         permit, self.permit = self.permit, None
         return permit
 
+    def note_call(self, *, failed: bool = False) -> None:
+        """One of the row's calls was made; *failed*: perhaps for the row's own sake."""
+        self.failed = failed or bool(self.failed)
+
     def failed_now(self, *, done: bool) -> bool:
         """Whether the row's next failure says nothing about ServiceNow as a whole. *done*: nothing
         is left to do."""

@@ -252,7 +252,7 @@ class GuardedClient:
                         deadline.passed = True
                     else:
                         self._passed(digest, sent_seconds_ago=ago, leading=asked, writes=writes)
-                deadline.failed = bool(deadline.failed)
+                deadline.note_call()
                 return answer
         finally:
             deadline.proven = self._failure_epoch if passed else None
@@ -396,11 +396,11 @@ class GuardedClient:
                     leading=leading,
                     writes=writes and not probing,
                 )
-                deadline.failed = bool(deadline.failed)
+                deadline.note_call()
                 return None, True
             case CallVerdict.FAILING:
                 if not probing and failure.reason not in SERVICENOW.whole_system:
-                    deadline.failed = True
+                    deadline.note_call(failed=True)
                     if deadline.alone:
                         # Whoever has failed before closes no line, and keeps none closed: it may be
                         # for its row's sake.

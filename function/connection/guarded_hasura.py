@@ -82,11 +82,11 @@ class GuardedGraphql:
                 if held is not None:
                     raise held from error
             else:
-                own.failed = bool(own.failed)
+                own.note_call()
                 if verdict is CallVerdict.WORKING:
                     self._guard.count_success(call, claimed=False)
             raise
-        own.failed = bool(own.failed)
+        own.note_call()
         self._guard.count_success(call, claimed=False)
         return answer
 
@@ -125,7 +125,7 @@ class GuardedGraphql:
     ) -> HasuraHeld | None:
         """Remember that a call failed; the error to raise where they are held now."""
         if failure.reason not in HASURA.whole_system:
-            deadline.failed = True
+            deadline.note_call(failed=True)
             if deadline.alone:
                 # Whoever has failed before closes no line: it may be for its row's sake.
                 self._guard.count_row_failure(failure)

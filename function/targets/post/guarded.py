@@ -128,7 +128,7 @@ class GuardedTarget:
             except PostError as error:
                 self._judge(error, call, deadline, is_probe=is_probe)
                 raise
-            deadline.failed = bool(deadline.failed)
+            deadline.note_call()
             self._guard.count_success(call, claimed=is_probe)
 
     def _await_permit(self, deadline: Deadline) -> bool:
@@ -149,15 +149,15 @@ class GuardedTarget:
         failure = error.failure
         match POST_TARGET.judge_failure(failure):
             case CallVerdict.UNKNOWN:
-                deadline.failed = bool(deadline.failed)
+                deadline.note_call()
                 if is_probe:
                     self._guard.release_probe()
             case CallVerdict.WORKING:
-                deadline.failed = bool(deadline.failed)
+                deadline.note_call()
                 self._guard.count_success(call, claimed=is_probe)
             case CallVerdict.FAILING:
                 one_event = failure.reason not in POST_TARGET.whole_system
-                deadline.failed = one_event or bool(deadline.failed)
+                deadline.note_call(failed=one_event)
                 if one_event and deadline.alone and not is_probe:
                     # What fails again for one event holds nobody: it may fail for its own sake.
                     return
