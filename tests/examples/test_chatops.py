@@ -33,7 +33,7 @@ STATUS = 'mutation { update_outages(where: {}, _set: {status: "fixed"}) { affect
 SETTLE_SECONDS_MAX = 20.0
 OPEN = (
     "SELECT id FROM hdb_catalog.event_log WHERE NOT delivered AND NOT error "
-    "UNION ALL SELECT id FROM servicenow.inbox"
+    "UNION ALL SELECT id FROM servicenow.inbox WHERE source <> 'ended'"
 )
 
 

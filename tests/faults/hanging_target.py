@@ -68,7 +68,8 @@ class HangingTarget:
         self._last_id = 0
 
     def run(self, rows: int, *, hangs: bool) -> Times:
-        """Insert *rows*, evenly, and wait until each has its ticket."""
+        """Insert *rows*, evenly, and wait until each has its ticket and, unless the target *hangs*,
+        was told to it."""
         self._receiver.answer = self._hang if hangs else TAKEN
         called = len(self._receiver.got)
         first = self._last_id + 1
@@ -84,6 +85,8 @@ class HangingTarget:
             )
             inserted[f"Row {number}"] = self._site.clock.now()
         self._site.until(lambda: set(self._tickets()) >= set(inserted), seconds=120.0)
+        if not hangs:
+            self._site.until(lambda: len(self._receiver.got) - called >= rows, seconds=120.0)
         tickets = self._tickets()
         return Times(
             seconds=[tickets[title][0] - at for title, at in inserted.items()],
