@@ -24,7 +24,6 @@ from function.notices.mailer import AlertMailer
 from function.rule_variables import RuleVariables, read_variables
 from function.rules import loader as rules_file
 from function.rules.model import Rules
-from function.rules.post import fetches_data, rules_with_posts
 from function.rules.ticket import rules_with_tickets, ticket_of
 from function.servicenow import Credential
 from function.settings import (
@@ -60,7 +59,7 @@ def build(environ: Mapping[str, str]) -> App:
     mutates = rules.hears_tickets
     if mutates and (missing := missing_for_mutate(settings)):
         raise SettingsError(*missing)
-    if fetches_data(rules) and (missing := missing_for_data(settings)):
+    if _fetches_data(rules) and (missing := missing_for_data(settings)):
         raise SettingsError(*missing)
     if not settings.hasura_event_secrets:
         log.warning("HASURA_EVENT_SECRETS is not set: every event is answered 401")
@@ -97,6 +96,14 @@ def build(environ: Mapping[str, str]) -> App:
         settings.database_url.partition(":")[0],
     )
     return create_app(settings, rules, Ledger(database), environ)
+
+
+def _fetches_data(rules: Rules) -> bool:
+    if not rules.has_kind("post"):
+        return False
+    from function.rules.post import fetches_data  # noqa: PLC0415  # for those who have posts
+
+    return fetches_data(rules)
 
 
 def create_app(
@@ -146,7 +153,7 @@ def create_app(
         return client
 
     targets = _make_targets(settings, rules, connections, ledger, replies)
-    if rules_with_posts(rules):
+    if rules.has_kind("post"):
         from function.targets.post.target import PostTarget  # noqa: PLC0415  # for those who have posts
 
         posts = PostTarget(
@@ -201,7 +208,7 @@ def _make_targets(
             lease_seconds=settings.lease_seconds,
         )
     }
-    if any(rule.target.kind == "note" for rule in rules.rules):
+    if rules.has_kind("note"):
         from function.targets.note.target import NoteTarget  # noqa: PLC0415  # for those who have notes
 
         targets["note"] = NoteTarget(connections, ledger, source_name=settings.source_name)

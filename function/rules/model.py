@@ -197,6 +197,10 @@ class Rules:
         """Whether any rule is from slack/COMMAND."""
         return any(rule.source.startswith("slack/") for rule in self.rules)
 
+    def has_kind(self, kind: str) -> bool:
+        """Whether any rule's target is of that kind."""
+        return any(rule.target.kind == kind for rule in self.rules)
+
     def concerning(self, event: Event) -> tuple[Rule, ...]:
         """The rules whose `from` and `trigger` fit; which of them hear this op, and this type, is
         not asked here."""

@@ -20,8 +20,8 @@ from function.rules.post import (
     PostRule,
     PostTemplates,
 )
-from function.rules.schema import DATA_KEYS, POST_KEYS
-from function.rules.signature import SIGNATURE_HEADERS, SIGNATURES, find_secret_fault
+from function.rules.schema import DATA_KEYS, POST_KEYS, SIGNATURES
+from function.rules.signature import SIGNATURE_HEADERS, find_secret_fault
 from function.rules.structure import StructureReader
 from function.rules.template_nodes import TemplateReader
 from function.rules.templates import parse_template

@@ -10,7 +10,6 @@ from function.core.lifecycle import (
     COLUMN_REFERENCES,
     INCIDENT,
 )
-from function.rules.signature import SIGNATURES
 from function.rules.ticket import CLOSE_NOTES_RESOLVED, TEMPLATE
 
 DEFAULT_TABLE: Final = "incident"
@@ -18,6 +17,10 @@ CHANGE_TABLE: Final = "change_request"
 CREATING_OPS: Final = (Op.INSERT, Op.UPDATE, Op.MANUAL)
 AFTER_CLOSE: Final = ("reopen", "new", "leave")
 ON_DELETE: Final = ("resolve", "cancel", "leave")
+# What calls are signed by, see rules/signature.py.
+STANDARD: Final = "standard"
+AWS: Final = "aws"
+SIGNATURES: Final = (STANDARD, AWS)
 ON_MISSING: Final = ("fail", "recreate", "ignore")
 ON_UNKNOWN: Final = ("fail", "leave_empty")
 KEY_PARTS_MAX: Final = 16

@@ -15,9 +15,8 @@ import re
 from datetime import UTC, datetime
 from typing import Final
 
-STANDARD: Final = "standard"
-AWS: Final = "aws"
-SIGNATURES: Final = (STANDARD, AWS)
+from function.rules.schema import AWS, STANDARD
+
 # By which a receiver knows a call that comes again. It is part of what `standard` signs.
 WEBHOOK_ID: Final = "webhook-id"
 SIGNATURE_HEADERS: Final = (

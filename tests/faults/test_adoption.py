@@ -153,9 +153,9 @@ def test_killed_while_two_rows_name_one_ticket(
 
 def test_killed_at_every_step_one_after_the_other_of_one_adoption(calm: Site, row: int) -> None:
     ticket = born(calm)
-    for place in FAILPOINTS:
-        killed = calm.order("kill", place)
-        calm.sql(f"{INSERT} ON CONFLICT DO NOTHING", row, ticket)
+    kills = [calm.order("kill", place) for place in FAILPOINTS]
+    calm.sql(INSERT, row, ticket)
+    for killed in kills:
         calm.settle_until(killed)
         calm.let_lease_end()
     calm.settle()

@@ -149,9 +149,9 @@ def test_stopped_right_before_the_call_until_another_has_made_it(
 
 
 def test_killed_at_every_step_one_after_the_other_of_one_comment(site: Site, row: int) -> None:
-    for place in FAILPOINTS:
-        killed = site.order("kill", place)
-        site.sql(f"{COMMENT} ON CONFLICT DO NOTHING", row, row)
+    kills = [site.order("kill", place) for place in FAILPOINTS]
+    site.sql(COMMENT, row, row)
+    for killed in kills:
         site.settle_until(killed)
         site.let_lease_end()
     site.settle()

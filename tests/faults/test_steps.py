@@ -109,9 +109,9 @@ def test_what_a_killed_one_sent_commits_after_a_newer_event_has_gone_through(
 
 
 def test_killed_at_every_step_one_after_the_other_of_one_event(calm: Site, row: int) -> None:
-    for place in FAILPOINTS:
-        killed = calm.order("kill", place)
-        calm.sql(f"{INSERT} ON CONFLICT DO NOTHING", row)
+    kills = [calm.order("kill", place) for place in FAILPOINTS]
+    calm.sql(INSERT, row)
+    for killed in kills:
         calm.settle_until(killed)
         calm.let_lease_end()
     calm.settle()
