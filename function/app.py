@@ -149,7 +149,7 @@ class App:
         try:
             endpoint, _ = self.routes.bind_to_environ(request.environ).match()
             allowed = self._settings.deadline_seconds
-            with answer_within(allowed - min(SPARE_SECONDS, allowed / 20)):
+            with answer_within(allowed - min(SPARE_SECONDS, allowed / 10)):
                 answer: Response = endpoint(request)
         except MethodNotAllowed as error:
             # Hasura follows a 302 as a GET and would take a 2xx for delivered.

@@ -499,11 +499,11 @@ def test_an_outage_of_an_hour_costs_few_calls_one_at_a_time_however_many_rows_wa
 
 def test_an_outage_of_writes_alone_costs_few_calls(world: World) -> None:
     world.servicenow.arm("unavailable_503", method="POST", times=None)
-    drive(world, rows(100, set()), seconds=1800)
+    drive(world, rows(50, set()), seconds=1800)
 
     assert len(world.calls()) < 300
     world.servicenow.disarm()
-    assert len(drive(world, rows(100, set()), seconds=3600)) == 100
+    assert len(drive(world, rows(50, set()), seconds=3600)) == 50
 
 
 def test_a_hold_is_probed_by_a_get_before_any_row_is_sent(world: World) -> None:

@@ -68,9 +68,7 @@ DEAD_LETTER_LOST_BEFORE_ITS_MAIL = (
 
 def lives_with(bug: tuple[str, str, str], folder: Path, *, seed: int) -> str:
     """Everything that the machine says of a function with *bug*; empty when it found nothing."""
-    shutil.copytree(
-        HERE / "function", folder / "function", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    shutil.copytree(HERE / "function", folder / "function")  # with what is compiled already
     file, healthy, broken = bug
     source = (folder / file).read_text("utf-8")
     if healthy:
