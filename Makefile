@@ -11,10 +11,10 @@ run: .venv/run  ## Start PostgreSQL, Hasura's delivery, a small ServiceNow and t
 help:  ## List what make can do
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# Half of the time is waiting: five processes keep two cores busy. Who is done takes work from the others, so that none
+# Half of the time is waiting: four processes keep two cores busy. Who is done takes work from the others, so that none
 # is alone at the end.
 test: .venv/test  ## Run every test
-	$(BIN)/python -m pytest --numprocesses=5 --dist=worksteal
+	$(BIN)/python -m pytest --numprocesses=4 --dist=worksteal
 
 # ROWS=1000 SEED=7 FUNCTIONS=2 make it another one; SOAK='--no-faults' or SOAK='--wipe' another kind.
 soak: .venv/test  ## Send rows through thousands of faults; count lost, duplicated and stale tickets

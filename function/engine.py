@@ -190,7 +190,6 @@ class _EventDelivery:
         self._sessions: dict[str, TargetSession] = {}
         self._lock = threading.Lock()
         self._first_try_taken = False
-        self._works: list[RuleDelivery] = []
         # What has a record.
         self.kept: list[DeliveryId] = []
         # Whether the event has records besides, and whether mails are due: so until the ledger has
@@ -209,19 +208,25 @@ class _EventDelivery:
         """Have each of *rules* applied, several at a time; gives what followed for each of its
         keys, in the order of the rules. One that is for after another of them comes last, and only
         where that one is over."""
-        outcomes = self._apply_together([rule for rule in rules if not rule.after])
+        # Not kept here: they know this, and what knows each other waits for the garbage collector,
+        # a large row with it.
+        works: list[RuleDelivery] = []
+        outcomes = self._apply_together([rule for rule in rules if not rule.after], works)
         waiting = {outcome.rule for outcome in outcomes if outcome.status is Status.RETRYING}
         followers = [rule for rule in rules if rule.after and rule.id not in waiting]
         if followers:
-            outcomes += self._apply_together(followers)
-        reports = [others for work in self._works for others in work.others]
-        self.kept = [delivery for work in self._works for delivery in work.kept]
+            outcomes += self._apply_together(followers, works)
+        reports = [others for work in works for others in work.others]
+        self.kept = [delivery for work in works for delivery in work.kept]
         self.has_others = any(reports) or not reports
-        self.mail_due = any(work.mail_due for work in self._works)
+        self.mail_due = any(work.mail_due for work in works)
         return outcomes
 
-    def _apply_together(self, rules: Collection[Rule]) -> list[Outcome]:
-        """Have *rules* applied, none of which waits for another one."""
+    def _apply_together(
+        self, rules: Collection[Rule], all_works: list[RuleDelivery]
+    ) -> list[Outcome]:
+        """Have *rules* applied, none of which waits for another one; *all_works* gets what did
+        it."""
         event = self.event
         steps = [(rule, evaluate(rule, event)) for rule in rules if event.op in rule.ops]
         not_due = self._not_due_yet(steps)
@@ -240,7 +245,7 @@ class _EventDelivery:
             )
             for rule, steps_of_rule in steps
         ]
-        self._works += works
+        all_works += works
         return [outcome for of_rule in self._run(works) for outcome in of_rule]
 
     def _run(self, works: Sequence[RuleDelivery]) -> list[list[Outcome]]:

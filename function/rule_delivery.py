@@ -330,6 +330,9 @@ class RuleDelivery:
                 return nothing, Failure(Retryability.TRANSIENT, Reason.DEADLINE, what), None
             return self._session().apply(task), None, None
         except NotDone as error:
+            # Its frames know the event, a large one too, and would keep it until the garbage
+            # collector comes.
+            error.__traceback__ = None
             return nothing, error.failure, error if isinstance(error, CircuitOpen) else None
         except (LeaseLost, LedgerUnavailable):
             raise

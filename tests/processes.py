@@ -1,6 +1,7 @@
 """Functions as production starts them: processes of their own, to be killed by their id."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -20,6 +21,16 @@ START_SECONDS_MAX = 30.0
 # TCP_CLOSE_WAIT of Linux's net/tcp_states.h, in hex: the other side has closed, and this one has
 # not.
 _CLOSE_WAIT = "08"
+_PORTS = (20_000, 32_000)
+
+
+def find_free_port() -> int:
+    """One below those that the system gives away by itself: nobody else takes it meanwhile."""
+    while True:
+        port = random.SystemRandom().randrange(*_PORTS)
+        with suppress(OSError), socket.socket() as free:
+            free.bind(("127.0.0.1", port))
+            return port
 
 
 class Function:
@@ -28,9 +39,7 @@ class Function:
     def __init__(
         self, environ: Mapping[str, str], folder: Path, *, source: str = "main.py"
     ) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = find_free_port()
         self._environ = {**environ, "PATH": os.environ["PATH"], "PYTHONUNBUFFERED": "1"}
         self._source = source
         self._log = folder / f"function-{self.port}.log"

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +30,7 @@ from function.settings import load_settings, table
 from sandbox.__main__ import PORTS
 from sandbox.servicenow import ServiceNow
 from tests.payloads import insert
+from tests.processes import find_free_port
 from tests.world import World
 
 HERE = Path(__file__).resolve().parent.parent
@@ -226,9 +226,7 @@ def test_the_settings_to_deploy_with_are_all_that_must_be_set(settings: dict[str
 
 
 def test_the_transcript_is_what_make_run_prints() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = find_free_port()
     command = [
         sys.executable,
         "-m",

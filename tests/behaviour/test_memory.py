@@ -1,6 +1,7 @@
 """512 MiB hold whatever Hasura sends: large bodies of every shape, under the real server, many at a
 time."""
 
+import gc
 import http.client
 import threading
 import time
@@ -16,12 +17,14 @@ import pytest
 import requests
 
 from function.admission import ByteBudget, MemoryBusy, estimate_bytes
+from function.core.event import Event
 from function.core.values import Json, canonical, digest, digest_values
 from function.sources import hasura
 from tests.payloads import insert, update
 from tests.processes import Function
+from tests.receiver import Receiver
 from tests.test_main import served
-from tests.world import SECRET, World, outage
+from tests.world import RULES, SECRET, World, outage
 
 MIB: Final = 1024 * 1024
 # What README deploys.
@@ -127,6 +130,37 @@ def test_many_large_bodies_at_once_stay_within_the_memory_of_an_instance_and_cos
     assert all(answer.retry_after for answer in answers if answer.status == 503)
     assert set(small) == {200}
     assert peak < MEMORY_MIB
+
+
+POST = """
+  - name: told
+    from: hasura/public.outages
+    post:
+      url: "{{ env.TARGET_URL }}"
+      allow_private: true
+      body: {id: "{{ row.id }}"}
+"""
+
+
+@pytest.mark.parametrize("fault", [None, "error_500"])
+def test_an_event_is_let_go_of_with_its_answer_and_not_by_the_garbage_collector(
+    fault: str | None,
+) -> None:
+    rules = RULES.replace("version: 1", "version: 1\nenv: [TARGET_URL]") + POST
+    with Receiver() as receiver, World(rules=rules, TARGET_URL=receiver.url) as world:
+        world.send(insert("outages", outage(1)))
+        if fault:
+            world.servicenow.arm(fault)
+        gc.collect()
+        gc.disable()
+        try:
+            answer = world.send(insert("outages", outage(2)))
+            left = [kept for kept in gc.get_objects() if isinstance(kept, Event)]
+        finally:
+            gc.enable()
+
+    assert len(answer.body["outcomes"]) == 2
+    assert left == []
 
 
 def test_large_updates_stay_within_the_memory_of_an_instance(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,7 +19,7 @@ import requests
 from psycopg.rows import dict_row
 
 from sandbox.__main__ import PORTS
-from tests.processes import HERE
+from tests.processes import HERE, find_free_port
 
 Found = TypeVar("Found")
 START_SECONDS_MAX = 60.0
@@ -35,9 +34,7 @@ class Run:
         self._example = example
 
     def __enter__(self) -> Self:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = find_free_port()
         # What make exports of its own command line.
         ports = dict.fromkeys((variable for _, variable, _, _ in PORTS), "0")
         own = {

@@ -3,7 +3,6 @@ ServiceNow that tells the functions of its changes."""
 
 import json
 import shutil
-import socket
 import time
 from math import inf
 from pathlib import Path
@@ -15,6 +14,7 @@ import requests
 from sandbox.graphql import PATH, GraphQLServer
 from sandbox.notifier import DeliveryFaults, NotifiedTable, Notifier, generate_mac
 from tests.faults.site import Site
+from tests.processes import find_free_port
 from tests.two_way.desk import ADMIN_SECRET, PROJECT, RULES, WEBHOOK_SECRET
 from tests.world import Answered
 
@@ -51,9 +51,7 @@ class TwoWaySite(Site):
         deadline_seconds: float = 50.0,
         **settings: Any,
     ) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = find_free_port()
         super().__init__(
             database_url,
             folder,

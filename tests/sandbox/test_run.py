@@ -1,7 +1,6 @@
 """`make run` with rules of one's own. With those that are shipped it is tried in
 tests/test_readme.py, with those of the examples in tests/examples/."""
 
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +8,11 @@ from pathlib import Path
 import pytest
 
 from sandbox.parts import switch_on
-from tests.processes import HERE
+from tests.processes import HERE, find_free_port
 
 
 def run(*options: str) -> subprocess.CompletedProcess[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = find_free_port()
     ports = ("--servicenow-port=0", "--hasura-port=0", "--mail-port=0", "--receiver-port=0")
     return subprocess.run(
         [sys.executable, "-m", "sandbox", "--once", f"--port={port}", *ports, *options],

@@ -5,7 +5,6 @@ import asyncio
 import json
 import logging
 import os
-import socket
 import ssl
 import subprocess
 import sys
@@ -42,7 +41,7 @@ from sandbox.servicenow import ServiceNow
 from tests.answers import Seen, Server, always, result
 from tests.mailserver import MailServerFixture
 from tests.payloads import insert
-from tests.processes import HERE
+from tests.processes import HERE, find_free_port
 from tests.proxyserver import ProxyServer
 from tests.test_main import served
 from tests.world import PASSWORD, World, outage
@@ -789,9 +788,7 @@ class TestFunction:
 
 
 def test_the_sandbox_starts_behind_a_proxy_that_knows_nothing_of_it() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = find_free_port()
     command = [
         sys.executable,
         "-m",
