@@ -1,7 +1,6 @@
 """The `mutate` of a rule, read and checked. Pure."""
 
 import re
-from collections.abc import Mapping
 from enum import Enum
 from typing import Final
 
@@ -16,7 +15,6 @@ from function.rules.mutate_check import NOT_REPEATABLE, MutationCheck, explain_r
 from function.rules.operation import (
     DEPTH_MAX,
     ArgumentPath,
-    InvalidOperation,
     MutationOperation,
     RootField,
     parse_operation,
@@ -24,7 +22,8 @@ from function.rules.operation import (
 from function.rules.schema import MUTATE_KEYS
 from function.rules.structure import StructuredValue, ValueList, ValueObject, ValueTemplate
 from function.rules.template_nodes import TemplateReader
-from function.rules.yaml_nodes import NodeReader, line_within
+from function.rules.variable_check import read_operation, read_variables
+from function.rules.yaml_nodes import NodeReader
 
 _DELETE_BY_KEY: Final = re.compile(r"delete(_.+_by_pk|[A-Z].*ByPk)")
 _SELECTING: Final = frozenset({"where", "pk_columns", "pkColumns"})
@@ -63,8 +62,10 @@ class MutateRuleParser:
         if "query" not in entries:
             self._nodes.fault(node, f"{path}.query", "is missing; it is the GraphQL mutation")
             return None
-        operation = self._parse_query(entries["query"], f"{path}.query")
-        given = self._read_variables(entries, path)
+        operation = read_operation(
+            self._nodes, entries["query"], f"{path}.query", parse_operation, who="the ticket"
+        )
+        given = read_variables(self._nodes, entries, path)
         reader = _VariableReader(self._nodes, self._templates, names)
         variables = {
             name: reader.read(
@@ -91,28 +92,6 @@ class MutateRuleParser:
             | {key: self._nodes.locate(value, f"{path}.{key}") for key, value in entries.items()},
         )
         return mutate, RuleTemplates(key=(), when=when, each=each, order_by=None)
-
-    def _parse_query(self, node: yaml.Node, path: str) -> MutationOperation | None:
-        text = self._nodes.text(node, path)
-        if text is None:
-            return None
-        try:
-            return parse_operation(text)
-        except InvalidOperation as bad:
-            what = bad.what
-            if "{{" in text or "{%" in text:
-                what += "; it is no template: what the ticket says is given as `variables`"
-            self._nodes.fault(line_within(node, bad.line), path, what)
-        return None
-
-    def _read_variables(self, entries: Mapping[str, yaml.Node], path: str) -> dict[str, yaml.Node]:
-        if "variables" not in entries:
-            return {}
-        node, path = entries["variables"], f"{path}.variables"
-        if not isinstance(node, yaml.MappingNode):
-            self._nodes.fault(node, path, "must be a mapping of names to values")
-            return {}
-        return self._nodes.members(node, path)
 
 
 class _VariableReader:

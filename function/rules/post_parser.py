@@ -10,7 +10,7 @@ from function.http.addresses import refuse_target, target_url
 from function.rules.budget import RenderBudget, RenderError
 from function.rules.key_parser import KeyParser
 from function.rules.model import RuleTemplate, RuleTemplates
-from function.rules.operation import InvalidOperation, QueryOperation, parse_query
+from function.rules.operation import parse_query
 from function.rules.post import (
     DATA,
     TIMEOUT_SECONDS_DEFAULT,
@@ -25,8 +25,8 @@ from function.rules.signature import SIGNATURE_HEADERS, find_secret_fault
 from function.rules.structure import StructureReader
 from function.rules.template_nodes import TemplateReader
 from function.rules.templates import parse_template
-from function.rules.variable_check import VariableCheck
-from function.rules.yaml_nodes import NodeReader, is_bool, is_true, line_within
+from function.rules.variable_check import VariableCheck, read_operation, read_variables
+from function.rules.yaml_nodes import NodeReader, is_bool, is_true
 
 _MISSING: Final = {
     "url": 'is missing; write where to call, such as "{{ env.ORDERS_URL }}"',
@@ -217,8 +217,8 @@ class PostRuleParser:
             self._nodes.fault(node, f"{path}.query", "is missing; it is the GraphQL query")
             return None
         query = entries["query"]
-        operation = self._parse_query(query, f"{path}.query")
-        given = self._read_variables(entries, path)
+        operation = read_operation(self._nodes, query, f"{path}.query", parse_query, who="the row")
+        given = read_variables(self._nodes, entries, path)
         selecting = operation.selecting if operation is not None else frozenset()
         variables = {
             name: StructureReader(
@@ -235,28 +235,6 @@ class PostRuleParser:
             operation_name=operation.name,
             variables=variables,
         )
-
-    def _parse_query(self, node: yaml.Node, path: str) -> QueryOperation | None:
-        text = self._nodes.text(node, path)
-        if text is None:
-            return None
-        try:
-            return parse_query(text)
-        except InvalidOperation as bad:
-            what = bad.what
-            if "{{" in text or "{%" in text:
-                what += "; it is no template: what the row says is given as `variables`"
-            self._nodes.fault(line_within(node, bad.line), path, what)
-        return None
-
-    def _read_variables(self, entries: Mapping[str, yaml.Node], path: str) -> dict[str, yaml.Node]:
-        if "variables" not in entries:
-            return {}
-        node, path = entries["variables"], f"{path}.variables"
-        if not isinstance(node, yaml.MappingNode):
-            self._nodes.fault(node, path, "must be a mapping of names to values")
-            return {}
-        return self._nodes.members(node, path)
 
     def _flag(self, entries: Mapping[str, yaml.Node], key: str, path: str) -> bool:
         if key not in entries:

@@ -1,12 +1,46 @@
-"""Whether a GraphQL operation and the variables that a rule gives it fit. Pure."""
+"""A GraphQL operation of a rule and its variables: read, and whether they fit. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import yaml
 
 from function.core.values import did_you_mean
-from function.rules.operation import MutationOperation, QueryOperation
+from function.rules.operation import InvalidOperation, MutationOperation, QueryOperation
 from function.rules.yaml_nodes import NodeReader, line_within
+
+Operation = TypeVar("Operation")
+
+
+def read_operation(
+    nodes: NodeReader, node: yaml.Node, path: str, parse: Callable[[str], Operation], *, who: str
+) -> Operation | None:
+    """What *parse* makes of the text at *node*; None where that is a fault. *who* says what its
+    variables are about."""
+    text = nodes.text(node, path)
+    if text is None:
+        return None
+    try:
+        return parse(text)
+    except InvalidOperation as bad:
+        what = bad.what
+        if "{{" in text or "{%" in text:
+            what += f"; it is no template: what {who} says is given as `variables`"
+        nodes.fault(line_within(node, bad.line), path, what)
+    return None
+
+
+def read_variables(
+    nodes: NodeReader, entries: Mapping[str, yaml.Node], path: str
+) -> dict[str, yaml.Node]:
+    """What a rule gives the variables of its operation, by their names."""
+    if "variables" not in entries:
+        return {}
+    node, path = entries["variables"], f"{path}.variables"
+    if not isinstance(node, yaml.MappingNode):
+        nodes.fault(node, path, "must be a mapping of names to values")
+        return {}
+    return nodes.members(node, path)
 
 
 class VariableCheck:
